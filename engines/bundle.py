@@ -1,0 +1,131 @@
+"""A bundle on disk: found, read, and checked against its manifest."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from latentrt.engines.errors import BundleError
+from latentrt.engines.files import recover_directory, sha256_of_file
+from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, FileRecord, read_manifest
+from latentrt.engines.parity import EXACT, Parity, parity_of
+from latentrt.engines.profile import Profile, profile_from_text
+from latentrt.engines.spec import Array
+
+# Files up to this size are hashed whenever they are opened (tens of milliseconds); `verify` hashes them all.
+HASHED_AT_OPEN = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """One recorded run of a component in torch: the inputs, the outputs, and the profile they belong to."""
+
+    profile: Profile
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+    def parity(self, outputs: Mapping[str, Array]) -> Parity:
+        """The worst figures over the outputs."""
+        worst = EXACT
+        for name, reference in self.outputs.items():
+            worst = worst.worse(parity_of(outputs[name], reference))
+        return worst
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle's folder and its manifest."""
+
+    root: Path
+    manifest: BundleManifest
+
+    def path(self, name: str) -> Path:
+        """The file that the manifest calls ``name``, checked against size and, for small files, digest.
+
+        Raises:
+            BundleError: missing, cut short or altered.
+        """
+        check_files(self.root, {name: self.manifest.files[name]}, largest_hashed=HASHED_AT_OPEN)
+        return self.root / name
+
+    def check_all(self) -> None:
+        """Hashes every portable file.
+
+        Raises:
+            BundleError: naming every file that is missing or altered.
+        """
+        check_files(self.root, self.manifest.files, largest_hashed=None)
+
+    def probes(self, component: str) -> list[Probe]:
+        """The component's recorded torch runs."""
+        return read_probes(self.path(self.manifest.components[component].probes))
+
+
+def open_bundle(root: str | Path) -> Bundle:
+    """Reads a bundle's manifest; files are checked as they are used.
+
+    Raises:
+        BundleError: no bundle, damaged, or written by a newer latentrt.
+    """
+    root = Path(root)
+    recover_directory(root)
+    if not root.is_dir():
+        raise BundleError(f"got {str(root)!r}, expected the folder of a bundle; make one with latentrt build")
+    return Bundle(root=root, manifest=read_manifest(root / BUNDLE_FILE, BundleManifest))
+
+
+def record_files(root: Path, names: Iterable[str]) -> dict[str, FileRecord]:
+    """Sizes and digests of files below ``root``, in the order of their names."""
+    return {
+        name: FileRecord(size=(root / name).stat().st_size, sha256=sha256_of_file(root / name))
+        for name in sorted(names)
+    }
+
+
+def check_files(root: Path, files: Mapping[str, FileRecord], *, largest_hashed: int | None) -> None:
+    """Compares files with their records: size always, digest up to ``largest_hashed`` bytes (None: all).
+
+    Raises:
+        BundleError: naming every file that differs and how.
+    """
+    faults = []
+    for name, record in files.items():
+        path = root / name
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            faults.append(f"{name} is missing")
+        elif size != record.size:
+            faults.append(f"{name} has {size} bytes instead of {record.size}")
+        elif (largest_hashed is None or size <= largest_hashed) and sha256_of_file(path) != record.sha256:
+            faults.append(f"{name} was altered")
+    if faults:
+        raise BundleError(f"{str(root)!r} is damaged: {'; '.join(faults)}; build the bundle again")
+
+
+def write_probes(path: Path, probes: Iterable[Probe]) -> None:
+    """Writes torch runs as safetensors, keyed ``<case>/<profile>/<inputs|outputs>/<tensor>``."""
+    from safetensors.numpy import save_file
+
+    tensors = {}
+    for case, probe in enumerate(probes):
+        for side, arrays in (("inputs", probe.inputs), ("outputs", probe.outputs)):
+            for name, array in arrays.items():
+                tensors[f"{case}/{probe.profile}/{side}/{name}"] = np.ascontiguousarray(array)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+
+
+def read_probes(path: Path) -> list[Probe]:
+    """Reads what ``write_probes`` wrote, in order."""
+    from safetensors.numpy import load_file
+
+    cases: dict[int, tuple[Profile, dict[str, Array], dict[str, Array]]] = {}
+    for key, array in load_file(path).items():
+        case, profile, side, name = key.split("/", 3)
+        entry = cases.setdefault(int(case), (profile_from_text(profile), {}, {}))
+        entry[1 if side == "inputs" else 2][name] = array
+    return [
+        Probe(profile=profile, inputs=inputs, outputs=outputs)
+        for _, (profile, inputs, outputs) in sorted(cases.items())
+    ]

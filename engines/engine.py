@@ -1,0 +1,27 @@
+"""The engine: one component, opened, that turns arrays into arrays."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from latentrt.engines.spec import Array, EngineSpec
+
+
+class Engine(Protocol):
+    """One component ready to run. Engines may be shared between threads; ``close`` may be called twice."""
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Inputs, outputs and batch sizes."""
+        ...
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the component; the returned arrays belong to the caller.
+
+        Raises:
+            RequestError: inputs that do not match ``spec``.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases the component's memory."""
+        ...

@@ -1,0 +1,151 @@
+"""Files that are written whole or not at all, and their digests."""
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+
+from latentrt.engines.errors import BusyError, LatentrtError, OutputError
+
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full; free some space and try again",
+    errno.EDQUOT: "the disk quota is used up; free some space and try again",
+    errno.EFBIG: "the file would be larger than the system allows; raise the limit or write elsewhere",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EACCES: "permission is denied; choose another place or change its permissions",
+    errno.EPERM: "permission is denied; choose another place or change its permissions",
+    errno.ENOTDIR: "part of the path is a file, not a folder; choose another place",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ENOENT: "the folder does not exist; create it first",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The error a user reads when ``path`` could not be written."""
+    reason = _DISK_ERRORS.get(error.errno or 0, f"{error.strerror or error}; choose another place")
+    return OutputError(f"cannot write {str(path)!r}: {reason}")
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets ``write`` fill a temporary file beside ``path`` and renames it there when it is complete.
+
+    Raises:
+        OutputError: the file could not be written; what stood at ``path`` is unchanged.
+    """
+    temporary: Path | None = None
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a directory")
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def locked(destination: Path) -> Iterator[None]:
+    """Holds the lock that every writer of ``destination`` takes; it goes away with the process.
+
+    Raises:
+        BusyError: another process holds it.
+        OutputError: the lock cannot be created.
+    """
+    path = destination.parent / f".{destination.name}.lock"
+    lock = filelock.FileLock(path, timeout=0)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise BusyError(
+            f"another build is writing {str(destination)!r}; wait until it has ended, or choose another folder"
+        ) from error
+    except OSError as error:
+        raise output_error(destination, error) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
+
+
+@contextlib.contextmanager
+def staged_directory(destination: Path) -> Iterator[Path]:
+    """An empty folder beside ``destination`` that takes its place in one rename if the block succeeds.
+
+    Whatever happens inside, a reader finds at ``destination`` either the old folder whole or the new one
+    whole. The caller holds ``locked(destination)``, so leftovers of a killed process can be cleared.
+
+    Raises:
+        OutputError: the disk is full, read-only or out of reach.
+    """
+    staging = destination.parent / f".{destination.name}.building"
+    retired = destination.parent / f".{destination.name}.retired"
+    try:
+        recover_directory(destination)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        yield staging
+        if not destination.exists():
+            os.rename(staging, destination)
+        elif not _exchange(staging, destination):
+            # Two renames; recover_directory undoes the first if the process dies between them.
+            os.rename(destination, retired)
+            os.rename(staging, destination)
+    except LatentrtError:
+        raise
+    except OSError as error:
+        raise output_error(destination, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if destination.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+
+
+def recover_directory(destination: Path) -> None:
+    """Puts back the folder that a killed writer had moved aside, where its successor never arrived."""
+    retired = destination.parent / f".{destination.name}.retired"
+    if retired.exists() and not destination.exists():
+        os.rename(retired, destination)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two folders in one system call where the platform has it; False where it has not."""
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            return bool(library.renamex_np(bytes(one), bytes(other), 2) == 0)  # RENAME_SWAP
+        if sys.platform == "linux":
+            at_fdcwd, rename_exchange = -100, 2  # fcntl.h, linux/fs.h
+            return bool(library.renameat2(at_fdcwd, bytes(one), at_fdcwd, bytes(other), rename_exchange) == 0)
+    except (OSError, AttributeError, TypeError):
+        pass
+    return False

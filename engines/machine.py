@@ -1,0 +1,20 @@
+"""The machine's features that a compiled engine depends on."""
+
+import platform
+
+# What ONNX Runtime's kernels and weight packing choose by; an engine packed for one set may be wrong on another.
+_RELEVANT = (
+    "AVX", "AVX2", "FMA3", "AVX512F", "AVX512_SKX", "AVX512_CLX", "AVX512_ICL", "AVX512_SPR",
+    "ASIMD", "ASIMDDP", "ASIMDHP", "SVE",
+)  # fmt: skip
+
+
+def cpu_features() -> str:
+    """Operating system, architecture and vector extensions, as in ``linux x86_64 AVX AVX2 FMA3``.
+
+    The names are NumPy's: AVX512_CLX brings VNNI, AVX512_SPR brings AMX.
+    """
+    from numpy._core._multiarray_umath import __cpu_features__
+
+    found = [name for name in _RELEVANT if __cpu_features__.get(name)]
+    return " ".join([platform.system().lower(), platform.machine().lower(), *found])

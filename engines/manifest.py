@@ -1,0 +1,205 @@
+"""``bundle.json`` and ``engine.json`` as frozen models: unknown keys and newer schemas are refused."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from latentrt.engines.errors import BundleError, LatentrtError
+from latentrt.engines.parity import Parity
+from latentrt.engines.precision import Backend, Precision
+from latentrt.engines.profile import Profile, profile_from_text
+from latentrt.engines.schedule_config import ScheduleConfig
+from latentrt.engines.spec import BATCH, EngineSpec, TensorSpec
+
+SCHEMA = 1
+BUNDLE_FILE = "bundle.json"
+ENGINE_FILE = "engine.json"
+
+
+def _profile(value: object) -> object:
+    return profile_from_text(value) if isinstance(value, str) else value
+
+
+ProfileText = Annotated[Profile, BeforeValidator(_profile), PlainSerializer(str)]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and strict about keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(Record):
+    """Size in bytes and SHA-256 of one file."""
+
+    size: int
+    sha256: str
+
+
+class TensorRecord(Record):
+    """One tensor of a component; dimensions are numbers or the names in ``dimensions``."""
+
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+class ParityRecord(Record):
+    """The worst figures of a component against torch, over all of its probes."""
+
+    relative_error: float
+    psnr: float
+    cases: int
+
+    @property
+    def parity(self) -> Parity:
+        """The two figures."""
+        return Parity(relative_error=self.relative_error, psnr=self.psnr)
+
+
+class ComponentRecord(Record):
+    """One ONNX graph of the bundle with its weights, tensors, probes and parity."""
+
+    onnx: str
+    weights: str | None
+    precision: Precision
+    inputs: dict[str, TensorRecord]
+    outputs: dict[str, TensorRecord]
+    probes: str
+    parity: ParityRecord
+    batch_per_picture: int
+    parameters: int
+
+
+class SourceRecord(Record):
+    """Where the weights came from: a name, a revision if it has one, and the digest of every file read."""
+
+    name: str
+    revision: str | None
+    files: dict[str, FileRecord]
+
+
+class LatentRecord(Record):
+    """Channels of the latents and the map between them and the autoencoder's own scale."""
+
+    channels: int
+    scaling_factor: float
+    shift_factor: float
+    pixels: int
+
+
+class TokenizerRecord(Record):
+    """A CLIP tokenizer's folder in the bundle and its special ids."""
+
+    folder: str
+    length: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+
+
+class DefaultsRecord(Record):
+    """What a call uses where the caller says nothing."""
+
+    sampler: str
+    num_inference_steps: int
+    guidance_scale: float
+    strength: float
+
+
+class BundleManifest(Record):
+    """All of ``bundle.json``. The files it lists are portable; engines are cache and not among them."""
+
+    schema_version: int
+    latentrt: str
+    exporter: dict[str, str]
+    family: str
+    source: SourceRecord
+    components: dict[str, ComponentRecord]
+    profiles: Annotated[tuple[ProfileText, ...], Field(min_length=1)]
+    schedule: ScheduleConfig
+    latents: LatentRecord
+    tokenizers: dict[str, TokenizerRecord]
+    defaults: DefaultsRecord
+    files: dict[str, FileRecord]
+
+    def dimensions(self, profile: Profile) -> dict[str, int]:
+        """The numbers behind the named dimensions at one profile."""
+        return {
+            "height": profile.height,
+            "width": profile.width,
+            "latent_height": profile.height // self.latents.pixels,
+            "latent_width": profile.width // self.latents.pixels,
+        }
+
+    def spec(self, component: str, profile: Profile, batches: tuple[int, ...]) -> EngineSpec:
+        """The component's tensors at one profile."""
+        record, sizes = self.components[component], self.dimensions(profile)
+
+        def tensors(records: dict[str, TensorRecord]) -> dict[str, TensorSpec]:
+            return {
+                name: TensorSpec(
+                    shape=tuple(d if d == BATCH else sizes.get(str(d), d) for d in tensor.shape),
+                    dtype=np.dtype(tensor.dtype),
+                )
+                for name, tensor in records.items()
+            }
+
+        return EngineSpec(inputs=tensors(record.inputs), outputs=tensors(record.outputs), batches=batches)
+
+
+class EngineManifest(Record):
+    """``engine.json``: what one compiled component is and where it can run."""
+
+    schema_version: int
+    key: str
+    component: str
+    backend: Backend
+    backend_version: str
+    precision: Precision
+    onnx_sha256: str
+    machine: str
+    flags: dict[str, str]
+    parity: ParityRecord
+    files: dict[str, FileRecord]
+
+
+_Manifest = TypeVar("_Manifest", BundleManifest, EngineManifest)
+
+
+def read_manifest(path: Path, kind: type[_Manifest]) -> _Manifest:
+    """Reads and checks a manifest file.
+
+    Raises:
+        BundleError: the file is missing, cut short, not ours, or of a newer schema.
+    """
+    try:
+        data: Any = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BundleError(
+            f"got {str(path.parent)!r}, which has no readable {path.name}; expected a folder written by latentrt build"
+        ) from error
+    except ValueError as error:
+        raise BundleError(f"{str(path)!r} is cut short or not JSON; build the bundle again") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(version, int):
+        raise BundleError(f"{str(path)!r} was not written by latentrt (it has no schema_version); build the bundle")
+    if version != SCHEMA:
+        newer = version > SCHEMA
+        raise BundleError(
+            f"{str(path)!r} has schema {version}, this latentrt reads schema {SCHEMA}; "
+            + ("update latentrt" if newer else "build the bundle again with this latentrt")
+        )
+    try:
+        return kind.model_validate(data)
+    except (ValidationError, LatentrtError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+        raise BundleError(f"{str(path)!r} was altered or is damaged ({reason}); build the bundle again") from error
+
+
+def write_manifest(path: Path, manifest: BundleManifest | EngineManifest) -> None:
+    """Writes a manifest as readable JSON."""
+    path.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", "utf-8")

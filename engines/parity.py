@@ -1,0 +1,72 @@
+"""How close two arrays are, and the gates that a build must pass."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from latentrt.engines.errors import ParityError
+from latentrt.engines.precision import Precision
+from latentrt.engines.spec import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """Distance of a result to its reference: relative error ‖a−b‖/‖b‖ and PSNR in dB."""
+
+    relative_error: float
+    psnr: float
+
+    def __str__(self) -> str:
+        return f"relative error {self.relative_error:.1e}, PSNR {self.psnr:.1f} dB"
+
+    def worse(self, other: "Parity") -> "Parity":
+        """The worse of two, figure by figure; NaN counts as worst."""
+        return Parity(
+            relative_error=float(np.maximum(self.relative_error, other.relative_error)),
+            psnr=float(np.minimum(self.psnr, other.psnr)),
+        )
+
+
+EXACT = Parity(relative_error=0.0, psnr=math.inf)
+
+# An fp32 engine repeats torch's fp32 arithmetic in another order: 1e-7 to 1e-5 is what that leaves.
+GATES = {Precision.FP32: Parity(relative_error=1e-4, psnr=60.0)}
+
+
+def parity_of(result: Array, reference: Array) -> Parity:
+    """Compares arrays of one shape, in float64.
+
+    PSNR takes the reference's own range (maximum − minimum) as the peak, so that it means the same for
+    pictures, latents and hidden states. Identical arrays have PSNR infinity; a NaN or infinity in the result
+    gives NaN figures, which no gate lets pass.
+    """
+    a = np.asarray(result, np.float64)
+    b = np.asarray(reference, np.float64)
+    if a.shape != b.shape or not np.isfinite(a).all():
+        return Parity(relative_error=math.nan, psnr=math.nan)
+    error = float(np.linalg.norm(a - b))
+    if error == 0.0:
+        return EXACT
+    norm = float(np.linalg.norm(b))
+    peak = float(b.max() - b.min())
+    rms = error / math.sqrt(a.size)
+    return Parity(
+        relative_error=error / norm if norm else math.inf,
+        psnr=20.0 * math.log10(peak / rms) if peak else -math.inf,
+    )
+
+
+def gate(component: str, parity: Parity, precision: Precision) -> None:
+    """Lets a component pass or fails the build.
+
+    Raises:
+        ParityError: naming the component and the figures.
+    """
+    bound = GATES[precision]
+    if parity.relative_error <= bound.relative_error and parity.psnr >= bound.psnr:
+        return
+    raise ParityError(
+        f"{component} ({precision}) differs from its torch module: got {parity}, expected a relative error of at "
+        f"most {bound.relative_error:.0e} and a PSNR of at least {bound.psnr:.0f} dB; nothing was written"
+    )

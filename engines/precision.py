@@ -1,0 +1,15 @@
+"""The numeric precision of a bundle's ONNX and the backends that run it."""
+
+from enum import StrEnum
+
+
+class Precision(StrEnum):
+    """Element type of a component's weights and arithmetic, as written in its ONNX."""
+
+    FP32 = "fp32"
+
+
+class Backend(StrEnum):
+    """What runs the components: ONNX Runtime's CPU provider everywhere."""
+
+    ORT_CPU = "ort-cpu"

@@ -1,0 +1,62 @@
+"""Shape profiles: the picture sizes, and how many pictures at once, that a bundle is made for."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from latentrt.engines.errors import RequestError
+
+_PATTERN = re.compile(r"(\d{1,5})x(\d{1,5})(?:x(\d{1,3}))?")
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Profile:
+    """One picture size in pixels and the largest number of pictures per engine call.
+
+    Raises:
+        RequestError: a size or batch below 1.
+    """
+
+    width: int
+    height: int
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.height, self.batch) < 1:
+            raise RequestError(
+                f"profile {self.width}x{self.height}x{self.batch} has a size below 1; "
+                "write WIDTHxHEIGHT or WIDTHxHEIGHTxBATCH in pixels, as in 512x512x2"
+            )
+
+    def __str__(self) -> str:
+        size = f"{self.width}x{self.height}"
+        return size if self.batch == 1 else f"{size}x{self.batch}"
+
+
+def profile_from_text(text: str) -> Profile:
+    """The profile written as ``WxH`` or ``WxHxBATCH``, in pixels.
+
+    Raises:
+        RequestError: the text has another form.
+    """
+    match = _PATTERN.fullmatch(text.strip().lower())
+    if match is None:
+        raise RequestError(f"got profile {text!r}, expected WIDTHxHEIGHT or WIDTHxHEIGHTxBATCH such as 512x512")
+    width, height, batch = match.groups()
+    return Profile(width=int(width), height=int(height), batch=int(batch or 1))
+
+
+def profile_for_size(profiles: Iterable[Profile], width: int, height: int) -> Profile:
+    """The profile of exactly this size.
+
+    Raises:
+        RequestError: the bundle has no profile of the size.
+    """
+    known = tuple(profiles)
+    for profile in known:
+        if (profile.width, profile.height) == (width, height):
+            return profile
+    raise RequestError(
+        f"got size {width}x{height}, but the bundle has {', '.join(map(str, known))}; "
+        f"ask for one of these, or build again with --profile {width}x{height}"
+    )

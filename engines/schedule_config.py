@@ -1,0 +1,67 @@
+"""The noise schedule a model was trained with, as its ``scheduler_config.json`` states it."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PredictionType(StrEnum):
+    """What the U-Net's output means: the noise, the velocity of arXiv 2202.00512, or the clean sample."""
+
+    EPSILON = "epsilon"
+    V_PREDICTION = "v_prediction"
+    SAMPLE = "sample"
+
+
+class BetaSchedule(StrEnum):
+    """How the noise variance grows over the training timesteps."""
+
+    LINEAR = "linear"
+    SCALED_LINEAR = "scaled_linear"
+    SQUAREDCOS_CAP_V2 = "squaredcos_cap_v2"
+
+
+class TimestepSpacing(StrEnum):
+    """Which training timesteps are visited (table 2 of arXiv 2305.08891)."""
+
+    LINSPACE = "linspace"
+    LEADING = "leading"
+    TRAILING = "trailing"
+
+
+class SigmaSpacing(StrEnum):
+    """Which noise levels are visited: those of the timesteps, or the ramp of arXiv 2206.00364, eq. 5."""
+
+    TIMESTEPS = "timesteps"
+    KARRAS = "karras"
+
+
+class FinalSigma(StrEnum):
+    """Where the last step of the DPM-Solver family ends: at no noise, or at the smallest trained noise."""
+
+    ZERO = "zero"
+    SIGMA_MIN = "sigma_min"
+
+
+class ScheduleConfig(BaseModel):
+    """A training noise schedule and the model's preferences for sampling it.
+
+    ``timestep_spacing`` is None where the model does not state one: each sampler then has its own default,
+    as in diffusers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_train_timesteps: Annotated[int, Field(ge=2)] = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: BetaSchedule = BetaSchedule.LINEAR
+    trained_betas: tuple[float, ...] | None = None
+    prediction_type: PredictionType = PredictionType.EPSILON
+    timestep_spacing: TimestepSpacing | None = None
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
+    rescale_betas_zero_snr: bool = False
+    sigma_spacing: SigmaSpacing = SigmaSpacing.TIMESTEPS
+    final_sigmas_type: FinalSigma = FinalSigma.ZERO

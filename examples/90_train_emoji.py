@@ -1,0 +1,460 @@
+"""Train the embedded `models/emoji`: a small Stable Diffusion checkpoint that draws an emoji from its name.
+
+    npm pack @iconify-json/fluent-emoji-flat
+    python examples/90_train_emoji.py --stage vae  --minutes 35 --data iconify-json-fluent-emoji-flat-*.tgz
+    python examples/90_train_emoji.py --stage unet --minutes 60 --data iconify-json-fluent-emoji-flat-*.tgz
+
+Stage "vae" trains the AutoencoderKL on 64×64 pictures; stage "unet" trains the U-Net and the text encoder
+together on its cached latents; "all" does one after the other (--minutes is their sum). Stopped halfway, the
+same command goes on from the last checkpoint in --work. Every stage ends by writing --out, a diffusers folder
+in fp16. `--steps 2 --limit-icons 8` tries the whole way in seconds.
+
+Needs torch, diffusers, transformers, tokenizers and resvg-py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+sys.path.insert(0, str(Path(__file__).parent))
+import emoji_data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the weights, but for the time given."""
+
+    size: int = 64  # pixels a side
+    vocab_size: int = 2048
+    # AutoencoderKL: factor 2 ** (len - 1)
+    vae_channels: tuple[int, ...] = (32, 64, 128)
+    vae_groups: int = 8
+    vae_batch: int = 8
+    vae_rate: float = 1e-3
+    edge_weight: float = 1.0  # L1 of the horizontal and vertical differences: crisp edges
+    kl_weight: float = 2e-4  # on the KL per latent value; at 5e-3 two of the four channels went dead
+    # U-Net and text encoder
+    unet_channels: tuple[int, ...] = (64, 96, 160)
+    unet_attends: tuple[bool, ...] = (False, True, True)  # attention at 16×16 would cost half as much again
+    unet_layers: int = 1
+    unet_groups: int = 16
+    head_dim: int = 32
+    text_width: int = 128
+    text_layers: int = 2
+    unet_batch: int = 48
+    unet_rate: float = 1e-3
+    empty_prompts: float = 0.1  # share of prompts dropped, for classifier-free guidance
+    snr_gamma: float = 5.0  # min-SNR weighting, Hang et al. 2023, eq. 8
+    ema: float = 0.999
+    weight_decay: float = 0.01
+    warmup: float = 0.02  # share of the run in which the rate rises; then it falls as a cosine to zero
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One call: how long, from where, to where."""
+
+    seed: int
+    minutes: float  # of this stage, over all resumptions
+    steps: int | None  # where given, ends the stage instead of the minutes
+    work: Path
+    out: Path
+    backend: str = "eager"  # of the U-Net in training, or inductor: torch.compile
+    save_every: float = 180.0  # seconds
+
+
+Pictures = npt.NDArray[np.uint8]
+Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+
+def tensor_from_pictures(pictures: Pictures) -> torch.Tensor:
+    """(N, S, S, 3) uint8 → (N, 3, S, S) float32 in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+
+
+def build_vae(recipe: Recipe) -> AutoencoderKL:
+    levels = len(recipe.vae_channels)
+    return AutoencoderKL(
+        sample_size=recipe.size,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=recipe.vae_groups,
+        block_out_channels=recipe.vae_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+    )
+
+
+def build_unet(recipe: Recipe) -> UNet2DConditionModel:
+    attends = recipe.unet_attends
+    return UNet2DConditionModel(
+        sample_size=recipe.size // 2 ** (len(recipe.vae_channels) - 1),
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=recipe.unet_channels,
+        layers_per_block=recipe.unet_layers,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        # diffusers reads attention_head_dim as the number of heads where num_attention_heads is not given
+        attention_head_dim=tuple(c // recipe.head_dim for c in recipe.unet_channels),
+        cross_attention_dim=recipe.text_width,
+        norm_num_groups=recipe.unet_groups,
+    )
+
+
+def build_text_encoder(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.text_width,
+            intermediate_size=4 * recipe.text_width,
+            num_hidden_layers=recipe.text_layers,
+            num_attention_heads=recipe.text_width // 32,
+            max_position_embeddings=77,
+            projection_dim=recipe.text_width,
+            hidden_act="quick_gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_scheduler() -> PNDMScheduler:
+    """Stable Diffusion 1.5's own settings."""
+    return PNDMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon",
+        skip_prk_steps=True,
+        steps_offset=1,
+        set_alpha_to_one=False,
+        timestep_spacing="leading",
+    )
+
+
+def rate_factor(progress: float, warmup: float) -> float:
+    """Learning-rate factor at a share `progress` of the run: a linear rise, then half a cosine to zero."""
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup)))
+
+
+def batch_indices(step: int, batch: int, count: int, seed: int) -> torch.Tensor:
+    """Which samples step number `step` sees: seeded permutations laid end to end, so resuming is exact."""
+    picked: list[torch.Tensor] = []
+    position, wanted = step * batch, batch
+    while wanted:
+        epoch, offset = divmod(position, count)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+        part = order[offset : offset + wanted]
+        picked.append(part)
+        position, wanted = position + len(part), wanted - len(part)
+    return torch.cat(picked)
+
+
+def train(
+    stage: str,
+    modules: torch.nn.ModuleDict,
+    loss_of: Loss,
+    count: int,
+    batch: int,
+    rate: float,
+    recipe: Recipe,
+    run: Run,
+) -> torch.nn.ModuleDict:
+    """Train to the end of the budget, from work/<stage>.pt where it is there; returns the averaged modules.
+
+    loss_of(indices, generator) is called under bfloat16 autocast. The average is exponential, recipe.ema.
+    """
+    file = run.work / f"{stage}.pt"
+    decay = [p for p in modules.parameters() if p.ndim > 1]
+    plain = [p for p in modules.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=rate,
+        betas=(0.9, 0.99),
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    average = {k: v.detach().clone() for k, v in modules.state_dict().items()}
+    step, elapsed = 0, 0.0
+    if file.exists():
+        state = torch.load(file, weights_only=True)
+        modules.load_state_dict(state["modules"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, step, elapsed = state["average"], state["step"], state["elapsed"]
+        print(f"{stage}: goes on from step {step}, {elapsed / 60:.1f} minutes", flush=True)
+
+    def progress() -> float:
+        return (
+            (step / run.steps if run.steps else 1.0)
+            if run.steps is not None
+            else elapsed / (60 * run.minutes)
+        )
+
+    def save() -> None:
+        temporary = file.with_suffix(".tmp")
+        torch.save(
+            {
+                "modules": modules.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "step": step,
+                "elapsed": elapsed,
+            },
+            temporary,
+        )
+        temporary.replace(file)
+
+    modules.train()
+    current = [v for v in modules.state_dict().values() if v.is_floating_point()]  # the parameters themselves
+    averaged = [average[k] for k, v in modules.state_dict().items() if v.is_floating_point()]
+    first = step
+    smooth, saved, shown = math.nan, time.monotonic(), time.monotonic()
+    while progress() < 1:
+        began = time.monotonic()
+        factor = rate_factor(max(progress(), 1e-3), recipe.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * factor
+        generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = loss_of(batch_indices(step, batch, count, run.seed), generator)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        keep = min(recipe.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(averaged, current, 1 - keep)
+        elapsed += time.monotonic() - began
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RuntimeError(
+                f"{stage}: got loss {value} at step {step}, expected a finite one; "
+                f"go on from the last checkpoint with a lower rate"
+            )
+        smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
+        if time.monotonic() - shown > 15:
+            shown = time.monotonic()
+            print(
+                f"{stage}: step {step}, {100 * progress():.1f} %, {elapsed / 60:.1f} min, "
+                f"loss {smooth:.4f}, rate {rate * factor:.2e}, {time.monotonic() - began:.2f} s a step",
+                flush=True,
+            )
+        if time.monotonic() - saved > run.save_every:
+            save()
+            saved = time.monotonic()
+    if step > first:
+        save()
+    print(f"{stage}: {step} steps in {elapsed / 60:.1f} minutes, loss {smooth:.4f}", flush=True)
+    modules.load_state_dict(average)
+    return modules.eval()
+
+
+def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Differences between neighbours, along the width and along the height."""
+    return x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
+
+
+def train_vae(pictures: Pictures, recipe: Recipe, run: Run) -> AutoencoderKL:
+    """L1 + edge L1 + a small KL."""
+    torch.manual_seed(run.seed)
+    vae = build_vae(recipe).to(memory_format=torch.channels_last)
+    data = tensor_from_pictures(pictures).to(memory_format=torch.channels_last)
+
+    def loss_of(indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        x = data[indices]
+        posterior = vae.encode(x).latent_dist
+        y = vae.decode(posterior.sample(generator)).sample.float()
+        edge = sum((F.l1_loss(a, b) for a, b in zip(edges(y), edges(x), strict=True)), torch.zeros(()))
+        kl = posterior.kl().float().mean() / posterior.mean[0].numel()
+        return F.l1_loss(y, x) + recipe.edge_weight * edge + recipe.kl_weight * kl
+
+    train(
+        "vae",
+        torch.nn.ModuleDict({"vae": vae}),
+        loss_of,
+        len(data),
+        recipe.vae_batch,
+        recipe.vae_rate,
+        recipe,
+        run,
+    )
+    return vae
+
+
+def latents_and_psnr(vae: AutoencoderKL, pictures: Pictures) -> tuple[torch.Tensor, float]:
+    """Latent means (N, 4, H/f, W/f), unscaled, and the mean PSNR (dB) of their 8-bit reconstructions."""
+    latents, psnr = [], []
+    for part in np.array_split(pictures, max(1, len(pictures) // 64)):
+        with torch.no_grad():
+            mean = vae.encode(tensor_from_pictures(part)).latent_dist.mean
+            drawn = (
+                vae.decode(mean).sample.add(1).mul(127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
+            )
+        error = np.square(drawn - part).mean(axis=(1, 2, 3))
+        psnr.extend(10 * np.log10(255.0**2 / np.maximum(error, 1e-2)))
+        latents.append(mean)
+    return torch.cat(latents), float(np.mean(psnr))
+
+
+def train_unet(
+    prompts: list[str], latents: torch.Tensor, tokenizer: CLIPTokenizer, recipe: Recipe, run: Run
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """Epsilon prediction on scaled latents (N, 4, h, w), the text encoder trained along."""
+    torch.manual_seed(run.seed)
+    unet = build_unet(recipe).to(memory_format=torch.channels_last)
+    text_encoder = build_text_encoder(recipe, tokenizer)
+    forward = torch.compile(unet, backend="inductor", dynamic=False) if run.backend == "inductor" else unet
+    ids = tokenizer(
+        prompts, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+    ).input_ids
+    empty = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids[0]
+    alphas = build_scheduler().alphas_cumprod
+
+    def loss_of(indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        z, tokens = latents[indices], ids[indices].clone()
+        tokens[torch.rand(len(z), generator=generator) < recipe.empty_prompts] = empty
+        # one timestep from each of B equal slices of the schedule: unbiased, and calmer than B free draws
+        t = (torch.randperm(len(z), generator=generator) + torch.rand(len(z), generator=generator)) / len(z)
+        t = (t * len(alphas)).long().clamp(max=len(alphas) - 1)
+        alpha = alphas[t].view(-1, 1, 1, 1)
+        noise = torch.randn(z.shape, generator=generator)
+        noisy = (alpha.sqrt() * z + (1 - alpha).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        predicted = forward(noisy, t, text_encoder(tokens).last_hidden_state).sample.float()
+        snr = alphas[t] / (1 - alphas[t])
+        weight = (snr.clamp(max=recipe.snr_gamma) / snr) if recipe.snr_gamma else torch.ones_like(snr)
+        return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
+
+    modules = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+    train("unet", modules, loss_of, len(latents), recipe.unet_batch, recipe.unet_rate, recipe, run)
+    return unet, text_encoder
+
+
+def save_checkpoint(
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer_folder: Path,
+    run: Run,
+) -> None:
+    """Write the diffusers folder in fp16 beside run.out, then move it in file by file."""
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=CLIPTokenizer.from_pretrained(tokenizer_folder),
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    beside = run.work / "checkpoint"
+    pipeline.to(dtype=torch.float16).save_pretrained(beside, safe_serialization=True)
+    for file in sorted(tokenizer_folder.iterdir()):
+        (beside / "tokenizer" / file.name).write_bytes(file.read_bytes())
+    # not PNDM's own setting, but a reader that swaps in DDIM takes it from here, as with SD 1.5
+    schedule = beside / "scheduler" / "scheduler_config.json"
+    settings = {**json.loads(schedule.read_text(encoding="utf-8")), "clip_sample": False}
+    schedule.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text_encoder)):
+        broken = [k for k, v in module.state_dict().items() if not torch.isfinite(v).all()]
+        if broken:
+            raise RuntimeError(
+                f"{name}: got non-finite fp16 weights in {broken}, expected none; lower the rate"
+            )
+    for file in sorted(f for f in beside.rglob("*") if f.is_file()):
+        target = run.out / file.relative_to(beside)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = target.with_name(target.name + ".new")
+        new.write_bytes(file.read_bytes())
+        new.replace(target)
+    size = sum(f.stat().st_size for f in run.out.rglob("*") if f.is_file())
+    print(f"wrote {run.out}: {size / 1e6:.1f} MB", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Train models/emoji: an emoji from its name.")
+    parser.add_argument(
+        "--stage",
+        choices=("vae", "unet", "all", "save"),
+        default="all",
+        help="save: write --out from what --work holds now",
+    )
+    parser.add_argument("--minutes", type=float, default=95.0, help="of the stage (of both, for all)")
+    parser.add_argument("--steps", type=int, help="end each stage after so many steps instead")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit-icons", type=int, help="train on the first N icons only")
+    parser.add_argument("--data", type=Path, help="the npm package's .tgz, or its icons.json")
+    parser.add_argument("--work", type=Path, default=Path("emoji-train"), help="checkpoints of the training")
+    parser.add_argument("--out", type=Path, default=Path("emoji-train/emoji"), help="the diffusers folder")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--backend", choices=("eager", "inductor"), default="eager", help="inductor compiles first"
+    )
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+
+    recipe = Recipe()
+    try:
+        collection = emoji_data.icons_from_package(given.data, given.work)
+    except emoji_data.DataMissingError as missing:
+        print(missing, file=sys.stderr)
+        return 2
+    names = emoji_data.chosen_names(collection["icons"])[: given.limit_icons]
+    pictures = emoji_data.pictures_from_collection(collection, names, recipe.size)
+    prompts = [emoji_data.prompt_from_name(name) for name in names]
+    given.work.mkdir(parents=True, exist_ok=True)
+    emoji_data.save_tokenizer(prompts, given.work / "tokenizer", recipe.vocab_size)
+    tokenizer = CLIPTokenizer.from_pretrained(given.work / "tokenizer")
+    print(f"{len(names)} icons, {recipe.size}×{recipe.size} pixels, {len(tokenizer)} tokens", flush=True)
+
+    whole = Run(
+        seed=given.seed,
+        minutes=given.minutes,
+        steps=given.steps,
+        work=given.work,
+        out=given.out,
+        backend=given.backend,
+    )
+    stop = replace(whole, steps=0)  # loads what is there and trains no further
+    plans = {  # stage → (run of the VAE, run of the U-Net)
+        "vae": (whole, stop),
+        "unet": (stop, whole),
+        "all": (replace(whole, minutes=0.36 * whole.minutes), replace(whole, minutes=0.64 * whole.minutes)),
+        "save": (stop, stop),
+    }
+    vae_run, unet_run = plans[given.stage]
+    vae = train_vae(pictures, recipe, vae_run)
+    latents, psnr = latents_and_psnr(vae, pictures)
+    scaling = float(1 / latents.std())
+    vae.register_to_config(scaling_factor=scaling)
+    print(f"vae: {psnr:.2f} dB PSNR (mean over the pictures), latent std {1 / scaling:.3f}", flush=True)
+    unet, text_encoder = train_unet(prompts, latents * scaling, tokenizer, recipe, unet_run)
+    save_checkpoint(vae, unet, text_encoder, given.work / "tokenizer", whole)
+    counts: dict[str, Any] = {"vae": vae, "unet": unet, "text encoder": text_encoder}
+    print(", ".join(f"{k} {sum(p.numel() for p in m.parameters()) / 1e6:.2f} M" for k, m in counts.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

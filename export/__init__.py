@@ -1,0 +1,1 @@
+"""Checkpoints to ONNX: the one room that needs torch, diffusers and transformers."""

@@ -1,0 +1,75 @@
+"""The model families that can be built: one row each, nothing else branches on a family's name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from latentrt.engines.errors import CheckpointError
+from latentrt.engines.manifest import DefaultsRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A row of the registry.
+
+    ``steps_offset`` is what the family's diffusers pipeline sets in its scheduler, whatever the file says.
+    """
+
+    name: str
+    pipeline_classes: frozenset[str]
+    unet_in_channels: int
+    steps_offset: int
+    defaults: DefaultsRecord
+
+
+SD1 = Family(
+    name="sd1",
+    pipeline_classes=frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"}),
+    unet_in_channels=4,
+    steps_offset=1,
+    defaults=DefaultsRecord(sampler="dpmpp_2m_k", num_inference_steps=30, guidance_scale=7.5, strength=0.75),
+)
+FAMILIES = (SD1,)
+
+# The sampler that a checkpoint's own scheduler stands for; other classes take the family's default.
+SAMPLER_OF_SCHEDULER = {
+    "DDIMScheduler": "ddim",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_a",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+}
+
+# Parts of a U-Net's config that need inputs no listed family has
+_PLAIN_UNET = {
+    "addition_embed_type": None,
+    "class_embed_type": None,
+    "encoder_hid_dim_type": None,
+    "num_class_embeds": None,
+    "time_cond_proj_dim": None,
+}
+
+
+def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], folder: str) -> Family:
+    """The family of a diffusers folder, by its pipeline class and its U-Net's config.
+
+    Raises:
+        CheckpointError: no listed family; every reason is named.
+    """
+    pipeline = index.get("_class_name")
+    for family in FAMILIES:
+        if pipeline not in family.pipeline_classes:
+            continue
+        faults = [
+            f"its U-Net has {key} {unet[key]!r}"
+            for key, plain in _PLAIN_UNET.items()
+            if unet.get(key, plain) != plain
+        ]
+        if unet.get("in_channels") != family.unet_in_channels:
+            faults.append(
+                f"its U-Net takes {unet.get('in_channels')} channels instead of {family.unet_in_channels}"
+            )
+        if faults:
+            raise CheckpointError(f"{folder!r} cannot be built: {'; '.join(faults)}; choose a Stable Diffusion 1.x model")
+        return family
+    known = sorted(name for family in FAMILIES for name in family.pipeline_classes)
+    raise CheckpointError(f"{folder!r} is a {pipeline}, expected one of {', '.join(known)}; choose such a model")

@@ -1,0 +1,70 @@
+"""Real inputs for comparing a component with its torch module: prompts, a photograph, timesteps across the range.
+
+The photograph, probe.jpg, is Stéfan van der Walt's cat Chelsea, released under CC0.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from latentrt.engines.bundle import Probe
+from latentrt.engines.profile import Profile
+from latentrt.engines.spec import Array
+from latentrt.export.checkpoint import Checkpoint
+from latentrt.runtime.image import pixels_from_image
+from latentrt.runtime.tokenizer import Tokenizer
+
+PROMPTS = (
+    "",
+    "a photograph of a cat looking into the camera, soft window light",
+    "strawberry",
+    "An oil painting of a harbour at dusk: fishing boats, gulls & lanterns (1880s), «l'heure bleue», 港 🚢, "
+    "highly detailed, muted colours, by a follower of the Barbizon school, wide brush strokes, museum photograph",
+)
+_PHOTO = Path(__file__).resolve().parent / "probe.jpg"
+# Near the start, the middle and the end of the noise schedule, as fractions of its length
+_NOISE_FRACTIONS = (0.98, 0.5, 0.02)
+_SEED = 7
+
+
+def photograph(profile: Profile) -> Array:
+    """The photograph at a profile's size: (1, 3, H, W) float32 in [−1, 1]."""
+    with Image.open(_PHOTO) as image:
+        return pixels_from_image(image, profile.width, profile.height)[None]
+
+
+def token_ids(tokenizer: Tokenizer) -> Array:
+    """The prompts as ids: (4, L) int64."""
+    return np.stack([tokenizer.encode(prompt).ids for prompt in PROMPTS])
+
+
+def noised_latents(checkpoint: Checkpoint, clean: torch.Tensor, timestep: int) -> torch.Tensor:
+    """Scaled latents (1, C, h, w) brought to a training timestep, twice with different noise: (2, C, h, w)."""
+    from latentrt.runtime.schedule import alphas_cumprod_from_config
+
+    bar = float(alphas_cumprod_from_config(checkpoint.schedule())[timestep])
+    noise = torch.randn((2, *clean.shape[1:]), generator=torch.Generator().manual_seed(_SEED + timestep))
+    return bar**0.5 * clean + (1.0 - bar) ** 0.5 * noise
+
+
+def timesteps(checkpoint: Checkpoint, *, first_profile: bool) -> Sequence[int]:
+    """Where the U-Net is compared: across the range at the first profile, in its middle at the others."""
+    last = checkpoint.schedule().num_train_timesteps - 1
+    chosen = _NOISE_FRACTIONS if first_profile else _NOISE_FRACTIONS[1:2]
+    return [round(fraction * last) for fraction in chosen]
+
+
+def record_probe(
+    module: torch.nn.Module, profile: Profile, inputs: Mapping[str, torch.Tensor], outputs: Sequence[str]
+) -> Probe:
+    """Runs a module in torch and keeps what went in and came out."""
+    with torch.inference_mode():
+        results = module(*inputs.values())
+    return Probe(
+        profile=profile,
+        inputs={name: tensor.numpy() for name, tensor in inputs.items()},
+        outputs={name: result.numpy() for name, result in zip(outputs, results, strict=True)},
+    )

@@ -1,0 +1,48 @@
+"""The U-Net as a component."""
+
+from typing import Any
+
+import torch
+
+from latentrt.engines.manifest import TensorRecord
+from latentrt.export.checkpoint import Checkpoint
+from latentrt.export.onnx_export import Graph, batch_record
+
+
+class UnetModule(torch.nn.Module):
+    """sample (B, C, h, w), timestep (1,), encoder_hidden_states (B, L, width) → out_sample (B, C, h, w)."""
+
+    def __init__(self, unet: torch.nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor]:
+        """The model's prediction."""
+        return (self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0],)
+
+
+def load_unet(checkpoint: Checkpoint) -> UnetModule:
+    """Loads the checkpoint's U-Net in fp32."""
+    from diffusers import UNet2DConditionModel
+
+    unet: Any = UNet2DConditionModel.from_pretrained(checkpoint.folder / "unet", torch_dtype=torch.float32)
+    return UnetModule(unet.eval())
+
+
+def unet_graph(checkpoint: Checkpoint) -> Graph:
+    """Inputs and outputs, sized by the configs of U-Net and text encoder."""
+    config = checkpoint.unet
+    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    length = checkpoint.text_encoder["max_position_embeddings"]
+    latent = ("latent_height", "latent_width")
+    return Graph(
+        inputs={
+            "sample": batch_record("float32", config["in_channels"], *latent),
+            "timestep": TensorRecord(shape=(1,), dtype="float32"),
+            "encoder_hidden_states": batch_record("float32", length, config["cross_attention_dim"]),
+        },
+        outputs={"out_sample": batch_record("float32", config["out_channels"], *latent)},
+        multiples=dict.fromkeys(latent, factor),
+    )

@@ -1,0 +1,182 @@
+"""Conducts a build: export, engines and the gates between them, into one new folder."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from latentrt.engines.bundle import Bundle, check_files, open_bundle
+from latentrt.engines.cache import compile_component, current_key, read_engine
+from latentrt.engines.errors import BundleError, OutputError, RequestError
+from latentrt.engines.files import locked, staged_directory
+from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, write_manifest
+from latentrt.engines.precision import Backend, Precision
+from latentrt.engines.profile import Profile, profile_from_text
+from latentrt.engines.progress import Progress, StageTimer
+
+if TYPE_CHECKING:
+    from latentrt.export.checkpoint import Checkpoint
+
+_Choice = TypeVar("_Choice", Precision, Backend)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """What a build did: the bundle, whether it was up to date already, and seconds per stage."""
+
+    bundle: Bundle
+    up_to_date: bool
+    seconds: dict[str, float]
+
+
+def build(
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    precision: str | Precision = Precision.FP32,
+    profiles: Sequence[str | Profile] = (),
+    backend: str | Backend = Backend.ORT_CPU,
+    progress: Progress | None = None,
+) -> Build:
+    """Builds a bundle from a model, or the engines that an existing bundle lacks on this machine.
+
+    The bundle is written beside ``output`` and renamed when it is complete, so an earlier one stays whole
+    until then. A bundle that was built from the same files, for the same profiles and by the same versions
+    is kept as it is.
+
+    Args:
+        model: a diffusers folder, a hub id, ``emoji`` for the embedded model, or a bundle.
+        output: the bundle's folder; needed unless ``model`` is a bundle.
+        precision: element type of weights and arithmetic.
+        profiles: picture sizes, ``"512x512"`` or ``"768x512x2"`` with a batch; none takes the model's own size.
+        backend: what the engines are compiled for.
+        progress: receives the stages.
+
+    Raises:
+        LatentrtError: of the kind that names the reason: CheckpointError, ParityError, BusyError, OutputError.
+    """
+    timer = StageTimer(progress)
+    chosen = [profile if isinstance(profile, Profile) else profile_from_text(profile) for profile in profiles]
+    precision, backend = _choice(Precision, precision, "precision"), _choice(Backend, backend, "backend")
+    if (Path(model) / BUNDLE_FILE).is_file():
+        return _build_engines(Path(model), output, chosen, backend, timer)
+    if output is None:
+        raise RequestError("got no output folder, expected one for the bundle; add -o DIR")
+    output = Path(output)
+    if output.exists() and not _replaceable(output):
+        raise OutputError(f"{str(output)!r} exists and is no bundle; choose a new folder or remove it")
+    from latentrt.export.checkpoint import checkpoint_from_model
+
+    checkpoint = checkpoint_from_model(str(model))
+    if not chosen:
+        width, height = checkpoint.default_size
+        chosen = [Profile(width=width, height=height)]
+    _check_profiles(chosen, checkpoint.pixel_multiple)
+    with locked(output):
+        existing = _up_to_date(output, checkpoint, precision, chosen, backend)
+        if existing is not None:
+            return Build(bundle=existing, up_to_date=True, seconds=timer.seconds)
+        _check_space(output, checkpoint.folder)
+        from latentrt.export.components import export_components
+
+        with staged_directory(output) as root:
+            manifest = export_components(checkpoint, root, precision, chosen, timer)
+            manifest = _compile_all(root, manifest, backend, timer)
+            write_manifest(root / BUNDLE_FILE, manifest)
+    return Build(bundle=open_bundle(output), up_to_date=False, seconds=timer.seconds)
+
+
+def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
+    if value not in tuple(kind):
+        raise RequestError(f"got {name} {str(value)!r}, expected one of {', '.join(kind)}; choose one of these")
+    return kind(value)
+
+
+def _replaceable(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / BUNDLE_FILE).is_file() or not any(folder.iterdir()))
+
+
+def _check_profiles(profiles: Sequence[Profile], multiple: int) -> None:
+    """Refuses sizes that the model's down- and upsampling cannot meet, and sizes named twice."""
+    odd = [str(profile) for profile in profiles if profile.width % multiple or profile.height % multiple]
+    if odd:
+        raise RequestError(f"got profile {', '.join(odd)}, expected multiples of {multiple} pixels for this model; round")
+    sizes = [(profile.width, profile.height) for profile in profiles]
+    if len(set(sizes)) < len(sizes):
+        raise RequestError("got a size twice among the profiles, expected each once; keep the one with the larger batch")
+
+
+def _check_space(output: Path, source: Path) -> None:
+    """Refuses to start where the disk cannot hold the result."""
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    stored = sum(path.stat().st_size for path in source.rglob("*.safetensors"))
+    needed = 5 * stored  # fp16 weights become fp32 ONNX, and engines about as much again with packing
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise OutputError(
+            f"{str(parent)!r} has {free // 2**20} MB free, the bundle may need {needed // 2**20} MB; "
+            "free some space or choose another disk"
+        )
+
+
+def _compile_all(root: Path, manifest: BundleManifest, backend: Backend, timer: StageTimer) -> BundleManifest:
+    """Compiles and gates every component; the figures go into the manifest."""
+    bundle = Bundle(root=root, manifest=manifest)
+    records = {}
+    for name, record in manifest.components.items():
+        with timer.stage(f"{name}: compile"):
+            engine = compile_component(root, manifest, name, backend, bundle.probes(name))
+        records[name] = record.model_copy(update={"parity": engine.parity})
+    return manifest.model_copy(update={"components": records})
+
+
+def _build_engines(
+    root: Path, output: str | Path | None, profiles: Sequence[Profile], backend: Backend, timer: StageTimer
+) -> Build:
+    """Adds to a bundle the engines it lacks here; its portable files stay as they are."""
+    if output is not None and Path(output).resolve() != root.resolve():
+        raise RequestError(f"got a bundle as the model and output {str(output)!r}, expected no output; leave -o out")
+    with locked(root):
+        bundle = open_bundle(root)
+        unknown = [str(profile) for profile in profiles if profile not in bundle.manifest.profiles]
+        if unknown:
+            raise RequestError(
+                f"got profile {', '.join(unknown)} for a bundle made for "
+                f"{', '.join(map(str, bundle.manifest.profiles))}; build from the model with all the profiles"
+            )
+        bundle.check_all()
+        present = {folder.name for folder in (root / "engines").glob("*")}
+        keys = {current_key(bundle.manifest, name, backend) for name in bundle.manifest.components}
+        _compile_all(root, bundle.manifest, backend, timer)
+    return Build(bundle=bundle, up_to_date=keys <= present, seconds=timer.seconds)
+
+
+def _up_to_date(
+    output: Path, checkpoint: "Checkpoint", precision: Precision, profiles: Sequence[Profile], backend: Backend
+) -> Bundle | None:
+    """The bundle at ``output`` if a build would make the same one again."""
+    if not (output / BUNDLE_FILE).is_file():
+        return None
+    from latentrt.export.components import exporter_versions
+
+    try:
+        bundle = open_bundle(output)
+        manifest = bundle.manifest
+        same = (
+            manifest.latentrt == version("latentrt")
+            and manifest.exporter == exporter_versions()
+            and manifest.profiles == tuple(profiles)
+            and all(record.precision == precision for record in manifest.components.values())
+            and manifest.source.files == checkpoint.files()
+        )
+        if not same:
+            return None
+        bundle.check_all()
+        for name in manifest.components:
+            folder = output / "engines" / current_key(manifest, name, backend)
+            check_files(folder, read_engine(folder).files, largest_hashed=None)
+    except BundleError:
+        return None
+    return bundle

@@ -1,0 +1,33 @@
+"""Opens a bundle as a pipeline on the best backend that this machine and the bundle have."""
+
+from pathlib import Path
+
+from latentrt.engines.bundle import open_bundle
+from latentrt.engines.cache import OpenComponents
+from latentrt.engines.errors import RequestError
+from latentrt.engines.precision import Backend
+from latentrt.runtime.pipeline import Pipeline
+
+AUTO = "auto"
+
+
+def open(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -> Pipeline:
+    """Opens a bundle.
+
+    Args:
+        path: the bundle's folder.
+        backend: ``"auto"`` or the name of one; ``Pipeline.backend`` says which it became.
+        threads: threads per operator on the CPU; None takes one per core.
+
+    Raises:
+        BundleError: no bundle, damaged, or of a newer latentrt.
+        EngineError: no engine in it fits this machine.
+        RequestError: an unknown backend or a number of threads below 1.
+    """
+    if backend != AUTO and backend not in tuple(Backend):
+        raise RequestError(f"got backend {backend!r}, expected {', '.join((AUTO, *Backend))}; choose one of these")
+    if threads is not None and threads < 1:
+        raise RequestError(f"got {threads} threads, expected at least 1; leave it out for one per core")
+    chosen = Backend.ORT_CPU if backend == AUTO else Backend(backend)
+    bundle = open_bundle(path)
+    return Pipeline(bundle, OpenComponents(bundle, chosen, threads=threads))

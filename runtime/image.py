@@ -1,0 +1,123 @@
+"""Pictures in and out: pixel arrays, PIL, and PNG files with the settings that made them."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageOps import exif_transpose
+from PIL.PngImagePlugin import PngInfo
+
+from latentrt.engines.errors import RequestError
+from latentrt.engines.files import write_file
+from latentrt.engines.spec import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureMetadata:
+    """The settings that drew one picture."""
+
+    prompt: str
+    negative_prompt: str
+    num_inference_steps: int
+    guidance_scale: float
+    sampler: str
+    sampler_label: str
+    seed: int
+    batch_index: int
+    width: int
+    height: int
+    model: str
+    strength: float | None = None
+
+    def parameters(self) -> str:
+        """A1111's ``parameters`` text: prompt, negative prompt, then one line of ``Key: value`` pairs."""
+        pairs = {
+            "Steps": self.num_inference_steps,
+            "Sampler": self.sampler_label,
+            "CFG scale": f"{self.guidance_scale:g}",
+            "Seed": self.seed,
+            "Size": f"{self.width}x{self.height}",
+            "Model": _quoted(self.model),
+        }
+        if self.strength is not None:
+            pairs["Denoising strength"] = f"{self.strength:g}"
+        if self.batch_index:
+            pairs["Batch pos"] = self.batch_index
+        pairs["Version"] = f"latentrt {version('latentrt')}"
+        lines = [self.prompt]
+        if self.negative_prompt:
+            lines.append(f"Negative prompt: {self.negative_prompt}")
+        return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in pairs.items())])
+
+
+def _quoted(value: str) -> str:
+    """A value as A1111 writes it: in JSON quotes where it holds a separator."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if set(value) & set(',:\n"') else value
+
+
+def read_image(path: Path) -> Image.Image:
+    """Opens a picture file upright (EXIF orientation applied).
+
+    Raises:
+        RequestError: missing, unreadable or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return exif_transpose(image).copy()
+    except UnidentifiedImageError as error:
+        raise RequestError(f"got {str(path)!r}, expected a picture file; give a PNG, JPEG or WebP") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RequestError(f"cannot read the picture {str(path)!r} ({reason}); check the file") from error
+
+
+def write_png(path: Path, image: Image.Image, metadata: PictureMetadata | None = None) -> None:
+    """Writes a PNG whole or not at all, with its settings as a ``parameters`` text chunk.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = PngInfo()
+    if metadata is not None:
+        text.add_text("parameters", metadata.parameters())
+    write_file(path, lambda temporary: image.save(temporary, format="PNG", pnginfo=text))
+
+
+def pixels_from_image(image: Image.Image | Array, width: int, height: int) -> Array:
+    """A picture as the VAE encoder wants it: (3, H, W) float32 in [−1, 1].
+
+    PIL pictures are resized with Lanczos and turned to RGB in this order, as diffusers does. Arrays are
+    (H, W, 3), uint8 or float in [0, 1], and must have the size already.
+
+    Raises:
+        RequestError: an array of another shape, or with NaN or values outside [0, 1].
+    """
+    if isinstance(image, Image.Image):
+        if image.size != (width, height):
+            image = image.resize((width, height), resample=Image.Resampling.LANCZOS)
+        pixels = np.asarray(image.convert("RGB"), np.float32) / 255.0
+    else:
+        pixels = _checked_array(image, width, height)
+    return np.ascontiguousarray((2.0 * pixels - 1.0).transpose(2, 0, 1))
+
+
+def _checked_array(image: Any, width: int, height: int) -> Array:
+    array = np.asarray(image)
+    if array.shape != (height, width, 3):
+        raise RequestError(
+            f"got an image array of shape {array.shape}, expected ({height}, {width}, 3); resize it first"
+        )
+    if array.dtype == np.uint8:
+        return array.astype(np.float32) / np.float32(255.0)
+    floats = array.astype(np.float32)
+    if not (floats.min() >= 0.0 and floats.max() <= 1.0):
+        raise RequestError("got an image array with NaN or values outside [0, 1]; give uint8, or floats in [0, 1]")
+    return floats
+
+
+def images_from_pixels(pixels: Array) -> list[Image.Image]:
+    """Pictures (N, H, W, 3) float in [0, 1] as PIL images of 8 bits."""
+    return [Image.fromarray(picture) for picture in (pixels * 255.0).round().astype(np.uint8)]

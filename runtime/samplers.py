@@ -1,0 +1,100 @@
+"""The samplers by name: which solver walks which grid."""
+
+from dataclasses import dataclass
+
+from latentrt.engines.errors import RequestError
+from latentrt.engines.schedule_config import (
+    PredictionType,
+    ScheduleConfig,
+    SigmaSpacing,
+    TimestepSpacing,
+)
+from latentrt.runtime.schedule import Grid, Schedule, ddim_grid, dpm_grid, euler_grid
+from latentrt.runtime.solvers import Solver, ddim, dpmpp_2m, euler_ancestral
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerInfo:
+    """One row of the table of samplers.
+
+    ``order`` is the order of convergence, ``stochastic`` whether noise is added on the way, and
+    ``calls_per_step`` how often the model is asked in each step.
+    """
+
+    name: str
+    label: str
+    order: int
+    stochastic: bool
+    calls_per_step: int
+    solver: Solver
+    grid: Grid
+    sigma_spacing: SigmaSpacing | None = None
+
+
+_KARRAS = SigmaSpacing.KARRAS
+_PLAIN = SigmaSpacing.TIMESTEPS
+
+
+def _row(
+    name: str, label: str, order: int, solver: Solver, grid: Grid, spacing: SigmaSpacing | None, stochastic: bool
+) -> SamplerInfo:
+    return SamplerInfo(
+        name=name,
+        label=label,
+        order=order,
+        stochastic=stochastic,
+        calls_per_step=1,
+        solver=solver,
+        grid=grid,
+        sigma_spacing=spacing,
+    )
+
+
+SAMPLERS: dict[str, SamplerInfo] = {
+    row.name: row
+    for row in (
+        _row("ddim", "DDIM", 1, ddim, ddim_grid, None, False),
+        _row("euler", "Euler", 1, ddim, euler_grid, _PLAIN, False),
+        _row("euler_k", "Euler Karras", 1, ddim, euler_grid, _KARRAS, False),
+        _row("euler_a", "Euler Ancestral", 1, euler_ancestral, euler_grid, _PLAIN, True),
+        _row("dpmpp_2m", "DPM++ 2M", 2, dpmpp_2m, dpm_grid, _PLAIN, False),
+        _row("dpmpp_2m_k", "DPM++ 2M Karras", 2, dpmpp_2m, dpm_grid, _KARRAS, False),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """A sampler's name and what of the model's schedule the caller wants otherwise; None keeps the model's."""
+
+    name: str
+    timestep_spacing: TimestepSpacing | None = None
+    prediction_type: PredictionType | None = None
+    steps_offset: int | None = None
+
+    @property
+    def info(self) -> SamplerInfo:
+        """The sampler's row.
+
+        Raises:
+            RequestError: no sampler has this name; the names are listed.
+        """
+        row = SAMPLERS.get(self.name)
+        if row is None:
+            raise RequestError(f"got sampler {self.name!r}, expected one of {', '.join(SAMPLERS)}; choose one of these")
+        return row
+
+    def schedule(self, config: ScheduleConfig, steps: int) -> Schedule:
+        """The sampler's schedule over the model's, with the caller's wishes last.
+
+        Raises:
+            RequestError: an unknown sampler or an impossible number of steps.
+        """
+        wishes = {
+            "timestep_spacing": self.timestep_spacing,
+            "prediction_type": self.prediction_type,
+            "steps_offset": self.steps_offset,
+            "sigma_spacing": self.info.sigma_spacing,
+        }
+        chosen = config.model_copy(update={key: value for key, value in wishes.items() if value is not None})
+        return self.info.grid(chosen, steps)

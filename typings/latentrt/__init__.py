@@ -1,0 +1,1 @@
+../../latentrt/__init__.py
