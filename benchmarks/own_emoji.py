@@ -37,9 +37,7 @@ class Score:
     seconds: float
 
 
-def nearest_own(
-    pictures: Pictures, references: Pictures, owners: Sequence[int] | None = None
-) -> npt.NDArray[np.bool_]:
+def nearest_own(pictures: Pictures, references: Pictures, owners: Sequence[int] | None = None) -> npt.NDArray[np.bool_]:
     """Which pictures are nearest to their own reference: (N,) bool.
 
     pictures (N, H, W, 3) and references (M, H, W, 3) uint8; owners[i] is the reference of picture i, by
@@ -123,9 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="added to each name's own seed")
     parser.add_argument("--every", type=int, default=1, help="draw every n-th name only; all stay references")
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument(
-        "--sheet", type=Path, help="PNG of reference and drawings beside drawings, some 64 names"
-    )
+    parser.add_argument("--sheet", type=Path, help="PNG of reference and drawings beside drawings, some 64 names")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     given = parser.parse_args(arguments)
 
@@ -138,11 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     for guidance in given.guidance:
         began = time.perf_counter()
         drawn = np.concatenate(
-            list(
-                drawn_in_batches(
-                    draw, prompts, [given.seed + i for i in owners], guidance, given.steps, given.batch
-                )
-            )
+            list(drawn_in_batches(draw, prompts, [given.seed + i for i in owners], guidance, given.steps, given.batch))
         )
         seconds = time.perf_counter() - began
         rate = float(nearest_own(drawn, references, owners).mean())

@@ -8,7 +8,7 @@ import numpy as np
 
 from latentrt.engines.errors import BundleError
 from latentrt.engines.files import recover_directory, sha256_of_file
-from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, FileRecord, read_manifest
+from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, EngineManifest, FileRecord, read_manifest
 from latentrt.engines.parity import EXACT, Parity, parity_of
 from latentrt.engines.profile import Profile, profile_from_text
 from latentrt.engines.spec import Array
@@ -56,6 +56,14 @@ class Bundle:
             BundleError: naming every file that is missing or altered.
         """
         check_files(self.root, self.manifest.files, largest_hashed=None)
+
+    def check_engine(self, engine: EngineManifest) -> None:
+        """Hashes every file of one of the bundle's engines.
+
+        Raises:
+            BundleError: naming every file that is missing or altered.
+        """
+        check_files(self.root / "engines" / engine.key, engine.files, largest_hashed=None)
 
     def probes(self, component: str) -> list[Probe]:
         """The component's recorded torch runs."""
@@ -105,7 +113,7 @@ def check_files(root: Path, files: Mapping[str, FileRecord], *, largest_hashed: 
 
 def write_probes(path: Path, probes: Iterable[Probe]) -> None:
     """Writes torch runs as safetensors, keyed ``<case>/<profile>/<inputs|outputs>/<tensor>``."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors = {}
     for case, probe in enumerate(probes):
@@ -113,7 +121,7 @@ def write_probes(path: Path, probes: Iterable[Probe]) -> None:
             for name, array in arrays.items():
                 tensors[f"{case}/{probe.profile}/{side}/{name}"] = np.ascontiguousarray(array)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
+    path.write_bytes(save(tensors))
 
 
 def read_probes(path: Path) -> list[Probe]:

@@ -26,5 +26,13 @@ def engine_key(
     flags: Mapping[str, str],
 ) -> str:
     """The folder name under ``engines/``: 32 hex digits. Equal keys mean interchangeable engines."""
-    parts = [component, onnx_sha256, backend, backend_version, precision, machine, dict(sorted(flags.items()))]
+    parts = [
+        component,
+        onnx_sha256,
+        backend,
+        backend_version,
+        precision,
+        machine,
+        dict(sorted(flags.items())),
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -5,6 +5,7 @@ off, takes about 1 s and maps the weights. The result is bound to the CPU's feat
 ONNX Runtime, which is why both are in the engine's key.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from latentrt.engines.spec import Array, EngineSpec
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
-FLAGS = {"optimization": "all", "prepacked": "1", "recipe": "1"}
+FLAGS = {"optimization": "all", "prepacked": "1", "recipe": "2"}
+_EXTERNAL_FROM = 65536  # bytes; smaller tensors, odd-sized masks among them, stay in the graph
+_ALIGNMENT = 64  # bytes: one AVX-512 register, one cache line
 _ERRORS_ONLY = 3  # ONNX Runtime's severity; its warnings about packed weights are of no use to a user
 
 
@@ -33,15 +36,36 @@ def compile_onnx(onnx: Path, folder: Path) -> None:
     Raises:
         EngineError: ONNX Runtime refuses the graph or cannot write the result.
     """
+    _save_optimised(onnx, folder, prepacked=True)
+    if not _packing_aligned(folder / MODEL_FILE):
+        _save_optimised(onnx, folder, prepacked=False)
+
+
+def _save_optimised(onnx: Path, folder: Path, *, prepacked: bool) -> None:
     ort = _onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.optimized_model_filepath = str(folder / MODEL_FILE)
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", DATA_FILE)
-    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    for key, value in {
+        "session.optimized_model_external_initializers_file_name": DATA_FILE,
+        "session.optimized_model_external_initializers_min_size_in_bytes": str(_EXTERNAL_FROM),
+        "session.save_external_prepacked_constant_initializers": str(int(prepacked)),
+    }.items():
+        options.add_session_config_entry(key, value)
     _session(onnx, options)
     (folder / DATA_FILE).touch()  # a graph without large weights writes none
+
+
+def _packing_aligned(model: Path) -> bool:
+    """Whether every packed weight lies where the kernels may load it.
+
+    ONNX Runtime 1.31 writes tensors one behind the other without padding and maps packed weights as they
+    lie; behind a tensor of odd size its aligned loads end the process. The graph stores each packed weight's
+    place as text: ``kernel+hash|offset;length;…``.
+    """
+    places = re.findall(rb"\+\d+\|(\d+);\d+;", model.read_bytes())
+    return all(int(offset) % _ALIGNMENT == 0 for offset in places)
 
 
 class OrtCpuModel:
@@ -71,7 +95,9 @@ class OrtCpuModel:
         try:
             result: list[Array] = self._session.run(outputs, inputs)
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-            raise EngineError(f"ONNX Runtime failed: {_first_line(error)}; close other programs or report it") from error
+            raise EngineError(
+                f"ONNX Runtime failed: {_first_line(error)}; close other programs or report it"
+            ) from error
         return result
 
     def close(self) -> None:

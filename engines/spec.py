@@ -70,9 +70,7 @@ class EngineSpec:
         raise RequestError(self._difference(arrays))
 
     def _difference(self, arrays: Mapping[str, Array]) -> str:
-        got = ", ".join(
-            f"{name} ({', '.join(map(str, array.shape))}) {array.dtype}" for name, array in arrays.items()
-        )
+        got = ", ".join(f"{name} ({', '.join(map(str, array.shape))}) {array.dtype}" for name, array in arrays.items())
         expected = ", ".join(f"{name} {spec}" for name, spec in self.inputs.items())
         batches = ", ".join(map(str, self.batches))
         return f"got {got or 'no inputs'}, expected {expected} with batch one of {batches}; give exactly these"

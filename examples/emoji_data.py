@@ -106,16 +106,12 @@ def picture_from_icon(icon: dict[str, Any], collection: dict[str, Any], size: in
         f'width="{size}" height="{size}" viewBox="{box}">{icon["body"]}</svg>'
     )
     png = bytes(
-        resvg_py.svg_to_bytes(
-            svg_string=svg, width=size, height=size, background="white", skip_system_fonts=True
-        )
+        resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="white", skip_system_fonts=True)
     )
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=np.uint8)
 
 
-def pictures_from_collection(
-    collection: dict[str, Any], names: Sequence[str], size: int
-) -> npt.NDArray[np.uint8]:
+def pictures_from_collection(collection: dict[str, Any], names: Sequence[str], size: int) -> npt.NDArray[np.uint8]:
     """Draw the named icons: (N, size, size, 3) uint8 RGB on white."""
     return np.stack([picture_from_icon(collection["icons"][name], collection, size) for name in names])
 
@@ -147,9 +143,7 @@ def save_tokenizer(prompts: Sequence[str], folder: Path, vocab_size: int) -> Non
     learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(
-                Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), behavior="removed", invert=True
-            ),
+            pre_tokenizers.Split(Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -160,9 +154,7 @@ def save_tokenizer(prompts: Sequence[str], folder: Path, vocab_size: int) -> Non
     pairs = json.loads(learner.to_str())["model"]["merges"]  # ["a", "b"], or "a b" in older versions
     merges = [(str(a), str(b)) for a, b in (p.split(" ") if isinstance(p, str) else p for p in pairs)]
     merges = merges[: vocab_size - 2 * len(symbols) - 2]
-    tokens = list(
-        dict.fromkeys([*symbols, *(s + "</w>" for s in symbols), *(a + b for a, b in merges), start, end])
-    )
+    tokens = list(dict.fromkeys([*symbols, *(s + "</w>" for s in symbols), *(a + b for a, b in merges), start, end]))
     vocab = {token: i for i, token in enumerate(tokens)}
 
     folder.mkdir(parents=True, exist_ok=True)

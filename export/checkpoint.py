@@ -11,9 +11,8 @@ from latentrt.engines.files import sha256_of_file
 from latentrt.engines.manifest import FileRecord, LatentRecord
 from latentrt.engines.schedule_config import ScheduleConfig
 from latentrt.export.families import SAMPLER_OF_SCHEDULER, Family, family_of
-from latentrt.models import EMOJI
+from latentrt.models import EMBEDDED, EMOJI
 
-EMBEDDED = "emoji"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WEIGHTS = {
     "text_encoder": ("model.safetensors", "model.safetensors.index.json"),
@@ -120,7 +119,12 @@ def checkpoint_from_model(model: str) -> Checkpoint:
 
 def _from_hub(identifier: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     patterns = ["model_index.json", "scheduler/*", "tokenizer/*", "*/config.json"]
     patterns += [f"{part}/{name}" for part, names in _WEIGHTS.items() for name in names]

@@ -60,16 +60,14 @@ def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], folder: str) ->
         if pipeline not in family.pipeline_classes:
             continue
         faults = [
-            f"its U-Net has {key} {unet[key]!r}"
-            for key, plain in _PLAIN_UNET.items()
-            if unet.get(key, plain) != plain
+            f"its U-Net has {key} {unet[key]!r}" for key, plain in _PLAIN_UNET.items() if unet.get(key, plain) != plain
         ]
         if unet.get("in_channels") != family.unet_in_channels:
-            faults.append(
-                f"its U-Net takes {unet.get('in_channels')} channels instead of {family.unet_in_channels}"
-            )
+            faults.append(f"its U-Net takes {unet.get('in_channels')} channels instead of {family.unet_in_channels}")
         if faults:
-            raise CheckpointError(f"{folder!r} cannot be built: {'; '.join(faults)}; choose a Stable Diffusion 1.x model")
+            raise CheckpointError(
+                f"{folder!r} cannot be built: {'; '.join(faults)}; choose a Stable Diffusion 1.x model"
+            )
         return family
     known = sorted(name for family in FAMILIES for name in family.pipeline_classes)
     raise CheckpointError(f"{folder!r} is a {pipeline}, expected one of {', '.join(known)}; choose such a model")

@@ -36,7 +36,13 @@ class Graph:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silences what exporters and model libraries say about their own insides."""
-    names = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnxscript", "transformers", "diffusers")
+    names = (
+        "torch.onnx",
+        "torch.onnx._internal.exporter._registration",
+        "onnxscript",
+        "transformers",
+        "diffusers",
+    )
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

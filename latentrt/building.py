@@ -102,10 +102,14 @@ def _check_profiles(profiles: Sequence[Profile], multiple: int) -> None:
     """Refuses sizes that the model's down- and upsampling cannot meet, and sizes named twice."""
     odd = [str(profile) for profile in profiles if profile.width % multiple or profile.height % multiple]
     if odd:
-        raise RequestError(f"got profile {', '.join(odd)}, expected multiples of {multiple} pixels for this model; round")
+        raise RequestError(
+            f"got profile {', '.join(odd)}, expected multiples of {multiple} pixels for this model; round"
+        )
     sizes = [(profile.width, profile.height) for profile in profiles]
     if len(set(sizes)) < len(sizes):
-        raise RequestError("got a size twice among the profiles, expected each once; keep the one with the larger batch")
+        raise RequestError(
+            "got a size twice among the profiles, expected each once; keep the one with the larger batch"
+        )
 
 
 def _check_space(output: Path, source: Path) -> None:
@@ -154,7 +158,11 @@ def _build_engines(
 
 
 def _up_to_date(
-    output: Path, checkpoint: "Checkpoint", precision: Precision, profiles: Sequence[Profile], backend: Backend
+    output: Path,
+    checkpoint: "Checkpoint",
+    precision: Precision,
+    profiles: Sequence[Profile],
+    backend: Backend,
 ) -> Bundle | None:
     """The bundle at ``output`` if a build would make the same one again."""
     if not (output / BUNDLE_FILE).is_file():

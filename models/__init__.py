@@ -3,3 +3,4 @@
 from pathlib import Path
 
 EMOJI = Path(__file__).resolve().parent / "emoji"
+EMBEDDED = "emoji"  # the name by which `latentrt build` takes it

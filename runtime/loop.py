@@ -11,7 +11,12 @@ OnStep = Callable[[int, float, Array], Array]
 
 
 def denoise(
-    x: Array, schedule: Schedule, solver: Solver, model: Model, noise: NoiseSource, on_step: OnStep | None = None
+    x: Array,
+    schedule: Schedule,
+    solver: Solver,
+    model: Model,
+    noise: NoiseSource,
+    on_step: OnStep | None = None,
 ) -> Array:
     """Runs a solver over a schedule.
 

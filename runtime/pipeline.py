@@ -260,7 +260,12 @@ class Pipeline:
 
     def _latent_shape(self, request: _Request) -> tuple[int, ...]:
         latents, profile = self.manifest.latents, request.profile
-        return (request.count, latents.channels, profile.height // latents.pixels, profile.width // latents.pixels)
+        return (
+            request.count,
+            latents.channels,
+            profile.height // latents.pixels,
+            profile.width // latents.pixels,
+        )
 
     def _metadata(self, request: _Request, seeds: tuple[int, ...]) -> tuple[PictureMetadata, ...]:
         shared = isinstance(request.seeds, int)

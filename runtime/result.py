@@ -59,9 +59,9 @@ class Result:
         pictures = [image for image in self.images if isinstance(image, Image.Image)]
         if not pictures:
             raise RequestError("got a result without PIL images, expected output_type='pil'; draw again with it")
-        paths = [path] if len(pictures) == 1 else [
-            path.with_stem(f"{path.stem}-{index}") for index in range(len(pictures))
-        ]
+        paths = (
+            [path] if len(pictures) == 1 else [path.with_stem(f"{path.stem}-{index}") for index in range(len(pictures))]
+        )
         for target, image, metadata in zip(paths, pictures, self.metadata, strict=True):
             write_png(target, image, metadata)
         return paths

@@ -36,7 +36,13 @@ _PLAIN = SigmaSpacing.TIMESTEPS
 
 
 def _row(
-    name: str, label: str, order: int, solver: Solver, grid: Grid, spacing: SigmaSpacing | None, stochastic: bool
+    name: str,
+    label: str,
+    order: int,
+    solver: Solver,
+    grid: Grid,
+    spacing: SigmaSpacing | None,
+    stochastic: bool,
 ) -> SamplerInfo:
     return SamplerInfo(
         name=name,

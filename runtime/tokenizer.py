@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 # Words, single digits and runs of other symbols; English clitics apart (CLIP, simple_tokenizer.py)
-_PIECES = (
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-)
+_PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 @dataclass(frozen=True)
@@ -31,9 +29,7 @@ class Encoding:
 class Tokenizer:
     """Byte-level BPE with CLIP's framing: start, text, end, padding up to a fixed length."""
 
-    def __init__(
-        self, backend: "TokenizersTokenizer", *, length: int, bos_id: int, eos_id: int, pad_id: int
-    ) -> None:
+    def __init__(self, backend: "TokenizersTokenizer", *, length: int, bos_id: int, eos_id: int, pad_id: int) -> None:
         self._backend = backend
         self.length = length
         self.bos_id, self.eos_id, self.pad_id = bos_id, eos_id, pad_id

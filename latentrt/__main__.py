@@ -1,0 +1,5 @@
+"""``python -m latentrt`` is the ``latentrt`` command."""
+
+from latentrt.cli import main
+
+main()

@@ -1,0 +1,63 @@
+"""What people see on a terminal: progress on stderr, tables and results on stdout."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
+
+
+class BuildProgress:
+    """Shows each stage of a build: a spinner while it runs on a terminal, one line when it has ended."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """One stage; a stage that fails leaves no line."""
+        start = perf_counter()
+        if stderr.is_terminal:
+            with stderr.status(name):
+                yield
+        else:
+            yield
+        stderr.print(f"{perf_counter() - start:8.1f} s  {name}")
+
+
+@contextmanager
+def step_bar(total: int, label: str) -> Iterator[Any]:
+    """A progress bar over denoising steps on a terminal; yields a function to call after each."""
+    if not stderr.is_terminal or total == 0:
+        yield lambda: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=stderr, transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda: progress.advance(task)
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """One JSON object on stdout, and nothing else there."""
+    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on stdout; columns of numbers are right-aligned."""
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row))
+    stdout.print(table)
+
+
+def megabytes(size: int) -> str:
+    """A size in bytes as readers expect it."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

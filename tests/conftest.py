@@ -1,0 +1,51 @@
+"""Bundles that many tests share, built once per session."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import latentrt
+from latentrt.models import EMBEDDED
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint of 32×32 pixels in diffusers layout."""
+    from checkpoints import save_tiny_checkpoint
+
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its bundle with two profiles: two pictures at once, and a size that is not square. Do not write to it."""
+    folder = tmp_path_factory.mktemp("bundles") / "tiny.bundle"
+    latentrt.build(tiny_checkpoint, folder, profiles=["32x32x2", "48x32"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def emoji_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model's bundle. Do not write to it."""
+    folder = tmp_path_factory.mktemp("bundles") / "emoji.bundle"
+    latentrt.build(EMBEDDED, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipe(tiny_bundle: Path) -> Iterator[latentrt.Pipeline]:
+    """The tiny bundle, opened."""
+    with latentrt.open(tiny_bundle) as pipe:
+        yield pipe
+
+
+@pytest.fixture(scope="session")
+def emoji_pipe(emoji_bundle: Path) -> Iterator[latentrt.Pipeline]:
+    """The embedded model's bundle, opened."""
+    with latentrt.open(emoji_bundle) as pipe:
+        yield pipe
