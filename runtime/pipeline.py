@@ -320,7 +320,6 @@ class Pipeline:
             warnings.warn(f"guidance_scale {guidance_scale:g} is strong; colours may saturate", stacklevel=3)
         first = self.manifest.profiles[0]
         chosen = sampler if isinstance(sampler, Sampler) else Sampler(name=sampler or defaults.sampler)
-        chosen.info  # noqa: B018  an unknown name is refused here, before any work
         count = len(prompts) * num_images_per_prompt
         request = _Request(
             prompts=[text for text in prompts for _ in range(num_images_per_prompt)],

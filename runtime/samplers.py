@@ -71,30 +71,37 @@ SAMPLERS: dict[str, SamplerInfo] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """A sampler's name and what of the model's schedule the caller wants otherwise; None keeps the model's."""
+    """A sampler's name and what of the model's schedule the caller wants otherwise; None keeps the model's.
+
+    The wishes are checked when the sampler is made; their names are diffusers' own.
+
+    Raises:
+        RequestError: an unknown name or value; the known ones are listed.
+    """
 
     name: str
-    timestep_spacing: TimestepSpacing | None = None
-    prediction_type: PredictionType | None = None
+    timestep_spacing: str | None = None
+    prediction_type: str | None = None
     steps_offset: int | None = None
+
+    def __post_init__(self) -> None:
+        known = {"name": SAMPLERS, "timestep_spacing": TimestepSpacing, "prediction_type": PredictionType}
+        for field, choices in known.items():
+            value = getattr(self, field)
+            if value is not None and value not in tuple(choices):
+                what = "sampler" if field == "name" else field
+                raise RequestError(f"got {what} {value!r}, expected one of {', '.join(choices)}; choose one of these")
 
     @property
     def info(self) -> SamplerInfo:
-        """The sampler's row.
-
-        Raises:
-            RequestError: no sampler has this name; the names are listed.
-        """
-        row = SAMPLERS.get(self.name)
-        if row is None:
-            raise RequestError(f"got sampler {self.name!r}, expected one of {', '.join(SAMPLERS)}; choose one of these")
-        return row
+        """The sampler's row."""
+        return SAMPLERS[self.name]
 
     def schedule(self, config: ScheduleConfig, steps: int) -> Schedule:
         """The sampler's schedule over the model's, with the caller's wishes last.
 
         Raises:
-            RequestError: an unknown sampler or an impossible number of steps.
+            RequestError: an impossible number of steps.
         """
         wishes = {
             "timestep_spacing": self.timestep_spacing,
@@ -102,5 +109,5 @@ class Sampler:
             "steps_offset": self.steps_offset,
             "sigma_spacing": self.info.sigma_spacing,
         }
-        chosen = config.model_copy(update={key: value for key, value in wishes.items() if value is not None})
-        return self.info.grid(chosen, steps)
+        chosen = {key: value for key, value in wishes.items() if value is not None}
+        return self.info.grid(ScheduleConfig.model_validate({**config.model_dump(), **chosen}), steps)
