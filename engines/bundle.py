@@ -131,8 +131,8 @@ def read_probes(path: Path) -> list[Probe]:
     cases: dict[int, tuple[Profile, dict[str, Array], dict[str, Array]]] = {}
     for key, array in load_file(path).items():
         case, profile, side, name = key.split("/", 3)
-        entry = cases.setdefault(int(case), (profile_from_text(profile), {}, {}))
-        entry[1 if side == "inputs" else 2][name] = array
+        _, inputs, outputs = cases.setdefault(int(case), (profile_from_text(profile), {}, {}))
+        (inputs if side == "inputs" else outputs)[name] = array
     return [
         Probe(profile=profile, inputs=inputs, outputs=outputs)
         for _, (profile, inputs, outputs) in sorted(cases.items())

@@ -177,7 +177,7 @@ class Pipeline:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        images = list(image) if isinstance(image, (list, tuple)) else [image]
+        images = [image] if isinstance(image, (Image.Image, np.ndarray)) else list(image)
         if not images:
             raise RequestError("got no image, expected one or one per picture; give image=…")
         strength = self.manifest.defaults.strength if strength is None else strength

@@ -85,10 +85,14 @@ class Sampler:
     steps_offset: int | None = None
 
     def __post_init__(self) -> None:
-        known = {"name": SAMPLERS, "timestep_spacing": TimestepSpacing, "prediction_type": PredictionType}
+        known = {
+            "name": tuple(SAMPLERS),
+            "timestep_spacing": tuple(TimestepSpacing),
+            "prediction_type": tuple(PredictionType),
+        }
         for field, choices in known.items():
             value = getattr(self, field)
-            if value is not None and value not in tuple(choices):
+            if value is not None and value not in choices:
                 what = "sampler" if field == "name" else field
                 raise RequestError(f"got {what} {value!r}, expected one of {', '.join(choices)}; choose one of these")
 

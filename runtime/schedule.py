@@ -142,8 +142,8 @@ def _betas(config: ScheduleConfig) -> Array:
     if config.beta_schedule is BetaSchedule.SCALED_LINEAR:
         return linspace_float32(config.beta_start**0.5, config.beta_end**0.5, count) ** 2
     # Nichol and Dhariwal 2021, eq. 17, with their bound of 0.999
-    bar = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - bar[1:] / bar[:-1], 0.999).astype(np.float32)
+    bar: Array = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1.0 - bar[1:] / bar[:-1], 0.999).astype(np.float32)
 
 
 def _cumprod(values: Array) -> Array:
@@ -163,7 +163,7 @@ def training_sigmas(config: ScheduleConfig) -> Array:
     """σ = √((1−ᾱ)/ᾱ) of every training timestep, float32 (T,), ascending."""
     bar = alphas_cumprod_from_config(config)
     if config.rescale_betas_zero_snr:
-        bar = np.concatenate([bar[:-1], np.float32([_SMALLEST_ALPHA_CUMPROD])])
+        bar = np.append(bar[:-1], np.float32(_SMALLEST_ALPHA_CUMPROD))
     return np.sqrt((np.float32(1.0) - bar) / bar)
 
 
@@ -233,11 +233,12 @@ def dpm_grid(config: ScheduleConfig, steps: int) -> Schedule:
     trained = training_sigmas(config)
     count = config.num_train_timesteps
     spacing = config.timestep_spacing or TimestepSpacing.LINSPACE
+    timesteps: Array
     if spacing is TimestepSpacing.LINSPACE:
         timesteps = np.linspace(0, count - 1, steps + 1).round()[::-1][:-1]
     elif spacing is TimestepSpacing.LEADING:
         ratio = count // (steps + 1)
-        timesteps = (np.arange(steps + 1) * ratio)[::-1][:-1] + config.steps_offset
+        timesteps = (np.arange(steps + 1) * float(ratio))[::-1][:-1] + config.steps_offset
     else:
         timesteps = _spaced(config, spacing, steps)
     if config.sigma_spacing is SigmaSpacing.KARRAS:

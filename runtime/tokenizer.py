@@ -80,8 +80,9 @@ def tokenizer_from_folder(folder: Path, *, length: int = 77, pad_token: str | No
     backend.no_truncation()
     backend.no_padding()
     pad = pad_token or _configured_pad(folder) or END
-    ids = {token: backend.token_to_id(token) for token in (START, END, pad)}
-    missing = [token for token, number in ids.items() if number is None]
+    found = {token: backend.token_to_id(token) for token in (START, END, pad)}
+    ids = {token: number for token, number in found.items() if number is not None}
+    missing = found.keys() - ids.keys()
     if missing:
         raise BundleError(f"the tokenizer in {str(folder)!r} lacks {', '.join(missing)}; expected a CLIP tokenizer")
     return Tokenizer(backend, length=length, bos_id=ids[START], eos_id=ids[END], pad_id=ids[pad])
@@ -92,7 +93,8 @@ def _configured_pad(folder: Path) -> str | None:
     if not path.is_file():
         return None
     pad = json.loads(path.read_text("utf-8")).get("pad_token")
-    return pad["content"] if isinstance(pad, dict) else pad
+    content = pad["content"] if isinstance(pad, dict) else pad
+    return None if content is None else str(content)
 
 
 def _clip_bpe(vocabulary: Path, merges: Path) -> "TokenizersTokenizer":

@@ -55,7 +55,8 @@ def test_timesteps_and_noise_levels(sampler: str, spacing: str) -> None:
             bar = reference.alphas_cumprod.numpy()[expected]
             np.testing.assert_allclose(schedule.alphas**2, bar, rtol=tolerance, atol=1e-7)
         else:
-            ratio = np.append(schedule.sigmas / schedule.alphas, schedule.target_sigmas[-1] / schedule.target_alphas[-1])
+            last = schedule.target_sigmas[-1] / schedule.target_alphas[-1]
+            ratio = np.append(schedule.sigmas / schedule.alphas, last)
             np.testing.assert_allclose(ratio, reference.sigmas.numpy(), rtol=tolerance, atol=1e-9)
 
 

@@ -1,0 +1,35 @@
+# Every target installs what it needs into .venv first; nothing but Python 3.11+ has to be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check full-size bench clean
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "latentrt needs Python 3.11 or newer, got " + sys.version.split()[0] + "; set PYTHON=")'
+	@echo "installing into $(VENV) (torch alone is some hundred MB; once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## build the embedded model and draw a contact sheet
+	@$(BIN)/latentrt demo --output out
+
+test: $(STAMP)  ## all fast tests, examples included
+	@$(BIN)/python -m pytest
+
+check: $(STAMP)  ## what must be clean before a commit
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest
+
+full-size: $(STAMP)  ## the full SD 1.5 architecture: build time, memory, parity (20 GB of disk)
+	@$(BIN)/python -m latentrt.benchmarks.full_size --work out/full-size
+
+bench: $(STAMP)  ## the embedded model against diffusers: latency, cold start, host overhead
+	@$(BIN)/python -m latentrt.benchmarks.latency
+
+clean:  ## removes what the other targets made, but for .venv
+	rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
