@@ -88,17 +88,16 @@ class OrtCpuModel:
         options.intra_op_num_threads = threads or 0
         self._session: Any = _session(folder / MODEL_FILE, options)
 
-    def run(self, outputs: list[str], inputs: Mapping[str, Array]) -> list[Array]:
-        """Runs the session; thread-safe."""
+    @property
+    def session(self) -> Any:
+        """The open session; its ``run`` is thread-safe.
+
+        Raises:
+            EngineError: the model was closed.
+        """
         if self._session is None:
             raise EngineError("the engine is closed; open the bundle again")
-        try:
-            result: list[Array] = self._session.run(outputs, inputs)
-        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-            raise EngineError(
-                f"ONNX Runtime failed: {_first_line(error)}; close other programs or report it"
-            ) from error
-        return result
+        return self._session
 
     def close(self) -> None:
         """Unmaps the weights."""
@@ -116,7 +115,13 @@ class OrtCpuEngine:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs the component on arrays that match ``spec``; new arrays come back."""
         self.spec.check(inputs)
-        return dict(zip(self._outputs, self._model.run(self._outputs, inputs), strict=True))
+        session = self._model.session
+        try:
+            return dict(zip(self._outputs, session.run(self._outputs, inputs), strict=True))
+        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+            raise EngineError(
+                f"ONNX Runtime failed: {_first_line(error)}; close other programs or report it"
+            ) from error
 
     def close(self) -> None:
         """Closes the shared model."""

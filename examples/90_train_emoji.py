@@ -56,11 +56,11 @@ class Recipe:
     head_dim: int = 32
     text_width: int = 128
     text_layers: int = 2
-    unet_batch: int = 48
+    unet_batch: int = 32
     unet_rate: float = 1e-3
     empty_prompts: float = 0.1  # share of prompts dropped, for classifier-free guidance
     snr_gamma: float = 5.0  # min-SNR weighting, Hang et al. 2023, eq. 8
-    ema: float = 0.999
+    ema: float = 0.995
     weight_decay: float = 0.01
     warmup: float = 0.02  # share of the run in which the rate rises; then it falls as a cosine to zero
 

@@ -1,10 +1,13 @@
 """Where a model comes from: a diffusers folder, a hub id or the embedded model, checked before torch is asked."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from latentrt.engines.errors import CheckpointError, LatentrtError
 from latentrt.engines.files import sha256_of_file
@@ -63,6 +66,16 @@ class Checkpoint:
         name = SAMPLER_OF_SCHEDULER.get(self.scheduler.get("_class_name", ""), self.family.defaults.sampler)
         karras = bool(self.scheduler.get("use_karras_sigmas"))
         return f"{name}_k" if karras and name in ("euler", "dpmpp_2m") else name
+
+    @property
+    def parameters(self) -> int:
+        """How many weights the components have, from the headers of their files."""
+        total = 0
+        for part in _WEIGHTS:
+            for path in _weight_files(self.folder, part):
+                weights: Any = safe_open(path, "numpy")
+                total += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
+        return total
 
     def schedule(self) -> ScheduleConfig:
         """The training schedule; keys that concern only one sampler's habits are left to the samplers.
@@ -186,16 +199,20 @@ def _from_folder(folder: Path, *, name: str, revision: str | None) -> Checkpoint
 
 def _truncated(folder: Path, part: str) -> list[str]:
     """Faults of a part's safetensors files, from their headers alone."""
-    from safetensors import SafetensorError, safe_open
-
     faults = []
-    for path in sorted((folder / part).glob("*.safetensors")):
+    for path in _weight_files(folder, part):
         try:
             with safe_open(path, "numpy"):
                 pass
         except (SafetensorError, OSError) as error:
             faults.append(f"{part}/{path.name} is damaged ({error})")
     return faults
+
+
+def _weight_files(folder: Path, part: str) -> list[Path]:
+    """The files that the libraries will read: the whole one, or the shards; not variants such as fp16."""
+    whole = folder / part / _WEIGHTS[part][0]
+    return [whole] if whole.is_file() else sorted((folder / part).glob(f"{whole.stem}-*.safetensors"))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def build(
         existing = _up_to_date(output, checkpoint, precision, chosen, backend)
         if existing is not None:
             return Build(bundle=existing, up_to_date=True, seconds=timer.seconds)
-        _check_space(output, checkpoint.folder)
+        _check_space(output, checkpoint)
         from latentrt.export.components import export_components
 
         with staged_directory(output) as root:
@@ -112,15 +112,15 @@ def _check_profiles(profiles: Sequence[Profile], multiple: int) -> None:
         )
 
 
-def _check_space(output: Path, source: Path) -> None:
+def _check_space(output: Path, checkpoint: "Checkpoint") -> None:
     """Refuses to start where the disk cannot hold the result."""
     parent = next(folder for folder in output.absolute().parents if folder.exists())
-    stored = sum(path.stat().st_size for path in source.rglob("*.safetensors"))
-    needed = 5 * stored  # fp16 weights become fp32 ONNX, and engines about as much again with packing
+    # fp32 ONNX, and engines that are up to 1.4 times as large with packed weights
+    needed = int(2.4 * 4 * checkpoint.parameters)
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise OutputError(
-            f"{str(parent)!r} has {free // 2**20} MB free, the bundle may need {needed // 2**20} MB; "
+            f"{str(parent)!r} has {free // 2**20} MB free, the bundle needs about {needed // 2**20} MB; "
             "free some space or choose another disk"
         )
 

@@ -6,8 +6,8 @@ from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.manifest import LatentRecord
 from latentrt.engines.spec import Array
+from latentrt.runtime.batches import in_batches
 from latentrt.runtime.noise import Noise
-from latentrt.runtime.prompt import in_batches
 
 
 def latents_from_pixels(engine: Engine, record: LatentRecord, pixels: Array, noise: Noise, count: int) -> Array:

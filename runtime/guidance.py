@@ -6,7 +6,7 @@ import numpy as np
 
 from latentrt.engines.engine import Engine
 from latentrt.engines.spec import Array
-from latentrt.runtime.prompt import pieces_of
+from latentrt.runtime.batches import pieces_of
 
 
 class GuidedUnet:
@@ -51,20 +51,20 @@ class GuidedUnet:
 
     def __call__(self, x: Array, timestep: float) -> Array:
         """The guided prediction at ``x`` (N, C, H/f, W/f), already scaled to unit variance; a new array."""
-        predictions = [self._piece(x[start:stop], timestep, inputs) for start, stop, inputs in self._pieces]
-        return predictions[0] if len(predictions) == 1 else np.concatenate(predictions)
-
-    def _piece(self, x: Array, timestep: float, inputs: dict[str, Array]) -> Array:
-        count = len(x)
-        inputs["timestep"][0] = timestep
-        inputs["sample"][:count] = x
-        if self._guided:
-            inputs["sample"][count : 2 * count] = x
-        start = perf_counter()
-        output = self._engine.run(inputs)["out_sample"]
-        self.seconds += perf_counter() - start
-        self.calls += 1
-        if not self._guided:
-            return output[:count]
-        unconditional, conditional = output[:count], output[count : 2 * count]
-        return unconditional + self._scale * (conditional - unconditional)
+        predictions = np.empty_like(x)
+        for start, stop, inputs in self._pieces:
+            count = stop - start
+            inputs["timestep"][0] = timestep
+            inputs["sample"][:count] = x[start:stop]
+            if self._guided:
+                inputs["sample"][count : 2 * count] = x[start:stop]
+            begin = perf_counter()
+            output = self._engine.run(inputs)["out_sample"]
+            self.seconds += perf_counter() - begin
+            self.calls += 1
+            if self._guided:
+                unconditional, conditional = output[:count], output[count : 2 * count]
+                predictions[start:stop] = unconditional + self._scale * (conditional - unconditional)
+            else:
+                predictions[start:stop] = output[:count]
+        return predictions

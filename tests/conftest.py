@@ -1,7 +1,10 @@
 """Bundles that many tests share, built once per session."""
 
 import os
-from collections.abc import Iterator
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,12 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
+@pytest.fixture
+def tiny_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle, to damage or to build over."""
+    return shutil.copytree(tiny_bundle, tmp_path / "tiny.bundle")
+
+
 @pytest.fixture(scope="session")
 def emoji_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model's bundle. Do not write to it."""
@@ -49,3 +58,30 @@ def emoji_pipe(emoji_bundle: Path) -> Iterator[latentrt.Pipeline]:
     """The embedded model's bundle, opened."""
     with latentrt.open(emoji_bundle) as pipe:
         yield pipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What a command left behind."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Runs ``latentrt ARGUMENTS…`` in this process."""
+    from latentrt.cli import main
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+    def run(*arguments: object) -> Ran:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            main([str(argument) for argument in arguments])
+        written = capfd.readouterr()
+        code = exit.value.code
+        return Ran(status=code if isinstance(code, int) else 1, stdout=written.out, stderr=written.err)
+
+    return run

@@ -1,0 +1,44 @@
+"""An exporter that copies what an earlier build exported, so that a whole build takes a second and no torch."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from latentrt.engines.bundle import open_bundle
+from latentrt.engines.manifest import BundleManifest
+
+
+def stub_exporter(bundle: Path, after: Callable[[Path], None] = lambda root: None) -> ModuleType:
+    """A stand-in for ``latentrt.export.components`` that "exports" the portable files of ``bundle``.
+
+    Its versions equal no real ones, so that a build never finds the bundle up to date. ``after`` sees the
+    folder that was filled.
+    """
+
+    def export_components(checkpoint: Any, root: Path, *_: Any) -> BundleManifest:
+        manifest = open_bundle(bundle).manifest
+        for name in manifest.files:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle / name, root / name)
+        after(root)
+        return manifest
+
+    module = ModuleType("latentrt.export.components")
+    module.export_components = export_components  # type: ignore[attr-defined]
+    module.exporter_versions = lambda: {"stub": "0"}  # type: ignore[attr-defined]
+    return module
+
+
+def main() -> None:
+    """``python stub_export.py SOURCE_BUNDLE ARGUMENTS…`` is ``latentrt ARGUMENTS…`` with the stub as exporter."""
+    from latentrt.cli import main as command_line
+
+    sys.modules["latentrt.export.components"] = stub_exporter(Path(sys.argv[1]))
+    command_line(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

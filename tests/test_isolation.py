@@ -1,0 +1,109 @@
+"""Who may import whom: the runtime runs without torch, and arrows between the rooms run one way."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).resolve().parent.parent
+ROOMS = ("benchmarks", "engines", "export", "models", "runtime")
+BUILDERS = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
+BACKENDS = ("tensorrt", "tensorrt_rtx", "polygraphy", "onnxruntime", "cuda")
+HEAVY = ("numpy", "PIL", "pydantic", "rich", "typer", "tokenizers", "safetensors")
+
+# Refuses imports, as if the packages were not installed
+BLOCK = """
+import importlib, pkgutil, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def run_blocked(blocked: tuple[str, ...], code: str) -> str:
+    """Runs code in a fresh Python that lacks some packages; returns what it printed."""
+    script = f"BLOCKED = {set(blocked)!r}\n{BLOCK}\n{code}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=HOUSE.parent)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("room", ["runtime", "engines"])
+def test_every_module_imports_without_torch_or_any_backend(room: str) -> None:
+    """Each file of the room, in a process where none of those packages exists."""
+    code = f"""
+room = importlib.import_module("latentrt.{room}")
+names = [module.name for module in pkgutil.walk_packages(room.__path__, "latentrt.{room}.")]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+    files = [path for path in (HOUSE / room).rglob("*.py") if path.name != "__init__.py"]
+    assert int(run_blocked(BUILDERS + BACKENDS, code)) == len(files)
+
+
+@pytest.mark.parametrize("module", ["latentrt", "latentrt.engines", "latentrt.engines.errors"])
+def test_importing_the_package_loads_nothing(module: str) -> None:
+    """Not even NumPy: ``import latentrt`` costs milliseconds."""
+    blocked = set(BUILDERS + BACKENDS + HEAVY)
+    loaded = run_blocked(
+        (), f"import {module}\nprint(*sorted({{n.partition('.')[0] for n in sys.modules}} & {blocked}))"
+    )
+    assert loaded.split() == []
+
+
+def test_draws_without_torch(tiny_bundle: Path, tmp_path: Path) -> None:
+    """A picture from a bundle, in a process where torch, diffusers, transformers and onnx do not exist."""
+    code = f"""
+import latentrt
+with latentrt.open({str(tiny_bundle)!r}) as pipe:
+    pipe("a cat", num_inference_steps=2, seed=1).save({str(tmp_path / "cat.png")!r})
+"""
+    run_blocked(BUILDERS, code)
+    assert (tmp_path / "cat.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compiles_the_engines_of_a_bundle_without_torch(tiny_copy: Path) -> None:
+    """``latentrt build BUNDLE`` on a machine that has only the runtime."""
+    for plan in (tiny_copy / "engines").glob("*/model.onnx"):
+        plan.unlink()
+    code = f"from latentrt.cli import main\nmain(['build', {str(tiny_copy)!r}, '--json'])"
+    assert json.loads(run_blocked(BUILDERS, code))["up_to_date"] is False
+    assert len(list((tiny_copy / "engines").glob("*/model.onnx"))) == 4
+
+
+def imported_by(path: Path) -> set[str]:
+    """Absolute names of everything that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+@pytest.mark.parametrize(
+    ("room", "others"),
+    [("engines", ("runtime", "export", "benchmarks", "models")), ("runtime", ("export", "benchmarks", "models"))],
+)
+def test_arrows_run_one_way(room: str, others: tuple[str, ...]) -> None:
+    """The runtime knows no exporter, and the engines know neither."""
+    for path in (HOUSE / room).rglob("*.py"):
+        forbidden = {name for name in imported_by(path) if name.split(".")[:2] in [["latentrt", o] for o in others]}
+        assert not forbidden, path
+
+
+def test_rooms_are_imported_by_their_full_names() -> None:
+    """``import engines`` would work in this checkout alone."""
+    for folder in ("latentrt", *ROOMS, "tests", "examples"):
+        for path in (HOUSE / folder).rglob("*.py"):
+            assert not {name.partition(".")[0] for name in imported_by(path)} & set(ROOMS), path

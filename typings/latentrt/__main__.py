@@ -1,0 +1,1 @@
+../../latentrt/__main__.py
