@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from threading import Lock
 
 from latentrt.engines import ort_cpu
 from latentrt.engines.bundle import HASHED_AT_OPEN, Bundle, Probe, check_files, record_files
@@ -27,6 +28,9 @@ from latentrt.engines.parity import EXACT, Parity, gate
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
 from latentrt.engines.spec import EngineSpec
+
+# Text-to-image never needs it; the first image-to-image call opens it.
+_ON_DEMAND = frozenset({"vae_encoder"})
 
 
 def current_key(manifest: BundleManifest, component: str, backend: Backend) -> str:
@@ -146,7 +150,7 @@ class OpenComponents:
     """The components of a bundle, opened on one backend; closes them together."""
 
     def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None) -> None:
-        """Opens every component.
+        """Checks every component's engine, and opens all but those that only some calls need.
 
         Raises:
             EngineError: no engine fits this machine.
@@ -154,19 +158,32 @@ class OpenComponents:
         """
         self.bundle = bundle
         self.backend = backend
+        self._threads = threads
+        self._lock = Lock()
+        self._closed = False
         self._models: dict[str, OrtCpuModel] = {}
-        folders = {name: _folder_for(bundle, name, backend) for name in bundle.manifest.components}
-        for name, folder in folders.items():
-            self._models[name] = OrtCpuModel(folder, threads=threads)
+        self._folders = {name: _folder_for(bundle, name, backend) for name in bundle.manifest.components}
+        for name in self._folders.keys() - _ON_DEMAND:
+            self._model(name)
 
     def engine(self, component: str, profile: Profile) -> Engine:
         """The component at one profile; engines of one component share their weights."""
-        return OrtCpuEngine(self._models[component], spec_at(self.bundle.manifest, component, profile))
+        return OrtCpuEngine(self._model(component), spec_at(self.bundle.manifest, component, profile))
+
+    def _model(self, component: str) -> OrtCpuModel:
+        with self._lock:
+            if self._closed:
+                raise EngineError("the pipeline is closed; open the bundle again")
+            if component not in self._models:
+                self._models[component] = OrtCpuModel(self._folders[component], threads=self._threads)
+            return self._models[component]
 
     def close(self) -> None:
         """Releases all weights; further runs are refused."""
-        for model in self._models.values():
-            model.close()
+        with self._lock:
+            self._closed = True
+            for model in self._models.values():
+                model.close()
 
 
 def _folder_for(bundle: Bundle, component: str, backend: Backend) -> Path:

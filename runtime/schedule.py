@@ -173,7 +173,7 @@ def check_steps(config: ScheduleConfig, steps: int) -> None:
     Raises:
         RequestError: fewer than 1 or more than the training timesteps.
     """
-    if not 1 <= steps <= config.num_train_timesteps:
+    if not isinstance(steps, int) or not 1 <= steps <= config.num_train_timesteps:
         raise RequestError(
             f"got {steps} steps, expected 1 to {config.num_train_timesteps}; set num_inference_steps in this range"
         )
