@@ -126,7 +126,8 @@ def staged_directory(destination: Path) -> Iterator[Path]:
     retired = destination.parent / f".{destination.name}.retired"
     try:
         recover_directory(destination)
-        shutil.rmtree(staging, ignore_errors=True)
+        for leftover in (staging, retired):
+            shutil.rmtree(leftover, ignore_errors=True)
         staging.mkdir(parents=True)
         yield staging
         if not destination.exists():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from latentrt.engines.errors import BundleError, LatentrtError
 from latentrt.engines.parity import Parity
@@ -124,6 +124,14 @@ class BundleManifest(Record):
     tokenizers: dict[str, TokenizerRecord]
     defaults: DefaultsRecord
     files: dict[str, FileRecord]
+
+    @model_validator(mode="after")
+    def _lists_what_it_uses(self) -> "BundleManifest":
+        used = [name for part in self.components.values() for name in (part.onnx, part.weights, part.probes) if name]
+        missing = [name for name in used if name not in self.files]
+        if missing:
+            raise ValueError(f"files lacks {', '.join(missing)}")
+        return self
 
     def dimensions(self, profile: Profile) -> dict[str, int]:
         """The numbers behind the named dimensions at one profile."""

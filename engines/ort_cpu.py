@@ -53,7 +53,7 @@ def _save_optimised(onnx: Path, folder: Path, *, prepacked: bool) -> None:
         "session.save_external_prepacked_constant_initializers": str(int(prepacked)),
     }.items():
         options.add_session_config_entry(key, value)
-    _session(onnx, options)
+    _session(onnx, options, "compile", f"check that {str(folder.parent)!r} has space")
     (folder / DATA_FILE).touch()  # a graph without large weights writes none
 
 
@@ -136,13 +136,11 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _session(path: Path, options: Any) -> Any:
+def _session(path: Path, options: Any, verb: str = "open", remedy: str = "build the bundle again") -> Any:
     try:
         return _onnxruntime().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-        raise EngineError(
-            f"ONNX Runtime cannot open {str(path)!r}: {_first_line(error)}; build the bundle again"
-        ) from error
+        raise EngineError(f"ONNX Runtime cannot {verb} {str(path)!r}: {_first_line(error)}; {remedy}") from error
 
 
 def _first_line(error: Exception) -> str:

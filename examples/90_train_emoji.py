@@ -16,11 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +26,12 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 import emoji_data
+from emoji_training import Pace, Run, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +43,9 @@ class Recipe:
     # AutoencoderKL: factor 2 ** (len - 1)
     vae_channels: tuple[int, ...] = (32, 64, 128)
     vae_groups: int = 8
-    vae_batch: int = 8
-    vae_rate: float = 1e-3
+    vae_pace: Pace = field(default_factory=lambda: Pace(batch=8, rate=1e-3, ema=0.999))
     edge_weight: float = 1.0  # L1 of the horizontal and vertical differences: crisp edges
-    kl_weight: float = 2e-4  # on the KL per latent value; at 5e-3 two of the four channels went dead
+    kl_weight: float = 2e-4  # on the KL per latent value; 5e-3 starved two of the four channels
     # U-Net and text encoder
     unet_channels: tuple[int, ...] = (64, 96, 160)
     unet_attends: tuple[bool, ...] = (False, True, True)  # attention at 16×16 would cost half as much again
@@ -56,30 +54,12 @@ class Recipe:
     head_dim: int = 32
     text_width: int = 128
     text_layers: int = 2
-    unet_batch: int = 32
-    unet_rate: float = 1e-3
+    unet_pace: Pace = field(default_factory=lambda: Pace(batch=32, rate=1e-3, ema=0.995))
     empty_prompts: float = 0.1  # share of prompts dropped, for classifier-free guidance
     snr_gamma: float = 5.0  # min-SNR weighting, Hang et al. 2023, eq. 8
-    ema: float = 0.995
-    weight_decay: float = 0.01
-    warmup: float = 0.02  # share of the run in which the rate rises; then it falls as a cosine to zero
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One call: how long, from where, to where."""
-
-    seed: int
-    minutes: float  # of this stage, over all resumptions
-    steps: int | None  # where given, ends the stage instead of the minutes
-    work: Path
-    out: Path
-    backend: str = "eager"  # of the U-Net in training, or inductor: torch.compile
-    save_every: float = 180.0  # seconds
 
 
 Pictures = npt.NDArray[np.uint8]
-Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
 def tensor_from_pictures(pictures: Pictures) -> torch.Tensor:
@@ -150,122 +130,6 @@ def build_scheduler() -> PNDMScheduler:
     )
 
 
-def rate_factor(progress: float, warmup: float) -> float:
-    """Learning-rate factor at a share `progress` of the run: a linear rise, then half a cosine to zero."""
-    if progress < warmup:
-        return progress / warmup
-    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup)))
-
-
-def batch_indices(step: int, batch: int, count: int, seed: int) -> torch.Tensor:
-    """Which samples step number `step` sees: seeded permutations laid end to end, so resuming is exact."""
-    picked: list[torch.Tensor] = []
-    position, wanted = step * batch, batch
-    while wanted:
-        epoch, offset = divmod(position, count)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
-        part = order[offset : offset + wanted]
-        picked.append(part)
-        position, wanted = position + len(part), wanted - len(part)
-    return torch.cat(picked)
-
-
-def train(
-    stage: str,
-    modules: torch.nn.ModuleDict,
-    loss_of: Loss,
-    count: int,
-    batch: int,
-    rate: float,
-    recipe: Recipe,
-    run: Run,
-) -> torch.nn.ModuleDict:
-    """Train to the end of the budget, from work/<stage>.pt where it is there; returns the averaged modules.
-
-    loss_of(indices, generator) is called under bfloat16 autocast. The average is exponential, recipe.ema.
-    """
-    file = run.work / f"{stage}.pt"
-    decay = [p for p in modules.parameters() if p.ndim > 1]
-    plain = [p for p in modules.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=rate,
-        betas=(0.9, 0.99),
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
-    average = {k: v.detach().clone() for k, v in modules.state_dict().items()}
-    step, elapsed = 0, 0.0
-    if file.exists():
-        state = torch.load(file, weights_only=True)
-        modules.load_state_dict(state["modules"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, step, elapsed = state["average"], state["step"], state["elapsed"]
-        print(f"{stage}: goes on from step {step}, {elapsed / 60:.1f} minutes", flush=True)
-
-    def progress() -> float:
-        return (step / run.steps if run.steps else 1.0) if run.steps is not None else elapsed / (60 * run.minutes)
-
-    def save() -> None:
-        temporary = file.with_suffix(".tmp")
-        torch.save(
-            {
-                "modules": modules.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-                "step": step,
-                "elapsed": elapsed,
-            },
-            temporary,
-        )
-        temporary.replace(file)
-
-    modules.train()
-    current = [v for v in modules.state_dict().values() if v.is_floating_point()]  # the parameters themselves
-    averaged = [average[k] for k, v in modules.state_dict().items() if v.is_floating_point()]
-    first = step
-    smooth, saved, shown = math.nan, time.monotonic(), time.monotonic()
-    while progress() < 1:
-        began = time.monotonic()
-        factor = rate_factor(max(progress(), 1e-3), recipe.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * factor
-        generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = loss_of(batch_indices(step, batch, count, run.seed), generator)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        keep = min(recipe.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(averaged, current, 1 - keep)
-        elapsed += time.monotonic() - began
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise RuntimeError(
-                f"{stage}: got loss {value} at step {step}, expected a finite one; "
-                f"go on from the last checkpoint with a lower rate"
-            )
-        smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
-        if time.monotonic() - shown > 15:
-            shown = time.monotonic()
-            print(
-                f"{stage}: step {step}, {100 * progress():.1f} %, {elapsed / 60:.1f} min, "
-                f"loss {smooth:.4f}, rate {rate * factor:.2e}, {time.monotonic() - began:.2f} s a step",
-                flush=True,
-            )
-        if time.monotonic() - saved > run.save_every:
-            save()
-            saved = time.monotonic()
-    if step > first:
-        save()
-    print(f"{stage}: {step} steps in {elapsed / 60:.1f} minutes, loss {smooth:.4f}", flush=True)
-    modules.load_state_dict(average)
-    return modules.eval()
-
-
 def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Differences between neighbours, along the width and along the height."""
     return x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
@@ -285,16 +149,7 @@ def train_vae(pictures: Pictures, recipe: Recipe, run: Run) -> AutoencoderKL:
         kl = posterior.kl().float().mean() / posterior.mean[0].numel()
         return F.l1_loss(y, x) + recipe.edge_weight * edge + recipe.kl_weight * kl
 
-    train(
-        "vae",
-        torch.nn.ModuleDict({"vae": vae}),
-        loss_of,
-        len(data),
-        recipe.vae_batch,
-        recipe.vae_rate,
-        recipe,
-        run,
-    )
+    train("vae", torch.nn.ModuleDict({"vae": vae}), loss_of, len(data), recipe.vae_pace, run)
     return vae
 
 
@@ -304,7 +159,9 @@ def latents_and_psnr(vae: AutoencoderKL, pictures: Pictures) -> tuple[torch.Tens
     for part in np.array_split(pictures, max(1, len(pictures) // 64)):
         with torch.no_grad():
             mean = vae.encode(tensor_from_pictures(part)).latent_dist.mean
-            drawn = vae.decode(mean).sample.add(1).mul(127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
+            drawn = (
+                vae.decode(mean).sample.add(1).mul(127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
+            )
         error = np.square(drawn - part).mean(axis=(1, 2, 3))
         psnr.extend(10 * np.log10(255.0**2 / np.maximum(error, 1e-2)))
         latents.append(mean)
@@ -319,7 +176,9 @@ def train_unet(
     unet = build_unet(recipe).to(memory_format=torch.channels_last)
     text_encoder = build_text_encoder(recipe, tokenizer)
     forward = torch.compile(unet, backend="inductor", dynamic=False) if run.backend == "inductor" else unet
-    ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
+    ids = tokenizer(
+        prompts, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+    ).input_ids
     empty = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids[0]
     alphas = build_scheduler().alphas_cumprod
 
@@ -338,7 +197,7 @@ def train_unet(
         return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
 
     modules = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-    train("unet", modules, loss_of, len(latents), recipe.unet_batch, recipe.unet_rate, recipe, run)
+    train("unet", modules, loss_of, len(latents), recipe.unet_pace, run)
     return unet, text_encoder
 
 
@@ -371,7 +230,9 @@ def save_checkpoint(
     for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text_encoder)):
         broken = [k for k, v in module.state_dict().items() if not torch.isfinite(v).all()]
         if broken:
-            raise RuntimeError(f"{name}: got non-finite fp16 weights in {broken}, expected none; lower the rate")
+            raise RuntimeError(
+                f"{name}: got non-finite fp16 weights in {broken}, expected none; lower the rate"
+            )
     for file in sorted(f for f in beside.rglob("*") if f.is_file()):
         target = run.out / file.relative_to(beside)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -398,9 +259,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("emoji-train"), help="checkpoints of the training")
     parser.add_argument("--out", type=Path, default=Path("emoji-train/emoji"), help="the diffusers folder")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--backend", choices=("eager", "inductor"), default="eager", help="inductor compiles first")
+    parser.add_argument(
+        "--backend", choices=("eager", "inductor"), default="eager", help="inductor compiles first"
+    )
     given = parser.parse_args(arguments)
+    if given.minutes <= 0 or (given.steps is not None and given.steps < 0):
+        parser.error(
+            f"got --minutes {given.minutes} --steps {given.steps}, expected more than 0 and at least 0"
+        )
     torch.set_num_threads(given.threads)
+    diffusers_logging.set_verbosity_error()  # it warns that fp16 may be inexact, which is the point
+    diffusers_logging.disable_progress_bar()
 
     recipe = Recipe()
     try:

@@ -23,6 +23,13 @@ _WEIGHTS = {
     "vae": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"),
 }
 
+# What a build reads from the configs and cannot guess
+_KEYS = {
+    "text_encoder": ("max_position_embeddings", "hidden_size"),
+    "unet": ("in_channels", "out_channels", "block_out_channels", "cross_attention_dim"),
+    "vae": ("latent_channels", "block_out_channels"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -185,10 +192,15 @@ def _from_folder(folder: Path, *, name: str, revision: str | None) -> Checkpoint
         (tokenizer / "vocab.json").is_file() and (tokenizer / "merges.txt").is_file()
     ):
         faults.append("tokenizer/tokenizer.json (or vocab.json with merges.txt) is missing")
+    for part, keys in _KEYS.items():
+        if part in configs:
+            faults += [f"{part}/config.json lacks {key}" for key in keys if configs[part].get(key) is None]
     unet = configs.get("unet")
     if not faults and unet is not None:
         family = family_of(index, unet, str(folder))
-        return Checkpoint(name=name, revision=revision, folder=folder, family=family, index=index, **configs)
+        checkpoint = Checkpoint(name=name, revision=revision, folder=folder, family=family, index=index, **configs)
+        checkpoint.schedule()  # refuses now what would otherwise stop the build half way
+        return checkpoint
     if unet is not None and index.get("_class_name"):
         try:
             family_of(index, unet, str(folder))

@@ -151,10 +151,21 @@ def _build_engines(
                 f"{', '.join(map(str, bundle.manifest.profiles))}; build from the model with all the profiles"
             )
         bundle.check_all()
-        present = {folder.name for folder in (root / "engines").glob("*")}
-        keys = {current_key(bundle.manifest, name, backend) for name in bundle.manifest.components}
-        _compile_all(root, bundle.manifest, backend, timer)
-    return Build(bundle=bundle, up_to_date=keys <= present, seconds=timer.seconds)
+        whole = _engines_whole(bundle, backend)
+        if not whole:
+            _compile_all(root, bundle.manifest, backend, timer)
+    return Build(bundle=bundle, up_to_date=whole, seconds=timer.seconds)
+
+
+def _engines_whole(bundle: Bundle, backend: Backend) -> bool:
+    """Whether every component has its engine for this machine, with nothing missing or altered."""
+    try:
+        for name in bundle.manifest.components:
+            folder = bundle.root / "engines" / current_key(bundle.manifest, name, backend)
+            check_files(folder, read_engine(folder).files, largest_hashed=None)
+    except BundleError:
+        return False
+    return True
 
 
 def _up_to_date(
@@ -182,9 +193,6 @@ def _up_to_date(
         if not same:
             return None
         bundle.check_all()
-        for name in manifest.components:
-            folder = output / "engines" / current_key(manifest, name, backend)
-            check_files(folder, read_engine(folder).files, largest_hashed=None)
     except BundleError:
         return None
-    return bundle
+    return bundle if _engines_whole(bundle, backend) else None

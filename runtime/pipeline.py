@@ -1,6 +1,7 @@
 """The pipeline: prompts in, pictures out, around the engines of one bundle."""
 
 import math
+import operator
 import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -136,6 +137,8 @@ class Pipeline:
                 f"got latents {latents.shape} {latents.dtype}, expected {self._latent_shape(request)} float32; "
                 "give one unit-variance latent per picture"
             )
+        if not np.isfinite(latents).all():
+            raise RequestError("got latents with NaN or infinity, expected finite values; draw them anew")
         x = latents * np.float32(schedule.initial_scale)
         return self._draw(request, x, schedule, noise, begin, encode_image=0.0)
 
@@ -306,9 +309,11 @@ class Pipeline:
     ) -> _Request:
         """Checks the arguments of a call and fills in the bundle's defaults."""
         defaults = self.manifest.defaults
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else [prompt]
         if not prompts or not all(isinstance(text, str) for text in prompts):
             raise RequestError("got no prompt, expected a text or a list of texts; give at least one")
+        for text in (*prompts, *([negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or ())):
+            _check_text(text)
         if num_images_per_prompt < 1:
             raise RequestError(f"got {num_images_per_prompt} images per prompt, expected at least 1; raise it")
         if output_type not in tuple(OutputType):
@@ -337,6 +342,14 @@ class Pipeline:
         return request
 
 
+def _check_text(text: str) -> None:
+    """Refuses lone surrogates, which a terminal's bytes become where they are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"got text {text!a}, expected valid Unicode; write it as UTF-8") from error
+
+
 def _negatives(negative: str | Sequence[str] | None, prompts: int, repeats: int) -> list[str]:
     texts = [negative or ""] * prompts if negative is None or isinstance(negative, str) else list(negative)
     if len(texts) != prompts:
@@ -347,11 +360,16 @@ def _negatives(negative: str | Sequence[str] | None, prompts: int, repeats: int)
 def _seeds(seed: int | Sequence[int] | None, count: int) -> int | tuple[int, ...]:
     if seed is None:
         return tuple(secrets.randbits(32) for _ in range(count))
-    seeds = (seed,) if isinstance(seed, int) else tuple(seed)
-    if not all(isinstance(value, int) and 0 <= value < 2**64 for value in seeds):
-        raise RequestError(f"got seed {seed}, expected whole numbers from 0 to 2^64 − 1; choose one in this range")
-    if isinstance(seed, int):
-        return seed
+    shared = np.ndim(seed) == 0
+    values: list[Any] = [seed] if shared else list(seed)  # type: ignore[arg-type]
+    try:
+        seeds = tuple(operator.index(value) for value in values)  # NumPy's integers, too
+    except TypeError:
+        seeds = (-1,)
+    if not all(0 <= value < 2**64 for value in seeds):
+        raise RequestError(f"got seed {seed!r}, expected whole numbers from 0 to 2^64 − 1; choose one in this range")
+    if shared:
+        return seeds[0]
     if len(seeds) != count:
         raise RequestError(f"got {len(seeds)} seeds for {count} pictures; give one for all, or one per picture")
     return seeds

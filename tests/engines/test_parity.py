@@ -1,0 +1,68 @@
+"""The gate that every component passes, and the alignment of packed weights."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latentrt.engines.errors import ParityError
+from latentrt.engines.ort_cpu import _packing_aligned
+from latentrt.engines.parity import EXACT, gate, parity_of
+from latentrt.engines.precision import Precision
+
+REFERENCE = np.random.default_rng(0).standard_normal((2, 4, 8, 8), np.float32)
+
+
+def test_equal_arrays_are_exact() -> None:
+    """No error, infinite PSNR; and the gate lets them pass."""
+    assert parity_of(REFERENCE, REFERENCE.copy()) == EXACT
+    gate("unet", EXACT, Precision.FP32)
+
+
+def test_figures_are_those_of_their_definitions() -> None:
+    """A hundredth more everywhere: 1 % relative error, PSNR from range and mean square."""
+    parity = parity_of(REFERENCE * np.float32(1.01), REFERENCE)
+    assert parity.relative_error == pytest.approx(0.01, rel=1e-3)
+    mse = float(np.mean((REFERENCE.astype(float) * 0.01) ** 2))
+    assert parity.psnr == pytest.approx(10 * math.log10(np.ptp(REFERENCE) ** 2 / mse), abs=0.01)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_one_wrong_value_fails(value: float) -> None:
+    """The component and the gate are named."""
+    result = REFERENCE.copy()
+    result[0, 0, 0, 0] = value
+    with pytest.raises(ParityError, match=r"vae_decoder \(fp32\).*expected a relative error of at most 1e-04"):
+        gate("vae_decoder", parity_of(result, REFERENCE), Precision.FP32)
+
+
+@pytest.mark.parametrize(
+    "result", [REFERENCE[:1], REFERENCE * 0, REFERENCE.swapaxes(2, 3), REFERENCE * np.float32(1.001)]
+)
+def test_wrong_outputs_fail(result: np.ndarray) -> None:
+    """Cut, empty, transposed, off by a thousandth."""
+    with pytest.raises(ParityError, match="unet"):
+        gate("unet", parity_of(result, REFERENCE), Precision.FP32)
+
+
+def test_nan_stays_the_worst() -> None:
+    """Whatever it is combined with."""
+    broken = parity_of(REFERENCE * np.nan, REFERENCE)
+    for worst in (broken.worse(EXACT), EXACT.worse(broken)):
+        with pytest.raises(ParityError):
+            gate("unet", worst, Precision.FP32)
+
+
+@pytest.mark.parametrize(
+    ("places", "aligned"),
+    [
+        (b"no packed weights", True),
+        (b"MatMul+1234|0;4096;x MatMul+56|4096;64;", True),
+        (b"MatMul+1234|0;4096;x MatMul+56|4100;64;", False),
+    ],
+)
+def test_packed_weights_must_lie_aligned(tmp_path: Path, places: bytes, aligned: bool) -> None:
+    """Where ONNX Runtime would end the process."""
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x0a" + places + b"\x00")
+    assert _packing_aligned(tmp_path / "model.onnx") is aligned

@@ -1,0 +1,76 @@
+"""Profiles as text, and tensors checked before native code sees them."""
+
+import numpy as np
+import pytest
+
+from latentrt.engines.errors import RequestError
+from latentrt.engines.profile import Profile, profile_for_size, profile_from_text
+from latentrt.engines.spec import BATCH, EngineSpec, TensorSpec
+
+SPEC = EngineSpec(
+    inputs={
+        "sample": TensorSpec(shape=(BATCH, 4, 8, 6), dtype=np.dtype("float32")),
+        "timestep": TensorSpec(shape=(1,), dtype=np.dtype("float32")),
+    },
+    outputs={},
+    batches=(1, 2, 4),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "profile"),
+    [
+        ("512x512", Profile(width=512, height=512)),
+        (" 768X512x2 ", Profile(width=768, height=512, batch=2)),
+        ("8x16x1", Profile(width=8, height=16)),
+    ],
+)
+def test_profiles_parse_and_print(text: str, profile: Profile) -> None:
+    """Width first; a batch of one is not written."""
+    assert profile_from_text(text) == profile
+    assert profile_from_text(str(profile)) == profile
+
+
+@pytest.mark.parametrize("text", ["", "512", "512x", "x512", "512x512x2x2", "-1x8", "8x8x0", "0x8", "8.5x8", "9" * 9])
+def test_other_texts_are_refused(text: str) -> None:
+    """With the form that is expected."""
+    with pytest.raises(RequestError, match=r"512x512|WIDTHxHEIGHT"):
+        profile_from_text(text)
+
+
+def test_a_size_is_found_exactly_or_not_at_all() -> None:
+    """Never another one that is close."""
+    profiles = [Profile(width=64, height=48), Profile(width=32, height=32, batch=2)]
+    assert profile_for_size(profiles, 32, 32) is profiles[1]
+    with pytest.raises(RequestError, match=r"48x64.*64x48, 32x32x2.*--profile 48x64"):
+        profile_for_size(profiles, 48, 64)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_matching_arrays_pass(batch: int) -> None:
+    """Every batch that the engine runs."""
+    SPEC.check({"sample": np.zeros((batch, 4, 8, 6), np.float32), "timestep": np.zeros(1, np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("sample", "got"),
+    [
+        (np.zeros((1, 4, 6, 8), np.float32), r"sample \(1, 4, 6, 8\) float32"),
+        (np.zeros((1, 4, 8, 6)), r"sample \(1, 4, 8, 6\) float64"),
+        (np.zeros((3, 4, 8, 6), np.float32), r"sample \(3, 4, 8, 6\) float32"),
+        (np.zeros((4, 8, 6), np.float32), r"sample \(4, 8, 6\) float32"),
+        (None, r"got timestep \(1\) float32"),
+    ],
+)
+def test_others_are_refused_with_got_and_expected(sample: np.ndarray | None, got: str) -> None:
+    """Transposed, of another dtype, of a batch that is not run, of another rank, missing."""
+    arrays = {"sample": sample, "timestep": np.zeros(1, np.float32)}
+    with pytest.raises(RequestError, match=rf"{got}.*expected sample \(batch, 4, 8, 6\) float32.*1, 2, 4"):
+        SPEC.check({name: array for name, array in arrays.items() if array is not None})
+
+
+def test_an_input_too_many_is_refused() -> None:
+    """Names are compared, too."""
+    arrays = {"sample": np.zeros((1, 4, 8, 6), np.float32), "timestep": np.zeros(1, np.float32)}
+    with pytest.raises(RequestError, match="mask"):
+        SPEC.check({**arrays, "mask": np.zeros(1)})

@@ -1,0 +1,59 @@
+"""The numbered examples run, one after the other, and leave what they say."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+TRAINING = EXAMPLES / "90_train_emoji.py"
+SCRIPTS = [path for path in sorted(EXAMPLES.glob("[0-9][0-9]_*.py")) if path != TRAINING]
+COLOURS = ("red", "orange", "gold", "green", "teal", "blue", "purple", "black")
+
+
+def run(script: Path, folder: Path, *arguments: object) -> str:
+    """Runs a script in a folder; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(emoji_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The examples' output folder, with the embedded model's bundle built already."""
+    folder = tmp_path_factory.mktemp("examples")
+    shutil.copytree(emoji_bundle, folder / "emoji.bundle")
+    return folder
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_example_runs(script: Path, folder: Path) -> None:
+    """It prints something and leaves a new picture."""
+    before = set(folder.glob("*.png"))
+    assert run(script, folder, folder)
+    assert set(folder.glob("*.png")) - before
+
+
+def test_training_makes_a_checkpoint(tmp_path: Path) -> None:
+    """A step of each stage on eight drawn icons, in the place of the npm package's."""
+    pytest.importorskip("resvg_py", reason="the dev extra is not installed")
+    icons = {
+        f"{colour}-circle": {"body": f'<circle cx="16" cy="16" r="{8 + index}" fill="{colour}"/>'}
+        for index, colour in enumerate(COLOURS)
+    }
+    data = tmp_path / "icons.json"
+    data.write_text(json.dumps({"icons": icons, "width": 32, "height": 32}))
+    out = tmp_path / "model"
+    run(TRAINING, tmp_path, "--data", data, "--work", tmp_path / "work", "--out", out, "--steps", 1)
+    names = ("model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer")
+    assert all((out / name).exists() for name in names)
