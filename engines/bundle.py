@@ -8,7 +8,15 @@ import numpy as np
 
 from latentrt.engines.errors import BundleError
 from latentrt.engines.files import recover_directory, sha256_of_file
-from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, EngineManifest, FileRecord, read_manifest
+from latentrt.engines.manifest import (
+    BUNDLE_FILE,
+    COMPONENTS,
+    TOKENIZER,
+    BundleManifest,
+    EngineManifest,
+    FileRecord,
+    read_manifest,
+)
 from latentrt.engines.parity import EXACT, Parity, parity_of
 from latentrt.engines.profile import Profile, profile_from_text
 from latentrt.engines.spec import Array
@@ -80,7 +88,11 @@ def open_bundle(root: str | Path) -> Bundle:
     recover_directory(root)
     if not root.is_dir():
         raise BundleError(f"got {str(root)!r}, expected the folder of a bundle; make one with latentrt build")
-    return Bundle(root=root, manifest=read_manifest(root / BUNDLE_FILE, BundleManifest))
+    manifest = read_manifest(root / BUNDLE_FILE, BundleManifest)
+    absent = {*COMPONENTS, TOKENIZER} - manifest.components.keys() - manifest.tokenizers.keys()
+    if absent:
+        raise BundleError(f"{str(root)!r} was altered: it lacks {', '.join(sorted(absent))}; build the bundle again")
+    return Bundle(root=root, manifest=manifest)
 
 
 def record_files(root: Path, names: Iterable[str]) -> dict[str, FileRecord]:

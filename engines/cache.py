@@ -1,6 +1,5 @@
 """Compiled engines inside a bundle: made, found by key, opened, and refused when they do not fit."""
 
-import math
 import os
 import shutil
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from threading import Lock
 from latentrt.engines import ort_cpu
 from latentrt.engines.bundle import HASHED_AT_OPEN, Bundle, Probe, check_files, record_files
 from latentrt.engines.engine import Engine
-from latentrt.engines.errors import BundleError, EngineError
+from latentrt.engines.errors import BundleError, EngineError, RequestError
 from latentrt.engines.files import output_error
 from latentrt.engines.key import engine_key, onnx_digest
 from latentrt.engines.machine import cpu_features
@@ -90,7 +89,7 @@ def compile_component(
             onnx_sha256=onnx_digest(manifest, component),
             machine=cpu_features(),
             flags=ort_cpu.FLAGS,
-            parity=ParityRecord(relative_error=parity.relative_error, psnr=_finite(parity.psnr), cases=cases),
+            parity=ParityRecord(relative_error=parity.relative_error, psnr=parity.psnr, cases=cases),
             files=record_files(staging, files),
         )
         write_manifest(staging / ENGINE_FILE, engine)
@@ -101,10 +100,6 @@ def compile_component(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return engine
-
-
-def _finite(psnr: float) -> float:
-    return psnr if math.isfinite(psnr) else 999.0  # JSON has no infinity; identical results
 
 
 def _measure(
@@ -155,7 +150,10 @@ class OpenComponents:
         Raises:
             EngineError: no engine fits this machine.
             BundleError: an engine is damaged.
+            RequestError: fewer than 1 thread.
         """
+        if threads is not None and threads < 1:
+            raise RequestError(f"got {threads} threads, expected at least 1; leave it out for one per core")
         self.bundle = bundle
         self.backend = backend
         self._threads = threads

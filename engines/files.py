@@ -5,6 +5,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -47,20 +48,17 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         OutputError: the file could not be written; what stood at ``path`` is unchanged.
     """
-    temporary: Path | None = None
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{path.suffix}")
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory")
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary.touch(exist_ok=False)
         write(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
         raise output_error(path, error) from error
     finally:
-        if temporary is not None:
+        with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
@@ -77,12 +75,6 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise output_error(path, error) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextlib.contextmanager
@@ -125,7 +117,7 @@ def staged_directory(destination: Path) -> Iterator[Path]:
     staging = destination.parent / f".{destination.name}.building"
     retired = destination.parent / f".{destination.name}.retired"
     try:
-        recover_directory(destination)
+        _restore(destination, retired)
         for leftover in (staging, retired):
             shutil.rmtree(leftover, ignore_errors=True)
         staging.mkdir(parents=True)
@@ -147,8 +139,17 @@ def staged_directory(destination: Path) -> Iterator[Path]:
 
 
 def recover_directory(destination: Path) -> None:
-    """Puts back the folder that a killed writer had moved aside, where its successor never arrived."""
+    """Puts back the folder that a killed writer had moved aside, where its successor never arrived.
+
+    Does nothing while a writer is at work: its second rename is about to come.
+    """
     retired = destination.parent / f".{destination.name}.retired"
+    if retired.exists() and not destination.exists():
+        with contextlib.suppress(BusyError, OSError), locked(destination):
+            _restore(destination, retired)
+
+
+def _restore(destination: Path, retired: Path) -> None:
     if retired.exists() and not destination.exists():
         os.rename(retired, destination)
 

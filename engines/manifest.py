@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
@@ -17,6 +17,8 @@ from latentrt.engines.spec import BATCH, EngineSpec, TensorSpec
 SCHEMA = 1
 BUNDLE_FILE = "bundle.json"
 ENGINE_FILE = "engine.json"
+COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
+TOKENIZER = "tokenizer"
 
 
 def _profile(value: object) -> object:
@@ -42,8 +44,8 @@ class FileRecord(Record):
 class TensorRecord(Record):
     """One tensor of a component; dimensions are numbers or the names in ``dimensions``."""
 
-    shape: tuple[int | str, ...]
-    dtype: str
+    shape: tuple[Annotated[int, Field(gt=0)] | str, ...]
+    dtype: Literal["float32", "int64"]
 
 
 class ParityRecord(Record):
@@ -69,7 +71,7 @@ class ComponentRecord(Record):
     outputs: dict[str, TensorRecord]
     probes: str
     parity: ParityRecord
-    batch_per_picture: int
+    batch_per_picture: Annotated[int, Field(gt=0)]
     parameters: int
 
 
@@ -84,20 +86,17 @@ class SourceRecord(Record):
 class LatentRecord(Record):
     """Channels of the latents and the map between them and the autoencoder's own scale."""
 
-    channels: int
-    scaling_factor: float
+    channels: Annotated[int, Field(gt=0)]
+    scaling_factor: Annotated[float, Field(gt=0)]
     shift_factor: float
-    pixels: int
+    pixels: Annotated[int, Field(gt=0)]
 
 
 class TokenizerRecord(Record):
-    """A CLIP tokenizer's folder in the bundle and its special ids."""
+    """A CLIP tokenizer's folder in the bundle and the number of tokens per prompt."""
 
     folder: str
-    length: int
-    bos_id: int
-    eos_id: int
-    pad_id: int
+    length: Annotated[int, Field(gt=2)]
 
 
 class DefaultsRecord(Record):

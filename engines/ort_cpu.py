@@ -136,7 +136,9 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _session(path: Path, options: Any, verb: str = "open", remedy: str = "build the bundle again") -> Any:
+def _session(
+    path: Path, options: Any, verb: str = "open", remedy: str = "open the bundle again, or build it again"
+) -> Any:
     try:
         return _onnxruntime().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception

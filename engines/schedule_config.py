@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class PredictionType(StrEnum):
@@ -65,3 +65,9 @@ class ScheduleConfig(BaseModel):
     rescale_betas_zero_snr: bool = False
     sigma_spacing: SigmaSpacing = SigmaSpacing.TIMESTEPS
     final_sigmas_type: FinalSigma = FinalSigma.ZERO
+
+    @model_validator(mode="after")
+    def _has_a_beta_per_timestep(self) -> "ScheduleConfig":
+        if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
+            raise ValueError(f"{len(self.trained_betas)} trained_betas for {self.num_train_timesteps} timesteps")
+        return self

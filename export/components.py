@@ -15,6 +15,7 @@ from latentrt.engines.bundle import Probe, record_files, write_probes
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.manifest import (
     SCHEMA,
+    TOKENIZER,
     BundleManifest,
     ComponentRecord,
     ParityRecord,
@@ -26,11 +27,12 @@ from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
 from latentrt.engines.spec import Array
 from latentrt.export.checkpoint import Checkpoint
-from latentrt.export.onnx_export import OPSET, Graph, export_onnx, quiet
+from latentrt.export.onnx_export import Graph, export_onnx, quiet
 from latentrt.export.probes import noised_latents, photograph, record_probe, timesteps, token_ids
 from latentrt.export.text_encoder import load_text_encoder, text_encoder_graph
 from latentrt.export.unet import load_unet, unet_graph
 from latentrt.export.vae import load_vae, vae_decoder_graph, vae_encoder_graph
+from latentrt.export.versions import exporter_versions
 from latentrt.runtime.tokenizer import Tokenizer, tokenizer_from_folder
 
 _T = TypeVar("_T")
@@ -106,7 +108,7 @@ def export_components(
         _export_autoencoder_and_unet(run, contexts)
     files = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
     with progress.stage("digests"):
-        source = SourceRecord(name=checkpoint.name, revision=checkpoint.revision, files=checkpoint.files())
+        source = SourceRecord(name=checkpoint.name, revision=checkpoint.revision, files=checkpoint.files)
         recorded = record_files(root, files)
     return BundleManifest(
         schema_version=SCHEMA,
@@ -118,24 +120,10 @@ def export_components(
         profiles=tuple(profiles),
         schedule=checkpoint.schedule(),
         latents=checkpoint.latents,
-        tokenizers={
-            "tokenizer": TokenizerRecord(
-                folder="tokenizer",
-                length=length,
-                bos_id=tokenizer.bos_id,
-                eos_id=tokenizer.eos_id,
-                pad_id=tokenizer.pad_id,
-            )
-        },
+        tokenizers={TOKENIZER: TokenizerRecord(folder="tokenizer", length=length)},
         defaults=checkpoint.family.defaults.model_copy(update={"sampler": checkpoint.sampler}),
         files=recorded,
     )
-
-
-def exporter_versions() -> dict[str, str]:
-    """What shapes the ONNX: the versions of the exporting libraries and the opset."""
-    names = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
-    return {**{name: version(name) for name in names}, "opset": str(OPSET)}
 
 
 def _export_text_encoder(run: _Export, tokenizer: Tokenizer) -> torch.Tensor:

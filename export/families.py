@@ -31,13 +31,26 @@ SD1 = Family(
 )
 FAMILIES = (SD1,)
 
-# The sampler that a checkpoint's own scheduler stands for; other classes take the family's default.
-SAMPLER_OF_SCHEDULER = {
-    "DDIMScheduler": "ddim",
-    "EulerDiscreteScheduler": "euler",
-    "EulerAncestralDiscreteScheduler": "euler_a",
-    "DPMSolverMultistepScheduler": "dpmpp_2m",
+# The sampler that a checkpoint's own scheduler stands for, and the settings that it then must have
+_SAMPLER_OF_SCHEDULER: dict[str, tuple[str, dict[str, object]]] = {
+    "DDIMScheduler": ("ddim", {}),
+    "EulerDiscreteScheduler": ("euler", {"timestep_type": "discrete", "interpolation_type": "linear"}),
+    "EulerAncestralDiscreteScheduler": ("euler_a", {}),
+    "DPMSolverMultistepScheduler": (
+        "dpmpp_2m",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"},
+    ),
 }
+_WITH_KARRAS = {"euler": "euler_k", "dpmpp_2m": "dpmpp_2m_k"}
+
+
+def sampler_of_scheduler(scheduler: Mapping[str, Any], family: Family) -> str:
+    """The sampler that draws as a checkpoint's own scheduler would, or else the family's default."""
+    name, settings = _SAMPLER_OF_SCHEDULER.get(scheduler.get("_class_name", ""), ("", {}))
+    if not name or any(scheduler.get(key, value) != value for key, value in settings.items()):
+        return family.defaults.sampler
+    return _WITH_KARRAS.get(name, name) if scheduler.get("use_karras_sigmas") else name
+
 
 # Parts of a U-Net's config that need inputs no listed family has
 _PLAIN_UNET = {
@@ -62,7 +75,7 @@ def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], folder: str) ->
         faults = [
             f"its U-Net has {key} {unet[key]!r}" for key, plain in _PLAIN_UNET.items() if unet.get(key, plain) != plain
         ]
-        if unet.get("in_channels") != family.unet_in_channels:
+        if unet.get("in_channels", family.unet_in_channels) != family.unet_in_channels:
             faults.append(f"its U-Net takes {unet.get('in_channels')} channels instead of {family.unet_in_channels}")
         if faults:
             raise CheckpointError(

@@ -1,7 +1,8 @@
 """Conducts a build: export, engines and the gates between them, into one new folder."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from latentrt.engines.bundle import Bundle, check_files, open_bundle
 from latentrt.engines.cache import compile_component, current_key, read_engine
-from latentrt.engines.errors import BundleError, OutputError, RequestError
+from latentrt.engines.errors import BundleError, CheckpointError, OutputError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, write_manifest
 from latentrt.engines.precision import Backend, Precision
@@ -19,6 +20,7 @@ from latentrt.engines.progress import Progress, StageTimer
 if TYPE_CHECKING:
     from latentrt.export.checkpoint import Checkpoint
 
+_BUNDLE_ENTRIES = {BUNDLE_FILE, "engines", "onnx", "probes", "tokenizer"}
 _Choice = TypeVar("_Choice", Precision, Backend)
 
 
@@ -64,23 +66,26 @@ def build(
         return _build_engines(Path(model), output, chosen, backend, timer)
     if output is None:
         raise RequestError("got no output folder, expected one for the bundle; add -o DIR")
-    output = Path(output)
+    output = Path(output).resolve()  # one lock and one folder, however it is spelled
     if output.exists() and not _replaceable(output):
         raise OutputError(f"{str(output)!r} exists and is no bundle; choose a new folder or remove it")
-    from latentrt.export.checkpoint import checkpoint_from_model
+    from latentrt.export.source import checkpoint_from_model
+    from latentrt.export.versions import exporter_versions
 
-    checkpoint = checkpoint_from_model(str(model))
+    with _export_packages():
+        versions = exporter_versions()
+        checkpoint = checkpoint_from_model(str(model))
     if not chosen:
         width, height = checkpoint.default_size
         chosen = [Profile(width=width, height=height)]
     _check_profiles(chosen, checkpoint.pixel_multiple)
     with locked(output):
-        existing = _up_to_date(output, checkpoint, precision, chosen, backend)
+        existing = _up_to_date(output, checkpoint, versions, precision, chosen, backend)
         if existing is not None:
             return Build(bundle=existing, up_to_date=True, seconds=timer.seconds)
         _check_space(output, checkpoint)
-        from latentrt.export.components import export_components
-
+        with _export_packages():
+            from latentrt.export.components import export_components
         with staged_directory(output) as root:
             manifest = export_components(checkpoint, root, precision, chosen, timer)
             manifest = _compile_all(root, manifest, backend, timer)
@@ -95,7 +100,21 @@ def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
 
 
 def _replaceable(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / BUNDLE_FILE).is_file() or not any(folder.iterdir()))
+    """Whether a folder is empty, or holds nothing but a bundle, damaged or not."""
+    if not folder.is_dir():
+        return False
+    return all(path.name in _BUNDLE_ENTRIES for path in folder.iterdir())
+
+
+@contextmanager
+def _export_packages() -> Iterator[None]:
+    """Turns a missing package of the exporter into a sentence."""
+    try:
+        yield
+    except ImportError as error:
+        raise CheckpointError(
+            f"building from a model needs the package {error.name}, which is not installed; install latentrt[export]"
+        ) from error
 
 
 def _check_profiles(profiles: Sequence[Profile], multiple: int) -> None:
@@ -140,7 +159,8 @@ def _build_engines(
     root: Path, output: str | Path | None, profiles: Sequence[Profile], backend: Backend, timer: StageTimer
 ) -> Build:
     """Adds to a bundle the engines it lacks here; its portable files stay as they are."""
-    if output is not None and Path(output).resolve() != root.resolve():
+    root = root.resolve()
+    if output is not None and Path(output).resolve() != root:
         raise RequestError(f"got a bundle as the model and output {str(output)!r}, expected no output; leave -o out")
     with locked(root):
         bundle = open_bundle(root)
@@ -171,6 +191,7 @@ def _engines_whole(bundle: Bundle, backend: Backend) -> bool:
 def _up_to_date(
     output: Path,
     checkpoint: "Checkpoint",
+    versions: dict[str, str],
     precision: Precision,
     profiles: Sequence[Profile],
     backend: Backend,
@@ -178,17 +199,15 @@ def _up_to_date(
     """The bundle at ``output`` if a build would make the same one again."""
     if not (output / BUNDLE_FILE).is_file():
         return None
-    from latentrt.export.components import exporter_versions
-
     try:
         bundle = open_bundle(output)
         manifest = bundle.manifest
         same = (
             manifest.latentrt == version("latentrt")
-            and manifest.exporter == exporter_versions()
+            and manifest.exporter == versions
             and manifest.profiles == tuple(profiles)
             and all(record.precision == precision for record in manifest.components.values())
-            and manifest.source.files == checkpoint.files()
+            and manifest.source.files == checkpoint.files
         )
         if not same:
             return None

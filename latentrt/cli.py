@@ -46,7 +46,7 @@ def build(
 ) -> None:
     """Build a bundle from a model; given a bundle, compile its engines for this machine."""
     from latentrt.building import build as build_bundle
-    from latentrt.terminal import BuildProgress, print_json, stdout
+    from latentrt.terminal import BuildProgress, print_json, say
 
     result = build_bundle(
         model, output, precision=precision, profiles=profile or (), backend=backend, progress=BuildProgress()
@@ -64,11 +64,11 @@ def build(
         )
         return
     if result.up_to_date:
-        stdout.print(f"{root} is up to date")
+        say(f"{root} is up to date")
         return
-    stdout.print(f"{root} built in {sum(result.seconds.values()):.1f} s")
+    say(f"{root} built in {sum(result.seconds.values()):.1f} s")
     for name, record in manifest.components.items():
-        stdout.print(f"  {name:<13} against torch: {record.parity.parity}")
+        say(f"  {name:<13} against torch: {record.parity.parity}")
 
 
 @app.command()
@@ -162,15 +162,15 @@ def inspect(bundle: Bundle, json: Json = False) -> None:
 def verify(bundle: Bundle, threads: Threads = None, json: Json = False) -> None:
     """Check every file of a bundle, and its engines on this machine against torch's recorded results."""
     from latentrt.inspection import verify as verify_bundle
-    from latentrt.terminal import BuildProgress, print_json, stdout
+    from latentrt.terminal import BuildProgress, print_json, say
 
     figures = verify_bundle(bundle, threads=threads, progress=BuildProgress())
     if json:
         print_json({"bundle": str(bundle), "parity": {name: asdict(parity) for name, parity in figures.items()}})
         return
     for name, parity in figures.items():
-        stdout.print(f"{name:<13} {parity}")
-    stdout.print(f"{bundle} is whole, and its engines agree with torch")
+        say(f"{name:<13} {parity}")
+    say(f"{bundle} is whole, and its engines agree with torch")
 
 
 @app.command()
@@ -199,15 +199,15 @@ def demo(
 ) -> None:
     """Build the embedded emoji model and draw a contact sheet of prompts × seeds."""
     from latentrt.demo import run
-    from latentrt.terminal import print_json, stdout
+    from latentrt.terminal import print_json, say
 
     done = run(output)
     if json:
         print_json({"sheet": str(done.sheet), "bundle": str(done.bundle), "seconds": done.seconds})
         return
     for stage, seconds in done.seconds.items():
-        stdout.print(f"{seconds:8.1f} s  {stage}")
-    stdout.print(f"the contact sheet is {done.sheet}")
+        say(f"{seconds:8.1f} s  {stage}")
+    say(f"the contact sheet is {done.sheet}")
 
 
 def _size(text: str | None) -> tuple[int | None, int | None]:
@@ -263,7 +263,7 @@ class _Steps:
 
 
 def _report(result: Any, output: Path, json: bool) -> None:
-    from latentrt.terminal import print_json, stdout
+    from latentrt.terminal import print_json, say
 
     paths = result.save(output)
     timings = asdict(result.timings)
@@ -274,8 +274,8 @@ def _report(result: Any, output: Path, json: bool) -> None:
         print_json({"pictures": pictures, "timings": timings})
         return
     for path, seed in zip(paths, result.seeds, strict=True):
-        stdout.print(f"{path}  (seed {seed})")
-    stdout.print(
+        say(f"{path}  (seed {seed})")
+    say(
         f"{timings['total']:.2f} s: prompt {timings['encode_prompt']:.2f}, "
         f"denoise {timings['denoise']:.2f}, decode {timings['decode']:.2f}"
     )

@@ -9,7 +9,7 @@ from latentrt.engines.errors import LatentrtError
 from latentrt.engines.parity import EXACT, Parity, gate
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress, StageTimer
-from latentrt.terminal import megabytes, print_table, stdout
+from latentrt.terminal import megabytes, print_table, say
 
 
 def describe(root: Path) -> dict[str, Any]:
@@ -68,13 +68,13 @@ def _fits(manifest: Any, component: str, backend: Backend, key: str) -> bool:
 def print_description(description: dict[str, Any]) -> None:
     """``describe``'s data as tables."""
     schedule, defaults = description["schedule"], description["defaults"]
-    stdout.print(f"{description['bundle']}: {description['source']} ({description['family']})")
-    stdout.print(f"profiles   {', '.join(description['profiles'])}")
-    stdout.print(
+    say(f"{description['bundle']}: {description['source']} ({description['family']})")
+    say(f"profiles   {', '.join(description['profiles'])}")
+    say(
         f"schedule   {schedule['prediction_type']}, {schedule['beta_schedule']} "
         f"{schedule['beta_start']:g} to {schedule['beta_end']:g}, {schedule['num_train_timesteps']} timesteps"
     )
-    stdout.print(
+    say(
         f"defaults   {defaults['sampler']}, {defaults['num_inference_steps']} steps, "
         f"guidance {defaults['guidance_scale']:g}"
     )

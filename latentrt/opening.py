@@ -26,8 +26,6 @@ def open(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -
     """
     if backend != AUTO and backend not in tuple(Backend):
         raise RequestError(f"got backend {backend!r}, expected {', '.join((AUTO, *Backend))}; choose one of these")
-    if threads is not None and threads < 1:
-        raise RequestError(f"got {threads} threads, expected at least 1; leave it out for one per core")
     chosen = Backend.ORT_CPU if backend == AUTO else Backend(backend)
     bundle = open_bundle(path)
     return Pipeline(bundle, OpenComponents(bundle, chosen, threads=threads))

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+stdout = Console(highlight=False, markup=False, emoji=False)
 
 
 class BuildProgress:
@@ -40,6 +40,11 @@ def step_bar(total: int, label: str) -> Iterator[Any]:
     with Progress(*columns, console=stderr, transient=True) as progress:
         task = progress.add_task(label, total=total)
         yield lambda: progress.advance(task)
+
+
+def say(line: str) -> None:
+    """One line on stdout, to the letter: paths are neither wrapped nor read as markup."""
+    sys.stdout.write(line + "\n")
 
 
 def print_json(data: Mapping[str, Any]) -> None:

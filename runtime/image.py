@@ -89,19 +89,31 @@ def write_png(path: Path, image: Image.Image, metadata: PictureMetadata | None =
 def pixels_from_image(image: Image.Image | Array, width: int, height: int) -> Array:
     """A picture as the VAE encoder wants it: (3, H, W) float32 in [−1, 1].
 
-    PIL pictures are resized with Lanczos and turned to RGB in this order, as diffusers does. Arrays are
-    (H, W, 3), uint8 or float in [0, 1], and must have the size already.
+    PIL pictures become RGB, transparency on white, and are resized with Lanczos. Arrays are (H, W, 3), uint8 or
+    float in [0, 1], and must have the size already.
 
     Raises:
-        RequestError: an array of another shape, or with NaN or values outside [0, 1].
+        RequestError: an array of another shape or type, or with NaN or values outside [0, 1].
     """
     if isinstance(image, Image.Image):
+        image = rgb_from_image(image)
         if image.size != (width, height):
             image = image.resize((width, height), resample=Image.Resampling.LANCZOS)
-        pixels = np.asarray(image.convert("RGB"), np.float32) / 255.0
+        pixels = np.asarray(image, np.float32) / 255.0
     else:
         pixels = _checked_array(image, width, height)
     return np.ascontiguousarray((2.0 * pixels - 1.0).transpose(2, 0, 1))
+
+
+def rgb_from_image(image: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB: 16-bit grey scaled to 8 bits, transparency laid on white."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image, np.float64) / 257.0  # 65535 / 255
+        return Image.fromarray(np.clip(grey, 0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
 
 
 def _checked_array(image: Any, width: int, height: int) -> Array:
@@ -112,6 +124,8 @@ def _checked_array(image: Any, width: int, height: int) -> Array:
         )
     if array.dtype == np.uint8:
         return array.astype(np.float32) / np.float32(255.0)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise RequestError(f"got an image array of {array.dtype}, expected uint8, or floats in [0, 1]; convert it")
     floats = array.astype(np.float32)
     if not (floats.min() >= 0.0 and floats.max() <= 1.0):
         raise RequestError("got an image array with NaN or values outside [0, 1]; give uint8, or floats in [0, 1]")

@@ -1,13 +1,7 @@
 """The pipeline: prompts in, pictures out, around the engines of one bundle."""
 
-import math
-import operator
-import secrets
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,41 +9,24 @@ from PIL import Image
 from latentrt.engines.bundle import Bundle
 from latentrt.engines.cache import OpenComponents
 from latentrt.engines.errors import RequestError
-from latentrt.engines.manifest import BundleManifest
-from latentrt.engines.profile import Profile, profile_for_size
+from latentrt.engines.manifest import TOKENIZER, BundleManifest
 from latentrt.engines.spec import Array
 from latentrt.runtime.autoencoder import latents_from_pixels, pixels_from_latents
 from latentrt.runtime.guidance import GuidedUnet
-from latentrt.runtime.image import PictureMetadata, images_from_pixels, pixels_from_image
+from latentrt.runtime.image import images_from_pixels, pixels_from_image
 from latentrt.runtime.loop import OnStep, denoise
 from latentrt.runtime.noise import Noise
 from latentrt.runtime.prompt import TextEncoder
+from latentrt.runtime.request import (
+    CallbackOnStepEnd,
+    Request,
+    images_from_argument,
+    request_from_arguments,
+    size_of,
+)
 from latentrt.runtime.result import OutputType, Result, Timings
 from latentrt.runtime.samplers import Sampler
 from latentrt.runtime.tokenizer import tokenizer_from_folder
-
-CallbackOnStepEnd = Callable[["Pipeline", int, float, dict[str, Array]], Mapping[str, Array] | None]
-_STRONG_GUIDANCE = 14.0  # above this, pictures of the SD family oversaturate
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """One checked call: N pictures of one size."""
-
-    prompts: list[str]
-    negatives: list[str]
-    profile: Profile
-    steps: int
-    guidance_scale: float
-    sampler: Sampler
-    seeds: int | tuple[int, ...]
-    output_type: OutputType
-    callback: CallbackOnStepEnd | None
-    strength: float | None = None
-
-    @property
-    def count(self) -> int:
-        return len(self.prompts)
 
 
 class Pipeline:
@@ -57,7 +34,7 @@ class Pipeline:
 
     def __init__(self, bundle: Bundle, components: OpenComponents) -> None:
         """Takes opened components; use ``latentrt.open``, which makes them."""
-        record = bundle.manifest.tokenizers["tokenizer"]
+        record = bundle.manifest.tokenizers[TOKENIZER]
         for name in bundle.manifest.files:
             if name.startswith(f"{record.folder}/"):
                 bundle.path(name)
@@ -123,24 +100,26 @@ class Pipeline:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        request = self._request(
-            prompt, negative_prompt, width, height, num_inference_steps, guidance_scale, sampler, seed,
-            num_images_per_prompt, output_type, callback_on_step_end,
-        )  # fmt: skip
+        request = request_from_arguments(
+            self.manifest,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            sampler=sampler,
+            seed=seed,
+            num_images_per_prompt=num_images_per_prompt,
+            output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
+            strength=None,
+        )
         begin = perf_counter()
-        noise = Noise(request.seeds, self._latent_shape(request))
-        schedule = request.sampler.schedule(self.manifest.schedule, request.steps)
-        if latents is None:
-            latents = noise()
-        elif latents.shape != self._latent_shape(request) or latents.dtype != np.float32:
-            raise RequestError(
-                f"got latents {latents.shape} {latents.dtype}, expected {self._latent_shape(request)} float32; "
-                "give one unit-variance latent per picture"
-            )
-        if not np.isfinite(latents).all():
-            raise RequestError("got latents with NaN or infinity, expected finite values; draw them anew")
-        x = latents * np.float32(schedule.initial_scale)
-        return self._draw(request, x, schedule, noise, begin, encode_image=0.0)
+        noise = Noise(request.seeds, request.latent_shape)
+        start = noise() if latents is None else _checked_latents(latents, request.latent_shape)
+        x = start * np.float32(request.schedule.initial_scale)
+        return self._draw(request, x, noise, begin, encode_image=0.0)
 
     def img2img(
         self,
@@ -180,34 +159,37 @@ class Pipeline:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        images = [image] if isinstance(image, (Image.Image, np.ndarray)) else list(image)
-        if not images:
-            raise RequestError("got no image, expected one or one per picture; give image=…")
-        strength = self.manifest.defaults.strength if strength is None else strength
-        if not 0.0 <= strength <= 1.0:
-            raise RequestError(f"got strength {strength}, expected 0 to 1; set strength in this range")
+        images = images_from_argument(image)
         if width is None and height is None:
-            width, height = _size_of(images[0])
-        request = self._request(
-            prompt, negative_prompt, width, height, num_inference_steps, guidance_scale, sampler, seed,
-            num_images_per_prompt, output_type, callback_on_step_end, strength,
-        )  # fmt: skip
-        if request.count % len(images):
+            width, height = size_of(images[0])
+        request = request_from_arguments(
+            self.manifest,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            sampler=sampler,
+            seed=seed,
+            num_images_per_prompt=num_images_per_prompt,
+            output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
+            strength=self.manifest.defaults.strength if strength is None else strength,
+        )
+        if len(images) not in (1, request.count):
             raise RequestError(f"got {len(images)} images for {request.count} pictures; give one, or one per picture")
         begin = perf_counter()
         width, height = request.profile.width, request.profile.height
         pixels = np.stack([pixels_from_image(picture, width, height) for picture in images])
-        noise = Noise(request.seeds, self._latent_shape(request))
-        schedule = request.sampler.schedule(self.manifest.schedule, request.steps)
-        schedule = schedule.last(min(int(request.steps * strength), request.steps))
+        noise = Noise(request.seeds, request.latent_shape)
         encoder = self._components.engine("vae_encoder", request.profile)
         clean = latents_from_pixels(encoder, self.manifest.latents, pixels, noise, request.count)
-        x = schedule.steps[0].level.noised(clean, noise()) if len(schedule) else clean
-        return self._draw(request, x, schedule, noise, begin, encode_image=perf_counter() - begin)
+        steps = request.schedule.steps
+        x = steps[0].level.noised(clean, noise()) if steps else clean
+        return self._draw(request, x, noise, begin, encode_image=perf_counter() - begin)
 
-    def _draw(
-        self, request: _Request, x: Array, schedule: Any, noise: Noise, begin: float, encode_image: float
-    ) -> Result:
+    def _draw(self, request: Request, x: Array, noise: Noise, begin: float, encode_image: float) -> Result:
         """Encodes the prompts, denoises x and decodes it."""
         start = perf_counter()
         encoder = TextEncoder(self._tokenizer, self._components.engine("text_encoder", request.profile))
@@ -220,7 +202,7 @@ class Pipeline:
             embeddings[request.count :] if guided else None,
             request.guidance_scale,
         )
-        latents = denoise(x, schedule, request.sampler.info.solver, unet, noise, self._on_step(request))
+        latents = denoise(x, request.schedule, request.sampler.info.solver, unet, noise, self._on_step(request))
         denoised = perf_counter()
         images: list[Image.Image] | list[Array] = []
         if request.output_type is not OutputType.LATENT:
@@ -228,11 +210,10 @@ class Pipeline:
             pixels = pixels_from_latents(decoder, self.manifest.latents, latents)
             images = images_from_pixels(pixels) if request.output_type is OutputType.PIL else list(pixels)
         end = perf_counter()
-        seeds = request.seeds if isinstance(request.seeds, tuple) else (request.seeds,) * request.count
         return Result(
             images=images,
             latents=latents,
-            seeds=seeds,
+            seeds=request.seed_of_each,
             timings=Timings(
                 encode_prompt=encoded - start,
                 encode_image=encode_image,
@@ -242,17 +223,17 @@ class Pipeline:
                 decode=end - denoised,
                 total=end - begin,
             ),
-            metadata=self._metadata(request, seeds),
+            metadata=request.metadata(),
         )
 
-    def _on_step(self, request: _Request) -> OnStep | None:
+    def _on_step(self, request: Request) -> OnStep | None:
         callback = request.callback
         if callback is None:
             return None
 
         def on_step(index: int, timestep: float, x: Array) -> Array:
             replaced = callback(self, index, timestep, {"latents": x}) or {}
-            latents = replaced.get("latents", x)
+            latents = np.asarray(replaced.get("latents", x), x.dtype)
             if latents.shape != x.shape:
                 raise RequestError(
                     f"callback_on_step_end returned latents {latents.shape}, expected {x.shape}; keep the shape"
@@ -261,124 +242,14 @@ class Pipeline:
 
         return on_step
 
-    def _latent_shape(self, request: _Request) -> tuple[int, ...]:
-        latents, profile = self.manifest.latents, request.profile
-        return (
-            request.count,
-            latents.channels,
-            profile.height // latents.pixels,
-            profile.width // latents.pixels,
+
+def _checked_latents(latents: Array, shape: tuple[int, ...]) -> Array:
+    array = np.asarray(latents)
+    if array.shape != shape or array.dtype != np.float32:
+        raise RequestError(
+            f"got latents {array.shape} {array.dtype}, expected {shape} float32; "
+            "give one unit-variance latent per picture"
         )
-
-    def _metadata(self, request: _Request, seeds: tuple[int, ...]) -> tuple[PictureMetadata, ...]:
-        shared = isinstance(request.seeds, int)
-        return tuple(
-            PictureMetadata(
-                prompt=prompt,
-                negative_prompt=negative,
-                num_inference_steps=request.steps,
-                guidance_scale=request.guidance_scale,
-                sampler=request.sampler.name,
-                sampler_label=request.sampler.info.label,
-                seed=seed,
-                batch_index=index if shared else 0,
-                width=request.profile.width,
-                height=request.profile.height,
-                model=self.manifest.source.name,
-                strength=request.strength,
-            )
-            for index, (prompt, negative, seed) in enumerate(
-                zip(request.prompts, request.negatives, seeds, strict=True)
-            )
-        )
-
-    def _request(
-        self,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None,
-        width: int | None,
-        height: int | None,
-        steps: int | None,
-        guidance_scale: float | None,
-        sampler: str | Sampler | None,
-        seed: int | Sequence[int] | None,
-        num_images_per_prompt: int,
-        output_type: str,
-        callback: CallbackOnStepEnd | None,
-        strength: float | None = None,
-    ) -> _Request:
-        """Checks the arguments of a call and fills in the bundle's defaults."""
-        defaults = self.manifest.defaults
-        prompts = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else [prompt]
-        if not prompts or not all(isinstance(text, str) for text in prompts):
-            raise RequestError("got no prompt, expected a text or a list of texts; give at least one")
-        for text in (*prompts, *([negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or ())):
-            _check_text(text)
-        if num_images_per_prompt < 1:
-            raise RequestError(f"got {num_images_per_prompt} images per prompt, expected at least 1; raise it")
-        if output_type not in tuple(OutputType):
-            raise RequestError(f"got output_type {output_type!r}, expected one of {', '.join(OutputType)}")
-        guidance_scale = defaults.guidance_scale if guidance_scale is None else float(guidance_scale)
-        if not (math.isfinite(guidance_scale) and guidance_scale >= 0.0):
-            raise RequestError(f"got guidance_scale {guidance_scale}, expected a number of at least 0; 7.5 is common")
-        if guidance_scale > _STRONG_GUIDANCE:
-            warnings.warn(f"guidance_scale {guidance_scale:g} is strong; colours may saturate", stacklevel=3)
-        first = self.manifest.profiles[0]
-        chosen = sampler if isinstance(sampler, Sampler) else Sampler(name=sampler or defaults.sampler)
-        count = len(prompts) * num_images_per_prompt
-        request = _Request(
-            prompts=[text for text in prompts for _ in range(num_images_per_prompt)],
-            negatives=_negatives(negative_prompt, len(prompts), num_images_per_prompt),
-            profile=profile_for_size(self.manifest.profiles, width or first.width, height or first.height),
-            steps=defaults.num_inference_steps if steps is None else steps,
-            guidance_scale=guidance_scale,
-            sampler=chosen,
-            seeds=_seeds(seed, count),
-            output_type=OutputType(output_type),
-            callback=callback,
-            strength=strength,
-        )
-        chosen.schedule(self.manifest.schedule, request.steps)
-        return request
-
-
-def _check_text(text: str) -> None:
-    """Refuses lone surrogates, which a terminal's bytes become where they are no UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(f"got text {text!a}, expected valid Unicode; write it as UTF-8") from error
-
-
-def _negatives(negative: str | Sequence[str] | None, prompts: int, repeats: int) -> list[str]:
-    texts = [negative or ""] * prompts if negative is None or isinstance(negative, str) else list(negative)
-    if len(texts) != prompts:
-        raise RequestError(f"got {len(texts)} negative prompts for {prompts} prompts; give one, or one per prompt")
-    return [text for text in texts for _ in range(repeats)]
-
-
-def _seeds(seed: int | Sequence[int] | None, count: int) -> int | tuple[int, ...]:
-    if seed is None:
-        return tuple(secrets.randbits(32) for _ in range(count))
-    shared = np.ndim(seed) == 0
-    values: list[Any] = [seed] if shared else list(seed)  # type: ignore[arg-type]
-    try:
-        seeds = tuple(operator.index(value) for value in values)  # NumPy's integers, too
-    except TypeError:
-        seeds = (-1,)
-    if not all(0 <= value < 2**64 for value in seeds):
-        raise RequestError(f"got seed {seed!r}, expected whole numbers from 0 to 2^64 − 1; choose one in this range")
-    if shared:
-        return seeds[0]
-    if len(seeds) != count:
-        raise RequestError(f"got {len(seeds)} seeds for {count} pictures; give one for all, or one per picture")
-    return seeds
-
-
-def _size_of(image: Image.Image | Array) -> tuple[int, int]:
-    if isinstance(image, Image.Image):
-        return image.size
-    shape = np.shape(image)
-    if len(shape) != 3:
-        raise RequestError(f"got an image array of shape {shape}, expected (height, width, 3); give one of this form")
-    return int(shape[1]), int(shape[0])
+    if not np.isfinite(array).all():
+        raise RequestError("got latents with NaN or infinity, expected finite values; draw them anew")
+    return array

@@ -9,7 +9,7 @@ from latentrt.engines.schedule_config import (
     SigmaSpacing,
     TimestepSpacing,
 )
-from latentrt.runtime.schedule import Grid, Schedule, ddim_grid, dpm_grid, euler_grid
+from latentrt.runtime.schedule import Grid, Schedule, ddim_grid, dpm_grid, euler_ancestral_grid, euler_grid
 from latentrt.runtime.solvers import Solver, ddim, dpmpp_2m, euler_ancestral
 
 
@@ -62,7 +62,7 @@ SAMPLERS: dict[str, SamplerInfo] = {
         _row("ddim", "DDIM", 1, ddim, ddim_grid, None, False),
         _row("euler", "Euler", 1, ddim, euler_grid, _PLAIN, False),
         _row("euler_k", "Euler Karras", 1, ddim, euler_grid, _KARRAS, False),
-        _row("euler_a", "Euler Ancestral", 1, euler_ancestral, euler_grid, _PLAIN, True),
+        _row("euler_a", "Euler Ancestral", 1, euler_ancestral, euler_ancestral_grid, _PLAIN, True),
         _row("dpmpp_2m", "DPM++ 2M", 2, dpmpp_2m, dpm_grid, _PLAIN, False),
         _row("dpmpp_2m_k", "DPM++ 2M Karras", 2, dpmpp_2m, dpm_grid, _KARRAS, False),
     )
@@ -95,6 +95,9 @@ class Sampler:
             if value is not None and value not in choices:
                 what = "sampler" if field == "name" else field
                 raise RequestError(f"got {what} {value!r}, expected one of {', '.join(choices)}; choose one of these")
+
+        if self.steps_offset is not None and not 0 <= self.steps_offset < 1000:
+            raise RequestError(f"got steps_offset {self.steps_offset!r}, expected 0 to 999; 1 is SD 1.x's own")
 
     @property
     def info(self) -> SamplerInfo:

@@ -130,7 +130,9 @@ def alphas_cumprod_from_config(config: ScheduleConfig) -> Array:
     betas = _betas(config)
     if config.rescale_betas_zero_snr:
         betas = _with_zero_terminal_snr(betas)
-    return _cumprod(np.float32(1.0) - betas)
+    bar = _cumprod(np.float32(1.0) - betas)
+    bar.setflags(write=False)  # the cache shares it
+    return bar
 
 
 def _betas(config: ScheduleConfig) -> Array:
@@ -173,7 +175,7 @@ def check_steps(config: ScheduleConfig, steps: int) -> None:
     Raises:
         RequestError: fewer than 1 or more than the training timesteps.
     """
-    if not isinstance(steps, int) or not 1 <= steps <= config.num_train_timesteps:
+    if not 1 <= steps <= config.num_train_timesteps:
         raise RequestError(
             f"got {steps} steps, expected 1 to {config.num_train_timesteps}; set num_inference_steps in this range"
         )
@@ -224,7 +226,13 @@ def euler_grid(config: ScheduleConfig, steps: int) -> Schedule:
     # The first x has the variance of the noised image at σ_max, unless the schedule starts below it.
     largest = float(np.float32(sigmas.max()))
     starts_at_top = spacing is not TimestepSpacing.LEADING
-    return _exploding(config, timesteps, sigmas, largest if starts_at_top else float(np.hypot(largest, 1.0)))
+    scale = largest if starts_at_top else float(np.hypot(largest, 1.0))
+    return _exploding(config, timesteps, sigmas, scale, final=_final_sigma(config))
+
+
+def euler_ancestral_grid(config: ScheduleConfig, steps: int) -> Schedule:
+    """The k-diffusion schedule for ancestral noise, which always ends at σ = 0."""
+    return euler_grid(config.model_copy(update={"final_sigmas_type": FinalSigma.ZERO}), steps)
 
 
 def dpm_grid(config: ScheduleConfig, steps: int) -> Schedule:
@@ -248,8 +256,7 @@ def dpm_grid(config: ScheduleConfig, steps: int) -> Schedule:
             timesteps = timesteps.round()
     else:
         sigmas = np.interp(timesteps, np.arange(len(trained)), trained)
-    final = trained[0] if config.final_sigmas_type is FinalSigma.SIGMA_MIN else 0.0
-    exploding = _exploding(config, np.trunc(timesteps), sigmas, 1.0, final=float(final))
+    exploding = _exploding(config, np.trunc(timesteps), sigmas, 1.0, final=_final_sigma(config))
     alphas = 1.0 / np.hypot(1.0, exploding.sigmas)
     target_alphas = 1.0 / np.hypot(1.0, exploding.target_sigmas)
     return replace(
@@ -259,6 +266,11 @@ def dpm_grid(config: ScheduleConfig, steps: int) -> Schedule:
         target_alphas=target_alphas,
         target_sigmas=exploding.target_sigmas * target_alphas,
     )
+
+
+def _final_sigma(config: ScheduleConfig) -> float:
+    """Where the last step ends: no noise, or the smallest trained noise."""
+    return float(training_sigmas(config)[0]) if config.final_sigmas_type is FinalSigma.SIGMA_MIN else 0.0
 
 
 def karras_sigmas(smallest: float, largest: float, steps: int) -> Array:
@@ -282,7 +294,9 @@ def _spaced(config: ScheduleConfig, spacing: TimestepSpacing, steps: int) -> Arr
     count = config.num_train_timesteps
     if spacing is TimestepSpacing.LEADING:
         return np.arange(steps)[::-1] * float(count // steps) + config.steps_offset
-    return np.round(np.arange(count, 0, -count / steps)) - 1.0
+    # Rounding makes arange one longer for some counts (61, 103, …): a last step at timestep −1, which the
+    # reference takes, from the index −1 of ᾱ, that is from pure noise. Nobody wants that picture.
+    return np.round(np.arange(count, 0, -count / steps)[:steps]) - 1.0
 
 
 def _exploding(

@@ -72,6 +72,7 @@ def tokenizer_from_folder(folder: Path, *, length: int = 77, pad_token: str | No
             backend = TokenizersTokenizer.from_file(str(folder / "tokenizer.json"))
         else:
             backend = _clip_bpe(folder / "vocab.json", folder / "merges.txt")
+        pad = pad_token or _configured_pad(folder) or END
     except Exception as error:  # the library raises bare Exception for malformed files
         raise BundleError(
             f"cannot read the tokenizer in {str(folder)!r} ({str(error)[:200]}); "
@@ -79,7 +80,6 @@ def tokenizer_from_folder(folder: Path, *, length: int = 77, pad_token: str | No
         ) from error
     backend.no_truncation()
     backend.no_padding()
-    pad = pad_token or _configured_pad(folder) or END
     found = {token: backend.token_to_id(token) for token in (START, END, pad)}
     ids = {token: number for token, number in found.items() if number is not None}
     missing = found.keys() - ids.keys()
@@ -89,12 +89,13 @@ def tokenizer_from_folder(folder: Path, *, length: int = 77, pad_token: str | No
 
 
 def _configured_pad(folder: Path) -> str | None:
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return None
-    pad = json.loads(path.read_text("utf-8")).get("pad_token")
-    content = pad["content"] if isinstance(pad, dict) else pad
-    return None if content is None else str(content)
+    """The padding token that transformers would take: ``special_tokens_map.json`` goes first."""
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = folder / name
+        pad = json.loads(path.read_text("utf-8")).get("pad_token") if path.is_file() else None
+        if pad is not None:
+            return str(pad["content"] if isinstance(pad, dict) else pad)
+    return None
 
 
 def _clip_bpe(vocabulary: Path, merges: Path) -> "TokenizersTokenizer":

@@ -14,8 +14,7 @@ from latentrt.engines.manifest import BundleManifest
 def stub_exporter(bundle: Path, after: Callable[[Path], None] = lambda root: None) -> ModuleType:
     """A stand-in for ``latentrt.export.components`` that "exports" the portable files of ``bundle``.
 
-    Its versions equal no real ones, so that a build never finds the bundle up to date. ``after`` sees the
-    folder that was filled.
+    ``after`` sees the folder that was filled.
     """
 
     def export_components(checkpoint: Any, root: Path, *_: Any) -> BundleManifest:
@@ -28,14 +27,16 @@ def stub_exporter(bundle: Path, after: Callable[[Path], None] = lambda root: Non
 
     module = ModuleType("latentrt.export.components")
     module.export_components = export_components  # type: ignore[attr-defined]
-    module.exporter_versions = lambda: {"stub": "0"}  # type: ignore[attr-defined]
     return module
 
 
 def main() -> None:
     """``python stub_export.py SOURCE_BUNDLE ARGUMENTS…`` is ``latentrt ARGUMENTS…`` with the stub as exporter."""
+    import latentrt.export.versions
     from latentrt.cli import main as command_line
 
+    # equal to no real versions, so that a build never finds the bundle up to date
+    latentrt.export.versions.exporter_versions = lambda: {"stub": "0"}
     sys.modules["latentrt.export.components"] = stub_exporter(Path(sys.argv[1]))
     command_line(sys.argv[2:])
 

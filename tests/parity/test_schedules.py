@@ -28,14 +28,15 @@ ZERO_SNR_TOLERANCE = 2e-3
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
 def test_timesteps_and_noise_levels(sampler: str, spacing: str) -> None:
     """Over beta schedules, offsets, zero terminal SNR and numbers of steps."""
-    grid = product(("linear", "scaled_linear", "squaredcos_cap_v2"), (0, 1), (False, True), STEPS)
-    for beta_schedule, offset, zero_snr, steps in grid:
+    betas, finals = ("linear", "scaled_linear", "squaredcos_cap_v2"), ("zero", "sigma_min")
+    for beta_schedule, offset, zero_snr, final, steps in product(betas, (0, 1), (False, True), finals, STEPS):
         settings: dict[str, Any] = {
             **BETAS,
             "beta_schedule": beta_schedule,
             "steps_offset": offset,
             "timestep_spacing": spacing,
             "rescale_betas_zero_snr": zero_snr,
+            "final_sigmas_type": final,
         }
         if sampler.endswith("_k") and zero_snr and beta_schedule == "squaredcos_cap_v2":
             continue  # its timesteps are cut to whole numbers right where the square root's error decides
