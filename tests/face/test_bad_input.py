@@ -41,6 +41,9 @@ class Refusals:
         (folder / "empty").mkdir()
         (folder / "full").mkdir()
         (folder / "full" / "diary.txt").write_text("dear diary")
+        (folder / "web").mkdir()
+        (folder / "web" / "bundle.json").write_text('{"js": 1}')
+        (folder / "web" / "main.js").write_text("// mine")
         (folder / "text.txt").write_text("no picture")
         (folder / "folder.png").mkdir()
         Image.new("RGB", (32, 32), "red").save(folder / "red.png")
@@ -88,6 +91,8 @@ MODELS = {
     "profile of no multiple": ("build {model} -o {new} --profile 34x32", "34x32", "multiples of 4"),
     "duplicate sizes": ("build {model} -o {new} --profile 32x32 --profile 32x32x2", "twice"),
     "destination with other files": ("build {model} -o {tmp}/full", "no bundle"),
+    "destination with a bundle.json of others": ("build {model} -o {tmp}/web", "no bundle"),
+    "bad hub id": ("build out/my..model -o {new}", "out/my..model"),
     "destination is a file": ("build {model} -o {tmp}/text.txt", "no bundle"),
     "destination through a file": ("build {model} -o {tmp}/text.txt/new.bundle", "text.txt"),
     "destination in /proc": ("build {model} -o /proc/new.bundle", "/proc/new.bundle"),

@@ -204,3 +204,28 @@ def test_output_for_people(command: Callable[..., Any], tiny_bundle: Path, tmp_p
     done = command("generate", tiny_bundle, "cat", "--steps", 1, "--seed", 4, "-o", tmp_path / "a.png")
     assert "seed 4" in done.stdout
     assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_a_link_to_a_bundle_stays_a_link(tiny_copy: Path, tiny_checkpoint: Path) -> None:
+    """A build through a link replaces what it points to, and another spelling meets the same lock."""
+    link = tiny_copy.with_name("link")
+    link.symlink_to(tiny_copy)
+    assert start(STUB, tiny_copy, "build", tiny_checkpoint, "-o", link).wait() == 0
+    assert link.is_symlink()
+    assert open_bundle(link).manifest.profiles == open_bundle(tiny_copy).manifest.profiles
+    assert [path.name for path in tiny_copy.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_building_without_the_exporter_says_what_to_install(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """The lean install names the missing package and the extra."""
+    code = f"""
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+from latentrt.cli import main
+main(["build", {str(tiny_checkpoint)!r}, "-o", {str(tmp_path / "new.bundle")!r}])
+"""
+    process = start("-c", code)
+    _, message = process.communicate()
+    assert process.returncode == 2
+    assert "latentrt[export]" in message
+    assert list(tmp_path.iterdir()) == []

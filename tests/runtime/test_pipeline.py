@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import latentrt
+from latentrt.engines.errors import RequestError
 from latentrt.engines.ort_cpu import OrtCpuEngine
 from latentrt.engines.spec import Array
 
@@ -267,3 +268,36 @@ def test_memory_does_not_grow(draw: Callable[..., latentrt.Result]) -> None:
     for _ in range(200):
         draw(num_inference_steps=2)
     assert resident() - before < 30 * 2**20
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"guidance_scale": "a"},
+        {"negative_prompt": 5},
+        {"num_images_per_prompt": 1.5},
+        {"num_inference_steps": "five"},
+        {"width": 0},
+        {"latents": [1.0]},
+        {"output_type": "jpeg"},
+        {"sampler": 3},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_arguments_of_wrong_types_are_refused(tiny_pipe: latentrt.Pipeline, wrong: dict[str, Any]) -> None:
+    """A RequestError that names what was got, not an error from deep inside."""
+    with pytest.raises(RequestError, match="got"):
+        tiny_pipe("x", **wrong)
+
+
+def test_numpy_numbers_are_numbers(tiny_pipe: latentrt.Pipeline) -> None:
+    """Steps, sizes and seeds may come from arrays."""
+    drawn = tiny_pipe("x", num_inference_steps=np.int64(1), width=np.int32(32), height=32, seed=np.uint32(3))
+    assert drawn.seeds == (3,)
+
+
+def test_trailing_spacing_has_as_many_steps_as_asked(tiny_pipe: latentrt.Pipeline) -> None:
+    """61 of 1000 steps round to one more in the reference, the last at timestep −1."""
+    schedule = latentrt.Sampler(name="ddim", timestep_spacing="trailing").schedule(tiny_pipe.manifest.schedule, 61)
+    assert len(schedule) == 61
+    assert schedule.timesteps[-1] >= 0

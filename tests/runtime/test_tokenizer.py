@@ -1,5 +1,6 @@
 """Token ids equal to those of transformers' CLIPTokenizer, on texts that users and attackers write."""
 
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -83,4 +84,23 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, files: tuple[st
     for name in files:
         shutil.copy(EMOJI / "tokenizer" / name, tmp_path / name)
     with pytest.raises(BundleError, match=r"expected tokenizer\.json, or vocab\.json with merges\.txt"):
+        tokenizer_from_folder(tmp_path)
+
+
+def test_special_tokens_map_names_the_padding_first(tmp_path: Path) -> None:
+    """As transformers reads it: its pad token goes before that of tokenizer_config.json."""
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((EMOJI / "tokenizer" / name).read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text('{"pad_token": "<|endoftext|>"}')
+    (tmp_path / "special_tokens_map.json").write_text('{"pad_token": {"content": "!"}}')
+    ids = tokenizer_from_folder(tmp_path).encode("cat").ids
+    assert ids[-1] == json.loads((EMOJI / "tokenizer" / "vocab.json").read_text("utf-8"))["!"]
+
+
+def test_a_malformed_config_is_refused(tmp_path: Path) -> None:
+    """One sentence instead of a JSON traceback."""
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((EMOJI / "tokenizer" / name).read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(BundleError, match="cannot read the tokenizer"):
         tokenizer_from_folder(tmp_path)
