@@ -3,8 +3,9 @@
     python examples/emoji_data.py iconify-json-fluent-emoji-flat-*.tgz icons.npz
     python benchmarks/own_emoji.py models/emoji icons.npz --sheet sheet.png
 
-One picture a name, its seed the name's place in the list; distances are Euclidean over all pixels (8-bit RGB)
-to the icon as drawn by resvg at the same size. A guess at random scores 1 / (number of names).
+One picture a name that was trained on, its seed the name's place in the list; distances are Euclidean over all
+pixels (8-bit RGB) to all icons as drawn by resvg at the same size, those that were not trained on among them.
+A guess at random scores 1 / (number of icons).
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     with np.load(given.icons) as icons:
         names, references = [str(n) for n in icons["names"]], icons["pictures"]
-    owners = list(range(0, len(names), given.every))
+        trained = [int(i) for i in np.flatnonzero(icons["trained"])]
+    owners = trained[:: given.every]
     prompts = [names[i].replace("-", " ") for i in owners]
     draw = diffusers_drawer(given.model)
     scores, columns = [], [references[owners]]

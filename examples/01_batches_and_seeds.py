@@ -16,8 +16,8 @@ latentrt.build("emoji", folder / "emoji.bundle")
 
 with latentrt.open(folder / "emoji.bundle") as pipe:
     # A seed per picture: each can be drawn again alone.
-    several = pipe(["cat", "dog", "bus"], seed=[1, 2, 3], num_inference_steps=8, guidance_scale=4.0)
-    alone = pipe("dog", seed=2, num_inference_steps=8, guidance_scale=4.0)
+    several = pipe(["cat", "dog face", "frog"], seed=[1, 2, 3], num_inference_steps=8, guidance_scale=4.0)
+    alone = pipe("dog face", seed=2, num_inference_steps=8, guidance_scale=4.0)
     distance = float(np.abs(several.latents[1] - alone.latents[0]).max())
     print(f"the dog in the batch and the dog alone differ by {distance:.1e}")
 

@@ -24,7 +24,7 @@ def mirror_early(pipe, step, timestep, tensors):
 
 with latentrt.open(folder / "emoji.bundle") as pipe:
     result = pipe(
-        "owl", num_inference_steps=20, guidance_scale=4.0, seed=3, sampler="ddim", callback_on_step_end=mirror_early
+        "frog", num_inference_steps=20, guidance_scale=4.0, seed=3, sampler="ddim", callback_on_step_end=mirror_early
     )
-(path,) = result.save(folder / "owl.png")
+(path,) = result.save(folder / "frog.png")
 print(path)

@@ -56,7 +56,11 @@ class Recipe:
     text_layers: int = 2
     unet_pace: Pace = field(default_factory=lambda: Pace(batch=32, rate=1e-3, ema=0.995))
     empty_prompts: float = 0.1  # share of prompts dropped, for classifier-free guidance
-    snr_gamma: float = 5.0  # min-SNR weighting, Hang et al. 2023, eq. 8
+    # Weights min(snr, gamma) / snr (min-SNR, Hang et al. 2023, eq. 8) let the noisiest steps, where the prompt decides
+    # what is drawn, count for next to nothing: the floor gives them the weight of a mean error of x0.
+    snr_gamma: float = 5.0
+    snr_floor: float = 0.5
+    categories: tuple[str, ...] = emoji_data.CATEGORIES  # of the icons drawn; the VAE and the tokenizer see all
 
 
 Pictures = npt.NDArray[np.uint8]
@@ -159,9 +163,7 @@ def latents_and_psnr(vae: AutoencoderKL, pictures: Pictures) -> tuple[torch.Tens
     for part in np.array_split(pictures, max(1, len(pictures) // 64)):
         with torch.no_grad():
             mean = vae.encode(tensor_from_pictures(part)).latent_dist.mean
-            drawn = (
-                vae.decode(mean).sample.add(1).mul(127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
-            )
+            drawn = vae.decode(mean).sample.add(1).mul(127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
         error = np.square(drawn - part).mean(axis=(1, 2, 3))
         psnr.extend(10 * np.log10(255.0**2 / np.maximum(error, 1e-2)))
         latents.append(mean)
@@ -176,9 +178,7 @@ def train_unet(
     unet = build_unet(recipe).to(memory_format=torch.channels_last)
     text_encoder = build_text_encoder(recipe, tokenizer)
     forward = torch.compile(unet, backend="inductor", dynamic=False) if run.backend == "inductor" else unet
-    ids = tokenizer(
-        prompts, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
-    ).input_ids
+    ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
     empty = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids[0]
     alphas = build_scheduler().alphas_cumprod
 
@@ -193,7 +193,7 @@ def train_unet(
         noisy = (alpha.sqrt() * z + (1 - alpha).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         predicted = forward(noisy, t, text_encoder(tokens).last_hidden_state).sample.float()
         snr = alphas[t] / (1 - alphas[t])
-        weight = (snr.clamp(max=recipe.snr_gamma) / snr) if recipe.snr_gamma else torch.ones_like(snr)
+        weight = snr.clamp(min=recipe.snr_floor, max=recipe.snr_gamma) / snr
         return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
 
     modules = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
@@ -230,9 +230,7 @@ def save_checkpoint(
     for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text_encoder)):
         broken = [k for k, v in module.state_dict().items() if not torch.isfinite(v).all()]
         if broken:
-            raise RuntimeError(
-                f"{name}: got non-finite fp16 weights in {broken}, expected none; lower the rate"
-            )
+            raise RuntimeError(f"{name}: got non-finite fp16 weights in {broken}, expected none; lower the rate")
     for file in sorted(f for f in beside.rglob("*") if f.is_file()):
         target = run.out / file.relative_to(beside)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -259,14 +257,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("emoji-train"), help="checkpoints of the training")
     parser.add_argument("--out", type=Path, default=Path("emoji-train/emoji"), help="the diffusers folder")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--backend", choices=("eager", "inductor"), default="eager", help="inductor compiles first"
-    )
+    parser.add_argument("--backend", choices=("eager", "inductor"), default="eager", help="inductor compiles first")
     given = parser.parse_args(arguments)
     if given.minutes <= 0 or (given.steps is not None and given.steps < 0):
-        parser.error(
-            f"got --minutes {given.minutes} --steps {given.steps}, expected more than 0 and at least 0"
-        )
+        parser.error(f"got --minutes {given.minutes} --steps {given.steps}, expected more than 0 and at least 0")
     torch.set_num_threads(given.threads)
     diffusers_logging.set_verbosity_error()  # it warns that fp16 may be inexact, which is the point
     diffusers_logging.disable_progress_bar()
@@ -278,10 +272,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(missing, file=sys.stderr)
         return 2
     names = emoji_data.chosen_names(collection["icons"])[: given.limit_icons]
+    drawn = set(emoji_data.names_in_categories(collection, recipe.categories))
+    kept = [i for i, name in enumerate(names) if name in drawn] or list(range(len(names)))
     pictures = emoji_data.pictures_from_collection(collection, names, recipe.size)
     prompts = [emoji_data.prompt_from_name(name) for name in names]
     given.work.mkdir(parents=True, exist_ok=True)
-    emoji_data.save_tokenizer(prompts, given.work / "tokenizer", recipe.vocab_size)
+    if not (given.work / "tokenizer").exists():
+        emoji_data.save_tokenizer(prompts, given.work / "tokenizer", recipe.vocab_size)
     tokenizer = CLIPTokenizer.from_pretrained(given.work / "tokenizer")
     print(f"{len(names)} icons, {recipe.size}×{recipe.size} pixels, {len(tokenizer)} tokens", flush=True)
 
@@ -306,7 +303,9 @@ def main(arguments: list[str] | None = None) -> int:
     scaling = float(1 / latents.std())
     vae.register_to_config(scaling_factor=scaling)
     print(f"vae: {psnr:.2f} dB PSNR (mean over the pictures), latent std {1 / scaling:.3f}", flush=True)
-    unet, text_encoder = train_unet(prompts, latents * scaling, tokenizer, recipe, unet_run)
+    print(f"unet: {len(kept)} icons", flush=True)
+    kept_prompts = [prompts[i] for i in kept]
+    unet, text_encoder = train_unet(kept_prompts, latents[kept] * scaling, tokenizer, recipe, unet_run)
     save_checkpoint(vae, unet, text_encoder, given.work / "tokenizer", whole)
     counts: dict[str, Any] = {"vae": vae, "unet": unet, "text encoder": text_encoder}
     print(", ".join(f"{k} {sum(p.numel() for p in m.parameters()) / 1e6:.2f} M" for k, m in counts.items()))

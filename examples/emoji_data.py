@@ -1,6 +1,6 @@
 """The Fluent Emoji flat set as pictures and names, and a CLIP-style tokenizer trained on those names.
 
-Used by `90_train_emoji.py`; on its own it writes the chosen names and pictures for `benchmarks/own_emoji.py`:
+Used by `90_train_emoji.py`; on its own it writes names and pictures for `benchmarks/own_emoji.py`:
 
     python examples/emoji_data.py iconify-json-fluent-emoji-flat-*.tgz icons.npz [--size 64]
 
@@ -13,11 +13,14 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 PACKAGE = "@iconify-json/fluent-emoji-flat"
+CATEGORIES = ("Animals & Nature", "Food & Drink", "Smileys & Emotion")  # what the U-Net learns to draw
 TONES = ("-medium-light", "-medium-dark", "-light", "-medium", "-dark")  # longest first
 GENDERS = ("man", "woman", "men", "women")
 
@@ -34,10 +38,10 @@ class DataMissingError(Exception):
 
 
 def icons_from_package(path: Path | None, work: Path) -> dict[str, Any]:
-    """Read the iconify collection: {"icons": {name: {"body": svg}}, "width": 32, "height": 32, …}.
+    """Read the iconify collection: {"icons": {name: {"body": svg}}, "width": 32, …, "categories": {title: names}}.
 
-    path: the package's .tgz or its unpacked icons.json; None looks in `work` and, where there is none,
-    runs `npm pack` there. Raises DataMissingError in one line.
+    path: the package's .tgz, or its unpacked icons.json with metadata.json beside it; None looks in
+    `work` and, where there is none, runs `npm pack` there. Raises DataMissingError in one line.
     """
     if path is None:
         found = sorted(work.glob("iconify-json-fluent-emoji-flat-*.tgz"))
@@ -53,14 +57,15 @@ def icons_from_package(path: Path | None, work: Path) -> dict[str, Any]:
             f"run `npm pack {PACKAGE}` and pass it with --data"
         )
     if path.suffix == ".json":
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    with tarfile.open(path) as archive:
-        member = archive.extractfile("package/icons.json")
-        if member is None:
-            raise DataMissingError(
-                f"got no package/icons.json in {path}; run `npm pack {PACKAGE}` and pass it with --data"
-            )
-        return dict(json.load(member))
+        texts = [
+            path.read_text(encoding="utf-8"),
+            path.with_name("metadata.json").read_text(encoding="utf-8"),
+        ]
+    else:
+        with tarfile.open(path) as archive:
+            members = [archive.extractfile(f"package/{name}.json") for name in ("icons", "metadata")]
+            texts = [member.read().decode() for member in members if member is not None]
+    return {**json.loads(texts[0]), "categories": json.loads(texts[1])["categories"]}
 
 
 def base_name(name: str) -> str:
@@ -85,6 +90,12 @@ def chosen_names(names: Iterable[str]) -> list[str]:
         return gender in GENDERS and bool(rest) and (rest in toneless or f"person-{rest}" in toneless)
 
     return sorted(n for n in toneless if not neutral_exists(n))
+
+
+def names_in_categories(collection: dict[str, Any], categories: Sequence[str]) -> list[str]:
+    """The chosen names that are in one of the package's categories, sorted."""
+    inside = {name for title in categories for name in collection["categories"][title]}
+    return [name for name in chosen_names(collection["icons"]) if name in inside]
 
 
 def prompt_from_name(name: str) -> str:
@@ -116,46 +127,65 @@ def pictures_from_collection(collection: dict[str, Any], names: Sequence[str], s
     return np.stack([picture_from_icon(collection["icons"][name], collection, size) for name in names])
 
 
-def byte_symbols() -> list[str]:
-    """The 256 printable stand-ins for bytes, in CLIP's (GPT-2's) order."""
+def byte_order() -> list[int]:
+    """The 256 bytes in CLIP's (GPT-2's) order: the printable ones, then the others."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
         *range(ord("®"), ord("ÿ") + 1),
     ]
-    hidden = [b for b in range(256) if b not in printable]
-    return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(hidden))]
+    return printable + [b for b in range(256) if b not in printable]
+
+
+def byte_symbols() -> list[str]:
+    """The printable stand-ins for the bytes of byte_order: themselves, then the letters from 256 on."""
+    return [chr(b if i < 188 else 256 + i - 188) for i, b in enumerate(byte_order())]
+
+
+def merges_from_prompts(prompts: Sequence[str], count: int) -> list[tuple[str, str]]:
+    """Learn up to `count` merges of a byte-level BPE whose words end in "</w>" (Sennrich et al. 2016, alg. 1).
+
+    The most frequent pair is merged first and ties go to the pair that sorts first: the same prompts give the
+    same merges in every process. (The trainer in `tokenizers` breaks ties by hash order.)
+    """
+    letters = dict(zip(byte_order(), byte_symbols(), strict=True))
+    counts = Counter(word for prompt in prompts for word in re.findall(r"[^\W\d_]+|\d|[^\s\w]+", prompt.lower()))
+    words = [([letters[b] for b in word.encode()], n) for word, n in sorted(counts.items())]
+    for pieces, _ in words:
+        pieces[-1] += "</w>"
+    merges: list[tuple[str, str]] = []
+    while len(merges) < count:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for pieces, n in words:
+            for pair in pairwise(pieces):
+                pairs[pair] += n
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for pieces, _ in words:
+            at = 0
+            while at < len(pieces) - 1:
+                if (pieces[at], pieces[at + 1]) == best:
+                    pieces[at : at + 2] = ["".join(best)]
+                at += 1
+    return merges
 
 
 def save_tokenizer(prompts: Sequence[str], folder: Path, vocab_size: int) -> None:
-    """Train a byte-level BPE of CLIP's kind on the prompts and write it as a CLIPTokenizer folder.
+    """Learn a byte-level BPE of CLIP's kind from the prompts and write it as a CLIPTokenizer folder.
 
     The vocabulary is laid out as CLIP's: 256 byte symbols, the same with "</w>", one token a merge, the two
     specials. Every byte has both forms, so no text becomes unknown. Writes tokenizer.json, vocab.json,
     merges.txt, tokenizer_config.json and special_tokens_map.json.
     """
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
     start, end = "<|startoftext|>", "<|endoftext|>"
     symbols = byte_symbols()
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 2, initial_alphabet=symbols, end_of_word_suffix="</w>", show_progress=False
-    )
-    learner.train_from_iterator(prompts, trainer)
-    pairs = json.loads(learner.to_str())["model"]["merges"]  # ["a", "b"], or "a b" in older versions
-    merges = [(str(a), str(b)) for a, b in (p.split(" ") if isinstance(p, str) else p for p in pairs)]
-    merges = merges[: vocab_size - 2 * len(symbols) - 2]
-    tokens = list(dict.fromkeys([*symbols, *(s + "</w>" for s in symbols), *(a + b for a, b in merges), start, end]))
-    vocab = {token: i for i, token in enumerate(tokens)}
+    merges = merges_from_prompts(prompts, vocab_size - 2 * len(symbols) - 2)
+    tokens = [*symbols, *(s + "</w>" for s in symbols), *(a + b for a, b in merges), start, end]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = CLIPTokenizer(
@@ -176,7 +206,7 @@ def save_tokenizer(prompts: Sequence[str], folder: Path, vocab_size: int) -> Non
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Draw the chosen icons into one .npz: names, pictures.")
+    parser = argparse.ArgumentParser(description="Draw the chosen icons into one .npz: names, trained, pictures.")
     parser.add_argument("data", type=Path, help="the npm package's .tgz, or its icons.json")
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", type=int, default=64, help="pixels a side")
@@ -187,10 +217,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(missing, file=sys.stderr)
         return 2
     names = chosen_names(collection["icons"])
-    np.savez_compressed(
-        given.out, names=np.array(names), pictures=pictures_from_collection(collection, names, given.size)
+    trained = np.isin(names, names_in_categories(collection, CATEGORIES))
+    pictures = pictures_from_collection(collection, names, given.size)
+    np.savez_compressed(given.out, names=np.array(names), trained=trained, pictures=pictures)
+    print(
+        f"wrote {given.out}: {len(names)} icons, {trained.sum()} of them to be drawn, {given.size}×{given.size} pixels"
     )
-    print(f"wrote {given.out}: {len(names)} icons, {given.size}×{given.size} pixels")
     return 0
 
 

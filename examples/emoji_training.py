@@ -93,11 +93,7 @@ def train(
         print(f"{stage}: goes on from step {step}, {elapsed / 60:.1f} minutes", flush=True)
 
     def progress() -> float:
-        return (
-            (step / run.steps if run.steps else 1.0)
-            if run.steps is not None
-            else elapsed / (60 * run.minutes)
-        )
+        return (step / run.steps if run.steps else 1.0) if run.steps is not None else elapsed / (60 * run.minutes)
 
     def save() -> None:
         temporary = file.with_suffix(".tmp")

@@ -14,10 +14,10 @@ from latentrt.opening import open as open_pipeline
 from latentrt.runtime.image import write_png
 from latentrt.terminal import BuildProgress, step_bar
 
-PROMPTS = ("cat", "crying face", "strawberry", "bus", "sunflower", "pizza", "rocket", "octopus")
+PROMPTS = ("cat", "crying face", "strawberry", "sunflower", "frog", "red apple", "dog face", "octopus")
 SEEDS = (1, 2, 3, 4)
 STEPS = 20
-GUIDANCE = 4.0
+GUIDANCE = 3.0
 _CELL, _GAP, _LABEL, _SCALE = 64, 6, 104, 2
 
 
