@@ -60,9 +60,7 @@ class Recipe:
     # what is drawn, count for next to nothing: the floor gives them the weight of a mean error of x0.
     snr_gamma: float = 5.0
     snr_floor: float = 0.5
-    categories: tuple[str, ...] = (
-        emoji_data.CATEGORIES
-    )  # of the icons drawn; the VAE and the tokenizer see all
+    categories: tuple[str, ...] = emoji_data.CATEGORIES  # of the icons drawn; the VAE and the tokenizer see all
 
 
 Pictures = npt.NDArray[np.uint8]
@@ -165,9 +163,7 @@ def latents_and_psnr(vae: AutoencoderKL, pictures: Pictures) -> tuple[torch.Tens
     for part in np.array_split(pictures, max(1, len(pictures) // 64)):
         with torch.no_grad():
             mean = vae.encode(tensor_from_pictures(part)).latent_dist.mean
-            drawn = (
-                vae.decode(mean).sample.add(1).mul(127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
-            )
+            drawn = vae.decode(mean).sample.add(1).mul(127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
         error = np.square(drawn - part).mean(axis=(1, 2, 3))
         psnr.extend(10 * np.log10(255.0**2 / np.maximum(error, 1e-2)))
         latents.append(mean)
@@ -182,9 +178,7 @@ def train_unet(
     unet = build_unet(recipe).to(memory_format=torch.channels_last)
     text_encoder = build_text_encoder(recipe, tokenizer)
     forward = torch.compile(unet, backend="inductor", dynamic=False) if run.backend == "inductor" else unet
-    ids = tokenizer(
-        prompts, padding="max_length", truncation=True, max_length=77, return_tensors="pt"
-    ).input_ids
+    ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
     empty = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids[0]
     alphas = build_scheduler().alphas_cumprod
 
@@ -240,9 +234,7 @@ def save_checkpoint(
     for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text_encoder)):
         broken = [k for k, v in module.state_dict().items() if not torch.isfinite(v).all()]
         if broken:
-            raise RuntimeError(
-                f"{name}: got non-finite fp16 weights in {broken}, expected none; lower the rate"
-            )
+            raise RuntimeError(f"{name}: got non-finite fp16 weights in {broken}, expected none; lower the rate")
     for file in sorted(f for f in beside.rglob("*") if f.is_file()):
         target = run.out / file.relative_to(beside)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -269,14 +261,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("emoji-train"), help="checkpoints of the training")
     parser.add_argument("--out", type=Path, default=Path("emoji-train/emoji"), help="the diffusers folder")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--backend", choices=("eager", "inductor"), default="eager", help="inductor compiles first"
-    )
+    parser.add_argument("--backend", choices=("eager", "inductor"), default="eager", help="inductor compiles first")
     given = parser.parse_args(arguments)
     if given.minutes <= 0 or (given.steps is not None and given.steps < 0):
-        parser.error(
-            f"got --minutes {given.minutes} --steps {given.steps}, expected more than 0 and at least 0"
-        )
+        parser.error(f"got --minutes {given.minutes} --steps {given.steps}, expected more than 0 and at least 0")
     torch.set_num_threads(given.threads)
     diffusers_logging.set_verbosity_error()  # it warns that fp16 may be inexact, which is the point
     diffusers_logging.disable_progress_bar()

@@ -57,6 +57,10 @@ def icons_from_package(path: Path | None, work: Path) -> dict[str, Any]:
             f"run `npm pack {PACKAGE}` and pass it with --data"
         )
     if path.suffix == ".json":
+        if not path.with_name("metadata.json").is_file():
+            raise DataMissingError(
+                f"got {path} without metadata.json beside it; pass the npm package's .tgz with --data"
+            )
         texts = [
             path.read_text(encoding="utf-8"),
             path.with_name("metadata.json").read_text(encoding="utf-8"),

@@ -53,6 +53,9 @@ def test_training_makes_a_checkpoint(tmp_path: Path) -> None:
     }
     data = tmp_path / "icons.json"
     data.write_text(json.dumps({"icons": icons, "width": 32, "height": 32}))
+    titles = ("Animals & Nature", "Food & Drink", "Smileys & Emotion")
+    categories = {title: list(icons)[index::3] for index, title in enumerate(titles)}
+    data.with_name("metadata.json").write_text(json.dumps({"categories": categories}))
     out = tmp_path / "model"
     run(TRAINING, tmp_path, "--data", data, "--work", tmp_path / "work", "--out", out, "--steps", 1)
     names = ("model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer")
