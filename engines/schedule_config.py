@@ -7,11 +7,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class PredictionType(StrEnum):
-    """What the U-Net's output means: the noise, the velocity of arXiv 2202.00512, or the clean sample."""
+    """What the U-Net's output means: the noise, the velocity of arXiv 2202.00512, or the clean sample.
+
+    ``edm`` is the raw network of arXiv 2206.00364, eq. 7: the velocity with the opposite sign.
+    """
 
     EPSILON = "epsilon"
     V_PREDICTION = "v_prediction"
     SAMPLE = "sample"
+    EDM = "edm"
 
 
 class BetaSchedule(StrEnum):
@@ -31,10 +35,18 @@ class TimestepSpacing(StrEnum):
 
 
 class SigmaSpacing(StrEnum):
-    """Which noise levels are visited: those of the timesteps, or the ramp of arXiv 2206.00364, eq. 5."""
+    """Which noise levels are visited: those of the timesteps, or a curve from the largest to the smallest.
+
+    ``karras`` is the ramp of arXiv 2206.00364, eq. 5; ``exponential`` is even in log σ; ``beta`` follows the
+    Beta(0.6, 0.6) quantiles of arXiv 2407.12173; ``lu`` is even in λ (arXiv 2211.01095), the same σ as
+    ``exponential`` at timesteps rounded to whole ones.
+    """
 
     TIMESTEPS = "timesteps"
     KARRAS = "karras"
+    EXPONENTIAL = "exponential"
+    BETA = "beta"
+    LU = "lu"
 
 
 class FinalSigma(StrEnum):
@@ -48,7 +60,7 @@ class ScheduleConfig(BaseModel):
     """A training noise schedule and the model's preferences for sampling it.
 
     ``timestep_spacing`` is None where the model does not state one: each sampler then has its own default,
-    as in diffusers.
+    as in diffusers. ``skip_prk_steps`` concerns ``pndm`` alone: whether its first steps are multistep already.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +75,7 @@ class ScheduleConfig(BaseModel):
     steps_offset: int = 0
     set_alpha_to_one: bool = True
     rescale_betas_zero_snr: bool = False
+    skip_prk_steps: bool = False
     sigma_spacing: SigmaSpacing = SigmaSpacing.TIMESTEPS
     final_sigmas_type: FinalSigma = FinalSigma.ZERO
 

@@ -1,13 +1,35 @@
 """The denoising loop: the one place that drives a solver, asks the model and tells the caller."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from latentrt.engines.spec import Array
-from latentrt.runtime.schedule import Schedule
-from latentrt.runtime.solvers import NoiseSource, Solver
+from latentrt.runtime.schedule import Level, Schedule
+from latentrt.runtime.solvers.solver import Evaluate, NoiseSource, Solver
 
-Model = Callable[[Array, float], Array]
-OnStep = Callable[[int, float, Array], Array]
+Model = Callable[[Array, Level], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one model call led to: x (N, C, H/f, W/f) on its way to the next level, and the clean sample predicted.
+
+    ``index`` counts model calls; ``next_level`` is None after the last.
+    """
+
+    index: int
+    level: Level
+    next_level: Level | None
+    x: Array
+    denoised: Array
+
+
+OnStep = Callable[[Update], Array]
+
+
+class Interrupt(Exception):  # noqa: N818 - control flow, as KeyboardInterrupt
+    """Raised in a callback to end the run; what there is so far is decoded and returned."""
 
 
 def denoise(
@@ -17,6 +39,7 @@ def denoise(
     model: Model,
     noise: NoiseSource,
     on_step: OnStep | None = None,
+    stop_below: float = -math.inf,
 ) -> Array:
     """Runs a solver over a schedule.
 
@@ -24,9 +47,10 @@ def denoise(
         x: (N, C, H/f, W/f) at the schedule's first level.
         schedule: the levels.
         solver: the generator to drive.
-        model: prediction from (x scaled to unit variance, timestep).
+        model: prediction from (x scaled to unit variance, level).
         noise: standard normal noise of x's shape, for stochastic solvers.
-        on_step: called after each evaluation's update with (index, timestep, x); what it returns goes on.
+        on_step: called after each evaluation's update; the x it returns goes on.
+        stop_below: the run ends before the model would be asked at a lower timestep.
 
     Returns:
         The last x.
@@ -34,18 +58,39 @@ def denoise(
     if len(schedule) == 0:
         return x
     run = solver(x, schedule, noise)
-    request = next(run)
+    request: Evaluate | None = next(run)
     index = 0
-    while True:
+    while request is not None and request.level.timestep >= stop_below:
         x, level = request.x, request.level
         scale = level.input_scale
-        output = model(x if scale == 1.0 else x * scale, level.timestep)
+        output = model(x if scale == 1.0 else x * scale, level)
         denoised = level.denoised(schedule.prediction_type, output, x)
         try:
             request = run.send((x, denoised))
+            x = request.x
         except StopIteration as finished:
-            last: Array = finished.value
-            return last if on_step is None else on_step(index, level.timestep, last)
+            request, x = None, finished.value
         if on_step is not None:
-            request = type(request)(on_step(index, level.timestep, request.x), request.level)
+            try:
+                x = on_step(Update(index, level, request.level if request else None, x, denoised))
+            except Interrupt:
+                return x
+            if request is not None:
+                request = Evaluate(x, request.level)
         index += 1
+    return x
+
+
+def model_calls(schedule: Schedule, solver: Solver) -> list[Level]:
+    """The levels at which a run asks the model, in order; found by running the solver on a number."""
+    levels: list[Level] = []
+    if len(schedule):
+        run: object = solver(0.0, schedule, lambda *_: 0.0)  # type: ignore[arg-type]
+        request = next(run)  # type: ignore[call-overload]
+        try:
+            while True:
+                levels.append(request.level)
+                request = run.send((0.0, 0.0))  # type: ignore[attr-defined]
+        except StopIteration:
+            pass
+    return levels

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from latentrt.engines.spec import Array
+from latentrt.runtime.schedule import Level
 
 _BLOCK = 16  # torch pairs the uniforms of one block of 16: element j with j + 8
 
@@ -77,9 +78,25 @@ class Noise:
         self.per_picture = not isinstance(seeds, int)
         self._shared = Generator(seeds) if isinstance(seeds, int) else None
         self._own = [] if isinstance(seeds, int) else [Generator(seed) for seed in seeds]
+        self._walked: tuple[float, float, Array] | None = None
 
     def __call__(self, count: int | None = None) -> Array:
         """The next noise, float32: of the whole batch, or of its first ``count`` where one seed is shared."""
         if self._shared is not None:
             return self._shared.randn((count or self._shape[0], *self._shape[1:]))
         return np.concatenate([generator.randn((1, *self._shape[1:])) for generator in self._own])
+
+    def between(self, start: Level, end: Level) -> Array:
+        """The noise, of unit variance, that one Brownian path brings on the way between two levels.
+
+        The path's clock is σ. Ways that do not overlap have independent noise. A way that goes on beyond the last
+        one from the same start contains that one's noise, as DPM++ SDE wants it.
+        """
+        fresh = self()
+        here, there = start.ratio, end.ratio
+        if self._walked is not None and self._walked[0] == here and there < self._walked[1]:
+            _, middle, walked = self._walked
+            share = (here - middle) / (here - there)
+            fresh = math.sqrt(share) * walked + math.sqrt(1.0 - share) * fresh
+        self._walked = (here, there, fresh)
+        return fresh

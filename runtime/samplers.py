@@ -1,120 +1,338 @@
-"""The samplers by name: which solver walks which grid."""
+"""The samplers by name: which solver walks which grid, and what a caller may wish otherwise."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from functools import cached_property, partial
+from inspect import Parameter, signature
+from types import MappingProxyType
+from typing import Any
 
 from latentrt.engines.errors import RequestError
 from latentrt.engines.schedule_config import (
+    FinalSigma,
     PredictionType,
     ScheduleConfig,
     SigmaSpacing,
     TimestepSpacing,
 )
-from latentrt.runtime.schedule import Grid, Schedule, ddim_grid, dpm_grid, euler_ancestral_grid, euler_grid
-from latentrt.runtime.solvers import Solver, ddim, dpmpp_2m, euler_ancestral
+from latentrt.runtime import grids
+from latentrt.runtime.ays import ays_timesteps
+from latentrt.runtime.grids import Grid, InterpolationType, TimestepType
+from latentrt.runtime.schedule import Schedule
+from latentrt.runtime.solvers.consistency import lcm, tcd
+from latentrt.runtime.solvers.ddim import ddim, euler
+from latentrt.runtime.solvers.dpm import AlgorithmType, SolverType, dpm_multistep, dpm_singlestep
+from latentrt.runtime.solvers.er_sde import er_sde
+from latentrt.runtime.solvers.linear_multistep import deis, lms, pndm
+from latentrt.runtime.solvers.midpoint import dpm_2, dpmpp_sde, heun
+from latentrt.runtime.solvers.solver import Solver
+from latentrt.runtime.solvers.unipc import BFunction, unipc
+
+_KARRAS_SUFFIX, _KARRAS_LABEL = "_k", "Karras"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerInfo:
     """One row of the table of samplers.
 
-    ``order`` is the order of convergence, ``stochastic`` whether noise is added on the way, and
-    ``calls_per_step`` how often the model is asked in each step.
+    ``order`` is the solver's nominal order, ``stochastic`` whether noise is added on the way unless an option says
+    otherwise, and ``calls_per_step`` how often the model is asked in each step but the last. ``fixed`` are the
+    solver's options that the name stands for.
     """
 
     name: str
     label: str
     order: int
-    stochastic: bool
-    calls_per_step: int
     solver: Solver
     grid: Grid
+    stochastic: bool = False
+    calls_per_step: int = 1
     sigma_spacing: SigmaSpacing | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def options(self) -> Mapping[str, Any]:
+        """What a caller may set for this sampler alone, with the defaults: the keywords of solver and grid."""
+        found = {**_keywords(self.solver), **_keywords(self.grid)}
+        return MappingProxyType({name: value for name, value in found.items() if name not in self.fixed})
 
 
-_KARRAS = SigmaSpacing.KARRAS
-_PLAIN = SigmaSpacing.TIMESTEPS
+def _keywords(function: Any) -> dict[str, Any]:
+    parameters = signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is Parameter.KEYWORD_ONLY}
 
 
-def _row(
-    name: str,
-    label: str,
-    order: int,
-    solver: Solver,
-    grid: Grid,
-    spacing: SigmaSpacing | None,
-    stochastic: bool,
-) -> SamplerInfo:
-    return SamplerInfo(
-        name=name,
-        label=label,
-        order=order,
-        stochastic=stochastic,
-        calls_per_step=1,
-        solver=solver,
-        grid=grid,
-        sigma_spacing=spacing,
-    )
+def _rows() -> list[SamplerInfo]:
+    plain, karras = SigmaSpacing.TIMESTEPS, SigmaSpacing.KARRAS
+
+    def row(name: str, label: str, order: int, solver: Solver, grid: Grid, **rest: Any) -> list[SamplerInfo]:
+        return [SamplerInfo(name=name, label=label, order=order, solver=solver, grid=grid, **rest)]
+
+    def pair(name: str, label: str, *parts: Any, **rest: Any) -> list[SamplerInfo]:
+        """The sampler on the model's own timesteps, and on Karras's σ."""
+        return [
+            *row(name, label, *parts, sigma_spacing=plain, **rest),
+            *row(name + _KARRAS_SUFFIX, f"{label} {_KARRAS_LABEL}", *parts, sigma_spacing=karras, **rest),
+        ]
+
+    sde = {"algorithm_type": AlgorithmType.SDE_DPMSOLVERPP}
+    return [
+        *row("ddim", "DDIM", 1, ddim, grids.ddim_grid),
+        *row("ddpm", "DDPM", 1, ddim, grids.ddpm_grid, stochastic=True, fixed={"eta": 1.0}),
+        *row("pndm", "PNDM", 4, pndm, grids.pndm_grid),
+        *pair("euler", "Euler", 1, euler, grids.euler_grid),
+        *row(
+            "euler_a",
+            "Euler Ancestral",
+            1,
+            ddim,
+            grids.euler_ancestral_grid,
+            stochastic=True,
+            sigma_spacing=plain,
+            fixed={"eta": 1.0},
+        ),
+        *pair("heun", "Heun", 2, heun, grids.k_grid, calls_per_step=2),
+        *pair("kdpm_2", "KDPM 2", 2, dpm_2, grids.k_rounded_grid, calls_per_step=2, fixed={"eta": 0.0}),
+        *pair(
+            "kdpm_2_a",
+            "KDPM 2 Ancestral",
+            2,
+            dpm_2,
+            grids.k_rounded_grid,
+            calls_per_step=2,
+            stochastic=True,
+            fixed={"eta": 1.0},
+        ),
+        *pair("lms", "LMS", 4, lms, grids.k_grid),
+        *pair("dpmpp_2s", "DPM++ 2S", 2, dpm_singlestep, grids.singlestep_grid),
+        *pair("dpmpp_2m", "DPM++ 2M", 2, dpm_multistep, grids.dpm_grid, fixed={"solver_order": 2}),
+        *pair(
+            "dpmpp_2m_sde",
+            "DPM++ 2M SDE",
+            2,
+            dpm_multistep,
+            grids.dpm_grid,
+            stochastic=True,
+            fixed={"solver_order": 2, **sde},
+        ),
+        *pair("dpmpp_3m", "DPM++ 3M", 3, dpm_multistep, grids.dpm_grid, fixed={"solver_order": 3}),
+        *pair("dpmpp_sde", "DPM++ SDE", 2, dpmpp_sde, grids.k_grid, calls_per_step=2, stochastic=True),
+        *pair("deis", "DEIS", 2, deis, grids.deis_grid),
+        *pair("unipc", "UniPC", 2, unipc, grids.unipc_grid),
+        *row("lcm", "LCM", 1, lcm, grids.consistency_grid, stochastic=True),
+        *row("tcd", "TCD", 1, tcd, grids.tcd_grid),
+        *row("er_sde", "ER-SDE", 3, er_sde, grids.k_grid, stochastic=True, sigma_spacing=plain),
+        *row("edm_euler", "EDM Euler", 1, euler, grids.edm_grid),
+    ]
 
 
-SAMPLERS: dict[str, SamplerInfo] = {
-    row.name: row
-    for row in (
-        _row("ddim", "DDIM", 1, ddim, ddim_grid, None, False),
-        _row("euler", "Euler", 1, ddim, euler_grid, _PLAIN, False),
-        _row("euler_k", "Euler Karras", 1, ddim, euler_grid, _KARRAS, False),
-        _row("euler_a", "Euler Ancestral", 1, euler_ancestral, euler_ancestral_grid, _PLAIN, True),
-        _row("dpmpp_2m", "DPM++ 2M", 2, dpmpp_2m, dpm_grid, _PLAIN, False),
-        _row("dpmpp_2m_k", "DPM++ 2M Karras", 2, dpmpp_2m, dpm_grid, _KARRAS, False),
-    )
+SAMPLERS: Mapping[str, SamplerInfo] = MappingProxyType({row.name: row for row in _rows()})
+
+# Wishes about the schedule that every sampler's grid reads from the config
+_OF_CONFIG = (
+    "timestep_spacing",
+    "prediction_type",
+    "steps_offset",
+    "sigma_spacing",
+    "final_sigmas_type",
+    "rescale_betas_zero_snr",
+    "set_alpha_to_one",
+    "skip_prk_steps",
+)
+_CHOICES: Mapping[str, type[StrEnum]] = {
+    "timestep_spacing": TimestepSpacing,
+    "prediction_type": PredictionType,
+    "sigma_spacing": SigmaSpacing,
+    "final_sigmas_type": FinalSigma,
+    "algorithm_type": AlgorithmType,
+    "interpolation_type": InterpolationType,
+    "timestep_type": TimestepType,
 }
+# What else an option may be: whole numbers or numbers within bounds
+_WHOLE = {"steps_offset": (0, 999), "solver_order": (1, 3), "order": (1, 4), "original_inference_steps": (1, 1000)}
+_NUMBERS = {
+    "eta": (0.0, 1.0),
+    "s_churn": (0.0, math.inf),
+    "s_tmin": (0.0, math.inf),
+    "s_tmax": (0.0, math.inf),
+    "s_noise": (0.0, math.inf),
+    "lambda_min_clipped": (-math.inf, math.inf),
+    "timestep_scaling": (0.0, math.inf),
+    "sigma_min": (1e-6, math.inf),
+    "sigma_max": (1e-6, math.inf),
+    "sigma_data": (1e-6, math.inf),
+    "rho": (1.0, math.inf),
+}
+_SWITCHES = frozenset(
+    {
+        "rescale_betas_zero_snr",
+        "set_alpha_to_one",
+        "skip_prk_steps",
+        "lower_order_final",
+        "euler_at_final",
+        "predict_x0",
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """A sampler's name and what of the model's schedule the caller wants otherwise; None keeps the model's.
+    """A sampler's name and what the caller wants otherwise than the model's schedule; None keeps that.
 
-    The wishes are checked when the sampler is made; their names are diffusers' own.
+    The names of the wishes are diffusers' own. The first group concerns the schedule, ``timesteps`` and ``sigmas``
+    replace it (``"ays"``: the Align Your Steps table of the model's family), and the rest are options of single
+    samplers: ``SAMPLERS[name].options`` lists them with their defaults.
 
     Raises:
-        RequestError: an unknown name or value; the known ones are listed.
+        RequestError: an unknown name or value, or an option that this sampler does not have.
     """
 
     name: str
     timestep_spacing: str | None = None
     prediction_type: str | None = None
     steps_offset: int | None = None
+    sigma_spacing: str | None = None
+    final_sigmas_type: str | None = None
+    rescale_betas_zero_snr: bool | None = None
+    set_alpha_to_one: bool | None = None
+    skip_prk_steps: bool | None = None
+
+    timesteps: Sequence[float] | str | None = None
+    sigmas: Sequence[float] | None = None
+
+    eta: float | None = None
+    s_churn: float | None = None
+    s_tmin: float | None = None
+    s_tmax: float | None = None
+    s_noise: float | None = None
+    interpolation_type: str | None = None
+    timestep_type: str | None = None
+    algorithm_type: str | None = None
+    solver_type: str | None = None
+    solver_order: int | None = None
+    order: int | None = None
+    lower_order_final: bool | None = None
+    euler_at_final: bool | None = None
+    lambda_min_clipped: float | None = None
+    predict_x0: bool | None = None
+    disable_corrector: Sequence[int] | None = None
+    original_inference_steps: int | None = None
+    timestep_scaling: float | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    sigma_data: float | None = None
+    rho: float | None = None
 
     def __post_init__(self) -> None:
-        known = {
-            "name": tuple(SAMPLERS),
-            "timestep_spacing": tuple(TimestepSpacing),
-            "prediction_type": tuple(PredictionType),
-        }
-        for field, choices in known.items():
-            value = getattr(self, field)
-            if value is not None and value not in choices:
-                what = "sampler" if field == "name" else field
-                raise RequestError(f"got {what} {value!r}, expected one of {', '.join(choices)}; choose one of these")
-
-        if self.steps_offset is not None and not 0 <= self.steps_offset < 1000:
-            raise RequestError(f"got steps_offset {self.steps_offset!r}, expected 0 to 999; 1 is SD 1.x's own")
+        if self.name not in SAMPLERS:
+            raise RequestError(f"got sampler {self.name!r}, expected one of {', '.join(SAMPLERS)}; choose one of these")
+        for name, value in self.wishes.items():
+            self._check_known(name)
+            _check_value(name, value, self._solver_types if name == "solver_type" else _CHOICES.get(name))
+        if self.timesteps is not None and self.sigmas is not None:
+            raise RequestError("got timesteps and sigmas, expected one of them; leave one out")
 
     @property
     def info(self) -> SamplerInfo:
         """The sampler's row."""
         return SAMPLERS[self.name]
 
-    def schedule(self, config: ScheduleConfig, steps: int) -> Schedule:
-        """The sampler's schedule over the model's, with the caller's wishes last.
+    @property
+    def wishes(self) -> dict[str, Any]:
+        """Everything but the name that the caller set."""
+        return {f.name: value for f in fields(self)[1:] if (value := getattr(self, f.name)) is not None}
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is added on the way, with the options as they are."""
+        algorithm = AlgorithmType(self.algorithm_type or AlgorithmType.DPMSOLVERPP)
+        churned = bool(self.s_churn) or bool(self.eta) or algorithm.stochastic
+        return (self.info.stochastic and self.eta != 0.0) or churned
+
+    def config(self, config: ScheduleConfig) -> ScheduleConfig:
+        """The model's schedule with the caller's wishes last."""
+        row = {} if self.info.sigma_spacing is None else {"sigma_spacing": self.info.sigma_spacing}
+        wishes = {name: value for name, value in self.wishes.items() if name in _OF_CONFIG}
+        return ScheduleConfig.model_validate({**config.model_dump(), **row, **wishes})
+
+    def schedule(self, config: ScheduleConfig, steps: int | None) -> Schedule:
+        """The levels to visit; custom timesteps and sigmas need no number of steps.
 
         Raises:
-            RequestError: an impossible number of steps.
+            RequestError: an impossible number of steps, or one that contradicts custom timesteps.
         """
-        wishes = {
-            "timestep_spacing": self.timestep_spacing,
-            "prediction_type": self.prediction_type,
-            "steps_offset": self.steps_offset,
-            "sigma_spacing": self.info.sigma_spacing,
-        }
-        chosen = {key: value for key, value in wishes.items() if value is not None}
-        return self.info.grid(ScheduleConfig.model_validate({**config.model_dump(), **chosen}), steps)
+        chosen = self._bound(self.info.grid, config)
+        if chosen.get("timesteps") == "ays":
+            chosen["timesteps"] = ays_timesteps(steps)
+        custom = self.custom_steps if "timesteps" not in chosen else len(chosen["timesteps"])
+        if custom is not None and steps not in (None, custom):
+            raise RequestError(
+                f"got num_inference_steps {steps} with {custom} custom steps, expected them to agree; "
+                "leave num_inference_steps out"
+            )
+        return self.info.grid(self.config(config), custom or steps, **chosen)
+
+    @property
+    def custom_steps(self) -> int | None:
+        """How many steps custom timesteps or sigmas make; None where the caller's number decides."""
+        if self.sigmas is not None:
+            return len(self.sigmas) - 1
+        return None if self.timesteps is None or isinstance(self.timesteps, str) else len(self.timesteps)
+
+    def solver(self, config: ScheduleConfig) -> Solver:
+        """The solver with its options bound."""
+        return partial(self.info.solver, **self._bound(self.info.solver, config))
+
+    def _bound(self, function: Any, config: ScheduleConfig) -> dict[str, Any]:
+        """The keywords of a solver or grid that the row, the caller or the model's schedule decides."""
+        known = _keywords(function)
+        of_model = {name: getattr(self.config(config), name) for name in known if name in ScheduleConfig.model_fields}
+        chosen = {**of_model, **self.info.fixed, **self.wishes}
+        return {name: value for name, value in chosen.items() if name in known}
+
+    @property
+    def _solver_types(self) -> type[StrEnum]:
+        return BFunction if self.info.solver is unipc else SolverType
+
+    def _check_known(self, name: str) -> None:
+        if name in self.info.options or name in _OF_CONFIG:
+            return
+        having = [row.name for row in SAMPLERS.values() if name in row.options]
+        raise RequestError(
+            f"got {name} for sampler {self.name!r}, which has no such option; "
+            f"leave it out, or choose one of {', '.join(having)}"
+        )
+
+
+def _check_value(name: str, value: Any, choices: type[StrEnum] | None) -> None:
+    """Refuses values of the wrong kind or out of bounds."""
+    if choices is not None:
+        if value not in tuple(choices):
+            raise RequestError(f"got {name} {value!r}, expected one of {', '.join(choices)}; choose one of these")
+        return
+    if name in _SWITCHES:
+        expected, fits = "True or False", isinstance(value, bool)
+    elif name in _WHOLE:
+        low, high = _WHOLE[name]
+        expected = f"a whole number from {low} to {high}"
+        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    elif name in _NUMBERS:
+        bottom, top = _NUMBERS[name]
+        expected = f"a number from {bottom:g} to {top:g}"
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and bottom <= value <= top
+    else:
+        expected, fits = "a list of numbers", _is_list_of_numbers(value) or (name == "timesteps" and value == "ays")
+        expected += ", or 'ays'" if name == "timesteps" else ""
+    if not fits:
+        raise RequestError(f"got {name} {value!r}, expected {expected}; change it")
+
+
+def _is_list_of_numbers(value: Any) -> bool:
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+        return False
+    try:
+        return all(math.isfinite(float(one)) for one in value)
+    except (TypeError, ValueError):
+        return False

@@ -1,6 +1,8 @@
 """The diffusers side of the parity tests: the same request, answered by torch and diffusers."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,46 @@ import torch
 from PIL import Image
 
 from latentrt.engines.spec import Array
+from latentrt.runtime.noise import Noise
+from latentrt.runtime.samplers import Sampler
+from latentrt.runtime.schedule import Level
 
-# Each of our samplers as a diffusers class with keywords. DDIM's class clips x₀ to [−1, 1] unless told otherwise,
-# which is meant for pixels; SD 1.5's own scheduler file says false.
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_k": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+# Each of our samplers as a diffusers class with keywords. DDIM's and DDPM's classes clip x₀ to [−1, 1] unless told
+# otherwise, which is meant for pixels; SD 1.5's own scheduler file says false.
+_UNCLIPPED = {"clip_sample": False}
+_KARRAS = {"use_karras_sigmas": True}
+_SDE = {"algorithm_type": "sde-dpmsolver++"}
+_PLAIN: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", _UNCLIPPED),
+    "ddpm": ("DDPMScheduler", _UNCLIPPED),
+    "pndm": ("PNDMScheduler", {}),
     "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-    "dpmpp_2m_k": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "lcm": ("LCMScheduler", {}),
+    "tcd": ("TCDScheduler", _UNCLIPPED),
+    "edm_euler": ("EDMEulerScheduler", {}),
 }
+_PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler": ("EulerDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "kdpm_2": ("KDPM2DiscreteScheduler", {}),
+    "kdpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "dpmpp_2s": ("DPMSolverSinglestepScheduler", {"solver_order": 2}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"solver_order": 2}),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"solver_order": 2, **_SDE}),
+    "dpmpp_3m": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
+    "dpmpp_sde": ("DPMSolverSDEScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    **_PLAIN,
+    **_PAIRS,
+    **{f"{name}_k": (of, {**keywords, **_KARRAS}) for name, (of, keywords) in _PAIRS.items()},
+}
+# Wishes that the reference takes in `step`, or in `set_timesteps`; the rest belongs to its config
+_OF_STEP = {"eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "order"}
+_OF_TIMESTEPS = {"timesteps", "sigmas"}
 
 
 @dataclass(frozen=True)
@@ -30,12 +61,68 @@ class Reference:
     pixels: Array
 
 
-def scheduler_for(sampler: str, config: Any, **changes: object) -> Any:
-    """The diffusers scheduler that a sampler's name stands for, over a model's config."""
+def scheduler_for(sampler: str | Sampler, config: Mapping[str, Any], **changes: Any) -> Any:
+    """The diffusers scheduler that a sampler stands for, over a model's config."""
     import diffusers
 
-    name, keywords = SCHEDULERS[sampler]
-    return getattr(diffusers, name).from_config(config, **keywords, **changes)
+    sampler = Sampler(name=sampler) if isinstance(sampler, str) else sampler
+    name, keywords = SCHEDULERS[sampler.name]
+    wishes = {k: v for k, v in sampler.wishes.items() if k not in _OF_STEP | _OF_TIMESTEPS}
+    spacing = wishes.pop("sigma_spacing", None)
+    if spacing is not None:
+        wishes[{"lu": "use_lu_lambdas"}.get(spacing, f"use_{spacing}_sigmas")] = True
+    kind = getattr(diffusers, name)
+    # from_config hides what a class does not know; here it would hide a test that compares nothing
+    unknown = wishes.keys() - signature(kind.__init__).parameters.keys()
+    assert not unknown, f"{name} does not know {unknown}"
+    # It also remembers which keys were left at their defaults and drops those from a config object.
+    return kind.from_config(dict(config), **{**keywords, **changes, **wishes})
+
+
+def set_timesteps(reference: Any, sampler: Sampler, steps: int) -> None:
+    """Gives the reference its steps, or the sampler's custom ones."""
+    custom = {k: list(v) for k, v in sampler.wishes.items() if k in _OF_TIMESTEPS}
+    if custom:
+        reference.set_timesteps(**custom)
+    else:
+        reference.set_timesteps(steps)
+
+
+def reference_steps(
+    reference: Any, sampler: Sampler, x: Array, start: int, model: Callable[[Array, float], Array], seed: int
+) -> list[Array]:
+    """The sample after each of the reference's steps, from its timestep number ``start`` on.
+
+    Args:
+        reference: with its timesteps set.
+        sampler: whose options belong to the reference's `step`.
+        x: where to start.
+        start: how many of its timesteps to leave out.
+        model: (scaled x, timestep) to output.
+        seed: of the generator.
+    """
+    timesteps = reference.timesteps[start:]
+    if hasattr(reference, "set_begin_index"):
+        reference.set_begin_index(start)
+    generator = torch.Generator().manual_seed(seed)
+    known = signature(reference.step).parameters
+    keywords = {k: v for k, v in sampler.wishes.items() if k in _OF_STEP}
+    if "eta" in known:
+        keywords.setdefault("eta", 0.0)  # as the pipelines pass it
+    if "generator" in known:
+        keywords["generator"] = generator
+    if type(reference).__name__ == "DPMSolverSDEScheduler":
+        path = Noise(seed, x.shape)
+        reference.noise_sampler = lambda a, b: torch.from_numpy(
+            path.between(Level(0.0, 1.0, float(a)), Level(0.0, 1.0, float(b)))
+        )
+    seen, sample = [], torch.from_numpy(x)
+    for timestep in timesteps:
+        scaled = reference.scale_model_input(sample, timestep)
+        output = torch.from_numpy(model(scaled.numpy().astype(np.float32), float(timestep)))
+        sample = reference.step(output, timestep, sample, **keywords).prev_sample
+        seen.append(sample.numpy())
+    return seen
 
 
 class DiffusersReference:
@@ -55,7 +142,7 @@ class DiffusersReference:
         *,
         prompt: str | list[str],
         negative_prompt: str | list[str] | None,
-        sampler: str,
+        sampler: str | Sampler,
         changes: dict[str, object],
         steps: int,
         guidance_scale: float,
@@ -63,6 +150,7 @@ class DiffusersReference:
         size: tuple[int, int],
         image: Image.Image | None = None,
         strength: float | None = None,
+        **more: Any,
     ) -> Reference:
         """Draws with diffusers; seeds are one generator for the batch or one each, as in our pipeline."""
         scheduler = scheduler_for(sampler, self.config, **changes)
@@ -78,6 +166,7 @@ class DiffusersReference:
             "guidance_scale": guidance_scale,
             "generator": generator,
             "output_type": "latent",
+            **more,
         }
         if image is None:
             self.text.scheduler = scheduler
@@ -85,13 +174,10 @@ class DiffusersReference:
         else:
             self.image.scheduler = scheduler
             latents = self.image(**common, image=image, strength=strength).images
+        return Reference(latents.numpy(), self.decoded(latents))
+
+    def decoded(self, latents: Any) -> Array:
+        """The pixels (N, H, W, 3) in [0, 1] of latents."""
         with torch.inference_mode():
             decoded = self.text.vae.decode(latents / self.text.vae.config.scaling_factor, return_dict=False)[0]
-        pixels = self.text.image_processor.postprocess(decoded, output_type="np")
-        return Reference(latents.numpy(), pixels)
-
-    def schedule(self, sampler: str, changes: dict[str, object], steps: int) -> Array:
-        """The timesteps that diffusers visits."""
-        scheduler = scheduler_for(sampler, self.config, **changes)
-        scheduler.set_timesteps(steps)
-        return np.asarray(scheduler.timesteps.numpy())
+        return np.asarray(self.text.image_processor.postprocess(decoded, output_type="np"))

@@ -1,0 +1,22 @@
+"""Align Your Steps (Sabour et al. 2024, arXiv 2404.14507): timesteps optimised for a model family."""
+
+import numpy as np
+
+# The authors' ten-step tables for Stable Diffusion 1.x and SDXL
+AYS_TIMESTEPS = {
+    "sd1": (999, 850, 736, 645, 545, 455, 343, 233, 124, 24),
+    "sdxl": (999, 845, 730, 587, 443, 310, 193, 116, 53, 13),
+}
+AYS_SIGMAS = {
+    "sd1": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.0),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.38, 0.234, 0.113, 0.0),
+}
+
+
+def ays_timesteps(steps: int | None, family: str = "sd1") -> tuple[int, ...]:
+    """The family's timesteps; for other than ten steps interpolated along the table."""
+    table = AYS_TIMESTEPS[family]
+    if steps is None or steps == len(table):
+        return table
+    places = np.linspace(0, len(table) - 1, steps)
+    return tuple(int(t) for t in np.interp(places, np.arange(len(table)), table).round())
