@@ -1,6 +1,7 @@
 """CLIP's tokenizer without transformers, through the `tokenizers` library."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,14 @@ class Encoding:
     lost: str
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of a text without framing, and where in the text each token begins."""
+
+    ids: list[int]
+    begins: list[int]
+
+
 class Tokenizer:
     """Byte-level BPE with CLIP's framing: start, text, end, padding up to a fixed length."""
 
@@ -36,13 +45,39 @@ class Tokenizer:
 
     def encode(self, text: str) -> Encoding:
         """Ids of a text, (length,) int64; what goes beyond ``length`` − 2 tokens is left out and reported."""
+        tokens = self.tokens(text)
+        lost = text[tokens.begins[self.room] :].strip() if len(tokens.ids) > self.room else ""
+        return Encoding(self.framed(tokens.ids[: self.room]), lost)
+
+    def tokens(self, text: str) -> Tokens:
+        """All tokens of a text, without framing."""
         encoding = self._backend.encode(text, add_special_tokens=False)
-        room = self.length - 2
-        ids = np.full(self.length, self.pad_id, np.int64)
-        kept = [self.bos_id, *encoding.ids[:room], self.eos_id]
-        ids[: len(kept)] = kept
-        lost = text[encoding.offsets[room][0] :].strip() if len(encoding.ids) > room else ""
-        return Encoding(ids, lost)
+        return Tokens(encoding.ids, [begin for begin, _ in encoding.offsets])
+
+    def framed(self, ids: Sequence[int]) -> Array:
+        """Start, at most ``room`` ids, end and padding: (length,) int64."""
+        framed = np.full(self.length, self.pad_id, np.int64)
+        framed[0], framed[1 : len(ids) + 1], framed[len(ids) + 1] = self.bos_id, ids, self.eos_id
+        return framed
+
+    @property
+    def room(self) -> int:
+        """How many tokens fit between start and end."""
+        return self.length - 2
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many ids there are."""
+        return int(self._backend.get_vocab_size())
+
+    def text_of(self, token_id: int) -> str:
+        """A token's text in the vocabulary, ``</w>`` at the end of a word; empty for an id outside of it."""
+        return self._backend.id_to_token(token_id) or ""
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token's text in the vocabulary, None if there is none."""
+        number: int | None = self._backend.token_to_id(token)
+        return number
 
     @property
     def pad_token(self) -> str:
