@@ -37,31 +37,32 @@ def prompt_from_a1111(text: str) -> Prompt:
         if found:
             raise syntax_error(text, found.start(), reason)
     parts: list[list[Fragment]] = [[]]
-    opened: list[tuple[str, int, int]] = []  # bracket, index of the first fragment inside, position
+    # Of every open bracket: the index of the first fragment inside, and the position
+    opened: dict[str, list[tuple[int, int]]] = {kind: [] for kind in _OPENING.values()}
 
     for piece in _PIECE.finditer(text):
         here = parts[-1]
-        kinds = [kind for kind, *_ in opened]
         escaped, opening, weight, closing = piece.group("escaped", "open", "weight", "close")
         if escaped is not None:
             here.append(Fragment(text=escaped))
         elif opening:
-            opened.append((opening, len(here), piece.start()))
-        elif weight is not None and "(" in kinds:
-            _close(opened, "(", here, _number(text, piece.start("weight"), weight))
-        elif closing and _OPENING[closing] in kinds:
-            _close(opened, _OPENING[closing], here, _FACTORS[closing])
+            opened[opening].append((len(here), piece.start()))
+        elif weight is not None and opened["("]:
+            _close(opened["("], here, _number(text, piece.start("weight"), weight))
+        elif closing and opened[_OPENING[closing]]:
+            _close(opened[_OPENING[closing]], here, _FACTORS[closing])
         else:
             first, *others = _BREAK.split(piece.group())
             here.append(Fragment(text=first))
-            if others and opened:
+            innermost = max((position for kind in opened.values() for _, position in kind[-1:]), default=None)
+            if others and innermost is not None:
                 raise syntax_error(
-                    text, opened[-1][2], "BREAK inside brackets, expected outside; close the bracket before BREAK"
+                    text, innermost, "BREAK inside brackets, expected outside; close the bracket before BREAK"
                 )
             parts += [[Fragment(text=other)] for other in others]
     for closing, kind in _OPENING.items():
-        while any(kind == other for other, *_ in opened):
-            _close(opened, kind, parts[-1], _FACTORS[closing])
+        while opened[kind]:
+            _close(opened[kind], parts[-1], _FACTORS[closing])
     if len(parts) > 1 and not "".join(fragment.text for fragment in parts[-1]).strip():
         parts.pop()
     for fragment in (fragment for part in parts for fragment in part):
@@ -70,10 +71,9 @@ def prompt_from_a1111(text: str) -> Prompt:
     return Prompt(parts=tuple(fused(part, "") for part in parts), weights=(1.0,) * len(parts))
 
 
-def _close(opened: list[tuple[str, int, int]], bracket: str, fragments: list[Fragment], factor: float) -> None:
+def _close(opened: list[tuple[int, int]], fragments: list[Fragment], factor: float) -> None:
     """Closes the innermost bracket of one kind: what stands inside is weighted."""
-    index = max(i for i, (kind, *_) in enumerate(opened) if kind == bracket)
-    _, first, _ = opened.pop(index)
+    first, _ = opened.pop()
     for i in range(first, len(fragments)):
         fragments[i] = Fragment(text=fragments[i].text, weight=fragments[i].weight * factor)
 

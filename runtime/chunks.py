@@ -100,7 +100,7 @@ def framed(tokens: Sequence[Token], ends: Sequence[int], weights: Sequence[float
     lowered = []
     for fragment, slots in places.items():
         if weights[fragment] < 1.0:
-            mask = np.ones(ids.size, np.int64)
+            mask: Array = np.ones(ids.size, np.int64)
             # As in compel: from first to last slot but for the frames of the chunks; a fragment that was cut off,
             # unless it is the first, takes the end token with it
             mask[slots[0] : slots[-1] + 1] = 0

@@ -170,8 +170,9 @@ class PromptEncoder:
         layer = -1 - options.clip_skip
         states = self._states([text.framed for text in read.values()], style, (layer, -1))
         sides = []
-        for side, depth in ((prompts, 0), (negatives, 1)):
-            conditionings = {text: self._weighted(r.framed, style, states, depth) for text, r in read.items()}
+        for depth, side in enumerate((prompts, negatives)):
+            wanted = dict.fromkeys(chain([EMPTY], *(_texts(trees[prompt]) for prompt in side or ())))
+            conditionings = {text: self._weighted(read[text].framed, style, states, depth) for text in wanted}
             sides.append([_combined(trees[prompt], conditionings) for prompt in side or ()])
             sides[-1].append(conditionings[EMPTY])
         most = max(len(one) for side in sides for one in side)

@@ -122,7 +122,7 @@ def inversions_from_paths(paths: Any, token: Any, *, tokenizer: Tokenizer, width
     several = not isinstance(paths, (str, Path))
     files = [Path(path) for path in paths] if several else [Path(paths)]
     tokens = [None] * len(files) if token is None else [token] if isinstance(token, str) else list(token)
-    if not files or len(tokens) != len(files) or any(t is not None and not isinstance(t, str) for t in tokens):
+    if len(tokens) != len(files) or any(t is not None and not isinstance(t, str) for t in tokens):
         raise RequestError(f"got {len(tokens)} tokens for {len(files)} files, expected one text each; give as many")
     return tuple(_inversion(_file(path), token, tokenizer, width) for path, token in zip(files, tokens, strict=True))
 
@@ -193,11 +193,12 @@ def _content(path: Path) -> Any:
         raise RequestError(f"{path.name!r} is empty, expected an embedding file; download it again")
     if content[8:9] != b"{" or content.startswith(b"PK"):
         return load_torch_file(content, path.name)
-    from safetensors import SafetensorError, deserialize
+    import safetensors
 
+    read: Any = safetensors.deserialize
     try:
-        tensors = {key: (t["shape"], t["dtype"], bytes(t["data"])) for key, t in deserialize(content)}
-    except (SafetensorError, ValueError) as error:
+        tensors = {key: (t["shape"], t["dtype"], bytes(t["data"])) for key, t in read(content)}
+    except (safetensors.SafetensorError, ValueError) as error:
         raise RequestError(
             f"{path.name!r} is cut short or damaged ({str(error)[:80]}), expected safetensors; download it again"
         ) from error

@@ -11,6 +11,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from math import prod
 from typing import Any
@@ -21,6 +22,8 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 
 LARGEST = 64 * 2**20  # bytes; an embedding of 75 vectors of width 1280 has 0.4 MB
+_MOST_OPCODES = 200_000  # in one pickle; an embedding's has some hundred
+_MOST_NUMBERS = 2**24  # in all tensors together, and entries of containers
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older layout (torch/serialization.py)
 _BFLOAT16 = "bfloat16"
 _DTYPES = {
@@ -41,7 +44,7 @@ class _RefusedError(Exception):
     """A file asks for something that is no tensor or plain container."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Storage:
     """Where a tensor's numbers lie: a dtype and a key."""
 
@@ -50,7 +53,7 @@ class _Storage:
     size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Tensor:
     """A tensor that is still to be cut out of its storage."""
 
@@ -63,7 +66,7 @@ class _Tensor:
         """The numbers, (…) float32 where the file has bfloat16."""
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
         outside = 0 not in self.shape and last >= self.storage.size
-        if min((self.offset, *self.shape, *self.stride)) < 0 or outside or prod(self.shape) > LARGEST:
+        if min((self.offset, *self.shape, *self.stride)) < 0 or outside or prod(self.shape) > self.storage.size:
             raise _RefusedError(f"a tensor {self.shape} that its storage does not hold")
         numbers = array_from_bytes(content, self.storage.dtype)
         if len(numbers) < self.storage.size:
@@ -101,6 +104,12 @@ _GLOBALS: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
+    """Looks nothing up but the globals above, and collects the storages that are named."""
+
+    def __init__(self, file: BytesIO, *, encoding: str) -> None:
+        super().__init__(file, encoding=encoding)
+        self.storages: dict[str, _Storage] = {}
+
     def find_class(self, module: str, name: str) -> Any:
         """One of the few known globals."""
         if (module, name) not in _GLOBALS:
@@ -112,17 +121,24 @@ class _Unpickler(pickle.Unpickler):
         kind, dtype, key, _, size, *_ = pid
         if kind != "storage" or dtype not in _DTYPES.values() or type(size) is not int:
             raise _RefusedError(f"a storage {str(pid)[:60]}")
-        return _Storage(dtype, str(key), size)
+        storage = _Storage(dtype, str(key), size)
+        self.storages.setdefault(storage.key, storage)
+        return storage
 
 
-def _unpickled(file: BytesIO) -> Any:
-    """The next pickle of a file. Memo numbers are checked first: Python makes room for the largest one."""
-    begin, most = file.tell(), len(file.getbuffer())
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > most:
-            raise _RefusedError("a pickle that is malformed")
+def _unpickled(file: BytesIO) -> tuple[Any, dict[str, _Storage]]:
+    """The next pickle of a file, and the storages that it names.
+
+    Its length and its memo numbers are checked first: Python makes room for as many as they say.
+    """
+    begin = file.tell()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        number = int(argument or 0) if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") else 0
+        if max(count, number) > _MOST_OPCODES:
+            raise _RefusedError("far more than an embedding")
     file.seek(begin)
-    return _Unpickler(file, encoding="utf-8").load()
+    unpickler = _Unpickler(file, encoding="utf-8")
+    return unpickler.load(), unpickler.storages
 
 
 def load_torch_file(content: bytes, name: str) -> Any:
@@ -163,41 +179,42 @@ def _from_archive(archive: zipfile.ZipFile) -> Any:
         raise _RefusedError("more than 64 MB")
     if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
         raise _RefusedError("numbers in big-endian order")
-    return _resolved(_unpickled(BytesIO(archive.read(pickles[0]))), lambda key: archive.read(f"{folder}data/{key}"))
+    tree, _ = _unpickled(BytesIO(archive.read(pickles[0])))
+    return _resolved(tree, lambda key: archive.read(f"{folder}data/{key}"))
 
 
 def _from_stream(file: BytesIO) -> Any:
-    if _unpickled(file) != _LEGACY_MAGIC:
+    magic, _protocol, system = (_unpickled(file)[0] for _ in range(3))
+    if magic != _LEGACY_MAGIC:
         raise ValueError("it begins with another number")
-    _unpickled(file)  # protocol version
-    if _unpickled(file).get("little_endian") is not True:
+    if system["little_endian"] is not True:
         raise _RefusedError("numbers in big-endian order")
-    tree = _unpickled(file)
-    storages: dict[str, bytes] = {}
-    sizes = {storage.key: storage for storage in _storages(tree)}
-    for key in _unpickled(file):
-        count = int.from_bytes(file.read(8), "little", signed=True)
-        if str(key) not in sizes or count < 0:
-            raise _RefusedError(f"a storage {key!r} that no tensor uses")
-        dtype = sizes[str(key)].dtype
-        width = 2 if dtype == _BFLOAT16 else np.dtype(dtype).itemsize
-        storages[str(key)] = file.read(count * width)
-    return _resolved(tree, storages.__getitem__)
+    tree, declared = _unpickled(file)
+    keys, _ = _unpickled(file)
+    contents: dict[str, bytes] = {}
+    for key in map(str, keys):
+        if key not in declared:
+            raise _RefusedError(f"a storage {key[:20]!r} that no tensor uses")
+        count, dtype = int.from_bytes(file.read(8), "little"), declared[key].dtype
+        contents[key] = file.read(count * (2 if dtype == _BFLOAT16 else np.dtype(dtype).itemsize))
+    return _resolved(tree, contents.__getitem__)
 
 
-def _storages(node: Any) -> list[_Storage]:
-    if isinstance(node, _Tensor):
-        return [node.storage]
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
-    return [storage for child in children for storage in _storages(child)]
+def _resolved(tree: Any, content: Callable[[str], bytes]) -> Any:
+    """The tree with arrays for tensors. Each storage is read once, and a tree that grows is given up."""
+    left, read = _MOST_NUMBERS, cache(content)
 
+    def resolved(node: Any) -> Any:
+        nonlocal left
+        left -= max(1, prod(node.shape)) if isinstance(node, _Tensor) else 1
+        if left < 0:
+            raise _RefusedError("far more than an embedding")
+        if isinstance(node, _Tensor):
+            return node.array(read(node.storage.key))
+        if isinstance(node, dict):
+            return {key: resolved(value) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return [resolved(value) for value in node]
+        return node
 
-def _resolved(node: Any, content: Callable[[str], bytes]) -> Any:
-    """The tree with arrays for tensors."""
-    if isinstance(node, _Tensor):
-        return node.array(content(node.storage.key))
-    if isinstance(node, dict):
-        return {key: _resolved(value, content) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [_resolved(value, content) for value in node]
-    return node
+    return resolved(tree)
