@@ -1,6 +1,7 @@
 """The prompt syntax of AUTOMATIC1111's web UI: ``(word)``, ``(word:1.3)``, ``[word]``, ``BREAK``."""
 
 import re
+from dataclasses import dataclass
 from math import isfinite
 
 from latentrt.runtime.prompt_tree import Fragment, Prompt, fused, syntax_error
@@ -36,7 +37,7 @@ def prompt_from_a1111(text: str) -> Prompt:
         found = next((match for match in pattern.finditer(text) if not _escaped(text, match.start())), None)
         if found:
             raise syntax_error(text, found.start(), reason)
-    parts: list[list[Fragment]] = [[]]
+    parts: list[list[_Piece]] = [[]]
     # Of every open bracket: the index of the first fragment inside, and the position
     opened: dict[str, list[tuple[int, int]]] = {kind: [] for kind in _OPENING.values()}
 
@@ -44,7 +45,7 @@ def prompt_from_a1111(text: str) -> Prompt:
         here = parts[-1]
         escaped, opening, weight, closing = piece.group("escaped", "open", "weight", "close")
         if escaped is not None:
-            here.append(Fragment(text=escaped))
+            here.append(_Piece(escaped))
         elif opening:
             opened[opening].append((len(here), piece.start()))
         elif weight is not None and opened["("]:
@@ -53,29 +54,37 @@ def prompt_from_a1111(text: str) -> Prompt:
             _close(opened[_OPENING[closing]], here, _FACTORS[closing])
         else:
             first, *others = _BREAK.split(piece.group())
-            here.append(Fragment(text=first))
+            here.append(_Piece(first))
             innermost = max((position for kind in opened.values() for _, position in kind[-1:]), default=None)
             if others and innermost is not None:
                 raise syntax_error(
                     text, innermost, "BREAK inside brackets, expected outside; close the bracket before BREAK"
                 )
-            parts += [[Fragment(text=other)] for other in others]
+            parts += [[_Piece(other)] for other in others]
     for closing, kind in _OPENING.items():
         while opened[kind]:
             _close(opened[kind], parts[-1], _FACTORS[closing])
-    if len(parts) > 1 and not "".join(fragment.text for fragment in parts[-1]).strip():
+    if len(parts) > 1 and not "".join(piece.text for piece in parts[-1]).strip():
         parts.pop()
-    for fragment in (fragment for part in parts for fragment in part):
-        if not isfinite(fragment.weight):
-            raise syntax_error(text, 0, f"the weights multiply to {fragment.weight}, expected finite; lower them")
-    return Prompt(parts=tuple(fused(part, "") for part in parts), weights=(1.0,) * len(parts))
+    fragments = [[Fragment(text=piece.text, weight=piece.weight) for piece in part] for part in parts]
+    if not all(isfinite(fragment.weight) for part in fragments for fragment in part):
+        raise syntax_error(text, 0, "the nested weights multiply to infinity, expected finite; lower them")
+    return Prompt(parts=tuple(fused(part, "") for part in fragments), weights=(1.0,) * len(fragments))
 
 
-def _close(opened: list[tuple[int, int]], fragments: list[Fragment], factor: float) -> None:
+@dataclass
+class _Piece:
+    """Text, and its weight so far."""
+
+    text: str
+    weight: float = 1.0
+
+
+def _close(opened: list[tuple[int, int]], pieces: list[_Piece], factor: float) -> None:
     """Closes the innermost bracket of one kind: what stands inside is weighted."""
     first, _ = opened.pop()
-    for i in range(first, len(fragments)):
-        fragments[i] = Fragment(text=fragments[i].text, weight=fragments[i].weight * factor)
+    for piece in pieces[first:]:
+        piece.weight *= factor
 
 
 def _number(text: str, position: int, weight: str) -> float:

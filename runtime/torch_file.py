@@ -23,7 +23,7 @@ from latentrt.engines.spec import Array
 
 LARGEST = 64 * 2**20  # bytes; an embedding of 75 vectors of width 1280 has 0.4 MB
 _MOST_OPCODES = 200_000  # in one pickle; an embedding's has some hundred
-_MOST_NUMBERS = 2**24  # in all tensors together, and entries of containers
+_MOST_NUMBERS = 2**20  # in all tensors together, and entries of containers
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older layout (torch/serialization.py)
 _BFLOAT16 = "bfloat16"
 _DTYPES = {
