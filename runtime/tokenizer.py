@@ -1,10 +1,10 @@
 """CLIP's tokenizer without transformers, through the `tokenizers` library."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as TokenizersTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 # Words, single digits and runs of other symbols; English clitics apart (CLIP, simple_tokenizer.py)
 _PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -100,14 +101,19 @@ def tokenizer_from_folder(folder: Path, *, length: int = 77, pad_token: str | No
     Raises:
         BundleError: neither form is there or readable.
     """
+    from tokenizers import AddedToken
     from tokenizers import Tokenizer as TokenizersTokenizer
 
     try:
+        specials = _configured_specials(folder)
         if (folder / "tokenizer.json").is_file():
             backend = TokenizersTokenizer.from_file(str(folder / "tokenizer.json"))
         else:
-            backend = _clip_bpe(folder / "vocab.json", folder / "merges.txt")
-        pad = pad_token or _configured_pad(folder) or END
+            backend = _clip_bpe(folder / "vocab.json", folder / "merges.txt", _normalized(specials))
+        pad = pad_token or _content(specials.get("pad_token", END))
+        if pad not in (START, END):
+            # In a text, too, transformers takes it for the padding: SD 2.x's "!" is not the word "!"
+            backend.add_special_tokens([AddedToken(pad, special=True, normalized=pad in _normalized(specials))])
     except Exception as error:  # the library raises bare Exception for malformed files
         raise BundleError(
             f"cannot read the tokenizer in {str(folder)!r} ({str(error)[:200]}); "
@@ -123,17 +129,33 @@ def tokenizer_from_folder(folder: Path, *, length: int = 77, pad_token: str | No
     return Tokenizer(backend, length=length, bos_id=ids[START], eos_id=ids[END], pad_id=ids[pad])
 
 
-def _configured_pad(folder: Path) -> str | None:
-    """The padding token that transformers would take: ``special_tokens_map.json`` goes first."""
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+def _configured_specials(folder: Path) -> dict[str, Any]:
+    """The special tokens that transformers would take: ``special_tokens_map.json`` goes first."""
+    found: dict[str, Any] = {}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
-        pad = json.loads(path.read_text("utf-8")).get("pad_token") if path.is_file() else None
-        if pad is not None:
-            return str(pad["content"] if isinstance(pad, dict) else pad)
-    return None
+        content = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        found |= {role: content[role] for role in _ROLES if content.get(role) is not None}
+    return found
 
 
-def _clip_bpe(vocabulary: Path, merges: Path) -> "TokenizersTokenizer":
+def _content(token: Any) -> str:
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
+def _normalized(specials: Mapping[str, Any]) -> set[str]:
+    """The special tokens that are found in lower-cased text, too (``<|StartOfText|>``).
+
+    transformers adds the tokens of all roles in turn, leaves out what it has added already, and the last to be
+    added decides; one that is a mere text is not normalised. SD 1.5's files say so of the start token alone.
+    """
+    tokens = [specials.get(role, START if role == "bos_token" else END) for role in _ROLES]
+    different = [token for index, token in enumerate(tokens) if token not in tokens[:index]]
+    last = {_content(token): isinstance(token, dict) and bool(token.get("normalized", True)) for token in different}
+    return {content for content, normalized in last.items() if normalized}
+
+
+def _clip_bpe(vocabulary: Path, merges: Path, normalized: set[str]) -> "TokenizersTokenizer":
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     model = models.BPE.from_file(
@@ -150,5 +172,7 @@ def _clip_bpe(vocabulary: Path, merges: Path) -> "TokenizersTokenizer":
         ]
     )
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(START, special=True), AddedToken(END, special=True)])
+    backend.add_special_tokens(
+        [AddedToken(token, special=True, normalized=token in normalized) for token in (START, END)]
+    )
     return backend
