@@ -11,6 +11,7 @@ from latentrt.engines.files import recover_directory, sha256_of_file
 from latentrt.engines.manifest import (
     BUNDLE_FILE,
     COMPONENTS,
+    TEXT_ENCODER,
     TOKENIZER,
     BundleManifest,
     EngineManifest,
@@ -90,6 +91,7 @@ def open_bundle(root: str | Path) -> Bundle:
         raise BundleError(f"got {str(root)!r}, expected the folder of a bundle; make one with latentrt build")
     manifest = read_manifest(root / BUNDLE_FILE, BundleManifest)
     absent = {*COMPONENTS, TOKENIZER} - manifest.components.keys() - manifest.tokenizers.keys()
+    absent |= {f"{TEXT_ENCODER}'s token embeddings"} if TEXT_ENCODER not in manifest.token_embeddings else set()
     if absent:
         raise BundleError(f"{str(root)!r} was altered: it lacks {', '.join(sorted(absent))}; build the bundle again")
     return Bundle(root=root, manifest=manifest)

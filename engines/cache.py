@@ -107,15 +107,16 @@ def _measure(
 ) -> tuple[Parity, int]:
     worst, cases = EXACT, 0
     for probe in probes:
-        engine = OrtCpuEngine(model, spec_at(manifest, component, probe.profile))
+        chunks = manifest.chunks(component, probe.inputs)
+        engine = OrtCpuEngine(model, spec_at(manifest, component, probe.profile, chunks))
         worst, cases = worst.worse(probe.parity(engine.run(probe.inputs))), cases + 1
     return worst, cases
 
 
-def spec_at(manifest: BundleManifest, component: str, profile: Profile) -> EngineSpec:
+def spec_at(manifest: BundleManifest, component: str, profile: Profile, chunks: int = 1) -> EngineSpec:
     """The component's spec at a profile, with every batch size that ONNX Runtime on the CPU runs."""
     largest = profile.batch * manifest.components[component].batch_per_picture
-    return manifest.spec(component, profile, tuple(range(1, largest + 1)))
+    return manifest.spec(component, profile, tuple(range(1, largest + 1)), chunks)
 
 
 def read_engine(folder: Path) -> EngineManifest:
@@ -164,9 +165,9 @@ class OpenComponents:
         for name in self._folders.keys() - _ON_DEMAND:
             self._model(name)
 
-    def engine(self, component: str, profile: Profile) -> Engine:
-        """The component at one profile; engines of one component share their weights."""
-        return OrtCpuEngine(self._model(component), spec_at(self.bundle.manifest, component, profile))
+    def engine(self, component: str, profile: Profile, chunks: int = 1) -> Engine:
+        """The component at one profile, for prompts of so many chunks; engines of one component share weights."""
+        return OrtCpuEngine(self._model(component), spec_at(self.bundle.manifest, component, profile, chunks))
 
     def _model(self, component: str) -> OrtCpuModel:
         with self._lock:

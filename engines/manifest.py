@@ -1,6 +1,7 @@
 """``bundle.json`` and ``engine.json`` as frozen models: unknown keys and newer schemas are refused."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,13 +13,15 @@ from latentrt.engines.parity import Parity
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.profile import Profile, profile_from_text
 from latentrt.engines.schedule_config import ScheduleConfig
-from latentrt.engines.spec import BATCH, EngineSpec, TensorSpec
+from latentrt.engines.spec import BATCH, Array, EngineSpec, TensorSpec
 
 SCHEMA = 1
 BUNDLE_FILE = "bundle.json"
 ENGINE_FILE = "engine.json"
 COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
 TOKENIZER = "tokenizer"
+TEXT_ENCODER = "text_encoder"
+CONTEXT_LENGTH = "context_length"
 
 
 def _profile(value: object) -> object:
@@ -99,6 +102,18 @@ class TokenizerRecord(Record):
     length: Annotated[int, Field(gt=2)]
 
 
+class TokenEmbeddingsRecord(Record):
+    """The vectors that a text encoder takes for its tokens: a safetensors file with one float32 tensor.
+
+    They lie outside of the graph, so that a prompt may hold vectors that no vocabulary lists.
+    """
+
+    file: str
+    tensor: str
+    rows: Annotated[int, Field(gt=0)]
+    width: Annotated[int, Field(gt=0)]
+
+
 class DefaultsRecord(Record):
     """What a call uses where the caller says nothing."""
 
@@ -121,29 +136,44 @@ class BundleManifest(Record):
     schedule: ScheduleConfig
     latents: LatentRecord
     tokenizers: dict[str, TokenizerRecord]
+    token_embeddings: dict[str, TokenEmbeddingsRecord]
     defaults: DefaultsRecord
     files: dict[str, FileRecord]
 
     @model_validator(mode="after")
     def _lists_what_it_uses(self) -> "BundleManifest":
         used = [name for part in self.components.values() for name in (part.onnx, part.weights, part.probes) if name]
+        used += [table.file for table in self.token_embeddings.values()]
         missing = [name for name in used if name not in self.files]
         if missing:
             raise ValueError(f"files lacks {', '.join(missing)}")
         return self
 
-    def dimensions(self, profile: Profile) -> dict[str, int]:
-        """The numbers behind the named dimensions at one profile."""
+    def dimensions(self, profile: Profile, chunks: int = 1) -> dict[str, int]:
+        """The numbers behind the named dimensions at one profile, for prompts of so many chunks."""
         return {
+            CONTEXT_LENGTH: self.tokenizers[TOKENIZER].length * chunks,
             "height": profile.height,
             "width": profile.width,
             "latent_height": profile.height // self.latents.pixels,
             "latent_width": profile.width // self.latents.pixels,
         }
 
-    def spec(self, component: str, profile: Profile, batches: tuple[int, ...]) -> EngineSpec:
-        """The component's tensors at one profile."""
-        record, sizes = self.components[component], self.dimensions(profile)
+    @property
+    def text_layers(self) -> int:
+        """How many layers' states the text encoder gives."""
+        return int(self.components[TEXT_ENCODER].outputs["hidden_states"].shape[1])
+
+    def chunks(self, component: str, arrays: Mapping[str, Array]) -> int:
+        """How many prompt chunks the arrays for a component hold; 1 where it takes no prompt."""
+        for name, tensor in self.components[component].inputs.items():
+            if CONTEXT_LENGTH in tensor.shape:
+                return int(arrays[name].shape[tensor.shape.index(CONTEXT_LENGTH)] // self.tokenizers[TOKENIZER].length)
+        return 1
+
+    def spec(self, component: str, profile: Profile, batches: tuple[int, ...], chunks: int = 1) -> EngineSpec:
+        """The component's tensors at one profile, for prompts of so many chunks."""
+        record, sizes = self.components[component], self.dimensions(profile, chunks)
 
         def tensors(records: dict[str, TensorRecord]) -> dict[str, TensorSpec]:
             return {

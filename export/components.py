@@ -15,11 +15,13 @@ from latentrt.engines.bundle import Probe, record_files, write_probes
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.manifest import (
     SCHEMA,
+    TEXT_ENCODER,
     TOKENIZER,
     BundleManifest,
     ComponentRecord,
     ParityRecord,
     SourceRecord,
+    TokenEmbeddingsRecord,
     TokenizerRecord,
 )
 from latentrt.engines.precision import Precision
@@ -28,8 +30,8 @@ from latentrt.engines.progress import Progress
 from latentrt.engines.spec import Array
 from latentrt.export.checkpoint import Checkpoint
 from latentrt.export.onnx_export import Graph, export_onnx, quiet
-from latentrt.export.probes import noised_latents, photograph, record_probe, timesteps, token_ids
-from latentrt.export.text_encoder import load_text_encoder, text_encoder_graph
+from latentrt.export.probes import masks, noised_latents, photograph, record_probe, timesteps, token_ids
+from latentrt.export.text_encoder import load_text_encoder, text_encoder_graph, write_token_embeddings
 from latentrt.export.unet import load_unet, unet_graph
 from latentrt.export.vae import load_vae, vae_decoder_graph, vae_encoder_graph
 from latentrt.export.versions import exporter_versions
@@ -104,7 +106,7 @@ def export_components(
     length = checkpoint.text_encoder["max_position_embeddings"]
     tokenizer = _write_tokenizer(checkpoint, root, length)
     with quiet():
-        contexts = _export_text_encoder(run, tokenizer)
+        contexts, embeddings = _export_text_encoder(run, tokenizer)
         _export_autoencoder_and_unet(run, contexts)
     files = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
     with progress.stage("digests"):
@@ -121,24 +123,27 @@ def export_components(
         schedule=checkpoint.schedule(),
         latents=checkpoint.latents,
         tokenizers={TOKENIZER: TokenizerRecord(folder="tokenizer", length=length)},
+        token_embeddings={TEXT_ENCODER: embeddings},
         defaults=checkpoint.family.defaults.model_copy(update={"sampler": checkpoint.sampler}),
         files=recorded,
     )
 
 
-def _export_text_encoder(run: _Export, tokenizer: Tokenizer) -> torch.Tensor:
-    """Exports the text encoder; returns the embeddings (4, L, width) of the probe prompts."""
+def _export_text_encoder(run: _Export, tokenizer: Tokenizer) -> tuple[torch.Tensor, TokenEmbeddingsRecord]:
+    """Exports the text encoder; returns the conditioning (4, L, width) of the probe prompts, and its table."""
     with run.progress.stage("text_encoder: load"):
-        module = _loaded(lambda: load_text_encoder(run.checkpoint), "text_encoder")
+        module, table = _loaded(lambda: load_text_encoder(run.checkpoint), TEXT_ENCODER)
+        embeddings = write_token_embeddings(run.root, TEXT_ENCODER, table, tokenizer.vocabulary_size)
     with run.progress.stage("text_encoder: reference"):
-        ids = torch.from_numpy(token_ids(tokenizer))
-        profile = run.profiles[0]
+        vectors = table[torch.from_numpy(token_ids(tokenizer))]
+        seen, some = map(torch.from_numpy, masks(tokenizer.length))
         probes = [
-            record_probe(module, profile, {"input_ids": ids[start : start + 2]}, ["last_hidden_state"])
-            for start in (0, 2)
+            record_probe(module, run.profiles[0], {"inputs_embeds": pair, "attention_mask": mask}, ["hidden_states"])
+            for pair, mask in ((vectors[:2], seen), (vectors[2:], seen), (vectors[2:], some))
         ]
-    run.component("text_encoder", module, text_encoder_graph(run.checkpoint), probes)
-    return torch.cat([torch.from_numpy(probe.outputs["last_hidden_state"]) for probe in probes])
+    run.component(TEXT_ENCODER, module, text_encoder_graph(run.checkpoint), probes)
+    contexts = [torch.from_numpy(probe.outputs["hidden_states"])[:, -1] for probe in probes[:2]]
+    return torch.cat(contexts), embeddings
 
 
 def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> None:
@@ -162,6 +167,8 @@ def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> None:
     gc.collect()
     with run.progress.stage("unet: load"):
         unet = _loaded(lambda: load_unet(checkpoint), "unet")
+    # One chunk, two chunks (a long prompt), one chunk
+    contexts_of_probe = (contexts[:2], torch.cat([contexts[:2], contexts[2:]], dim=1), contexts[2:])
     with run.progress.stage("unet: reference"):
         probes = [
             record_probe(
@@ -170,7 +177,7 @@ def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> None:
                 {
                     "sample": noised_latents(checkpoint, (mean - shift) * scale, timestep),
                     "timestep": torch.tensor([float(timestep)]),
-                    "encoder_hidden_states": contexts[:2] if index % 2 == 0 else contexts[2:],
+                    "encoder_hidden_states": contexts_of_probe[index % len(contexts_of_probe)],
                 },
                 ["out_sample"],
             )

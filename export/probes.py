@@ -41,6 +41,14 @@ def token_ids(tokenizer: Tokenizer) -> Array:
     return np.stack([tokenizer.encode(prompt).ids for prompt in PROMPTS])
 
 
+def masks(length: int) -> tuple[Array, Array]:
+    """Attention masks (2, L) int64 of two prompts: all tokens seen, and some of each masked out."""
+    seen = np.ones((2, length), np.int64)
+    some = seen.copy()
+    some[0, 2:5] = some[1, length // 2 :] = 0
+    return seen, some
+
+
 def noised_latents(checkpoint: Checkpoint, clean: torch.Tensor, timestep: int) -> torch.Tensor:
     """Scaled latents (1, C, h, w) brought to a training timestep, twice with different noise: (2, C, h, w)."""
     from latentrt.runtime.schedule import alphas_cumprod_from_config

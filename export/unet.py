@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from latentrt.engines.manifest import TensorRecord
+from latentrt.engines.manifest import CONTEXT_LENGTH, TensorRecord
 from latentrt.export.checkpoint import Checkpoint
 from latentrt.export.onnx_export import Graph, batch_record
 
@@ -32,16 +32,15 @@ def load_unet(checkpoint: Checkpoint) -> UnetModule:
 
 
 def unet_graph(checkpoint: Checkpoint) -> Graph:
-    """Inputs and outputs, sized by the configs of U-Net and text encoder."""
+    """Inputs and outputs, sized by the U-Net's config; prompts may be of any number of chunks."""
     config = checkpoint.unet
     factor = 2 ** (len(config["block_out_channels"]) - 1)
-    length = checkpoint.text_encoder["max_position_embeddings"]
     latent = ("latent_height", "latent_width")
     return Graph(
         inputs={
             "sample": batch_record("float32", config["in_channels"], *latent),
             "timestep": TensorRecord(shape=(1,), dtype="float32"),
-            "encoder_hidden_states": batch_record("float32", length, config["cross_attention_dim"]),
+            "encoder_hidden_states": batch_record("float32", CONTEXT_LENGTH, config["cross_attention_dim"]),
         },
         outputs={"out_sample": batch_record("float32", config["out_channels"], *latent)},
         multiples=dict.fromkeys(latent, factor),

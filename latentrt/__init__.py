@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from latentrt.opening import open
     from latentrt.runtime.pipeline import Pipeline
+    from latentrt.runtime.prompt import LongPrompt, PromptSyntax, PromptTruncatedWarning
     from latentrt.runtime.result import Result
     from latentrt.runtime.samplers import Sampler
 
@@ -31,9 +32,12 @@ _HOMES = {
     "CheckpointError": "latentrt.engines.errors",
     "EngineError": "latentrt.engines.errors",
     "LatentrtError": "latentrt.engines.errors",
+    "LongPrompt": "latentrt.runtime.prompt",
     "OutputError": "latentrt.engines.errors",
     "ParityError": "latentrt.engines.errors",
     "Pipeline": "latentrt.runtime.pipeline",
+    "PromptSyntax": "latentrt.runtime.prompt",
+    "PromptTruncatedWarning": "latentrt.runtime.prompt",
     "RequestError": "latentrt.engines.errors",
     "Result": "latentrt.runtime.result",
     "Sampler": "latentrt.runtime.samplers",
@@ -48,9 +52,12 @@ __all__ = [
     "CheckpointError",
     "EngineError",
     "LatentrtError",
+    "LongPrompt",
     "OutputError",
     "ParityError",
     "Pipeline",
+    "PromptSyntax",
+    "PromptTruncatedWarning",
     "RequestError",
     "Result",
     "Sampler",

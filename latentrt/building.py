@@ -20,7 +20,7 @@ from latentrt.engines.progress import Progress, StageTimer
 if TYPE_CHECKING:
     from latentrt.export.checkpoint import Checkpoint
 
-_BUNDLE_ENTRIES = {BUNDLE_FILE, "engines", "onnx", "probes", "tokenizer"}
+_BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer"}
 _Choice = TypeVar("_Choice", Precision, Backend)
 
 

@@ -28,6 +28,15 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the first pict
 Size = Annotated[str | None, typer.Option("--size", metavar="WxH", help="Picture size in pixels.")]
 Count = Annotated[int, typer.Option("--count", help="How many pictures.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT.png", help="Where to write the PNG.")]
+Syntax = Annotated[str, typer.Option("--prompt-syntax", help="How weights are written: plain, compel or a1111.")]
+LongPrompt = Annotated[
+    str | None, typer.Option("--long-prompt", help="truncate or chunk; plain prompts are truncated if left out.")
+]
+ClipSkip = Annotated[int | None, typer.Option("--clip-skip", help="Layers of the text encoder to leave out.")]
+Inversions = Annotated[
+    list[Path] | None,
+    typer.Option("--textual-inversion", metavar="PATH", help="An embedding file to load; repeatable."),
+]
 BackendName = Annotated[str, typer.Option("--backend", help="auto or ort-cpu.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="Threads per operator; one per core if left out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -82,6 +91,10 @@ def generate(
     seed: Seed = None,
     size: Size = None,
     count: Count = 1,
+    prompt_syntax: Syntax = "plain",
+    long_prompt: LongPrompt = None,
+    clip_skip: ClipSkip = None,
+    textual_inversion: Inversions = None,
     output: Output = Path("out.png"),
     backend: BackendName = "auto",
     threads: Threads = None,
@@ -90,6 +103,7 @@ def generate(
     """Draw pictures from text."""
     width, height = _size(size)
     with _opened(bundle, output, backend, threads) as pipe, _Steps(pipe, steps, 1.0) as callback:
+        pipe.load_textual_inversion(textual_inversion or ())
         result = pipe(
             [prompt] * _positive(count),
             negative_prompt=negative,
@@ -100,6 +114,9 @@ def generate(
             sampler=sampler,
             seed=_seeds(seed, count),
             callback_on_step_end=callback,
+            prompt_syntax=prompt_syntax,
+            long_prompt=long_prompt,
+            clip_skip=clip_skip,
         )
     _report(result, output, json)
 
@@ -117,6 +134,10 @@ def img2img(
     seed: Seed = None,
     size: Size = None,
     count: Count = 1,
+    prompt_syntax: Syntax = "plain",
+    long_prompt: LongPrompt = None,
+    clip_skip: ClipSkip = None,
+    textual_inversion: Inversions = None,
     output: Output = Path("out.png"),
     backend: BackendName = "auto",
     threads: Threads = None,
@@ -128,6 +149,7 @@ def img2img(
     width, height = _size(size)
     picture = read_image(image)
     with _opened(bundle, output, backend, threads) as pipe, _Steps(pipe, steps, strength) as callback:
+        pipe.load_textual_inversion(textual_inversion or ())
         result = pipe.img2img(
             [prompt] * _positive(count),
             image=picture,
@@ -140,6 +162,9 @@ def img2img(
             sampler=sampler,
             seed=_seeds(seed, count),
             callback_on_step_end=callback,
+            prompt_syntax=prompt_syntax,
+            long_prompt=long_prompt,
+            clip_skip=clip_skip,
         )
     _report(result, output, json)
 

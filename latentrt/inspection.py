@@ -129,7 +129,8 @@ def verify(root: Path, *, threads: int | None = None, progress: Progress | None 
             with timer.stage(name):
                 worst = EXACT
                 for probe in bundle.probes(name):
-                    outputs = components.engine(name, probe.profile).run(probe.inputs)
+                    chunks = bundle.manifest.chunks(name, probe.inputs)
+                    outputs = components.engine(name, probe.profile, chunks).run(probe.inputs)
                     worst = worst.worse(probe.parity(outputs))
                 gate(name, worst, record.precision)
             figures[name] = worst

@@ -1,5 +1,7 @@
 """Any number of samples through engines that run only certain batch sizes."""
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from latentrt.engines.engine import Engine
@@ -18,12 +20,24 @@ def in_batches(engine: Engine, source: str, array: Array, result: str) -> Array:
     Returns:
         (N, …), the output for each sample.
     """
-    pieces = []
-    for start, stop, batch in pieces_of(len(array), engine.spec.batches):
-        piece = array[start:stop]
-        padding = [(0, batch - len(piece))] + [(0, 0)] * (array.ndim - 1)
-        pieces.append(engine.run({source: np.pad(piece, padding)})[result][: len(piece)])
-    return np.concatenate(pieces)
+    return np.concatenate(list(batch_results(engine, {source: array}, result)))
+
+
+def batch_results(engine: Engine, inputs: Mapping[str, Array], result: str) -> Iterator[Array]:
+    """Runs an engine over any number of samples; yields the output (n, …) of each piece in turn.
+
+    Args:
+        engine: the engine.
+        inputs: (N, …) each.
+        result: name of the wanted output.
+    """
+    count = len(next(iter(inputs.values())))
+    for start, stop, batch in pieces_of(count, engine.spec.batches):
+        filled = [(0, batch - (stop - start))]
+        piece = {
+            name: np.pad(array[start:stop], filled + [(0, 0)] * (array.ndim - 1)) for name, array in inputs.items()
+        }
+        yield engine.run(piece)[result][: stop - start]
 
 
 def pieces_of(count: int, batches: tuple[int, ...]) -> list[tuple[int, int, int]]:

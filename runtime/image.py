@@ -31,6 +31,7 @@ class PictureMetadata:
     height: int
     model: str
     strength: float | None = None
+    clip_skip: int = 0
 
     def parameters(self) -> str:
         """A1111's ``parameters`` text: prompt, negative prompt, then one line of ``Key: value`` pairs."""
@@ -44,6 +45,8 @@ class PictureMetadata:
         }
         if self.strength is not None:
             pairs["Denoising strength"] = f"{self.strength:g}"
+        if self.clip_skip:
+            pairs["Clip skip"] = self.clip_skip + 1  # A1111 counts the layer that is taken, from 1 for the last
         if self.batch_index:
             pairs["Batch pos"] = self.batch_index
         pairs["Version"] = f"latentrt {version('latentrt')}"

@@ -1,6 +1,8 @@
 """The pipeline: prompts in, pictures out, around the engines of one bundle."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
 from time import perf_counter
 
 import numpy as np
@@ -9,14 +11,14 @@ from PIL import Image
 from latentrt.engines.bundle import Bundle
 from latentrt.engines.cache import OpenComponents
 from latentrt.engines.errors import RequestError
-from latentrt.engines.manifest import TOKENIZER, BundleManifest
+from latentrt.engines.manifest import TEXT_ENCODER, TOKENIZER, BundleManifest
 from latentrt.engines.spec import Array
 from latentrt.runtime.autoencoder import latents_from_pixels, pixels_from_latents
 from latentrt.runtime.guidance import GuidedUnet
 from latentrt.runtime.image import images_from_pixels, pixels_from_image
 from latentrt.runtime.loop import OnStep, denoise
 from latentrt.runtime.noise import Noise
-from latentrt.runtime.prompt import TextEncoder
+from latentrt.runtime.prompt import LongPrompt, PromptEncoder, PromptSyntax
 from latentrt.runtime.request import (
     CallbackOnStepEnd,
     Request,
@@ -26,11 +28,16 @@ from latentrt.runtime.request import (
 )
 from latentrt.runtime.result import OutputType, Result, Timings
 from latentrt.runtime.samplers import Sampler
+from latentrt.runtime.textual_inversion import TextualInversions, inversions_from_paths
+from latentrt.runtime.token_embeddings import TokenEmbeddings
 from latentrt.runtime.tokenizer import tokenizer_from_folder
 
 
 class Pipeline:
-    """Draws pictures from a bundle. Threads may share one; calls keep no state in it."""
+    """Draws pictures from a bundle. Threads may share one; calls keep no state in it.
+
+    Textual inversions are the one thing that is loaded into it; a call takes those that are there as it begins.
+    """
 
     def __init__(self, bundle: Bundle, components: OpenComponents) -> None:
         """Takes opened components; use ``latentrt.open``, which makes them."""
@@ -41,6 +48,10 @@ class Pipeline:
         self._bundle = bundle
         self._components = components
         self._tokenizer = tokenizer_from_folder(bundle.root / record.folder, length=record.length)
+        table = bundle.manifest.token_embeddings[TEXT_ENCODER]
+        self._embeddings = TokenEmbeddings(bundle.path(table.file), table)
+        self._inversions = TextualInversions()
+        self._loading = Lock()
 
     @property
     def manifest(self) -> BundleManifest:
@@ -51,6 +62,39 @@ class Pipeline:
     def backend(self) -> str:
         """The backend that runs the engines."""
         return self._components.backend
+
+    def load_textual_inversion(
+        self, paths: str | Path | Sequence[str | Path], token: str | Sequence[str] | None = None
+    ) -> tuple[str, ...]:
+        """Loads embedding files; what they taught stands in prompts for their triggers from the next call on.
+
+        Args:
+            paths: one file or several: safetensors, ``.pt`` or ``.bin`` of InvokeAI, diffusers or A1111.
+            token: the trigger instead of the file's own; for several files one each.
+
+        Returns:
+            The triggers. ``<name>`` is matched as it stands, ``name`` as a word and as ``<name>``.
+
+        Raises:
+            RequestError: a file that is damaged or not for this model, or a trigger that is taken.
+        """
+        added = inversions_from_paths(paths, token, tokenizer=self._tokenizer, width=self._embeddings.width)
+        with self._loading:
+            self._inversions = self._inversions.with_loaded(added)
+        return tuple(inversion.trigger for inversion in added)
+
+    def unload_textual_inversion(self, token: str | Sequence[str] | None = None) -> None:
+        """Forgets the textual inversions of these triggers; None forgets all.
+
+        Raises:
+            RequestError: a trigger that is not loaded.
+        """
+        with self._loading:
+            self._inversions = (
+                TextualInversions()
+                if token is None
+                else self._inversions.without([token] if isinstance(token, str) else token)
+            )
 
     def close(self) -> None:
         """Releases the engines; later calls are refused."""
@@ -77,6 +121,9 @@ class Pipeline:
         latents: Array | None = None,
         output_type: str = "pil",
         callback_on_step_end: CallbackOnStepEnd | None = None,
+        prompt_syntax: str | PromptSyntax = PromptSyntax.PLAIN,
+        long_prompt: str | LongPrompt | None = None,
+        clip_skip: int | None = None,
     ) -> Result:
         """Draws pictures from text.
 
@@ -96,6 +143,10 @@ class Pipeline:
             output_type: "pil", "np" or "latent".
             callback_on_step_end: called as f(pipeline, step, timestep, {"latents": x}) after every update;
                 ``latents`` in a returned mapping replaces x.
+            prompt_syntax: how weights are written in the prompts: "plain" (not at all), "compel" or "a1111".
+            long_prompt: "truncate" leaves out what the text encoder cannot read at once and warns; "chunk"
+                encodes it in chunks. None truncates plain prompts and chunks the others.
+            clip_skip: how many of the text encoder's last layers to leave out for the prompt.
 
         Raises:
             RequestError: an argument that cannot be served, with what to do.
@@ -113,6 +164,9 @@ class Pipeline:
             num_images_per_prompt=num_images_per_prompt,
             output_type=output_type,
             callback_on_step_end=callback_on_step_end,
+            prompt_syntax=prompt_syntax,
+            long_prompt=long_prompt,
+            clip_skip=clip_skip,
             strength=None,
         )
         begin = perf_counter()
@@ -137,6 +191,9 @@ class Pipeline:
         num_images_per_prompt: int = 1,
         output_type: str = "pil",
         callback_on_step_end: CallbackOnStepEnd | None = None,
+        prompt_syntax: str | PromptSyntax = PromptSyntax.PLAIN,
+        long_prompt: str | LongPrompt | None = None,
+        clip_skip: int | None = None,
     ) -> Result:
         """Draws pictures that start from a picture.
 
@@ -155,6 +212,9 @@ class Pipeline:
             num_images_per_prompt: pictures of each prompt.
             output_type: "pil", "np" or "latent".
             callback_on_step_end: as in a plain call.
+            prompt_syntax: as in a plain call.
+            long_prompt: as in a plain call.
+            clip_skip: as in a plain call.
 
         Raises:
             RequestError: an argument that cannot be served, with what to do.
@@ -175,6 +235,9 @@ class Pipeline:
             num_images_per_prompt=num_images_per_prompt,
             output_type=output_type,
             callback_on_step_end=callback_on_step_end,
+            prompt_syntax=prompt_syntax,
+            long_prompt=long_prompt,
+            clip_skip=clip_skip,
             strength=self.manifest.defaults.strength if strength is None else strength,
         )
         if len(images) not in (1, request.count):
@@ -192,15 +255,16 @@ class Pipeline:
     def _draw(self, request: Request, x: Array, noise: Noise, begin: float, encode_image: float) -> Result:
         """Encodes the prompts, denoises x and decodes it."""
         start = perf_counter()
-        encoder = TextEncoder(self._tokenizer, self._components.engine("text_encoder", request.profile))
+        engine = self._components.engine(TEXT_ENCODER, request.profile)
+        encoder = PromptEncoder(self._tokenizer, self._embeddings, self._inversions, engine)
         guided = request.guidance_scale > 1.0
-        embeddings = encoder.encode([*request.prompts, *(request.negatives if guided else ())])
+        positive, negative = encoder.encode(
+            request.prompts, request.negatives if guided else None, request.prompt_options
+        )
         encoded = perf_counter()
+        chunks = positive.shape[1] // self._tokenizer.length
         unet = GuidedUnet(
-            self._components.engine("unet", request.profile),
-            embeddings[: request.count],
-            embeddings[request.count :] if guided else None,
-            request.guidance_scale,
+            self._components.engine("unet", request.profile, chunks), positive, negative, request.guidance_scale
         )
         latents = denoise(x, request.schedule, request.sampler.info.solver, unet, noise, self._on_step(request))
         denoised = perf_counter()

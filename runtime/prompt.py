@@ -1,38 +1,276 @@
-"""Prompts to text embeddings."""
+"""Prompts to conditioning: parsed, cut into chunks, encoded, weighted, and put together again."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import chain
 
 import numpy as np
 
 from latentrt.engines.engine import Engine
+from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
-from latentrt.runtime.batches import in_batches
+from latentrt.runtime.a1111_syntax import prompt_from_a1111
+from latentrt.runtime.batches import batch_results
+from latentrt.runtime.chunks import Framed, Token, framed, near_commas, whole_sentences
+from latentrt.runtime.compel_syntax import prompt_from_compel
+from latentrt.runtime.prompt_tree import EMPTY, Blend, Prompt, Text, plain_prompt
+from latentrt.runtime.textual_inversion import TextualInversions
+from latentrt.runtime.token_embeddings import TokenEmbeddings
 from latentrt.runtime.tokenizer import Tokenizer
+from latentrt.runtime.weighting import weighted_as_a1111, weighted_as_compel
 
 
 class PromptTruncatedWarning(UserWarning):
     """A prompt is longer than the text encoder reads; the warning quotes what was left out."""
 
 
-class TextEncoder:
-    """A tokenizer and a text encoder engine."""
+class PromptSyntax(StrEnum):
+    """How weights are written: not at all (as in diffusers), as in compel and InvokeAI, or as in A1111."""
 
-    def __init__(self, tokenizer: Tokenizer, engine: Engine) -> None:
+    PLAIN = "plain"
+    COMPEL = "compel"
+    A1111 = "a1111"
+
+
+class LongPrompt(StrEnum):
+    """What becomes of text beyond one chunk: left out with a warning, or encoded in chunks of its own."""
+
+    TRUNCATE = "truncate"
+    CHUNK = "chunk"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """How the prompts of a call are read. ``clip_skip`` is how many of the text encoder's last layers are left out."""
+
+    syntax: PromptSyntax = PromptSyntax.PLAIN
+    long_prompt: LongPrompt = LongPrompt.TRUNCATE
+    clip_skip: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Style:
+    """What a syntax decides: its parser, where chunks end, what weights do, and what becomes of long text."""
+
+    parse: Callable[[str], Prompt]
+    ends: Callable[[Sequence[Token], Tokenizer], list[int]]
+    weighted: Callable[[Framed, Sequence[Array], Array], Array]
+    masks: Callable[[Framed], list[Array]]
+    long_prompt: LongPrompt
+
+
+def _lowered_masks(text: Framed) -> list[Array]:
+    return [mask for _, mask in text.lowered]
+
+
+_STYLES = {
+    PromptSyntax.PLAIN: _Style(
+        parse=plain_prompt,
+        ends=whole_sentences,
+        weighted=weighted_as_compel,
+        masks=_lowered_masks,
+        long_prompt=LongPrompt.TRUNCATE,
+    ),
+    PromptSyntax.COMPEL: _Style(
+        parse=prompt_from_compel,
+        ends=whole_sentences,
+        weighted=weighted_as_compel,
+        masks=_lowered_masks,
+        long_prompt=LongPrompt.CHUNK,
+    ),
+    PromptSyntax.A1111: _Style(
+        parse=prompt_from_a1111,
+        ends=near_commas,
+        weighted=weighted_as_a1111,
+        masks=lambda text: [],
+        long_prompt=LongPrompt.CHUNK,
+    ),
+}
+
+
+def prompt_options_from_arguments(
+    syntax: object, long_prompt: object, clip_skip: int | None, layers: int
+) -> PromptOptions:
+    """Checks how prompts shall be read.
+
+    Args:
+        syntax: a ``PromptSyntax`` or its name.
+        long_prompt: a ``LongPrompt`` or its name; None takes the syntax's own.
+        clip_skip: layers to leave out; None is 0.
+        layers: how many the text encoder has.
+
+    Raises:
+        RequestError: another name, or as many layers as there are or more.
+    """
+    if syntax not in tuple(PromptSyntax):
+        raise RequestError(f"got prompt_syntax {syntax!r}, expected one of {', '.join(PromptSyntax)}; choose one")
+    if long_prompt is not None and long_prompt not in tuple(LongPrompt):
+        raise RequestError(f"got long_prompt {long_prompt!r}, expected one of {', '.join(LongPrompt)}; choose one")
+    if clip_skip is not None and not 0 <= clip_skip < layers:
+        raise RequestError(
+            f"got clip_skip {clip_skip}, expected 0 to {layers - 1} for a text encoder of {layers} layers; lower it"
+        )
+    chosen = PromptSyntax(str(syntax))
+    return PromptOptions(
+        syntax=chosen,
+        long_prompt=_STYLES[chosen].long_prompt if long_prompt is None else LongPrompt(str(long_prompt)),
+        clip_skip=clip_skip or 0,
+    )
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A text, framed, and the end of it that was left out."""
+
+    framed: Framed
+    lost: str
+
+
+class PromptEncoder:
+    """A tokenizer, token embeddings, textual inversions and a text encoder engine. Belongs to one call."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, embeddings: TokenEmbeddings, inversions: TextualInversions, engine: Engine
+    ) -> None:
         self._tokenizer = tokenizer
+        self._embeddings = embeddings
+        self._inversions = inversions
         self._engine = engine
 
-    def encode(self, prompts: Sequence[str]) -> Array:
-        """Embeddings (N, length, width) float32, one per prompt; equal prompts are encoded once."""
-        unique = list(dict.fromkeys(prompts))
-        encodings = [self._tokenizer.encode(prompt) for prompt in unique]
-        for encoding in encodings:
-            if encoding.lost:
+    def encode(
+        self, prompts: Sequence[str], negatives: Sequence[str] | None, options: PromptOptions
+    ) -> tuple[Array, Array | None]:
+        """Conditioning of prompts and negative prompts; equal texts are encoded once.
+
+        Args:
+            prompts: N texts.
+            negatives: N texts, or None for no guidance.
+            options: how to read them; ``clip_skip`` concerns the prompts alone.
+
+        Returns:
+            Two arrays (N, 77 · k, width) float32, the second None without negatives. Shorter ones are filled up
+            with the empty prompt.
+
+        Raises:
+            RequestError: a malformed prompt, or weights so large that the result is not finite.
+        """
+        style = _STYLES[options.syntax]
+        trees = {prompt: style.parse(prompt) for prompt in dict.fromkeys([*prompts, *(negatives or ())])}
+        texts = dict.fromkeys(chain([EMPTY], *map(_texts, trees.values())))
+        read = {text: self._read(text, style, options.long_prompt) for text in texts}
+        for text in read.values():
+            if text.lost:
                 warnings.warn(
-                    f"the prompt is longer than {self._tokenizer.length - 2} tokens; left out: {encoding.lost!r}",
+                    f"the prompt is longer than {self._tokenizer.room} tokens; left out: {text.lost!r}",
                     PromptTruncatedWarning,
                     stacklevel=4,
                 )
-        states = in_batches(self._engine, "input_ids", np.stack([e.ids for e in encodings]), "last_hidden_state")
-        rows = {prompt: row for row, prompt in enumerate(unique)}
-        return states[[rows[prompt] for prompt in prompts]]
+        layer = -1 - options.clip_skip
+        states = self._states([text.framed for text in read.values()], style, (layer, -1))
+        sides = []
+        for depth, side in enumerate((prompts, negatives)):
+            wanted = dict.fromkeys(chain([EMPTY], *(_texts(trees[prompt]) for prompt in side or ())))
+            conditionings = {text: self._weighted(read[text].framed, style, states, depth) for text in wanted}
+            sides.append([_combined(trees[prompt], conditionings) for prompt in side or ()])
+            sides[-1].append(conditionings[EMPTY])
+        most = max(len(one) for side in sides for one in side)
+        positive, negative = (
+            np.stack([_filled(one, side[-1], most) for one in side[:-1]]) if len(side) > 1 else None for side in sides
+        )
+        if positive is None or not all(np.isfinite(side).all() for side in (positive, negative) if side is not None):
+            raise RequestError("the prompt's weights give no finite conditioning, expected weights near 1; lower them")
+        return positive, negative
+
+    def _read(self, text: Text, style: _Style, long_prompt: LongPrompt) -> _Read:
+        tokens = list(self._tokens(text))
+        room, lost = self._tokenizer.room, ""
+        if long_prompt is LongPrompt.CHUNK:
+            ends = style.ends(tokens, self._tokenizer)
+        else:
+            ends = [min(len(tokens), room)]
+            if len(tokens) > room:
+                first, *others = text.fragments[tokens[room].fragment :]
+                lost = " ".join([first.text[tokens[room].begin :], *(other.text for other in others)]).strip()
+        weights = [fragment.weight for fragment in text.fragments]
+        return _Read(framed(tokens, ends, weights, self._tokenizer), lost)
+
+    def _tokens(self, text: Text) -> list[Token]:
+        """All tokens; the vectors of textual inversions are numbered behind the vocabulary."""
+        tokens = []
+        for number, fragment in enumerate(text.fragments):
+            for begin, piece in self._inversions.pieces(fragment.text):
+                if isinstance(piece, str):
+                    found = self._tokenizer.tokens(piece)
+                    tokens += [Token(id, number, begin + at) for id, at in zip(found.ids, found.begins, strict=True)]
+                else:
+                    slots = [self._embeddings.rows + vector for vector in piece]
+                    tokens += [Token(id, number, begin, joined=i > 0) for i, id in enumerate(slots)]
+        return tokens
+
+    def _states(
+        self, texts: Sequence[Framed], style: _Style, layers: Sequence[int]
+    ) -> dict[tuple[bytes, bytes], Array]:
+        """The states (layers, L, width) of every chunk under every mask, keyed by the two."""
+        rows = {}
+        for text in texts:
+            for mask in [np.ones_like(text.ids), *style.masks(text)]:
+                for ids, seen in zip(text.ids, mask, strict=True):
+                    rows[ids.tobytes(), seen.tobytes()] = (ids, seen)
+        ids, masks = (np.stack(column) for column in zip(*rows.values(), strict=True))
+        inputs = {"inputs_embeds": self._vectors(ids), "attention_mask": masks}
+        pieces = [states[:, list(layers)] for states in batch_results(self._engine, inputs, "hidden_states")]
+        return dict(zip(rows, np.concatenate(pieces), strict=True))
+
+    def _vectors(self, ids: Array) -> Array:
+        known = ids < self._embeddings.rows
+        if known.all():
+            return self._embeddings.vectors(ids)
+        vectors = np.empty((*ids.shape, self._embeddings.width), np.float32)
+        vectors[known] = self._embeddings.vectors(ids[known])
+        vectors[~known] = self._inversions.vectors[ids[~known] - self._embeddings.rows]
+        return vectors
+
+    def _weighted(self, text: Framed, style: _Style, states: dict[tuple[bytes, bytes], Array], layer: int) -> Array:
+        """Conditioning (L · k, width) of one text from the states of one layer."""
+        empty = self._tokenizer.framed([])
+        whole = np.ones_like(empty).tobytes()
+        with np.errstate(over="ignore", invalid="ignore"):
+            weighted = style.weighted(
+                text,
+                [
+                    np.stack([states[a.tobytes(), b.tobytes()][layer] for a, b in zip(text.ids, mask, strict=True)])
+                    for mask in [np.ones_like(text.ids), *style.masks(text)]
+                ],
+                states[empty.tobytes(), whole][layer],
+            )
+        return weighted.reshape(-1, weighted.shape[-1])
+
+
+def _texts(prompt: Prompt) -> list[Text]:
+    return [text for part in prompt.parts for text in (part.texts if isinstance(part, Blend) else [part])]
+
+
+def _filled(conditioning: Array, empty: Array, length: int) -> Array:
+    """Conditioning of at least one length, filled up with the empty prompt."""
+    return np.concatenate([conditioning, *[empty] * ((length - len(conditioning)) // len(empty))])
+
+
+def _combined(prompt: Prompt, conditionings: dict[Text, Array]) -> Array:
+    """Conditioning (L · k, width) of a prompt from that of its texts."""
+    empty, parts = conditionings[EMPTY], []
+    for part, weight in zip(prompt.parts, prompt.weights, strict=True):
+        if isinstance(part, Blend):
+            members = [conditionings[text] for text in part.texts]
+            most = max(map(len, members))
+            conditioning = np.sum(
+                [np.float32(w) * _filled(m, empty, most) for w, m in zip(part.weights, members, strict=True)], axis=0
+            )
+        else:
+            conditioning = conditionings[part]
+        if weight != 1.0:
+            base = _filled(empty, empty, len(conditioning))
+            conditioning = base + (conditioning - base) * np.float32(weight)
+        parts.append(conditioning)
+    return np.concatenate(parts)

@@ -16,6 +16,7 @@ from latentrt.engines.manifest import BundleManifest
 from latentrt.engines.profile import Profile, profile_for_size
 from latentrt.engines.spec import Array
 from latentrt.runtime.image import PictureMetadata
+from latentrt.runtime.prompt import LongPrompt, PromptOptions, PromptSyntax, prompt_options_from_arguments
 from latentrt.runtime.result import OutputType
 from latentrt.runtime.samplers import Sampler
 from latentrt.runtime.schedule import Schedule
@@ -40,6 +41,7 @@ class Request:
     output_type: OutputType
     callback: CallbackOnStepEnd | None
     strength: float | None
+    prompt_options: PromptOptions
     model: str
 
     @property
@@ -68,6 +70,7 @@ class Request:
                 height=self.profile.height,
                 model=self.model,
                 strength=self.strength,
+                clip_skip=self.prompt_options.clip_skip,
             )
             for index, (prompt, negative, seed) in enumerate(
                 zip(self.prompts, self.negatives, self.seed_of_each, strict=True)
@@ -90,6 +93,9 @@ def request_from_arguments(
     output_type: str,
     callback_on_step_end: CallbackOnStepEnd | None,
     strength: float | None,
+    prompt_syntax: str | PromptSyntax,
+    long_prompt: str | LongPrompt | None,
+    clip_skip: int | None,
 ) -> Request:
     """Checks a call's arguments and fills in the bundle's defaults; ``strength`` is None for text-to-image.
 
@@ -134,6 +140,12 @@ def request_from_arguments(
         output_type=OutputType(output_type),
         callback=callback_on_step_end,
         strength=strength,
+        prompt_options=prompt_options_from_arguments(
+            prompt_syntax,
+            long_prompt,
+            None if clip_skip is None else _whole(clip_skip, "clip_skip"),
+            manifest.text_layers,
+        ),
         model=manifest.source.name,
     )
 

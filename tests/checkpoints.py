@@ -32,6 +32,10 @@ def save_tiny_checkpoint(folder: Path) -> Path:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    # As initialised, the final norm leaves a mean of 0, which A1111's weights would divide by
+    generator = torch.Generator().manual_seed(0)
+    for parameter in text_encoder.final_layer_norm.parameters():
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
     unet = UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(16, 32),

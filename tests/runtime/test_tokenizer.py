@@ -1,17 +1,19 @@
 """Token ids equal to those of transformers' CLIPTokenizer, on texts that users and attackers write."""
 
 import json
+import random
 import shutil
 import warnings
 from pathlib import Path
 
 import pytest
+from clip_vocabulary import write_clip_tokenizer
 
 import latentrt
 from latentrt.engines.errors import BundleError
 from latentrt.models import EMOJI
 from latentrt.runtime.prompt import PromptTruncatedWarning
-from latentrt.runtime.tokenizer import Tokenizer, tokenizer_from_folder
+from latentrt.runtime.tokenizer import END, START, Tokenizer, tokenizer_from_folder
 
 TEXTS = {
     "empty": "",
@@ -33,6 +35,9 @@ TEXTS = {
     "newlines": "a\nb\r\nc\n\n\nd",
     "special tokens inside": "a <|endoftext|> b <|startoftext|>c",
     "almost a special token": "<|endoftext| > <| startoftext|>",
+    "HTML entities": "a &amp; b &lt;c&gt; &quot;d&quot; &#39; &nbsp;",
+    "special tokens in capitals": "a <|ENDOFTEXT|> b <|StartOfText|> c",
+    "surrogates' neighbours": "\ud7ff\ue000\ufffd\uffff\U0010ffff",
     "math": "𝕬𝖇 ﬁ ½ ² Ⅷ İ ß",
     "long": "word " * 2000,
     "long without spaces": "x" * 10_000,
@@ -59,6 +64,74 @@ def test_ids_equal_those_of_transformers(tokenizer: Tokenizer, text: str) -> Non
     theirs = CLIPTokenizer.from_pretrained(EMOJI / "tokenizer")
     expected = theirs(text, padding="max_length", max_length=77, truncation=True).input_ids
     assert tokenizer.encode(text).ids.tolist() == expected
+
+
+def added(content: str, normalized: bool) -> dict[str, object]:
+    """A special token as in the JSON files beside a vocabulary."""
+    flags = {"lstrip": False, "normalized": normalized, "rstrip": False, "single_word": False}
+    return {"__type": "AddedToken", "content": content, **flags}
+
+
+# Of SD 1.5 and of SD 2.1, as on the hub; and turned around
+CONFIGS: dict[str, dict[str, object]] = {
+    "none": {},
+    "SD 1.5": {
+        "bos_token": added(START, True),
+        "eos_token": added(END, True),
+        "unk_token": added(END, True),
+        "pad_token": END,
+    },
+    "SD 2.1": {
+        "bos_token": added(START, True),
+        "eos_token": added(END, True),
+        "unk_token": added(END, True),
+        "pad_token": "!",
+    },
+    "turned around": {"eos_token": END, "unk_token": added(END, True), "pad_token": added("!", True)},
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real vocabulary with a config beside it."""
+    folder = write_clip_tokenizer(tmp_path_factory.mktemp("clip"))
+    config = {"tokenizer_class": "CLIPTokenizer", **CONFIGS[request.param]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def random_texts(count: int) -> list[str]:
+    """Heaps of letters of many scripts, marks, emoji, controls, entities and special tokens."""
+    drawn = random.Random(0)
+    blocks = (
+        "0-7f 80-24f 300-36f 590-6ff 900-9ff 2000-206f 3000-30ff 4e00-4fff ac00-acff 1f300-1f6ff e000-e00f fff0-ffff"
+    )
+    ranges = [tuple(int(end, 16) for end in block.split("-")) for block in blocks.split()]
+    words = (" ", "&amp;", "<|endoftext|>", "<|startoftext|>", "<|EndOfText|>", "'LL", "cat", "!", "\n", "\u0301")
+    return [
+        "".join(
+            chr(drawn.randint(*drawn.choice(ranges))) if drawn.random() < 0.6 else drawn.choice(words)
+            for _ in range(drawn.randint(1, 14))
+        )
+        for _ in range(count)
+    ]
+
+
+def test_the_real_vocabulary(real: Path, tmp_path: Path) -> None:
+    """Ids equal to transformers' on CLIP's 49,408 tokens, from either form, and again from the form we store."""
+    from transformers import CLIPTokenizer
+
+    theirs = CLIPTokenizer.from_pretrained(real)
+    assert theirs("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    ours = tokenizer_from_folder(real)
+    ours.save(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": ours.pad_token}))
+    saved = tmp_path / "saved"
+    theirs.save_pretrained(saved)
+    for tokenizer in (ours, tokenizer_from_folder(tmp_path), tokenizer_from_folder(saved)):
+        for text in [*TEXTS.values(), *random_texts(500)]:
+            expected = theirs(text, padding="max_length", max_length=77, truncation=True).input_ids
+            assert tokenizer.encode(text).ids.tolist() == expected, ascii(text[:80])
 
 
 def test_says_what_does_not_fit(tokenizer: Tokenizer) -> None:

@@ -1,0 +1,199 @@
+"""What the prompt syntaxes read, and how they refuse."""
+
+import random
+import re
+
+import pytest
+
+from latentrt.engines.errors import RequestError
+from latentrt.runtime.a1111_syntax import prompt_from_a1111
+from latentrt.runtime.compel_syntax import prompt_from_compel
+from latentrt.runtime.prompt_tree import Blend, Prompt, Text
+
+Fragments = list[tuple[str, float]]
+
+
+def fragments(text: Text) -> Fragments:
+    """Texts and rounded weights."""
+    return [(fragment.text, round(fragment.weight, 6)) for fragment in text.fragments]
+
+
+def only_text(prompt: Prompt) -> Fragments:
+    """The fragments of a prompt that is one text."""
+    (part,) = prompt.parts
+    assert isinstance(part, Text)
+    assert prompt.weights == (1.0,)
+    return fragments(part)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("", [("", 1.0)]),
+        (" \n", [("", 1.0)]),
+        ("a red apple", [("a red apple", 1.0)]),
+        ("a red+ apple", [("a", 1.0), ("red", 1.1), ("apple", 1.0)]),
+        ("red--- x", [("red", 0.729), ("x", 1.0)]),
+        ("(two words)1.3", [("two words", 1.3)]),
+        ("(two words)++", [("two words", 1.21)]),
+        ("(a (b)0.5 c+)2", [("a", 2.0), ("b", 1.0), ("c", 2.2)]),
+        ("((a))", [("a", 1.0)]),
+        ('"two words"0.4 x', [("two words", 0.4), ("x", 1.0)]),
+        (r"\(a\)+ \"b\"", [("(a)", 1.1), ('"b"', 1.0)]),
+        ("well-lit+ C++", [("well-lit", 1.1), ("C", 1.21)]),
+        ("a+, b", [("a", 1.1), (", b", 1.0)]),
+        ("one.attend(1.5) (two words).attend(--)", [("one", 1.5), ("two words", 0.81)]),
+        # What compel reads as text
+        ('5" x7 cat(s)+ a.b+ - +x', [('5" x7 cat(s)+ a.b+ - +x', 1.0)]),
+        ("(a = b)1.3", [("(a = b)1.3", 1.0)]),
+        ("1,000", [("1, 000", 1.0)]),
+    ],
+)
+def test_compel(prompt: str, expected: Fragments) -> None:
+    """Words, groups, nesting, escapes, and what only looks like syntax."""
+    assert only_text(prompt_from_compel(prompt)) == expected
+
+
+def test_compel_blend_and_conjunction() -> None:
+    """Weights of a blend are normalised unless told otherwise; those of a conjunction never are."""
+    (blend,) = prompt_from_compel('("a+", "b").blend(1, 3)').parts
+    assert isinstance(blend, Blend)
+    assert blend.weights == (0.25, 0.75)
+    assert [fragments(text) for text in blend.texts] == [[("a", 1.1)], [("b", 1.0)]]
+    (plain,) = prompt_from_compel('("a","b").blend(1,-0.5,no_normalize)').parts
+    assert isinstance(plain, Blend)
+    assert plain.weights == (1.0, -0.5)
+    both = prompt_from_compel('( "a - b" , (c d) , e ) .and(1, 0.5, 2)')
+    assert both.weights == (1.0, 0.5, 2.0)
+    assert [fragments(part) for part in both.parts if isinstance(part, Text)] == [
+        [("a - b", 1.0)],
+        [("c d", 1.0)],
+        [("e", 1.0)],
+    ]
+    assert prompt_from_compel('("a","b").and()').weights == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("a (red apple", r"character 3: a ▸\(red apple: a parenthesis that is never closed"),
+        ("a red) apple :)", r"character 6: a red▸\) apple"),
+        ("smile :)", r"character 8: smile :▸\): .* write \\\) for the character"),
+        ('("a","b").blend(0.7)', r"character 17: .*▸0.7\): got 1 weights for 2 texts"),
+        ('("a","b").blend(0.7,x)', r"got weight 'x', expected a number"),
+        ('("a","b").blend(nan,1)', r"got weight 'nan'"),
+        ('("a","b").blend(1,-1)', "sum to 0"),
+        ('("a","b").and(1,no_normalize)', "got weight 'no_normalize'"),
+        ('("a","b").and() and more', r"character 17: .*▸and more: .*must be the end"),
+        ('a ("a","b").blend()', r"character 1: ▸a .*behind the whole prompt"),
+        ('("a" "b").and()', r"character 6: .*▸\"b\".*expected a comma"),
+        ('("a", ).and()', "expected a text in double quotes"),
+        ('("a","b").blend((1))', "must be the end|expected"),
+        ("cat.swap(dog)", r"character 4: cat▸\.swap"),
+        ("a withLora(x,1)", "LoRA"),
+        ("a.attend(x)", "got weight 'x'"),
+        ("(a)" + "9" * 400, "finite"),
+        ("a" + "+" * 9999, "finite"),
+        ("(" * 40 + "a" + ")" * 40, "more than 32 nested"),
+    ],
+)
+def test_compel_refuses(prompt: str, message: str) -> None:
+    """In one line that says where, why and what to do."""
+    with pytest.raises(RequestError, match=message) as refused:
+        prompt_from_compel(prompt)
+    assert "\n" not in str(refused.value)
+    assert "; " in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("", [("", 1.0)]),
+        ("a (red) apple", [("a ", 1.0), ("red", 1.1), (" apple", 1.0)]),
+        ("((a))[b][[c]]", [("a", 1.21), ("b", 0.909091), ("c", 0.826446)]),
+        ("(a:1.3)(b: .5 )", [("a", 1.3), ("b", 0.5)]),
+        ("(a (b:1.5):2)", [("a ", 2.0), ("b", 3.0)]),
+        (r"\(a\) \[b\] \\ \c", [("(a) [b] \\ c", 1.0)]),
+        # What A1111 reads in spite of itself
+        ("(a", [("a", 1.1)]),
+        ("a) b] :1.3) c", [("a) b] :1.3) c", 1.0)]),
+        ("(a:b)", [("a:b", 1.1)]),
+        ("(a [b) c", [("a ", 1.1), ("b", 1.0), (" c", 0.909091)]),
+        ("BREAKING", [("BREAKING", 1.0)]),
+    ],
+)
+def test_a1111(prompt: str, expected: Fragments) -> None:
+    """Brackets, weights, escapes."""
+    assert only_text(prompt_from_a1111(prompt)) == expected
+
+
+def test_a1111_break() -> None:
+    """A part for each chunk; only one that the end leaves empty is none."""
+
+    def parts(prompt: str) -> list[Fragments]:
+        return [fragments(part) for part in prompt_from_a1111(prompt).parts if isinstance(part, Text)]
+
+    assert parts("a BREAK b") == [[("a", 1.0)], [("b", 1.0)]]
+    assert parts("a BREAK (b)") == [[("a", 1.0)], [("", 1.0), ("b", 1.1)]]
+    assert parts("a BREAK ") == [[("a", 1.0)]]
+    assert parts("BREAK a") == [[("", 1.0)], [("a", 1.0)]]
+    assert parts("a BREAK BREAK b") == [[("a", 1.0)], [("", 1.0)], [("b", 1.0)]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("a (b:1..3)", r"character 6: a \(b:▸1\.\.3\): got weight '1\.\.3', expected a number"),
+        ("(b:.)", "got weight"),
+        ("(a:" + "9" * 400 + ")", "finite"),
+        ("(" * 9000 + "a", "finite"),
+        ("(a BREAK b)", r"character 1: ▸\(a BREAK"),
+        ("a [cat:dog:0.5]", r"character 3: .*prompt editing"),
+        ("[cat|dog]", "alternating"),
+        ("a cat AND a dog", r"character 7: a cat ▸AND"),
+        ("<lora:x:1> a", "extra networks"),
+    ],
+)
+def test_a1111_refuses(prompt: str, message: str) -> None:
+    """In one line that says where, why and what to do."""
+    with pytest.raises(RequestError, match=message) as refused:
+        prompt_from_a1111(prompt)
+    assert "\n" not in str(refused.value)
+    assert "; " in str(refused.value)
+
+
+PIECES = (
+    *'()[]"+-.,:=\\<> \n\t\v\0',
+    *("red", "apple", "1.3", "0.5", "2", "é", "🍎", "\u200f", ".blend(", ".and(", ".attend(", "no_normalize", "BREAK"),
+    *('("a","b")', "(a b)1.2", "[x]", "(y:1.4)", '\\"', "\\(", "\\)", "BREAK ", "AND"),
+)
+
+
+@pytest.mark.parametrize("parse", [prompt_from_compel, prompt_from_a1111])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_text_raises_anything_else(parse: object, seed: int) -> None:
+    """Random heaps of syntax parse, or are refused in a sentence; every weight is a finite number."""
+    drawn = random.Random(seed)
+    for _ in range(1500):
+        prompt = "".join(drawn.choices(PIECES, k=drawn.randint(0, 14)))
+        try:
+            tree = parse(prompt)  # type: ignore[operator]
+        except RequestError as error:
+            message = str(error)
+            assert re.search(r"at character \d+: .*▸", message), message
+            assert "\n" not in message
+            continue
+        texts = [text for part in tree.parts for text in (part.texts if isinstance(part, Blend) else [part])]
+        assert texts
+        assert all(abs(fragment.weight) < float("inf") for text in texts for fragment in text.fragments)
+
+
+@pytest.mark.parametrize("parse", [prompt_from_compel, prompt_from_a1111])
+def test_long_texts_take_no_time(parse: object) -> None:
+    """Ten thousand characters of what could make a parser try again and again."""
+    for piece in ("(a - ", '"a \\" ', "((a)b)", "[a:", "a+", ",", '"', "\\", "(a)1.1"):
+        prompt = piece * (10_000 // len(piece))
+        try:
+            parse(prompt)  # type: ignore[operator]
+        except RequestError:
+            continue
