@@ -165,7 +165,12 @@ class OpenComponents:
             self._model(name)
 
     def engine(self, component: str, profile: Profile) -> Engine:
-        """The component at one profile; engines of one component share their weights."""
+        """The component at one profile; engines of one component share their weights.
+
+        The profile need not be one of the bundle's: the graph takes every size that the component's factors divide,
+        which is how the autoencoder runs tiles. (A backend of fixed shapes is to return its smallest engine that
+        holds the size; whoever asks for tiles copes with a larger one.)
+        """
         return OrtCpuEngine(self._model(component), spec_at(self.bundle.manifest, component, profile))
 
     def _model(self, component: str) -> OrtCpuModel:

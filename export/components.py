@@ -19,16 +19,28 @@ from latentrt.engines.manifest import (
     BundleManifest,
     ComponentRecord,
     ParityRecord,
+    PreviewRecord,
     SourceRecord,
     TokenizerRecord,
 )
 from latentrt.engines.precision import Precision
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
+from latentrt.engines.seamless import Seamless
 from latentrt.engines.spec import Array
 from latentrt.export.checkpoint import Checkpoint
 from latentrt.export.onnx_export import Graph, export_onnx, quiet
-from latentrt.export.probes import noised_latents, photograph, record_probe, timesteps, token_ids
+from latentrt.export.preview import fit_preview
+from latentrt.export.probes import (
+    masked_photograph,
+    noised_latents,
+    photograph,
+    record_probe,
+    timesteps,
+    token_ids,
+    with_channels,
+)
+from latentrt.export.seamless import seamless_module
 from latentrt.export.text_encoder import load_text_encoder, text_encoder_graph
 from latentrt.export.unet import load_unet, unet_graph
 from latentrt.export.vae import load_vae, vae_decoder_graph, vae_encoder_graph
@@ -50,6 +62,7 @@ class _Export:
     precision: Precision
     profiles: Sequence[Profile]
     progress: Progress
+    seamless: Seamless
     records: dict[str, ComponentRecord]
 
     def component(self, name: str, module: torch.nn.Module, graph: Graph, probes: Sequence[Probe]) -> None:
@@ -88,7 +101,12 @@ def _pair(probe: Probe) -> dict[str, Array]:
 
 
 def export_components(
-    checkpoint: Checkpoint, root: Path, precision: Precision, profiles: Sequence[Profile], progress: Progress
+    checkpoint: Checkpoint,
+    root: Path,
+    precision: Precision,
+    profiles: Sequence[Profile],
+    progress: Progress,
+    seamless: Seamless = Seamless.NONE,
 ) -> BundleManifest:
     """Writes every component's ONNX, probes and the tokenizer below ``root``.
 
@@ -100,12 +118,12 @@ def export_components(
     Raises:
         CheckpointError: weights that torch cannot load, or that are not finite.
     """
-    run = _Export(checkpoint, root, precision, profiles, progress, {})
+    run = _Export(checkpoint, root, precision, profiles, progress, seamless, {})
     length = checkpoint.text_encoder["max_position_embeddings"]
     tokenizer = _write_tokenizer(checkpoint, root, length)
     with quiet():
         contexts = _export_text_encoder(run, tokenizer)
-        _export_autoencoder_and_unet(run, contexts)
+        preview = _export_autoencoder_and_unet(run, contexts)
     files = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
     with progress.stage("digests"):
         source = SourceRecord(name=checkpoint.name, revision=checkpoint.revision, files=checkpoint.files)
@@ -120,6 +138,8 @@ def export_components(
         profiles=tuple(profiles),
         schedule=checkpoint.schedule(),
         latents=checkpoint.latents,
+        preview=preview,
+        seamless=seamless,
         tokenizers={TOKENIZER: TokenizerRecord(folder="tokenizer", length=length)},
         defaults=checkpoint.family.defaults.model_copy(update={"sampler": checkpoint.sampler}),
         files=recorded,
@@ -141,11 +161,14 @@ def _export_text_encoder(run: _Export, tokenizer: Tokenizer) -> torch.Tensor:
     return torch.cat([torch.from_numpy(probe.outputs["last_hidden_state"]) for probe in probes])
 
 
-def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> None:
+def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> PreviewRecord:
+    """Exports the autoencoder's halves and the U-Net; returns the preview that was fitted to them."""
     checkpoint = run.checkpoint
     scale, shift = checkpoint.latents.scaling_factor, checkpoint.latents.shift_factor
     with run.progress.stage("vae: load"):
-        encoder, decoder = _loaded(lambda: load_vae(checkpoint), "vae")
+        encoder, decoder = (
+            seamless_module(half, run.seamless) for half in _loaded(lambda: load_vae(checkpoint), "vae")
+        )
     with run.progress.stage("vae: reference"):
         encoded = [
             record_probe(encoder, profile, {"sample": torch.from_numpy(photograph(profile))}, ["latent_parameters"])
@@ -156,30 +179,49 @@ def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> None:
             record_probe(decoder, probe.profile, {"latent_sample": mean.contiguous()}, ["sample"])
             for probe, mean in zip(encoded, means, strict=True)
         ]
+        masked = [_mask_channels(encoder, checkpoint, profile) for profile in run.profiles]
+    with run.progress.stage("vae: preview"):
+        smallest = min(min(profile.width, profile.height) for profile in run.profiles)
+        preview = fit_preview(encoder, decoder, checkpoint.latents, smallest)
     run.component("vae_encoder", encoder, vae_encoder_graph(checkpoint), encoded)
     run.component("vae_decoder", decoder, vae_decoder_graph(checkpoint), decoded)
     del encoder, decoder
     gc.collect()
     with run.progress.stage("unet: load"):
-        unet = _loaded(lambda: load_unet(checkpoint), "unet")
+        unet = seamless_module(_loaded(lambda: load_unet(checkpoint), "unet"), run.seamless)
     with run.progress.stage("unet: reference"):
         probes = [
             record_probe(
                 unet,
                 profile,
                 {
-                    "sample": noised_latents(checkpoint, (mean - shift) * scale, timestep),
+                    "sample": with_channels(
+                        noised_latents(checkpoint, (mean - shift) * scale, timestep), mask_channels
+                    ),
                     "timestep": torch.tensor([float(timestep)]),
                     "encoder_hidden_states": contexts[:2] if index % 2 == 0 else contexts[2:],
                 },
                 ["out_sample"],
             )
-            for profile, mean in zip(run.profiles, means, strict=True)
+            for profile, mean, mask_channels in zip(run.profiles, means, masked, strict=True)
             for index, timestep in enumerate(timesteps(checkpoint, first_profile=profile == run.profiles[0]))
         ]
     run.component("unet", unet, unet_graph(checkpoint), probes)
     del unet
     gc.collect()
+    return preview
+
+
+def _mask_channels(encoder: torch.nn.Module, checkpoint: Checkpoint, profile: Profile) -> torch.Tensor | None:
+    """What a U-Net that takes a mask sees beside the latents (1, 1 + C, h, w); None for one that does not."""
+    latents = checkpoint.latents
+    if checkpoint.unet["in_channels"] == latents.channels:
+        return None
+    inputs = masked_photograph(profile)
+    with torch.inference_mode():
+        mean = encoder(torch.from_numpy(inputs.masked_pixels))[0].chunk(2, 1)[0]
+    clean = (mean - latents.shift_factor) * latents.scaling_factor
+    return torch.cat([torch.from_numpy(inputs.latent_mask(latents)), clean], 1)
 
 
 def _loaded(load: Callable[[], _T], part: str) -> _T:

@@ -119,9 +119,10 @@ def _prepared(
         grey = layer.resize((width, height), resample=Image.Resampling.LANCZOS).convert("L")
         return picture, grey, Overlay(source=picture, weight=_weight(grey), box=None)
     source, whole = array_from_image(image, *size), layer.convert("L")
-    if whole.getextrema()[1] < _REDRAWN_FROM:
+    brightest = int(np.asarray(whole).max())
+    if brightest < _REDRAWN_FROM:
         raise RequestError(
-            f"got a mask whose brightest value is {whole.getextrema()[1]} of 255, expected {_REDRAWN_FROM} or more "
+            f"got a mask whose brightest value is {brightest} of 255, expected {_REDRAWN_FROM} or more "
             "somewhere to crop around; paint what to redraw in white, or leave padding_mask_crop out"
         )
     box = crop_region(whole, width, height, padding)
