@@ -180,11 +180,11 @@ def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> Previe
             for probe, mean in zip(encoded, means, strict=True)
         ]
         masked = [_mask_channels(encoder, checkpoint, profile) for profile in run.profiles]
+    run.component("vae_encoder", encoder, vae_encoder_graph(checkpoint), encoded)
+    run.component("vae_decoder", decoder, vae_decoder_graph(checkpoint), decoded)
     with run.progress.stage("vae: preview"):
         smallest = min(min(profile.width, profile.height) for profile in run.profiles)
         preview = fit_preview(encoder, decoder, checkpoint.latents, smallest)
-    run.component("vae_encoder", encoder, vae_encoder_graph(checkpoint), encoded)
-    run.component("vae_decoder", decoder, vae_decoder_graph(checkpoint), decoded)
     del encoder, decoder
     gc.collect()
     with run.progress.stage("unet: load"):

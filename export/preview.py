@@ -36,28 +36,32 @@ def fit_preview(encoder: torch.nn.Module, decoder: torch.nn.Module, record: Late
     Returns:
         The map, and its PSNR against decoded pictures kept out of the fit, averaged to the latents' size.
     """
-    side = min(size, _LARGEST) // record.pixels
+    side, factor = min(size, _LARGEST) // record.pixels, record.pixels
     random = np.random.default_rng(_SEED)
-    rows: dict[bool, list[tuple[Array, Array]]] = {True: [], False: []}
+    pairs = []
     with torch.inference_mode():
-        for index, picture in enumerate(_pictures(side * record.pixels, random)):
+        for picture in _pictures(side * factor, random):
             mean = encoder(torch.from_numpy(normalized(picture)[None]))[0].chunk(2, 1)[0]
             noise = torch.from_numpy(random.normal(0.0, _NOISE, mean.shape).astype(np.float32))
             latents = (mean - record.shift_factor) * record.scaling_factor + noise
-            decoded = decoder(latents / record.scaling_factor + record.shift_factor)[0]
-            colours = np.clip(decoded[0].permute(1, 2, 0).numpy() / 2 + 0.5, 0.0, 1.0)
-            colours = colours.reshape(side, record.pixels, side, record.pixels, 3).mean((1, 3))
-            pair = latents[0].flatten(1).T.numpy(), colours.reshape(-1, 3)
-            rows[index % _HELD_OUT == 0].append(pair)
-    (latents, colours), (held_latents, held_colours) = (
-        [np.concatenate(side) for side in zip(*rows[held], strict=True)] for held in (False, True)
-    )
-    solution = np.linalg.lstsq(_with_one(latents), colours.astype(np.float64), rcond=None)[0]
+            decoded = decoder(latents / record.scaling_factor + record.shift_factor)[0][0].permute(1, 2, 0).numpy()
+            colours = np.clip(decoded / 2 + 0.5, 0.0, 1.0).reshape(side, factor, side, factor, 3).mean((1, 3))
+            pairs.append((_with_one(latents[0].flatten(1).T.numpy()), colours.reshape(-1, 3).astype(np.float64)))
+    held = pairs[::_HELD_OUT]
+    fitted = [pair for index, pair in enumerate(pairs) if index % _HELD_OUT]
+    solution = np.linalg.lstsq(*_joined(fitted), rcond=None)[0]
+    latents, colours = _joined(held)
     return PreviewRecord(
         matrix=tuple((r, g, b) for r, g, b in solution[:-1].tolist()),
         bias=tuple(solution[-1].tolist()),
-        psnr=parity_of(_with_one(held_latents) @ solution, held_colours).psnr,
+        psnr=parity_of(latents @ solution, colours).psnr,
     )
+
+
+def _joined(pairs: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """All rows below each other; what is not finite counts as 0, and the gates will name whose fault it is."""
+    latents, colours = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return np.nan_to_num(latents, posinf=0.0, neginf=0.0), np.nan_to_num(colours)
 
 
 def _with_one(latents: Array) -> Array:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from latentrt.engines.errors import CheckpointError
 from latentrt.engines.seamless import Seamless
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
@@ -17,6 +18,9 @@ def seamless_module(module: _Module, seamless: Seamless) -> _Module:
     """Patches every convolution below ``module`` to wrap on the chosen axes and to pad with zeros on the others.
 
     The weights stay where they are; the module is changed and returned.
+
+    Raises:
+        CheckpointError: a convolution that pads in another way.
     """
     if seamless is Seamless.NONE:
         return module
@@ -32,7 +36,7 @@ def seamless_module(module: _Module, seamless: Seamless) -> _Module:
 def _wrap(conv: torch.nn.Conv2d, seamless: Seamless) -> None:
     """Moves the padding on the wrapped axes out of a convolution."""
     if not isinstance(conv.padding, tuple) or conv.padding_mode != "zeros":
-        raise TypeError(f"cannot make {conv} seamless, expected zero padding by numbers")
+        raise CheckpointError(f"got {conv}, expected zero padding by numbers; build it without seamless")
     rows, columns = conv.padding
     down, across = rows if seamless.wraps_y else 0, columns if seamless.wraps_x else 0
     if down or across:

@@ -61,6 +61,21 @@ class InpaintInput:
         return latent_mask_from_mask(self.mask, record)
 
 
+def masks_from_argument(mask_image: Any) -> list[Picture]:
+    """The mask or masks that a caller gave: one, or a list of them.
+
+    Raises:
+        RequestError: none, or a list with something that is no mask.
+    """
+    masks = [mask_image] if isinstance(mask_image, Image.Image) or hasattr(mask_image, "ndim") else mask_image
+    if not isinstance(masks, (list, tuple)) or not masks:
+        raise RequestError(f"got mask_image {mask_image!r}, expected a PIL picture, an array, or a list; give one")
+    wrong = [mask for mask in masks if not (isinstance(mask, Image.Image) or hasattr(mask, "ndim"))]
+    if wrong:
+        raise RequestError(f"got mask_image {wrong[0]!r}, expected a PIL picture or an array; open it first")
+    return list(masks)
+
+
 def inpaint_input_from_pictures(
     images: Sequence[Picture],
     masks: Sequence[Picture],
@@ -197,10 +212,12 @@ def _mask_image(mask: Any) -> Image.Image:
     """
     if not isinstance(mask, Image.Image):
         return _image_from_mask_array(mask)
+    if mask.mode in ("F", "I"):
+        raise RequestError(
+            f"got a mask of mode {mask.mode!r}, whose range is unknown, expected 'L'; convert it to 0 to 255"
+        )
     if mask.mode.startswith("I"):
-        return rgb_from_image(mask).convert("L")
-    if mask.mode == "F":
-        raise RequestError("got a mask of mode 'F', whose range is unknown, expected 'L'; convert it to 0 to 255")
+        return rgb_from_image(mask).convert("L")  # 16 bits
     try:
         if mask.has_transparency_data:
             layer = mask.convert("RGBA")

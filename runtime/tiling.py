@@ -30,7 +30,7 @@ class VaeMode(StrEnum):
     TILED = "tiled"
 
 
-def vae_engine(components: OpenComponents, component: str, profile: Profile, mode: VaeMode) -> Engine:
+def vae_engine(components: OpenComponents, component: str, profile: Profile, mode: str | VaeMode) -> Engine:
     """The VAE encoder or decoder at a profile, in the way wanted; give it to the functions of ``autoencoder``.
 
     Args:
@@ -40,13 +40,15 @@ def vae_engine(components: OpenComponents, component: str, profile: Profile, mod
         mode: with ``TILED``, pictures that are no larger than a tile go through one by one.
 
     Raises:
-        RequestError: tiles of a bundle that was built seamless.
+        RequestError: an unknown mode, or tiles of a bundle that was built seamless.
     """
+    if mode not in tuple(VaeMode):
+        raise RequestError(f"got VAE mode {mode!r}, expected one of {', '.join(VaeMode)}; choose one of these")
     manifest = components.bundle.manifest
-    if mode is VaeMode.WHOLE:
+    if mode == VaeMode.WHOLE:
         return components.engine(component, profile)
     tile = manifest.latents.tile_pixels
-    if mode is VaeMode.SLICED or max(profile.width, profile.height) <= tile:
+    if mode == VaeMode.SLICED or max(profile.width, profile.height) <= tile:
         return SlicedEngine(components.engine(component, profile))
     if manifest.seamless is not Seamless.NONE:
         raise RequestError(

@@ -10,7 +10,12 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.manifest import LatentRecord
 from latentrt.engines.spec import Array
 from latentrt.runtime.image import images_from_pixels
-from latentrt.runtime.mask import inpaint_input_from_pictures, latent_mask_from_mask, paste_back
+from latentrt.runtime.mask import (
+    inpaint_input_from_pictures,
+    latent_mask_from_mask,
+    masks_from_argument,
+    paste_back,
+)
 
 WIDTH, HEIGHT = 48, 32
 
@@ -148,6 +153,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "empty": ({"masks": [GREY[:0]]}, r"\(0, 48\)"),
     "text": ({"masks": ["mask.png"]}, r"got a mask \(\)"),
     "floats in PIL": ({"masks": [Image.fromarray(GREY)]}, "mode 'F'"),
+    "32 bits in PIL": ({"masks": [Image.fromarray(GREY.astype(np.int32))]}, "mode 'I'"),
     "LAB": ({"masks": [Image.new("LAB", (WIDTH, HEIGHT))]}, "mode 'LAB'"),
     "an array image of another size": ({"images": [np.zeros((8, 8, 3))], "masks": [GREY[:8, :8]]}, "resize it"),
     "a crop around nothing": ({"masks": [GREY], "padding_mask_crop": 4}, "brightest value is 0"),
@@ -175,3 +181,14 @@ def test_thin_pictures_can_be_cropped(size: tuple[int, int]) -> None:
     inputs = inpaint_input_from_pictures([photo(size)], [mask], WIDTH, HEIGHT, padding_mask_crop=0)
     assert inputs.mask.shape == (1, 1, HEIGHT, WIDTH)
     assert paste_back(inputs, drawn())[0].shape == (size[1], size[0], 3)
+
+
+def test_one_mask_or_several() -> None:
+    """What a caller may give as ``mask_image``."""
+    mask = grey_mask()
+    assert masks_from_argument(mask) == [mask]
+    assert masks_from_argument((mask, GREY)) == [mask, GREY]
+    assert [one.shape for one in masks_from_argument(GREY)] == [(HEIGHT, WIDTH)]
+    for wrong in (None, [], "mask.png", ["mask.png"], 3):
+        with pytest.raises(RequestError, match="got mask_image"):
+            masks_from_argument(wrong)

@@ -128,7 +128,10 @@ def test_the_ways_of_a_bundle(tiny_bundle: Path) -> None:
         engine = vae_engine(components, "vae_decoder", small, mode)
         assert isinstance(engine, SlicedEngine)
         assert engine.spec.batches == (1,)
-    assert isinstance(vae_engine(components, "vae_decoder", large, VaeMode.TILED), TiledEngine)
+    assert isinstance(vae_engine(components, "vae_decoder", large, "tiled"), TiledEngine)
+    for wrong in ("tile", "", None, True):
+        with pytest.raises(RequestError, match="expected one of whole, sliced, tiled"):
+            vae_engine(components, "vae_decoder", large, wrong)  # type: ignore[arg-type]
     components.close()
 
 
