@@ -166,7 +166,12 @@ class OpenComponents:
             self._model(name)
 
     def engine(self, component: str, profile: Profile, chunks: int = 1) -> Engine:
-        """The component at one profile, for prompts of so many chunks; engines of one component share weights."""
+        """The component at one profile, for prompts of so many chunks; engines of one component share weights.
+
+        The profile need not be one of the bundle's: the graph takes every size that the component's factors divide,
+        which is how the autoencoder runs tiles. (A backend of fixed shapes is to return its smallest engine that
+        holds the size; whoever asks for tiles copes with a larger one.)
+        """
         return OrtCpuEngine(self._model(component), spec_at(self.bundle.manifest, component, profile, chunks))
 
     def _model(self, component: str) -> OrtCpuModel:

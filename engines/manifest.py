@@ -13,6 +13,7 @@ from latentrt.engines.parity import Parity
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.profile import Profile, profile_from_text
 from latentrt.engines.schedule_config import ScheduleConfig
+from latentrt.engines.seamless import Seamless
 from latentrt.engines.spec import BATCH, Array, EngineSpec, TensorSpec
 
 SCHEMA = 1
@@ -87,12 +88,35 @@ class SourceRecord(Record):
 
 
 class LatentRecord(Record):
-    """Channels of the latents and the map between them and the autoencoder's own scale."""
+    """Channels of the latents, the map between them and the autoencoder's own scale, and sizes.
+
+    ``pixels`` of a picture, on each axis, make one latent. A picture larger than ``tile_pixels`` can be encoded and
+    decoded in tiles of that size, which is a multiple of four latents.
+    """
 
     channels: Annotated[int, Field(gt=0)]
     scaling_factor: Annotated[float, Field(gt=0)]
     shift_factor: float
     pixels: Annotated[int, Field(gt=0)]
+    tile_pixels: Annotated[int, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _tiles_overlap_by_a_quarter(self) -> "LatentRecord":
+        if self.tile_pixels % (4 * self.pixels):
+            raise ValueError(f"tile_pixels {self.tile_pixels} is no multiple of {4 * self.pixels}")
+        return self
+
+
+class PreviewRecord(Record):
+    """A linear map from scaled latents to colours: rgb = latent · matrix + bias, in [0, 1].
+
+    ``matrix`` is (channels, 3), ``bias`` (3,); ``psnr`` in dB is against pictures that it was not fitted to, averaged
+    down to the latents' size.
+    """
+
+    matrix: tuple[tuple[float, float, float], ...]
+    bias: tuple[float, float, float]
+    psnr: float
 
 
 class TokenizerRecord(Record):
@@ -135,6 +159,8 @@ class BundleManifest(Record):
     profiles: Annotated[tuple[ProfileText, ...], Field(min_length=1)]
     schedule: ScheduleConfig
     latents: LatentRecord
+    preview: PreviewRecord
+    seamless: Seamless
     tokenizers: dict[str, TokenizerRecord]
     token_embeddings: dict[str, TokenEmbeddingsRecord]
     defaults: DefaultsRecord
@@ -148,6 +174,11 @@ class BundleManifest(Record):
         if missing:
             raise ValueError(f"files lacks {', '.join(missing)}")
         return self
+
+    @property
+    def unet_takes_mask(self) -> bool:
+        """Whether the U-Net's input is noised latents, one channel of mask, and the masked picture's latents."""
+        return self.components["unet"].inputs["sample"].shape[1] == 2 * self.latents.channels + 1
 
     def dimensions(self, profile: Profile, chunks: int = 1) -> dict[str, int]:
         """The numbers behind the named dimensions at one profile, for prompts of so many chunks."""

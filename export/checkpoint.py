@@ -45,8 +45,21 @@ class Checkpoint:
             channels=self.vae["latent_channels"],
             scaling_factor=self.vae.get("scaling_factor") or 0.18215,  # AutoencoderKL's default
             shift_factor=self.vae.get("shift_factor") or 0.0,
-            pixels=2 ** (len(self.vae["block_out_channels"]) - 1),
+            pixels=self._pixels_per_latent,
+            tile_pixels=self._tile_pixels,
         )
+
+    @property
+    def _pixels_per_latent(self) -> int:
+        return int(2 ** (len(self.vae["block_out_channels"]) - 1))
+
+    @property
+    def _tile_pixels(self) -> int:
+        """The size that the VAE was trained on, rounded down to four latents: tiles overlap by a quarter."""
+        size = self.vae.get("sample_size")
+        size = size[0] if isinstance(size, list) and size else size
+        unit = 4 * self._pixels_per_latent
+        return max((size if isinstance(size, int) else self.default_size[0]) // unit * unit, unit)
 
     @property
     def pixel_multiple(self) -> int:
@@ -60,7 +73,7 @@ class Checkpoint:
         if isinstance(size, int) and size < 64 and Version(self.unet.get("_diffusers_version", "1")) < _SIZES_RIGHT:
             size = 64
         height, width = size if isinstance(size, list) else (size, size)
-        return width * self.latents.pixels, height * self.latents.pixels
+        return width * self._pixels_per_latent, height * self._pixels_per_latent
 
     @property
     def sampler(self) -> str:

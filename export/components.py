@@ -20,6 +20,7 @@ from latentrt.engines.manifest import (
     BundleManifest,
     ComponentRecord,
     ParityRecord,
+    PreviewRecord,
     SourceRecord,
     TokenEmbeddingsRecord,
     TokenizerRecord,
@@ -27,10 +28,22 @@ from latentrt.engines.manifest import (
 from latentrt.engines.precision import Precision
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
+from latentrt.engines.seamless import Seamless
 from latentrt.engines.spec import Array
 from latentrt.export.checkpoint import Checkpoint
 from latentrt.export.onnx_export import Graph, export_onnx, quiet
-from latentrt.export.probes import masks, noised_latents, photograph, record_probe, timesteps, token_ids
+from latentrt.export.preview import fit_preview
+from latentrt.export.probes import (
+    masked_photograph,
+    masks,
+    noised_latents,
+    photograph,
+    record_probe,
+    timesteps,
+    token_ids,
+    with_channels,
+)
+from latentrt.export.seamless import seamless_module
 from latentrt.export.text_encoder import load_text_encoder, text_encoder_graph, write_token_embeddings
 from latentrt.export.unet import load_unet, unet_graph
 from latentrt.export.vae import load_vae, vae_decoder_graph, vae_encoder_graph
@@ -52,6 +65,7 @@ class _Export:
     precision: Precision
     profiles: Sequence[Profile]
     progress: Progress
+    seamless: Seamless
     records: dict[str, ComponentRecord]
 
     def component(self, name: str, module: torch.nn.Module, graph: Graph, probes: Sequence[Probe]) -> None:
@@ -90,7 +104,12 @@ def _pair(probe: Probe) -> dict[str, Array]:
 
 
 def export_components(
-    checkpoint: Checkpoint, root: Path, precision: Precision, profiles: Sequence[Profile], progress: Progress
+    checkpoint: Checkpoint,
+    root: Path,
+    precision: Precision,
+    profiles: Sequence[Profile],
+    progress: Progress,
+    seamless: Seamless = Seamless.NONE,
 ) -> BundleManifest:
     """Writes every component's ONNX, probes and the tokenizer below ``root``.
 
@@ -102,12 +121,12 @@ def export_components(
     Raises:
         CheckpointError: weights that torch cannot load, or that are not finite.
     """
-    run = _Export(checkpoint, root, precision, profiles, progress, {})
+    run = _Export(checkpoint, root, precision, profiles, progress, seamless, {})
     length = checkpoint.text_encoder["max_position_embeddings"]
     tokenizer = _write_tokenizer(checkpoint, root, length)
     with quiet():
         contexts, embeddings = _export_text_encoder(run, tokenizer)
-        _export_autoencoder_and_unet(run, contexts)
+        preview = _export_autoencoder_and_unet(run, contexts)
     files = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
     with progress.stage("digests"):
         source = SourceRecord(name=checkpoint.name, revision=checkpoint.revision, files=checkpoint.files)
@@ -122,6 +141,8 @@ def export_components(
         profiles=tuple(profiles),
         schedule=checkpoint.schedule(),
         latents=checkpoint.latents,
+        preview=preview,
+        seamless=seamless,
         tokenizers={TOKENIZER: TokenizerRecord(folder="tokenizer", length=length)},
         token_embeddings={TEXT_ENCODER: embeddings},
         defaults=checkpoint.family.defaults.model_copy(update={"sampler": checkpoint.sampler}),
@@ -146,11 +167,14 @@ def _export_text_encoder(run: _Export, tokenizer: Tokenizer) -> tuple[torch.Tens
     return torch.cat(contexts), embeddings
 
 
-def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> None:
+def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> PreviewRecord:
+    """Exports the autoencoder's halves and the U-Net; returns the preview that was fitted to them."""
     checkpoint = run.checkpoint
     scale, shift = checkpoint.latents.scaling_factor, checkpoint.latents.shift_factor
     with run.progress.stage("vae: load"):
-        encoder, decoder = _loaded(lambda: load_vae(checkpoint), "vae")
+        encoder, decoder = (
+            seamless_module(half, run.seamless) for half in _loaded(lambda: load_vae(checkpoint), "vae")
+        )
     with run.progress.stage("vae: reference"):
         encoded = [
             record_probe(encoder, profile, {"sample": torch.from_numpy(photograph(profile))}, ["latent_parameters"])
@@ -161,12 +185,16 @@ def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> None:
             record_probe(decoder, probe.profile, {"latent_sample": mean.contiguous()}, ["sample"])
             for probe, mean in zip(encoded, means, strict=True)
         ]
+        masked = [_mask_channels(encoder, checkpoint, profile) for profile in run.profiles]
     run.component("vae_encoder", encoder, vae_encoder_graph(checkpoint), encoded)
     run.component("vae_decoder", decoder, vae_decoder_graph(checkpoint), decoded)
+    with run.progress.stage("vae: preview"):
+        smallest = min(min(profile.width, profile.height) for profile in run.profiles)
+        preview = fit_preview(encoder, decoder, checkpoint.latents, smallest)
     del encoder, decoder
     gc.collect()
     with run.progress.stage("unet: load"):
-        unet = _loaded(lambda: load_unet(checkpoint), "unet")
+        unet = seamless_module(_loaded(lambda: load_unet(checkpoint), "unet"), run.seamless)
     # One chunk, two chunks (a long prompt), one chunk
     contexts_of_probe = (contexts[:2], torch.cat([contexts[:2], contexts[2:]], dim=1), contexts[2:])
     with run.progress.stage("unet: reference"):
@@ -175,18 +203,33 @@ def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> None:
                 unet,
                 profile,
                 {
-                    "sample": noised_latents(checkpoint, (mean - shift) * scale, timestep),
+                    "sample": with_channels(
+                        noised_latents(checkpoint, (mean - shift) * scale, timestep), mask_channels
+                    ),
                     "timestep": torch.tensor([float(timestep)]),
                     "encoder_hidden_states": contexts_of_probe[index % len(contexts_of_probe)],
                 },
                 ["out_sample"],
             )
-            for profile, mean in zip(run.profiles, means, strict=True)
+            for profile, mean, mask_channels in zip(run.profiles, means, masked, strict=True)
             for index, timestep in enumerate(timesteps(checkpoint, first_profile=profile == run.profiles[0]))
         ]
     run.component("unet", unet, unet_graph(checkpoint), probes)
     del unet
     gc.collect()
+    return preview
+
+
+def _mask_channels(encoder: torch.nn.Module, checkpoint: Checkpoint, profile: Profile) -> torch.Tensor | None:
+    """What a U-Net that takes a mask sees beside the latents (1, 1 + C, h, w); None for one that does not."""
+    latents = checkpoint.latents
+    if checkpoint.unet["in_channels"] == latents.channels:
+        return None
+    inputs = masked_photograph(profile)
+    with torch.inference_mode():
+        mean = encoder(torch.from_numpy(inputs.masked_pixels))[0].chunk(2, 1)[0]
+    clean = (mean - latents.shift_factor) * latents.scaling_factor
+    return torch.cat([torch.from_numpy(inputs.latent_mask(latents)), clean], 1)
 
 
 def _loaded(load: Callable[[], _T], part: str) -> _T:

@@ -10,7 +10,7 @@ from latentrt.engines.manifest import DefaultsRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A row of the registry.
+    """A row of the registry. Rows may share a pipeline class; the U-Net's input channels then tell them apart.
 
     ``steps_offset`` is what the family's diffusers pipeline sets in its scheduler, whatever the file says.
     """
@@ -24,12 +24,21 @@ class Family:
 
 SD1 = Family(
     name="sd1",
-    pipeline_classes=frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"}),
+    pipeline_classes=frozenset(
+        {"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"}
+    ),
     unet_in_channels=4,
     steps_offset=1,
     defaults=DefaultsRecord(sampler="dpmpp_2m_k", num_inference_steps=30, guidance_scale=7.5, strength=0.75),
 )
-FAMILIES = (SD1,)
+SD1_INPAINT = Family(
+    name="sd1-inpaint",
+    pipeline_classes=frozenset({"StableDiffusionInpaintPipeline"}),
+    unet_in_channels=9,  # latents, mask, latents of the masked picture
+    steps_offset=1,
+    defaults=DefaultsRecord(sampler="dpmpp_2m_k", num_inference_steps=30, guidance_scale=7.5, strength=1.0),
+)
+FAMILIES = (SD1, SD1_INPAINT)
 
 # The sampler that a checkpoint's own scheduler stands for, and the settings that it then must have
 _SAMPLER_OF_SCHEDULER: dict[str, tuple[str, dict[str, object]]] = {
@@ -68,19 +77,18 @@ def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], folder: str) ->
     Raises:
         CheckpointError: no listed family; every reason is named.
     """
-    pipeline = index.get("_class_name")
-    for family in FAMILIES:
-        if pipeline not in family.pipeline_classes:
-            continue
-        faults = [
-            f"its U-Net has {key} {unet[key]!r}" for key, plain in _PLAIN_UNET.items() if unet.get(key, plain) != plain
-        ]
-        if unet.get("in_channels", family.unet_in_channels) != family.unet_in_channels:
-            faults.append(f"its U-Net takes {unet.get('in_channels')} channels instead of {family.unet_in_channels}")
-        if faults:
-            raise CheckpointError(
-                f"{folder!r} cannot be built: {'; '.join(faults)}; choose a Stable Diffusion 1.x model"
-            )
-        return family
-    known = sorted(name for family in FAMILIES for name in family.pipeline_classes)
-    raise CheckpointError(f"{folder!r} is a {pipeline}, expected one of {', '.join(known)}; choose such a model")
+    pipeline, channels = index.get("_class_name"), unet.get("in_channels")
+    candidates = [family for family in FAMILIES if pipeline in family.pipeline_classes]
+    if not candidates:
+        known = sorted({name for family in FAMILIES for name in family.pipeline_classes})
+        raise CheckpointError(f"{folder!r} is a {pipeline}, expected one of {', '.join(known)}; choose such a model")
+    faults = [
+        f"its U-Net has {key} {unet[key]!r}" for key, plain in _PLAIN_UNET.items() if unet.get(key, plain) != plain
+    ]
+    fitting = [family for family in candidates if channels in (None, family.unet_in_channels)]
+    if not fitting:
+        expected = " or ".join(str(family.unet_in_channels) for family in candidates)
+        faults.append(f"its U-Net takes {channels} channels instead of {expected}")
+    if faults:
+        raise CheckpointError(f"{folder!r} cannot be built: {'; '.join(faults)}; choose a Stable Diffusion 1.x model")
+    return fitting[0]

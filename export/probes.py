@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from latentrt.engines.bundle import Probe
 from latentrt.engines.profile import Profile
 from latentrt.engines.spec import Array
 from latentrt.export.checkpoint import Checkpoint
 from latentrt.runtime.image import pixels_from_image
+from latentrt.runtime.mask import InpaintInput, inpaint_input_from_pictures
 from latentrt.runtime.tokenizer import Tokenizer
 
 PROMPTS = (
@@ -24,7 +25,7 @@ PROMPTS = (
     "An oil painting of a harbour at dusk: fishing boats, gulls & lanterns (1880s), «l'heure bleue», 港 🚢, "
     "highly detailed, muted colours, by a follower of the Barbizon school, wide brush strokes, museum photograph",
 )
-_PHOTO = Path(__file__).resolve().parent / "probe.jpg"
+PHOTOGRAPH = Path(__file__).resolve().parent / "probe.jpg"
 # Near the start, the middle and the end of the noise schedule, as fractions of its length
 _NOISE_FRACTIONS = (0.98, 0.5, 0.02)
 _SEED = 7
@@ -32,8 +33,23 @@ _SEED = 7
 
 def photograph(profile: Profile) -> Array:
     """The photograph at a profile's size: (1, 3, H, W) float32 in [−1, 1]."""
-    with Image.open(_PHOTO) as image:
+    with Image.open(PHOTOGRAPH) as image:
         return pixels_from_image(image, profile.width, profile.height)[None]
+
+
+def masked_photograph(profile: Profile) -> InpaintInput:
+    """The photograph with an ellipse to redraw, off its middle, at a profile's size."""
+    with Image.open(PHOTOGRAPH) as image:
+        rgb = image.convert("RGB")
+    mask = Image.new("L", rgb.size)
+    width, height = rgb.size
+    ImageDraw.Draw(mask).ellipse((width // 4, height // 3, width // 4 * 3, height - 1), fill=255)
+    return inpaint_input_from_pictures([rgb], [mask], profile.width, profile.height)
+
+
+def with_channels(sample: torch.Tensor, more: torch.Tensor | None) -> torch.Tensor:
+    """Latents (B, C, h, w) followed by further channels (1, …, h, w), if there are any."""
+    return sample if more is None else torch.cat([sample, more.expand(len(sample), -1, -1, -1)], 1)
 
 
 def token_ids(tokenizer: Tokenizer) -> Array:

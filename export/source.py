@@ -118,6 +118,12 @@ def _config_faults(configs: dict[str, dict[str, Any]]) -> list[str]:
         one, two = configs.get(part, {}).get(key), configs.get(other, {}).get(other_key)
         if isinstance(one, int) and isinstance(two, int) and one != two:
             faults.append(f"{part} has {key} {one} but {other} has {other_key} {two}")
+    taken, latents = configs.get("unet", {}).get("in_channels"), configs.get("vae", {}).get("latent_channels")
+    if isinstance(taken, int) and isinstance(latents, int) and taken not in (latents, 2 * latents + 1):
+        faults.append(
+            f"unet has in_channels {taken} but vae has latent_channels {latents}, expected {latents}, or "
+            f"{2 * latents + 1} with a mask"
+        )
     vae = configs.get("vae", {}).get("_class_name", "AutoencoderKL")
     if vae != "AutoencoderKL":
         faults.append(f"the VAE is a {vae}, expected AutoencoderKL")

@@ -10,7 +10,10 @@ from latentrt.export.onnx_export import Graph, batch_record
 
 
 class UnetModule(torch.nn.Module):
-    """sample (B, C, h, w), timestep (1,), encoder_hidden_states (B, L, width) → out_sample (B, C, h, w)."""
+    """sample (B, C, h, w), timestep (1,), encoder_hidden_states (B, L, width) → out_sample (B, C, h, w).
+
+    A U-Net for inpainting takes 2C + 1 channels: latents, mask (1 is redrawn), latents of the masked picture.
+    """
 
     def __init__(self, unet: torch.nn.Module) -> None:
         super().__init__()

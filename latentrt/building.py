@@ -16,12 +16,13 @@ from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, write_manifes
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.profile import Profile, profile_from_text
 from latentrt.engines.progress import Progress, StageTimer
+from latentrt.engines.seamless import Seamless
 
 if TYPE_CHECKING:
     from latentrt.export.checkpoint import Checkpoint
 
 _BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer"}
-_Choice = TypeVar("_Choice", Precision, Backend)
+_Choice = TypeVar("_Choice", Precision, Backend, Seamless)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ def build(
     precision: str | Precision = Precision.FP32,
     profiles: Sequence[str | Profile] = (),
     backend: str | Backend = Backend.ORT_CPU,
+    seamless: str | Seamless = Seamless.NONE,
     progress: Progress | None = None,
 ) -> Build:
     """Builds a bundle from a model, or the engines that an existing bundle lacks on this machine.
@@ -54,6 +56,8 @@ def build(
         precision: element type of weights and arithmetic.
         profiles: picture sizes, ``"512x512"`` or ``"768x512x2"`` with a batch; none takes the model's own size.
         backend: what the engines are compiled for.
+        seamless: ``"x"``, ``"y"`` or ``"xy"`` makes a model whose pictures wrap around on these axes: copies side by
+            side show no seam.
         progress: receives the stages.
 
     Raises:
@@ -62,8 +66,9 @@ def build(
     timer = StageTimer(progress)
     chosen = [profile if isinstance(profile, Profile) else profile_from_text(profile) for profile in profiles]
     precision, backend = _choice(Precision, precision, "precision"), _choice(Backend, backend, "backend")
+    seamless = _choice(Seamless, seamless, "seamless")
     if (Path(model) / BUNDLE_FILE).is_file():
-        return _build_engines(Path(model), output, chosen, backend, timer)
+        return _build_engines(Path(model), output, chosen, backend, seamless, timer)
     if output is None:
         raise RequestError("got no output folder, expected one for the bundle; add -o DIR")
     output = Path(output).resolve()  # one lock and one folder, however it is spelled
@@ -80,14 +85,14 @@ def build(
         chosen = [Profile(width=width, height=height)]
     _check_profiles(chosen, checkpoint.pixel_multiple)
     with locked(output):
-        existing = _up_to_date(output, checkpoint, versions, precision, chosen, backend)
+        existing = _up_to_date(output, checkpoint, versions, precision, chosen, backend, seamless)
         if existing is not None:
             return Build(bundle=existing, up_to_date=True, seconds=timer.seconds)
         _check_space(output, checkpoint)
         with _export_packages():
             from latentrt.export.components import export_components
         with staged_directory(output) as root:
-            manifest = export_components(checkpoint, root, precision, chosen, timer)
+            manifest = export_components(checkpoint, root, precision, chosen, timer, seamless)
             manifest = _compile_all(root, manifest, backend, timer)
             write_manifest(root / BUNDLE_FILE, manifest)
     return Build(bundle=open_bundle(output), up_to_date=False, seconds=timer.seconds)
@@ -156,7 +161,12 @@ def _compile_all(root: Path, manifest: BundleManifest, backend: Backend, timer: 
 
 
 def _build_engines(
-    root: Path, output: str | Path | None, profiles: Sequence[Profile], backend: Backend, timer: StageTimer
+    root: Path,
+    output: str | Path | None,
+    profiles: Sequence[Profile],
+    backend: Backend,
+    seamless: Seamless,
+    timer: StageTimer,
 ) -> Build:
     """Adds to a bundle the engines it lacks here; its portable files stay as they are."""
     root = root.resolve()
@@ -169,6 +179,11 @@ def _build_engines(
             raise RequestError(
                 f"got profile {', '.join(unknown)} for a bundle made for "
                 f"{', '.join(map(str, bundle.manifest.profiles))}; build from the model with all the profiles"
+            )
+        if seamless not in (Seamless.NONE, bundle.manifest.seamless):
+            raise RequestError(
+                f"got seamless {str(seamless)!r} for a bundle built with {str(bundle.manifest.seamless)!r}; "
+                "build from the model with the one wanted"
             )
         bundle.check_all()
         whole = _engines_whole(bundle, backend)
@@ -195,6 +210,7 @@ def _up_to_date(
     precision: Precision,
     profiles: Sequence[Profile],
     backend: Backend,
+    seamless: Seamless,
 ) -> Bundle | None:
     """The bundle at ``output`` if a build would make the same one again."""
     if not (output / BUNDLE_FILE).is_file():
@@ -206,6 +222,7 @@ def _up_to_date(
             manifest.latentrt == version("latentrt")
             and manifest.exporter == versions
             and manifest.profiles == tuple(profiles)
+            and manifest.seamless == seamless
             and all(record.precision == precision for record in manifest.components.values())
             and manifest.source.files == checkpoint.files
         )

@@ -9,6 +9,7 @@ from latentrt.engines.errors import LatentrtError
 from latentrt.engines.parity import EXACT, Parity, gate
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress, StageTimer
+from latentrt.engines.seamless import Seamless
 from latentrt.terminal import megabytes, print_table, say
 
 
@@ -52,6 +53,8 @@ def describe(root: Path) -> dict[str, Any]:
         "profiles": [str(profile) for profile in manifest.profiles],
         "schedule": manifest.schedule.model_dump(mode="json"),
         "latents": manifest.latents.model_dump(),
+        "preview_psnr": manifest.preview.psnr,
+        "seamless": manifest.seamless.value,
         "defaults": manifest.defaults.model_dump(),
         "components": components,
         "engines": engines,
@@ -74,6 +77,8 @@ def print_description(description: dict[str, Any]) -> None:
         f"schedule   {schedule['prediction_type']}, {schedule['beta_schedule']} "
         f"{schedule['beta_start']:g} to {schedule['beta_end']:g}, {schedule['num_train_timesteps']} timesteps"
     )
+    if description["seamless"] != Seamless.NONE:
+        say(f"seamless   {description['seamless']}")
     say(
         f"defaults   {defaults['sampler']}, {defaults['num_inference_steps']} steps, "
         f"guidance {defaults['guidance_scale']:g}"

@@ -98,14 +98,22 @@ def pixels_from_image(image: Image.Image | Array, width: int, height: int) -> Ar
     Raises:
         RequestError: an array of another shape or type, or with NaN or values outside [0, 1].
     """
-    if isinstance(image, Image.Image):
-        image = rgb_from_image(image)
-        if image.size != (width, height):
-            image = image.resize((width, height), resample=Image.Resampling.LANCZOS)
-        pixels = np.asarray(image, np.float32) / 255.0
-    else:
-        pixels = _checked_array(image, width, height)
-    return np.ascontiguousarray((2.0 * pixels - 1.0).transpose(2, 0, 1))
+    return normalized(array_from_image(image, width, height))
+
+
+def normalized(array: Array) -> Array:
+    """A picture (H, W, 3) in [0, 1] as (3, H, W) in [−1, 1]."""
+    return np.ascontiguousarray((2.0 * array - 1.0).transpose(2, 0, 1))
+
+
+def array_from_image(image: Image.Image | Array, width: int, height: int) -> Array:
+    """A picture as (H, W, 3) float32 in [0, 1]; the rules and errors are ``pixels_from_image``'s."""
+    if not isinstance(image, Image.Image):
+        return _checked_array(image, width, height)
+    image = rgb_from_image(image)
+    if image.size != (width, height):
+        image = image.resize((width, height), resample=Image.Resampling.LANCZOS)
+    return np.asarray(image, np.float32) / np.float32(255.0)
 
 
 def rgb_from_image(image: Image.Image) -> Image.Image:

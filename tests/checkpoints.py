@@ -8,13 +8,14 @@ import torch
 from latentrt.models import EMOJI
 
 
-def save_tiny_checkpoint(folder: Path) -> Path:
+def save_tiny_checkpoint(folder: Path, *, pipeline: str = "StableDiffusionPipeline", unet_in_channels: int = 4) -> Path:
     """Saves a seeded random Stable Diffusion 1.x-type pipeline of 32×32 pixels and returns its folder.
 
     Its VAE halves the picture (16×16×4 latents); the U-Net has one level with and one without attention; the
     tokenizer is the embedded model's.
     """
-    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    import diffusers
+    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(0)
@@ -38,6 +39,7 @@ def save_tiny_checkpoint(folder: Path) -> Path:
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
     unet = UNet2DConditionModel(
         sample_size=16,
+        in_channels=unet_in_channels,
         block_out_channels=(16, 32),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -61,7 +63,7 @@ def save_tiny_checkpoint(folder: Path) -> Path:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    StableDiffusionPipeline(
+    getattr(diffusers, pipeline)(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
