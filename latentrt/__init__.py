@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         RequestError,
     )
     from latentrt.opening import open
+    from latentrt.runtime.loop import Interrupt
+    from latentrt.runtime.options import Options
     from latentrt.runtime.pipeline import Pipeline
     from latentrt.runtime.prompt import LongPrompt, PromptSyntax, PromptTruncatedWarning
     from latentrt.runtime.result import Result
@@ -31,8 +33,10 @@ _HOMES = {
     "BusyError": "latentrt.engines.errors",
     "CheckpointError": "latentrt.engines.errors",
     "EngineError": "latentrt.engines.errors",
+    "Interrupt": "latentrt.runtime.loop",
     "LatentrtError": "latentrt.engines.errors",
     "LongPrompt": "latentrt.runtime.prompt",
+    "Options": "latentrt.runtime.options",
     "OutputError": "latentrt.engines.errors",
     "ParityError": "latentrt.engines.errors",
     "Pipeline": "latentrt.runtime.pipeline",
@@ -51,8 +55,10 @@ __all__ = [
     "BusyError",
     "CheckpointError",
     "EngineError",
+    "Interrupt",
     "LatentrtError",
     "LongPrompt",
+    "Options",
     "OutputError",
     "ParityError",
     "Pipeline",

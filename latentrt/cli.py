@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from latentrt.engines.errors import LatentrtError, RequestError
+from latentrt.drawing import Drawing, draws, read_start
+from latentrt.engines.errors import LatentrtError
 
 app = typer.Typer(
     name="latentrt",
@@ -20,24 +21,7 @@ app = typer.Typer(
 
 Bundle = Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder.")]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")]
-Negative = Annotated[str, typer.Option("--negative", "-n", help="What to steer away from.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Sampler steps; the bundle's default if left out.")]
-Guidance = Annotated[float | None, typer.Option("--guidance", help="Guidance scale; at most 1 means none.")]
-SamplerName = Annotated[str | None, typer.Option("--sampler", help="A name from `latentrt samplers`.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the first picture; the others count up.")]
-Size = Annotated[str | None, typer.Option("--size", metavar="WxH", help="Picture size in pixels.")]
-Count = Annotated[int, typer.Option("--count", help="How many pictures.")]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT.png", help="Where to write the PNG.")]
-Syntax = Annotated[str, typer.Option("--prompt-syntax", help="How weights are written: plain, compel or a1111.")]
-LongPrompt = Annotated[
-    str | None, typer.Option("--long-prompt", help="truncate or chunk; plain prompts are truncated if left out.")
-]
-ClipSkip = Annotated[int | None, typer.Option("--clip-skip", help="Layers of the text encoder to leave out.")]
-Inversions = Annotated[
-    list[Path] | None,
-    typer.Option("--textual-inversion", metavar="PATH", help="An embedding file to load; repeatable."),
-]
-BackendName = Annotated[str, typer.Option("--backend", help="auto or ort-cpu.")]
+Image = Annotated[Path, typer.Option("--image", help="The picture to start from.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="Threads per operator; one per core if left out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
@@ -51,6 +35,9 @@ def build(
     profile: Annotated[
         list[str] | None, typer.Option("--profile", metavar="WxH[xBATCH]", help="A picture size; repeatable.")
     ] = None,
+    seamless: Annotated[
+        str, typer.Option("--seamless", help="Axes on which pictures shall wrap around: none, x, y or xy.")
+    ] = "none",
     json: Json = False,
 ) -> None:
     """Build a bundle from a model; given a bundle, compile its engines for this machine."""
@@ -58,7 +45,13 @@ def build(
     from latentrt.terminal import BuildProgress, print_json, say
 
     result = build_bundle(
-        model, output, precision=precision, profiles=profile or (), backend=backend, progress=BuildProgress()
+        model,
+        output,
+        precision=precision,
+        profiles=profile or (),
+        backend=backend,
+        seamless=seamless,
+        progress=BuildProgress(),
     )
     manifest, root = result.bundle.manifest, result.bundle.root
     if json:
@@ -81,92 +74,97 @@ def build(
 
 
 @app.command()
-def generate(
-    bundle: Bundle,
-    prompt: Prompt,
-    negative: Negative = "",
-    steps: Steps = None,
-    guidance: Guidance = None,
-    sampler: SamplerName = None,
-    seed: Seed = None,
-    size: Size = None,
-    count: Count = 1,
-    prompt_syntax: Syntax = "plain",
-    long_prompt: LongPrompt = None,
-    clip_skip: ClipSkip = None,
-    textual_inversion: Inversions = None,
-    output: Output = Path("out.png"),
-    backend: BackendName = "auto",
-    threads: Threads = None,
-    json: Json = False,
-) -> None:
+@draws
+def generate(bundle: Bundle, prompt: Prompt, drawing: Drawing) -> None:
     """Draw pictures from text."""
-    width, height = _size(size)
-    with _opened(bundle, output, backend, threads) as pipe, _Steps(pipe, steps, 1.0) as callback:
-        pipe.load_textual_inversion(textual_inversion or ())
-        result = pipe(
-            [prompt] * _positive(count),
-            negative_prompt=negative,
-            width=width,
-            height=height,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            sampler=sampler,
-            seed=_seeds(seed, count),
-            callback_on_step_end=callback,
-            prompt_syntax=prompt_syntax,
-            long_prompt=long_prompt,
-            clip_skip=clip_skip,
-        )
-    _report(result, output, json)
+    with drawing.opened(bundle) as (pipe, options):
+        drawing.report(pipe([prompt] * drawing.count, **options))
 
 
 @app.command()
+@draws
 def img2img(
     bundle: Bundle,
     prompt: Prompt,
-    image: Annotated[Path, typer.Option("--image", help="The picture to start from.")],
+    image: Annotated[Path, typer.Option("--image", help="The picture to start from, or latents (.npy).")],
+    drawing: Drawing,
     strength: Annotated[float | None, typer.Option("--strength", help="0 keeps the picture, 1 redraws it.")] = None,
-    negative: Negative = "",
-    steps: Steps = None,
-    guidance: Guidance = None,
-    sampler: SamplerName = None,
-    seed: Seed = None,
-    size: Size = None,
-    count: Count = 1,
-    prompt_syntax: Syntax = "plain",
-    long_prompt: LongPrompt = None,
-    clip_skip: ClipSkip = None,
-    textual_inversion: Inversions = None,
-    output: Output = Path("out.png"),
-    backend: BackendName = "auto",
-    threads: Threads = None,
-    json: Json = False,
+    denoising_start: Annotated[
+        float | None, typer.Option("--denoising-start", help="Go on where another run's --denoising-end stopped.")
+    ] = None,
 ) -> None:
     """Draw pictures that start from a picture; --size resizes it first."""
+    picture = read_start(image)
+    with drawing.opened(bundle) as (pipe, options):
+        options["denoising_start"] = denoising_start
+        drawing.report(pipe.img2img([prompt] * drawing.count, image=picture, strength=strength, **options))
+
+
+@app.command()
+@draws
+def inpaint(
+    bundle: Bundle,
+    prompt: Prompt,
+    image: Image,
+    mask: Annotated[Path, typer.Option("--mask", help="White where the picture is redrawn, black where it is kept.")],
+    drawing: Drawing,
+    strength: Annotated[float, typer.Option("--strength", help="1 starts from noise, less from the picture.")] = 1.0,
+    crop: Annotated[
+        int | None,
+        typer.Option("--padding-mask-crop", help="Draw only the mask's surroundings, with so many pixels of margin."),
+    ] = None,
+    kept_pixels: Annotated[
+        str, typer.Option("--kept-pixels", help="exact: the source's own, bit for bit; or decoded.")
+    ] = "exact",
+) -> None:
+    """Redraw parts of a picture."""
     from latentrt.runtime.image import read_image
 
-    width, height = _size(size)
-    picture = read_image(image)
-    with _opened(bundle, output, backend, threads) as pipe, _Steps(pipe, steps, strength) as callback:
-        pipe.load_textual_inversion(textual_inversion or ())
-        result = pipe.img2img(
-            [prompt] * _positive(count),
+    picture, masked = read_image(image), read_image(mask)
+    with drawing.opened(bundle) as (pipe, options):
+        result = pipe.inpaint(
+            [prompt] * drawing.count,
             image=picture,
+            mask_image=masked,
             strength=strength,
-            negative_prompt=negative,
-            width=width,
-            height=height,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            sampler=sampler,
-            seed=_seeds(seed, count),
-            callback_on_step_end=callback,
-            prompt_syntax=prompt_syntax,
-            long_prompt=long_prompt,
-            clip_skip=clip_skip,
+            padding_mask_crop=crop,
+            kept_pixels=kept_pixels,
+            **options,
         )
-    _report(result, output, json)
+        drawing.report(result)
+
+
+@app.command()
+@draws
+def outpaint(
+    bundle: Bundle,
+    prompt: Prompt,
+    image: Image,
+    drawing: Drawing,
+    left: Annotated[int, typer.Option("--left", help="Pixels to add on this side.")] = 0,
+    top: Annotated[int, typer.Option("--top", help="Pixels to add on this side.")] = 0,
+    right: Annotated[int, typer.Option("--right", help="Pixels to add on this side.")] = 0,
+    bottom: Annotated[int, typer.Option("--bottom", help="Pixels to add on this side.")] = 0,
+    overlap: Annotated[int, typer.Option("--overlap", help="Pixels of the picture to draw anew along them.")] = 0,
+    strength: Annotated[float, typer.Option("--strength", help="Below 1 the picture's edges show through.")] = 1.0,
+) -> None:
+    """Draw what lies around a picture."""
+    from latentrt.runtime.image import read_image
+
+    picture = read_image(image)
+    with drawing.opened(bundle) as (pipe, options):
+        result = pipe.outpaint(
+            [prompt] * drawing.count,
+            image=picture,
+            left=left,
+            top=top,
+            right=right,
+            bottom=bottom,
+            overlap=overlap,
+            strength=strength,
+            **options,
+        )
+        drawing.report(result)
 
 
 @app.command()
@@ -233,77 +231,6 @@ def demo(
     for stage, seconds in done.seconds.items():
         say(f"{seconds:8.1f} s  {stage}")
     say(f"the contact sheet is {done.sheet}")
-
-
-def _size(text: str | None) -> tuple[int | None, int | None]:
-    if text is None:
-        return None, None
-    from latentrt.engines.profile import profile_from_text
-
-    profile = profile_from_text(text)
-    if profile.batch != 1:
-        raise RequestError(f"got size {text!r}, expected WIDTHxHEIGHT; use --count for several pictures")
-    return profile.width, profile.height
-
-
-def _positive(count: int) -> int:
-    if count < 1:
-        raise RequestError(f"got count {count}, expected at least 1; raise it")
-    return count
-
-
-def _seeds(seed: int | None, count: int) -> list[int] | None:
-    """One seed per picture, counting up, so that each picture can be drawn again alone."""
-    return None if seed is None else [seed + index for index in range(count)]
-
-
-def _opened(bundle: Path, output: Path, backend: str, threads: int | None) -> Any:
-    """The bundle as a pipeline, once it is clear that the picture can be written."""
-    from latentrt.engines.files import check_writable
-    from latentrt.opening import open as open_pipeline
-
-    if output.suffix.lower() != ".png":
-        raise RequestError(f"got output {str(output)!r}, expected a name that ends in .png; add .png")
-    check_writable(output)
-    return open_pipeline(bundle, backend=backend, threads=threads)
-
-
-class _Steps:
-    """A progress bar over the steps of one call, as a callback_on_step_end."""
-
-    def __init__(self, pipe: Any, steps: int | None, strength: float | None) -> None:
-        from latentrt.terminal import step_bar
-
-        defaults = pipe.manifest.defaults
-        total = steps if steps is not None else defaults.num_inference_steps
-        share = strength if strength is not None else defaults.strength
-        self._bar = step_bar(int(total * share) if 0 <= share <= 1 else 0, "denoising")
-
-    def __enter__(self) -> Any:
-        advance = self._bar.__enter__()
-        return lambda *_: advance()
-
-    def __exit__(self, *error: Any) -> None:
-        self._bar.__exit__(*error)
-
-
-def _report(result: Any, output: Path, json: bool) -> None:
-    from latentrt.terminal import print_json, say
-
-    paths = result.save(output)
-    timings = asdict(result.timings)
-    if json:
-        pictures = [
-            {"path": str(path), **asdict(metadata)} for path, metadata in zip(paths, result.metadata, strict=True)
-        ]
-        print_json({"pictures": pictures, "timings": timings})
-        return
-    for path, seed in zip(paths, result.seeds, strict=True):
-        say(f"{path}  (seed {seed})")
-    say(
-        f"{timings['total']:.2f} s: prompt {timings['encode_prompt']:.2f}, "
-        f"denoise {timings['denoise']:.2f}, decode {timings['decode']:.2f}"
-    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -46,13 +46,13 @@ def run(folder: Path) -> Demo:
     with open_pipeline(made.bundle.root) as pipe:
         marks.append(perf_counter())
         prompts = [prompt for prompt in PROMPTS for _ in SEEDS]
-        with step_bar(STEPS, "drawing") as advance:
+        with step_bar("drawing") as progress:
             result = pipe(
                 prompts,
                 seed=list(SEEDS) * len(PROMPTS),
                 num_inference_steps=STEPS,
                 guidance_scale=GUIDANCE,
-                callback_on_step_end=lambda *_: advance(),
+                progress=progress,
             )
     marks.append(perf_counter())
     pictures = [image for image in result.images if isinstance(image, Image.Image)]

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
@@ -31,15 +31,15 @@ class BuildProgress:
 
 
 @contextmanager
-def step_bar(total: int, label: str) -> Iterator[Any]:
-    """A progress bar over denoising steps on a terminal; yields a function to call after each."""
-    if not stderr.is_terminal or total == 0:
-        yield lambda: None
+def step_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over model calls on a terminal; yields a function to call with (done, total)."""
+    if not stderr.is_terminal:
+        yield lambda done, total: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=stderr, transient=True) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda: progress.advance(task)
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def say(line: str) -> None:

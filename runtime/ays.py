@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from latentrt.engines.errors import RequestError
+
 # The authors' ten-step tables for Stable Diffusion 1.x and SDXL
 AYS_TIMESTEPS = {
     "sd1": (999, 850, 736, 645, 545, 455, 343, 233, 124, 24),
@@ -12,11 +14,19 @@ AYS_SIGMAS = {
     "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.38, 0.234, 0.113, 0.0),
 }
 
+_MOST_STEPS = 400  # beyond, neighbours round to the same timestep
+
 
 def ays_timesteps(steps: int | None, family: str = "sd1") -> tuple[int, ...]:
-    """The family's timesteps; for other than ten steps interpolated along the table."""
-    table = AYS_TIMESTEPS[family]
+    """The family's timesteps; for other than ten steps interpolated along the table.
+
+    Raises:
+        RequestError: fewer than one step, or more than there are whole timesteps to tell apart.
+    """
+    table = AYS_TIMESTEPS["sdxl" if family.startswith("sdxl") else "sd1"]
     if steps is None or steps == len(table):
         return table
+    if not 1 <= steps <= _MOST_STEPS:
+        raise RequestError(f"got {steps} steps with timesteps 'ays', expected 1 to {_MOST_STEPS}; lower it")
     places = np.linspace(0, len(table) - 1, steps)
     return tuple(int(t) for t in np.interp(places, np.arange(len(table)), table).round())

@@ -1,6 +1,7 @@
 """Pictures in and out: pixel arrays, PIL, and PNG files with the settings that made them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ class PictureMetadata:
     model: str
     strength: float | None = None
     clip_skip: int = 0
+    guidance_scales: tuple[float, ...] = ()
+    guidance_rescale: float = 0.0
+    sampler_options: Mapping[str, Any] = field(default_factory=dict)
 
     def parameters(self) -> str:
         """A1111's ``parameters`` text: prompt, negative prompt, then one line of ``Key: value`` pairs."""
@@ -45,6 +49,12 @@ class PictureMetadata:
         }
         if self.strength is not None:
             pairs["Denoising strength"] = f"{self.strength:g}"
+        if self.guidance_scales:
+            pairs["CFG scales"] = _quoted(", ".join(f"{scale:g}" for scale in self.guidance_scales))
+        if self.guidance_rescale:
+            pairs["CFG rescale"] = f"{self.guidance_rescale:g}"
+        if self.sampler_options:
+            pairs["Sampler options"] = _quoted(", ".join(f"{k}={v}" for k, v in self.sampler_options.items()))
         if self.clip_skip:
             pairs["Clip skip"] = self.clip_skip + 1  # A1111 counts the layer that is taken, from 1 for the last
         if self.batch_index:

@@ -74,7 +74,7 @@ def denoise(
             try:
                 x = on_step(Update(index, level, request.level if request else None, x, denoised))
             except Interrupt:
-                return x
+                break
             if request is not None:
                 request = Evaluate(x, request.level)
         index += 1

@@ -1,9 +1,11 @@
 """The pipeline: prompts in, pictures out, around the engines of one bundle."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
+from typing import Unpack
 
 import numpy as np
 from PIL import Image
@@ -13,22 +15,35 @@ from latentrt.engines.cache import OpenComponents
 from latentrt.engines.errors import RequestError
 from latentrt.engines.manifest import TEXT_ENCODER, TOKENIZER, BundleManifest
 from latentrt.engines.spec import Array
-from latentrt.runtime.autoencoder import latents_from_pixels, pixels_from_latents
+from latentrt.runtime.autoencoder import pixels_from_latents
 from latentrt.runtime.guidance import GuidedUnet
-from latentrt.runtime.image import images_from_pixels, pixels_from_image
-from latentrt.runtime.loop import OnStep, denoise
+from latentrt.runtime.image import images_from_pixels
+from latentrt.runtime.loop import Interrupt, Update, denoise
+from latentrt.runtime.mask import InpaintInput, inpaint_input_from_pictures, masks_from_argument, paste_back
 from latentrt.runtime.noise import Noise
-from latentrt.runtime.prompt import LongPrompt, PromptEncoder, PromptSyntax
+from latentrt.runtime.options import Options
+from latentrt.runtime.outpaint import outpaint_canvas
+from latentrt.runtime.preview import preview_from_latents
+from latentrt.runtime.prompt import PromptEncoder
 from latentrt.runtime.request import (
-    CallbackOnStepEnd,
     Request,
+    Workflow,
     images_from_argument,
-    request_from_arguments,
+    request_from_options,
     size_of,
 )
 from latentrt.runtime.result import OutputType, Result, Timings
-from latentrt.runtime.samplers import Sampler
+from latentrt.runtime.start import (
+    KeptPixels,
+    Picture,
+    Pictures,
+    Start,
+    image_start,
+    inpaint_start,
+    text_start,
+)
 from latentrt.runtime.textual_inversion import TextualInversions, inversions_from_paths
+from latentrt.runtime.tiling import vae_engine
 from latentrt.runtime.token_embeddings import TokenEmbeddings
 from latentrt.runtime.tokenizer import tokenizer_from_folder
 
@@ -106,181 +121,178 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __call__(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        negative_prompt: str | Sequence[str] | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        sampler: str | Sampler | None = None,
-        seed: int | Sequence[int] | None = None,
-        num_images_per_prompt: int = 1,
-        latents: Array | None = None,
-        output_type: str = "pil",
-        callback_on_step_end: CallbackOnStepEnd | None = None,
-        prompt_syntax: str | PromptSyntax = PromptSyntax.PLAIN,
-        long_prompt: str | LongPrompt | None = None,
-        clip_skip: int | None = None,
-    ) -> Result:
+    def __call__(self, prompt: str | Sequence[str], **options: Unpack[Options]) -> Result:
         """Draws pictures from text.
 
         Args:
             prompt: one text or several.
-            negative_prompt: what to steer away from: one for all, or one per prompt.
-            width: in pixels; together with ``height`` a size that the bundle has a profile for. None takes
-                the bundle's first profile.
-            height: in pixels.
-            num_inference_steps: sampler steps. None takes the bundle's default, as with all that follow.
-            guidance_scale: weight of classifier-free guidance; at most 1 means none and half the work.
-            sampler: a name from ``latentrt samplers``, or a ``Sampler`` with wishes about its schedule.
-            seed: one seed for the whole batch, as ``torch.Generator().manual_seed`` in diffusers, or one per
-                picture. None draws one at random per picture.
-            num_images_per_prompt: pictures of each prompt, in the order of the prompts.
-            latents: initial noise (N, C, H/f, W/f) float32 of unit variance instead of the seed's.
-            output_type: "pil", "np" or "latent".
-            callback_on_step_end: called as f(pipeline, step, timestep, {"latents": x}) after every update;
-                ``latents`` in a returned mapping replaces x.
-            prompt_syntax: how weights are written in the prompts: "plain" (not at all), "compel" or "a1111".
-            long_prompt: "truncate" leaves out what the text encoder cannot read at once and warns; "chunk"
-                encodes it in chunks. None truncates plain prompts and chunks the others.
-            clip_skip: how many of the text encoder's last layers to leave out for the prompt.
+            **options: see ``Options``.
 
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        request = request_from_arguments(
-            self.manifest,
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            width=width,
-            height=height,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            sampler=sampler,
-            seed=seed,
-            num_images_per_prompt=num_images_per_prompt,
-            output_type=output_type,
-            callback_on_step_end=callback_on_step_end,
-            prompt_syntax=prompt_syntax,
-            long_prompt=long_prompt,
-            clip_skip=clip_skip,
-            strength=None,
-        )
         begin = perf_counter()
+        request = request_from_options(self.manifest, prompt, options, Workflow.TEXT)
         noise = Noise(request.seeds, request.latent_shape)
-        start = noise() if latents is None else _checked_latents(latents, request.latent_shape)
-        x = start * np.float32(request.schedule.initial_scale)
-        return self._draw(request, x, noise, begin, encode_image=0.0)
+        return self._draw(request, text_start(request, noise), noise, begin)
 
     def img2img(
         self,
         prompt: str | Sequence[str],
         *,
-        image: Image.Image | Array | Sequence[Image.Image | Array],
+        image: Picture | Sequence[Picture],
         strength: float | None = None,
-        negative_prompt: str | Sequence[str] | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        sampler: str | Sampler | None = None,
-        seed: int | Sequence[int] | None = None,
-        num_images_per_prompt: int = 1,
-        output_type: str = "pil",
-        callback_on_step_end: CallbackOnStepEnd | None = None,
-        prompt_syntax: str | PromptSyntax = PromptSyntax.PLAIN,
-        long_prompt: str | LongPrompt | None = None,
-        clip_skip: int | None = None,
+        **options: Unpack[Options],
     ) -> Result:
         """Draws pictures that start from a picture.
 
         Args:
             prompt: one text or several.
-            image: the picture for all, or one per picture drawn: PIL, or arrays (H, W, 3).
+            image: the picture for all, or one per picture drawn: PIL, arrays (H, W, 3), or latents (N, C, H/f, W/f)
+                as a result has them.
             strength: how much of the schedule runs, 0 to 1: the last int(steps · strength) steps. At 0 the
                 U-Net is not called and the picture only passes through the autoencoder.
-            negative_prompt: as in a plain call, and so are all others.
-            width: the size to resize a PIL picture to. None takes the picture's own size.
-            height: in pixels.
-            num_inference_steps: steps of the whole schedule.
-            guidance_scale: weight of guidance.
-            sampler: a name or a ``Sampler``.
-            seed: one for the batch or one per picture.
-            num_images_per_prompt: pictures of each prompt.
-            output_type: "pil", "np" or "latent".
-            callback_on_step_end: as in a plain call.
-            prompt_syntax: as in a plain call.
-            long_prompt: as in a plain call.
-            clip_skip: as in a plain call.
+            **options: see ``Options``. Where neither width nor height is given, the picture's own size is taken;
+                PIL pictures are resized.
 
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        images = images_from_argument(image)
-        if width is None and height is None:
-            width, height = size_of(images[0])
-        request = request_from_arguments(
-            self.manifest,
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            width=width,
-            height=height,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            sampler=sampler,
-            seed=seed,
-            num_images_per_prompt=num_images_per_prompt,
-            output_type=output_type,
-            callback_on_step_end=callback_on_step_end,
-            prompt_syntax=prompt_syntax,
-            long_prompt=long_prompt,
-            clip_skip=clip_skip,
-            strength=self.manifest.defaults.strength if strength is None else strength,
-        )
-        if len(images) not in (1, request.count):
-            raise RequestError(f"got {len(images)} images for {request.count} pictures; give one, or one per picture")
         begin = perf_counter()
-        width, height = request.profile.width, request.profile.height
-        pixels = np.stack([pixels_from_image(picture, width, height) for picture in images])
+        images = images_from_argument(image, self.manifest.latents.channels)
+        sized = self._sized(options, images)
+        strength = self.manifest.defaults.strength if strength is None else strength
+        request = request_from_options(self.manifest, prompt, sized, Workflow.IMAGE, strength=strength)
+        _check_count(len(images), request)
         noise = Noise(request.seeds, request.latent_shape)
-        encoder = self._components.engine("vae_encoder", request.profile)
-        clean = latents_from_pixels(encoder, self.manifest.latents, pixels, noise, request.count)
-        steps = request.schedule.steps
-        x = steps[0].level.noised(clean, noise()) if steps else clean
-        return self._draw(request, x, noise, begin, encode_image=perf_counter() - begin)
+        encoder = vae_engine(self._components, "vae_encoder", request.profile, request.vae)
+        return self._draw(request, image_start(self.manifest, request, images, noise, encoder), noise, begin)
 
-    def _draw(self, request: Request, x: Array, noise: Noise, begin: float, encode_image: float) -> Result:
-        """Encodes the prompts, denoises x and decodes it."""
-        start = perf_counter()
-        engine = self._components.engine(TEXT_ENCODER, request.profile)
-        encoder = PromptEncoder(self._tokenizer, self._embeddings, self._inversions, engine)
-        guided = request.guidance_scale > 1.0
-        positive, negative = encoder.encode(
-            request.prompts, request.negatives if guided else None, request.prompt_options
-        )
+    def inpaint(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        image: Picture | Sequence[Picture],
+        mask_image: Picture | Sequence[Picture],
+        strength: float = 1.0,
+        padding_mask_crop: int | None = None,
+        kept_pixels: str | KeptPixels = KeptPixels.EXACT,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Redraws parts of a picture.
+
+        Args:
+            prompt: one text or several.
+            image: the picture for all, or one per picture drawn: PIL or arrays (H, W, 3).
+            mask_image: what to redraw: white is redrawn, black is kept, one half and above counts as white. One for
+                all, or one per picture.
+            strength: how much of the schedule runs; at 1 the masked part starts from pure noise.
+            padding_mask_crop: draws only the mask's surroundings, with so many pixels of margin, at the full size
+                wanted, and pastes the result into the picture.
+            kept_pixels: "exact" lays what the mask keeps over the result, bit for bit; "decoded" leaves it as it
+                comes out of the autoencoder.
+            **options: see ``Options``.
+
+        Raises:
+            RequestError: an argument that cannot be served, with what to do.
+        """
+        begin = perf_counter()
+        if kept_pixels not in tuple(KeptPixels):
+            raise RequestError(f"got kept_pixels {kept_pixels!r}, expected one of {', '.join(KeptPixels)}; choose one")
+        images, masks = images_from_argument(image, channels=0), masks_from_argument(mask_image)
+        sized = self._sized(options, images) if padding_mask_crop is None else options
+        request = request_from_options(self.manifest, prompt, sized, Workflow.INPAINT, strength=strength)
+        for pictures in (images, masks):
+            _check_count(len(pictures), request)
+        width, height = request.profile.width, request.profile.height
+        inputs = inpaint_input_from_pictures(list(images), masks, width, height, padding_mask_crop=padding_mask_crop)
+        noise = Noise(request.seeds, request.latent_shape)
+        encoder = vae_engine(self._components, "vae_encoder", request.profile, request.vae)
+        start = inpaint_start(self.manifest, request, inputs, noise, encoder)
+        if padding_mask_crop is None and kept_pixels == KeptPixels.DECODED:
+            start = replace(start, paste=None)
+        return self._draw(request, start, noise, begin)
+
+    def outpaint(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        image: Picture,
+        left: int = 0,
+        top: int = 0,
+        right: int = 0,
+        bottom: int = 0,
+        overlap: int = 0,
+        strength: float = 1.0,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Draws what lies around a picture; the picture itself comes back bit for bit.
+
+        Args:
+            prompt: one text or several.
+            image: the picture: PIL or an array (H, W, 3).
+            left: pixels to add on that side, as with the three that follow; the sum must be a size that the bundle
+                has a profile for.
+            top: pixels.
+            right: pixels.
+            bottom: pixels.
+            overlap: pixels of the picture along the new sides that are drawn anew as well, fading into it.
+            strength: how much of the schedule runs; below 1 the picture's edges, carried outwards, show through.
+            **options: see ``Options``.
+
+        Raises:
+            RequestError: an argument that cannot be served, with what to do.
+        """
+        canvas, mask = outpaint_canvas(image, left=left, top=top, right=right, bottom=bottom, overlap=overlap)
+        return self.inpaint(prompt, image=canvas, mask_image=mask, strength=strength, **options)
+
+    def preview(self, denoised: Array) -> list[Image.Image]:
+        """Small pictures, one pixel per latent, of the clean sample that a callback is given as ``denoised``.
+
+        No engine runs: it is a linear map that was fitted when the bundle was built.
+        """
+        return [Image.fromarray(picture) for picture in preview_from_latents(self.manifest.preview, denoised)]
+
+    def _sized(self, options: Options, images: Pictures) -> Options:
+        """The options with the picture's own size, where no other is wanted."""
+        if options.get("width") is not None or options.get("height") is not None:
+            return options
+        if isinstance(images, np.ndarray):
+            height, width = (int(side) * self.manifest.latents.pixels for side in images.shape[2:])
+        else:
+            width, height = size_of(images[0])
+        sized = options.copy()
+        sized["width"], sized["height"] = width, height
+        return sized
+
+    def _draw(self, request: Request, start: Start, noise: Noise, begin: float) -> Result:
+        """Encodes the prompts, denoises and decodes."""
+        started = perf_counter()
+        text_encoder = self._components.engine(TEXT_ENCODER, request.profile)
+        prompts = PromptEncoder(self._tokenizer, self._embeddings, self._inversions, text_encoder)
+        negatives = request.negatives if request.guidance.used else None
+        positive, negative = prompts.encode(request.prompts, negatives, request.prompt_options)
         encoded = perf_counter()
-        chunks = positive.shape[1] // self._tokenizer.length
-        unet = GuidedUnet(
-            self._components.engine("unet", request.profile, chunks), positive, negative, request.guidance_scale
+        engine = self._components.engine("unet", request.profile, positive.shape[1] // self._tokenizer.length)
+        unet = GuidedUnet(engine, positive, negative, request.guidance, start.channels)
+        watch = _Watch(self, request, start)
+        latents = denoise(
+            start.x, request.schedule, request.solver, unet, noise.between, watch.on_step, request.stop_below
         )
-        latents = denoise(x, request.schedule, request.sampler.info.solver, unet, noise, self._on_step(request))
         denoised = perf_counter()
         images: list[Image.Image] | list[Array] = []
         if request.output_type is not OutputType.LATENT:
-            decoder = self._components.engine("vae_decoder", request.profile)
+            decoder = vae_engine(self._components, "vae_decoder", request.profile, request.vae)
             pixels = pixels_from_latents(decoder, self.manifest.latents, latents)
-            images = images_from_pixels(pixels) if request.output_type is OutputType.PIL else list(pixels)
+            images = _finished(pixels, start.paste, request.output_type)
         end = perf_counter()
         return Result(
             images=images,
             latents=latents,
             seeds=request.seed_of_each,
             timings=Timings(
-                encode_prompt=encoded - start,
-                encode_image=encode_image,
+                encode_prompt=encoded - started,
+                encode_image=started - begin,
                 denoise=denoised - encoded,
                 unet=unet.seconds,
                 unet_calls=unet.calls,
@@ -288,32 +300,59 @@ class Pipeline:
                 total=end - begin,
             ),
             metadata=request.metadata(),
+            interrupted=watch.interrupted,
         )
 
-    def _on_step(self, request: Request) -> OnStep | None:
-        callback = request.callback
-        if callback is None:
-            return None
 
-        def on_step(index: int, timestep: float, x: Array) -> Array:
-            replaced = callback(self, index, timestep, {"latents": x}) or {}
-            latents = np.asarray(replaced.get("latents", x), x.dtype)
-            if latents.shape != x.shape:
-                raise RequestError(
-                    f"callback_on_step_end returned latents {latents.shape}, expected {x.shape}; keep the shape"
+class _Watch:
+    """What happens after every model call: kept parts come back, then the caller sees, and may change, x."""
+
+    def __init__(self, pipeline: Pipeline, request: Request, start: Start) -> None:
+        self._pipeline, self._request, self._start = pipeline, request, start
+        self._total = 0 if request.progress is None else request.model_calls
+        self.interrupted = False
+
+    def on_step(self, update: Update) -> Array:
+        """The x to go on with.
+
+        Raises:
+            Interrupt: the callback did.
+            RequestError: the callback returned latents of another shape.
+        """
+        x = update.x
+        if self._start.blend is not None:
+            x = self._start.blend(x, update.next_level)
+        request = self._request
+        if request.callback is not None:
+            denoised = update.denoised * np.float32(request.schedule.data_scale)
+            try:
+                replaced = request.callback(
+                    self._pipeline, update.index, update.level.timestep, {"latents": x, "denoised": denoised}
                 )
-            return latents
+            except Interrupt:
+                self.interrupted = True
+                raise
+            x = _replaced(x, replaced)
+        if request.progress is not None:
+            request.progress(update.index + 1, self._total)
+        return x
 
-        return on_step
+
+def _replaced(x: Array, returned: Mapping[str, Array] | None) -> Array:
+    latents = np.asarray((returned or {}).get("latents", x), x.dtype)
+    if latents.shape != x.shape:
+        raise RequestError(f"callback_on_step_end returned latents {latents.shape}, expected {x.shape}; keep the shape")
+    return latents
 
 
-def _checked_latents(latents: Array, shape: tuple[int, ...]) -> Array:
-    array = np.asarray(latents)
-    if array.shape != shape or array.dtype != np.float32:
-        raise RequestError(
-            f"got latents {array.shape} {array.dtype}, expected {shape} float32; "
-            "give one unit-variance latent per picture"
-        )
-    if not np.isfinite(array).all():
-        raise RequestError("got latents with NaN or infinity, expected finite values; draw them anew")
-    return array
+def _check_count(pictures: int, request: Request) -> None:
+    if pictures not in (1, request.count):
+        raise RequestError(f"got {pictures} images for {request.count} pictures; give one, or one per picture")
+
+
+def _finished(pixels: Array, paste: InpaintInput | None, output_type: OutputType) -> list[Image.Image] | list[Array]:
+    """Drawn pictures (N, H, W, 3) in the form wanted, laid over their sources where there are any."""
+    pictures = list(pixels) if paste is None else paste_back(paste, pixels)
+    if output_type is OutputType.NUMPY:
+        return pictures
+    return [images_from_pixels(picture[None])[0] for picture in pictures]

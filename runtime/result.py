@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from latentrt.engines.errors import RequestError
+from latentrt.engines.files import write_file
 from latentrt.engines.spec import Array
 from latentrt.runtime.image import PictureMetadata, write_png
 
@@ -38,6 +40,7 @@ class Result:
 
     ``images`` is empty for ``output_type="latent"``. ``seeds`` has one entry per picture; where one seed
     served the whole batch it is repeated and the picture's place in the batch counts, as in diffusers.
+    ``interrupted`` says that a callback ended the run before its time.
     """
 
     images: list[Image.Image] | list[Array]
@@ -45,6 +48,7 @@ class Result:
     seeds: tuple[int, ...]
     timings: Timings
     metadata: tuple[PictureMetadata, ...]
+    interrupted: bool = False
 
     def save(self, path: str | Path) -> list[Path]:
         """Writes the pictures as PNG with their settings; several get ``-0``, ``-1``, … before the suffix.
@@ -65,3 +69,18 @@ class Result:
         for target, image, metadata in zip(paths, pictures, self.metadata, strict=True):
             write_png(target, image, metadata)
         return paths
+
+    def save_latents(self, path: str | Path) -> list[Path]:
+        """Writes the latents (N, C, H/f, W/f) as one ``.npy`` file, for ``img2img`` to go on from.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        path = Path(path)
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.save(file, self.latents)
+
+        write_file(path, write)
+        return [path]

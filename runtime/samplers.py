@@ -37,7 +37,7 @@ _KARRAS_SUFFIX, _KARRAS_LABEL = "_k", "Karras"
 class SamplerInfo:
     """One row of the table of samplers.
 
-    ``order`` is the solver's nominal order, ``stochastic`` whether noise is added on the way unless an option says
+    ``order`` is the solver's order of convergence, ``stochastic`` whether noise is added on the way unless an option says
     otherwise, and ``calls_per_step`` how often the model is asked in each step but the last. ``fixed`` are the
     solver's options that the name stands for.
     """
@@ -81,7 +81,7 @@ def _rows() -> list[SamplerInfo]:
     return [
         *row("ddim", "DDIM", 1, ddim, grids.ddim_grid),
         *row("ddpm", "DDPM", 1, ddim, grids.ddpm_grid, stochastic=True, fixed={"eta": 1.0}),
-        *row("pndm", "PNDM", 4, pndm, grids.pndm_grid),
+        *row("pndm", "PNDM", 2, pndm, grids.pndm_grid),
         *pair("euler", "Euler", 1, euler, grids.euler_grid),
         *row(
             "euler_a",
@@ -117,7 +117,8 @@ def _rows() -> list[SamplerInfo]:
             stochastic=True,
             fixed={"solver_order": 2, **sde},
         ),
-        *pair("dpmpp_3m", "DPM++ 3M", 3, dpm_multistep, grids.dpm_grid, fixed={"solver_order": 3}),
+        # three predictions, but the published curvature term has half its weight: second order is what it has
+        *pair("dpmpp_3m", "DPM++ 3M", 2, dpm_multistep, grids.dpm_grid, fixed={"solver_order": 3}),
         *pair("dpmpp_sde", "DPM++ SDE", 2, dpmpp_sde, grids.k_grid, calls_per_step=2, stochastic=True),
         *pair("deis", "DEIS", 2, deis, grids.deis_grid),
         *pair("unipc", "UniPC", 2, unipc, grids.unipc_grid),
@@ -257,15 +258,15 @@ class Sampler:
         wishes = {name: value for name, value in self.wishes.items() if name in _OF_CONFIG}
         return ScheduleConfig.model_validate({**config.model_dump(), **row, **wishes})
 
-    def schedule(self, config: ScheduleConfig, steps: int | None) -> Schedule:
-        """The levels to visit; custom timesteps and sigmas need no number of steps.
+    def schedule(self, config: ScheduleConfig, steps: int | None, family: str = "sd1") -> Schedule:
+        """The levels to visit; custom timesteps and sigmas need no number of steps. ``family`` chooses AYS's table.
 
         Raises:
             RequestError: an impossible number of steps, or one that contradicts custom timesteps.
         """
         chosen = self._bound(self.info.grid, config)
         if chosen.get("timesteps") == "ays":
-            chosen["timesteps"] = ays_timesteps(steps)
+            chosen["timesteps"] = ays_timesteps(steps, family)
         custom = self.custom_steps if "timesteps" not in chosen else len(chosen["timesteps"])
         if custom is not None and steps not in (None, custom):
             raise RequestError(
@@ -297,13 +298,19 @@ class Sampler:
         return BFunction if self.info.solver is unipc else SolverType
 
     def _check_known(self, name: str) -> None:
-        if name in self.info.options or name in _OF_CONFIG:
+        if _has(self.info, name):
             return
-        having = [row.name for row in SAMPLERS.values() if name in row.options]
+        having = [row.name for row in SAMPLERS.values() if _has(row, name)]
         raise RequestError(
             f"got {name} for sampler {self.name!r}, which has no such option; "
             f"leave it out, or choose one of {', '.join(having)}"
         )
+
+
+def _has(row: SamplerInfo, name: str) -> bool:
+    """Whether a wish means something to a sampler; wishes about the schedule do to all but those without σ curves."""
+    curves = row.sigma_spacing is not None or row.name == "edm_euler"
+    return name in row.options or (name in _OF_CONFIG and (name != "sigma_spacing" or curves))
 
 
 def _check_value(name: str, value: Any, choices: type[StrEnum] | None) -> None:

@@ -32,9 +32,10 @@ class Row:
 
     The model is asked for x at ``level``. Its output becomes the prediction
     p = ``from_x`` · x + ``from_output`` · output, and then
-    x ← ``x`` · x + ``held`` · h + Σ ``predictions[k]`` · p of k calls ago + ``noise`` · n,
-    with h an x that an earlier row with ``hold`` put aside (before its update), and n fresh standard normal noise
-    for the way between the two levels of ``noise_span``.
+    x ← ``x`` · x + ``held`` · h + ``prediction`` · p + Σ ``earlier[k]`` · slot k + ``noise`` · n,
+    with h an x that an earlier row with ``hold`` put aside (before its update), slots that hold earlier predictions,
+    and n fresh standard normal noise for the way between the two levels of ``noise_span``. After the update p goes
+    into slot ``keep``, if any.
     """
 
     level: Level
@@ -42,15 +43,17 @@ class Row:
     from_output: float
     x: float
     held: float
-    predictions: tuple[float, ...]
+    prediction: float
+    earlier: tuple[float, ...]
     noise: float
     noise_span: tuple[Level, Level] | None
     hold: bool
+    keep: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A whole run. ``earlier_predictions`` and ``holds_x`` say which vectors a loop must keep."""
+    """A whole run. ``earlier_predictions`` slots and, if it ``holds_x``, one earlier x are what a loop must keep."""
 
     kind: PredictionKind
     rows: tuple[Row, ...]
@@ -58,7 +61,7 @@ class Table:
     @property
     def earlier_predictions(self) -> int:
         """How many predictions of earlier calls are needed at once."""
-        return max((len(row.predictions) for row in self.rows), default=1) - 1
+        return max((row.keep + 1 for row in self.rows if row.keep is not None), default=0)
 
     @property
     def holds_x(self) -> bool:
@@ -183,18 +186,20 @@ def _table(
     for result in results:
         largest = max((abs(value) for value in result.terms.values()), default=0.0)
         used.append({name: value for name, value in result.terms.items() if abs(value) > _NEGLIGIBLE * largest})
-    last_use: dict[int, int] = {}
-    for call, terms in enumerate(used):
-        for symbol, index in terms:
-            if symbol == "x" and index < call:
-                last_use[index] = call
+    last_x, last_prediction = _last_uses(used, "x"), _last_uses(used, "p")
+    slots: list[int] = []  # which call's prediction each slot holds
     rows = []
     for call, (level, terms) in enumerate(zip(levels, used, strict=True)):
-        alive = [index for index, last in last_use.items() if index < call <= last]
+        alive = [index for index, last in last_x.items() if index < call <= last]
         if len(alive) > 1:
             return None
-        reach = max((call - index for symbol, index in terms if symbol == "p"), default=0)
         from_x, from_output = _prediction_from_output(kind, prediction_type, level)
+        earlier = tuple(terms.get(("p", index), 0.0) for index in slots)
+        keep = None
+        if call in last_prediction:
+            free = [slot for slot, index in enumerate(slots) if last_prediction[index] <= call]
+            keep = free[0] if free else len(slots)
+            slots[keep : keep + 1] = [call]
         rows.append(
             Row(
                 level=level,
@@ -202,13 +207,22 @@ def _table(
                 from_output=from_output,
                 x=terms.get(("x", call), 0.0),
                 held=terms.get(("x", alive[0]), 0.0) if alive else 0.0,
-                predictions=tuple(terms.get(("p", call - lag), 0.0) for lag in range(reach + 1)),
+                prediction=terms.get(("p", call), 0.0),
+                earlier=earlier,
                 noise=terms.get(("noise", call), 0.0),
                 noise_span=spans.get(call),
-                hold=call in last_use,
+                hold=call in last_x,
+                keep=keep,
             )
         )
     return Table(kind=kind, rows=tuple(rows))
+
+
+def _last_uses(used: list[dict[_Symbol, float]], kind: str) -> dict[int, int]:
+    """The last update in which each earlier x, or prediction, is needed; those that are never, are left out."""
+    return {
+        index: call for call, terms in enumerate(used) for symbol, index in terms if symbol == kind and index < call
+    }
 
 
 def _prediction_from_output(kind: PredictionKind, prediction_type: PredictionType, level: Level) -> tuple[float, float]:

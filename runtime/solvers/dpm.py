@@ -149,7 +149,8 @@ def _expanded_step(
         midpoint = solver_type is SolverType.MIDPOINT and len(history) == 2
         x = x + weight * (0.5 * growth if midpoint else growth / z - 1.0) * slope
         if curvature is not None:
-            # The expansion takes a half off; the reference's stochastic algorithm adds it.
+            # As published and in the reference: half of what the expansion's second-order term should weigh, so
+            # that the order stays two; and the stochastic algorithm adds the ½ that the expansion takes off.
             half = -0.5 if algorithm.stochastic else 0.5
             x = x + weight * ((growth - z) / (z * z) - half) * curvature
     if algorithm.stochastic:

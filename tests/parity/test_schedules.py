@@ -14,7 +14,6 @@ from latentrt.runtime.ays import AYS_SIGMAS, AYS_TIMESTEPS
 from latentrt.runtime.loop import Update, denoise, model_calls
 from latentrt.runtime.noise import Noise
 from latentrt.runtime.samplers import SAMPLERS, Sampler
-from latentrt.runtime.schedule import Level
 
 BETAS = {
     "num_train_timesteps": 1000,

@@ -1,0 +1,238 @@
+"""The options that all drawing commands share, and what they do before and after they draw."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from latentrt.engines.errors import RequestError
+
+_LATENTS = ".npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """One command's shared options, as typer reads them."""
+
+    negative: Annotated[str, typer.Option("--negative", "-n", help="What to steer away from.")] = ""
+    steps: Annotated[int | None, typer.Option("--steps", help="Sampler steps; the bundle's default if left out.")] = (
+        None
+    )
+    guidance: Annotated[
+        str | None, typer.Option("--guidance", help="Guidance scale, or one per step with commas; at most 1: none.")
+    ] = None
+    guidance_rescale: Annotated[float, typer.Option("--guidance-rescale", help="0 to 1, against overexposure.")] = 0.0
+    guidance_start: Annotated[float, typer.Option("--guidance-start", help="Part of the steps before guidance.")] = 0.0
+    guidance_end: Annotated[float, typer.Option("--guidance-end", help="Part of the steps after which it ends.")] = 1.0
+    sampler: Annotated[str | None, typer.Option("--sampler", help="A name from `latentrt samplers`.")] = None
+    sampler_option: Annotated[
+        list[str] | None,
+        typer.Option("--sampler-option", metavar="NAME=VALUE", help="Such as eta=0.5; repeatable."),
+    ] = None
+    timesteps: Annotated[
+        str | None, typer.Option("--timesteps", help="Timesteps to visit, with commas; or ays, Align Your Steps.")
+    ] = None
+    sigmas: Annotated[str | None, typer.Option("--sigmas", help="Noise levels to visit, with commas, down to 0.")] = (
+        None
+    )
+    denoising_end: Annotated[
+        float | None, typer.Option("--denoising-end", help="Part of the schedule after which to stop.")
+    ] = None
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the first picture; the others count up.")] = None
+    size: Annotated[str | None, typer.Option("--size", metavar="WxH", help="Picture size in pixels.")] = None
+    count: Annotated[int, typer.Option("--count", help="How many pictures.", min=1)] = 1
+    prompt_syntax: Annotated[
+        str, typer.Option("--prompt-syntax", help="How weights are written: plain, compel or a1111.")
+    ] = "plain"
+    long_prompt: Annotated[
+        str | None, typer.Option("--long-prompt", help="truncate or chunk; plain prompts are truncated if left out.")
+    ] = None
+    clip_skip: Annotated[int | None, typer.Option("--clip-skip", help="Layers of the text encoder to leave out.")] = (
+        None
+    )
+    textual_inversion: Annotated[
+        list[Path] | None,
+        typer.Option("--textual-inversion", metavar="PATH", help="An embedding file to load; repeatable."),
+    ] = None
+    vae: Annotated[str, typer.Option("--vae", help="whole, sliced, or tiled for large pictures.")] = "whole"
+    preview: Annotated[
+        Path | None, typer.Option("--preview", metavar="FILE.png", help="Rewrite a small preview at every step.")
+    ] = None
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT.png", help="Where to write; .npy writes the latents.")
+    ] = Path("out.png")
+    backend: Annotated[str, typer.Option("--backend", help="auto or ort-cpu.")] = "auto"
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Threads per operator; one per core if left out.")
+    ] = None
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False
+
+    @contextmanager
+    def opened(self, bundle: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """The bundle as a pipeline, and the keywords to draw with, once it is clear that the result can be written.
+
+        Raises:
+            LatentrtError: an option that cannot be read, or as ``latentrt.open`` does.
+        """
+        from latentrt.engines.files import check_writable
+        from latentrt.opening import open as open_pipeline
+        from latentrt.terminal import step_bar
+
+        if self.output.suffix.lower() not in (".png", _LATENTS):
+            raise RequestError(f"got output {str(self.output)!r}, expected a name that ends in .png or {_LATENTS}")
+        check_writable(self.output)
+        options = self._options()
+        with open_pipeline(bundle, backend=self.backend, threads=self.threads) as pipe, step_bar("denoising") as bar:
+            pipe.load_textual_inversion(self.textual_inversion or ())
+            options["sampler"] = self._sampler(pipe.manifest.defaults.sampler)
+            options["progress"] = bar
+            if self.preview is not None:
+                check_writable(self.preview)
+                options["callback_on_step_end"] = _previews(self.preview)
+            yield pipe, options
+
+    def report(self, result: Any) -> None:
+        """Writes the result and says where."""
+        from latentrt.terminal import print_json, say
+
+        paths = result.save_latents(self.output) if self._latents else result.save(self.output)
+        timings = asdict(result.timings)
+        if self.json:
+            pictures = [
+                {"path": str(paths[min(index, len(paths) - 1)]), **asdict(metadata)}
+                for index, metadata in enumerate(result.metadata)
+            ]
+            print_json({"pictures": pictures, "timings": timings})
+            return
+        for index, path in enumerate(paths):
+            seeds = result.seeds if len(paths) == 1 else result.seeds[index : index + 1]
+            say(f"{path}  (seed {', '.join(map(str, seeds))})")
+        say(
+            f"{timings['total']:.2f} s: prompt {timings['encode_prompt']:.2f}, "
+            f"denoise {timings['denoise']:.2f}, decode {timings['decode']:.2f}"
+        )
+
+    @property
+    def _latents(self) -> bool:
+        return self.output.suffix.lower() == _LATENTS
+
+    def _options(self) -> dict[str, Any]:
+        width, height = _size(self.size)
+        scales = None if self.guidance is None else _numbers(self.guidance, "--guidance")
+        timesteps = self.timesteps
+        return {
+            "negative_prompt": self.negative,
+            "width": width,
+            "height": height,
+            "num_inference_steps": self.steps,
+            "guidance_scale": scales[0] if scales is not None and len(scales) == 1 else scales,
+            "guidance_rescale": self.guidance_rescale,
+            "guidance_start": self.guidance_start,
+            "guidance_end": self.guidance_end,
+            "timesteps": timesteps if timesteps in (None, "ays") else _numbers(timesteps, "--timesteps"),
+            "sigmas": None if self.sigmas is None else _numbers(self.sigmas, "--sigmas"),
+            "denoising_end": self.denoising_end,
+            # one seed per picture, counting up, so that each picture can be drawn again alone
+            "seed": None if self.seed is None else [self.seed + index for index in range(self.count)],
+            "prompt_syntax": self.prompt_syntax,
+            "long_prompt": self.long_prompt,
+            "clip_skip": self.clip_skip,
+            "vae": self.vae,
+            "output_type": "latent" if self._latents else "pil",
+        }
+
+    def _sampler(self, default: str) -> Any:
+        from latentrt.runtime.samplers import Sampler
+
+        known = [field.name for field in fields(Sampler)[1:]]
+        wishes = {}
+        for text in self.sampler_option or ():
+            name, _, value = text.partition("=")
+            if name not in known or not value:
+                raise RequestError(
+                    f"got --sampler-option {text!r}, expected NAME=VALUE with one of {', '.join(known)}; correct it"
+                )
+            wishes[name] = _value(value)
+        return Sampler(name=self.sampler or default, **wishes)
+
+
+def _previews(path: Path) -> Callable[[Any, int, float, dict[str, Any]], None]:
+    """A callback that rewrites the preview of the first picture."""
+    from latentrt.runtime.image import write_png
+
+    def write(pipe: Any, step: int, timestep: float, tensors: dict[str, Any]) -> None:
+        small = pipe.preview(tensors["denoised"][:1])[0]
+        factor = pipe.manifest.latents.pixels
+        write_png(path, small.resize((small.width * factor, small.height * factor), resample=2))
+
+    return write
+
+
+def draws(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command with a ``drawing`` parameter the options of ``Drawing`` beside its own."""
+    shared = get_type_hints(Drawing, include_extras=True)
+    parameters = [p for p in signature(command).parameters.values() if p.name != "drawing"]
+    parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in parameters] + [
+        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=shared[field.name])
+        for field in fields(Drawing)
+    ]
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:
+        drawing = Drawing(**{field.name: arguments.pop(field.name) for field in fields(Drawing)})
+        command(**arguments, drawing=drawing)
+
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def read_start(path: Path) -> Any:
+    """A picture to start from, or the latents of an earlier run.
+
+    Raises:
+        RequestError: neither can be read from the file.
+    """
+    if path.suffix.lower() != _LATENTS:
+        from latentrt.runtime.image import read_image
+
+        return read_image(path)
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or "it is damaged or no array"
+        raise RequestError(f"cannot read latents from {str(path)!r} ({reason}); write them with -o NAME.npy") from error
+
+
+def _size(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    from latentrt.engines.profile import profile_from_text
+
+    profile = profile_from_text(text)
+    if profile.batch != 1:
+        raise RequestError(f"got size {text!r}, expected WIDTHxHEIGHT; use --count for several pictures")
+    return profile.width, profile.height
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise RequestError(f"got {option} {text!r}, expected numbers with commas between them; correct it") from error
+
+
+def _value(text: str) -> Any:
+    """True, false, numbers and lists as JSON writes them; anything else is a text."""
+    try:
+        return json.loads(text.lower() if text in ("True", "False") else text)
+    except ValueError:
+        return text
