@@ -1,14 +1,15 @@
 """The diffusers side of the parity tests: the same request, answered by torch and diffusers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from latentrt.engines.spec import Array
 from latentrt.runtime.noise import Noise
@@ -126,33 +127,43 @@ def reference_steps(
 
 
 class DiffusersReference:
-    """A checkpoint's diffusers pipelines, text-to-image and image-to-image over the same modules."""
+    """A checkpoint's diffusers pipelines over the same modules."""
 
     def __init__(self, checkpoint: Path) -> None:
-        from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+        from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
+        from diffusers import StableDiffusionPipeline as TextPipeline
 
-        self.text: Any = StableDiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
-        self.text.set_progress_bar_config(disable=True)
-        self.config = self.text.scheduler.config
-        self.image: Any = StableDiffusionImg2ImgPipeline(**self.text.components, requires_safety_checker=False)
-        self.image.set_progress_bar_config(disable=True)
+        loaded: Any = DiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+        self.config = dict(loaded.scheduler.config)
+        parts = loaded.components
+        self.text: Any = TextPipeline(**parts, requires_safety_checker=False)
+        self.image: Any = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+        self.inpaint: Any = StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+        for pipeline in (self.text, self.image, self.inpaint):
+            pipeline.set_progress_bar_config(disable=True)
 
     def draw(
         self,
         *,
         prompt: str | list[str],
-        negative_prompt: str | list[str] | None,
         sampler: str | Sampler,
-        changes: dict[str, object],
-        steps: int,
-        guidance_scale: float,
         seeds: int | list[int],
         size: tuple[int, int],
-        image: Image.Image | None = None,
+        negative_prompt: str | list[str] | None = None,
+        changes: Mapping[str, Any] = MappingProxyType({}),
+        steps: int | None = None,
+        guidance_scale: float = 7.5,
+        image: Any = None,
         strength: float | None = None,
+        mask_image: Any = None,
         **more: Any,
     ) -> Reference:
-        """Draws with diffusers; seeds are one generator for the batch or one each, as in our pipeline."""
+        """Draws with diffusers; seeds are one generator for the batch or one each, as in our pipeline.
+
+        Raises:
+            ValueError: as diffusers does.
+        """
+        sampler = Sampler(name=sampler) if isinstance(sampler, str) else sampler
         scheduler = scheduler_for(sampler, self.config, **changes)
         generator = (
             torch.Generator().manual_seed(seeds)
@@ -162,18 +173,28 @@ class DiffusersReference:
         common = {
             "prompt": prompt,
             "negative_prompt": negative_prompt,
-            "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
             "generator": generator,
             "output_type": "latent",
+            **({} if steps is None else {"num_inference_steps": steps}),
+            **{k: list(v) for k, v in sampler.wishes.items() if k in _OF_TIMESTEPS},
+            **({"eta": sampler.eta} if sampler.eta is not None else {}),
             **more,
         }
         if image is None:
-            self.text.scheduler = scheduler
-            latents = self.text(**common, width=size[0], height=size[1]).images
+            pipeline, draws = self.text, 1
+            common.update(width=size[0], height=size[1])
+        elif mask_image is None:
+            pipeline, draws = self.image, 2
+            common.update(image=image, strength=strength)
         else:
-            self.image.scheduler = scheduler
-            latents = self.image(**common, image=image, strength=strength).images
+            pipeline, draws = self.inpaint, 3
+            common.update(image=image, mask_image=mask_image, strength=strength, width=size[0], height=size[1])
+        pipeline.scheduler = scheduler
+        with _our_brownian_path(seeds, draws):
+            latents = pipeline(**common).images
+        if more.get("output_type", "latent") != "latent":
+            return Reference(np.zeros(0), np.stack([np.asarray(picture) for picture in latents]))
         return Reference(latents.numpy(), self.decoded(latents))
 
     def decoded(self, latents: Any) -> Array:
@@ -181,3 +202,29 @@ class DiffusersReference:
         with torch.inference_mode():
             decoded = self.text.vae.decode(latents / self.text.vae.config.scaling_factor, return_dict=False)[0]
         return np.asarray(self.text.image_processor.postprocess(decoded, output_type="np"))
+
+
+@contextmanager
+def _our_brownian_path(seeds: int | list[int], draws: int) -> Iterator[None]:
+    """Gives DPM++ SDE's class our noise instead of its Brownian tree, which the seed does not reach.
+
+    ``draws`` is how often the workflow draws from the seed before the first step.
+    """
+    from diffusers.schedulers import scheduling_dpmsolver_sde as module
+
+    def sampler(x: torch.Tensor, *_: Any, **__: Any) -> Callable[[Any, Any], torch.Tensor]:
+        path = Noise(seeds if isinstance(seeds, int) else tuple(seeds), tuple(x.shape))
+        for _ in range(draws):
+            path()
+
+        def between(start: Any, end: Any) -> torch.Tensor:
+            return torch.from_numpy(path.between(Level(0.0, 1.0, float(start)), Level(0.0, 1.0, float(end))))
+
+        return between
+
+    kept = module.BrownianTreeNoiseSampler
+    module.BrownianTreeNoiseSampler = sampler
+    try:
+        yield
+    finally:
+        module.BrownianTreeNoiseSampler = kept
