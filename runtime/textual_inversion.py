@@ -226,6 +226,6 @@ def _tensor(content: Any, name: str, width: int) -> tuple[str | None, Any]:
         return None, next((tensor for tensor in sdxl if np.shape(tensor)[-1:] == (width,)), sdxl[0])
     if len(content) == 1 and isinstance(next(iter(content)), str):
         return next(iter(content.items()))
-    keys = [str(key) for key in content]
+    keys = sorted(map(str, content))
     kind = "a LoRA" if any("lora" in key for key in keys) else f"{len(keys)} tensors ({', '.join(keys[:3])[:80]}, …)"
     raise RequestError(f"{name!r} holds {kind}, expected a textual inversion; choose another file")

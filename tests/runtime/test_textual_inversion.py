@@ -197,8 +197,10 @@ def zipped(data: bytes, **members: bytes) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("wrap", [zipped, bytes], ids=["zip", "stream"])
+@pytest.mark.parametrize(
+    ("wrap", "protocol"),
+    [(zipped, protocol) for protocol in range(6)] + [(bytes, protocol) for protocol in range(2, 6)],
+)
 def test_a_pickle_runs_nothing(tmp_path: Path, wrap: Callable[[bytes], bytes], protocol: int) -> None:
     """What it wants to call is named and not called."""
     import os
