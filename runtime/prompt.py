@@ -1,7 +1,7 @@
 """Prompts to conditioning: parsed, cut into chunks, encoded, weighted, and put together again."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
@@ -118,6 +118,16 @@ def prompt_options_from_arguments(
         long_prompt=_STYLES[chosen].long_prompt if long_prompt is None else LongPrompt(str(long_prompt)),
         clip_skip=clip_skip or 0,
     )
+
+
+def check_prompts(prompts: Iterable[str], options: PromptOptions) -> None:
+    """Parses prompts for nothing but their mistakes.
+
+    Raises:
+        RequestError: the first that is malformed.
+    """
+    for prompt in dict.fromkeys(prompts):
+        _STYLES[options.syntax].parse(prompt)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,13 @@ from latentrt.engines.manifest import BundleManifest
 from latentrt.engines.profile import Profile, profile_for_size
 from latentrt.engines.spec import Array
 from latentrt.runtime.image import PictureMetadata
-from latentrt.runtime.prompt import LongPrompt, PromptOptions, PromptSyntax, prompt_options_from_arguments
+from latentrt.runtime.prompt import (
+    LongPrompt,
+    PromptOptions,
+    PromptSyntax,
+    check_prompts,
+    prompt_options_from_arguments,
+)
 from latentrt.runtime.result import OutputType
 from latentrt.runtime.samplers import Sampler
 from latentrt.runtime.schedule import Schedule
@@ -126,10 +132,18 @@ def request_from_arguments(
         first.width if width is None else _whole(width, "width"),
         first.height if height is None else _whole(height, "height"),
     )
+    prompt_options = prompt_options_from_arguments(
+        prompt_syntax,
+        long_prompt,
+        None if clip_skip is None else _whole(clip_skip, "clip_skip"),
+        manifest.text_layers,
+    )
+    negatives = _negatives(negative_prompt, len(prompts))
+    check_prompts([*prompts, *negatives], prompt_options)
     count, sizes = len(prompts) * repeats, manifest.dimensions(profile)
     return Request(
         prompts=[text for text in prompts for _ in range(repeats)],
-        negatives=[text for text in _negatives(negative_prompt, len(prompts)) for _ in range(repeats)],
+        negatives=[text for text in negatives for _ in range(repeats)],
         profile=profile,
         latent_shape=(count, manifest.latents.channels, sizes["latent_height"], sizes["latent_width"]),
         steps=steps,
@@ -140,12 +154,7 @@ def request_from_arguments(
         output_type=OutputType(output_type),
         callback=callback_on_step_end,
         strength=strength,
-        prompt_options=prompt_options_from_arguments(
-            prompt_syntax,
-            long_prompt,
-            None if clip_skip is None else _whole(clip_skip, "clip_skip"),
-            manifest.text_layers,
-        ),
+        prompt_options=prompt_options,
         model=manifest.source.name,
     )
 

@@ -272,6 +272,8 @@ def test_where_triggers_match() -> None:
     assert pieces("moebiusx xmoebius moebius-2 moebius_", "moebius") == ["moebiusx xmoebius moebius-2 moebius_"]
     assert pieces("my style two", "my style", "my style two") == [2]
     assert pieces("a.c abc", "a.c") == [0, " abc"]
+    assert pieces("style-İ <STYLE-ı>", "style-i") == [0, " ", 0]
+    assert pieces("b (x) y b", "(x)", "b") == [2, " ", 0, " y ", 2]
 
 
 def test_loading_and_unloading(tiny_bundle: Path, tmp_path: Path) -> None:
