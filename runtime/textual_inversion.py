@@ -145,7 +145,7 @@ def _inversion(path: Path, token: str | None, tokenizer: Tokenizer, width: int) 
     if any(tokenizer.id_of(form) is not None for form in (trigger.lower(), f"{trigger.lower()}</w>")):
         raise RequestError(
             f"{trigger!r} is in the tokenizer's vocabulary, so {name!r} needs another trigger; "
-            f"give token='<{trigger.strip('<>|')}>'"
+            f"give token='<{trigger.strip('<>|')}>', or rename the file"
         )
     return TextualInversion(trigger, _vectors(tensor, name, width, tokenizer.room))
 
