@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Carries CLIP's vocabulary for the tokenizer's tests. Nothing of it is imported, so the torchvision and timm that it
+# asks for, and an extra could not leave out, stay away.
+CLIP_VOCABULARY := open-clip-torch==3.3.0
 
 .PHONY: demo test check full-size bench clean
 
@@ -11,6 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (torch alone is some hundred MB; once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(CLIP_VOCABULARY)
 	@touch $@
 
 demo: $(STAMP)  ## build the embedded model and draw a contact sheet

@@ -24,7 +24,7 @@ class TextEncoderModule(torch.nn.Module):
 
     def __init__(self, encoder: torch.nn.Module) -> None:
         super().__init__()
-        whole: Any = encoder
+        whole: Any = getattr(encoder, "text_model", encoder)  # where earlier releases of transformers 5 have it
         self.positions = whole.embeddings.position_embedding
         self.layers = whole.encoder.layers
         self.final_layer_norm = whole.final_layer_norm
@@ -49,7 +49,7 @@ def load_text_encoder(checkpoint: Checkpoint) -> tuple[TextEncoderModule, torch.
     from transformers import CLIPTextModel
 
     encoder: Any = CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder", dtype=torch.float32)
-    return TextEncoderModule(encoder.eval()), encoder.embeddings.token_embedding.weight.detach()
+    return TextEncoderModule(encoder.eval()), encoder.get_input_embeddings().weight.detach()
 
 
 def write_token_embeddings(root: Path, name: str, table: torch.Tensor, tokens: int) -> TokenEmbeddingsRecord:

@@ -1,7 +1,7 @@
 """Prompts to conditioning: parsed, cut into chunks, encoded, weighted, and put together again."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
@@ -120,6 +120,16 @@ def prompt_options_from_arguments(
     )
 
 
+def check_prompts(prompts: Iterable[str], options: PromptOptions) -> None:
+    """Parses prompts for nothing but their mistakes.
+
+    Raises:
+        RequestError: the first that is malformed.
+    """
+    for prompt in dict.fromkeys(prompts):
+        _STYLES[options.syntax].parse(prompt)
+
+
 @dataclass(frozen=True)
 class _Read:
     """A text, framed, and the end of it that was left out."""
@@ -158,8 +168,9 @@ class PromptEncoder:
         """
         style = _STYLES[options.syntax]
         trees = {prompt: style.parse(prompt) for prompt in dict.fromkeys([*prompts, *(negatives or ())])}
-        texts = dict.fromkeys(chain([EMPTY], *map(_texts, trees.values())))
-        read = {text: self._read(text, style, options.long_prompt) for text in texts}
+        texts = dict.fromkeys(chain.from_iterable(map(_texts, trees.values())))
+        with np.errstate(over="ignore"):  # of weights beyond float32; the result is checked below
+            read = {text: self._read(text, style, options.long_prompt) for text in texts}
         for text in read.values():
             if text.lost:
                 warnings.warn(
@@ -167,17 +178,21 @@ class PromptEncoder:
                     PromptTruncatedWarning,
                     stacklevel=4,
                 )
-        layer = -1 - options.clip_skip
-        states = self._states([text.framed for text in read.values()], style, (layer, -1))
-        sides = []
-        for depth, side in enumerate((prompts, negatives)):
-            wanted = dict.fromkeys(chain([EMPTY], *(_texts(trees[prompt]) for prompt in side or ())))
-            conditionings = {text: self._weighted(read[text].framed, style, states, depth) for text in wanted}
-            sides.append([_combined(trees[prompt], conditionings) for prompt in side or ()])
-            sides[-1].append(conditionings[EMPTY])
-        most = max(len(one) for side in sides for one in side)
+        framed = {text: r.framed for text, r in read.items()}
+        if len({len(text.ids) for text in framed.values()}) > 1 or not all(map(_is_one_text, trees.values())):
+            framed.setdefault(EMPTY, self._read(EMPTY, style, options.long_prompt).framed)
+        states = self._states(list(framed.values()), style, (-1 - options.clip_skip, -1))
+        with np.errstate(over="ignore", invalid="ignore"):
+            sides = []
+            for layer, side in enumerate((prompts, negatives or ())):
+                wanted = dict.fromkeys(chain.from_iterable(_texts(trees[prompt]) for prompt in side)) | {EMPTY: None}
+                weighted = {
+                    text: self._weighted(framed[text], style, states, layer) for text in wanted if text in framed
+                }
+                sides.append(([_combined(trees[prompt], weighted) for prompt in side], weighted))
+        most = max(len(one) for side, _ in sides for one in side)
         positive, negative = (
-            np.stack([_filled(one, side[-1], most) for one in side[:-1]]) if len(side) > 1 else None for side in sides
+            np.stack([_filled(one, weighted, most) for one in side]) if side else None for side, weighted in sides
         )
         if positive is None or not all(np.isfinite(side).all() for side in (positive, negative) if side is not None):
             raise RequestError("the prompt's weights give no finite conditioning, expected weights near 1; lower them")
@@ -234,17 +249,14 @@ class PromptEncoder:
 
     def _weighted(self, text: Framed, style: _Style, states: dict[tuple[bytes, bytes], Array], layer: int) -> Array:
         """Conditioning (L · k, width) of one text from the states of one layer."""
-        empty = self._tokenizer.framed([])
-        whole = np.ones_like(empty).tobytes()
-        with np.errstate(over="ignore", invalid="ignore"):
-            weighted = style.weighted(
-                text,
-                [
-                    np.stack([states[a.tobytes(), b.tobytes()][layer] for a, b in zip(text.ids, mask, strict=True)])
-                    for mask in [np.ones_like(text.ids), *style.masks(text)]
-                ],
-                states[empty.tobytes(), whole][layer],
-            )
+        of_text = [
+            np.stack([states[ids.tobytes(), seen.tobytes()][layer] for ids, seen in zip(text.ids, mask, strict=True)])
+            for mask in [np.ones_like(text.ids), *style.masks(text)]
+        ]
+        key = self._tokenizer.framed([])
+        empty = states.get((key.tobytes(), np.ones_like(key).tobytes()))
+        # Where nothing is weighted the empty prompt is not encoded, and any state will do
+        weighted = style.weighted(text, of_text, of_text[0][0] if empty is None else empty[layer])
         return weighted.reshape(-1, weighted.shape[-1])
 
 
@@ -252,25 +264,36 @@ def _texts(prompt: Prompt) -> list[Text]:
     return [text for part in prompt.parts for text in (part.texts if isinstance(part, Blend) else [part])]
 
 
-def _filled(conditioning: Array, empty: Array, length: int) -> Array:
-    """Conditioning of at least one length, filled up with the empty prompt."""
+def _is_one_text(prompt: Prompt) -> bool:
+    """Whether nothing is weighted or combined."""
+    return prompt.weights == (1.0,) and all(
+        isinstance(part, Text) and all(fragment.weight == 1.0 for fragment in part.fragments) for part in prompt.parts
+    )
+
+
+def _filled(conditioning: Array, conditionings: dict[Text, Array], length: int) -> Array:
+    """A conditioning filled up to a length with the empty prompt."""
+    if len(conditioning) == length:
+        return conditioning
+    empty = conditionings[EMPTY]
     return np.concatenate([conditioning, *[empty] * ((length - len(conditioning)) // len(empty))])
 
 
 def _combined(prompt: Prompt, conditionings: dict[Text, Array]) -> Array:
     """Conditioning (L · k, width) of a prompt from that of its texts."""
-    empty, parts = conditionings[EMPTY], []
+    parts = []
     for part, weight in zip(prompt.parts, prompt.weights, strict=True):
         if isinstance(part, Blend):
             members = [conditionings[text] for text in part.texts]
             most = max(map(len, members))
             conditioning = np.sum(
-                [np.float32(w) * _filled(m, empty, most) for w, m in zip(part.weights, members, strict=True)], axis=0
+                [np.float32(w) * _filled(m, conditionings, most) for w, m in zip(part.weights, members, strict=True)],
+                axis=0,
             )
         else:
             conditioning = conditionings[part]
         if weight != 1.0:
-            base = _filled(empty, empty, len(conditioning))
+            base = _filled(conditionings[EMPTY], conditionings, len(conditioning))
             conditioning = base + (conditioning - base) * np.float32(weight)
         parts.append(conditioning)
     return np.concatenate(parts)

@@ -22,7 +22,7 @@ from latentrt.runtime.guidance import Guidance, guidance_ratios
 from latentrt.runtime.image import PictureMetadata
 from latentrt.runtime.loop import model_calls
 from latentrt.runtime.options import CallbackOnStepEnd, OnProgress, Options
-from latentrt.runtime.prompt import PromptOptions, PromptSyntax, prompt_options_from_arguments
+from latentrt.runtime.prompt import PromptOptions, PromptSyntax, check_prompts, prompt_options_from_arguments
 from latentrt.runtime.result import OutputType
 from latentrt.runtime.samplers import Sampler
 from latentrt.runtime.schedule import Schedule
@@ -142,18 +142,21 @@ def request_from_options(
     schedule = schedule.started_at(_start(manifest.schedule, given, sampler, schedule, steps, strength))
     denoising_end = given.get("denoising_end")
     profile = _profile(manifest, given)
+    clip_skip = given.get("clip_skip")
+    prompt_options = prompt_options_from_arguments(
+        given.get("prompt_syntax", PromptSyntax.PLAIN),
+        given.get("long_prompt"),
+        None if clip_skip is None else _whole(clip_skip, "clip_skip"),
+        manifest.text_layers,
+    )
+    negatives = _negatives(given.get("negative_prompt"), len(prompts))
+    check_prompts([*prompts, *negatives], prompt_options)
     count, sizes = len(prompts) * repeats, manifest.dimensions(profile)
     shape = (count, manifest.latents.channels, sizes["latent_height"], sizes["latent_width"])
-    clip_skip = given.get("clip_skip")
     return Request(
         prompts=[text for text in prompts for _ in range(repeats)],
-        negatives=[text for text in _negatives(given.get("negative_prompt"), len(prompts)) for _ in range(repeats)],
-        prompt_options=prompt_options_from_arguments(
-            given.get("prompt_syntax", PromptSyntax.PLAIN),
-            given.get("long_prompt"),
-            None if clip_skip is None else _whole(clip_skip, "clip_skip"),
-            manifest.text_layers,
-        ),
+        negatives=[text for text in negatives for _ in range(repeats)],
+        prompt_options=prompt_options,
         profile=profile,
         latent_shape=shape,
         steps=steps,

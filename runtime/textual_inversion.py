@@ -1,5 +1,6 @@
 """Textual inversions: vectors that stand in a prompt for a trigger, and the files that trainers write them in."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,31 +41,30 @@ class TextualInversions:
         return np.concatenate([inversion.vectors for inversion in self.loaded])
 
     @cached_property
-    def _numbers(self) -> dict[str, range]:
-        ends = np.cumsum([len(inversion.vectors) for inversion in self.loaded]).tolist()
-        return {
-            _key(inversion.trigger): range(end - len(inversion.vectors), end)
-            for inversion, end in zip(self.loaded, ends, strict=True)
-        }
+    def _forms(self) -> list[tuple[str, range]]:
+        """How each trigger is matched, and the numbers of its vectors; the longest first.
+
+        One without angle brackets stands in them, or alone as a word.
+        """
+        forms, end = [], 0
+        for inversion in self.loaded:
+            text = r"\s+".join(re.escape(word) for word in inversion.trigger.split())
+            bracketed = inversion.trigger.startswith("<") and inversion.trigger.endswith(">")
+            begin, end = end, end + len(inversion.vectors)
+            forms.append((text if bracketed else rf"<{text}>|(?<![\w-]){text}(?![\w-])", range(begin, end)))
+        return sorted(forms, key=lambda form: len(form[0]), reverse=True)
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        """Any trigger, the longest first. One without angle brackets stands in them, or alone as a word."""
-        triggers = sorted((inversion.trigger for inversion in self.loaded), key=len, reverse=True)
-        forms = []
-        for trigger in triggers:
-            text = r"\s+".join(re.escape(word) for word in trigger.split())
-            bracketed = trigger.startswith("<") and trigger.endswith(">")
-            forms.append(text if bracketed else rf"<{text}>|(?<![\w-]){text}(?![\w-])")
-        return re.compile("|".join(forms), re.IGNORECASE)
+        """A group for every form."""
+        return re.compile("|".join(f"({form})" for form, _ in self._forms), re.IGNORECASE)
 
     def pieces(self, text: str) -> Iterator[tuple[int, str | range]]:
         """A text cut at its triggers: where each piece begins, and plain text or the numbers of vectors."""
         end = 0
         for match in self._pattern.finditer(text) if self.loaded else ():
             yield end, text[end : match.start()]
-            found = _key(match.group())
-            yield match.start(), self._numbers[found if found in self._numbers else found[1:-1]]
+            yield match.start(), self._forms[(match.lastindex or 1) - 1][1]
             end = match.end()
         yield end, text[end:]
 
@@ -119,8 +119,7 @@ def inversions_from_paths(paths: Any, token: Any, *, tokenizer: Tokenizer, width
         RequestError: a file that is missing, damaged or no textual inversion of this width, or a trigger that
             the vocabulary has already.
     """
-    several = not isinstance(paths, (str, Path))
-    files = [Path(path) for path in paths] if several else [Path(paths)]
+    files = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
     tokens = [None] * len(files) if token is None else [token] if isinstance(token, str) else list(token)
     if len(tokens) != len(files) or any(t is not None and not isinstance(t, str) for t in tokens):
         raise RequestError(f"got {len(tokens)} tokens for {len(files)} files, expected one text each; give as many")
@@ -146,7 +145,7 @@ def _inversion(path: Path, token: str | None, tokenizer: Tokenizer, width: int) 
     if any(tokenizer.id_of(form) is not None for form in (trigger.lower(), f"{trigger.lower()}</w>")):
         raise RequestError(
             f"{trigger!r} is in the tokenizer's vocabulary, so {name!r} needs another trigger; "
-            f"give token='<{trigger.strip('<>|')}>'"
+            f"give token='<{trigger.strip('<>|')}>', or rename the file"
         )
     return TextualInversion(trigger, _vectors(tensor, name, width, tokenizer.room))
 
@@ -226,6 +225,6 @@ def _tensor(content: Any, name: str, width: int) -> tuple[str | None, Any]:
         return None, next((tensor for tensor in sdxl if np.shape(tensor)[-1:] == (width,)), sdxl[0])
     if len(content) == 1 and isinstance(next(iter(content)), str):
         return next(iter(content.items()))
-    keys = [str(key) for key in content]
+    keys = sorted(map(str, content))
     kind = "a LoRA" if any("lora" in key for key in keys) else f"{len(keys)} tensors ({', '.join(keys[:3])[:80]}, …)"
     raise RequestError(f"{name!r} holds {kind}, expected a textual inversion; choose another file")

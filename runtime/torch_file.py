@@ -155,6 +155,8 @@ def load_torch_file(content: bytes, name: str) -> Any:
         if content.startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(BytesIO(content)) as archive:
                 return _from_archive(archive)
+        if not content.startswith(b"\x80"):
+            raise ValueError("it is neither a zip archive nor a pickle")
         return _from_stream(BytesIO(content))
     except _RefusedError as error:
         raise RequestError(

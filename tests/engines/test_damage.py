@@ -17,6 +17,7 @@ PORTABLE = {
     "weights": "onnx/fp32/unet/model.onnx.data",
     "probes": "probes/vae_decoder.safetensors",
     "tokenizer": "tokenizer/tokenizer.json",
+    "embeddings": "embeddings/text_encoder.safetensors",
 }
 ENGINE = ("model.onnx", "model.onnx.data")
 
@@ -61,6 +62,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an older schema": (lambda path: change(path, schema_version=0), "schema 0.*build the bundle again"),
     "a bad profile": (lambda path: change(path, profiles=["wide"]), "profiles"),
     "no profiles": (lambda path: change(path, profiles=[]), "profiles"),
+    "of before the token embeddings were apart": (
+        lambda path: change(path, token_embeddings=None),
+        "token_embeddings.*build the bundle again",
+    ),
+    "token embeddings left out": (lambda path: change(path, token_embeddings={}), "lacks text_encoder's token embed"),
     "files left out": (lambda path: change(path, files={}), "files"),
 }
 
@@ -83,7 +89,7 @@ def test_a_damaged_portable_file(tiny_copy: Path, kind: str, spoil: Callable[[Pa
     """Verifying and building name the file; opening, too, where it reads it."""
     spoil(tiny_copy / PORTABLE[kind])
     uses: list[Callable[[Path], Any]] = [verify, latentrt.build]
-    for use in uses + ([latentrt.open] if kind == "tokenizer" else []):
+    for use in uses + ([latentrt.open] if kind in ("tokenizer", "embeddings") else []):
         with pytest.raises(latentrt.BundleError, match=PORTABLE[kind]):
             use(tiny_copy)
 

@@ -1,8 +1,12 @@
 """Profiles as text, and tensors checked before native code sees them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from latentrt.engines.bundle import open_bundle
+from latentrt.engines.cache import spec_at
 from latentrt.engines.errors import RequestError
 from latentrt.engines.profile import Profile, profile_for_size, profile_from_text
 from latentrt.engines.spec import BATCH, EngineSpec, TensorSpec
@@ -67,6 +71,19 @@ def test_others_are_refused_with_got_and_expected(sample: np.ndarray | None, got
     arrays = {"sample": sample, "timestep": np.zeros(1, np.float32)}
     with pytest.raises(RequestError, match=rf"{got}.*expected sample \(batch, 4, 8, 6\) float32.*1, 2, 4"):
         SPEC.check({name: array for name, array in arrays.items() if array is not None})
+
+
+def test_specs_for_prompts_of_several_chunks_are_static(tiny_bundle: Path) -> None:
+    """A U-Net engine's spec at k chunks has k times the prompt length; nothing else changes."""
+    manifest = open_bundle(tiny_bundle).manifest
+    one, three = (spec_at(manifest, "unet", manifest.profiles[0], chunks) for chunks in (1, 3))
+    assert one.inputs["encoder_hidden_states"].shape == ("batch", 77, 32)
+    assert three.inputs["encoder_hidden_states"].shape == ("batch", 231, 32)
+    assert {**three.inputs, "encoder_hidden_states": None} == {**one.inputs, "encoder_hidden_states": None}
+    assert three.outputs == one.outputs
+    arrays = {"encoder_hidden_states": np.zeros((1, 231, 32), np.float32)}
+    assert manifest.chunks("unet", arrays) == 3
+    assert manifest.chunks("vae_decoder", arrays) == 1
 
 
 def test_an_input_too_many_is_refused() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from prompt_encoders import Encode, assert_equal, prompt_encoder
+from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 import latentrt
@@ -63,7 +64,6 @@ class Both:
 
     encode: Encode
     theirs: Any
-    checkpoint: Path
 
 
 @pytest.fixture(scope="module", params=["tiny", "embedded"])
@@ -74,7 +74,7 @@ def both(request: pytest.FixtureRequest) -> Iterator[Both]:
     tiny = request.param == "tiny"
     checkpoint = request.getfixturevalue("tiny_checkpoint") if tiny else EMOJI
     with prompt_encoder(request.getfixturevalue("tiny_bundle" if tiny else "emoji_bundle")) as encode:
-        yield Both(encode, StableDiffusionPipeline.from_pretrained(checkpoint), checkpoint)
+        yield Both(encode, StableDiffusionPipeline.from_pretrained(checkpoint))
 
 
 def compel(both: Both, *, truncate: bool, **options: Any) -> Any:
@@ -318,8 +318,24 @@ def test_a_picture_from_a_long_prompt(emoji_pipe: latentrt.Pipeline) -> None:
     assert parity_of(result.latents, expected.numpy()).relative_error < 1e-3
 
 
-def test_the_table_is_the_checkpoints(both: Both, tiny_bundle: Path) -> None:
-    """The manifest describes it."""
+def test_the_table_is_the_checkpoints(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    """Bit for bit, and the manifest describes it."""
+    from transformers import CLIPTextModel
+
     record = json.loads((tiny_bundle / "bundle.json").read_text("utf-8"))["token_embeddings"]["text_encoder"]
-    if both.checkpoint != EMOJI:
-        assert [record["rows"], record["width"]] == list(both.theirs.text_encoder.get_input_embeddings().weight.shape)
+    table = CLIPTextModel.from_pretrained(tiny_checkpoint / "text_encoder").get_input_embeddings().weight.detach()
+    assert [record["rows"], record["width"]] == list(table.shape)
+    np.testing.assert_array_equal(load_file(tiny_bundle / record["file"])[record["tensor"]], table.numpy())
+
+
+def test_a_table_that_cannot_serve_fails_the_build(tmp_path: Path) -> None:
+    """Fewer rows than the tokenizer has ids, or a vector that is not finite."""
+    from latentrt.export.text_encoder import write_token_embeddings
+
+    table = torch.ones(4, 3)
+    with pytest.raises(latentrt.CheckpointError, match="embeds 4 tokens and the tokenizer has 5"):
+        write_token_embeddings(tmp_path, "text_encoder", table, 5)
+    table[2, 1] = float("inf")
+    with pytest.raises(latentrt.CheckpointError, match="NaN or infinite token embeddings"):
+        write_token_embeddings(tmp_path, "text_encoder", table, 4)
+    assert list(tmp_path.iterdir()) == []

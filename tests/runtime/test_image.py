@@ -126,7 +126,9 @@ def a1111_settings(text: str) -> dict[str, str]:
 @pytest.mark.parametrize("model", ["emoji", 'a: "model", odd'])
 def test_png_carries_settings_that_a1111_reads(tmp_path: Path, prompt: str, negative: str, model: str) -> None:
     """Whatever is in the prompt, the settings come back."""
-    metadata = replace(METADATA, prompt=prompt, negative_prompt=negative, model=model, strength=0.5, batch_index=1)
+    metadata = replace(
+        METADATA, prompt=prompt, negative_prompt=negative, model=model, strength=0.5, clip_skip=1, batch_index=1
+    )
     write_png(tmp_path / "cat.png", noise_picture(), metadata)
     with Image.open(tmp_path / "cat.png") as image:
         found = a1111_settings(image.text["parameters"])  # type: ignore[attr-defined]
@@ -141,6 +143,7 @@ def test_png_carries_settings_that_a1111_reads(tmp_path: Path, prompt: str, nega
         "Size": "48x32",
         "Model": model,
         "Denoising strength": "0.5",
+        "Clip skip": "2",
         "Batch pos": "1",
     }
     assert {key: found[key] for key in expected} == expected

@@ -197,8 +197,10 @@ def zipped(data: bytes, **members: bytes) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("wrap", [zipped, bytes], ids=["zip", "stream"])
+@pytest.mark.parametrize(
+    ("wrap", "protocol"),
+    [(zipped, protocol) for protocol in range(6)] + [(bytes, protocol) for protocol in range(2, 6)],
+)
 def test_a_pickle_runs_nothing(tmp_path: Path, wrap: Callable[[bytes], bytes], protocol: int) -> None:
     """What it wants to call is named and not called."""
     import os
@@ -270,6 +272,8 @@ def test_where_triggers_match() -> None:
     assert pieces("moebiusx xmoebius moebius-2 moebius_", "moebius") == ["moebiusx xmoebius moebius-2 moebius_"]
     assert pieces("my style two", "my style", "my style two") == [2]
     assert pieces("a.c abc", "a.c") == [0, " abc"]
+    assert pieces("style-İ <STYLE-ı>", "style-i") == [0, " ", 0]
+    assert pieces("b (x) y b", "(x)", "b") == [2, " ", 0, " y ", 2]
 
 
 def test_loading_and_unloading(tiny_bundle: Path, tmp_path: Path) -> None:
