@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # asks for, and an extra could not leave out, stay away.
 CLIP_VOCABULARY := open-clip-torch==3.3.0
 
-.PHONY: demo test check full-size bench clean
+.PHONY: demo test check full-size bench samplers clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "latentrt needs Python 3.11 or newer, got " + sys.version.split()[0] + "; set PYTHON=")'
@@ -34,6 +34,9 @@ full-size: $(STAMP)  ## the full SD 1.5 architecture: build time, memory, parity
 
 bench: $(STAMP)  ## the embedded model against diffusers: latency, cold start, host overhead
 	@$(BIN)/python -m latentrt.benchmarks.latency
+
+samplers: $(STAMP)  ## a contact sheet of all samplers, and how fast they converge (10 minutes)
+	@$(BIN)/python -m latentrt.benchmarks.samplers
 
 clean:  ## removes what the other targets made, but for .venv
 	rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,6 @@
 """The demo: the embedded model's bundle, and a contact sheet drawn from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +19,7 @@ PROMPTS = ("cat", "crying face", "strawberry", "sunflower", "frog", "red apple",
 SEEDS = (1, 2, 3, 4)
 STEPS = 20
 GUIDANCE = 3.0
-_CELL, _GAP, _LABEL, _SCALE = 64, 6, 104, 2
+_CELL, _GAP, _LABEL = 64, 6, 104
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,19 +70,22 @@ def run(folder: Path) -> Demo:
     return Demo(bundle=made.bundle.root, sheet=sheet, seconds=seconds)
 
 
-def contact_sheet(pictures: list[Image.Image], rows: tuple[str, ...], columns: list[str]) -> Image.Image:
+def contact_sheet(
+    pictures: Sequence[Image.Image], rows: Sequence[str], columns: Sequence[str], *, scale: int = 2, label: int = _LABEL
+) -> Image.Image:
     """Pictures in rows × columns, row-major, with their labels.
+
+    A cell is 64 times ``scale`` pixels wide, the rows' labels ``label`` times as many.
 
     Raises:
         RequestError: the number of pictures is not rows times columns.
     """
     if len(pictures) != len(rows) * len(columns):
         raise RequestError(f"got {len(pictures)} pictures for {len(rows)} × {len(columns)} cells; give one per cell")
-    cell, gap, label = _CELL * _SCALE, _GAP * _SCALE, _LABEL * _SCALE
-    top = 20 * _SCALE
+    cell, gap, label, top = _CELL * scale, _GAP * scale, label * scale, 20 * scale
     size = (label + len(columns) * (cell + gap), top + len(rows) * (cell + gap))
     sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12 * _SCALE)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12 * scale)
     for column, text in enumerate(columns):
         draw.text((label + column * (cell + gap) + cell / 2, top / 2), text, "#555555", font, anchor="mm")
     for row, text in enumerate(rows):

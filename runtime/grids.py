@@ -298,9 +298,9 @@ def _dpm_grid(
 
 
 def _dpm_timesteps(config: ScheduleConfig, steps: int, trained: Array, lambda_min_clipped: float) -> Array:
-    check_steps(config, steps)
     # timesteps whose λ = −log σ lies below the bound are left out at the noisy end
     count = config.num_train_timesteps - int(np.searchsorted(-np.log(trained[::-1]), lambda_min_clipped))
+    check_steps(config, steps, largest=count - 1)  # with one more, two of the N + 1 would be the same
     spacing = config.timestep_spacing or TimestepSpacing.LINSPACE
     if spacing is TimestepSpacing.LINSPACE:
         return np.linspace(0, count - 1, steps + 1).round()[::-1][:-1]

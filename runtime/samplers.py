@@ -37,8 +37,8 @@ _KARRAS_SUFFIX, _KARRAS_LABEL = "_k", "Karras"
 class SamplerInfo:
     """One row of the table of samplers.
 
-    ``order`` is the solver's order of convergence, ``stochastic`` whether noise is added on the way unless an option says
-    otherwise, and ``calls_per_step`` how often the model is asked in each step but the last. ``fixed`` are the
+    ``order`` is the solver's order of convergence, ``stochastic`` whether noise is added on the way unless an option
+    says otherwise, and ``calls_per_step`` how often the model is asked in each step but the last. ``fixed`` are the
     solver's options that the name stands for.
     """
 

@@ -23,6 +23,8 @@ CONFIG = ScheduleConfig(
 CONSISTENCY = {"lcm", "tcd"}
 DETERMINISTIC = [row.name for row in SAMPLERS.values() if not row.stochastic and row.name not in CONSISTENCY]
 STOCHASTIC = [row.name for row in SAMPLERS.values() if row.stochastic and row.name not in CONSISTENCY]
+# All but the DPM-Solver family, which divides by N + 1, and the consistency models' fifty
+WHOLE_RANGE = {"ddim", "ddpm", "pndm"}
 EXPLODING = {"euler", "euler_a", "heun", "kdpm_2", "kdpm_2_a", "lms", "dpmpp_sde", "er_sde", "edm_euler"}
 
 
@@ -170,6 +172,24 @@ def test_few_steps_are_drawn(name: str, steps: int, final: str) -> None:
     assert np.isfinite(result).all()
     if not (name == "edm_euler" and steps == 1 and final == "sigma_min"):  # it ends where it begins
         assert np.abs(result).max() < 2.0 * max(np.abs(x).max() / schedule.initial_scale, 1.0)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
+def test_any_number_of_steps_is_drawn_or_refused(name: str, spacing: str) -> None:
+    """Also so many that timesteps lie side by side: a finite result or a sentence, nothing in between."""
+    sampler = Sampler(name=name, timestep_spacing=spacing)
+    limit = 50 if name in CONSISTENCY else 999
+    for steps in (7, 50, 103, 501, 999, 1000):
+        noise = Noise(1, (1, 20))
+        if steps > limit and name.removesuffix("_k") not in WHOLE_RANGE | EXPLODING:
+            with pytest.raises(RequestError, match=f"got {steps} steps, expected 1 to {limit}"):
+                sampler.schedule(CONFIG, steps)
+            continue
+        schedule = sampler.schedule(CONFIG, steps)
+        x = noise() * np.float32(schedule.initial_scale)
+        result = denoise(x, schedule, sampler.solver(CONFIG), lambda x, _: np.tanh(x), noise.between)
+        assert np.isfinite(result).all(), steps
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
