@@ -139,7 +139,7 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
 
 def _checked_array(image: Any, width: int, height: int) -> Array:
     array = np.asarray(image)
-    if array.shape != (height, width, 3):
+    if array.shape != (height, width, 3) or array.size == 0:
         raise RequestError(
             f"got an image array of shape {array.shape}, expected ({height}, {width}, 3); resize it first"
         )

@@ -122,6 +122,10 @@ def _prepared(
 ) -> tuple[Array, Image.Image, Overlay]:
     """The picture (H, W, 3) in [0, 1] and the grey mask at the model's size, and the way back."""
     layer = _mask_image(mask)
+    if not isinstance(image, Image.Image) and np.ndim(image) != 3:
+        raise RequestError(
+            f"got image {np.shape(image)}, expected a PIL picture or an array (height, width, 3); give one"
+        )
     size = image.size if isinstance(image, Image.Image) else (np.shape(image)[1], np.shape(image)[0])
     if layer.size != size:
         raise RequestError(

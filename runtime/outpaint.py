@@ -91,11 +91,11 @@ def _filled(extended: Array, distance: Array) -> Image.Image:
 
 
 def _picture(image: Any) -> Image.Image:
+    shape = (image.height, image.width, 3) if isinstance(image, Image.Image) else np.shape(image)
+    if len(shape) != 3 or 0 in shape:
+        raise RequestError(f"got image {shape}, expected a PIL picture or an array (height, width, 3); give one")
     if isinstance(image, Image.Image):
         return rgb_from_image(image)
-    shape = np.shape(image)
-    if len(shape) != 3:
-        raise RequestError(f"got image {shape}, expected a PIL picture or an array (height, width, 3); give one")
     return images_from_pixels(array_from_image(image, shape[1], shape[0])[None])[0]
 
 

@@ -16,6 +16,7 @@ from stub_export import stub_exporter
 
 import latentrt
 from latentrt.engines.bundle import open_bundle, read_probes, record_files, write_probes
+from latentrt.engines.manifest import PreviewRecord
 from latentrt.inspection import verify
 
 STUB = Path(__file__).resolve().parents[1] / "stub_export.py"
@@ -144,8 +145,9 @@ def test_a_module_that_changes_before_it_is_traced_fails_the_build(
             next(module.parameters()).data.mul_(1.01)
         return trace(module, example, graph, folder)
 
-    def only_text_encoder(run: Any, contexts: Any) -> None:
+    def only_text_encoder(run: Any, contexts: Any) -> PreviewRecord:
         """Leaves the other components out, to save their time."""
+        return PreviewRecord(matrix=((0.0, 0.0, 0.0),) * 4, bias=(0.0, 0.0, 0.0), psnr=0.0)
 
     monkeypatch.setattr(components, "export_onnx", spoiled)
     monkeypatch.setattr(components, "_export_autoencoder_and_unet", only_text_encoder)

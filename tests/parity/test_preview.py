@@ -78,3 +78,24 @@ def test_latents_of_any_size_and_value(emoji_pipe: latentrt.Pipeline) -> None:
     np.testing.assert_allclose(preview[0, 0, 0], np.asarray(emoji_pipe.manifest.preview.bias) * 255, atol=1)
     assert set(np.unique(preview[1])) <= {0, 255}
     assert (preview[2] == 0).all()
+
+
+def test_a_broken_autoencoder_does_not_stop_the_fit() -> None:
+    """Its component's gate names the fault; until then the fit goes through, whatever it is worth."""
+    import torch
+
+    from latentrt.engines.manifest import LatentRecord
+    from latentrt.export.preview import fit_preview
+
+    class Broken(torch.nn.Module):
+        def __init__(self, shape: tuple[int, ...], value: float) -> None:
+            super().__init__()
+            self.shape, self.value = shape, value
+
+        def forward(self, sample: torch.Tensor) -> tuple[torch.Tensor]:
+            return (torch.full(self.shape, self.value),)
+
+    record = LatentRecord(channels=4, scaling_factor=1.0, shift_factor=0.0, pixels=4, tile_pixels=64)
+    for value in (float("nan"), float("inf"), 1e30):
+        fitted = fit_preview(Broken((1, 8, 4, 4), value), Broken((1, 3, 16, 16), value), record, 16)
+        assert np.isfinite(np.asarray(fitted.matrix)).all()

@@ -155,6 +155,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "floats in PIL": ({"masks": [Image.fromarray(GREY)]}, "mode 'F'"),
     "32 bits in PIL": ({"masks": [Image.fromarray(GREY.astype(np.int32))]}, "mode 'I'"),
     "LAB": ({"masks": [Image.new("LAB", (WIDTH, HEIGHT))]}, "mode 'LAB'"),
+    "an image without channels": ({"images": [GREY], "masks": [GREY]}, r"got image \(32, 48\)"),
+    "text as image": ({"images": ["cat.png"]}, r"got image \(\)"),
     "an array image of another size": ({"images": [np.zeros((8, 8, 3))], "masks": [GREY[:8, :8]]}, "resize it"),
     "a crop around nothing": ({"masks": [GREY], "padding_mask_crop": 4}, "brightest value is 0"),
     "a crop around too little": ({"masks": [GREY + 0.4], "padding_mask_crop": 4}, "brightest value is 102"),
