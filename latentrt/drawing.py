@@ -46,7 +46,7 @@ class Drawing:
     ] = None
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the first picture; the others count up.")] = None
     size: Annotated[str | None, typer.Option("--size", metavar="WxH", help="Picture size in pixels.")] = None
-    count: Annotated[int, typer.Option("--count", help="How many pictures.", min=1)] = 1
+    count: Annotated[int, typer.Option("--count", help="How many pictures.")] = 1
     prompt_syntax: Annotated[
         str, typer.Option("--prompt-syntax", help="How weights are written: plain, compel or a1111.")
     ] = "plain"
@@ -84,8 +84,12 @@ class Drawing:
         from latentrt.opening import open as open_pipeline
         from latentrt.terminal import step_bar
 
+        if self.count < 1:
+            raise RequestError(f"got count {self.count}, expected at least 1; raise it")
         if self.output.suffix.lower() not in (".png", _LATENTS):
-            raise RequestError(f"got output {str(self.output)!r}, expected a name that ends in .png or {_LATENTS}")
+            raise RequestError(
+                f"got output {str(self.output)!r}, expected a name that ends in .png or {_LATENTS}; add .png"
+            )
         check_writable(self.output)
         options = self._options()
         with open_pipeline(bundle, backend=self.backend, threads=self.threads) as pipe, step_bar("denoising") as bar:
