@@ -29,7 +29,14 @@ OnStep = Callable[[Update], Array]
 
 
 class Interrupt(Exception):  # noqa: N818 - control flow, as KeyboardInterrupt
-    """Raised in a callback to end the run; what there is so far is decoded and returned."""
+    """Raised in a callback to end the run; what there is so far is decoded and returned.
+
+    ``latents`` is what the run ends with; None takes x as the solver left it.
+    """
+
+    def __init__(self, latents: Array | None = None) -> None:
+        super().__init__()
+        self.latents = latents
 
 
 def denoise(
@@ -73,8 +80,8 @@ def denoise(
         if on_step is not None:
             try:
                 x = on_step(Update(index, level, request.level if request else None, x, denoised))
-            except Interrupt:
-                break
+            except Interrupt as interrupt:
+                return x if interrupt.latents is None else interrupt.latents
             if request is not None:
                 request = Evaluate(x, request.level)
         index += 1

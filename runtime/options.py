@@ -36,7 +36,8 @@ class Options(TypedDict, total=False):
         guidance_start: the part of the steps, 0 to 1, that passes before guidance begins.
         guidance_end: the part of the steps after which it ends.
         denoising_end: the part of the training timesteps, 0 to 1, after which to stop and hand the latents on.
-        denoising_start: image-to-image and inpainting: where such a hand-over goes on; no noise is added.
+        denoising_start: image-to-image only: where such a hand-over goes on from the latents given as ``image``; no
+            noise is added.
         seed: one seed for the whole batch, as ``torch.Generator().manual_seed`` in diffusers, or one per picture.
             None draws one at random per picture.
         num_images_per_prompt: pictures of each prompt, in the order of the prompts.

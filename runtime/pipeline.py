@@ -1,6 +1,6 @@
 """The pipeline: prompts in, pictures out, around the engines of one bundle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -12,6 +12,7 @@ from PIL import Image
 
 from latentrt.engines.bundle import Bundle
 from latentrt.engines.cache import OpenComponents
+from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.manifest import TEXT_ENCODER, TOKENIZER, BundleManifest
 from latentrt.engines.spec import Array
@@ -165,8 +166,8 @@ class Pipeline:
         request = request_from_options(self.manifest, prompt, sized, Workflow.IMAGE, strength=strength)
         _check_count(len(images), request)
         noise = Noise(request.seeds, request.latent_shape)
-        encoder = vae_engine(self._components, "vae_encoder", request.profile, request.vae)
-        return self._draw(request, image_start(self.manifest, request, images, noise, encoder), noise, begin)
+        start = image_start(self.manifest, request, images, noise, self._encoder(request))
+        return self._draw(request, start, noise, begin)
 
     def inpaint(
         self,
@@ -207,8 +208,7 @@ class Pipeline:
         width, height = request.profile.width, request.profile.height
         inputs = inpaint_input_from_pictures(list(images), masks, width, height, padding_mask_crop=padding_mask_crop)
         noise = Noise(request.seeds, request.latent_shape)
-        encoder = vae_engine(self._components, "vae_encoder", request.profile, request.vae)
-        start = inpaint_start(self.manifest, request, inputs, noise, encoder)
+        start = inpaint_start(self.manifest, request, inputs, noise, self._encoder(request))
         if padding_mask_crop is None and kept_pixels == KeptPixels.DECODED:
             start = replace(start, paste=None)
         return self._draw(request, start, noise, begin)
@@ -264,6 +264,10 @@ class Pipeline:
         sized = options.copy()
         sized["width"], sized["height"] = width, height
         return sized
+
+    def _encoder(self, request: Request) -> Callable[[], Engine]:
+        """The VAE encoder, opened when it is first needed: latents go without."""
+        return lambda: vae_engine(self._components, "vae_encoder", request.profile, request.vae)
 
     def _draw(self, request: Request, start: Start, noise: Noise, begin: float) -> Result:
         """Encodes the prompts, denoises and decodes."""
@@ -329,9 +333,11 @@ class _Watch:
                 replaced = request.callback(
                     self._pipeline, update.index, update.level.timestep, {"latents": x, "denoised": denoised}
                 )
-            except Interrupt:
+            except Interrupt as interrupt:
                 self.interrupted = True
-                raise
+                raise Interrupt(
+                    _replaced(x, {"latents": x if interrupt.latents is None else interrupt.latents})
+                ) from None
             x = _replaced(x, replaced)
         if request.progress is not None:
             request.progress(update.index + 1, self._total)

@@ -136,6 +136,9 @@ def request_from_options(
         if given.get(name) is not None and not callable(given[name]):
             raise RequestError(f"got {name} {given[name]!r}, expected a function; give one")
     sampler, steps, schedule = _scheduled(manifest, given)
+    for name in ("denoising_start", "denoising_end"):
+        if name in given and not sampler.tells_timesteps:
+            raise RequestError(f"got {name} with sampler {sampler.name!r}, which has no timesteps; use strength")
     solver = sampler.solver(manifest.schedule)
     guidance = _guidance(manifest, given, schedule)
     strength = None if strength is None else _share(strength, "strength")
@@ -192,8 +195,8 @@ def _check_workflow(manifest: BundleManifest, workflow: Workflow, given: Mapping
     """Refuses keywords that say nothing in this workflow, and models that need another."""
     if manifest.unet_takes_mask and workflow is not Workflow.INPAINT:
         raise RequestError(f"got {workflow} with an inpainting model, whose U-Net wants a mask; use inpaint")
-    if "denoising_start" in given and workflow is Workflow.TEXT:
-        raise RequestError("got denoising_start without a picture, expected latents to go on from; use img2img")
+    if "denoising_start" in given and workflow is not Workflow.IMAGE:
+        raise RequestError(f"got denoising_start in {workflow}, expected latents to go on from; use img2img")
     if "latents" in given and workflow is Workflow.IMAGE:
         raise RequestError("got latents beside image, expected one start; give the latents as image")
 
@@ -227,10 +230,8 @@ def _guidance(manifest: BundleManifest, given: Mapping[str, Any], schedule: Sche
             raise RequestError(f"got guidance_scale {value}, expected a number of at least 0; 7.5 is common")
     if max(scales) > _STRONG_GUIDANCE:
         warnings.warn(f"guidance_scale {max(scales):g} is strong; colours may saturate", stacklevel=5)
-    start, end = (
-        _share(given.get("guidance_start", 0.0), "guidance_start"),
-        _share(given.get("guidance_end", 1.0), "guidance_end"),
-    )
+    start = _share(given.get("guidance_start", 0.0), "guidance_start")
+    end = _share(given.get("guidance_end", 1.0), "guidance_end")
     if start >= end:
         raise RequestError(f"got guidance_start {start:g} and guidance_end {end:g}, expected the end later; swap them")
     count = len(ratios)

@@ -252,6 +252,11 @@ class Sampler:
         churned = bool(self.s_churn) or bool(self.eta) or algorithm.stochastic
         return (self.info.stochastic and self.eta != 0.0) or churned
 
+    @property
+    def tells_timesteps(self) -> bool:
+        """Whether the model is told training timesteps, not log(σ)/4."""
+        return self.info.grid is not grids.edm_grid and self.timestep_type != TimestepType.CONTINUOUS
+
     def config(self, config: ScheduleConfig) -> ScheduleConfig:
         """The model's schedule with the caller's wishes last."""
         row = {} if self.info.sigma_spacing is None else {"sigma_spacing": self.info.sigma_spacing}

@@ -51,7 +51,9 @@ def text_start(request: Request, noise: Noise) -> Start:
     return Start(x=unit * np.float32(request.schedule.initial_scale))
 
 
-def image_start(manifest: BundleManifest, request: Request, images: Pictures, noise: Noise, encoder: Engine) -> Start:
+def image_start(
+    manifest: BundleManifest, request: Request, images: Pictures, noise: Noise, encoder: Callable[[], Engine]
+) -> Start:
     """Pictures, or latents as they are, brought to the first level that is visited.
 
     Where a run goes on with another's latents (``denoising_start``) no noise is added.
@@ -62,7 +64,7 @@ def image_start(manifest: BundleManifest, request: Request, images: Pictures, no
     else:
         width, height = request.profile.width, request.profile.height
         pixels = np.stack([pixels_from_image(picture, width, height) for picture in images])
-        clean = latents_from_pixels(encoder, manifest.latents, pixels, noise, request.count)
+        clean = latents_from_pixels(encoder(), manifest.latents, pixels, noise, request.count)
     steps = request.schedule.steps
     if not (steps and request.adds_noise):
         return Start(x=clean)
@@ -70,7 +72,7 @@ def image_start(manifest: BundleManifest, request: Request, images: Pictures, no
 
 
 def inpaint_start(
-    manifest: BundleManifest, request: Request, inputs: InpaintInput, noise: Noise, encoder: Engine
+    manifest: BundleManifest, request: Request, inputs: InpaintInput, noise: Noise, encoder: Callable[[], Engine]
 ) -> Start:
     """A picture with a mask, for a U-Net with mask channels or without.
 
@@ -83,7 +85,7 @@ def inpaint_start(
     takes_mask = manifest.unet_takes_mask
     clean = None
     if not takes_mask or not whole or not steps:
-        clean = _unscaled(request, latents_from_pixels(encoder, latents, inputs.pixels, noise, count))
+        clean = _unscaled(request, latents_from_pixels(encoder(), latents, inputs.pixels, noise, count))
     unit = noise() if request.latents is None else request.latents
     mask = inputs.latent_mask(latents)
     mask = np.tile(mask, (count // len(mask), 1, 1, 1))
@@ -92,9 +94,9 @@ def inpaint_start(
     elif whole or clean is None or request.latents is not None:
         x = unit * np.float32(request.schedule.initial_scale)
     else:
-        x = steps[0].level.noised(clean, unit) if request.adds_noise else clean
+        x = steps[0].level.noised(clean, unit)
     if takes_mask:
-        masked = latents_from_pixels(encoder, latents, inputs.masked_pixels, noise, count)
+        masked = latents_from_pixels(encoder(), latents, inputs.masked_pixels, noise, count)
         return Start(x=x, channels=np.concatenate([mask, masked], axis=1), paste=inputs)
     noise(count if noise.per_picture else len(inputs.pixels))  # the draw that the reference makes and does not use
     original = clean if clean is not None else unit

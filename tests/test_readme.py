@@ -2,10 +2,15 @@
 
 import re
 import shlex
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 from latentrt.cli import app
 
@@ -36,6 +41,27 @@ def test_every_command_parses(line: str) -> None:
     group = typer.main.get_command(app)
     command = group.commands[words[0]]  # type: ignore[attr-defined]
     command.make_context(words[0], words[1:])
+
+
+PICTURES = HOUSE / "docs" / "tour"
+# The README's block that begins by building the embedded model
+TOUR = re.findall(r"^```sh\n(latentrt build emoji -o .*?)^```", (HOUSE / "README.md").read_text("utf-8"), re.M | re.S)
+
+
+def test_the_tours_pictures_are_what_its_commands_draw(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command in turn, in one folder; other CPUs round otherwise, which leaves pictures alike to 40 dB."""
+    shutil.copy(PICTURES / "mask.png", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (block,) = TOUR
+    for line in block.splitlines():
+        ran = command(*shlex.split(line)[1:])
+        assert ran.status == 0, ran.stderr
+    assert {path.name for path in PICTURES.iterdir()} == {path.name for path in tmp_path.glob("*.png")}
+    for shown in PICTURES.iterdir():
+        ours, theirs = (np.asarray(Image.open(path), np.float64) for path in (tmp_path / shown.name, shown))
+        assert np.mean((ours - theirs) ** 2) <= 255**2 * 1e-4, shown.name
 
 
 def test_there_are_commands_to_check() -> None:

@@ -254,3 +254,16 @@ def test_options(sampler: Sampler) -> None:
         compare(sampler, settings, steps)
         if sampler.skip_prk_steps is None:  # the reference's Runge-Kutta steps assume the start of the run
             compare(sampler, settings, steps, start=steps // 2)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_checkpoints_own_scheduler_becomes_its_default_sampler(name: str) -> None:
+    """As the class saves itself; PNDM, which nobody chose, and EDM's, of other models, become the family's default."""
+    from latentrt.export.families import SD1, sampler_of_scheduler
+
+    reference = scheduler_for(name, settings_of())
+    saved = {**reference.config, "_class_name": type(reference).__name__}
+    unmapped = name in ("pndm", "edm_euler")
+    assert sampler_of_scheduler(saved, SD1) == (SD1.defaults.sampler if unmapped else name)
+    for other in ({"use_exponential_sigmas": True}, {"thresholding": True}):
+        assert sampler_of_scheduler({**saved, **other}, SD1) == SD1.defaults.sampler
