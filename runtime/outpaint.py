@@ -13,6 +13,7 @@ from latentrt.runtime.image import array_from_image, images_from_pixels, rgb_fro
 # The new area's blur grows with the distance to the picture: by how many pixels of radius per pixel, in few steps
 _BLUR_PER_PIXEL = 0.25
 _BLURS = (2.0, 4.0, 8.0, 16.0, 32.0)
+_MOST_PIXELS = 4096 * 4096  # beyond any profile; the canvas and its blurs take up to 64 bytes a pixel
 _FADE_FROM = 128  # of 255: what inpainting still redraws
 
 
@@ -38,7 +39,7 @@ def outpaint_canvas(
         black the canvas is the picture, pixel for pixel.
 
     Raises:
-        RequestError: a padding or overlap below 0 or not whole, no padding at all, an overlap that covers the
+        RequestError: a canvas beyond 4096² pixels, a padding or overlap below 0 or not whole, no padding at all, an overlap that covers the
             picture, or something that is no picture.
     """
     paddings = {"left": left, "top": top, "right": right, "bottom": bottom}
@@ -47,6 +48,11 @@ def outpaint_canvas(
     if not any(paddings.values()):
         raise RequestError("got no padding on any side, expected some to draw in; give left, top, right or bottom")
     picture = _picture(image)
+    width, height = picture.width + left + right, picture.height + top + bottom
+    if width * height > _MOST_PIXELS:
+        raise RequestError(
+            f"got a canvas of {width}x{height}, expected at most {_MOST_PIXELS} pixels; pad less"
+        )
     distance = _distance((picture.height, picture.width), left=left, top=top, right=right, bottom=bottom)
     if overlap > 0 and not (distance <= -overlap).any():
         raise RequestError(

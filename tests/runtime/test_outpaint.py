@@ -68,6 +68,7 @@ def test_arrays_and_transparency() -> None:
     ("changes", "fragment"),
     [
         ({"left": 0}, "no padding"),
+        ({"left": 10**9}, "at most 16777216 pixels"),
         ({"left": -8}, "left -8"),
         ({"left": 2.5}, "left 2.5"),
         ({"left": "8"}, "left '8'"),
