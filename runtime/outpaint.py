@@ -50,9 +50,7 @@ def outpaint_canvas(
     picture = _picture(image)
     width, height = picture.width + left + right, picture.height + top + bottom
     if width * height > _MOST_PIXELS:
-        raise RequestError(
-            f"got a canvas of {width}x{height}, expected at most {_MOST_PIXELS} pixels; pad less"
-        )
+        raise RequestError(f"got a canvas of {width}x{height}, expected at most {_MOST_PIXELS} pixels; pad less")
     distance = _distance((picture.height, picture.width), left=left, top=top, right=right, bottom=bottom)
     if overlap > 0 and not (distance <= -overlap).any():
         raise RequestError(

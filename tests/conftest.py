@@ -48,6 +48,31 @@ def emoji_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model's bundle with a second, wider profile. Do not write to it."""
+    folder = tmp_path_factory.mktemp("bundles") / "wide.bundle"
+    latentrt.build(EMBEDDED, folder, profiles=["64x64", "96x64"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def masked_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with a U-Net of nine input channels."""
+    from checkpoints import save_tiny_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "inpaint"
+    return save_tiny_checkpoint(folder, pipeline="StableDiffusionInpaintPipeline", unet_in_channels=9)
+
+
+@pytest.fixture(scope="session")
+def masked_bundle(masked_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its bundle. Do not write to it."""
+    folder = tmp_path_factory.mktemp("bundles") / "inpaint.bundle"
+    latentrt.build(masked_checkpoint, folder, profiles=["32x32", "48x32x2"])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_pipe(tiny_bundle: Path) -> Iterator[latentrt.Pipeline]:
     """The tiny bundle, opened."""
     with latentrt.open(tiny_bundle) as pipe:

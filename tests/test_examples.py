@@ -29,10 +29,11 @@ def run(script: Path, folder: Path, *arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(emoji_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The examples' output folder, with the embedded model's bundle built already."""
+def folder(emoji_bundle: Path, wide_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The examples' output folder, with the embedded model's bundles built already."""
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(emoji_bundle, folder / "emoji.bundle")
+    shutil.copytree(wide_bundle, folder / "wide.bundle")
     return folder
 
 

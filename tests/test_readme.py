@@ -49,10 +49,11 @@ TOUR = re.findall(r"^```sh\n(latentrt build emoji -o .*?)^```", (HOUSE / "README
 
 
 def test_the_tours_pictures_are_what_its_commands_draw(
-    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wide_bundle: Path, command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each command in turn, in one folder; other CPUs round otherwise, which leaves pictures alike to 40 dB."""
     shutil.copy(PICTURES / "mask.png", tmp_path)
+    shutil.copytree(wide_bundle, tmp_path / "emoji.bundle")  # so that the first command finds it up to date
     monkeypatch.chdir(tmp_path)
     (block,) = TOUR
     for line in block.splitlines():

@@ -20,17 +20,15 @@ TEXT = "StableDiffusionPipeline"
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(masked_checkpoint: Path) -> Path:
     """The tiny checkpoint with a U-Net of nine input channels."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "inpaint"
-    return save_tiny_checkpoint(folder, pipeline=INPAINT, unet_in_channels=9)
+    return masked_checkpoint
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(masked_bundle: Path) -> Bundle:
     """Its bundle."""
-    folder = tmp_path_factory.mktemp("bundles") / "inpaint.bundle"
-    return latentrt.build(checkpoint, folder, profiles=["32x32", "48x32x2"]).bundle
+    return open_bundle(masked_bundle)
 
 
 def test_the_manifest_tells_channels_apart(bundle: Bundle, tiny_bundle: Path) -> None:

@@ -1,13 +1,12 @@
 """Inpainting, hand-over, guidance and the loop's other wishes, against the diffusers pipeline of the same name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from checkpoints import save_tiny_checkpoint
 from parity.reference import DiffusersReference, scheduler_for, set_timesteps
 from PIL import Image
 
@@ -30,24 +29,15 @@ def reference(tiny_checkpoint: Path) -> DiffusersReference:
 
 
 @pytest.fixture(scope="module")
-def masked_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint with a U-Net of nine input channels."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "inpaint"
-    return save_tiny_checkpoint(folder, pipeline="StableDiffusionInpaintPipeline", unet_in_channels=9)
-
-
-@pytest.fixture(scope="module")
 def masked_reference(masked_checkpoint: Path) -> DiffusersReference:
     """Diffusers on it."""
     return DiffusersReference(masked_checkpoint)
 
 
 @pytest.fixture(scope="module")
-def masked_pipe(masked_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def masked_pipe(masked_bundle: Path) -> Iterator[latentrt.Pipeline]:
     """Ours."""
-    folder = tmp_path_factory.mktemp("bundles") / "inpaint.bundle"
-    latentrt.build(masked_checkpoint, folder, profiles=["32x32x2"])
-    with latentrt.open(folder) as pipe:
+    with latentrt.open(masked_bundle) as pipe:
         yield pipe
 
 
