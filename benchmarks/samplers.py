@@ -31,8 +31,10 @@ _FAMILIES = ("ddim", "pndm", "euler", "heun", "kdpm_2", "lms", "dpmpp_2s", "dpmp
 
 
 def drawn(pipe: latentrt.Pipeline, sampler: str, steps: int, prompt: str) -> latentrt.Result:
-    """One picture."""
-    return pipe(prompt, sampler=sampler, num_inference_steps=steps, guidance_scale=GUIDANCE, seed=SEED)
+    """One picture, from the noisiest timestep whatever the number of steps."""
+    spacing = "trailing" if SAMPLERS[sampler].sigma_spacing is None else "linspace"
+    wanted = latentrt.Sampler(name=sampler, timestep_spacing=spacing)
+    return pipe(prompt, sampler=wanted, num_inference_steps=steps, guidance_scale=GUIDANCE, seed=SEED)
 
 
 def distance(latents: Array, answer: Array) -> float:
@@ -46,7 +48,7 @@ def convergence(pipe: latentrt.Pipeline, prompt: str, longest: int) -> dict[str,
     curves: dict[str, list[tuple[int, float]]] = {}
     with step_bar("convergence") as progress:
         for done, name in enumerate(names):
-            # the DPM-Solver family divides the timesteps by N + 1 and takes one step less
+            # the DPM-Solver family divides the timesteps by N + 1, so that it has one step less at most
             most = longest - 1 if name.startswith(("dpmpp", "deis", "unipc")) else longest
             answer = drawn(pipe, name, most, prompt).latents
             results = [drawn(pipe, name, steps, prompt) for steps in (*STEPS, 64, 128)]

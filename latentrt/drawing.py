@@ -91,13 +91,16 @@ class Drawing:
                 f"got output {str(self.output)!r}, expected a name that ends in .png or {_LATENTS}; add .png"
             )
         check_writable(self.output)
+        if self.preview is not None:
+            if self.preview.suffix.lower() != ".png":
+                raise RequestError(f"got preview {str(self.preview)!r}, expected a name that ends in .png; add .png")
+            check_writable(self.preview)
         options = self._options()
         with open_pipeline(bundle, backend=self.backend, threads=self.threads) as pipe, step_bar("denoising") as bar:
             pipe.load_textual_inversion(self.textual_inversion or ())
             options["sampler"] = self._sampler(pipe.manifest.defaults.sampler)
             options["progress"] = bar
             if self.preview is not None:
-                check_writable(self.preview)
                 options["callback_on_step_end"] = _previews(self.preview)
             yield pipe, options
 
@@ -129,7 +132,6 @@ class Drawing:
     def _options(self) -> dict[str, Any]:
         width, height = _size(self.size)
         scales = None if self.guidance is None else _numbers(self.guidance, "--guidance")
-        timesteps = self.timesteps
         return {
             "negative_prompt": self.negative,
             "width": width,
@@ -139,8 +141,8 @@ class Drawing:
             "guidance_rescale": self.guidance_rescale,
             "guidance_start": self.guidance_start,
             "guidance_end": self.guidance_end,
-            "timesteps": timesteps if timesteps in (None, "ays") else _numbers(timesteps, "--timesteps"),
-            "sigmas": None if self.sigmas is None else _numbers(self.sigmas, "--sigmas"),
+            "timesteps": _numbers_or_ays(self.timesteps, "--timesteps"),
+            "sigmas": _numbers_or_ays(self.sigmas, "--sigmas"),
             "denoising_end": self.denoising_end,
             # one seed per picture, counting up, so that each picture can be drawn again alone
             "seed": None if self.seed is None else [self.seed + index for index in range(self.count)],
@@ -154,26 +156,31 @@ class Drawing:
     def _sampler(self, default: str) -> Any:
         from latentrt.runtime.samplers import Sampler
 
-        known = [field.name for field in fields(Sampler)[1:]]
+        sampler = Sampler(name=self.sampler or default)
         wishes = {}
         for text in self.sampler_option or ():
             name, _, value = text.partition("=")
-            if name not in known or not value:
+            if name not in sampler.options or not value or name in wishes:
                 raise RequestError(
-                    f"got --sampler-option {text!r}, expected NAME=VALUE with one of {', '.join(known)}; correct it"
+                    f"got --sampler-option {text!r} for sampler {sampler.name!r}, expected NAME=VALUE, once each, with "
+                    f"one of {', '.join(sampler.options)}; correct it"
                 )
             wishes[name] = _value(value)
-        return Sampler(name=self.sampler or default, **wishes)
+        if self.sampler is None and not wishes:
+            return None  # the bundle's own, which gives way to custom timesteps
+        return Sampler(name=sampler.name, **wishes)
 
 
 def _previews(path: Path) -> Callable[[Any, int, float, dict[str, Any]], None]:
     """A callback that rewrites the preview of the first picture."""
+    from PIL import Image
+
     from latentrt.runtime.image import write_png
 
     def write(pipe: Any, step: int, timestep: float, tensors: dict[str, Any]) -> None:
         small = pipe.preview(tensors["denoised"][:1])[0]
         factor = pipe.manifest.latents.pixels
-        write_png(path, small.resize((small.width * factor, small.height * factor), resample=2))
+        write_png(path, small.resize((small.width * factor, small.height * factor), Image.Resampling.BILINEAR))
 
     return write
 
@@ -211,7 +218,7 @@ def read_start(path: Path) -> Any:
 
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:  # MemoryError: a header that lies
         reason = getattr(error, "strerror", None) or "it is damaged or no array"
         raise RequestError(f"cannot read latents from {str(path)!r} ({reason}); write them with -o NAME.npy") from error
 
@@ -221,9 +228,14 @@ def _size(text: str | None) -> tuple[int | None, int | None]:
         return None, None
     from latentrt.engines.profile import profile_from_text
 
-    profile = profile_from_text(text)
-    if profile.batch != 1:
-        raise RequestError(f"got size {text!r}, expected WIDTHxHEIGHT; use --count for several pictures")
+    try:
+        profile = profile_from_text(text)
+    except RequestError:
+        profile = None
+    if profile is None or profile.batch != 1:
+        raise RequestError(
+            f"got size {text!r}, expected WIDTHxHEIGHT, such as 512x512; use --count for several pictures"
+        )
     return profile.width, profile.height
 
 
@@ -232,6 +244,10 @@ def _numbers(text: str, option: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise RequestError(f"got {option} {text!r}, expected numbers with commas between them; correct it") from error
+
+
+def _numbers_or_ays(text: str | None, option: str) -> list[float] | str | None:
+    return text if text is None or text.lower() == "ays" else _numbers(text, option)
 
 
 def _value(text: str) -> Any:

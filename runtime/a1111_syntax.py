@@ -12,9 +12,10 @@ _FACTORS = {")": 1.1, "]": 1 / 1.1}
 _PIECE = re.compile(
     r"\\(?P<escaped>[()\[\]\\]?)|(?P<open>[(\[])|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|(?P<close>[)\]])|[^\\()\[\]:]+|:"
 )
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+# White space before it belongs to it, too; looked for here, that would be tried from every blank
+_BREAK = re.compile(r"\bBREAK\b\s*")
 _ELSEWHERE = {
-    re.compile(r"\[[^\[\]]*:\s*\d*\.?\d+\s*\]"): "prompt editing [from:to:when] is not supported; "
+    re.compile(r"\[[^\[\]]*:\s{0,8}\d{0,8}\.?\d{1,8}\s{0,8}\]"): "prompt editing [from:to:when] is not supported; "
     "write one of the texts, or \\[ \\] for the characters themselves",
     re.compile(r"\[[^\[\]]*\|[^\[\]]*\]"): "alternating words [a|b] are not supported; "
     "write one of them, or \\[ \\] for the characters themselves",
@@ -53,7 +54,8 @@ def prompt_from_a1111(text: str) -> Prompt:
         elif closing and opened[_OPENING[closing]]:
             _close(opened[_OPENING[closing]], here, _FACTORS[closing])
         else:
-            first, *others = _BREAK.split(piece.group())
+            *before, last = _BREAK.split(piece.group())
+            first, *others = [*(part.rstrip() for part in before), last]
             here.append(_Piece(first))
             innermost = max((position for kind in opened.values() for _, position in kind[-1:]), default=None)
             if others and innermost is not None:

@@ -1,8 +1,11 @@
 """Align Your Steps (Sabour et al. 2024, arXiv 2404.14507): timesteps optimised for a model family."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from latentrt.engines.errors import RequestError
+from latentrt.engines.spec import Array
 
 # The authors' ten-step tables for Stable Diffusion 1.x and SDXL
 AYS_TIMESTEPS = {
@@ -23,10 +26,27 @@ def ays_timesteps(steps: int | None, family: str = "sd1") -> tuple[int, ...]:
     Raises:
         RequestError: fewer than one step, or more than there are whole timesteps to tell apart.
     """
-    table = AYS_TIMESTEPS["sdxl" if family.startswith("sdxl") else "sd1"]
-    if steps is None or steps == len(table):
-        return table
-    if not 1 <= steps <= _MOST_STEPS:
-        raise RequestError(f"got {steps} steps with timesteps 'ays', expected 1 to {_MOST_STEPS}; lower it")
-    places = np.linspace(0, len(table) - 1, steps)
-    return tuple(int(t) for t in np.interp(places, np.arange(len(table)), table).round())
+    table = AYS_TIMESTEPS[_table(family)]
+    return tuple(round(t) for t in _interpolated(table, steps))
+
+
+def ays_sigmas(steps: int | None, family: str = "sd1") -> tuple[float, ...]:
+    """The family's σ with the final 0; for other than ten steps interpolated in log σ, as the authors do.
+
+    Raises:
+        RequestError: as above.
+    """
+    *table, last = AYS_SIGMAS[_table(family)]
+    return (*np.exp(_interpolated(np.log(table), steps)).tolist(), last)
+
+
+def _table(family: str) -> str:
+    return "sdxl" if family.startswith("sdxl") else "sd1"
+
+
+def _interpolated(table: Sequence[float] | Array, steps: int | None) -> list[float]:
+    count = len(table) if steps is None else steps
+    if not 1 <= count <= _MOST_STEPS:
+        raise RequestError(f"got {steps} steps with 'ays', expected 1 to {_MOST_STEPS}; lower it")
+    found: list[float] = np.interp(np.linspace(0, len(table) - 1, count), np.arange(len(table)), table).tolist()
+    return found

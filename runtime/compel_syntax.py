@@ -95,6 +95,9 @@ class _Reader:
 
     def __init__(self, text: str, places: list[int], prompt: str) -> None:
         self.text, self.places, self.prompt = text, places, prompt
+        # Groups are tried with and without a weight behind them, at every depth: without this, 2^depth times
+        self._parentheses: dict[int, _Found | None] = {}
+        self._quotations: dict[int, _Found | None] = {}
 
     def fail(self, index: int, reason: str) -> Exception:
         """The error for an index in this string, stated for the prompt that the user wrote."""
@@ -138,13 +141,23 @@ class _Reader:
 
     def parenthesis(self, index: int) -> _Found | None:
         """A list of words in parentheses."""
+        if index not in self._parentheses:
+            self._parentheses[index] = self._parenthesis(index)
+        return self._parentheses[index]
+
+    def _parenthesis(self, index: int) -> _Found | None:
         if not self.text.startswith("(", index):
             return None
-        nodes, index = self.list_of_words(index + 1)
-        return (nodes, index + 1) if self.text.startswith(")", index) else None
+        nodes, end = self.list_of_words(index + 1)
+        return (nodes, end + 1) if self.text.startswith(")", end) else None
 
     def quoted(self, index: int) -> _Found | None:
         """A list of words in double quotes."""
+        if index not in self._quotations:
+            self._quotations[index] = self._quoted(index)
+        return self._quotations[index]
+
+    def _quoted(self, index: int) -> _Found | None:
         found = _QUOTED.match(self.text, index)
         if found is None:
             return None

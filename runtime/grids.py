@@ -31,6 +31,7 @@ from latentrt.runtime.schedule import (
 from latentrt.runtime.sigma_curves import spaced_sigmas
 
 Grid = Callable[..., Schedule]
+_SIGMA_BOUNDS = (1e-5, 1e5)  # trained models lie within 0.03 and 20,000
 
 
 class InterpolationType(StrEnum):
@@ -100,10 +101,8 @@ def _preserving(config: ScheduleConfig, timesteps: Array, targets: Array) -> Sch
     """A schedule through whole timesteps; targets below 0 have no noise, or that of timestep 0."""
     bar = alphas_cumprod_from_config(config)
     final = np.float32(1.0) if config.set_alpha_to_one else bar[0]
-    # An offset can point past the trained range; the reference raises IndexError there.
-    largest = config.num_train_timesteps - 1
-    here = bar[np.minimum(timesteps, largest).astype(np.int64)].astype(np.float64)
-    there = np.where(targets >= 0, bar[np.clip(targets, 0, largest).astype(np.int64)], final).astype(np.float64)
+    here = bar[timesteps.astype(np.int64)].astype(np.float64)
+    there = np.where(targets >= 0, bar[np.maximum(targets, 0).astype(np.int64)], final).astype(np.float64)
     return Schedule(
         timesteps=timesteps.astype(np.float64),
         alphas=np.sqrt(here),
@@ -300,12 +299,14 @@ def _dpm_grid(
 def _dpm_timesteps(config: ScheduleConfig, steps: int, trained: Array, lambda_min_clipped: float) -> Array:
     # timesteps whose λ = −log σ lies below the bound are left out at the noisy end
     count = config.num_train_timesteps - int(np.searchsorted(-np.log(trained[::-1]), lambda_min_clipped))
+    if count < 2:
+        raise RequestError(f"got lambda_min_clipped {lambda_min_clipped:g}, which leaves no timesteps; lower it")
     check_steps(config, steps, largest=count - 1)  # with one more, two of the N + 1 would be the same
     spacing = config.timestep_spacing or TimestepSpacing.LINSPACE
     if spacing is TimestepSpacing.LINSPACE:
         return np.linspace(0, count - 1, steps + 1).round()[::-1][:-1]
     if spacing is TimestepSpacing.LEADING:
-        return (np.arange(steps + 1) * float(count // (steps + 1)))[::-1][:-1] + config.steps_offset
+        return _offset(config, (np.arange(steps + 1) * float(count // (steps + 1)))[::-1][:-1], steps)
     return np.round(np.arange(count, 0, -config.num_train_timesteps / steps)[:steps]) - 1.0
 
 
@@ -358,6 +359,10 @@ def edm_grid(
     The data's deviation stands in alpha, so that the solver sees clean samples of unit variance.
     """
     check_steps(config, steps)
+    if sigma_min >= sigma_max:
+        raise RequestError(
+            f"got sigma_min {sigma_min:g} and sigma_max {sigma_max:g}, expected the first lower; swap them"
+        )
     spacing = SigmaSpacing.KARRAS if config.sigma_spacing is SigmaSpacing.TIMESTEPS else config.sigma_spacing
     curve = spaced_sigmas(spacing, sigma_min, sigma_max, steps, rho=rho).astype(np.float32)
     final = curve[-1] if config.final_sigmas_type is FinalSigma.SIGMA_MIN else 0.0
@@ -389,10 +394,21 @@ def _spaced(config: ScheduleConfig, spacing: TimestepSpacing, steps: int) -> Arr
     """Whole timesteps, descending, of "leading" and "trailing" spacing; float64."""
     count = config.num_train_timesteps
     if spacing is TimestepSpacing.LEADING:
-        return np.arange(steps)[::-1] * float(count // steps) + config.steps_offset
+        return _offset(config, np.arange(steps)[::-1] * float(count // steps), steps)
     # Rounding makes arange one longer for some counts (61, 103, …): a last step at timestep −1, which the
     # reference takes, from the index −1 of ᾱ, that is from pure noise. Nobody wants that picture.
     return np.round(np.arange(count, 0, -count / steps)[:steps]) - 1.0
+
+
+def _offset(config: ScheduleConfig, timesteps: Array, steps: int) -> Array:
+    """Timesteps moved by the schedule's offset."""
+    moved = timesteps + config.steps_offset
+    if moved[0] > config.num_train_timesteps - 1:
+        raise RequestError(
+            f"got {steps} steps with steps_offset {config.steps_offset}, whose first timestep {moved[0]:g} was never "
+            f"trained, expected at most {config.num_train_timesteps - 1}; lower one of them"
+        )
+    return moved
 
 
 def _custom_timesteps(config: ScheduleConfig, timesteps: Sequence[float] | None) -> Array | None:
@@ -424,6 +440,9 @@ def _custom_sigmas(sigmas: Sequence[float] | None) -> Array | None:
             f"got sigmas {list(sigmas)!r}, expected a descending list that ends where the last step should, "
             "usually at 0; sort them and append 0"
         )
+    low, high = _SIGMA_BOUNDS
+    if levels[0] > high or levels[-2] < low or 0 < levels[-1] < low:
+        raise RequestError(f"got sigmas {list(sigmas)!r}, expected {low:g} to {high:g}, or 0 at the end; correct them")
     return levels
 
 

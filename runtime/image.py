@@ -33,6 +33,9 @@ class PictureMetadata:
     model: str
     strength: float | None = None
     clip_skip: int = 0
+    prompt_syntax: str = "plain"
+    denoising_start: float | None = None
+    denoising_end: float | None = None
     guidance_scales: tuple[float, ...] = ()
     guidance_rescale: float = 0.0
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
@@ -49,6 +52,12 @@ class PictureMetadata:
         }
         if self.strength is not None:
             pairs["Denoising strength"] = f"{self.strength:g}"
+        if self.prompt_syntax not in ("plain", "a1111"):
+            pairs["Prompt syntax"] = self.prompt_syntax  # what reads this chunk takes prompts for A1111's
+        if self.denoising_start is not None:
+            pairs["Denoising start"] = f"{self.denoising_start:g}"
+        if self.denoising_end is not None:
+            pairs["Denoising end"] = f"{self.denoising_end:g}"
         if self.guidance_scales:
             pairs["CFG scales"] = _quoted(", ".join(f"{scale:g}" for scale in self.guidance_scales))
         if self.guidance_rescale:
@@ -128,6 +137,8 @@ def array_from_image(image: Image.Image | Array, width: int, height: int) -> Arr
 
 def rgb_from_image(image: Image.Image) -> Image.Image:
     """A picture of any mode as RGB: 16-bit grey scaled to 8 bits, transparency laid on white."""
+    if image.mode == "La":  # grey with premultiplied alpha, which Pillow brings to nothing but LA
+        image = image.convert("LA")
     if image.mode.startswith("I"):
         grey = np.asarray(image, np.float64) / 257.0  # 65535 / 255
         return Image.fromarray(np.clip(grey, 0, 255).round().astype(np.uint8)).convert("RGB")

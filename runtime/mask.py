@@ -4,7 +4,6 @@ A mask says what to redraw: 0.5 (128 of 255) and above is redrawn, below is kept
 region follow diffusers' inpaint pipelines; kept pixels come back exactly, which theirs do not where a mask is grey.
 """
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image
 from latentrt.engines.errors import RequestError
 from latentrt.engines.manifest import LatentRecord
 from latentrt.engines.spec import Array
+from latentrt.runtime.arguments import whole
 from latentrt.runtime.crop import Box, cover, crop_region, fit_and_fill
 from latentrt.runtime.image import array_from_image, images_from_pixels, normalized, rgb_from_image
 
@@ -199,11 +199,8 @@ def _weight(grey: Image.Image) -> Array:
 
 
 def _padding(value: Any) -> int:
-    try:
-        padding = operator.index(value)
-    except TypeError:
-        padding = -1
-    if padding < 0 or isinstance(value, bool):
+    padding = whole(value, "padding_mask_crop")
+    if padding < 0:
         raise RequestError(f"got padding_mask_crop {value!r}, expected a whole number of pixels from 0; give one")
     return padding
 

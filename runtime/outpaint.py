@@ -1,6 +1,5 @@
 """Outpainting: a picture on a larger canvas and the mask of what is new, ready for inpainting."""
 
-import operator
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ from PIL import Image, ImageFilter
 
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
+from latentrt.runtime.arguments import whole
 from latentrt.runtime.image import array_from_image, images_from_pixels, rgb_from_image
 
 # The new area's blur grows with the distance to the picture: by how many pixels of radius per pixel, in few steps
@@ -39,8 +39,8 @@ def outpaint_canvas(
         black the canvas is the picture, pixel for pixel.
 
     Raises:
-        RequestError: a canvas beyond 4096² pixels, a padding or overlap below 0 or not whole, no padding at all, an overlap that covers the
-            picture, or something that is no picture.
+        RequestError: a canvas beyond 4096² pixels, a padding or overlap below 0 or not whole, no padding at all, an
+            overlap that covers the picture, or something that is no picture.
     """
     paddings = {"left": left, "top": top, "right": right, "bottom": bottom}
     for name, value in (paddings | {"overlap": overlap}).items():
@@ -104,9 +104,5 @@ def _picture(image: Any) -> Image.Image:
 
 
 def _check_pixels(name: str, value: Any) -> None:
-    try:
-        if operator.index(value) >= 0 and not isinstance(value, bool):
-            return
-    except TypeError:
-        pass
-    raise RequestError(f"got {name} {value!r}, expected a whole number of pixels from 0; give one")
+    if whole(value, name) < 0:
+        raise RequestError(f"got {name} {value!r}, expected a whole number of pixels from 0; give one")

@@ -1,6 +1,6 @@
 """The pipeline: prompts in, pictures out, around the engines of one bundle."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -13,9 +13,10 @@ from PIL import Image
 from latentrt.engines.bundle import Bundle
 from latentrt.engines.cache import OpenComponents
 from latentrt.engines.engine import Engine
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.manifest import TEXT_ENCODER, TOKENIZER, BundleManifest
 from latentrt.engines.spec import Array
+from latentrt.runtime.arguments import chosen, images_from_argument, replaced_latents, size_of
 from latentrt.runtime.autoencoder import pixels_from_latents
 from latentrt.runtime.guidance import GuidedUnet
 from latentrt.runtime.image import images_from_pixels
@@ -26,13 +27,7 @@ from latentrt.runtime.options import Options
 from latentrt.runtime.outpaint import outpaint_canvas
 from latentrt.runtime.preview import preview_from_latents
 from latentrt.runtime.prompt import PromptEncoder
-from latentrt.runtime.request import (
-    Request,
-    Workflow,
-    images_from_argument,
-    request_from_options,
-    size_of,
-)
+from latentrt.runtime.request import Request, Workflow, known_options, request_from_options
 from latentrt.runtime.result import OutputType, Result, Timings
 from latentrt.runtime.start import (
     KeptPixels,
@@ -106,11 +101,7 @@ class Pipeline:
             RequestError: a trigger that is not loaded.
         """
         with self._loading:
-            self._inversions = (
-                TextualInversions()
-                if token is None
-                else self._inversions.without([token] if isinstance(token, str) else token)
-            )
+            self._inversions = TextualInversions() if token is None else self._inversions.without(token)
 
     def close(self) -> None:
         """Releases the engines; later calls are refused."""
@@ -162,9 +153,15 @@ class Pipeline:
         begin = perf_counter()
         images = images_from_argument(image, self.manifest.latents.channels)
         sized = self._sized(options, images)
-        strength = self.manifest.defaults.strength if strength is None else strength
+        if options.get("denoising_start") is None:
+            strength = self.manifest.defaults.strength if strength is None else strength
+        elif strength is not None or not isinstance(images, np.ndarray):
+            given = "strength" if strength is not None else "a picture"
+            raise RequestError(
+                f"got {given} with denoising_start, expected the latents of another run alone; leave it out"
+            )
         request = request_from_options(self.manifest, prompt, sized, Workflow.IMAGE, strength=strength)
-        _check_count(len(images), request)
+        _check_count(len(images), request, "images")
         noise = Noise(request.seeds, request.latent_shape)
         start = image_start(self.manifest, request, images, noise, self._encoder(request))
         return self._draw(request, start, noise, begin)
@@ -191,25 +188,27 @@ class Pipeline:
             padding_mask_crop: draws only the mask's surroundings, with so many pixels of margin, at the full size
                 wanted, and pastes the result into the picture.
             kept_pixels: "exact" lays what the mask keeps over the result, bit for bit; "decoded" leaves it as it
-                comes out of the autoencoder.
+                comes out of the autoencoder (not with a crop, which must be pasted).
             **options: see ``Options``.
 
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
         begin = perf_counter()
-        if kept_pixels not in tuple(KeptPixels):
-            raise RequestError(f"got kept_pixels {kept_pixels!r}, expected one of {', '.join(KeptPixels)}; choose one")
+        if chosen(KeptPixels, kept_pixels, "kept_pixels") is KeptPixels.DECODED and padding_mask_crop is not None:
+            raise RequestError(
+                "got kept_pixels 'decoded' with padding_mask_crop, which pastes into the picture; leave one out"
+            )
         images, masks = images_from_argument(image, channels=0), masks_from_argument(mask_image)
         sized = self._sized(options, images) if padding_mask_crop is None else options
         request = request_from_options(self.manifest, prompt, sized, Workflow.INPAINT, strength=strength)
-        for pictures in (images, masks):
-            _check_count(len(pictures), request)
+        _check_count(len(images), request, "images")
+        _check_count(len(masks), request, "masks")
         width, height = request.profile.width, request.profile.height
         inputs = inpaint_input_from_pictures(list(images), masks, width, height, padding_mask_crop=padding_mask_crop)
         noise = Noise(request.seeds, request.latent_shape)
         start = inpaint_start(self.manifest, request, inputs, noise, self._encoder(request))
-        if padding_mask_crop is None and kept_pixels == KeptPixels.DECODED:
+        if kept_pixels == KeptPixels.DECODED:
             start = replace(start, paste=None)
         return self._draw(request, start, noise, begin)
 
@@ -243,7 +242,14 @@ class Pipeline:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
+        known_options(options)
         canvas, mask = outpaint_canvas(image, left=left, top=top, right=right, bottom=bottom, overlap=overlap)
+        wanted = options.get("width") or canvas.width, options.get("height") or canvas.height
+        if wanted != canvas.size:
+            raise RequestError(
+                f"got size {wanted[0]}x{wanted[1]} for a canvas of {canvas.width}x{canvas.height}, expected no other; "
+                "pad to the size wanted"
+            )
         return self.inpaint(prompt, image=canvas, mask_image=mask, strength=strength, **options)
 
     def preview(self, denoised: Array) -> list[Image.Image]:
@@ -251,6 +257,9 @@ class Pipeline:
 
         No engine runs: it is a linear map that was fitted when the bundle was built.
         """
+        shape, channels = np.shape(denoised), self.manifest.latents.channels
+        if len(shape) != 4 or shape[1] != channels:
+            raise RequestError(f"got latents {shape}, expected (N, {channels}, h, w); give the callback's denoised")
         return [Image.fromarray(picture) for picture in preview_from_latents(self.manifest.preview, denoised)]
 
     def _sized(self, options: Options, images: Pictures) -> Options:
@@ -284,6 +293,11 @@ class Pipeline:
             start.x, request.schedule, request.solver, unet, noise.between, watch.on_step, request.stop_below
         )
         denoised = perf_counter()
+        if not np.isfinite(latents).all():
+            raise EngineError(
+                "the U-Net led to NaN or infinity, expected finite latents; lower guidance_scale, or check the model "
+                "with latentrt verify"
+            )
         images: list[Image.Image] | list[Array] = []
         if request.output_type is not OutputType.LATENT:
             decoder = vae_engine(self._components, "vae_decoder", request.profile, request.vae)
@@ -321,39 +335,30 @@ class _Watch:
 
         Raises:
             Interrupt: the callback did.
-            RequestError: the callback returned latents of another shape.
+            RequestError: what the callback returned cannot go on.
         """
         x = update.x
         if self._start.blend is not None:
             x = self._start.blend(x, update.next_level)
         request = self._request
-        if request.callback is not None:
-            denoised = update.denoised * np.float32(request.schedule.data_scale)
-            try:
-                replaced = request.callback(
-                    self._pipeline, update.index, update.level.timestep, {"latents": x, "denoised": denoised}
-                )
-            except Interrupt as interrupt:
-                self.interrupted = True
-                raise Interrupt(
-                    _replaced(x, {"latents": x if interrupt.latents is None else interrupt.latents})
-                ) from None
-            x = _replaced(x, replaced)
-        if request.progress is not None:
-            request.progress(update.index + 1, self._total)
+        try:
+            if request.callback is not None:
+                denoised = update.denoised * np.float32(request.schedule.data_scale)
+                tensors = {"latents": x, "denoised": denoised}
+                x = replaced_latents(x, request.callback(self._pipeline, update.index, update.level.timestep, tensors))
+            if request.progress is not None:
+                request.progress(update.index + 1, self._total)
+        except Interrupt as interrupt:
+            self.interrupted = True
+            raise Interrupt(
+                replaced_latents(x, {"latents": interrupt.latents} if interrupt.latents is not None else {})
+            ) from None
         return x
 
 
-def _replaced(x: Array, returned: Mapping[str, Array] | None) -> Array:
-    latents = np.asarray((returned or {}).get("latents", x), x.dtype)
-    if latents.shape != x.shape:
-        raise RequestError(f"callback_on_step_end returned latents {latents.shape}, expected {x.shape}; keep the shape")
-    return latents
-
-
-def _check_count(pictures: int, request: Request) -> None:
-    if pictures not in (1, request.count):
-        raise RequestError(f"got {pictures} images for {request.count} pictures; give one, or one per picture")
+def _check_count(given: int, request: Request, what: str) -> None:
+    if given not in (1, request.count):
+        raise RequestError(f"got {given} {what} for {request.count} pictures; give one, or one per picture")
 
 
 def _finished(pixels: Array, paste: InpaintInput | None, output_type: OutputType) -> list[Image.Image] | list[Array]:

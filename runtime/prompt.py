@@ -1,6 +1,5 @@
 """Prompts to conditioning: parsed, cut into chunks, encoded, weighted, and put together again."""
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +11,7 @@ from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.a1111_syntax import prompt_from_a1111
+from latentrt.runtime.arguments import warn_caller
 from latentrt.runtime.batches import batch_results
 from latentrt.runtime.chunks import Framed, Token, framed, near_commas, whole_sentences
 from latentrt.runtime.compel_syntax import prompt_from_compel
@@ -173,10 +173,9 @@ class PromptEncoder:
             read = {text: self._read(text, style, options.long_prompt) for text in texts}
         for text in read.values():
             if text.lost:
-                warnings.warn(
+                warn_caller(
                     f"the prompt is longer than {self._tokenizer.room} tokens; left out: {text.lost!r}",
                     PromptTruncatedWarning,
-                    stacklevel=4,
                 )
         framed = {text: r.framed for text, r in read.items()}
         if len({len(text.ids) for text in framed.values()}) > 1 or not all(map(_is_one_text, trees.values())):

@@ -1,9 +1,6 @@
 """One call of a pipeline, checked: every argument is refused or filled in before any work is done."""
 
 import math
-import operator
-import secrets
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -11,13 +8,24 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from latentrt.engines.errors import RequestError
 from latentrt.engines.manifest import BundleManifest
 from latentrt.engines.profile import Profile, profile_for_size
-from latentrt.engines.schedule_config import ScheduleConfig
+from latentrt.engines.schedule_config import PredictionType, ScheduleConfig
 from latentrt.engines.spec import Array
+from latentrt.runtime.arguments import (
+    checked_latents,
+    chosen,
+    negatives,
+    number,
+    numbers,
+    seeds_for,
+    share,
+    texts,
+    warn_caller,
+    whole,
+)
 from latentrt.runtime.guidance import Guidance, guidance_ratios
 from latentrt.runtime.image import PictureMetadata
 from latentrt.runtime.loop import model_calls
@@ -65,7 +73,8 @@ class Request:
     callback: CallbackOnStepEnd | None
     progress: OnProgress | None
     strength: float | None
-    adds_noise: bool
+    denoising_start: float | None
+    denoising_end: float | None
     model: str
 
     @property
@@ -104,6 +113,9 @@ class Request:
                 model=self.model,
                 strength=self.strength,
                 clip_skip=self.prompt_options.clip_skip,
+                prompt_syntax=self.prompt_options.syntax.value,
+                denoising_start=self.denoising_start,
+                denoising_end=self.denoising_end,
             )
             for index, (prompt, negative, seed) in enumerate(
                 zip(self.prompts, self.negatives, self.seed_of_each, strict=True)
@@ -124,24 +136,22 @@ def request_from_options(
     Raises:
         RequestError: the first argument that cannot be served, with what to do.
     """
-    given = _known_options(options)
+    given = known_options(options)
     _check_workflow(manifest, workflow, given)
-    prompts = _texts(prompt, "prompt")
-    repeats = _whole(given.get("num_images_per_prompt", 1), "num_images_per_prompt")
+    prompts = texts(prompt, "prompt")
+    repeats = whole(given.get("num_images_per_prompt", 1), "num_images_per_prompt")
     if not prompts or repeats < 1:
         raise RequestError(f"got {len(prompts)} prompts × {repeats} pictures, expected at least 1 of each; raise it")
-    output_type = _chosen(OutputType, given.get("output_type", OutputType.PIL), "output_type")
-    vae = _chosen(VaeMode, given.get("vae", VaeMode.WHOLE), "vae")
+    output_type = chosen(OutputType, given.get("output_type", OutputType.PIL), "output_type")
+    vae = chosen(VaeMode, given.get("vae", VaeMode.WHOLE), "vae")
     for name in ("callback_on_step_end", "progress"):
         if given.get(name) is not None and not callable(given[name]):
             raise RequestError(f"got {name} {given[name]!r}, expected a function; give one")
     sampler, steps, schedule = _scheduled(manifest, given)
-    for name in ("denoising_start", "denoising_end"):
-        if name in given and not sampler.tells_timesteps:
-            raise RequestError(f"got {name} with sampler {sampler.name!r}, which has no timesteps; use strength")
+    _check_schedule(given, sampler, schedule)
     solver = sampler.solver(manifest.schedule)
     guidance = _guidance(manifest, given, schedule)
-    strength = None if strength is None else _share(strength, "strength")
+    strength = None if strength is None else share(strength, "strength")
     schedule = schedule.started_at(_start(manifest.schedule, given, sampler, schedule, steps, strength))
     denoising_end = given.get("denoising_end")
     profile = _profile(manifest, given)
@@ -149,16 +159,16 @@ def request_from_options(
     prompt_options = prompt_options_from_arguments(
         given.get("prompt_syntax", PromptSyntax.PLAIN),
         given.get("long_prompt"),
-        None if clip_skip is None else _whole(clip_skip, "clip_skip"),
+        None if clip_skip is None else whole(clip_skip, "clip_skip"),
         manifest.text_layers,
     )
-    negatives = _negatives(given.get("negative_prompt"), len(prompts))
-    check_prompts([*prompts, *negatives], prompt_options)
+    against = negatives(given.get("negative_prompt"), len(prompts))
+    check_prompts([*prompts, *against], prompt_options)
     count, sizes = len(prompts) * repeats, manifest.dimensions(profile)
     shape = (count, manifest.latents.channels, sizes["latent_height"], sizes["latent_width"])
     return Request(
         prompts=[text for text in prompts for _ in range(repeats)],
-        negatives=[text for text in negatives for _ in range(repeats)],
+        negatives=[text for text in against for _ in range(repeats)],
         prompt_options=prompt_options,
         profile=profile,
         latent_shape=shape,
@@ -168,25 +178,28 @@ def request_from_options(
         solver=solver,
         guidance=guidance,
         sampler=sampler,
-        seeds=_seeds(given.get("seed"), count),
+        seeds=seeds_for(given.get("seed"), count),
         latents=None if given.get("latents") is None else checked_latents(given["latents"], shape),
         vae=vae,
         output_type=output_type,
         callback=given.get("callback_on_step_end"),
         progress=given.get("progress"),
         strength=strength,
-        adds_noise=given.get("denoising_start") is None,
+        denoising_start=given.get("denoising_start"),
+        denoising_end=denoising_end,
         model=manifest.source.name,
     )
 
 
-def _known_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were set; unknown ones are refused with the name they come close to."""
     known = list(Options.__annotations__)
     for name in options:
         if name not in known:
             close = get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+            if name == "strength":
+                hint = "a picture to start from goes with it: use img2img"
             raise RequestError(f"got keyword {name!r}, expected one that drawing knows; {hint}")
     return {name: value for name, value in options.items() if value is not None}
 
@@ -207,31 +220,54 @@ def _scheduled(manifest: BundleManifest, given: Mapping[str, Any]) -> tuple[Samp
     sampler = wanted if isinstance(wanted, Sampler) else Sampler(name=wanted)
     custom = {name: given[name] for name in ("timesteps", "sigmas") if name in given}
     if custom:
-        sampler = replace(sampler, **custom)
+        # they take the place of a default sampler's curve of sigmas
+        plain = sampler.name if "sampler" in given else sampler.name.removesuffix("_k")
+        sampler = replace(sampler, name=plain, **custom)
     steps = given.get("num_inference_steps")
     if steps is None and sampler.timesteps is None and sampler.sigmas is None:
         steps = manifest.defaults.num_inference_steps
-    steps = None if steps is None else _whole(steps, "num_inference_steps")
+    steps = None if steps is None else whole(steps, "num_inference_steps")
     schedule = sampler.schedule(manifest.schedule, steps, family=manifest.family)
     return sampler, len(guidance_ratios(schedule)) if steps is None else steps, schedule
+
+
+def _check_schedule(given: Mapping[str, Any], sampler: Sampler, schedule: Schedule) -> None:
+    """Refuses parts of a schedule without timesteps, nothing between start and end, and ε where there is only noise."""
+    for name in ("denoising_start", "denoising_end"):
+        if name in given and not sampler.tells_timesteps:
+            raise RequestError(f"got {name} with sampler {sampler.name!r}, which has no timesteps; use strength")
+    start = share(given.get("denoising_start", 0.0), "denoising_start")
+    end = share(given.get("denoising_end", 1.0), "denoising_end")
+    if "denoising_start" in given and start >= end:
+        raise RequestError(
+            f"got denoising_start {start:g} and denoising_end {end:g}, expected the end later; swap them"
+        )
+    if schedule.prediction_type is PredictionType.EPSILON and not schedule.alphas.all():
+        raise RequestError(
+            "got zero terminal SNR with epsilon prediction, which says nothing where there is only noise; "
+            "set prediction_type='v_prediction', or leave rescale_betas_zero_snr out"
+        )
 
 
 def _guidance(manifest: BundleManifest, given: Mapping[str, Any], schedule: Schedule) -> Guidance:
     """The weight of every step, off outside of the interval."""
     scale, ratios = given.get("guidance_scale", manifest.defaults.guidance_scale), guidance_ratios(schedule)
-    if np.ndim(scale) == 0:
-        scales = [_number(scale, "guidance_scale")] * len(ratios)
-    else:
-        scales = [_number(value, "guidance_scale") for value in scale]
+    if isinstance(scale, (Sequence, np.ndarray)) and not isinstance(scale, str):
+        scales = numbers(scale, "guidance_scale")
         if len(scales) != len(ratios):
-            raise RequestError(f"got {len(scales)} guidance scales for {len(ratios)} steps; give one, or one per step")
+            raise RequestError(
+                f"got {len(scales)} guidance scales for a schedule of {len(ratios)} steps; give one, or one per step, "
+                "those before the start included"
+            )
+    else:
+        scales = (number(scale, "guidance_scale"),) * len(ratios)
     for value in scales:
         if not (math.isfinite(value) and value >= 0.0):
             raise RequestError(f"got guidance_scale {value}, expected a number of at least 0; 7.5 is common")
     if max(scales) > _STRONG_GUIDANCE:
-        warnings.warn(f"guidance_scale {max(scales):g} is strong; colours may saturate", stacklevel=5)
-    start = _share(given.get("guidance_start", 0.0), "guidance_start")
-    end = _share(given.get("guidance_end", 1.0), "guidance_end")
+        warn_caller(f"guidance_scale {max(scales):g} is strong; colours may saturate")
+    start = share(given.get("guidance_start", 0.0), "guidance_start")
+    end = share(given.get("guidance_end", 1.0), "guidance_end")
     if start >= end:
         raise RequestError(f"got guidance_start {start:g} and guidance_end {end:g}, expected the end later; swap them")
     count = len(ratios)
@@ -239,7 +275,7 @@ def _guidance(manifest: BundleManifest, given: Mapping[str, Any], schedule: Sche
     return Guidance(
         scales=tuple(value if guided else 1.0 for value, guided in zip(scales, inside, strict=True)),
         ratios=ratios,
-        rescale=_share(given.get("guidance_rescale", 0.0), "guidance_rescale"),
+        rescale=share(given.get("guidance_rescale", 0.0), "guidance_rescale"),
     )
 
 
@@ -270,120 +306,10 @@ def _start(
 def _cutoff(config: ScheduleConfig, share: Any, name: str) -> float:
     """The training timestep at a share of the noise schedule, from its noisy end."""
     count = config.num_train_timesteps
-    return float(round(count - _share(share, name) * count))
+    return float(round(count - share(share, name) * count))
 
 
 def _profile(manifest: BundleManifest, given: Mapping[str, Any]) -> Profile:
     first = manifest.profiles[0]
     width, height = given.get("width", first.width), given.get("height", first.height)
-    return profile_for_size(manifest.profiles, _whole(width, "width"), _whole(height, "height"))
-
-
-def images_from_argument(image: Any, channels: int) -> list[Image.Image | Array] | Array:
-    """The picture or pictures to start from, or latents (N, ``channels``, h, w) as they are.
-
-    Raises:
-        RequestError: none, or something that is no picture.
-    """
-    if getattr(image, "ndim", 0) == 4 and np.shape(image)[1] == channels:
-        return np.asarray(image)
-    images = [image] if isinstance(image, Image.Image) or getattr(image, "ndim", 0) == 3 else image
-    images = list(images) if getattr(images, "ndim", 0) == 4 else images
-    if not isinstance(images, (list, tuple)) or not images:
-        raise RequestError(f"got image {_named(image)}, expected a PIL picture, an array, or a list of them; give one")
-    wrong = [one for one in images if not (isinstance(one, Image.Image) or getattr(one, "ndim", 0) == 3)]
-    if wrong:
-        raise RequestError(
-            f"got image {_named(wrong[0])}, expected a PIL picture or an array (height, width, 3); convert it"
-        )
-    return list(images)
-
-
-def _named(value: Any) -> str:
-    return f"{type(value).__name__} {np.shape(value)}" if hasattr(value, "shape") else repr(value)
-
-
-def size_of(image: Image.Image | Array) -> tuple[int, int]:
-    """Width and height of a picture."""
-    if isinstance(image, Image.Image):
-        return image.size
-    return int(image.shape[1]), int(image.shape[0])
-
-
-def checked_latents(latents: Any, shape: tuple[int, ...]) -> Array:
-    """Latents of a caller.
-
-    Raises:
-        RequestError: another shape or type, NaN or infinity.
-    """
-    array = np.asarray(latents)
-    if array.shape != shape or array.dtype != np.float32:
-        raise RequestError(
-            f"got latents {array.shape} {array.dtype}, expected {shape} float32; give one latent per picture"
-        )
-    if not np.isfinite(array).all():
-        raise RequestError("got latents with NaN or infinity, expected finite values; draw them anew")
-    return array
-
-
-def _chosen(kind: Any, value: Any, name: str) -> Any:
-    if value not in tuple(kind):
-        raise RequestError(f"got {name} {value!r}, expected one of {', '.join(kind)}; choose one")
-    return kind(value)
-
-
-def _whole(value: Any, name: str) -> int:
-    try:
-        return operator.index(value)  # NumPy's integers, too
-    except TypeError as error:
-        raise RequestError(f"got {name} {value!r}, expected a whole number; give one") from error
-
-
-def _number(value: Any, name: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"got {name} {value!r}, expected a number; give one") from error
-
-
-def _share(value: Any, name: str) -> float:
-    number = _number(value, name)
-    if not 0.0 <= number <= 1.0:
-        raise RequestError(f"got {name} {number:g}, expected 0 to 1; set {name} in this range")
-    return number
-
-
-def _texts(value: Any, name: str) -> list[str]:
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
-        raise RequestError(f"got {name} {value!r}, expected a text or a list of texts; give one")
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # lone surrogates, which a terminal's bytes become if they are no UTF-8
-            raise RequestError(f"got text {text!a}, expected valid Unicode; write it as UTF-8") from error
-    return list(texts)
-
-
-def _negatives(negative: str | Sequence[str] | None, prompts: int) -> list[str]:
-    texts = _texts("" if negative is None else negative, "negative_prompt")
-    if negative is None or isinstance(negative, str):
-        return texts * prompts
-    if len(texts) != prompts:
-        raise RequestError(f"got {len(texts)} negative prompts for {prompts} prompts; give one, or one per prompt")
-    return texts
-
-
-def _seeds(seed: int | Sequence[int] | None, count: int) -> int | tuple[int, ...]:
-    if seed is None:
-        return tuple(secrets.randbits(32) for _ in range(count))
-    shared = np.ndim(seed) == 0
-    values: list[Any] = [seed] if shared else list(seed)  # type: ignore[arg-type]
-    seeds = tuple(_whole(value, "seed") for value in values)
-    if not all(0 <= value < 2**64 for value in seeds):
-        raise RequestError(f"got seed {seed!r}, expected whole numbers from 0 to 2^64 − 1; choose one in this range")
-    if shared:
-        return seeds[0]
-    if len(seeds) != count:
-        raise RequestError(f"got {len(seeds)} seeds for {count} pictures; give one for all, or one per picture")
-    return seeds
+    return profile_for_size(manifest.profiles, whole(width, "width"), whole(height, "height"))

@@ -1,6 +1,5 @@
 """The samplers by name: which solver walks which grid, and what a caller may wish otherwise."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -8,6 +7,8 @@ from functools import cached_property, partial
 from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from latentrt.engines.errors import RequestError
 from latentrt.engines.schedule_config import (
@@ -18,7 +19,8 @@ from latentrt.engines.schedule_config import (
     TimestepSpacing,
 )
 from latentrt.runtime import grids
-from latentrt.runtime.ays import ays_timesteps
+from latentrt.runtime.arguments import chosen, number, numbers, whole
+from latentrt.runtime.ays import ays_sigmas, ays_timesteps
 from latentrt.runtime.grids import Grid, InterpolationType, TimestepType
 from latentrt.runtime.schedule import Schedule
 from latentrt.runtime.solvers.consistency import lcm, tcd
@@ -31,6 +33,7 @@ from latentrt.runtime.solvers.solver import Solver
 from latentrt.runtime.solvers.unipc import BFunction, unipc
 
 _KARRAS_SUFFIX, _KARRAS_LABEL = "_k", "Karras"
+_AYS = "ays"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,20 +154,20 @@ _CHOICES: Mapping[str, type[StrEnum]] = {
     "interpolation_type": InterpolationType,
     "timestep_type": TimestepType,
 }
-# What else an option may be: whole numbers or numbers within bounds
+# What else an option may be: whole numbers or numbers within bounds, which keep float64 finite
 _WHOLE = {"steps_offset": (0, 999), "solver_order": (1, 3), "order": (1, 4), "original_inference_steps": (1, 1000)}
 _NUMBERS = {
     "eta": (0.0, 1.0),
-    "s_churn": (0.0, math.inf),
-    "s_tmin": (0.0, math.inf),
-    "s_tmax": (0.0, math.inf),
-    "s_noise": (0.0, math.inf),
-    "lambda_min_clipped": (-math.inf, math.inf),
-    "timestep_scaling": (0.0, math.inf),
-    "sigma_min": (1e-6, math.inf),
-    "sigma_max": (1e-6, math.inf),
-    "sigma_data": (1e-6, math.inf),
-    "rho": (1.0, math.inf),
+    "s_churn": (0.0, 1e6),
+    "s_tmin": (0.0, 1e6),
+    "s_tmax": (0.0, 1e6),
+    "s_noise": (0.0, 100.0),
+    "lambda_min_clipped": (-100.0, 100.0),
+    "timestep_scaling": (0.0, 1e6),
+    "sigma_min": (1e-5, 1e5),
+    "sigma_max": (1e-5, 1e5),
+    "sigma_data": (1e-5, 1e3),
+    "rho": (1.0, 100.0),
 }
 _SWITCHES = frozenset(
     {
@@ -201,7 +204,7 @@ class Sampler:
     skip_prk_steps: bool | None = None
 
     timesteps: Sequence[float] | str | None = None
-    sigmas: Sequence[float] | None = None
+    sigmas: Sequence[float] | str | None = None
 
     eta: float | None = None
     s_churn: float | None = None
@@ -227,11 +230,12 @@ class Sampler:
     rho: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in SAMPLERS:
+        if not isinstance(self.name, str) or self.name not in SAMPLERS:
             raise RequestError(f"got sampler {self.name!r}, expected one of {', '.join(SAMPLERS)}; choose one of these")
         for name, value in self.wishes.items():
             self._check_known(name)
-            _check_value(name, value, self._solver_types if name == "solver_type" else _CHOICES.get(name))
+            choices = self._solver_types if name == "solver_type" else _CHOICES.get(name)
+            object.__setattr__(self, name, _wish(name, value, choices))
         if self.timesteps is not None and self.sigmas is not None:
             raise RequestError("got timesteps and sigmas, expected one of them; leave one out")
 
@@ -253,6 +257,11 @@ class Sampler:
         return (self.info.stochastic and self.eta != 0.0) or churned
 
     @property
+    def options(self) -> tuple[str, ...]:
+        """The names of all wishes that mean something to this sampler."""
+        return tuple(f.name for f in fields(self)[1:] if _has(self.info, f.name))
+
+    @property
     def tells_timesteps(self) -> bool:
         """Whether the model is told training timesteps, not log(σ)/4."""
         return self.info.grid is not grids.edm_grid and self.timestep_type != TimestepType.CONTINUOUS
@@ -269,23 +278,20 @@ class Sampler:
         Raises:
             RequestError: an impossible number of steps, or one that contradicts custom timesteps.
         """
-        chosen = self._bound(self.info.grid, config)
-        if chosen.get("timesteps") == "ays":
-            chosen["timesteps"] = ays_timesteps(steps, family)
-        custom = self.custom_steps if "timesteps" not in chosen else len(chosen["timesteps"])
+        bound = self._bound(self.info.grid, config)
+        if bound.get("timesteps") == _AYS:
+            bound["timesteps"] = ays_timesteps(steps, family)
+        if bound.get("sigmas") == _AYS:
+            bound["sigmas"] = ays_sigmas(steps, family)
+        custom = None
+        if self.timesteps is not None or self.sigmas is not None:
+            custom = len(bound["timesteps"]) if self.timesteps is not None else len(bound["sigmas"]) - 1
         if custom is not None and steps not in (None, custom):
             raise RequestError(
                 f"got num_inference_steps {steps} with {custom} custom steps, expected them to agree; "
                 "leave num_inference_steps out"
             )
-        return self.info.grid(self.config(config), custom or steps, **chosen)
-
-    @property
-    def custom_steps(self) -> int | None:
-        """How many steps custom timesteps or sigmas make; None where the caller's number decides."""
-        if self.sigmas is not None:
-            return len(self.sigmas) - 1
-        return None if self.timesteps is None or isinstance(self.timesteps, str) else len(self.timesteps)
+        return self.info.grid(self.config(config), custom or steps, **bound)
 
     def solver(self, config: ScheduleConfig) -> Solver:
         """The solver with its options bound."""
@@ -295,8 +301,8 @@ class Sampler:
         """The keywords of a solver or grid that the row, the caller or the model's schedule decides."""
         known = _keywords(function)
         of_model = {name: getattr(self.config(config), name) for name in known if name in ScheduleConfig.model_fields}
-        chosen = {**of_model, **self.info.fixed, **self.wishes}
-        return {name: value for name, value in chosen.items() if name in known}
+        wanted = {**of_model, **self.info.fixed, **self.wishes}
+        return {name: value for name, value in wanted.items() if name in known}
 
     @property
     def _solver_types(self) -> type[StrEnum]:
@@ -306,6 +312,8 @@ class Sampler:
         if _has(self.info, name):
             return
         having = [row.name for row in SAMPLERS.values() if _has(row, name)]
+        if name in ("timesteps", "sigmas"):  # which a curve of sigmas leaves no room for
+            having = [other for other in having if not other.endswith(_KARRAS_SUFFIX)]
         raise RequestError(
             f"got {name} for sampler {self.name!r}, which has no such option; "
             f"leave it out, or choose one of {', '.join(having)}"
@@ -318,33 +326,30 @@ def _has(row: SamplerInfo, name: str) -> bool:
     return name in row.options or (name in _OF_CONFIG and (name != "sigma_spacing" or curves))
 
 
-def _check_value(name: str, value: Any, choices: type[StrEnum] | None) -> None:
-    """Refuses values of the wrong kind or out of bounds."""
+def _wish(name: str, value: Any, choices: type[StrEnum] | None) -> Any:
+    """A wish in Python's own types, whatever NumPy's it came in.
+
+    Raises:
+        RequestError: of the wrong kind or out of bounds.
+    """
     if choices is not None:
-        if value not in tuple(choices):
-            raise RequestError(f"got {name} {value!r}, expected one of {', '.join(choices)}; choose one of these")
-        return
+        if value == PredictionType.EDM:  # the solver's name for what EDM's samplers make of epsilon
+            value = repr(value)
+        return chosen(choices, value, name).value
     if name in _SWITCHES:
-        expected, fits = "True or False", isinstance(value, bool)
-    elif name in _WHOLE:
-        low, high = _WHOLE[name]
-        expected = f"a whole number from {low} to {high}"
-        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-    elif name in _NUMBERS:
-        bottom, top = _NUMBERS[name]
-        expected = f"a number from {bottom:g} to {top:g}"
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and bottom <= value <= top
-    else:
-        expected, fits = "a list of numbers", _is_list_of_numbers(value) or (name == "timesteps" and value == "ays")
-        expected += ", or 'ays'" if name == "timesteps" else ""
-    if not fits:
-        raise RequestError(f"got {name} {value!r}, expected {expected}; change it")
-
-
-def _is_list_of_numbers(value: Any) -> bool:
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
-        return False
-    try:
-        return all(math.isfinite(float(one)) for one in value)
-    except (TypeError, ValueError):
-        return False
+        if not isinstance(value, (bool, np.bool_)):
+            raise RequestError(f"got {name} {value!r}, expected True or False; change it")
+        return bool(value)
+    if name in _WHOLE or name in _NUMBERS:
+        read, (low, high) = (whole, _WHOLE[name]) if name in _WHOLE else (number, _NUMBERS[name])
+        found = read(value, name)
+        if not low <= found <= high:
+            raise RequestError(f"got {name} {found:g}, expected {low:g} to {high:g}; change it")
+        return found
+    if name == "disable_corrector":
+        return tuple(int(step) for step in numbers(value, name))
+    if isinstance(value, str):
+        if value.lower() != _AYS:
+            raise RequestError(f"got {name} {value!r}, expected a list of numbers, or {_AYS!r}; change it")
+        return _AYS
+    return numbers(value, name)

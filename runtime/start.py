@@ -10,11 +10,12 @@ from PIL import Image
 from latentrt.engines.engine import Engine
 from latentrt.engines.manifest import BundleManifest
 from latentrt.engines.spec import Array
+from latentrt.runtime.arguments import checked_latents
 from latentrt.runtime.autoencoder import latents_from_pixels
 from latentrt.runtime.image import pixels_from_image
 from latentrt.runtime.mask import InpaintInput
 from latentrt.runtime.noise import Noise
-from latentrt.runtime.request import Request, checked_latents
+from latentrt.runtime.request import Request
 from latentrt.runtime.schedule import Level
 
 Picture = Image.Image | Array
@@ -66,7 +67,7 @@ def image_start(
         pixels = np.stack([pixels_from_image(picture, width, height) for picture in images])
         clean = latents_from_pixels(encoder(), manifest.latents, pixels, noise, request.count)
     steps = request.schedule.steps
-    if not (steps and request.adds_noise):
+    if not steps or request.denoising_start is not None:
         return Start(x=clean)
     return Start(x=steps[0].level.noised(_unscaled(request, clean), noise()))
 
@@ -91,7 +92,7 @@ def inpaint_start(
     mask = np.tile(mask, (count // len(mask), 1, 1, 1))
     if not steps and clean is not None:
         x = clean * np.float32(request.schedule.data_scale)
-    elif whole or clean is None or request.latents is not None:
+    elif whole or clean is None:
         x = unit * np.float32(request.schedule.initial_scale)
     else:
         x = steps[0].level.noised(clean, unit)

@@ -12,6 +12,7 @@ import numpy as np
 
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
+from latentrt.runtime.arguments import texts
 from latentrt.runtime.tokenizer import Tokenizer
 from latentrt.runtime.torch_file import LARGEST, array_from_bytes, load_torch_file
 
@@ -84,13 +85,13 @@ class TextualInversions:
             known.add(_key(inversion.trigger))
         return TextualInversions((*self.loaded, *added))
 
-    def without(self, triggers: Sequence[str]) -> "TextualInversions":
+    def without(self, triggers: str | Sequence[str]) -> "TextualInversions":
         """These but for some.
 
         Raises:
             RequestError: a trigger that is not loaded.
         """
-        keys = {_key(trigger) for trigger in triggers}
+        keys = {_key(trigger) for trigger in texts(triggers, "token")}
         kept = tuple(inversion for inversion in self.loaded if _key(inversion.trigger) not in keys)
         unknown = keys - {_key(inversion.trigger) for inversion in self.loaded}
         if unknown:
@@ -119,9 +120,12 @@ def inversions_from_paths(paths: Any, token: Any, *, tokenizer: Tokenizer, width
         RequestError: a file that is missing, damaged or no textual inversion of this width, or a trigger that
             the vocabulary has already.
     """
-    files = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
-    tokens = [None] * len(files) if token is None else [token] if isinstance(token, str) else list(token)
-    if len(tokens) != len(files) or any(t is not None and not isinstance(t, str) for t in tokens):
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    if not isinstance(given, (list, tuple)) or not all(isinstance(path, (str, os.PathLike)) for path in given):
+        raise RequestError(f"got {paths!r}, expected the path of an embedding file, or a list of paths; give one")
+    files = [Path(path) for path in given]
+    tokens = [None] * len(files) if token is None else texts(token, "token")
+    if len(tokens) != len(files):
         raise RequestError(f"got {len(tokens)} tokens for {len(files)} files, expected one text each; give as many")
     return tuple(_inversion(_file(path), token, tokenizer, width) for path, token in zip(files, tokens, strict=True))
 
@@ -176,6 +180,9 @@ def _base(width: int) -> str:
 
 def _content(path: Path) -> Any:
     """A file's tensors in their containers, whatever its name says it is."""
+    if not path.is_file():
+        missing = "is no file" if path.exists() else "does not exist"
+        raise RequestError(f"{str(path)!r} {missing}, expected an embedding file; check the path")
     try:
         size = path.stat().st_size
         if size > LARGEST:

@@ -40,6 +40,8 @@ def deis(
     ratios: list[float] = []
     for step in schedule.steps:
         x, denoised = yield Evaluate(x, step.level)
+        if step.target.sigma == 0.0:  # only custom sigmas end there
+            return step.target.alpha * denoised
         slopes = [step.level.noise(x, denoised), *slopes[: solver_order - 1]]
         ratios = [step.level.ratio, *ratios[: solver_order - 1]]
         order = min(len(slopes), schedule.total_steps - step.index) if few else len(slopes)

@@ -197,3 +197,17 @@ def test_long_texts_take_no_time(parse: object) -> None:
             parse(prompt)  # type: ignore[operator]
         except RequestError:
             continue
+
+
+@pytest.mark.parametrize(
+    "text", ["(" * 32 + "a" + ")" * 32, "(" * 32 + "a = b" + ")" * 32, '("' * 1 + "(" * 31 + "a" + ")" * 31 + '")']
+)
+def test_nested_parentheses_take_no_longer_than_flat_ones(text: str) -> None:
+    """Each is read once, whatever may stand behind it; this would take hours otherwise."""
+    prompt_from_compel(text)
+
+
+def test_white_space_is_read_in_one_go() -> None:
+    """Twenty thousand blanks, a colon before them, and a number that never ends."""
+    for text in (" " * 20000, ":" + " " * 20000, "[:" + "1" * 20000):
+        prompt_from_a1111(text)

@@ -221,9 +221,14 @@ def test_the_table_says_how_often_the_model_is_asked(name: str) -> None:
     [
         ({"name": "eluer"}, "got sampler 'eluer'"),
         ({"name": "euler", "eta": 0.5}, "which has no such option"),
-        ({"name": "ddim", "eta": 2.0}, "expected a number from 0 to 1"),
-        ({"name": "ddim", "eta": math.nan}, "expected a number from 0 to 1"),
-        ({"name": "ddim", "eta": "lots"}, "expected a number from 0 to 1"),
+        ({"name": "ddim", "eta": 2.0}, "expected 0 to 1"),
+        ({"name": "ddim", "eta": math.nan}, "expected 0 to 1"),
+        ({"name": "ddim", "eta": "lots"}, "expected a number"),
+        ({"name": ["ddim"]}, "got sampler"),
+        ({"name": "euler", "s_tmax": math.inf}, "expected 0 to 1e\\+06"),
+        ({"name": "euler", "prediction_type": "edm"}, "expected one of epsilon"),
+        ({"name": "euler", "timesteps": {900: 1}}, "expected a list of numbers"),
+        ({"name": "euler", "sigmas": [math.nan, 0.0]}, "expected finite numbers"),
         ({"name": "ddim", "sigma_spacing": "karras"}, "has no such option"),
         ({"name": "dpmpp_2m", "solver_type": "bh2"}, "expected one of midpoint, heun"),
         ({"name": "unipc", "solver_type": "heun"}, "expected one of bh1, bh2"),
@@ -249,11 +254,16 @@ def test_wrong_options_are_refused(options: dict[str, Any], reason: str) -> None
         ({"name": "euler_k", "timesteps": [999, 5]}, None, "without _k"),
         ({"name": "euler", "sigmas": [0.0]}, None, "append 0"),
         ({"name": "euler", "sigmas": [1.0, 5.0, 0.0]}, None, "append 0"),
+        ({"name": "er_sde", "sigmas": [1e20, 1.0, 0.0]}, None, "expected 1e-05 to 100000"),
+        ({"name": "unipc", "timestep_spacing": "leading", "steps_offset": 999}, 4, "was never trained"),
+        ({"name": "ddim", "timestep_spacing": "leading", "steps_offset": 1}, 1000, "was never trained"),
+        ({"name": "edm_euler", "sigma_min": 1.0, "sigma_max": 0.5}, 4, "swap them"),
+        ({"name": "dpmpp_2m", "lambda_min_clipped": 100.0}, 4, "leaves no timesteps"),
         ({"name": "euler", "timesteps": [999, 500]}, 20, "expected them to agree"),
         ({"name": "euler"}, 0, "expected 1 to 1000"),
         ({"name": "lcm"}, 51, "expected 1 to 50"),
         ({"name": "pndm", "skip_prk_steps": False}, 3, "expected 4 to 1000"),
-        ({"name": "euler", "timesteps": "ays"}, 900, "with timesteps 'ays'"),
+        ({"name": "euler", "timesteps": "ays"}, 900, "with 'ays'"),
         ({"name": "dpmpp_2m", "algorithm_type": "dpmsolver"}, 5, "ends without noise"),
         ({"name": "unipc", "predict_x0": False}, 5, "ends without noise"),
         (
@@ -278,3 +288,25 @@ def test_ays_is_interpolated_for_other_numbers_of_steps() -> None:
     assert len(twenty) == 20
     assert (twenty[0], twenty[-1]) == (999, 24)
     assert (np.diff(twenty) < 0).all()
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    """And do not widen float32 latents; lists become tuples, so that samplers can be told apart and hashed."""
+    sampler = Sampler(name="ddim", eta=np.float64(0.5), rescale_betas_zero_snr=np.bool_(False))  # type: ignore[arg-type]
+    assert sampler == Sampler(name="ddim", eta=0.5, rescale_betas_zero_snr=False)
+    assert type(sampler.eta) is float
+    listed = Sampler(name="euler", timesteps=np.array([900, 400, 10]))  # type: ignore[arg-type]
+    assert hash(listed) == hash(Sampler(name="euler", timesteps=[900.0, 400.0, 10.0]))
+    assert listed.schedule(CONFIG, None).timesteps.tolist() == [900, 400, 10]
+
+
+@pytest.mark.parametrize("name", ["deis", "dpmpp_2m", "euler", "unipc", "lms", "er_sde"])
+@pytest.mark.parametrize("sigmas", [(14.0, 3.0, 1.0, 0.0), "ays"])
+def test_custom_sigmas_end_without_noise(name: str, sigmas: Any) -> None:
+    """At what the model predicts last."""
+    sampler = Sampler(name=name, sigmas=sigmas, prediction_type="sample")
+    schedule = sampler.schedule(CONFIG, None)
+    noise = Noise(1, (1, 20))
+    x = noise() * np.float32(schedule.initial_scale)
+    result = denoise(x, schedule, sampler.solver(CONFIG), lambda x, _: np.full_like(x, 0.25), noise.between)
+    np.testing.assert_allclose(result, 0.25, atol=1e-5)

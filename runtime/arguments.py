@@ -1,0 +1,216 @@
+"""What callers give, read and checked: numbers, texts, choices, seeds, pictures and latents."""
+
+import operator
+import secrets
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from latentrt.engines.errors import RequestError
+from latentrt.engines.spec import Array
+
+_Kind = TypeVar("_Kind", bound=StrEnum)
+
+
+def whole(value: Any, name: str) -> int:
+    """A whole number, NumPy's included.
+
+    Raises:
+        RequestError: anything else; True and False are no numbers.
+    """
+    try:
+        if not isinstance(value, (bool, np.bool_)):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise RequestError(f"got {name} {value!r}, expected a whole number; give one")
+
+
+def number(value: Any, name: str) -> float:
+    """A number, NumPy's included, as Python's own: NumPy's would widen every array that they touch.
+
+    Raises:
+        RequestError: anything else.
+    """
+    try:
+        if not isinstance(value, (bool, np.bool_, str, bytes)):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise RequestError(f"got {name} {value!r}, expected a number; give one")
+
+
+def share(value: Any, name: str) -> float:
+    """A number from 0 to 1.
+
+    Raises:
+        RequestError: anything else.
+    """
+    found = number(value, name)
+    if not 0.0 <= found <= 1.0:
+        raise RequestError(f"got {name} {found:g}, expected 0 to 1; set {name} in this range")
+    return found
+
+
+def numbers(value: Any, name: str) -> tuple[float, ...]:
+    """A list of finite numbers.
+
+    Raises:
+        RequestError: anything else.
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+        raise RequestError(f"got {name} {value!r}, expected a list of numbers; give one")
+    found = tuple(number(one, name) for one in value)
+    if not np.isfinite(found).all():
+        raise RequestError(f"got {name} {list(found)}, expected finite numbers; correct it")
+    return found
+
+
+def chosen(kind: type[_Kind], value: Any, name: str) -> _Kind:
+    """One of an enum's members, or its name.
+
+    Raises:
+        RequestError: anything else; the choices are listed.
+    """
+    if not isinstance(value, str) or value not in tuple(kind):
+        raise RequestError(f"got {name} {value!r}, expected one of {', '.join(kind)}; choose one of these")
+    return kind(value)
+
+
+def texts(value: Any, name: str) -> list[str]:
+    """One text or several, as a list.
+
+    Raises:
+        RequestError: something else, or text that is not Unicode.
+    """
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, Sequence) or not all(isinstance(text, str) for text in found):
+        raise RequestError(f"got {name} {value!r}, expected a text or a list of texts; give one")
+    for text in found:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # lone surrogates, which a terminal's bytes become if they are no UTF-8
+            raise RequestError(f"got text {text!a}, expected valid Unicode; write it as UTF-8") from error
+    return list(found)
+
+
+def negatives(value: Any, prompts: int) -> list[str]:
+    """One negative prompt per prompt.
+
+    Raises:
+        RequestError: another number of them.
+    """
+    found = texts("" if value is None else value, "negative_prompt")
+    if value is None or isinstance(value, str):
+        return found * prompts
+    if len(found) != prompts:
+        raise RequestError(f"got {len(found)} negative prompts for {prompts} prompts; give one, or one per prompt")
+    return found
+
+
+def seeds_for(value: Any, count: int) -> int | tuple[int, ...]:
+    """One seed for the whole batch, or one per picture; None draws them.
+
+    Raises:
+        RequestError: another number of them, or one beyond 64 bits.
+    """
+    if value is None:
+        return tuple(secrets.randbits(32) for _ in range(count))
+    shared = not isinstance(value, (Sequence, np.ndarray)) or getattr(value, "ndim", 1) == 0
+    seeds = tuple(whole(one, "seed") for one in ([value] if shared else value))
+    if not all(0 <= seed < 2**64 for seed in seeds):
+        raise RequestError(f"got seed {value!r}, expected whole numbers from 0 to 2^64 − 1; choose one in this range")
+    if shared:
+        return seeds[0]
+    if len(seeds) != count:
+        raise RequestError(f"got {len(seeds)} seeds for {count} pictures; give one for all, or one per picture")
+    return seeds
+
+
+def images_from_argument(image: Any, channels: int) -> list[Image.Image | Array] | Array:
+    """The picture or pictures to start from, or latents (N, ``channels``, h, w) as they are.
+
+    Raises:
+        RequestError: none, or something that is no picture.
+    """
+    if getattr(image, "ndim", 0) == 4 and np.shape(image)[1] == channels:
+        return np.asarray(image)
+    images = [image] if isinstance(image, Image.Image) or getattr(image, "ndim", 0) == 3 else image
+    images = list(images) if getattr(images, "ndim", 0) == 4 else images
+    if not isinstance(images, (list, tuple)) or not images:
+        raise RequestError(f"got image {_named(image)}, expected a PIL picture, an array, or a list of them; give one")
+    for one in images:
+        if getattr(one, "ndim", 0) == 4 and np.shape(one)[1] == channels:
+            raise RequestError(
+                f"got a list with latents {np.shape(one)}, expected one array (N, {channels}, h, w); stack them"
+            )
+        if not (isinstance(one, Image.Image) or getattr(one, "ndim", 0) == 3):
+            raise RequestError(
+                f"got image {_named(one)}, expected a PIL picture or an array (height, width, 3); convert it"
+            )
+    return list(images)
+
+
+def _named(value: Any) -> str:
+    return f"{type(value).__name__} {np.shape(value)}" if hasattr(value, "shape") else repr(value)
+
+
+def size_of(image: Image.Image | Array) -> tuple[int, int]:
+    """Width and height of a picture."""
+    if isinstance(image, Image.Image):
+        return image.size
+    return int(image.shape[1]), int(image.shape[0])
+
+
+def checked_latents(latents: Any, shape: tuple[int, ...], what: str = "latents") -> Array:
+    """Latents of a caller.
+
+    Raises:
+        RequestError: another shape or type, NaN or infinity.
+    """
+    array = np.asarray(latents)
+    if array.shape != shape or array.dtype != np.float32:
+        raise RequestError(
+            f"got {what} {array.shape} {array.dtype}, expected {shape} float32; give one latent per picture"
+        )
+    if not np.isfinite(array).all():
+        raise RequestError(f"got {what} with NaN or infinity, expected finite values; draw them anew")
+    return array
+
+
+def replaced_latents(x: Array, returned: Any) -> Array:
+    """The x that a callback wants to go on with: its own, or the one that it was given.
+
+    Raises:
+        RequestError: no mapping, or latents of another shape or with values that are not finite.
+    """
+    if returned is None:
+        return x
+    if not isinstance(returned, Mapping):
+        raise RequestError(
+            f"callback_on_step_end returned {type(returned).__name__}, expected None or {{'latents': x}}; return that"
+        )
+    try:
+        latents = np.asarray(returned.get("latents", x), x.dtype)
+    except (TypeError, ValueError) as error:
+        raise RequestError(
+            f"callback_on_step_end returned latents that are no numbers ({error}); return an array"
+        ) from error
+    if latents.shape != x.shape:
+        raise RequestError(f"callback_on_step_end returned latents {latents.shape}, expected {x.shape}; keep the shape")
+    if not np.isfinite(latents).all():
+        raise RequestError("callback_on_step_end returned latents with NaN or infinity, expected finite values")
+    return latents
+
+
+def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warns at the line outside of this package that led here, however deep we are."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("latentrt."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
