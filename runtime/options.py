@@ -29,13 +29,14 @@ class Options(TypedDict, total=False):
         num_inference_steps: sampler steps of the whole schedule.
         sampler: a name from ``latentrt samplers``, or a ``Sampler`` with wishes about its schedule and options.
         timesteps: training timesteps to visit instead of the sampler's own, descending; "ays" for Align Your Steps.
-        sigmas: noise levels to visit instead, descending, the last one being where the last step ends (0).
-        guidance_scale: weight of classifier-free guidance, one for all steps or one per step; at most 1 means none
-            and half the work.
+        sigmas: noise levels to visit instead, descending, the last one being where the last step ends (0); or "ays".
+        guidance_scale: weight of classifier-free guidance, one for all steps or one per step of the whole schedule,
+            also where strength leaves some out; at most 1 means none and half the work.
         guidance_rescale: φ of arXiv 2305.08891, 0 to 1, against the overexposure of strong guidance.
         guidance_start: the part of the steps, 0 to 1, that passes before guidance begins.
         guidance_end: the part of the steps after which it ends.
-        denoising_end: the part of the training timesteps, 0 to 1, after which to stop and hand the latents on.
+        denoising_end: the part of the training timesteps, 0 to 1, after which to stop and hand the latents on. A
+            sampler with two calls a step may stop between them, as in diffusers; what goes on repeats the first.
         denoising_start: image-to-image only: where such a hand-over goes on from the latents given as ``image``; no
             noise is added.
         seed: one seed for the whole batch, as ``torch.Generator().manual_seed`` in diffusers, or one per picture.
@@ -60,7 +61,7 @@ class Options(TypedDict, total=False):
     num_inference_steps: int | None
     sampler: str | Sampler | None
     timesteps: Sequence[int] | str | None
-    sigmas: Sequence[float] | None
+    sigmas: Sequence[float] | str | None
     guidance_scale: float | Sequence[float] | None
     guidance_rescale: float
     guidance_start: float

@@ -303,10 +303,10 @@ def _start(
     return steps - taken if taken else schedule.total_steps
 
 
-def _cutoff(config: ScheduleConfig, share: Any, name: str) -> float:
+def _cutoff(config: ScheduleConfig, part: Any, name: str) -> float:
     """The training timestep at a share of the noise schedule, from its noisy end."""
     count = config.num_train_timesteps
-    return float(round(count - share(share, name) * count))
+    return float(round(count - share(part, name) * count))
 
 
 def _profile(manifest: BundleManifest, given: Mapping[str, Any]) -> Profile:
