@@ -2,7 +2,7 @@
 
     python -m latentrt.benchmarks.samplers [--out out/samplers] [--prompt "crying face"] [--longest 1000]
 
-Writes samplers.png, a contact sheet of samplers × steps, and convergence.png: the distance to a sampler's own
+Writes samplers.jpg, a contact sheet of samplers × steps, and convergence.png: the distance to a sampler's own
 answer after 1000 steps against the number of model calls. Samplers that add noise have no such answer: with other
 steps they take other noise, so they are on the sheet only. EDM's preconditioning is for models trained with it.
 """
@@ -19,7 +19,6 @@ import latentrt
 from latentrt.demo import contact_sheet
 from latentrt.engines.spec import Array
 from latentrt.models import EMBEDDED
-from latentrt.runtime.image import write_png
 from latentrt.runtime.samplers import SAMPLERS
 from latentrt.terminal import print_table, step_bar
 
@@ -30,9 +29,8 @@ _LEFT_OUT = {"edm_euler"}
 _FAMILIES = ("ddim", "pndm", "euler", "heun", "kdpm_2", "lms", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "deis", "unipc")
 
 
-def drawn(pipe: latentrt.Pipeline, sampler: str, steps: int, prompt: str) -> latentrt.Result:
-    """One picture, from the noisiest timestep whatever the number of steps."""
-    spacing = "trailing" if SAMPLERS[sampler].sigma_spacing is None else "linspace"
+def drawn(pipe: latentrt.Pipeline, sampler: str, steps: int, prompt: str, spacing: str) -> latentrt.Result:
+    """One picture."""
     wanted = latentrt.Sampler(name=sampler, timestep_spacing=spacing)
     return pipe(prompt, sampler=wanted, num_inference_steps=steps, guidance_scale=GUIDANCE, seed=SEED)
 
@@ -48,10 +46,13 @@ def convergence(pipe: latentrt.Pipeline, prompt: str, longest: int) -> dict[str,
     curves: dict[str, list[tuple[int, float]]] = {}
     with step_bar("convergence") as progress:
         for done, name in enumerate(names):
+            # From the noisiest timestep to the least noisy one, whatever the number of steps: for whole timesteps
+            # that is "trailing", for k-diffusion's and the DPM-Solver family's "linspace".
+            spacing = "trailing" if SAMPLERS[name].sigma_spacing is None else "linspace"
             # the DPM-Solver family divides the timesteps by N + 1, so that it has one step less at most
             most = longest - 1 if name.startswith(("dpmpp", "deis", "unipc")) else longest
-            answer = drawn(pipe, name, most, prompt).latents
-            results = [drawn(pipe, name, steps, prompt) for steps in (*STEPS, 64, 128)]
+            answer = drawn(pipe, name, most, prompt, spacing).latents
+            results = [drawn(pipe, name, steps, prompt, spacing) for steps in (*STEPS, 64, 128)]
             curves[name] = [(r.timings.unet_calls, distance(r.latents, answer)) for r in results]
             progress(done + 1, len(names))
     return curves
@@ -96,12 +97,13 @@ def sheet(pipe: latentrt.Pipeline, prompt: str) -> Image.Image:
             pictures = []
             for name in block:
                 for steps in STEPS:
-                    (picture,) = drawn(pipe, name, steps, prompt).images
+                    # "trailing", so that one step begins in noise, too
+                    (picture,) = drawn(pipe, name, steps, prompt, "trailing").images
                     assert isinstance(picture, Image.Image)
                     pictures.append(picture)
                 done += 1
                 progress(done, len(names))
-            blocks.append(contact_sheet(pictures, block, [str(steps) for steps in STEPS], scale=1, label=104))
+            blocks.append(contact_sheet(pictures, block, [str(steps) for steps in STEPS], scale=1, label=120))
     whole = Image.new("RGB", (sum(b.width for b in blocks), max(b.height for b in blocks)), "white")
     whole.paste(blocks[0], (0, 0))
     whole.paste(blocks[1], (blocks[0].width, 0))
@@ -118,7 +120,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     bundle = latentrt.build(EMBEDDED, arguments.out / "emoji.bundle").bundle
     with latentrt.open(bundle.root) as pipe:
-        write_png(arguments.out / "samplers.png", sheet(pipe, arguments.prompt))
+        sheet(pipe, arguments.prompt).save(arguments.out / "samplers.jpg", quality=92)
         curves = convergence(pipe, arguments.prompt, arguments.longest)
     (arguments.out / "convergence.json").write_text(json.dumps(curves, indent=1), "utf-8")
     plot(curves, arguments.out / "convergence.png")
