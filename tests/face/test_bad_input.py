@@ -126,7 +126,7 @@ REQUESTS = {
     "malformed negative prompt": ("generate {bundle} cat -n (b:1..2) -o {out} --prompt-syntax a1111", "(b:▸1..2)"),
     "clip skip of all layers": ("generate {bundle} cat -o {out} --clip-skip 2", "clip_skip 2", "0 to 1"),
     "negative clip skip": ("generate {bundle} cat -o {out} --clip-skip -1", "clip_skip -1"),
-    "missing embedding": ("generate {bundle} cat -o {out} --textual-inversion {tmp}/no.pt", "no.pt", "No such file"),
+    "missing embedding": ("generate {bundle} cat -o {out} --textual-inversion {tmp}/no.pt", "no.pt", "does not exist"),
     "text as embedding": ("generate {bundle} cat -o {out} --textual-inversion {tmp}/text.txt", "text.txt", "pickle"),
     "no pictures": ("generate {bundle} cat -o {out} --count 0", "count 0"),
     "no threads": ("generate {bundle} cat -o {out} --threads 0", "0 threads"),
