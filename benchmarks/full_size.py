@@ -13,7 +13,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -26,6 +26,14 @@ from latentrt.terminal import megabytes, print_table, stderr
 
 PROMPT = "a photograph of an astronaut riding a horse"
 STEPS, SEED, GUIDANCE, SIZE = 2, 7, 7.5, 512
+# The autoencoder of SD 1.x, 2.x and XL, as AutoencoderKL's keywords
+VAE: Mapping[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "sample_size": 512,
+}
 
 
 def save_checkpoint(folder: Path) -> None:
@@ -54,13 +62,7 @@ def save_checkpoint(folder: Path) -> None:
             )
         ),
         unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
-        vae=AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            sample_size=512,
-        ),
+        vae=AutoencoderKL(**VAE),
         scheduler=PNDMScheduler(
             beta_start=0.00085,
             beta_end=0.012,

@@ -16,6 +16,7 @@ from time import perf_counter
 
 import numpy as np
 
+from latentrt.benchmarks.full_size import VAE
 from latentrt.engines.manifest import LatentRecord
 from latentrt.engines.ort_cpu import OrtCpuEngine, OrtCpuModel, compile_onnx
 from latentrt.engines.spec import BATCH, EngineSpec, TensorSpec
@@ -35,13 +36,7 @@ def export_decoder(folder: Path) -> None:
     from latentrt.export.vae import VaeDecoderModule
 
     torch.manual_seed(0)
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        sample_size=512,
-    )
+    vae = AutoencoderKL(**VAE)
     graph = Graph(
         inputs={"latent_sample": batch_record("float32", 4, "latent_height", "latent_width")},
         outputs={"sample": batch_record("float32", 3, "height", "width")},

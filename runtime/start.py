@@ -100,10 +100,10 @@ def inpaint_start(
         masked = latents_from_pixels(encoder(), latents, inputs.masked_pixels, noise, count)
         return Start(x=x, channels=np.concatenate([mask, masked], axis=1), paste=inputs)
     noise(count if noise.per_picture else len(inputs.pixels))  # the draw that the reference makes and does not use
-    original = clean if clean is not None else unit
+    assert clean is not None  # what a U-Net without mask channels always encodes; for the type checker
 
-    def blend(x: Array, level: Level | None) -> Array:
-        kept = original * np.float32(request.schedule.data_scale) if level is None else level.noised(original, unit)
+    def blend(x: Array, level: Level | None, clean: Array = clean) -> Array:
+        kept = clean * np.float32(request.schedule.data_scale) if level is None else level.noised(clean, unit)
         return np.asarray((1.0 - mask) * kept + mask * x, x.dtype)
 
     return Start(x=x, blend=blend, paste=inputs)
