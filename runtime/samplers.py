@@ -18,10 +18,11 @@ from latentrt.engines.schedule_config import (
     SigmaSpacing,
     TimestepSpacing,
 )
-from latentrt.runtime import grids
+from latentrt.runtime import dpm_grids, grids, k_grids
 from latentrt.runtime.arguments import chosen, number, numbers, whole
 from latentrt.runtime.ays import ays_sigmas, ays_timesteps
-from latentrt.runtime.grids import Grid, InterpolationType, TimestepType
+from latentrt.runtime.grid_parts import Grid
+from latentrt.runtime.k_grids import InterpolationType, TimestepType
 from latentrt.runtime.schedule import Schedule
 from latentrt.runtime.solvers.consistency import lcm, tcd
 from latentrt.runtime.solvers.ddim import ddim, euler
@@ -85,50 +86,50 @@ def _rows() -> list[SamplerInfo]:
         *row("ddim", "DDIM", 1, ddim, grids.ddim_grid),
         *row("ddpm", "DDPM", 1, ddim, grids.ddpm_grid, stochastic=True, fixed={"eta": 1.0}),
         *row("pndm", "PNDM", 2, pndm, grids.pndm_grid),
-        *pair("euler", "Euler", 1, euler, grids.euler_grid),
+        *pair("euler", "Euler", 1, euler, k_grids.euler_grid),
         *row(
             "euler_a",
             "Euler Ancestral",
             1,
             ddim,
-            grids.euler_ancestral_grid,
+            k_grids.euler_ancestral_grid,
             stochastic=True,
             sigma_spacing=plain,
             fixed={"eta": 1.0},
         ),
-        *pair("heun", "Heun", 2, heun, grids.k_grid, calls_per_step=2),
-        *pair("kdpm_2", "KDPM 2", 2, dpm_2, grids.k_rounded_grid, calls_per_step=2, fixed={"eta": 0.0}),
+        *pair("heun", "Heun", 2, heun, k_grids.k_grid, calls_per_step=2),
+        *pair("kdpm_2", "KDPM 2", 2, dpm_2, k_grids.k_rounded_grid, calls_per_step=2, fixed={"eta": 0.0}),
         *pair(
             "kdpm_2_a",
             "KDPM 2 Ancestral",
             2,
             dpm_2,
-            grids.k_rounded_grid,
+            k_grids.k_rounded_grid,
             calls_per_step=2,
             stochastic=True,
             fixed={"eta": 1.0},
         ),
-        *pair("lms", "LMS", 4, lms, grids.k_grid),
-        *pair("dpmpp_2s", "DPM++ 2S", 2, dpm_singlestep, grids.singlestep_grid),
-        *pair("dpmpp_2m", "DPM++ 2M", 2, dpm_multistep, grids.dpm_grid, fixed={"solver_order": 2}),
+        *pair("lms", "LMS", 4, lms, k_grids.k_grid),
+        *pair("dpmpp_2s", "DPM++ 2S", 2, dpm_singlestep, dpm_grids.singlestep_grid),
+        *pair("dpmpp_2m", "DPM++ 2M", 2, dpm_multistep, dpm_grids.dpm_grid, fixed={"solver_order": 2}),
         *pair(
             "dpmpp_2m_sde",
             "DPM++ 2M SDE",
             2,
             dpm_multistep,
-            grids.dpm_grid,
+            dpm_grids.dpm_grid,
             stochastic=True,
             fixed={"solver_order": 2, **sde},
         ),
         # three predictions, but the published curvature term has half its weight: second order is what it has
-        *pair("dpmpp_3m", "DPM++ 3M", 2, dpm_multistep, grids.dpm_grid, fixed={"solver_order": 3}),
-        *pair("dpmpp_sde", "DPM++ SDE", 2, dpmpp_sde, grids.k_grid, calls_per_step=2, stochastic=True),
-        *pair("deis", "DEIS", 2, deis, grids.deis_grid),
-        *pair("unipc", "UniPC", 2, unipc, grids.unipc_grid),
+        *pair("dpmpp_3m", "DPM++ 3M", 2, dpm_multistep, dpm_grids.dpm_grid, fixed={"solver_order": 3}),
+        *pair("dpmpp_sde", "DPM++ SDE", 2, dpmpp_sde, k_grids.k_grid, calls_per_step=2, stochastic=True),
+        *pair("deis", "DEIS", 2, deis, dpm_grids.deis_grid),
+        *pair("unipc", "UniPC", 2, unipc, dpm_grids.unipc_grid),
         *row("lcm", "LCM", 1, lcm, grids.consistency_grid, stochastic=True),
         *row("tcd", "TCD", 1, tcd, grids.tcd_grid),
-        *row("er_sde", "ER-SDE", 3, er_sde, grids.k_grid, stochastic=True, sigma_spacing=plain),
-        *row("edm_euler", "EDM Euler", 1, euler, grids.edm_grid),
+        *row("er_sde", "ER-SDE", 3, er_sde, k_grids.k_grid, stochastic=True, sigma_spacing=plain),
+        *row("edm_euler", "EDM Euler", 1, euler, k_grids.edm_grid),
     ]
 
 
@@ -264,7 +265,7 @@ class Sampler:
     @property
     def tells_timesteps(self) -> bool:
         """Whether the model is told training timesteps, not log(σ)/4."""
-        return self.info.grid is not grids.edm_grid and self.timestep_type != TimestepType.CONTINUOUS
+        return self.info.grid is not k_grids.edm_grid and self.timestep_type != TimestepType.CONTINUOUS
 
     def config(self, config: ScheduleConfig) -> ScheduleConfig:
         """The model's schedule with the caller's wishes last."""
