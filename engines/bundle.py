@@ -97,12 +97,14 @@ def open_bundle(root: str | Path) -> Bundle:
     return Bundle(root=root, manifest=manifest)
 
 
+def record_file(path: Path) -> FileRecord:
+    """Size and digest of one file."""
+    return FileRecord(size=path.stat().st_size, sha256=sha256_of_file(path))
+
+
 def record_files(root: Path, names: Iterable[str]) -> dict[str, FileRecord]:
     """Sizes and digests of files below ``root``, in the order of their names."""
-    return {
-        name: FileRecord(size=(root / name).stat().st_size, sha256=sha256_of_file(root / name))
-        for name in sorted(names)
-    }
+    return {name: record_file(root / name) for name in sorted(names)}
 
 
 def check_files(root: Path, files: Mapping[str, FileRecord], *, largest_hashed: int | None) -> None:

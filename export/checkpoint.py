@@ -1,42 +1,52 @@
-"""A checked diffusers folder: what its configs say and which files a build reads."""
+"""A checked model: what its configs say and which files a build reads."""
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from packaging.version import Version
-from safetensors import safe_open
 
-from latentrt.engines.bundle import record_files
+from latentrt.engines.bundle import record_file
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.manifest import FileRecord, LatentRecord
 from latentrt.engines.schedule_config import ScheduleConfig
 from latentrt.export.families import Family, sampler_of_scheduler
+from latentrt.export.parts import Part
 
-# The file of each part's weights; large ones come in shards with an index beside them
-WEIGHTS = {
-    "text_encoder": "model.safetensors",
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-}
 # Before this version, converted U-Nets stated sample_size 32 where 64 was meant; diffusers mends it likewise.
 _SIZES_RIGHT = Version("0.9.0.dev0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checked diffusers folder and what its configs say."""
+    """A checked model and what its configs say.
+
+    ``parts`` holds the family's text encoders, ``unet`` and ``vae``; ``tokenizers`` the folder of each tokenizer by
+    its name; ``settings`` further files that a build reads, such as model_index.json; ``source`` is how messages call
+    the model; ``decisions`` says what was worked out about it and how, for the user to read.
+    """
 
     name: str
     revision: str | None
-    folder: Path
+    source: str
     family: Family
-    text_encoder: dict[str, Any]
-    unet: dict[str, Any]
-    vae: dict[str, Any]
-    scheduler: dict[str, Any]
+    parts: Mapping[str, Part]
+    tokenizers: Mapping[str, Path]
+    scheduler: Mapping[str, Any]
+    settings: Mapping[str, Path]
+    decisions: Mapping[str, str]
+
+    @property
+    def unet(self) -> Mapping[str, Any]:
+        """The U-Net's config."""
+        return self.parts["unet"].config
+
+    @property
+    def vae(self) -> Mapping[str, Any]:
+        """The autoencoder's config."""
+        return self.parts["vae"].config
 
     @property
     def latents(self) -> LatentRecord:
@@ -83,12 +93,7 @@ class Checkpoint:
     @property
     def parameters(self) -> int:
         """How many weights the components have, from the headers of their files."""
-        total = 0
-        for part in WEIGHTS:
-            for path in weight_files(self.folder, part):
-                weights: Any = safe_open(path, "numpy")
-                total += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
-        return total
+        return sum(part.parameters for part in self.parts.values())
 
     def schedule(self) -> ScheduleConfig:
         """The training schedule; keys that concern only one sampler's habits are left to the samplers.
@@ -97,27 +102,23 @@ class Checkpoint:
             CheckpointError: a value that no sampler knows.
         """
         known = {key: self.scheduler[key] for key in ScheduleConfig.model_fields if key in self.scheduler}
-        known["steps_offset"] = self.family.steps_offset
+        if self.family.steps_offset is not None:
+            known["steps_offset"] = self.family.steps_offset
         try:
             return ScheduleConfig.model_validate({key: value for key, value in known.items() if value is not None})
         except ValueError as error:
             first = error.errors()[0]  # type: ignore[attr-defined]
             raise CheckpointError(
-                f"the scheduler of {str(self.folder)!r} has {'.'.join(map(str, first['loc']))} "
+                f"the scheduler of {self.source!r} has {'.'.join(map(str, first['loc']))} "
                 f"{first['input']!r}: {first['msg']}; correct scheduler/scheduler_config.json"
             ) from error
 
     @cached_property
     def files(self) -> dict[str, FileRecord]:
         """Size and digest of every file that a build reads."""
-        paths = [self.folder / "model_index.json"]
-        for part in ("text_encoder", "unet", "vae", "scheduler", "tokenizer"):
-            paths += [path for path in (self.folder / part).iterdir() if path.suffix in (".json", ".txt")]
-            paths += weight_files(self.folder, part) if part in WEIGHTS else []
-        return record_files(self.folder, (path.relative_to(self.folder).as_posix() for path in paths))
-
-
-def weight_files(folder: Path, part: str) -> list[Path]:
-    """The files that the libraries will read: the whole one, or the shards; not variants such as fp16."""
-    whole = folder / part / WEIGHTS[part]
-    return [whole] if whole.is_file() else sorted((folder / part).glob(f"{whole.stem}-*-of-*.safetensors"))
+        paths = dict(self.settings)
+        for name, folder in self.tokenizers.items():
+            paths |= {f"{name}/{path.name}": path for path in folder.iterdir() if path.suffix in (".json", ".txt")}
+        for part in self.parts.values():
+            paths |= part.files
+        return {name: record_file(path) for name, path in sorted(paths.items())}

@@ -122,7 +122,7 @@ def export_components(
         CheckpointError: weights that torch cannot load, or that are not finite.
     """
     run = _Export(checkpoint, root, precision, profiles, progress, seamless, {})
-    length = checkpoint.text_encoder["max_position_embeddings"]
+    length = checkpoint.parts["text_encoder"].config["max_position_embeddings"]
     tokenizer = _write_tokenizer(checkpoint, root, length)
     with quiet():
         contexts, embeddings = _export_text_encoder(run, tokenizer)
@@ -243,7 +243,7 @@ def _loaded(load: Callable[[], _T], part: str) -> _T:
 
 def _write_tokenizer(checkpoint: Checkpoint, root: Path, length: int) -> Tokenizer:
     """Stores the tokenizer as one ``tokenizer.json`` with its padding token, and opens it from there."""
-    source, folder = checkpoint.folder / "tokenizer", root / "tokenizer"
+    source, folder = checkpoint.tokenizers["tokenizer"], root / "tokenizer"
     tokenizer = tokenizer_from_folder(source, length=length)
     folder.mkdir(parents=True)
     tokenizer.save(folder / "tokenizer.json")

@@ -1,7 +1,8 @@
 """The model families that can be built: one row each, nothing else branches on a family's name."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from latentrt.engines.errors import CheckpointError
@@ -9,37 +10,176 @@ from latentrt.engines.manifest import DefaultsRecord
 from latentrt.runtime.samplers import SAMPLERS
 
 
+class TimeIds(StrEnum):
+    """What the U-Net is told about the picture beside the prompt, as numbers.
+
+    ``size``: original size, crop's top left, target size (arXiv 2307.01952, section 2.2); ``aesthetic``: original size,
+    crop's top left, aesthetic score, as the XL refiner takes it.
+    """
+
+    NONE = "none"
+    SIZE = "size"
+    AESTHETIC = "aesthetic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderRow:
+    """One text encoder of a family: folders of its weights and its tokenizer, and what the U-Net takes from it.
+
+    ``penultimate`` takes the state before the last layer without the final norm instead of the last with it;
+    ``pooled`` adds the projected state of the end-of-text token.
+    """
+
+    part: str = "text_encoder"
+    tokenizer: str = "tokenizer"
+    penultimate: bool = False
+    pooled: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A row of the registry. Rows may share a pipeline class; the U-Net's input channels then tell them apart.
+    """A row of the registry: what a family's parts are and how they are told from the others'.
 
-    ``steps_offset`` is what the family's diffusers pipeline sets in its scheduler, whatever the file says.
+    Rows are tried in order. ``pipeline_classes`` is the ``_class_name`` in model_index.json; ``unet`` lists keys of the
+    U-Net's config with the value that the row wants (a key that is missing counts as None), and ``scheduler`` keys of
+    the scheduler's config. ``steps_offset`` is what the family's diffusers pipeline sets in its scheduler, whatever
+    the file says; None leaves it.
     """
 
     name: str
+    label: str
     pipeline_classes: frozenset[str]
-    unet_in_channels: int
-    steps_offset: int
+    unet: Mapping[str, object]
+    scheduler: Mapping[str, object] = field(default_factory=dict)
+    text_encoders: tuple[TextEncoderRow, ...] = (TextEncoderRow(),)
+    time_ids: TimeIds = TimeIds.NONE
+    zero_empty_negative: bool = False
+    steps_offset: int | None = None
     defaults: DefaultsRecord
 
 
-SD1 = Family(
-    name="sd1",
-    pipeline_classes=frozenset(
-        {"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"}
+def _defaults(
+    *, strength: float = 0.75, steps: int = 30, guidance: float = 7.5, sampler: str = "dpmpp_2m_k"
+) -> DefaultsRecord:
+    return DefaultsRecord(sampler=sampler, num_inference_steps=steps, guidance_scale=guidance, strength=strength)
+
+
+_SD = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"})
+_SD_INPAINT = frozenset({"StableDiffusionInpaintPipeline"})
+_SDXL = frozenset({"StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"})
+_LCM = frozenset({"LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"})
+_SD1_UNET: Mapping[str, object] = {"addition_embed_type": None, "use_linear_projection": (None, False)}
+_SD2_UNET: Mapping[str, object] = {"addition_embed_type": None, "use_linear_projection": True}
+_SDXL_UNET: Mapping[str, object] = {"addition_embed_type": "text_time"}
+_NO_GUIDANCE_EMBEDDING: Mapping[str, object] = {"time_cond_proj_dim": None}
+_GUIDANCE_EMBEDDING: Mapping[str, object] = {"time_cond_proj_dim": int}
+_PLAIN: Mapping[str, object] = {"in_channels": 4, **_NO_GUIDANCE_EMBEDDING}
+_MASKED: Mapping[str, object] = {"in_channels": 9, **_NO_GUIDANCE_EMBEDDING}  # latents, mask, masked picture's latents
+_CLIP_L = TextEncoderRow(penultimate=True)
+_OPENCLIP_G = TextEncoderRow(part="text_encoder_2", tokenizer="tokenizer_2", penultimate=True, pooled=True)
+# Models distilled to a few steps without guidance keep the class of their teacher; their schedulers tell them apart
+_DISTILLED: Mapping[str, object] = {"timestep_spacing": "trailing", "prediction_type": (None, "epsilon")}
+
+FAMILIES = (
+    Family(
+        name="sd-turbo",
+        label="SD-Turbo",
+        pipeline_classes=_SD,
+        unet={**_SD2_UNET, **_PLAIN},
+        scheduler=_DISTILLED,
+        steps_offset=1,
+        defaults=_defaults(sampler="euler", steps=1, guidance=1.0, strength=0.5),
     ),
-    unet_in_channels=4,
-    steps_offset=1,
-    defaults=DefaultsRecord(sampler="dpmpp_2m_k", num_inference_steps=30, guidance_scale=7.5, strength=0.75),
+    Family(
+        name="lcm-sd1",
+        label="LCM distilled from SD 1.x",
+        pipeline_classes=_SD | _LCM,
+        unet={**_SD1_UNET, "in_channels": 4, **_GUIDANCE_EMBEDDING},
+        defaults=_defaults(sampler="lcm", steps=4, guidance=8.5, strength=0.8),
+    ),
+    Family(
+        name="sd1-inpaint",
+        label="SD 1.x inpainting",
+        pipeline_classes=_SD_INPAINT,
+        unet={**_SD1_UNET, **_MASKED},
+        steps_offset=1,
+        defaults=_defaults(strength=1.0),
+    ),
+    Family(
+        name="sd1",
+        label="SD 1.x",
+        pipeline_classes=_SD,
+        unet={**_SD1_UNET, **_PLAIN},
+        steps_offset=1,
+        defaults=_defaults(),
+    ),
+    Family(
+        name="sd2-inpaint",
+        label="SD 2.x inpainting",
+        pipeline_classes=_SD_INPAINT,
+        unet={**_SD2_UNET, **_MASKED},
+        steps_offset=1,
+        defaults=_defaults(strength=1.0),
+    ),
+    Family(
+        name="sd2",
+        label="SD 2.x",
+        pipeline_classes=_SD,
+        unet={**_SD2_UNET, **_PLAIN},
+        steps_offset=1,
+        defaults=_defaults(),
+    ),
+    Family(
+        name="sdxl-turbo",
+        label="SDXL-Turbo",
+        pipeline_classes=_SDXL,
+        unet={**_SDXL_UNET, **_PLAIN},
+        scheduler=_DISTILLED,
+        text_encoders=(_CLIP_L, _OPENCLIP_G),
+        time_ids=TimeIds.SIZE,
+        zero_empty_negative=True,
+        defaults=_defaults(sampler="euler_a", steps=1, guidance=1.0, strength=0.5),
+    ),
+    Family(
+        name="lcm-sdxl",
+        label="LCM distilled from SDXL",
+        pipeline_classes=_SDXL,
+        unet={**_SDXL_UNET, "in_channels": 4, **_GUIDANCE_EMBEDDING},
+        text_encoders=(_CLIP_L, _OPENCLIP_G),
+        time_ids=TimeIds.SIZE,
+        zero_empty_negative=True,
+        defaults=_defaults(sampler="lcm", steps=4, guidance=8.0, strength=0.8),
+    ),
+    Family(
+        name="sdxl-inpaint",
+        label="SDXL inpainting",
+        pipeline_classes=frozenset({"StableDiffusionXLInpaintPipeline"}),
+        unet={**_SDXL_UNET, **_MASKED},
+        text_encoders=(_CLIP_L, _OPENCLIP_G),
+        time_ids=TimeIds.SIZE,
+        zero_empty_negative=True,
+        defaults=_defaults(guidance=5.0, strength=0.99),
+    ),
+    Family(
+        name="sdxl-refiner",
+        label="SDXL refiner",
+        pipeline_classes=frozenset({"StableDiffusionXLImg2ImgPipeline"}),
+        unet={**_SDXL_UNET, **_PLAIN},
+        text_encoders=(_OPENCLIP_G,),
+        time_ids=TimeIds.AESTHETIC,
+        defaults=_defaults(guidance=5.0, strength=0.3),
+    ),
+    Family(
+        name="sdxl",
+        label="SDXL base",
+        pipeline_classes=_SDXL,
+        unet={**_SDXL_UNET, **_PLAIN},
+        text_encoders=(_CLIP_L, _OPENCLIP_G),
+        time_ids=TimeIds.SIZE,
+        zero_empty_negative=True,
+        defaults=_defaults(guidance=5.0),
+    ),
 )
-SD1_INPAINT = Family(
-    name="sd1-inpaint",
-    pipeline_classes=frozenset({"StableDiffusionInpaintPipeline"}),
-    unet_in_channels=9,  # latents, mask, latents of the masked picture
-    steps_offset=1,
-    defaults=DefaultsRecord(sampler="dpmpp_2m_k", num_inference_steps=30, guidance_scale=7.5, strength=1.0),
-)
-FAMILIES = (SD1, SD1_INPAINT)
 
 # The sampler that a checkpoint's own scheduler stands for, and the settings that it then must have. PNDM is not among
 # them: it is what checkpoints carry that never chose one, and the family's default needs fewer steps.
@@ -111,33 +251,62 @@ def sampler_of_scheduler(scheduler: Mapping[str, Any], family: Family) -> str:
 
 
 # Parts of a U-Net's config that need inputs no listed family has
-_PLAIN_UNET = {
-    "addition_embed_type": None,
-    "class_embed_type": None,
-    "encoder_hid_dim_type": None,
-    "num_class_embeds": None,
-    "time_cond_proj_dim": None,
-}
+_NOWHERE_USED = ("class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
 
 
-def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], folder: str) -> Family:
-    """The family of a diffusers folder, by its pipeline class and its U-Net's config.
+def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], scheduler: Mapping[str, Any], folder: str) -> Family:
+    """The family of a diffusers folder, by its pipeline class, its parts, its U-Net's and its scheduler's config.
 
     Raises:
         CheckpointError: no listed family; every reason is named.
     """
-    pipeline, channels = index.get("_class_name"), unet.get("in_channels")
+    pipeline = index.get("_class_name")
     candidates = [family for family in FAMILIES if pipeline in family.pipeline_classes]
     if not candidates:
         known = sorted({name for family in FAMILIES for name in family.pipeline_classes})
         raise CheckpointError(f"{folder!r} is a {pipeline}, expected one of {', '.join(known)}; choose such a model")
-    faults = [
-        f"its U-Net has {key} {unet[key]!r}" for key, plain in _PLAIN_UNET.items() if unet.get(key, plain) != plain
+    faults = [f"its U-Net has {key} {unet[key]!r}" for key in _NOWHERE_USED if unet.get(key) is not None]
+    fitting = [
+        family
+        for family in candidates
+        if _fits(family.unet, unet) and _fits(family.scheduler, scheduler) and _has_encoders(family, index)
     ]
-    fitting = [family for family in candidates if channels in (None, family.unet_in_channels)]
     if not fitting:
-        expected = " or ".join(str(family.unet_in_channels) for family in candidates)
-        faults.append(f"its U-Net takes {channels} channels instead of {expected}")
+        faults += _differences(candidates, unet) or ["its U-Net and its text encoders are of no one family"]
     if faults:
-        raise CheckpointError(f"{folder!r} cannot be built: {'; '.join(faults)}; choose a Stable Diffusion 1.x model")
+        raise CheckpointError(f"{folder!r} cannot be built: {'; '.join(faults)}; choose a Stable Diffusion model")
     return fitting[0]
+
+
+def _fits(wanted: Mapping[str, object], config: Mapping[str, Any]) -> bool:
+    for key, value in wanted.items():
+        got = config.get(key)
+        if isinstance(value, type):
+            if not isinstance(got, value):
+                return False
+        elif got not in (value if isinstance(value, tuple) else (value,)):
+            return False
+    return True
+
+
+def _has_encoders(family: Family, index: Mapping[str, Any]) -> bool:
+    """Whether the folder's text encoders are the family's: the refiner has only the second of two."""
+    listed = {part for part in ("text_encoder", "text_encoder_2") if (index.get(part) or (None,))[0] is not None}
+    return listed == {row.part for row in family.text_encoders}
+
+
+def _differences(candidates: Sequence[Family], unet: Mapping[str, Any]) -> list[str]:
+    """What of a U-Net no candidate has."""
+    faults = []
+    for key in dict.fromkeys(key for family in candidates for key in family.unet):
+        rows = [family for family in candidates if key in family.unet]
+        if not any(_fits({key: family.unet[key]}, unet) for family in rows):
+            expected = " or ".join(dict.fromkeys(_wanted(family.unet[key]) for family in rows))
+            faults.append(f"its U-Net has {key} {unet.get(key)!r}, expected {expected}")
+    return faults
+
+
+def _wanted(value: object) -> str:
+    if isinstance(value, type):
+        return "a number"
+    return " or ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)

@@ -46,10 +46,8 @@ class TextEncoderModule(torch.nn.Module):
 
 def load_text_encoder(checkpoint: Checkpoint) -> tuple[TextEncoderModule, torch.Tensor]:
     """Loads the checkpoint's text encoder in fp32; its token embeddings (rows, width) come apart."""
-    from transformers import CLIPTextModel
-
-    encoder: Any = CLIPTextModel.from_pretrained(checkpoint.folder / "text_encoder", dtype=torch.float32)
-    return TextEncoderModule(encoder.eval()), encoder.get_input_embeddings().weight.detach()
+    encoder = checkpoint.parts["text_encoder"].module()
+    return TextEncoderModule(encoder), encoder.get_input_embeddings().weight.detach()
 
 
 def write_token_embeddings(root: Path, name: str, table: torch.Tensor, tokens: int) -> TokenEmbeddingsRecord:
@@ -84,7 +82,7 @@ def write_token_embeddings(root: Path, name: str, table: torch.Tensor, tokens: i
 
 def text_encoder_graph(checkpoint: Checkpoint) -> Graph:
     """Inputs and outputs, sized by the model's config."""
-    config = checkpoint.text_encoder
+    config = checkpoint.parts["text_encoder"].config
     length, width = config["max_position_embeddings"], config["hidden_size"]
     return Graph(
         inputs={

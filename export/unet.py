@@ -1,7 +1,5 @@
 """The U-Net as a component."""
 
-from typing import Any
-
 import torch
 
 from latentrt.engines.manifest import CONTEXT_LENGTH, TensorRecord
@@ -28,10 +26,7 @@ class UnetModule(torch.nn.Module):
 
 def load_unet(checkpoint: Checkpoint) -> UnetModule:
     """Loads the checkpoint's U-Net in fp32."""
-    from diffusers import UNet2DConditionModel
-
-    unet: Any = UNet2DConditionModel.from_pretrained(checkpoint.folder / "unet", torch_dtype=torch.float32)
-    return UnetModule(unet.eval())
+    return UnetModule(checkpoint.parts["unet"].module())
 
 
 def unet_graph(checkpoint: Checkpoint) -> Graph:

@@ -36,10 +36,7 @@ class VaeDecoderModule(torch.nn.Module):
 
 def load_vae(checkpoint: Checkpoint) -> tuple[VaeEncoderModule, VaeDecoderModule]:
     """Loads the checkpoint's autoencoder in fp32."""
-    from diffusers import AutoencoderKL
-
-    vae: Any = AutoencoderKL.from_pretrained(checkpoint.folder / "vae", torch_dtype=torch.float32)
-    vae.eval()
+    vae = checkpoint.parts["vae"].module()
     return VaeEncoderModule(vae), VaeDecoderModule(vae)
 
 

@@ -212,10 +212,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     ),
     "weights of other widths": (wrong_widths, ("text_encoder",)),
     "another pipeline": (
-        lambda m: change_json(m / "model_index.json", _class_name="StableDiffusionXLPipeline"),
-        ("StableDiffusionXLPipeline", "StableDiffusionPipeline"),
+        lambda m: change_json(m / "model_index.json", _class_name="FluxPipeline"),
+        ("FluxPipeline", "StableDiffusionPipeline"),
     ),
-    "an inpainting U-Net": (lambda m: change_json(m / "unet" / "config.json", in_channels=9), ("9 channels",)),
+    "an inpainting U-Net": (lambda m: change_json(m / "unet" / "config.json", in_channels=9), ("in_channels 9",)),
     "unknown noise schedule": (
         lambda m: change_json(m / "scheduler" / "scheduler_config.json", beta_schedule="sigmoid"),
         ("beta_schedule", "sigmoid"),

@@ -103,10 +103,10 @@ def change(path: Path, **changes: object) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "eight channels": (lambda m: change(m / "unet/config.json", in_channels=8), "takes 8 channels instead of 4 or 9"),
+    "eight channels": (lambda m: change(m / "unet/config.json", in_channels=8), "in_channels 8, expected 4 or 9"),
     "nine channels for text to image": (
         lambda m: change(m / "model_index.json", _class_name=TEXT),
-        "takes 9 channels instead of 4",
+        "in_channels 9, expected 4",
     ),
     "latents of other channels": (
         lambda m: [change(m / "vae/config.json", latent_channels=8), change(m / "unet/config.json", out_channels=8)],
