@@ -66,11 +66,15 @@ class ParityRecord(Record):
 
 
 class ComponentRecord(Record):
-    """One ONNX graph of the bundle with its weights, tensors, probes and parity."""
+    """One ONNX graph of the bundle with its weights, tensors, probes and parity.
+
+    ``islands`` says what stays in fp32 inside of an fp16 component: how many nodes, by the reason.
+    """
 
     onnx: str
     weights: str | None
     precision: Precision
+    islands: dict[str, int] = {}
     inputs: dict[str, TensorRecord]
     outputs: dict[str, TensorRecord]
     probes: str
@@ -148,13 +152,19 @@ class DefaultsRecord(Record):
 
 
 class BundleManifest(Record):
-    """All of ``bundle.json``. The files it lists are portable; engines are cache and not among them."""
+    """All of ``bundle.json``. The files it lists are portable; engines are cache and not among them.
+
+    ``precision`` is what was asked for, but for the components in ``kept_fp32``; what each of them has become, its own
+    record says.
+    """
 
     schema_version: int
     latentrt: str
     exporter: dict[str, str]
     family: str
     source: SourceRecord
+    precision: Precision
+    kept_fp32: tuple[str, ...]
     components: dict[str, ComponentRecord]
     profiles: Annotated[tuple[ProfileText, ...], Field(min_length=1)]
     schedule: ScheduleConfig

@@ -32,7 +32,11 @@ class Parity:
 EXACT = Parity(relative_error=0.0, psnr=999.0)
 
 # An fp32 engine repeats torch's fp32 arithmetic in another order: 1e-7 to 1e-5 is what that leaves.
-GATES = {Precision.FP32: Parity(relative_error=1e-4, psnr=60.0)}
+# fp16 rounds every weight and activation to 11 bits (5e-4): some 1e-3 are what a deep network makes of that.
+GATES = {
+    Precision.FP32: Parity(relative_error=1e-4, psnr=60.0),
+    Precision.FP16: Parity(relative_error=1e-2, psnr=45.0),
+}
 
 
 def parity_of(result: Array, reference: Array) -> Parity:

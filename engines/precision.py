@@ -4,9 +4,13 @@ from enum import StrEnum
 
 
 class Precision(StrEnum):
-    """Element type of a component's weights and arithmetic, as written in its ONNX."""
+    """Element type of a component's weights and arithmetic, as written in its ONNX.
+
+    Inputs and outputs are float32 whatever the precision.
+    """
 
     FP32 = "fp32"
+    FP16 = "fp16"
 
 
 class Backend(StrEnum):

@@ -2,7 +2,8 @@
 
 import gc
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +31,9 @@ from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
 from latentrt.engines.seamless import Seamless
 from latentrt.engines.spec import Array
+from latentrt.export.activations import ActivationRanges, extreme_inputs
 from latentrt.export.checkpoint import Checkpoint
+from latentrt.export.islands import Island, islands_of
 from latentrt.export.onnx_export import Graph, export_onnx, quiet
 from latentrt.export.preview import fit_preview
 from latentrt.export.probes import (
@@ -66,7 +69,9 @@ class _Export:
     profiles: Sequence[Profile]
     progress: Progress
     seamless: Seamless
+    kept_fp32: Sequence[str]
     records: dict[str, ComponentRecord]
+    ranges: ActivationRanges
 
     def component(self, name: str, module: torch.nn.Module, graph: Graph, probes: Sequence[Probe]) -> None:
         """Traces one module, refuses weights that are not finite, and records what was written."""
@@ -76,16 +81,23 @@ class _Export:
                 f"{name} has NaN or infinite weights in {broken[0]} and {len(broken) - 1} other tensors; "
                 "download the model again or choose another"
             )
-        folder = f"onnx/{self.precision}/{name}"
+        precision, islands = self._precision_of(name)
+        if precision is Precision.FP16:
+            probes = [*probes, *self._extreme_probes(name, module, graph, probes[0])]
+            self.ranges.check(name, module, islands)
+        folder = f"onnx/{precision}/{name}"
         example = {key: torch.from_numpy(array) for key, array in _pair(probes[0]).items()}
         with self.progress.stage(f"{name}: trace"):
-            written = export_onnx(module, example, graph, self.root / folder)
+            written, kept = export_onnx(
+                module, example, graph, self.root / folder, islands if precision is Precision.FP16 else None
+            )
         write_probes(self.root / "probes" / f"{name}.safetensors", probes)
         weights = [file for file in written if not file.endswith(".onnx")]
         self.records[name] = ComponentRecord(
             onnx=f"{folder}/model.onnx",
             weights=f"{folder}/{weights[0]}" if weights else None,
-            precision=self.precision,
+            precision=precision,
+            islands=kept,
             inputs=dict(graph.inputs),
             outputs=dict(graph.outputs),
             probes=f"probes/{name}.safetensors",
@@ -93,6 +105,31 @@ class _Export:
             batch_per_picture=_BATCH_PER_PICTURE[name],
             parameters=sum(parameter.numel() for parameter in module.parameters()),
         )
+
+    @contextmanager
+    def reference(self, name: str) -> Iterator[None]:
+        """The stage of a component's runs in torch; for fp16 their activations are watched."""
+        with self.progress.stage(f"{name}: reference"):
+            if self.precision is Precision.FP16:
+                with self.ranges.watching():
+                    yield
+            else:
+                yield
+
+    def _precision_of(self, name: str) -> tuple[Precision, Sequence[Island]]:
+        """A component's precision and what of it stays in fp32."""
+        islands = islands_of(self.checkpoint.family.name, name)
+        whole = name in self.kept_fp32 or any(island.is_whole for island in islands)
+        return (Precision.FP32 if whole else self.precision), islands
+
+    def _extreme_probes(self, name: str, module: torch.nn.Module, graph: Graph, probe: Probe) -> Sequence[Probe]:
+        """One more run with stretched inputs, where fp16 would overflow first."""
+        inputs = extreme_inputs(name, probe.inputs)
+        if inputs is None:
+            return ()
+        tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}
+        with self.reference(name):
+            return (record_probe(module, probe.profile, tensors, list(graph.outputs)),)
 
 
 def _pair(probe: Probe) -> dict[str, Array]:
@@ -110,18 +147,21 @@ def export_components(
     profiles: Sequence[Profile],
     progress: Progress,
     seamless: Seamless = Seamless.NONE,
+    kept_fp32: Sequence[str] = (),
 ) -> BundleManifest:
     """Writes every component's ONNX, probes and the tokenizer below ``root``.
 
-    At most one component is in memory at a time, but for the autoencoder's two halves.
+    ``kept_fp32`` names components that stay in fp32 whatever the precision. At most one component is in memory at a
+    time, but for the autoencoder's two halves.
 
     Returns:
         The manifest, with parity figures still to be measured.
 
     Raises:
         CheckpointError: weights that torch cannot load, or that are not finite.
+        ParityError: activations that fp16 cannot hold.
     """
-    run = _Export(checkpoint, root, precision, profiles, progress, seamless, {})
+    run = _Export(checkpoint, root, precision, profiles, progress, seamless, kept_fp32, {}, ActivationRanges())
     length = checkpoint.parts["text_encoder"].config["max_position_embeddings"]
     tokenizer = _write_tokenizer(checkpoint, root, length)
     with quiet():
@@ -137,6 +177,8 @@ def export_components(
         exporter=exporter_versions(),
         family=checkpoint.family.name,
         source=source,
+        precision=precision,
+        kept_fp32=tuple(kept_fp32),
         components=run.records,
         profiles=tuple(profiles),
         schedule=checkpoint.schedule(),
@@ -155,7 +197,7 @@ def _export_text_encoder(run: _Export, tokenizer: Tokenizer) -> tuple[torch.Tens
     with run.progress.stage("text_encoder: load"):
         module, table = _loaded(lambda: load_text_encoder(run.checkpoint), TEXT_ENCODER)
         embeddings = write_token_embeddings(run.root, TEXT_ENCODER, table, tokenizer.vocabulary_size)
-    with run.progress.stage("text_encoder: reference"):
+    with run.reference("text_encoder"):
         vectors = table[torch.from_numpy(token_ids(tokenizer))]
         seen, some = map(torch.from_numpy, masks(tokenizer.length))
         probes = [
@@ -175,7 +217,7 @@ def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> Previe
         encoder, decoder = (
             seamless_module(half, run.seamless) for half in _loaded(lambda: load_vae(checkpoint), "vae")
         )
-    with run.progress.stage("vae: reference"):
+    with run.reference("vae"):
         encoded = [
             record_probe(encoder, profile, {"sample": torch.from_numpy(photograph(profile))}, ["latent_parameters"])
             for profile in run.profiles
@@ -197,7 +239,7 @@ def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> Previe
         unet = seamless_module(_loaded(lambda: load_unet(checkpoint), "unet"), run.seamless)
     # One chunk, two chunks (a long prompt), one chunk
     contexts_of_probe = (contexts[:2], torch.cat([contexts[:2], contexts[2:]], dim=1), contexts[2:])
-    with run.progress.stage("unet: reference"):
+    with run.reference("unet"):
         probes = [
             record_probe(
                 unet,

@@ -3,16 +3,18 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from latentrt.engines.manifest import TensorRecord
 from latentrt.engines.spec import BATCH
+from latentrt.export.half import halve
+from latentrt.export.islands import Island
 from latentrt.export.versions import OPSET
 
 MODEL_FILE = "model.onnx"
@@ -57,7 +59,20 @@ def quiet() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def export_onnx(module: torch.nn.Module, example: Mapping[str, torch.Tensor], graph: Graph, folder: Path) -> list[str]:
+class Written(NamedTuple):
+    """The names of the files that were written, and how many nodes each island keeps in fp32."""
+
+    files: list[str]
+    islands: dict[str, int]
+
+
+def export_onnx(
+    module: torch.nn.Module,
+    example: Mapping[str, torch.Tensor],
+    graph: Graph,
+    folder: Path,
+    islands: Sequence[Island] | None = None,
+) -> Written:
     """Traces ``module`` and writes ``model.onnx`` with its weights beside it.
 
     Args:
@@ -65,9 +80,10 @@ def export_onnx(module: torch.nn.Module, example: Mapping[str, torch.Tensor], gr
         example: inputs to trace with; batch at least 2, so that it is not taken for a constant.
         graph: names, shapes and dtypes.
         folder: where to write; created.
+        islands: None writes fp32; else fp16 with these parts in fp32. The weights are halved as they are written.
 
-    Returns:
-        The names of the files written.
+    Raises:
+        CheckpointError: weights that fp16 cannot hold.
     """
     folder.mkdir(parents=True, exist_ok=True)
     dimensions: dict[str, Any] = {}
@@ -93,8 +109,9 @@ def export_onnx(module: torch.nn.Module, example: Mapping[str, torch.Tensor], gr
             verbose=False,
         )
         _name_dimensions(program.model, graph)
+        kept = {} if islands is None else halve(program.model, islands)
         program.save(str(folder / MODEL_FILE), external_data=True)
-    return sorted(path.name for path in folder.iterdir())
+    return Written(sorted(path.name for path in folder.iterdir()), kept)
 
 
 def _name_dimensions(model: Any, graph: Graph) -> None:

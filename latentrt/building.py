@@ -12,7 +12,7 @@ from latentrt.engines.bundle import Bundle, check_files, open_bundle
 from latentrt.engines.cache import compile_component, current_key, read_engine
 from latentrt.engines.errors import BundleError, CheckpointError, OutputError, RequestError
 from latentrt.engines.files import locked, staged_directory
-from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, write_manifest
+from latentrt.engines.manifest import BUNDLE_FILE, COMPONENTS, BundleManifest, write_manifest
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.profile import Profile, profile_from_text
 from latentrt.engines.progress import Progress, StageTimer
@@ -42,6 +42,7 @@ def build(
     profiles: Sequence[str | Profile] = (),
     backend: str | Backend = Backend.ORT_CPU,
     seamless: str | Seamless = Seamless.NONE,
+    fp32: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Build:
     """Builds a bundle from a model, or the engines that an existing bundle lacks on this machine.
@@ -53,11 +54,13 @@ def build(
     Args:
         model: a diffusers folder, a hub id, ``emoji`` for the embedded model, or a bundle.
         output: the bundle's folder; needed unless ``model`` is a bundle.
-        precision: element type of weights and arithmetic.
+        precision: element type of weights and arithmetic: "fp32" or "fp16". Parts that fp16 cannot hold stay in fp32:
+            SDXL's autoencoder, sines of timesteps, and what else ``export/islands.py`` lists.
         profiles: picture sizes, ``"512x512"`` or ``"768x512x2"`` with a batch; none takes the model's own size.
         backend: what the engines are compiled for.
         seamless: ``"x"``, ``"y"`` or ``"xy"`` makes a model whose pictures wrap around on these axes: copies side by
             side show no seam.
+        fp32: components that stay in fp32 whatever the precision, such as ``"vae_decoder"``.
         progress: receives the stages.
 
     Raises:
@@ -80,19 +83,20 @@ def build(
     with _export_packages():
         versions = exporter_versions()
         checkpoint = checkpoint_from_model(str(model))
+    kept = _kept_fp32(fp32, precision)
     if not chosen:
         width, height = checkpoint.default_size
         chosen = [Profile(width=width, height=height)]
     _check_profiles(chosen, checkpoint.pixel_multiple)
     with locked(output):
-        existing = _up_to_date(output, checkpoint, versions, precision, chosen, backend, seamless)
+        existing = _up_to_date(output, checkpoint, versions, precision, kept, chosen, backend, seamless)
         if existing is not None:
             return Build(bundle=existing, up_to_date=True, seconds=timer.seconds)
         _check_space(output, checkpoint)
         with _export_packages():
             from latentrt.export.components import export_components
         with staged_directory(output) as root:
-            manifest = export_components(checkpoint, root, precision, chosen, timer, seamless)
+            manifest = export_components(checkpoint, root, precision, chosen, timer, seamless, kept)
             manifest = _compile_all(root, manifest, backend, timer)
             write_manifest(root / BUNDLE_FILE, manifest)
     return Build(bundle=open_bundle(output), up_to_date=False, seconds=timer.seconds)
@@ -102,6 +106,16 @@ def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
     if value not in tuple(kind):
         raise RequestError(f"got {name} {str(value)!r}, expected one of {', '.join(kind)}; choose one of these")
     return kind(value)
+
+
+def _kept_fp32(components: Sequence[str], precision: Precision) -> tuple[str, ...]:
+    """The components that stay in fp32, in a fixed order."""
+    unknown = [name for name in components if name not in COMPONENTS]
+    if unknown:
+        raise RequestError(f"got fp32 {', '.join(unknown)}, expected of {', '.join(COMPONENTS)}; choose of these")
+    if components and precision is Precision.FP32:
+        raise RequestError("got components to keep in fp32 of a bundle in fp32, expected precision fp16; leave one out")
+    return tuple(name for name in COMPONENTS if name in components)
 
 
 def _replaceable(folder: Path) -> bool:
@@ -208,6 +222,7 @@ def _up_to_date(
     checkpoint: "Checkpoint",
     versions: dict[str, str],
     precision: Precision,
+    kept_fp32: Sequence[str],
     profiles: Sequence[Profile],
     backend: Backend,
     seamless: Seamless,
@@ -223,7 +238,8 @@ def _up_to_date(
             and manifest.exporter == versions
             and manifest.profiles == tuple(profiles)
             and manifest.seamless == seamless
-            and all(record.precision == precision for record in manifest.components.values())
+            and manifest.precision == precision
+            and manifest.kept_fp32 == tuple(kept_fp32)
             and manifest.source.files == checkpoint.files
         )
         if not same:

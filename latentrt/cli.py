@@ -30,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 def build(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A diffusers folder, a hub id, emoji, or a bundle.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="The bundle's folder.")] = None,
-    precision: Annotated[str, typer.Option("--precision", help="fp32.")] = "fp32",
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or fp16.")] = "fp32",
     backend: Annotated[str, typer.Option("--backend", help="ort-cpu.")] = "ort-cpu",
     profile: Annotated[
         list[str] | None, typer.Option("--profile", metavar="WxH[xBATCH]", help="A picture size; repeatable.")
@@ -38,6 +38,9 @@ def build(
     seamless: Annotated[
         str, typer.Option("--seamless", help="Axes on which pictures shall wrap around: none, x, y or xy.")
     ] = "none",
+    fp32: Annotated[
+        list[str] | None, typer.Option("--fp32", metavar="COMPONENT", help="Stays in fp32 all the same; repeatable.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Build a bundle from a model; given a bundle, compile its engines for this machine."""
@@ -51,6 +54,7 @@ def build(
         profiles=profile or (),
         backend=backend,
         seamless=seamless,
+        fp32=fp32 or (),
         progress=BuildProgress(),
     )
     manifest, root = result.bundle.manifest, result.bundle.root

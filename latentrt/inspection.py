@@ -23,6 +23,7 @@ def describe(root: Path) -> dict[str, Any]:
     components = {
         name: {
             "precision": record.precision.value,
+            "islands": record.islands,
             "parameters": record.parameters,
             "onnx_bytes": sum(manifest.files[file].size for file in (record.onnx, record.weights) if file),
             "inputs": {key: list(tensor.shape) for key, tensor in record.inputs.items()},
@@ -46,6 +47,7 @@ def describe(root: Path) -> dict[str, Any]:
     return {
         "bundle": str(root),
         "family": manifest.family,
+        "precision": manifest.precision.value,
         "source": manifest.source.name,
         "revision": manifest.source.revision,
         "latentrt": manifest.latentrt,
@@ -89,7 +91,7 @@ def print_description(description: dict[str, Any]) -> None:
         [
             (
                 name,
-                row["precision"],
+                _precision(row),
                 f"{row['parameters'] / 1e6:.1f} M",
                 megabytes(row["onnx_bytes"]),
                 f"{row['parity']['relative_error']:.1e}",
@@ -107,6 +109,12 @@ def print_description(description: dict[str, Any]) -> None:
             for row in description["engines"]
         ],
     )  # fmt: skip
+
+
+def _precision(component: dict[str, Any]) -> str:
+    """What a component is in, and how many of its nodes are in fp32 all the same."""
+    kept = sum(component["islands"].values())
+    return f"{component['precision']}, {kept} nodes fp32" if kept else str(component["precision"])
 
 
 def verify(root: Path, *, threads: int | None = None, progress: Progress | None = None) -> dict[str, Parity]:

@@ -1,0 +1,55 @@
+"""Where fp16 does not do: parts of a model that stay in fp32 when the rest is halved, as data."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+EVERYTHING = "*"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Island:
+    """Nodes that stay in fp32: patterns of family, component, module path and kind of node.
+
+    ``scope`` is the dotted path of the torch module that a node was traced from; ``operators`` are ONNX operator types,
+    none meaning all. ``reason`` is kept in the bundle.
+    """
+
+    family: str = EVERYTHING
+    component: str
+    scope: str = EVERYTHING
+    operators: frozenset[str] = frozenset()
+    reason: str
+
+    def holds(self, scope: str, operator: str) -> bool:
+        """Whether a node is part of it."""
+        return fnmatchcase(scope, self.scope) and (not self.operators or operator in self.operators)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the component is halved."""
+        return self.scope == EVERYTHING and not self.operators
+
+
+ISLANDS = (
+    # Timesteps and sizes are multiplied by frequencies and go into sines: 10 bits of 999 are not enough
+    Island(component="unet", scope="*time_proj", reason="sines of timesteps and sizes"),
+    # SDXL's autoencoder leaves fp16's range inside (its config says force_upcast); the fp16-fix weights would not
+    Island(family="*sdxl*", component="vae_*", reason="activations beyond 65504"),
+    # SD 2.x trained at 768 pixels multiplies queries and keys beyond 65504 before it scales them down
+    Island(
+        family="sd2*", component="unet", scope="*.attn?", operators=frozenset({"Attention"}), reason="attention scores"
+    ),
+    # A bug in no model, but softmax over 77 tokens and layer norms of outlier channels cost nothing here
+    Island(
+        component="text_encoder*",
+        operators=frozenset({"Attention", "LayerNormalization", "Softmax"}),
+        reason="outlier channels of CLIP",
+    ),
+)
+
+
+def islands_of(family: str, component: str) -> tuple[Island, ...]:
+    """What of a component stays in fp32."""
+    return tuple(
+        island for island in ISLANDS if fnmatchcase(family, island.family) and fnmatchcase(component, island.component)
+    )
