@@ -58,7 +58,15 @@ class ActivationRanges:
         if over:
             # A module comes before those inside of it, and has their output: the last name is the innermost
             name, largest = next(
-                (pair for pair in over if not any(other.startswith(f"{pair[0]}.") for other, _ in over)), over[0]
+                (
+                    pair
+                    for pair in over
+                    if not any(
+                        other.startswith(f"{pair[0]}." if pair[0] else pair[0]) and other != pair[0]
+                        for other, _ in over
+                    )
+                ),
+                over[0],
             )
             raise ParityError(
                 f"{component} cannot be fp16: {name or 'its output'} reaches {largest:.3g}, expected at most "

@@ -8,13 +8,13 @@ EVERYTHING = "*"
 
 @dataclass(frozen=True, kw_only=True)
 class Island:
-    """Nodes that stay in fp32: patterns of family, component, module path and kind of node.
+    """Nodes that stay in fp32: patterns of families, component, module path and kind of node.
 
     ``scope`` is the dotted path of the torch module that a node was traced from; ``operators`` are ONNX operator types,
     none meaning all. ``reason`` is kept in the bundle.
     """
 
-    family: str = EVERYTHING
+    families: tuple[str, ...] = (EVERYTHING,)
     component: str
     scope: str = EVERYTHING
     operators: frozenset[str] = frozenset()
@@ -34,12 +34,16 @@ ISLANDS = (
     # Timesteps and sizes are multiplied by frequencies and go into sines: 10 bits of 999 are not enough
     Island(component="unet", scope="*time_proj", reason="sines of timesteps and sizes"),
     # SDXL's autoencoder leaves fp16's range inside (its config says force_upcast); the fp16-fix weights would not
-    Island(family="*sdxl*", component="vae_*", reason="activations beyond 65504"),
+    Island(families=("*sdxl*",), component="vae_*", reason="activations beyond 65504"),
     # SD 2.x trained at 768 pixels multiplies queries and keys beyond 65504 before it scales them down
     Island(
-        family="sd2*", component="unet", scope="*.attn?", operators=frozenset({"Attention"}), reason="attention scores"
+        families=("sd2*", "sd-turbo"),
+        component="unet",
+        scope="*.attn?",
+        operators=frozenset({"Attention"}),
+        reason="attention scores",
     ),
-    # A bug in no model, but softmax over 77 tokens and layer norms of outlier channels cost nothing here
+    # CLIP has channels some hundred times as large as the rest; over 77 tokens this costs nothing
     Island(
         component="text_encoder*",
         operators=frozenset({"Attention", "LayerNormalization", "Softmax"}),
@@ -51,5 +55,7 @@ ISLANDS = (
 def islands_of(family: str, component: str) -> tuple[Island, ...]:
     """What of a component stays in fp32."""
     return tuple(
-        island for island in ISLANDS if fnmatchcase(family, island.family) and fnmatchcase(component, island.component)
+        island
+        for island in ISLANDS
+        if any(fnmatchcase(family, one) for one in island.families) and fnmatchcase(component, island.component)
     )
