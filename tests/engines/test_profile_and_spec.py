@@ -77,11 +77,11 @@ def test_specs_for_prompts_of_several_chunks_are_static(tiny_bundle: Path) -> No
     """A U-Net engine's spec at k chunks has k times the prompt length; nothing else changes."""
     manifest = open_bundle(tiny_bundle).manifest
     one, three = (spec_at(manifest, "unet", manifest.profiles[0], chunks) for chunks in (1, 3))
-    assert one.inputs["encoder_hidden_states"].shape == ("batch", 77, 32)
-    assert three.inputs["encoder_hidden_states"].shape == ("batch", 231, 32)
+    assert one.inputs["encoder_hidden_states"].shape == ("batch", 77, 64)
+    assert three.inputs["encoder_hidden_states"].shape == ("batch", 231, 64)
     assert {**three.inputs, "encoder_hidden_states": None} == {**one.inputs, "encoder_hidden_states": None}
     assert three.outputs == one.outputs
-    arrays = {"encoder_hidden_states": np.zeros((1, 231, 32), np.float32)}
+    arrays = {"encoder_hidden_states": np.zeros((1, 231, 64), np.float32)}
     assert manifest.chunks("unet", arrays) == 3
     assert manifest.chunks("vae_decoder", arrays) == 1
 

@@ -71,7 +71,7 @@ def test_the_engine_equals_diffusers_unet(bundle: Bundle, checkpoint: Path) -> N
 
     random = np.random.default_rng(0)
     sample = random.normal(size=(2, 9, 16, 16)).astype(np.float32)
-    context = random.normal(size=(2, 77, 32)).astype(np.float32)
+    context = random.normal(size=(2, 77, 64)).astype(np.float32)
     unet = UNet2DConditionModel.from_pretrained(checkpoint / "unet")
     components = OpenComponents(bundle, Backend.ORT_CPU, threads=None)
     engine = components.engine("unet", bundle.manifest.profiles[0])

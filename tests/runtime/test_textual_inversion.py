@@ -288,7 +288,7 @@ def test_loading_and_unloading(tiny_bundle: Path, tmp_path: Path) -> None:
         assert np.abs(loaded - before).max() > 1e-4
         with pytest.raises(RequestError, match="loaded already"):
             pipe.load_textual_inversion(tmp_path / "zorp.safetensors", token="ZORP")
-        with pytest.raises(RequestError, match="expected an embedding for width 32"):
+        with pytest.raises(RequestError, match="expected an embedding for width 64"):
             pipe.load_textual_inversion([tmp_path / "zorp.safetensors", tmp_path / "wide.safetensors"], ["<a>", "<b>"])
         with pytest.raises(RequestError, match=r"got token '<a>', expected one that is loaded \('zorp'\)"):
             pipe.unload_textual_inversion("<a>")
