@@ -29,8 +29,12 @@ check: $(STAMP)  ## what must be clean before a commit
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest
 
-full-size: $(STAMP)  ## the full SD 1.5 architecture: build time, memory, parity (20 GB of disk)
-	@$(BIN)/python -m latentrt.benchmarks.full_size --work out/full-size
+FAMILY ?= sd1
+PRECISION ?= fp32
+BACKEND ?= ort-cpu
+full-size: $(STAMP)  ## FAMILY=sd1 at its true size: build time, memory, parity (20 GB of disk; sdxl 30)
+	@$(BIN)/python -m latentrt.benchmarks.full_size --work out/full-size \
+		--family $(FAMILY) --precision $(PRECISION) --backend $(BACKEND) $(foreach gpu,$(GPU),--gpu $(gpu))
 
 bench: $(STAMP)  ## the embedded model against diffusers: latency, cold start, host overhead
 	@$(BIN)/python -m latentrt.benchmarks.latency

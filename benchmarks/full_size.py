@@ -1,9 +1,10 @@
-"""A checkpoint of the full SD 1.5 architecture: built, timed, weighed, and compared with diffusers.
+"""A checkpoint of a family's true size: built, timed, weighed, and compared with diffusers.
 
-    python -m latentrt.benchmarks.full_size [--work DIR]
+    python -m latentrt.benchmarks.full_size [--family NAME] [--precision fp16] [--backend B [--gpu SM]…] [--work DIR]
 
-The weights are random and seeded: speed, memory and parity do not depend on what they know. The checkpoint
-(4.2 GB) is made once in DIR; the build runs in a process of its own, whose peak memory is the figure.
+The weights are random and seeded: speed, memory and parity do not depend on what they know. The checkpoint is made once
+in DIR; the build runs in a process of its own, whose peak memory is the figure. Where the engines run on this machine
+and the family draws from text alone, a picture of two steps is drawn with latentrt and with diffusers.
 """
 
 import argparse
@@ -13,72 +14,20 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from latentrt.benchmarks.architectures import ARCHITECTURES, save_checkpoint
 from latentrt.engines.parity import parity_of
-from latentrt.models import EMOJI
 from latentrt.terminal import megabytes, print_table, stderr
 
 PROMPT = "a photograph of an astronaut riding a horse"
-STEPS, SEED, GUIDANCE, SIZE = 2, 7, 7.5, 512
-# The autoencoder of SD 1.x, 2.x and XL, as AutoencoderKL's keywords
-VAE: Mapping[str, Any] = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "sample_size": 512,
-}
-
-
-def save_checkpoint(folder: Path) -> None:
-    """Saves the SD 1.5 architecture with random weights: 859.5 M U-Net, 123 M text encoder, 84 M autoencoder."""
-    import torch
-    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    torch.manual_seed(0)
-    tokenizer = CLIPTokenizer.from_pretrained(EMOJI / "tokenizer")
-    specials = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    pipe = StableDiffusionPipeline(
-        tokenizer=tokenizer,
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=49408,
-                hidden_size=768,
-                intermediate_size=3072,
-                num_hidden_layers=12,
-                num_attention_heads=12,
-                **specials,
-            )
-        ),
-        unet=UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
-        vae=AutoencoderKL(**VAE),
-        scheduler=PNDMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            skip_prk_steps=True,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipe.save_pretrained(partial)
-    os.rename(partial, folder)
+STEPS, SEED, GUIDANCE = 2, 7, 7.5
+_DRAWN_FROM_TEXT = ("sd1", "sd2", "sdxl")
 
 
 def draw_ours(bundle: Path, output: Path) -> None:
@@ -106,11 +55,12 @@ def draw_ours(bundle: Path, output: Path) -> None:
 def draw_theirs(checkpoint: Path, output: Path) -> None:
     """The same picture from diffusers."""
     import torch
-
-    from latentrt.benchmarks.latency import diffusers_pipeline
+    from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 
     start = perf_counter()
-    pipe = diffusers_pipeline(checkpoint)
+    pipe: Any = DiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+    pipe.set_progress_bar_config(disable=True)
     opened = perf_counter() - start
     marks = [perf_counter()]
 
@@ -140,34 +90,56 @@ def _write_figures(output: Path, figures: dict[str, float]) -> None:
     output.with_suffix(".json").write_text(json.dumps({**figures, "peak_bytes": peak}), "utf-8")
 
 
-def run(work: Path) -> dict[str, Any]:
-    """Makes, builds, draws and compares; returns the figures."""
+def run(work: Path, family: str, options: Sequence[str], *, draws: bool) -> dict[str, Any]:
+    """Makes, builds, draws and compares.
+
+    Args:
+        work: where the checkpoint and the bundle go.
+        family: a name in ``ARCHITECTURES``.
+        options: of ``latentrt build``.
+        draws: whether to draw a picture with latentrt and with diffusers.
+
+    Returns:
+        The figures.
+    """
     work.mkdir(parents=True, exist_ok=True)
-    checkpoint, bundle = work / "sd15", work / "sd15.bundle"
+    checkpoint, bundle = work / family, work / f"{family}.bundle"
     if not checkpoint.exists():
-        stderr.print("saving a random checkpoint of the SD 1.5 architecture …")
-        _child("checkpoint", checkpoint)
+        stderr.print(f"saving a random checkpoint of {family}'s architecture …")
+        _child("checkpoint", family, checkpoint)
     shutil.rmtree(bundle, ignore_errors=True)
     start = perf_counter()
-    command = [sys.executable, "-m", "latentrt", "build", str(checkpoint), "-o", str(bundle), "--json"]
-    command += ["--profile", f"{SIZE}x{SIZE}"]
+    command = [sys.executable, "-m", "latentrt", "build", str(checkpoint), "-o", str(bundle), "--json", *options]
     # The wait4 of this very child gives its own peak, not the largest of all children so far
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     printed = process.stdout.read() if process.stdout else b""
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit("the build failed; see above")
-    build_s = perf_counter() - start
+    figures = {
+        "family": family,
+        "options": list(options),
+        "build": json.loads(printed),
+        "build_s": perf_counter() - start,
+        "build_peak_bytes": usage.ru_maxrss * 1024,
+        "bundle_bytes": _bytes(bundle),
+        "onnx_bytes": {path.name: _bytes(path) for path in sorted((bundle / "onnx").glob("*/*"))},
+    }
+    return {**figures, **(_drawn(work, checkpoint, bundle) if draws else {})}
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _drawn(work: Path, checkpoint: Path, bundle: Path) -> dict[str, Any]:
+    """A picture from both, compared."""
     ours, theirs = work / "ours.npz", work / "theirs.npz"
     _child("ours", bundle, ours)
     _child("theirs", checkpoint, theirs)
     mine, other = np.load(ours), np.load(theirs)
     mse = float(np.mean((mine["pixels"].astype(np.float64) - other["pixels"]) ** 2))
     return {
-        "build": json.loads(printed),
-        "build_s": build_s,
-        "build_peak_bytes": usage.ru_maxrss * 1024,
-        "bundle_bytes": sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()),
         "latents": parity_of(mine["latents"], other["latents"]),
         "picture_psnr": -10 * float(np.log10(max(mse, 1e-30))),
         "ours": json.loads(ours.with_suffix(".json").read_text("utf-8")),
@@ -187,34 +159,49 @@ def report(figures: dict[str, Any]) -> None:
         ("build, wall time", f"{figures['build_s']:.0f} s"),
         ("build, peak memory", megabytes(figures["build_peak_bytes"])),
         ("bundle on disk", megabytes(figures["bundle_bytes"])),
+        *((f"{name}, ONNX", megabytes(size)) for name, size in figures["onnx_bytes"].items()),
         *((f"{name} against torch", f"{p['relative_error']:.1e}, {p['psnr']:.0f} dB")
           for name, p in figures["build"]["parity"].items()),
-        (f"{STEPS}-step latents against diffusers", str(figures["latents"])),
-        (f"{STEPS}-step picture against diffusers", f"{figures['picture_psnr']:.1f} dB"),
     ]  # fmt: skip
-    print_table("full-size SD 1.5, one 512×512 profile", ("figure", "value"), rows)
-    both = [("latentrt", figures["ours"]), ("diffusers", figures["theirs"])]
-    print_table(
-        "not interleaved: see the latency benchmark for comparisons",
-        ("", "open s", "step s", "decode s", "peak memory"),
-        [(name, *(round(f[key], 2) for key in ("open_s", "step_s", "decode_s")), megabytes(f["peak_bytes"]))
-         for name, f in both],
-    )  # fmt: skip
+    if "latents" in figures:
+        rows += [
+            (f"{STEPS}-step latents against diffusers", str(figures["latents"])),
+            (f"{STEPS}-step picture against diffusers", f"{figures['picture_psnr']:.1f} dB"),
+        ]
+    print_table(f"full-size {figures['family']}: {' '.join(figures['options'])}", ("figure", "value"), rows)
+    if "ours" in figures:
+        both = [("latentrt", figures["ours"]), ("diffusers", figures["theirs"])]
+        print_table(
+            "not interleaved: see the latency benchmark for comparisons",
+            ("", "open s", "step s", "decode s", "peak memory"),
+            [(name, *(round(f[key], 2) for key in ("open_s", "step_s", "decode_s")), megabytes(f["peak_bytes"]))
+             for name, f in both],
+        )  # fmt: skip
 
 
 def main() -> None:
     """The command; with a stage's name as the first argument, that stage alone."""
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
-        stages: dict[str, Callable[..., None]] = {
-            "checkpoint": save_checkpoint,
-            "ours": draw_ours,
-            "theirs": draw_theirs,
-        }
-        stages[sys.argv[1]](*map(Path, sys.argv[2:]))
+    stages: dict[str, Callable[[list[str]], None]] = {
+        "checkpoint": lambda rest: save_checkpoint(rest[0], Path(rest[1])),
+        "ours": lambda rest: draw_ours(Path(rest[0]), Path(rest[1])),
+        "theirs": lambda rest: draw_theirs(Path(rest[0]), Path(rest[1])),
+    }
+    if sys.argv[1:] and sys.argv[1] in stages:
+        stages[sys.argv[1]](sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--family", choices=sorted(ARCHITECTURES), default="sd1")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--backend", default="ort-cpu")
+    parser.add_argument("--gpu", action="append", default=[], metavar="SM", help="repeatable")
+    parser.add_argument("--size", type=int, help="pixels; the family's own if left out")
     parser.add_argument("--work", type=Path, default=Path("out/full-size"))
-    report(run(parser.parse_args().work))
+    chosen = parser.parse_args()
+    size = chosen.size or ARCHITECTURES[chosen.family].size
+    options = ["--profile", f"{size}x{size}", "--precision", chosen.precision, "--backend", chosen.backend]
+    options += [word for gpu in chosen.gpu for word in ("--gpu", gpu)]
+    draws = chosen.backend == "ort-cpu" and chosen.family in _DRAWN_FROM_TEXT
+    report(run(chosen.work, chosen.family, options, draws=draws))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from time import perf_counter
 
 import numpy as np
 
-from latentrt.benchmarks.full_size import VAE
+from latentrt.benchmarks.architectures import VAE
 from latentrt.engines.manifest import LatentRecord
 from latentrt.engines.ort_cpu import OrtCpuEngine, OrtCpuModel, compile_onnx
 from latentrt.engines.spec import BATCH, EngineSpec, TensorSpec

@@ -1,0 +1,233 @@
+"""The published architectures of the model families, as keywords of the libraries' classes: sizes, no weights.
+
+From the configs of the models that Stability AI, Runway and SimianLuo published: their U-Nets have 859.5 M (SD 1.x),
+865.9 M (SD 2.x), 2567.5 M (SDXL) and 2,259.5 M (refiner) weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from latentrt.models import EMOJI
+
+Config = Mapping[str, Any]
+
+_BETAS: Config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+_PNDM = ("PNDMScheduler", {**_BETAS, "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1})
+_DDIM = ("DDIMScheduler", {**_BETAS, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1})
+_EULER = ("EulerDiscreteScheduler", {**_BETAS, "timestep_spacing": "leading", "steps_offset": 1})
+_LCM = ("LCMScheduler", {**_BETAS, "clip_sample": False})
+_TRAILING: Config = {**_BETAS, "timestep_spacing": "trailing", "steps_offset": 1}
+
+VAE: Config = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "sample_size": 512,
+}
+VAE_XL: Config = {**VAE, "sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True}
+
+_UNET_1: Config = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+_UNET_2: Config = {
+    "sample_size": 64,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+}
+_UNET_XL: Config = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+_UNET_REFINER: Config = {
+    **_UNET_XL,
+    "block_out_channels": (384, 768, 1536, 1536),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": 4,
+    "attention_head_dim": (6, 12, 24, 24),
+    "cross_attention_dim": 1280,
+    "projection_class_embeddings_input_dim": 2560,
+}
+_MASKED: Config = {"in_channels": 9}
+_GUIDED: Config = {"time_cond_proj_dim": 256}
+
+# CLIP ViT-L/14, OpenCLIP ViT-H/14 without its last layer, OpenCLIP ViT-bigG/14
+_CLIP_L: Config = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 768,
+}
+_CLIP_H: Config = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+    "projection_dim": 512,
+}
+_CLIP_G: Config = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "hidden_act": "gelu",
+    "projection_dim": 1280,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A family at its true size: the pipeline's class, and keywords of every part; ``index`` goes into its file."""
+
+    pipeline: str
+    size: int
+    unet: Config
+    text_encoders: Mapping[str, Config]
+    vae: Config = field(default_factory=lambda: VAE)
+    scheduler: tuple[str, Config]
+    index: Config = field(default_factory=dict)
+
+
+_SD2_ENCODER = {"text_encoder": _CLIP_H}
+_XL_ENCODERS = {"text_encoder": _CLIP_L, "text_encoder_2": _CLIP_G}
+
+
+def _xl(
+    pipeline: str = "StableDiffusionXLPipeline",
+    unet: Config | None = None,
+    scheduler: tuple[str, Config] = _EULER,
+    size: int = 1024,
+) -> Architecture:
+    return Architecture(
+        pipeline=pipeline,
+        size=size,
+        unet={**_UNET_XL, "sample_size": size // 8, **(unet or {})},
+        text_encoders=_XL_ENCODERS,
+        vae=VAE_XL,
+        scheduler=scheduler,
+        index={"force_zeros_for_empty_prompt": True},
+    )
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "sd1": Architecture(
+        pipeline="StableDiffusionPipeline",
+        size=512,
+        unet=_UNET_1,
+        text_encoders={"text_encoder": _CLIP_L},
+        scheduler=_PNDM,
+    ),
+    "sd1-inpaint": Architecture(
+        pipeline="StableDiffusionInpaintPipeline",
+        size=512,
+        unet={**_UNET_1, **_MASKED},
+        text_encoders={"text_encoder": _CLIP_L},
+        scheduler=_PNDM,
+    ),
+    "lcm-sd1": Architecture(
+        pipeline="LatentConsistencyModelPipeline",
+        size=512,
+        unet={**_UNET_1, **_GUIDED},
+        text_encoders={"text_encoder": _CLIP_L},
+        scheduler=_LCM,
+    ),
+    "sd2": Architecture(
+        pipeline="StableDiffusionPipeline",
+        size=768,
+        unet={**_UNET_2, "sample_size": 96, "upcast_attention": True},
+        text_encoders=_SD2_ENCODER,
+        vae={**VAE, "sample_size": 768},
+        scheduler=(_DDIM[0], {**_DDIM[1], "prediction_type": "v_prediction"}),
+    ),
+    "sd2-inpaint": Architecture(
+        pipeline="StableDiffusionInpaintPipeline",
+        size=512,
+        unet={**_UNET_2, **_MASKED},
+        text_encoders=_SD2_ENCODER,
+        scheduler=_DDIM,
+    ),
+    "sd-turbo": Architecture(
+        pipeline="StableDiffusionPipeline",
+        size=512,
+        unet=_UNET_2,
+        text_encoders=_SD2_ENCODER,
+        scheduler=("EulerDiscreteScheduler", _TRAILING),
+    ),
+    "sdxl": _xl(),
+    "sdxl-inpaint": _xl("StableDiffusionXLInpaintPipeline", _MASKED),
+    "sdxl-turbo": _xl(scheduler=("EulerAncestralDiscreteScheduler", _TRAILING), size=512),
+    "lcm-sdxl": _xl(unet=_GUIDED, scheduler=_LCM),
+    "sdxl-refiner": Architecture(
+        pipeline="StableDiffusionXLImg2ImgPipeline",
+        size=1024,
+        unet=_UNET_REFINER,
+        text_encoders={"text_encoder_2": _CLIP_G},
+        vae=VAE_XL,
+        scheduler=_EULER,
+        index={"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True},
+    ),
+}
+
+
+def save_checkpoint(family: str, folder: Path) -> None:
+    """Saves a family's architecture with seeded random fp16 weights, in diffusers layout, part by part.
+
+    The vocabulary is padded to CLIP's 49408 tokens; the tokenizer is the embedded model's.
+    """
+    import gc
+    import json
+    import os
+    import shutil
+
+    import diffusers
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    row = ARCHITECTURES[family]
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    listed: dict[str, Any] = {"_class_name": row.pipeline, "_diffusers_version": diffusers.__version__}
+
+    def save(part: str, module: Any) -> None:
+        module.save_pretrained(partial / part)
+        listed[part] = [type(module).__module__.split(".")[0], type(module).__name__]
+
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float16)
+    try:
+        for part, config in row.text_encoders.items():
+            number = part.removeprefix("text_encoder")
+            tokenizer = CLIPTokenizer.from_pretrained(EMOJI / "tokenizer")
+            save(f"tokenizer{number}", tokenizer)
+            for name in ("vocab.json", "merges.txt"):
+                shutil.copy(EMOJI / "tokenizer" / name, partial / f"tokenizer{number}" / name)
+            kind = CLIPTextModelWithProjection if number else CLIPTextModel
+            tokens = {f"{one}_token_id": getattr(tokenizer, f"{one}_token_id") for one in ("bos", "eos", "pad")}
+            save(part, kind(CLIPTextConfig(vocab_size=49408, **config, **tokens)))
+        save("unet", diffusers.UNet2DConditionModel(**row.unet))
+        gc.collect()
+        save("vae", diffusers.AutoencoderKL(**row.vae))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    name, settings = row.scheduler
+    save("scheduler", getattr(diffusers, name)(**settings))
+    missing = ["safety_checker", "feature_extractor", "image_encoder"] if "XL" not in row.pipeline else []
+    missing += [part for part in ("text_encoder", "tokenizer") if part not in listed]
+    listed |= {part: [None, None] for part in missing}
+    listed |= {"requires_safety_checker": False} if "XL" not in row.pipeline else {}
+    (partial / "model_index.json").write_text(json.dumps({**listed, **row.index}, indent=1), "utf-8")
+    os.rename(partial, folder)
