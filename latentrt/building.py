@@ -21,7 +21,7 @@ from latentrt.engines.seamless import Seamless
 if TYPE_CHECKING:
     from latentrt.export.checkpoint import Checkpoint
 
-_BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer"}
+_BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer", "tokenizer_2"}
 _Choice = TypeVar("_Choice", Precision, Backend, Seamless)
 
 
