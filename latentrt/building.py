@@ -12,7 +12,7 @@ from latentrt.engines.bundle import Bundle, check_files, open_bundle
 from latentrt.engines.cache import compile_component, current_key, read_engine
 from latentrt.engines.errors import BundleError, CheckpointError, OutputError, RequestError
 from latentrt.engines.files import locked, staged_directory
-from latentrt.engines.manifest import BUNDLE_FILE, COMPONENTS, BundleManifest, write_manifest
+from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, write_manifest
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.profile import Profile, profile_from_text
 from latentrt.engines.progress import Progress, StageTimer
@@ -83,7 +83,7 @@ def build(
     with _export_packages():
         versions = exporter_versions()
         checkpoint = checkpoint_from_model(str(model))
-    kept = _kept_fp32(fp32, precision)
+    kept = _kept_fp32(fp32, precision, checkpoint)
     if not chosen:
         width, height = checkpoint.default_size
         chosen = [Profile(width=width, height=height)]
@@ -108,14 +108,15 @@ def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
     return kind(value)
 
 
-def _kept_fp32(components: Sequence[str], precision: Precision) -> tuple[str, ...]:
+def _kept_fp32(wanted: Sequence[str], precision: Precision, checkpoint: "Checkpoint") -> tuple[str, ...]:
     """The components that stay in fp32, in a fixed order."""
-    unknown = [name for name in components if name not in COMPONENTS]
+    components = (*(row.part for row in checkpoint.family.text_encoders), "unet", "vae_encoder", "vae_decoder")
+    unknown = [name for name in wanted if name not in components]
     if unknown:
-        raise RequestError(f"got fp32 {', '.join(unknown)}, expected of {', '.join(COMPONENTS)}; choose of these")
-    if components and precision is Precision.FP32:
+        raise RequestError(f"got fp32 {', '.join(unknown)}, expected of {', '.join(components)}; choose of these")
+    if wanted and precision is Precision.FP32:
         raise RequestError("got components to keep in fp32 of a bundle in fp32, expected precision fp16; leave one out")
-    return tuple(name for name in COMPONENTS if name in components)
+    return tuple(name for name in components if name in wanted)
 
 
 def _replaceable(folder: Path) -> bool:
