@@ -23,10 +23,11 @@ _OPTIONS = {"num_inference_steps": 8, "seed": 5, "guidance_scale": 3.0, "output_
 
 @pytest.fixture(params=["tensorrt", "tensorrt-rtx", "ort-cuda"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """A GPU backend that is installed."""
+    """A GPU backend that is installed, on a machine that has a GPU."""
     name = str(request.param)
     try:
         COMPILERS[Backend(name)].version()
+        COMPILERS[Backend(name)].here()
     except latentrt.EngineError as error:
         pytest.skip(str(error))
     return name
