@@ -1,4 +1,4 @@
-"""Compiled engines inside a bundle: made, found by key, opened, and refused when they do not fit."""
+"""Compiled engines inside a bundle: made, found by their identity, opened, and refused when they do not fit."""
 
 import os
 import shutil
@@ -6,49 +6,68 @@ from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 
-from latentrt.engines import ort_cpu
-from latentrt.engines.bundle import HASHED_AT_OPEN, Bundle, Probe, check_files, record_files
+from latentrt.engines.backends import COMPILERS
+from latentrt.engines.bundle import Bundle, Probe, check_files, record_files
+from latentrt.engines.compiler import Compiler, Model, Target
+from latentrt.engines.component import Component
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import BundleError, EngineError, RequestError
 from latentrt.engines.files import output_error
-from latentrt.engines.key import engine_key, onnx_digest
-from latentrt.engines.machine import cpu_features
-from latentrt.engines.manifest import (
-    ENGINE_FILE,
-    SCHEMA,
-    BundleManifest,
-    EngineManifest,
-    ParityRecord,
-    read_manifest,
-    write_manifest,
-)
-from latentrt.engines.ort_cpu import OrtCpuEngine, OrtCpuModel
-from latentrt.engines.parity import EXACT, Parity, gate
+from latentrt.engines.key import EngineIdentity, onnx_digest
+from latentrt.engines.manifest import ENGINE_FILE, SCHEMA, EngineManifest, read_manifest, write_manifest
+from latentrt.engines.measuring import measure
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
-from latentrt.engines.spec import EngineSpec
+from latentrt.engines.progress import Progress
 
 # Text-to-image never needs it; the first image-to-image call opens it.
 _ON_DEMAND = frozenset({"vae_encoder"})
 
 
-def current_key(manifest: BundleManifest, component: str, backend: Backend) -> str:
-    """The key of the engine that this machine would use for a component."""
-    return engine_key(
-        component=component,
-        onnx_sha256=onnx_digest(manifest, component),
-        backend=backend,
-        backend_version=ort_cpu.version(),
-        precision=manifest.components[component].precision,
-        machine=cpu_features(),
-        flags=ort_cpu.FLAGS,
+def identity_of(component: Component, compiler: Compiler, machine: str) -> EngineIdentity:
+    """The engine that a component has on a machine, if it is made with what is installed here."""
+    return EngineIdentity(
+        component=component.name,
+        onnx_sha256=onnx_digest(component.manifest, component.name),
+        backend=compiler.backend,
+        backend_version=compiler.version(),
+        precision=component.record.precision,
+        machine=machine,
+        flags=tuple(sorted(compiler.flags.items())),
+        shapes=tuple(str(profile) for profile in compiler.profiles(component)),
     )
 
 
+def engine_folder(root: Path, identity: EngineIdentity) -> Path:
+    """Where an engine lies in a bundle."""
+    return root / "engines" / identity.key
+
+
+def stored_engine(root: Path, identity: EngineIdentity, *, largest_hashed: int | None = None) -> EngineManifest:
+    """The engine of this identity, with its files checked: sizes always, digests up to ``largest_hashed`` bytes.
+
+    Raises:
+        BundleError: it is missing, or a file of it is missing or altered.
+    """
+    folder = engine_folder(root, identity)
+    engine = read_engine(folder)
+    check_files(folder, engine.files, largest_hashed=largest_hashed)
+    return engine
+
+
+def engine_whole(component: Component, compiler: Compiler, target: Target) -> EngineManifest | None:
+    """The component's engine for a target if it is there, whole, and made with the workspace asked for."""
+    try:
+        engine = stored_engine(component.root, identity_of(component, compiler, target.machine))
+    except BundleError:
+        return None
+    return engine if target.workspace_mb in (None, engine.workspace_mb) else None
+
+
 def compile_component(
-    root: Path, manifest: BundleManifest, component: str, backend: Backend, probes: Iterable[Probe]
+    component: Component, compiler: Compiler, target: Target, probes: Iterable[Probe], progress: Progress | None = None
 ) -> EngineManifest:
-    """Compiles one component into ``engines/<key>/`` and gates it against its probes.
+    """Compiles one component into ``engines/<key>/``; where the target is this machine, it passes its gate first.
 
     The folder is filled under another name and renamed, so a killed compile leaves no half engine. An engine
     that is there already and whole is kept.
@@ -58,39 +77,39 @@ def compile_component(
         ParityError: the compiled engine misses its gate.
         OutputError: the disk is full or read-only.
     """
-    record = manifest.components[component]
-    key = current_key(manifest, component, backend)
-    folder = root / "engines" / key
-    try:
-        existing = read_engine(folder)
-        check_files(folder, existing.files, largest_hashed=None)
+    existing = engine_whole(component, compiler, target)
+    if existing is not None:
         return existing
-    except BundleError:
-        pass
-    staging = folder.with_name(f".{key}.building")
+    identity = identity_of(component, compiler, target.machine)
+    folder = engine_folder(component.root, identity)
+    staging = folder.with_name(f".{identity.key}.building")
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        ort_cpu.compile_onnx(root / record.onnx, staging)
-        model = OrtCpuModel(staging, threads=None)
-        try:
-            parity, cases = _measure(model, manifest, component, probes)
-        finally:
-            model.close()
-        gate(component, parity, record.precision)
-        files = [path.name for path in staging.iterdir()]
+        contents = compiler.compile(component, target, staging, progress)
+        parity = None
+        if runs_here(compiler, target.machine):
+            model = compiler.open(component, staging, threads=None)
+            try:
+                chunks = 1 if compiler.profiles(component) else None
+                parity = measure(component, model.engine, probes, largest_chunks=chunks)
+            finally:
+                model.close()
         engine = EngineManifest(
             schema_version=SCHEMA,
-            key=key,
-            component=component,
-            backend=backend,
-            backend_version=ort_cpu.version(),
-            precision=record.precision,
-            onnx_sha256=onnx_digest(manifest, component),
-            machine=cpu_features(),
-            flags=ort_cpu.FLAGS,
-            parity=ParityRecord(relative_error=parity.relative_error, psnr=parity.psnr, cases=cases),
-            files=record_files(staging, files),
+            key=identity.key,
+            component=component.name,
+            backend=identity.backend,
+            backend_version=identity.backend_version,
+            precision=identity.precision,
+            onnx_sha256=identity.onnx_sha256,
+            machine=identity.machine,
+            flags=dict(identity.flags),
+            shapes=identity.shapes,
+            workspace_mb=target.workspace_mb,
+            contents=contents,
+            parity=parity,
+            files=record_files(staging, [path.name for path in staging.iterdir()]),
         )
         write_manifest(staging / ENGINE_FILE, engine)
         shutil.rmtree(folder, ignore_errors=True)
@@ -102,21 +121,12 @@ def compile_component(
     return engine
 
 
-def _measure(
-    model: OrtCpuModel, manifest: BundleManifest, component: str, probes: Iterable[Probe]
-) -> tuple[Parity, int]:
-    worst, cases = EXACT, 0
-    for probe in probes:
-        chunks = manifest.chunks(component, probe.inputs)
-        engine = OrtCpuEngine(model, spec_at(manifest, component, probe.profile, chunks))
-        worst, cases = worst.worse(probe.parity(engine.run(probe.inputs))), cases + 1
-    return worst, cases
-
-
-def spec_at(manifest: BundleManifest, component: str, profile: Profile, chunks: int = 1) -> EngineSpec:
-    """The component's spec at a profile, with every batch size that ONNX Runtime on the CPU runs."""
-    largest = profile.batch * manifest.components[component].batch_per_picture
-    return manifest.spec(component, profile, tuple(range(1, largest + 1)), chunks)
+def runs_here(compiler: Compiler, machine: str) -> bool:
+    """Whether an engine for that machine runs on this one."""
+    try:
+        return compiler.here() == machine
+    except EngineError:
+        return False
 
 
 def read_engine(folder: Path) -> EngineManifest:
@@ -142,6 +152,32 @@ def engines_in(root: Path) -> list[EngineManifest]:
     return found
 
 
+def best_backend(bundle: Bundle) -> Backend:
+    """The first backend in the order of preference whose engines the bundle has and this machine can run.
+
+    Raises:
+        EngineError: there is none, with the reason of each that the bundle has.
+    """
+    present = {engine.backend for engine in engines_in(bundle.root)}
+    reasons = []
+    for backend, compiler in COMPILERS.items():
+        if backend not in present:
+            continue
+        try:
+            for name in bundle.manifest.components:
+                _folder_for(Component(root=bundle.root, manifest=bundle.manifest, name=name), compiler)
+        except EngineError as error:
+            reasons.append(str(error))
+            continue
+        return backend
+    if reasons:
+        raise EngineError(
+            f"no engine of {str(bundle.root)!r} runs here: {'; '.join(reasons)}; make one for this machine with: "
+            f"latentrt build {bundle.root}"
+        )
+    return Backend.ORT_CPU  # whose refusal says how to make engines
+
+
 class OpenComponents:
     """The components of a bundle, opened on one backend; closes them together."""
 
@@ -160,26 +196,40 @@ class OpenComponents:
         self._threads = threads
         self._lock = Lock()
         self._closed = False
-        self._models: dict[str, OrtCpuModel] = {}
-        self._folders = {name: _folder_for(bundle, name, backend) for name in bundle.manifest.components}
-        for name in self._folders.keys() - _ON_DEMAND:
-            self._model(name)
+        self._compiler = COMPILERS[backend]
+        self._models: dict[str, Model] = {}
+        self._components = {
+            name: Component(root=bundle.root, manifest=bundle.manifest, name=name)
+            for name in bundle.manifest.components
+        }
+        self._folders = {name: _folder_for(part, self._compiler) for name, part in self._components.items()}
+        try:
+            for name in self._folders.keys() - _ON_DEMAND:
+                self._model(name)
+        except BaseException:
+            self.close()
+            raise
 
     def engine(self, component: str, profile: Profile, chunks: int = 1) -> Engine:
         """The component at one profile, for prompts of so many chunks; engines of one component share weights.
 
-        The profile need not be one of the bundle's: the graph takes every size that the component's factors divide,
-        which is how the autoencoder runs tiles. (A backend of fixed shapes is to return its smallest engine that
-        holds the size; whoever asks for tiles copes with a larger one.)
-        """
-        return OrtCpuEngine(self._model(component), spec_at(self.bundle.manifest, component, profile, chunks))
+        Where the backend's graph takes every size that the component's factors divide, the profile need not be one of
+        the bundle's: so the autoencoder runs tiles. A backend of fixed shapes returns the autoencoder's smallest
+        engine that holds the size; whoever asks for tiles copes with a larger one.
 
-    def _model(self, component: str) -> OrtCpuModel:
+        Raises:
+            RequestError: a size or a number of chunks that was not compiled.
+            EngineError: closed, or the device's memory does not hold it.
+        """
+        return self._model(component).engine(profile, chunks)
+
+    def _model(self, component: str) -> Model:
         with self._lock:
             if self._closed:
                 raise EngineError("the pipeline is closed; open the bundle again")
             if component not in self._models:
-                self._models[component] = OrtCpuModel(self._folders[component], threads=self._threads)
+                part, folder = self._components[component], self._folders[component]
+                self._models[component] = self._compiler.open(part, folder, threads=self._threads)
             return self._models[component]
 
     def close(self) -> None:
@@ -190,29 +240,29 @@ class OpenComponents:
                 model.close()
 
 
-def _folder_for(bundle: Bundle, component: str, backend: Backend) -> Path:
-    key = current_key(bundle.manifest, component, backend)
-    folder = bundle.root / "engines" / key
+def _folder_for(component: Component, compiler: Compiler) -> Path:
+    identity = identity_of(component, compiler, compiler.here())
+    folder = engine_folder(component.root, identity)
     if not folder.is_dir():
-        raise EngineError(_why_none_fits(bundle, component, backend))
-    engine = read_engine(folder)
-    check_files(folder, engine.files, largest_hashed=HASHED_AT_OPEN)
+        raise EngineError(_why_none_fits(component, compiler, identity))
+    stored_engine(component.root, identity, largest_hashed=compiler.largest_hashed)
     return folder
 
 
-def _why_none_fits(bundle: Bundle, component: str, backend: Backend) -> str:
-    remedy = f"make one for this machine with: latentrt build {bundle.root} --backend {backend}"
-    others = [e for e in engines_in(bundle.root) if e.component == component and e.backend == backend]
-    foreign = [e for e in others if e.machine != cpu_features()]
-    if foreign and len(foreign) == len(others):
+def _why_none_fits(component: Component, compiler: Compiler, wanted: EngineIdentity) -> str:
+    backend, name = compiler.backend, component.name
+    remedy = f"make one for this machine with: latentrt build {component.root} --backend {backend}"
+    others = [e for e in engines_in(component.root) if e.component == name and e.backend == backend]
+    foreign = sorted({e.machine for e in others if e.machine != wanted.machine})
+    if foreign and all(e.machine != wanted.machine for e in others):
         return (
-            f"the {backend} engine of {component} was compiled for another CPU "
-            f"(got {foreign[0].machine!r}, expected {cpu_features()!r}); {remedy}"
+            f"the {backend} engine of {name} was compiled for another machine "
+            f"(got {', '.join(map(repr, foreign))}, expected {wanted.machine!r}); {remedy}"
         )
-    versions = {e.backend_version for e in others} - {ort_cpu.version()}
+    versions = {e.backend_version for e in others if e.machine == wanted.machine} - {wanted.backend_version}
     if versions:
         return (
-            f"the {backend} engine of {component} was compiled by ONNX Runtime {', '.join(sorted(versions))}, "
-            f"installed is {ort_cpu.version()}; {remedy}"
+            f"the {backend} engine of {name} was compiled by {compiler.maker} {', '.join(sorted(versions))}, "
+            f"installed is {wanted.backend_version}; {remedy}"
         )
-    return f"{str(bundle.root)!r} has no {backend} engine of {component}; {remedy}"
+    return f"{str(component.root)!r} has no {backend} engine of {name}; {remedy}"

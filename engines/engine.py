@@ -1,13 +1,16 @@
 """The engine: one component, opened, that turns arrays into arrays."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, Self
 
 from latentrt.engines.spec import Array, EngineSpec
 
 
 class Engine(Protocol):
-    """One component ready to run. Engines may be shared between threads; ``close`` may be called twice."""
+    """One component ready to run. Engines may be shared between threads; ``close`` may be called twice.
+
+    As a context manager it closes itself at the end.
+    """
 
     @property
     def spec(self) -> EngineSpec:
@@ -25,3 +28,21 @@ class Engine(Protocol):
     def close(self) -> None:
         """Releases the component's memory."""
         ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class ClosesItself:
+    """What makes an engine a context manager."""
+
+    def close(self) -> None:
+        """Releases the component's memory."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

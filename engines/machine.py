@@ -18,3 +18,13 @@ def cpu_features() -> str:
 
     found = [name for name in _RELEVANT if __cpu_features__.get(name)]
     return " ".join([platform.system().lower(), platform.machine().lower(), *found])
+
+
+def gpu_machine(architecture: str) -> str:
+    """Operating system, architecture and the GPU's architecture, as in ``linux x86_64 sm89``."""
+    return " ".join([platform.system().lower(), platform.machine().lower(), architecture])
+
+
+def gpu_of_machine(machine: str) -> str:
+    """The GPU's architecture in what ``gpu_machine`` wrote."""
+    return machine.rpartition(" ")[2]

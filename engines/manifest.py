@@ -255,8 +255,41 @@ class BundleManifest(Record):
         return EngineSpec(inputs=tensors(record.inputs), outputs=tensors(record.outputs), batches=batches)
 
 
+class ShapeRecord(Record):
+    """One tensor of a compiled engine: numbers alone."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class ProfileShapesRecord(Record):
+    """The tensors of an engine at one of the shapes it was compiled for, and the profiles that run there."""
+
+    profiles: tuple[ProfileText, ...]
+    inputs: dict[str, ShapeRecord]
+    outputs: dict[str, ShapeRecord]
+
+
+class ContentsRecord(Record):
+    """What was seen of an engine as it was built.
+
+    ``layers`` counts the layers of the typed network by kind and by the dtype of their first output. ``kernels`` counts
+    what the builder made of them by kind, and ``device_memory`` is the scratch memory of a run in bytes; both are
+    known only where the engine could be opened.
+    """
+
+    shapes: tuple[ProfileShapesRecord, ...]
+    layers: dict[str, dict[str, int]]
+    kernels: dict[str, int] | None = None
+    device_memory: int | None = None
+
+
 class EngineManifest(Record):
-    """``engine.json``: what one compiled component is and where it can run."""
+    """``engine.json``: what one compiled component is and where it can run.
+
+    ``parity`` is None where the engine was built for a machine other than the one that built it: not measured.
+    ``shapes`` are the profiles that alone it runs; empty where it takes every size.
+    """
 
     schema_version: int
     key: str
@@ -267,7 +300,10 @@ class EngineManifest(Record):
     onnx_sha256: str
     machine: str
     flags: dict[str, str]
-    parity: ParityRecord
+    shapes: tuple[str, ...]
+    workspace_mb: int | None
+    contents: ContentsRecord | None
+    parity: ParityRecord | None
     files: dict[str, FileRecord]
 
 

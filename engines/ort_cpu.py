@@ -6,11 +6,21 @@ ONNX Runtime, which is why both are in the engine's key.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from latentrt.engines.errors import EngineError
+from latentrt.engines.bundle import HASHED_AT_OPEN, Probe
+from latentrt.engines.compiler import Target
+from latentrt.engines.component import Component
+from latentrt.engines.engine import ClosesItself, Engine
+from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.machine import cpu_features
+from latentrt.engines.manifest import ParityRecord
+from latentrt.engines.measuring import measure
+from latentrt.engines.precision import Backend
+from latentrt.engines.profile import Profile
+from latentrt.engines.progress import Progress
 from latentrt.engines.spec import Array, EngineSpec
 
 MODEL_FILE = "model.onnx"
@@ -81,14 +91,20 @@ class OrtCpuModel:
         Raises:
             EngineError: the session cannot be created.
         """
-        ort = _onnxruntime()
-        options = ort.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = threads or 0
-        # Plans memory per shape beside what the first run took: a third more for a decoder, and no faster
-        options.enable_mem_pattern = False
-        self._session: Any = _session(folder / MODEL_FILE, options)
+        level = _onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session: Any = _session(folder / MODEL_FILE, _run_options(level, threads))
+
+    @classmethod
+    def of_onnx(cls, onnx: Path) -> Self:
+        """Opens a graph that was not compiled: slower to open, for a few runs.
+
+        Raises:
+            EngineError: the session cannot be created.
+        """
+        model = cls.__new__(cls)
+        level = _onnxruntime().GraphOptimizationLevel.ORT_ENABLE_ALL
+        model._session = _session(onnx, _run_options(level, None))
+        return model
 
     @property
     def session(self) -> Any:
@@ -106,7 +122,7 @@ class OrtCpuModel:
         self._session = None
 
 
-class OrtCpuEngine:
+class OrtCpuEngine(ClosesItself):
     """An ``Engine`` at one profile over a shared ``OrtCpuModel``."""
 
     def __init__(self, model: OrtCpuModel, spec: EngineSpec) -> None:
@@ -128,6 +144,89 @@ class OrtCpuEngine:
     def close(self) -> None:
         """Closes the shared model."""
         self._model.close()
+
+
+class _OpenComponent:
+    """A ``Model``: any profile and any number of chunks over one session."""
+
+    def __init__(self, component: Component, model: OrtCpuModel) -> None:
+        self._component = component
+        self._model = model
+
+    def engine(self, profile: Profile, chunks: int = 1) -> Engine:
+        """The component at a profile; it need not be one of the bundle's."""
+        return OrtCpuEngine(self._model, self._component.spec_of_any_batch(profile, chunks))
+
+    def close(self) -> None:
+        """Unmaps the weights."""
+        self._model.close()
+
+
+class OrtCpu:
+    """The ``Compiler`` of ONNX Runtime's CPU provider."""
+
+    backend = Backend.ORT_CPU
+    maker = "ONNX Runtime"
+    flags: Mapping[str, str] = FLAGS
+    largest_hashed: int | None = HASHED_AT_OPEN
+
+    def version(self) -> str:
+        """ONNX Runtime's."""
+        return version()
+
+    def here(self) -> str:
+        """The CPU's vector extensions, by which weights are packed."""
+        return cpu_features()
+
+    def targets(self, gpus: Sequence[str]) -> tuple[str, ...]:
+        """This CPU."""
+        if gpus:
+            raise RequestError(
+                f"got gpu {', '.join(gpus)} for backend {self.backend}, which runs on the CPU; leave it out, or choose "
+                "tensorrt-rtx"
+            )
+        return (self.here(),)
+
+    def profiles(self, component: Component) -> tuple[Profile, ...]:
+        """None: one graph takes every size."""
+        return ()
+
+    def compile(self, component: Component, target: Target, folder: Path, progress: Progress | None) -> None:
+        """Optimises the graph and packs its weights."""
+        if target.workspace_mb is not None:
+            raise RequestError(
+                f"got a workspace of {target.workspace_mb} MB for backend {self.backend}, expected it for TensorRT's "
+                "builder alone; leave it out"
+            )
+        compile_onnx(component.onnx, folder)
+
+    def open(self, component: Component, folder: Path, *, threads: int | None) -> _OpenComponent:
+        """Maps the weights."""
+        return _OpenComponent(component, OrtCpuModel(folder, threads=threads))
+
+
+def measure_onnx(component: Component, probes: Iterable[Probe]) -> ParityRecord:
+    """Gates a component's ONNX itself, on the CPU: where its engines cannot run on the machine that builds them.
+
+    Raises:
+        EngineError: ONNX Runtime refuses the graph.
+        ParityError: the gate is missed.
+    """
+    model = _OpenComponent(component, OrtCpuModel.of_onnx(component.onnx))
+    try:
+        return measure(component, model.engine, probes)
+    finally:
+        model.close()
+
+
+def _run_options(level: Any, threads: int | None) -> Any:
+    options = _onnxruntime().SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.graph_optimization_level = level
+    options.intra_op_num_threads = threads or 0
+    # Plans memory per shape beside what the first run took: a third more for a decoder, and no faster
+    options.enable_mem_pattern = False
+    return options
 
 
 def _onnxruntime() -> Any:

@@ -14,6 +14,9 @@ class Precision(StrEnum):
 
 
 class Backend(StrEnum):
-    """What runs the components: ONNX Runtime's CPU provider everywhere."""
+    """What runs the components: ONNX Runtime on the CPU everywhere, the others on an NVIDIA GPU."""
 
     ORT_CPU = "ort-cpu"
+    ORT_CUDA = "ort-cuda"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"

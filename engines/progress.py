@@ -1,4 +1,4 @@
-"""How long work is reported: named stages that begin and end."""
+"""How long work is reported: named stages that begin and end, and phases within them that come so far."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +11,10 @@ class Progress(Protocol):
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Entered when the stage begins, left when it ends or fails."""
+        ...
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """A phase of the current stage has done so many of its steps; may be called from any thread."""
         ...
 
 
@@ -31,3 +35,8 @@ class StageTimer:
             with self._onward.stage(name):
                 yield
         self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """Passes it on."""
+        if self._onward is not None:
+            self._onward.phase(name, done, total)

@@ -8,11 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from latentrt.engines.bundle import Bundle, check_files, open_bundle
-from latentrt.engines.cache import compile_component, current_key, read_engine
+from latentrt.engines.backends import COMPILERS
+from latentrt.engines.bundle import Bundle, open_bundle
+from latentrt.engines.cache import compile_component, engine_whole
+from latentrt.engines.compiler import Compiler, Target
+from latentrt.engines.component import Component
 from latentrt.engines.errors import BundleError, CheckpointError, OutputError, RequestError
 from latentrt.engines.files import locked, staged_directory
-from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, write_manifest
+from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, ParityRecord, write_manifest
+from latentrt.engines.ort_cpu import measure_onnx
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.profile import Profile, profile_from_text
 from latentrt.engines.progress import Progress, StageTimer
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from latentrt.export.checkpoint import Checkpoint
 
 _BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer", "tokenizer_2"}
+# Per parameter, by precision
+_BYTES = {"fp32": 4, "fp16": 2}
 _Choice = TypeVar("_Choice", Precision, Backend, Seamless)
 
 
@@ -41,6 +47,8 @@ def build(
     precision: str | Precision = Precision.FP32,
     profiles: Sequence[str | Profile] = (),
     backend: str | Backend = Backend.ORT_CPU,
+    gpus: Sequence[str] = (),
+    workspace_mb: int | None = None,
     seamless: str | Seamless = Seamless.NONE,
     fp32: Sequence[str] = (),
     progress: Progress | None = None,
@@ -58,6 +66,9 @@ def build(
             SDXL's autoencoder, sines of timesteps, and what else ``export/islands.py`` lists.
         profiles: picture sizes, ``"512x512"`` or ``"768x512x2"`` with a batch; none takes the model's own size.
         backend: what the engines are compiled for.
+        gpus: GPU architectures such as ``"sm89"``, for ``tensorrt-rtx``: engines are compiled for each of them, and
+            no GPU need be there. None compiles for this machine.
+        workspace_mb: scratch memory in MB that TensorRT's builder may plan for a layer; None sets no limit.
         seamless: ``"x"``, ``"y"`` or ``"xy"`` makes a model whose pictures wrap around on these axes: copies side by
             side show no seam.
         fp32: components that stay in fp32 whatever the precision, such as ``"vae_decoder"``.
@@ -70,8 +81,9 @@ def build(
     chosen = [profile if isinstance(profile, Profile) else profile_from_text(profile) for profile in profiles]
     precision, backend = _choice(Precision, precision, "precision"), _choice(Backend, backend, "backend")
     seamless = _choice(Seamless, seamless, "seamless")
+    engines = _engines_to_make(backend, gpus, workspace_mb)
     if (Path(model) / BUNDLE_FILE).is_file():
-        return _build_engines(Path(model), output, chosen, backend, seamless, timer)
+        return _build_engines(Path(model), output, chosen, engines, seamless, timer)
     if output is None:
         raise RequestError("got no output folder, expected one for the bundle; add -o DIR")
     output = Path(output).resolve()  # one lock and one folder, however it is spelled
@@ -89,17 +101,38 @@ def build(
         chosen = [Profile(width=width, height=height)]
     _check_profiles(chosen, checkpoint.pixel_multiple)
     with locked(output):
-        existing = _up_to_date(output, checkpoint, versions, precision, kept, chosen, backend, seamless)
+        existing = _up_to_date(output, checkpoint, versions, precision, kept, chosen, seamless)
         if existing is not None:
-            return Build(bundle=existing, up_to_date=True, seconds=timer.seconds)
-        _check_space(output, checkpoint)
+            made = _compile_missing(existing, engines, timer)
+            return Build(bundle=existing, up_to_date=not made, seconds=timer.seconds)
+        _check_space(output, checkpoint.parameters, precision, len(engines.targets))
         with _export_packages():
             from latentrt.export.components import export_components
         with staged_directory(output) as root:
             manifest = export_components(checkpoint, root, precision, chosen, timer, seamless, kept)
-            manifest = _compile_all(root, manifest, backend, timer)
+            manifest = _compile_all(root, manifest, engines, timer)
             write_manifest(root / BUNDLE_FILE, manifest)
     return Build(bundle=open_bundle(output), up_to_date=False, seconds=timer.seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Engines:
+    """The engines to make of every component: one per target."""
+
+    compiler: Compiler
+    targets: tuple[Target, ...]
+
+
+def _engines_to_make(backend: Backend, gpus: Sequence[str], workspace_mb: int | None) -> _Engines:
+    """Finds out what can be compiled here, before the minutes that an export takes."""
+    if workspace_mb is not None and workspace_mb < 1:
+        raise RequestError(f"got a workspace of {workspace_mb} MB, expected at least 1; leave it out for no limit")
+    compiler = COMPILERS[backend]
+    compiler.version()
+    machines = compiler.targets(gpus)
+    return _Engines(
+        compiler=compiler, targets=tuple(Target(machine=machine, workspace_mb=workspace_mb) for machine in machines)
+    )
 
 
 def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
@@ -151,11 +184,11 @@ def _check_profiles(profiles: Sequence[Profile], multiple: int) -> None:
         )
 
 
-def _check_space(output: Path, checkpoint: "Checkpoint") -> None:
+def _check_space(output: Path, parameters: int, precision: Precision, targets: int) -> None:
     """Refuses to start where the disk cannot hold the result."""
     parent = next(folder for folder in output.absolute().parents if folder.exists())
-    # fp32 ONNX, and engines that are up to 1.4 times as large with packed weights
-    needed = int(2.4 * 4 * checkpoint.parameters)
+    # The ONNX, and engines that are up to 1.4 times as large with packed weights
+    needed = int((1.0 + 1.4 * targets) * _BYTES[precision] * parameters)
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise OutputError(
@@ -164,22 +197,52 @@ def _check_space(output: Path, checkpoint: "Checkpoint") -> None:
         )
 
 
-def _compile_all(root: Path, manifest: BundleManifest, backend: Backend, timer: StageTimer) -> BundleManifest:
-    """Compiles and gates every component; the figures go into the manifest."""
+def _compile_all(root: Path, manifest: BundleManifest, engines: _Engines, timer: StageTimer) -> BundleManifest:
+    """Compiles and gates every component of a new bundle; the figures go into the manifest.
+
+    Where no engine could be run here, the ONNX itself passes the gate.
+    """
     bundle = Bundle(root=root, manifest=manifest)
     records = {}
     for name, record in manifest.components.items():
-        with timer.stage(f"{name}: compile"):
-            engine = compile_component(root, manifest, name, backend, bundle.probes(name))
-        records[name] = record.model_copy(update={"parity": engine.parity})
+        component = Component(root=root, manifest=manifest, name=name)
+        parity = _compile(component, bundle, engines, timer)
+        if parity is None:
+            with timer.stage(f"{name}: gate the ONNX"):
+                parity = measure_onnx(component, bundle.probes(name))
+        records[name] = record.model_copy(update={"parity": parity})
     return manifest.model_copy(update={"components": records})
+
+
+def _compile(component: Component, bundle: Bundle, engines: _Engines, timer: StageTimer) -> ParityRecord | None:
+    """Compiles one component for every target; returns the figures of one that could be run here."""
+    measured = None
+    for target in engines.targets:
+        told = f" for {target.machine}" if len(engines.targets) > 1 else ""
+        with timer.stage(f"{component.name}: compile{told}"):
+            made = compile_component(component, engines.compiler, target, bundle.probes(component.name), timer)
+        measured = made.parity or measured
+    return measured
+
+
+def _compile_missing(bundle: Bundle, engines: _Engines, timer: StageTimer) -> bool:
+    """Adds to a whole bundle the engines that it lacks; says whether there were any."""
+    components = [Component(root=bundle.root, manifest=bundle.manifest, name=n) for n in bundle.manifest.components]
+    lacking = [
+        component
+        for component in components
+        if not all(engine_whole(component, engines.compiler, target) for target in engines.targets)
+    ]
+    for component in lacking:
+        _compile(component, bundle, engines, timer)
+    return bool(lacking)
 
 
 def _build_engines(
     root: Path,
     output: str | Path | None,
     profiles: Sequence[Profile],
-    backend: Backend,
+    engines: _Engines,
     seamless: Seamless,
     timer: StageTimer,
 ) -> Build:
@@ -201,21 +264,8 @@ def _build_engines(
                 "build from the model with the one wanted"
             )
         bundle.check_all()
-        whole = _engines_whole(bundle, backend)
-        if not whole:
-            _compile_all(root, bundle.manifest, backend, timer)
-    return Build(bundle=bundle, up_to_date=whole, seconds=timer.seconds)
-
-
-def _engines_whole(bundle: Bundle, backend: Backend) -> bool:
-    """Whether every component has its engine for this machine, with nothing missing or altered."""
-    try:
-        for name in bundle.manifest.components:
-            folder = bundle.root / "engines" / current_key(bundle.manifest, name, backend)
-            check_files(folder, read_engine(folder).files, largest_hashed=None)
-    except BundleError:
-        return False
-    return True
+        made = _compile_missing(bundle, engines, timer)
+    return Build(bundle=bundle, up_to_date=not made, seconds=timer.seconds)
 
 
 def _up_to_date(
@@ -225,10 +275,9 @@ def _up_to_date(
     precision: Precision,
     kept_fp32: Sequence[str],
     profiles: Sequence[Profile],
-    backend: Backend,
     seamless: Seamless,
 ) -> Bundle | None:
-    """The bundle at ``output`` if a build would make the same one again."""
+    """The bundle at ``output`` if a build would export the same one again."""
     if not (output / BUNDLE_FILE).is_file():
         return None
     try:
@@ -248,4 +297,4 @@ def _up_to_date(
         bundle.check_all()
     except BundleError:
         return None
-    return bundle if _engines_whole(bundle, backend) else None
+    return bundle

@@ -31,7 +31,18 @@ def build(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A diffusers folder, a hub id, emoji, or a bundle.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="The bundle's folder.")] = None,
     precision: Annotated[str, typer.Option("--precision", help="fp32 or fp16.")] = "fp32",
-    backend: Annotated[str, typer.Option("--backend", help="ort-cpu.")] = "ort-cpu",
+    backend: Annotated[
+        str, typer.Option("--backend", help="What runs the engines: ort-cpu, ort-cuda, tensorrt or tensorrt-rtx.")
+    ] = "ort-cpu",
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gpu", metavar="ARCH", help="A GPU architecture to compile tensorrt-rtx engines for, as sm89; repeatable."
+        ),
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option("--workspace", metavar="MB", help="Scratch memory that TensorRT may plan per layer.")
+    ] = None,
     profile: Annotated[
         list[str] | None, typer.Option("--profile", metavar="WxH[xBATCH]", help="A picture size; repeatable.")
     ] = None,
@@ -45,7 +56,7 @@ def build(
 ) -> None:
     """Build a bundle from a model; given a bundle, compile its engines for this machine."""
     from latentrt.building import build as build_bundle
-    from latentrt.terminal import BuildProgress, print_json, say
+    from latentrt.terminal import BuildLog, BuildProgress, print_json, say
 
     result = build_bundle(
         model,
@@ -53,9 +64,11 @@ def build(
         precision=precision,
         profiles=profile or (),
         backend=backend,
+        gpus=gpu or (),
+        workspace_mb=workspace,
         seamless=seamless,
         fp32=fp32 or (),
-        progress=BuildProgress(),
+        progress=BuildLog() if json else BuildProgress(),
     )
     manifest, root = result.bundle.manifest, result.bundle.root
     if json:

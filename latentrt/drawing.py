@@ -1,6 +1,7 @@
 """The options that all drawing commands share, and what they do before and after they draw."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -67,7 +68,7 @@ class Drawing:
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT.png", help="Where to write; .npy writes the latents.")
     ] = Path("out.png")
-    backend: Annotated[str, typer.Option("--backend", help="auto or ort-cpu.")] = "auto"
+    backend: Annotated[str, typer.Option("--backend", help="auto, or one to insist on.")] = "auto"
     threads: Annotated[
         int | None, typer.Option("--threads", help="Threads per operator; one per core if left out.")
     ] = None
@@ -103,6 +104,8 @@ class Drawing:
             if self.preview is not None:
                 options["callback_on_step_end"] = _previews(self.preview)
             yield pipe, options
+            if self.backend == "auto":
+                sys.stderr.write(f"latentrt: drew with {pipe.backend}\n")
 
     def report(self, result: Any) -> None:
         """Writes the result and says where."""

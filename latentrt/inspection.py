@@ -1,15 +1,20 @@
 """Looks at a bundle: what it holds, and whether it is whole and right on this machine."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from latentrt.engines.backends import COMPILERS
 from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import OpenComponents, current_key, engines_in
+from latentrt.engines.cache import OpenComponents, best_backend, engines_in, identity_of
+from latentrt.engines.component import Component
 from latentrt.engines.errors import LatentrtError
-from latentrt.engines.parity import EXACT, Parity, gate
-from latentrt.engines.precision import Backend
+from latentrt.engines.manifest import BundleManifest, EngineManifest
+from latentrt.engines.measuring import measure
+from latentrt.engines.parity import Parity
 from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.seamless import Seamless
+from latentrt.engines.tensorrt_contents import counts_with_weights
 from latentrt.terminal import megabytes, print_table, say
 
 
@@ -34,15 +39,20 @@ def describe(root: Path) -> dict[str, Any]:
     }
     engines = [
         {
+            "key": engine.key,
             "component": engine.component,
             "backend": engine.backend.value,
             "version": engine.backend_version,
+            "precision": engine.precision.value,
             "machine": engine.machine,
+            "profiles": list(engine.shapes),
+            "workspace_mb": engine.workspace_mb,
             "bytes": sum(file.size for file in engine.files.values()),
-            "parity": engine.parity.model_dump(),
-            "fits_this_machine": _fits(manifest, engine.component, engine.backend, engine.key),
+            "contents": engine.contents.model_dump(mode="json") if engine.contents else None,
+            "parity": engine.parity.model_dump() if engine.parity else None,
+            "fits_this_machine": _fits(root, manifest, engine),
         }
-        for engine in engines_in(root)
+        for engine in sorted(engines_in(root), key=partial(_place, tuple(manifest.components)))
     ]
     return {
         "bundle": str(root),
@@ -63,9 +73,19 @@ def describe(root: Path) -> dict[str, Any]:
     }
 
 
-def _fits(manifest: Any, component: str, backend: Backend, key: str) -> bool:
+def _place(components: tuple[str, ...], engine: EngineManifest) -> tuple[object, ...]:
+    """Engines are listed by component, backend and machine; those of no component of the bundle at the end."""
+    known = engine.component in components
+    return components.index(engine.component) if known else len(components), engine.backend, engine.machine, engine.key
+
+
+def _fits(root: Path, manifest: BundleManifest, engine: EngineManifest) -> bool:
+    if engine.component not in manifest.components:
+        return False
+    compiler = COMPILERS[engine.backend]
     try:
-        return component in manifest.components and current_key(manifest, component, backend) == key
+        component = Component(root=root, manifest=manifest, name=engine.component)
+        return identity_of(component, compiler, compiler.here()).key == engine.key
     except LatentrtError:
         return False
 
@@ -102,13 +122,31 @@ def print_description(description: dict[str, Any]) -> None:
     )
     print_table(
         "engines",
-        ("component", "backend", "version", "size", "fits here"),
+        ("component", "backend", "version", "machine", "size", "layers with weights", "PSNR dB", "fits here"),
         [
-            (row["component"], row["backend"], row["version"], megabytes(row["bytes"]),
-             "yes" if row["fits_this_machine"] else f"no: {row['machine']}")
+            (
+                row["component"],
+                row["backend"],
+                row["version"],
+                row["machine"],
+                megabytes(row["bytes"]),
+                _weights_told(row["contents"]),
+                f"{row['parity']['psnr']:.1f}" if row["parity"] else "not measured",
+                "yes" if row["fits_this_machine"] else "no",
+            )
             for row in description["engines"]
         ],
-    )  # fmt: skip
+    )
+    if any(row["parity"] is None for row in description["engines"]):
+        say("not measured: compiled for another machine than the one that compiled it; verify measures it there")
+
+
+def _weights_told(contents: dict[str, Any] | None) -> str:
+    """The convolutions and matrix products of a typed network by dtype, as in ``98 float16, 2 float32``."""
+    if contents is None:
+        return ""
+    counts = counts_with_weights(contents["layers"])
+    return ", ".join(f"{count} {dtype}" for dtype, count in sorted(counts.items()))
 
 
 def _precision(component: dict[str, Any]) -> str:
@@ -136,17 +174,15 @@ def verify(root: Path, *, threads: int | None = None, progress: Progress | None 
             bundle.check_engine(engine)
     figures = {}
     with timer.stage("open"):
-        components = OpenComponents(bundle, Backend.ORT_CPU, threads=threads)
+        backend = best_backend(bundle)
+        components = OpenComponents(bundle, backend, threads=threads)
     try:
-        for name, record in bundle.manifest.components.items():
+        for name in bundle.manifest.components:
+            component = Component(root=bundle.root, manifest=bundle.manifest, name=name)
+            chunks = 1 if COMPILERS[backend].profiles(component) else None
             with timer.stage(name):
-                worst = EXACT
-                for probe in bundle.probes(name):
-                    chunks = bundle.manifest.chunks(name, probe.inputs)
-                    outputs = components.engine(name, probe.profile, chunks).run(probe.inputs)
-                    worst = worst.worse(probe.parity(outputs))
-                gate(name, worst, record.precision)
-            figures[name] = worst
+                engine_at = partial(components.engine, name)
+                figures[name] = measure(component, engine_at, bundle.probes(name), largest_chunks=chunks).parity
     finally:
         components.close()
     return figures

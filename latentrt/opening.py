@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import OpenComponents
+from latentrt.engines.cache import OpenComponents, best_backend
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Backend
 from latentrt.runtime.pipeline import Pipeline
@@ -16,7 +16,8 @@ def open(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -
 
     Args:
         path: the bundle's folder.
-        backend: ``"auto"`` or the name of one; ``Pipeline.backend`` says which it became.
+        backend: the name of one, or ``"auto"``: the first of tensorrt, tensorrt-rtx, ort-cuda and ort-cpu whose
+            engines the bundle has and this machine can run. ``Pipeline.backend`` says which it became.
         threads: threads per operator on the CPU; None takes one per core.
 
     Raises:
@@ -26,6 +27,6 @@ def open(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -
     """
     if backend != AUTO and backend not in tuple(Backend):
         raise RequestError(f"got backend {backend!r}, expected {', '.join((AUTO, *Backend))}; choose one of these")
-    chosen = Backend.ORT_CPU if backend == AUTO else Backend(backend)
     bundle = open_bundle(path)
+    chosen = best_backend(bundle) if backend == AUTO else Backend(backend)
     return Pipeline(bundle, OpenComponents(bundle, chosen, threads=threads))

@@ -8,26 +8,79 @@ from time import perf_counter
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 stdout = Console(highlight=False, markup=False, emoji=False)
 
 
-class BuildProgress:
-    """Shows each stage of a build: a spinner while it runs on a terminal, one line when it has ended."""
+class BuildLog:
+    """Shows each stage of a build: one line when it has ended."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """One stage; a stage that fails leaves no line."""
         start = perf_counter()
-        if stderr.is_terminal:
-            with stderr.status(name):
-                yield
-        else:
-            yield
+        yield
         stderr.print(f"{perf_counter() - start:8.1f} s  {name}")
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """Phases leave no line."""
+
+
+class BuildProgress(BuildLog):
+    """The same, and on a terminal a spinner while a stage runs, or a bar where it tells its phases."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """One stage; a stage that fails leaves no line."""
+        with super().stage(name):
+            if not stderr.is_terminal:
+                yield
+                return
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), _PhaseColumn(), TimeElapsedColumn())
+            with Progress(*columns, console=stderr, transient=True) as self._bar:
+                self._task = self._bar.add_task(name, total=None, phase="")
+                try:
+                    yield
+                finally:
+                    self._bar, self._task = None, None
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """How much of a phase of the stage is done, in percent; the innermost phase is shown."""
+        bar, task = self._bar, self._task  # calls may come from other threads
+        if bar is not None and task is not None:
+            bar.update(task, completed=done, total=max(total, 1), phase=name)
+
+
+class _PhaseColumn(ProgressColumn):
+    """A bar with the phase's name and percentage, where there is one."""
+
+    def render(self, task: Task) -> Text | Table:
+        """Nothing for stages without phases."""
+        if not task.fields["phase"]:
+            return Text("")
+        grid = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=task.total, completed=task.completed, width=24)
+        grid.add_row(bar, f"{task.percentage:3.0f} %", task.fields["phase"])
+        return grid
 
 
 @contextmanager

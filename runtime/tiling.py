@@ -10,7 +10,7 @@ from enum import StrEnum
 import numpy as np
 
 from latentrt.engines.cache import OpenComponents
-from latentrt.engines.engine import Engine
+from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.manifest import LatentRecord
 from latentrt.engines.profile import Profile
@@ -62,7 +62,7 @@ def vae_engine(components: OpenComponents, component: str, profile: Profile, mod
     return TiledEngine(manifest.spec(component, profile, (1,)), at_size, manifest.latents)
 
 
-class SlicedEngine:
+class SlicedEngine(ClosesItself):
     """An engine in its smallest batch."""
 
     def __init__(self, engine: Engine) -> None:
@@ -92,7 +92,7 @@ class _Cut:
         return self.stop - self.start
 
 
-class TiledEngine:
+class TiledEngine(ClosesItself):
     """One half of the autoencoder over overlapping tiles, blended where they overlap: diffusers' tiling.
 
     Of a finished tile only the strips that its neighbours blend with are kept, and every sample goes alone, so

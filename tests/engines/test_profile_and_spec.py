@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import spec_at
+from latentrt.engines.component import Component
 from latentrt.engines.errors import RequestError
 from latentrt.engines.profile import Profile, profile_for_size, profile_from_text
 from latentrt.engines.spec import BATCH, EngineSpec, TensorSpec
@@ -76,7 +76,8 @@ def test_others_are_refused_with_got_and_expected(sample: np.ndarray | None, got
 def test_specs_for_prompts_of_several_chunks_are_static(tiny_bundle: Path) -> None:
     """A U-Net engine's spec at k chunks has k times the prompt length; nothing else changes."""
     manifest = open_bundle(tiny_bundle).manifest
-    one, three = (spec_at(manifest, "unet", manifest.profiles[0], chunks) for chunks in (1, 3))
+    unet = Component(root=tiny_bundle, manifest=manifest, name="unet")
+    one, three = (unet.spec_of_any_batch(manifest.profiles[0], chunks) for chunks in (1, 3))
     assert one.inputs["encoder_hidden_states"].shape == ("batch", 77, 64)
     assert three.inputs["encoder_hidden_states"].shape == ("batch", 231, 64)
     assert {**three.inputs, "encoder_hidden_states": None} == {**one.inputs, "encoder_hidden_states": None}

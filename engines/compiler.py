@@ -1,0 +1,112 @@
+"""What a backend is to the rest: something that compiles components for a machine and opens what it compiled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from latentrt.engines.component import Component
+from latentrt.engines.engine import Engine
+from latentrt.engines.manifest import ContentsRecord
+from latentrt.engines.precision import Backend
+from latentrt.engines.profile import Profile
+from latentrt.engines.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What to compile for: a machine as ``Compiler.targets`` names it, and what the builder may use meanwhile.
+
+    ``workspace_mb`` limits the scratch memory of any layer in MB (2**20 bytes); None leaves it to the backend.
+    """
+
+    machine: str
+    workspace_mb: int | None = None
+
+
+class Model(Protocol):
+    """A compiled component, opened: its weights are in memory once and serve all of its engines."""
+
+    def engine(self, profile: Profile, chunks: int = 1) -> Engine:
+        """The component at one profile, for prompts of so many chunks.
+
+        Raises:
+            RequestError: a size or a number of chunks that was not compiled.
+            EngineError: the model was closed, or the device's memory does not hold the profile's buffers.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases everything; may be called twice."""
+        ...
+
+
+class Compiler(Protocol):
+    """One backend. It imports its packages when they are first needed, and says which one is missing."""
+
+    @property
+    def backend(self) -> Backend:
+        """Its name."""
+        ...
+
+    @property
+    def maker(self) -> str:
+        """The library whose version counts, as people call it."""
+        ...
+
+    @property
+    def flags(self) -> Mapping[str, str]:
+        """What was chosen for every build; part of an engine's key."""
+        ...
+
+    @property
+    def largest_hashed(self) -> int | None:
+        """Files of an engine up to this size are hashed when it is opened; None hashes all."""
+        ...
+
+    def version(self) -> str:
+        """The library's version.
+
+        Raises:
+            EngineError: it is not installed.
+        """
+        ...
+
+    def here(self) -> str:
+        """This machine, as engines name it.
+
+        Raises:
+            EngineError: the backend cannot run here, and why.
+        """
+        ...
+
+    def targets(self, gpus: Sequence[str]) -> tuple[str, ...]:
+        """The machines to compile for: one per GPU architecture asked for, or this one.
+
+        Raises:
+            RequestError: an architecture that is unknown or not for this backend to choose.
+            EngineError: none was asked for, and there is none here.
+        """
+        ...
+
+    def profiles(self, component: Component) -> tuple[Profile, ...]:
+        """The profiles that an engine is made for alone; none where it takes every size."""
+        ...
+
+    def compile(
+        self, component: Component, target: Target, folder: Path, progress: Progress | None
+    ) -> ContentsRecord | None:
+        """Compiles into an empty folder; returns what the backend can tell of the result.
+
+        Raises:
+            EngineError: the backend refuses the graph, with its reason.
+        """
+        ...
+
+    def open(self, component: Component, folder: Path, *, threads: int | None) -> Model:
+        """Opens what ``compile`` made for this machine.
+
+        Raises:
+            EngineError: it cannot run here.
+        """
+        ...

@@ -1,0 +1,91 @@
+"""The GPU backends on a real GPU, end to end: built, gated, drawn with, closed. Run with ``pytest -m gpu``."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import latentrt
+from latentrt.engines.backends import COMPILERS
+from latentrt.engines.cache import engines_in
+from latentrt.engines.cuda import CudaPython
+from latentrt.engines.precision import Backend
+from latentrt.inspection import describe, verify
+
+pytestmark = pytest.mark.gpu
+
+# What a CUDA context, its modules and its pools may keep beyond a model that was closed
+_KEPT_MEGABYTES = 64
+# A gate's relative error at every model call, through a sampler's steps
+_OPTIONS = {"num_inference_steps": 8, "seed": 5, "guidance_scale": 3.0, "output_type": "np"}
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt-rtx", "ort-cuda"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """A GPU backend that is installed, on a machine that has a GPU."""
+    name = str(request.param)
+    try:
+        COMPILERS[Backend(name)].version()
+        COMPILERS[Backend(name)].here()
+    except latentrt.EngineError as error:
+        pytest.skip(str(error))
+    return name
+
+
+@pytest.fixture
+def bundle(emoji_bundle: Path, backend: str, tmp_path: Path) -> Path:
+    """The embedded model's bundle with engines of the backend, which passed their gates as they were built."""
+    folder = shutil.copytree(emoji_bundle, tmp_path / "emoji.bundle")
+    try:
+        assert not latentrt.build(folder, backend=backend).up_to_date
+    except latentrt.EngineError as error:
+        if "choose the backend tensorrt" in str(error):
+            pytest.skip(str(error))  # a data centre's GPU, which TensorRT-RTX does not compile for
+        raise
+    return folder
+
+
+def test_engines_are_measured_and_repeat_their_figures(bundle: Path, backend: str) -> None:
+    """At the build and again by verify."""
+    engines = [engine for engine in engines_in(bundle) if engine.backend == backend]
+    assert len(engines) == 4
+    assert all(engine.parity is not None and engine.parity.relative_error < 1e-4 for engine in engines)
+    verify(bundle)
+    if backend != "ort-cuda":
+        assert all(engine.contents is not None and engine.contents.device_memory for engine in engines)
+    assert all(row["fits_this_machine"] for row in describe(bundle)["engines"])
+
+
+def test_pictures_are_those_of_the_cpu(bundle: Path, backend: str) -> None:
+    """Auto takes the GPU; the second picture comes from recorded graphs."""
+    pictures = {}
+    for name in ("auto", "ort-cpu"):
+        with latentrt.open(bundle, backend=name) as pipe:
+            pipe("a cat", **_OPTIONS)
+            pictures[pipe.backend] = np.asarray(pipe("dog face", **_OPTIONS).images[0])
+    assert list(pictures) == [backend, "ort-cpu"]
+    error = pictures[backend].astype(np.float64) - pictures["ort-cpu"]
+    assert 10 * np.log10(1.0 / np.mean(error**2)) > 45
+
+
+def test_runs_are_recorded_as_graphs(bundle: Path, backend: str) -> None:
+    """No component is refused its graph."""
+    with latentrt.open(bundle, backend=backend) as pipe:
+        pipe("a cat", **_OPTIONS)
+        pipe("a cat", **_OPTIONS)
+        profile = pipe.manifest.profiles[0]
+        for name in ("text_encoder", "unet", "vae_decoder"):
+            engine = pipe._components.engine(name, profile)
+            owner = engine if hasattr(engine, "graph_refused") else engine._model  # type: ignore[attr-defined]
+            assert owner.graph_refused is None, name
+
+
+def test_closing_frees_the_device(bundle: Path, backend: str) -> None:
+    """After the first time, which leaves CUDA's own context behind, memory does not grow."""
+    driver, free = CudaPython(), []
+    for _ in range(3):
+        with latentrt.open(bundle, backend=backend) as pipe:
+            pipe("a cat", **_OPTIONS)
+        free.append(driver.free_memory())
+    assert free[0] - free[-1] < _KEPT_MEGABYTES * 2**20

@@ -1,0 +1,157 @@
+"""The engine of ONNX Runtime's CUDA provider, with the CPU as the device: the bindings are real, the memory is not."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentrt.engines import ort_cuda
+from latentrt.engines.bundle import open_bundle
+from latentrt.engines.component import Component
+from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.ort_cpu import OrtCpuModel, _OpenComponent
+from latentrt.engines.ort_cuda import Device, OrtCuda, OrtCudaModel
+from latentrt.engines.profile import Profile
+from latentrt.engines.spec import Array, EngineSpec
+
+ON_CPU = Device(provider="CPUExecutionProvider", memory="cpu")
+PAIR, WIDE = Profile(width=32, height=32, batch=2), Profile(width=48, height=32)
+
+
+@pytest.fixture
+def unet(tiny_bundle: Path) -> Component:
+    """The tiny U-Net."""
+    return Component(root=tiny_bundle, manifest=open_bundle(tiny_bundle).manifest, name="unet")
+
+
+@pytest.fixture
+def model(unet: Component) -> Iterator[OrtCudaModel]:
+    """It, opened with the CPU as the device."""
+    opened = OrtCudaModel(unet, ON_CPU)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def reference(unet: Component) -> Iterator[_OpenComponent]:
+    """The same without bindings."""
+    opened = _OpenComponent(unet, OrtCpuModel.of_onnx(unet.onnx))
+    yield opened
+    opened.close()
+
+
+def random_inputs(spec: EngineSpec, batch: int, seed: int) -> dict[str, Array]:
+    """Inputs of a batch."""
+    random = np.random.default_rng(seed)
+    return {name: random.normal(size=tensor.sized(batch)).astype(tensor.dtype) for name, tensor in spec.inputs.items()}
+
+
+def graph_ids(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The graph of every binding that is made from here on."""
+    ids = []
+    real = ort_cuda.BoundRun.__init__
+
+    def spy(self: Any, model: Any, spec: Any, batch: int, inputs: Any, graph: int) -> None:
+        ids.append(graph)
+        real(self, model, spec, batch, inputs, graph)
+
+    monkeypatch.setattr(ort_cuda.BoundRun, "__init__", spy)
+    return ids
+
+
+def test_runs_agree_with_plain_ones(model: OrtCudaModel, reference: _OpenComponent) -> None:
+    """Every batch of every profile, each twice with other inputs, and prompts of two chunks; results stay."""
+    kept = []
+    for seed, (profile, chunks) in enumerate([(PAIR, 1), (WIDE, 1), (PAIR, 2), (PAIR, 1)]):
+        engine, plain = model.engine(profile, chunks), reference.engine(profile, chunks)
+        for batch in engine.spec.batches:
+            inputs = random_inputs(engine.spec, batch, seed)
+            kept.append((engine.run(inputs)["out_sample"], plain.run(inputs)["out_sample"]))
+    for got, expected in kept:
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+def test_each_shape_has_its_graph_and_its_buffers_once(model: OrtCudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shapes of the bundle's profiles are recorded; others run without, and keep nothing."""
+    ids = graph_ids(monkeypatch)
+    for _ in range(2):
+        for profile, batch in ((PAIR, 4), (PAIR, 2), (WIDE, 2)):
+            engine = model.engine(profile)
+            engine.run(random_inputs(engine.spec, batch, 0))
+    assert ids == [1, 2, 3]
+    odd = model.engine(Profile(width=16, height=16))
+    for _ in range(2):
+        odd.run(random_inputs(odd.spec, 1, 0))
+    assert ids[3:] == [-1, -1]
+
+
+def test_closed_is_refused(model: OrtCudaModel) -> None:
+    """Twice is as once."""
+    engine = model.engine(PAIR)
+    inputs = random_inputs(engine.spec, 2, 0)
+    with engine:
+        engine.run(inputs)
+    model.close()
+    for use in (lambda: engine.run(inputs), lambda: model.engine(PAIR)):
+        with pytest.raises(EngineError, match="closed; open the bundle again"):
+            use()
+
+
+def test_inputs_are_checked(model: OrtCudaModel) -> None:
+    """Before anything is bound."""
+    engine = model.engine(PAIR)
+    inputs = random_inputs(engine.spec, 2, 0)
+    with pytest.raises(RequestError, match="give exactly these"):
+        engine.run({**inputs, "sample": inputs["sample"].astype(np.float64)})
+
+
+def test_threads_take_turns(model: OrtCudaModel, reference: _OpenComponent) -> None:
+    """Buffers are shared, results are not."""
+
+    def work(seed: int) -> None:
+        engine = model.engine(PAIR)
+        inputs = random_inputs(engine.spec, 2, seed)
+        expected = reference.engine(PAIR).run(inputs)["out_sample"]
+        np.testing.assert_allclose(engine.run(inputs)["out_sample"], expected, rtol=0, atol=1e-5)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(12)))
+
+
+def test_without_graphs_where_the_provider_cannot_record(unet: Component, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session is opened again without them, and the reason is kept."""
+    import onnxruntime
+
+    real, asked = onnxruntime.InferenceSession, []
+
+    def session(path: str, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:
+        asked.append(providers[0][1])
+        if "enable_cuda_graph" in asked[-1]:
+            raise RuntimeError("This session cannot use the graph capture feature")
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    ids = graph_ids(monkeypatch)
+    model = OrtCudaModel(unet, Device(provider="CPUExecutionProvider", memory="cuda"))
+    assert [sorted(options) for options in asked] == [["enable_cuda_graph", "use_tf32"], ["use_tf32"]]
+    assert "cannot use the graph capture" in str(model.graph_refused)
+    assert ids == []
+    model.device = ON_CPU
+    engine = model.engine(PAIR)
+    engine.run(random_inputs(engine.spec, 2, 0))
+    assert ids == [-1]
+
+
+def test_a_provider_that_silently_became_the_cpu(unet: Component) -> None:
+    """ONNX Runtime only warns where CUDA's libraries are missing."""
+    with pytest.raises(EngineError, match=r"on CPUExecutionProvider, expected CUDAExecutionProvider; check that"):
+        OrtCudaModel(unet, Device())
+
+
+def test_an_onnxruntime_without_cuda() -> None:
+    """The one of the default install."""
+    with pytest.raises(EngineError, match=r"has the providers .*CPU.*onnxruntime-gpu"):
+        OrtCuda().version()
