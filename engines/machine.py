@@ -1,6 +1,8 @@
 """The machine's features that a compiled engine depends on."""
 
+import os
 import platform
+from pathlib import Path
 
 # What ONNX Runtime's kernels and weight packing choose by; an engine packed for one set may be wrong on another.
 _RELEVANT = (
@@ -18,6 +20,20 @@ def cpu_features() -> str:
 
     found = [name for name in _RELEVANT if __cpu_features__.get(name)]
     return " ".join([platform.system().lower(), platform.machine().lower(), *found])
+
+
+def available_memory() -> int:
+    """Bytes that a process can take now without the system swapping or ending one; all of the memory where the system
+    does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 2**63
 
 
 def gpu_machine(architecture: str) -> str:

@@ -3,6 +3,9 @@
 Optimising a full-size U-Net takes 17 s and reads all of it; opening what that produced, with optimisation
 off, takes about 1 s and maps the weights. The result is bound to the CPU's features and to the version of
 ONNX Runtime, which is why both are in the engine's key.
+
+Optimising takes about four times the memory of the weights in fp32. A component for which that is too much is saved as
+it is: its weights are mapped, and run some percent slower.
 """
 
 import re
@@ -15,7 +18,7 @@ from latentrt.engines.compiler import Target
 from latentrt.engines.component import Component
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.machine import cpu_features
+from latentrt.engines.machine import available_memory, cpu_features
 from latentrt.engines.manifest import ParityRecord
 from latentrt.engines.measuring import measure
 from latentrt.engines.precision import Backend
@@ -28,6 +31,7 @@ DATA_FILE = "model.onnx.data"
 FLAGS = {"optimization": "all", "prepacked": "1", "recipe": "2"}
 _EXTERNAL_FROM = 65536  # bytes; smaller tensors, odd-sized masks among them, stay in the graph
 _ALIGNMENT = 64  # bytes: one AVX-512 register, one cache line
+_PACKING_PEAK = 4  # times the weights in fp32: SD 2.1's U-Net took 12.9 GB
 _ERRORS_ONLY = 3  # ONNX Runtime's severity; its warnings about packed weights are of no use to a user
 
 
@@ -40,22 +44,28 @@ def version() -> str:
     return str(_onnxruntime().__version__)
 
 
-def compile_onnx(onnx: Path, folder: Path) -> None:
+def compile_onnx(onnx: Path, folder: Path, parameters: int = 0) -> None:
     """Optimises ``onnx`` for this machine into ``folder``: a graph and one file of packed weights.
+
+    Args:
+        onnx: the graph.
+        folder: exists and is empty.
+        parameters: how many weights it has; with too many for the memory that is free, nothing is optimised.
 
     Raises:
         EngineError: ONNX Runtime refuses the graph or cannot write the result.
     """
+    if _PACKING_PEAK * 4 * parameters > available_memory():
+        _save_optimised(onnx, folder, prepacked=False, optimised=False)
+        return
     _save_optimised(onnx, folder, prepacked=True)
     if not _packing_aligned(folder / MODEL_FILE):
         _save_optimised(onnx, folder, prepacked=False)
 
 
-def _save_optimised(onnx: Path, folder: Path, *, prepacked: bool) -> None:
-    ort = _onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+def _save_optimised(onnx: Path, folder: Path, *, prepacked: bool, optimised: bool = True) -> None:
+    levels = _onnxruntime().GraphOptimizationLevel
+    options = _run_options(levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL, None, packs=optimised)
     options.optimized_model_filepath = str(folder / MODEL_FILE)
     for key, value in {
         "session.optimized_model_external_initializers_file_name": DATA_FILE,
@@ -92,18 +102,19 @@ class OrtCpuModel:
             EngineError: the session cannot be created.
         """
         level = _onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session: Any = _session(folder / MODEL_FILE, _run_options(level, threads))
+        packs = 2 * (folder / DATA_FILE).stat().st_size < available_memory()  # what is packed already takes nothing
+        self._session: Any = _session(folder / MODEL_FILE, _run_options(level, threads, packs=packs))
 
     @classmethod
     def of_onnx(cls, onnx: Path) -> Self:
-        """Opens a graph that was not compiled: slower to open, for a few runs.
+        """Opens a graph that was not compiled, for a few runs: its weights are mapped and not packed.
 
         Raises:
             EngineError: the session cannot be created.
         """
         model = cls.__new__(cls)
-        level = _onnxruntime().GraphOptimizationLevel.ORT_ENABLE_ALL
-        model._session = _session(onnx, _run_options(level, None))
+        level = _onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+        model._session = _session(onnx, _run_options(level, None, packs=False))
         return model
 
     @property
@@ -198,7 +209,7 @@ class OrtCpu:
                 f"got a workspace of {target.workspace_mb} MB for backend {self.backend}, expected it for TensorRT's "
                 "builder alone; leave it out"
             )
-        compile_onnx(component.onnx, folder)
+        compile_onnx(component.onnx, folder, component.record.parameters)
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> _OpenComponent:
         """Maps the weights."""
@@ -219,13 +230,15 @@ def measure_onnx(component: Component, probes: Iterable[Probe]) -> ParityRecord:
         model.close()
 
 
-def _run_options(level: Any, threads: int | None) -> Any:
+def _run_options(level: Any, threads: int | None, *, packs: bool) -> Any:
     options = _onnxruntime().SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.graph_optimization_level = level
     options.intra_op_num_threads = threads or 0
     # Plans memory per shape beside what the first run took: a third more for a decoder, and no faster
     options.enable_mem_pattern = False
+    if not packs:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
 
