@@ -124,8 +124,9 @@ def _engines_to_make(backend: Backend, gpus: Sequence[str], workspace_mb: int | 
     if workspace_mb is not None and workspace_mb < 1:
         raise RequestError(f"got a workspace of {workspace_mb} MB, expected at least 1; leave it out for no limit")
     compiler = COMPILERS[backend]
-    compiler.version()
-    return _Engines(compiler=compiler, targets=compiler.targets(gpus, workspace_mb))
+    targets = compiler.targets(gpus, workspace_mb)
+    compiler.version()  # refuses where the backend is not installed
+    return _Engines(compiler=compiler, targets=targets)
 
 
 def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
