@@ -7,6 +7,7 @@ from typing import Protocol
 
 from latentrt.engines.component import Component
 from latentrt.engines.engine import Engine
+from latentrt.engines.errors import RequestError
 from latentrt.engines.manifest import ContentsRecord
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
@@ -15,13 +16,26 @@ from latentrt.engines.progress import Progress
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What to compile for: a machine as ``Compiler.targets`` names it, and what the builder may use meanwhile.
+    """What to compile for: a machine as engines name it, and what the builder may use meanwhile.
 
     ``workspace_mb`` limits the scratch memory of any layer in MB (2**20 bytes); None leaves it to the backend.
     """
 
     machine: str
     workspace_mb: int | None = None
+
+
+def refuse_workspace(backend: Backend, workspace_mb: int | None) -> None:
+    """For backends whose builder plans no scratch memory.
+
+    Raises:
+        RequestError: a workspace was asked for.
+    """
+    if workspace_mb is not None:
+        raise RequestError(
+            f"got a workspace of {workspace_mb} MB for backend {backend}, expected it for TensorRT's builder alone; "
+            "leave it out"
+        )
 
 
 class Model(Protocol):
@@ -80,11 +94,11 @@ class Compiler(Protocol):
         """
         ...
 
-    def targets(self, gpus: Sequence[str]) -> tuple[str, ...]:
-        """The machines to compile for: one per GPU architecture asked for, or this one.
+    def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
+        """What to compile for: one target per GPU architecture asked for, or this machine.
 
         Raises:
-            RequestError: an architecture that is unknown or not for this backend to choose.
+            RequestError: an architecture that is unknown, or one or a workspace that is not for this backend to choose.
             EngineError: none was asked for, and there is none here.
         """
         ...

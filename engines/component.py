@@ -40,6 +40,11 @@ class Component:
         names = [name for name in (self.record.onnx, self.record.weights) if name]
         return {name: self.manifest.files[name] for name in names}
 
+    @property
+    def onnx_bytes(self) -> int:
+        """Size of graph and weights."""
+        return sum(file.size for file in self.onnx_files.values())
+
     def largest_batch(self, profile: Profile) -> int:
         """Samples per call that the profile's pictures make."""
         return profile.batch * self.record.batch_per_picture

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from latentrt.engines.bundle import HASHED_AT_OPEN, Probe
-from latentrt.engines.compiler import Target
+from latentrt.engines.compiler import Target, refuse_workspace
 from latentrt.engines.component import Component
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError, RequestError
@@ -189,14 +189,15 @@ class OrtCpu:
         """The CPU's vector extensions, by which weights are packed."""
         return cpu_features()
 
-    def targets(self, gpus: Sequence[str]) -> tuple[str, ...]:
+    def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
         """This CPU."""
         if gpus:
             raise RequestError(
                 f"got gpu {', '.join(gpus)} for backend {self.backend}, which runs on the CPU; leave it out, or choose "
                 "tensorrt-rtx"
             )
-        return (self.here(),)
+        refuse_workspace(self.backend, workspace_mb)
+        return (Target(machine=self.here()),)
 
     def profiles(self, component: Component) -> tuple[Profile, ...]:
         """None: one graph takes every size."""
@@ -204,11 +205,6 @@ class OrtCpu:
 
     def compile(self, component: Component, target: Target, folder: Path, progress: Progress | None) -> None:
         """Optimises the graph and packs its weights."""
-        if target.workspace_mb is not None:
-            raise RequestError(
-                f"got a workspace of {target.workspace_mb} MB for backend {self.backend}, expected it for TensorRT's "
-                "builder alone; leave it out"
-            )
         compile_onnx(component.onnx, folder, component.record.parameters)
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> _OpenComponent:

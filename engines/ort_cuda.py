@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from latentrt.engines.bundle import HASHED_AT_OPEN, check_files
-from latentrt.engines.compiler import Target
+from latentrt.engines.compiler import Target, refuse_workspace
 from latentrt.engines.component import Component
 from latentrt.engines.cuda import CudaPython
 from latentrt.engines.engine import ClosesItself
@@ -68,14 +68,15 @@ class OrtCuda:
         major, minor = CudaPython().compute_capability()
         return gpu_machine(f"sm{major}{minor}")
 
-    def targets(self, gpus: Sequence[str]) -> tuple[str, ...]:
+    def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
         """The GPU that is present."""
         if gpus:
             raise RequestError(
                 f"got gpu {', '.join(gpus)} for backend {self.backend}, which takes the GPU that is present alone; "
                 "leave it out, or choose tensorrt-rtx"
             )
-        return (self.here(),)
+        refuse_workspace(self.backend, workspace_mb)
+        return (Target(machine=self.here()),)
 
     def profiles(self, component: Component) -> tuple[Profile, ...]:
         """None: one graph takes every size."""
@@ -83,11 +84,6 @@ class OrtCuda:
 
     def compile(self, component: Component, target: Target, folder: Path, progress: Progress | None) -> None:
         """Nothing to do: the bundle's ONNX is opened as it is."""
-        if target.workspace_mb is not None:
-            raise RequestError(
-                f"got a workspace of {target.workspace_mb} MB for backend {self.backend}, expected it for TensorRT's "
-                "builder alone; leave it out"
-            )
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> "OrtCudaModel":
         """Opens the bundle's ONNX on the GPU."""

@@ -22,7 +22,7 @@ from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
 from latentrt.engines.tensorrt_build import PlanBuilder, user_timing_cache
-from latentrt.engines.tensorrt_contents import check_precision, seen_by_inspector
+from latentrt.engines.tensorrt_contents import seen_by_inspector
 from latentrt.engines.tensorrt_run import TensorRTModel
 
 PLAN_FILE = "model.plan"
@@ -48,7 +48,7 @@ class TensorRT:
         major, minor = self._driver().compute_capability()
         return gpu_machine(f"sm{major}{minor}")
 
-    def targets(self, gpus: Sequence[str]) -> tuple[str, ...]:
+    def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
         """The GPU that is present."""
         if gpus:
             raise RequestError(
@@ -56,7 +56,7 @@ class TensorRT:
                 "alone; leave it out, or choose tensorrt-rtx"
             )
         try:
-            return (self.here(),)
+            return (Target(machine=self.here(), workspace_mb=workspace_mb),)
         except EngineError as error:
             raise EngineError(
                 f"backend {self.backend} compiles on the GPU that it compiles for: {error}; backend tensorrt-rtx "
@@ -79,14 +79,6 @@ class TensorRT:
         builder = PlanBuilder(trt, maker=self.maker, workspace_mb=target.workspace_mb, progress=progress)
         plan = folder / PLAN_FILE
         contents = builder.build(component, plan, self._choose_gpu(target.machine), self._timing_cache(target.machine))
-        check_precision(
-            component.name,
-            component.record.precision,
-            contents.layers,
-            plan_bytes=plan.stat().st_size,
-            onnx_bytes=sum(file.size for file in component.onnx_files.values()),
-            parameters=component.record.parameters,
-        )
         if self._is_here(target.machine):
             contents = contents.model_copy(update=seen_by_inspector(trt, plan, self.maker))
         return contents
@@ -129,7 +121,7 @@ class TensorRTRTX(TensorRT):
     module = "tensorrt_rtx"
     extra = "rtx"
 
-    def targets(self, gpus: Sequence[str]) -> tuple[str, ...]:
+    def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
         """The architectures asked for, or that of the GPU that is present."""
         known = [name.lower() for name in self._trt().ComputeCapability.__members__ if name.startswith("SM")]
         choice = f"one of {', '.join(known)}"
@@ -138,7 +130,7 @@ class TensorRTRTX(TensorRT):
             unknown = [gpu for gpu in wanted if gpu not in known]
             if unknown:
                 raise RequestError(f"got gpu {', '.join(map(repr, unknown))}, expected {choice}; choose among these")
-            return tuple(gpu_machine(gpu) for gpu in wanted)
+            return tuple(Target(machine=gpu_machine(gpu), workspace_mb=workspace_mb) for gpu in wanted)
         try:
             machine = self.here()
         except EngineError as error:
@@ -151,7 +143,7 @@ class TensorRTRTX(TensorRT):
                 f"this machine's GPU is {gpu_of_machine(machine)}, expected {choice} for {self.backend}; choose the "
                 "backend tensorrt"
             )
-        return (machine,)
+        return (Target(machine=machine, workspace_mb=workspace_mb),)
 
     def _choose_gpu(self, machine: str) -> Any | None:
         return getattr(self._trt().ComputeCapability, gpu_of_machine(machine).upper())

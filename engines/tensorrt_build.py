@@ -11,7 +11,7 @@ from latentrt.engines.errors import EngineError, OutputError
 from latentrt.engines.files import write_file
 from latentrt.engines.manifest import ContentsRecord
 from latentrt.engines.progress import Progress
-from latentrt.engines.tensorrt_contents import check_tensors, layers_of, shapes_record
+from latentrt.engines.tensorrt_contents import check_precision, check_tensors, layers_of, shapes_record
 
 _MEGABYTE = 2**20
 
@@ -65,7 +65,8 @@ class PlanBuilder:
             timing_cache: a file that holds and receives the times of kernels, where the module has that.
 
         Raises:
-            EngineError: the parser or the builder refuses, with the first reason that it gave.
+            EngineError: the parser or the builder refuses, with the first reason that it gave; or the precision is not
+                the one asked for.
             OSError: the plan cannot be written.
         """
         trt, log = self._trt, tensorrt_logger(self._trt)
@@ -89,8 +90,10 @@ class PlanBuilder:
             config.add_optimization_profile(_optimization_profile(builder, shape))
         # Read before the build, which may change the network
         contents = ContentsRecord(shapes=shapes_record(shapes), layers=layers_of(network))
+        check_precision(component, contents.layers)  # before the minutes that a build may take
         cache = _read_timing_cache(config, timing_cache)
         self._serialize(builder, network, config, plan, component.name, log)
+        check_precision(component, contents.layers, plan_bytes=plan.stat().st_size)
         if timing_cache is not None and cache is not None:
             _write_timing_cache(config, timing_cache)
         return contents

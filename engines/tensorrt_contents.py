@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.component import StaticShape
+from latentrt.engines.component import Component, StaticShape
 from latentrt.engines.errors import EngineError
 from latentrt.engines.manifest import ProfileShapesRecord, ShapeRecord
-from latentrt.engines.precision import Precision
 from latentrt.engines.spec import TensorSpec
 
 # TensorRT's names of element types, as NumPy has them
@@ -77,13 +76,7 @@ def counts_with_weights(layers: Mapping[str, Mapping[str, int]]) -> dict[str, in
 
 
 def check_precision(
-    component: str,
-    precision: Precision,
-    layers: Mapping[str, Mapping[str, int]],
-    *,
-    plan_bytes: int,
-    onnx_bytes: int,
-    parameters: int,
+    component: Component, layers: Mapping[str, Mapping[str, int]], *, plan_bytes: int | None = None
 ) -> None:
     """Fails a build whose precision is not the one asked for.
 
@@ -91,16 +84,14 @@ def check_precision(
     as fast, whatever was asked for.
 
     Args:
-        component: its name.
-        precision: what was asked for.
+        component: whose record says what was asked for.
         layers: as ``layers_of`` counts them.
-        plan_bytes: the plan's size.
-        onnx_bytes: the size of the ONNX with its weights.
-        parameters: how many numbers the weights are.
+        plan_bytes: the plan's size, once there is one.
 
     Raises:
         EngineError: naming the component and every figure that is off.
     """
+    precision, parameters, onnx_bytes = component.record.precision, component.record.parameters, component.onnx_bytes
     counts = counts_with_weights(layers)
     total = sum(counts.values())
     told = ", ".join(f"{count} {dtype}" for dtype, count in sorted(counts.items()))
@@ -112,12 +103,12 @@ def check_precision(
             faults.append(f"its ONNX has {onnx_bytes / parameters:.1f} bytes a parameter")
     elif precision == "fp32" and counts.get("float32", 0) < total:
         faults.append(f"its layers with weights are {told}")
-    if plan_bytes > _PLAN_PER_ONNX * onnx_bytes + _CODE_BYTES:
+    if plan_bytes is not None and plan_bytes > _PLAN_PER_ONNX * onnx_bytes + _CODE_BYTES:
         faults.append(f"its plan has {_mb(plan_bytes)} MB for an ONNX of {_mb(onnx_bytes)} MB")
     if faults:
         raise EngineError(
-            f"{component} was asked for in {precision} and did not come out so: {'; '.join(faults)}; build the bundle "
-            f"again with --precision {precision}"
+            f"{component.name} was asked for in {precision} and did not come out so: {'; '.join(faults)}; build the "
+            f"bundle again with --precision {precision}"
         )
 
 

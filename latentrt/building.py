@@ -128,11 +128,9 @@ def _engines_to_make(backend: Backend, gpus: Sequence[str], workspace_mb: int | 
     if workspace_mb is not None and workspace_mb < 1:
         raise RequestError(f"got a workspace of {workspace_mb} MB, expected at least 1; leave it out for no limit")
     compiler = COMPILERS[backend]
-    compiler.version()
-    machines = compiler.targets(gpus)
-    return _Engines(
-        compiler=compiler, targets=tuple(Target(machine=machine, workspace_mb=workspace_mb) for machine in machines)
-    )
+    targets = compiler.targets(gpus, workspace_mb)
+    compiler.version()  # refuses where the backend is not installed
+    return _Engines(compiler=compiler, targets=targets)
 
 
 def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
@@ -188,7 +186,7 @@ def _check_space(output: Path, parameters: int, precision: Precision, targets: i
     """Refuses to start where the disk cannot hold the result."""
     parent = next(folder for folder in output.absolute().parents if folder.exists())
     # The ONNX, and engines that are up to 1.4 times as large with packed weights
-    needed = int((1.0 + 1.4 * targets) * _BYTES[precision] * parameters)
+    needed = int((1.0 + 1.4 * targets) * _BYTES.get(precision, 4) * parameters)
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise OutputError(

@@ -122,23 +122,39 @@ def print_description(description: dict[str, Any]) -> None:
     )
     print_table(
         "engines",
-        ("component", "backend", "version", "machine", "size", "layers with weights", "PSNR dB", "fits here"),
+        ("component", "backend", "version", "for", "size", "layers with weights", "PSNR dB"),
         [
             (
                 row["component"],
                 row["backend"],
                 row["version"],
-                row["machine"],
+                "this machine" if row["fits_this_machine"] else row["machine"],
                 megabytes(row["bytes"]),
                 _weights_told(row["contents"]),
                 f"{row['parity']['psnr']:.1f}" if row["parity"] else "not measured",
-                "yes" if row["fits_this_machine"] else "no",
             )
             for row in description["engines"]
         ],
     )
+    shapes = _shapes_told(description["engines"])
+    if shapes:
+        print_table("compiled shapes", ("component", "profiles", "inputs", "outputs", "layers"), shapes)
     if any(row["parity"] is None for row in description["engines"]):
         say("not measured: compiled for another machine than the one that compiled it; verify measures it there")
+
+
+def _shapes_told(engines: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows for the tensors of engines of fixed shapes; those that are equal for several machines once."""
+    rows = []
+    for engine in engines:
+        for shape in engine["contents"]["shapes"] if engine["contents"] else ():
+            tensors = (
+                "\n".join(f"{name} ({', '.join(map(str, t['shape']))}) {t['dtype']}" for name, t in shape[side].items())
+                for side in ("inputs", "outputs")
+            )
+            layers = sum(sum(kind.values()) for kind in engine["contents"]["layers"].values())
+            rows.append((engine["component"], ", ".join(shape["profiles"]), *tensors, str(layers)))
+    return list(dict.fromkeys(rows))
 
 
 def _weights_told(contents: dict[str, Any] | None) -> str:

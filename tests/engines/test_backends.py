@@ -17,6 +17,7 @@ from latentrt.engines import tensorrt
 from latentrt.engines.backends import COMPILERS
 from latentrt.engines.bundle import open_bundle
 from latentrt.engines.cache import engines_in, identity_of
+from latentrt.engines.compiler import Target
 from latentrt.engines.component import Component
 from latentrt.engines.cuda import CudaPython
 from latentrt.engines.machine import gpu_machine, gpu_of_machine
@@ -60,7 +61,8 @@ def test_names_of_machines() -> None:
 def test_targets_of_tensorrt_rtx() -> None:
     """One per architecture, each once, however it is spelled."""
     pytest.importorskip("tensorrt_rtx")
-    assert TensorRTRTX().targets(["sm89", "SM120", "sm89 "]) == (gpu_machine("sm89"), gpu_machine("sm120"))
+    targets = TensorRTRTX().targets(["sm89", "SM120", "sm89 "], 64)
+    assert targets == tuple(Target(machine=gpu_machine(gpu), workspace_mb=64) for gpu in ("sm89", "sm120"))
 
 
 @pytest.mark.parametrize(

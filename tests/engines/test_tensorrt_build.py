@@ -82,31 +82,27 @@ def built(component: Component, folder: Path, progress: Any = None) -> tuple[Any
     return builder.build(component, plan, trt.ComputeCapability.SM89, None), plan
 
 
-def check(component: Component, contents: Any, plan: Path, precision: str) -> None:
-    """The gate on precision, with the component's own sizes."""
-    check_precision(
-        "unet",
-        precision,  # type: ignore[arg-type]
-        contents.layers,
-        plan_bytes=plan.stat().st_size,
-        onnx_bytes=component.onnx_files["model.onnx"].size,
-        parameters=component.record.parameters,
-    )
-
-
 @pytest.mark.parametrize(("dtype", "asked"), [("float32", "fp32"), ("float16", "fp16")])
 def test_a_plan_has_the_precision_of_its_onnx(
     small: Callable[..., Component], tmp_path: Path, dtype: str, asked: str
 ) -> None:
-    """Layers are counted by dtype; the request that fits passes, the other one fails by name."""
-    component = small(graph(dtype), dtype, asked)
-    contents, plan = built(component, tmp_path)
+    """Layers are counted by dtype; what was asked for is built, and the other precision fails by name before that."""
+    contents, plan = built(small(graph(dtype), dtype, asked), tmp_path)
     assert contents.layers["CONVOLUTION"] == {dtype: 1}
     assert counts_with_weights(contents.layers) == {dtype: 2}
-    check(component, contents, plan, asked)
-    other = "fp16" if asked == "fp32" else "fp32"
+    plan.unlink()
+    other, recorder = "fp16" if asked == "fp32" else "fp32", Recorder()
     with pytest.raises(EngineError, match=rf"unet was asked for in {other}.*2 {dtype}.*--precision {other}"):
-        check(component, contents, plan, other)
+        built(small(graph(dtype), dtype, other), tmp_path, recorder)
+    assert not plan.exists()
+    assert recorder.told == []
+
+
+def asked_fp16(onnx_bytes: int) -> Any:
+    """A component of 10⁹ parameters that was asked for in fp16."""
+    return SimpleNamespace(
+        name="unet", record=SimpleNamespace(precision="fp16", parameters=10**9), onnx_bytes=onnx_bytes
+    )
 
 
 @pytest.mark.parametrize(("fp32", "passes"), [(0, True), (40, True), (60, False), (100, False)])
@@ -117,21 +113,20 @@ def test_islands_are_exceptions(fp32: int, passes: bool) -> None:
         "NORMALIZATION": {"float32": 500},
         "ELEMENTWISE": {"float32": 500},
     }
-    sizes = {"plan_bytes": 210_000_000, "onnx_bytes": 200_000_000, "parameters": 100_000_000}
     if passes:
-        check_precision("unet", "fp16", layers, **sizes)  # type: ignore[arg-type]
+        check_precision(asked_fp16(2 * 10**9), layers, plan_bytes=2 * 10**9)
         return
     with pytest.raises(EngineError, match=f"its layers with weights are {100 - fp32} float16, {fp32} float32"):
-        check_precision("unet", "fp16", layers, **sizes)  # type: ignore[arg-type]
+        check_precision(asked_fp16(2 * 10**9), layers)
 
 
 def test_sizes_that_tell_of_another_precision() -> None:
     """Weights of four bytes in an fp16 bundle, and a plan that widened them: each is named."""
     layers = {"CONVOLUTION": {"float16": 10}}
     with pytest.raises(EngineError, match=r"its ONNX has 4\.0 bytes a parameter"):
-        check_precision("unet", "fp16", layers, plan_bytes=4 * 10**9, onnx_bytes=4 * 10**9, parameters=10**9)  # type: ignore[arg-type]
+        check_precision(asked_fp16(4 * 10**9), layers)
     with pytest.raises(EngineError, match=r"its plan has 3815 MB for an ONNX of 1908 MB"):
-        check_precision("unet", "fp16", layers, plan_bytes=4 * 10**9, onnx_bytes=2 * 10**9, parameters=10**9)  # type: ignore[arg-type]
+        check_precision(asked_fp16(2 * 10**9), layers, plan_bytes=4 * 10**9)
 
 
 def test_a_node_that_the_parser_refuses_is_named(small: Callable[..., Component], tmp_path: Path) -> None:
