@@ -5,6 +5,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,48 @@ def masked_bundle(masked_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("bundles") / "inpaint.bundle"
     latentrt.build(masked_checkpoint, folder, profiles=["32x32", "48x32x2"])
     return folder
+
+
+@pytest.fixture(scope="session")
+def family_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The tiny checkpoint of a family, by its name."""
+    from checkpoints import save_tiny_checkpoint
+
+    root = tmp_path_factory.mktemp("families")
+
+    @cache
+    def saved(family: str) -> Path:
+        return save_tiny_checkpoint(root / family, family)
+
+    return saved
+
+
+@pytest.fixture(scope="session")
+def family_pipe(
+    family_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], latentrt.Pipeline]]:
+    """A family's tiny checkpoint, built when it is first asked for, and opened.
+
+    All have the same autoencoder, so that one preview does for them: fitting it takes as long as the rest.
+    """
+    from latentrt.engines.manifest import PreviewRecord
+    from latentrt.export import components
+
+    root = tmp_path_factory.mktemp("bundles")
+    preview = PreviewRecord(matrix=((0.1, 0.1, 0.1),) * 4, bias=(0.5, 0.5, 0.5), psnr=0.0)
+    opened = []
+
+    @cache
+    def pipe(family: str) -> latentrt.Pipeline:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(components, "fit_preview", lambda *_: preview)
+            latentrt.build(family_checkpoint(family), root / f"{family}.bundle", profiles=["32x32x2"])
+        opened.append(latentrt.open(root / f"{family}.bundle", threads=1))
+        return opened[-1]
+
+    yield pipe
+    for one in opened:
+        one.close()
 
 
 @pytest.fixture(scope="session")
