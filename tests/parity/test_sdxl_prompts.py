@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 import latentrt
 from latentrt.runtime.conditioning import Conditioning, Prompts, conditioning_of
 from latentrt.runtime.guidance import guidance_scale_embedding
-from latentrt.runtime.prompt import PromptEncoder, prompt_options_from_arguments
+from latentrt.runtime.prompt import PromptEncoder
+from latentrt.runtime.prompt_style import prompt_options_from_arguments
 from latentrt.runtime.text_encoder import TextEncoder, text_encoders_from_bundle
 
 LONG = "a red apple. and then a long sentence, with many things; in it: more " * 8
