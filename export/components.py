@@ -129,7 +129,12 @@ def export_components(
         preview = _export_autoencoder_and_unet(run, contexts)
     files = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
     with progress.stage("digests"):
-        source = SourceRecord(name=checkpoint.name, revision=checkpoint.revision, files=checkpoint.files)
+        source = SourceRecord(
+            name=checkpoint.name,
+            revision=checkpoint.revision,
+            decisions=dict(checkpoint.decisions),
+            files=checkpoint.files,
+        )
         recorded = record_files(root, files)
     return BundleManifest(
         schema_version=SCHEMA,

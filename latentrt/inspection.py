@@ -48,6 +48,7 @@ def describe(root: Path) -> dict[str, Any]:
         "family": manifest.family,
         "source": manifest.source.name,
         "revision": manifest.source.revision,
+        "decisions": {name: row.model_dump() for name, row in manifest.source.decisions.items()},
         "latentrt": manifest.latentrt,
         "exporter": manifest.exporter,
         "profiles": [str(profile) for profile in manifest.profiles],
@@ -72,6 +73,8 @@ def print_description(description: dict[str, Any]) -> None:
     """``describe``'s data as tables."""
     schedule, defaults = description["schedule"], description["defaults"]
     say(f"{description['bundle']}: {description['source']} ({description['family']})")
+    for name, row in description["decisions"].items():
+        say(f"{name:<10} {row['value']} ({row['reason']})")
     say(f"profiles   {', '.join(description['profiles'])}")
     say(
         f"schedule   {schedule['prediction_type']}, {schedule['beta_schedule']} "
