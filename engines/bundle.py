@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from latentrt.engines.conditioning import TimeIds
 from latentrt.engines.errors import BundleError
 from latentrt.engines.files import recover_directory, sha256_of_file
 from latentrt.engines.manifest import (
     BUNDLE_FILE,
-    COMPONENTS,
-    TEXT_ENCODER,
-    TOKENIZER,
     BundleManifest,
     EngineManifest,
     FileRecord,
@@ -90,11 +88,31 @@ def open_bundle(root: str | Path) -> Bundle:
     if not root.is_dir():
         raise BundleError(f"got {str(root)!r}, expected the folder of a bundle; make one with latentrt build")
     manifest = read_manifest(root / BUNDLE_FILE, BundleManifest)
-    absent = {*COMPONENTS, TOKENIZER} - manifest.components.keys() - manifest.tokenizers.keys()
-    absent |= {f"{TEXT_ENCODER}'s token embeddings"} if TEXT_ENCODER not in manifest.token_embeddings else set()
-    if absent:
-        raise BundleError(f"{str(root)!r} was altered: it lacks {', '.join(sorted(absent))}; build the bundle again")
+    faults = _conditioning_faults(manifest)
+    if faults:
+        raise BundleError(f"{str(root)!r} was altered: it {', '.join(faults)}; build the bundle again")
     return Bundle(root=root, manifest=manifest)
+
+
+def _conditioning_faults(manifest: BundleManifest) -> list[str]:
+    """What of the components, and of what the conditioning names, is not there or does not go together."""
+    encoders = manifest.conditioning.text_encoders
+    absent = set(manifest.needed) - manifest.components.keys()
+    absent |= {encoder.tokenizer for encoder in encoders} - manifest.tokenizers.keys()
+    absent |= {f"{e.component}'s token embeddings" for e in encoders if e.component not in manifest.token_embeddings}
+    if absent:
+        return [f"lacks {', '.join(sorted(absent))}"]
+    faults = []
+    if len({manifest.tokenizers[encoder.tokenizer].length for encoder in encoders}) > 1:
+        faults.append("has prompts of different lengths")
+    unet = manifest.components["unet"]
+    pooled = [e.component for e in encoders if e.pooled]
+    lacking = [name for name in pooled if "text_embeds" not in manifest.components[name].outputs]
+    if lacking or len(pooled) != ("text_embeds" in unet.inputs):
+        faults.append(f"has a pooled vector of {', '.join(pooled) or 'no text encoder'} for {', '.join(unet.inputs)}")
+    if (manifest.conditioning.time_ids is not TimeIds.NONE) != ("time_ids" in unet.inputs):
+        faults.append(f"has time ids {str(manifest.conditioning.time_ids)!r} for {', '.join(unet.inputs)}")
+    return faults
 
 
 def record_file(path: Path) -> FileRecord:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
+from latentrt.engines.conditioning import ConditioningRecord, TimeIds
 from latentrt.engines.errors import BundleError, LatentrtError
 from latentrt.engines.parity import Parity
 from latentrt.engines.precision import Backend, Precision
@@ -19,9 +20,6 @@ from latentrt.engines.spec import BATCH, Array, EngineSpec, TensorSpec
 SCHEMA = 1
 BUNDLE_FILE = "bundle.json"
 ENGINE_FILE = "engine.json"
-COMPONENTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
-TOKENIZER = "tokenizer"
-TEXT_ENCODER = "text_encoder"
 CONTEXT_LENGTH = "context_length"
 
 
@@ -169,6 +167,7 @@ class BundleManifest(Record):
     latents: LatentRecord
     preview: PreviewRecord
     seamless: Seamless
+    conditioning: ConditioningRecord
     tokenizers: dict[str, TokenizerRecord]
     token_embeddings: dict[str, TokenEmbeddingsRecord]
     defaults: DefaultsRecord
@@ -188,10 +187,32 @@ class BundleManifest(Record):
         """Whether the U-Net's input is noised latents, one channel of mask, and the masked picture's latents."""
         return self.components["unet"].inputs["sample"].shape[1] == 2 * self.latents.channels + 1
 
+    @property
+    def guidance_embedding(self) -> int:
+        """The size of the embedded guidance scale that the U-Net takes (arXiv 2310.04378); 0 where it takes none."""
+        tensor = self.components["unet"].inputs.get("timestep_cond")
+        return 0 if tensor is None else int(tensor.shape[1])
+
+    @property
+    def starts_from_picture(self) -> bool:
+        """Whether the model was made to go on from a picture or from another model's latents, not from noise."""
+        return self.conditioning.time_ids is TimeIds.AESTHETIC
+
+    @property
+    def ays_table(self) -> str:
+        """Which Align Your Steps table holds: models that are told sizes have one of their own."""
+        return "sd1" if self.conditioning.time_ids is TimeIds.NONE else "sdxl"
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The components that drawing needs."""
+        encoders = (encoder.component for encoder in self.conditioning.text_encoders)
+        return (*encoders, "unet", "vae_encoder", "vae_decoder")
+
     def dimensions(self, profile: Profile, chunks: int = 1) -> dict[str, int]:
         """The numbers behind the named dimensions at one profile, for prompts of so many chunks."""
         return {
-            CONTEXT_LENGTH: self.tokenizers[TOKENIZER].length * chunks,
+            CONTEXT_LENGTH: self.prompt_length * chunks,
             "height": profile.height,
             "width": profile.width,
             "latent_height": profile.height // self.latents.pixels,
@@ -199,15 +220,21 @@ class BundleManifest(Record):
         }
 
     @property
+    def prompt_length(self) -> int:
+        """Tokens per chunk of a prompt, the same for every text encoder."""
+        return self.tokenizers[self.conditioning.text_encoders[0].tokenizer].length
+
+    @property
     def text_layers(self) -> int:
-        """How many layers' states the text encoder gives."""
-        return int(self.components[TEXT_ENCODER].outputs["hidden_states"].shape[1])
+        """Of how many layers every text encoder gives the state."""
+        encoders = (self.components[encoder.component] for encoder in self.conditioning.text_encoders)
+        return min(int(encoder.outputs["hidden_states"].shape[1]) for encoder in encoders)
 
     def chunks(self, component: str, arrays: Mapping[str, Array]) -> int:
         """How many prompt chunks the arrays for a component hold; 1 where it takes no prompt."""
         for name, tensor in self.components[component].inputs.items():
             if CONTEXT_LENGTH in tensor.shape:
-                return int(arrays[name].shape[tensor.shape.index(CONTEXT_LENGTH)] // self.tokenizers[TOKENIZER].length)
+                return int(arrays[name].shape[tensor.shape.index(CONTEXT_LENGTH)] // self.prompt_length)
         return 1
 
     def spec(self, component: str, profile: Profile, batches: tuple[int, ...], chunks: int = 1) -> EngineSpec:

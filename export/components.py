@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from latentrt.engines.bundle import Probe, record_files, write_probes
+from latentrt.engines.conditioning import ConditioningRecord, TextEncoderRecord
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.manifest import (
     SCHEMA,
-    TEXT_ENCODER,
-    TOKENIZER,
     BundleManifest,
     ComponentRecord,
     ParityRecord,
@@ -31,9 +30,11 @@ from latentrt.engines.progress import Progress
 from latentrt.engines.seamless import Seamless
 from latentrt.engines.spec import Array
 from latentrt.export.checkpoint import Checkpoint
+from latentrt.export.families import TextEncoderRow
 from latentrt.export.onnx_export import Graph, export_onnx, quiet
 from latentrt.export.preview import fit_preview
 from latentrt.export.probes import (
+    added_inputs,
     masked_photograph,
     masks,
     noised_latents,
@@ -52,8 +53,9 @@ from latentrt.runtime.tokenizer import Tokenizer, tokenizer_from_folder
 
 _T = TypeVar("_T")
 _UNMEASURED = ParityRecord(relative_error=float("nan"), psnr=float("nan"), cases=0)
-# How many samples one picture brings: guidance doubles the text encoder's and the U-Net's batch.
-_BATCH_PER_PICTURE = {"text_encoder": 2, "unet": 2, "vae_encoder": 1, "vae_decoder": 1}
+# How many samples one picture brings: guidance doubles the text encoders' and the U-Net's batch.
+_BATCH_PER_PICTURE = {"vae_encoder": 1, "vae_decoder": 1}
+_BATCH_UNDER_GUIDANCE = 2
 
 
 @dataclass
@@ -90,7 +92,7 @@ class _Export:
             outputs=dict(graph.outputs),
             probes=f"probes/{name}.safetensors",
             parity=_UNMEASURED,
-            batch_per_picture=_BATCH_PER_PICTURE[name],
+            batch_per_picture=_BATCH_PER_PICTURE.get(name, _BATCH_UNDER_GUIDANCE),
             parameters=sum(parameter.numel() for parameter in module.parameters()),
         )
 
@@ -122,11 +124,17 @@ def export_components(
         CheckpointError: weights that torch cannot load, or that are not finite.
     """
     run = _Export(checkpoint, root, precision, profiles, progress, seamless, {})
-    length = checkpoint.parts["text_encoder"].config["max_position_embeddings"]
-    tokenizer = _write_tokenizer(checkpoint, root, length)
+    family, tokenizers, embeddings = checkpoint.family, {}, {}
+    prompts = []
     with quiet():
-        contexts, embeddings = _export_text_encoder(run, tokenizer)
-        preview = _export_autoencoder_and_unet(run, contexts)
+        for row in family.text_encoders:
+            length = checkpoint.parts[row.part].config["max_position_embeddings"]
+            tokenizer = _write_tokenizer(checkpoint, row.tokenizer, root, length)
+            tokenizers[row.tokenizer] = TokenizerRecord(folder=row.tokenizer, length=length)
+            encoded, embeddings[row.part] = _export_text_encoder(run, row, tokenizer)
+            prompts.append(encoded)
+        pictures, preview = _export_autoencoder(run)
+        _export_unet(run, prompts, pictures)
     files = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
     with progress.stage("digests"):
         source = SourceRecord(
@@ -148,34 +156,66 @@ def export_components(
         latents=checkpoint.latents,
         preview=preview,
         seamless=seamless,
-        tokenizers={TOKENIZER: TokenizerRecord(folder="tokenizer", length=length)},
-        token_embeddings={TEXT_ENCODER: embeddings},
-        defaults=checkpoint.family.defaults.model_copy(update={"sampler": checkpoint.sampler}),
+        conditioning=ConditioningRecord(
+            text_encoders=tuple(
+                TextEncoderRecord(component=row.part, tokenizer=row.tokenizer, pooled=row.pooled)
+                for row in family.text_encoders
+            ),
+            time_ids=family.time_ids,
+            zero_empty_negative=family.zero_empty_negative,
+        ),
+        tokenizers=tokenizers,
+        token_embeddings=embeddings,
+        defaults=family.defaults.model_copy(update={"sampler": checkpoint.sampler}),
         files=recorded,
     )
 
 
-def _export_text_encoder(run: _Export, tokenizer: Tokenizer) -> tuple[torch.Tensor, TokenEmbeddingsRecord]:
-    """Exports the text encoder; returns the conditioning (4, L, width) of the probe prompts, and its table."""
-    with run.progress.stage("text_encoder: load"):
-        module, table = _loaded(lambda: load_text_encoder(run.checkpoint), TEXT_ENCODER)
-        embeddings = write_token_embeddings(run.root, TEXT_ENCODER, table, tokenizer.vocabulary_size)
-    with run.progress.stage("text_encoder: reference"):
-        vectors = table[torch.from_numpy(token_ids(tokenizer))]
+@dataclass(frozen=True, kw_only=True)
+class _Prompts:
+    """What a text encoder makes of the four probe prompts: states (4, L, width), pooled (4, projection) or None."""
+
+    states: torch.Tensor
+    pooled: torch.Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Picture:
+    """What the autoencoder makes of the photograph at a profile: the latents' mean (1, C, h, w), unscaled, and the
+    channels (1, 1 + C, h, w) that a U-Net for inpainting takes beside it, or None."""
+
+    profile: Profile
+    mean: torch.Tensor
+    mask_channels: torch.Tensor | None
+
+
+def _export_text_encoder(
+    run: _Export, row: TextEncoderRow, tokenizer: Tokenizer
+) -> tuple[_Prompts, TokenEmbeddingsRecord]:
+    """Exports a text encoder and its table."""
+    with run.progress.stage(f"{row.part}: load"):
+        module, table = _loaded(lambda: load_text_encoder(run.checkpoint, row), row.part)
+        embeddings = write_token_embeddings(run.root, row.part, table, tokenizer.vocabulary_size)
+    graph = text_encoder_graph(run.checkpoint, row)
+    with run.progress.stage(f"{row.part}: reference"):
+        ids = token_ids(tokenizer)
+        vectors, ends = table[torch.from_numpy(ids)], torch.from_numpy(tokenizer.end_positions(ids))
         seen, some = map(torch.from_numpy, masks(tokenizer.length))
-        probes = [
-            record_probe(module, run.profiles[0], {"inputs_embeds": pair, "attention_mask": mask}, ["hidden_states"])
-            for pair, mask in ((vectors[:2], seen), (vectors[2:], seen), (vectors[2:], some))
-        ]
-    run.component(TEXT_ENCODER, module, text_encoder_graph(run.checkpoint), probes)
-    contexts = [torch.from_numpy(probe.outputs["hidden_states"])[:, -1] for probe in probes[:2]]
-    return torch.cat(contexts), embeddings
+        probes = []
+        for pair, mask in ((slice(0, 2), seen), (slice(2, 4), seen), (slice(2, 4), some)):
+            inputs = {"inputs_embeds": vectors[pair], "attention_mask": mask, "end_position": ends[pair]}
+            wanted = {name: inputs[name] for name in graph.inputs}
+            probes.append(record_probe(module, run.profiles[0], wanted, list(graph.outputs)))
+    run.component(row.part, module, graph, probes)
+    results = {
+        name: torch.from_numpy(np.concatenate([probe.outputs[name] for probe in probes[:2]])) for name in graph.outputs
+    }
+    return _Prompts(states=results["hidden_states"][:, -1], pooled=results.get("text_embeds")), embeddings
 
 
-def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> PreviewRecord:
-    """Exports the autoencoder's halves and the U-Net; returns the preview that was fitted to them."""
+def _export_autoencoder(run: _Export) -> tuple[list[_Picture], PreviewRecord]:
+    """Exports the autoencoder's halves, and fits a preview to them."""
     checkpoint = run.checkpoint
-    scale, shift = checkpoint.latents.scaling_factor, checkpoint.latents.shift_factor
     with run.progress.stage("vae: load"):
         encoder, decoder = (
             seamless_module(half, run.seamless) for half in _loaded(lambda: load_vae(checkpoint), "vae")
@@ -190,39 +230,53 @@ def _export_autoencoder_and_unet(run: _Export, contexts: torch.Tensor) -> Previe
             record_probe(decoder, probe.profile, {"latent_sample": mean.contiguous()}, ["sample"])
             for probe, mean in zip(encoded, means, strict=True)
         ]
-        masked = [_mask_channels(encoder, checkpoint, profile) for profile in run.profiles]
+        pictures = [
+            _Picture(profile=profile, mean=mean, mask_channels=_mask_channels(encoder, checkpoint, profile))
+            for profile, mean in zip(run.profiles, means, strict=True)
+        ]
     run.component("vae_encoder", encoder, vae_encoder_graph(checkpoint), encoded)
     run.component("vae_decoder", decoder, vae_decoder_graph(checkpoint), decoded)
     with run.progress.stage("vae: preview"):
         smallest = min(min(profile.width, profile.height) for profile in run.profiles)
-        preview = fit_preview(encoder, decoder, checkpoint.latents, smallest)
-    del encoder, decoder
+        return pictures, fit_preview(encoder, decoder, checkpoint.latents, smallest)
+
+
+def _export_unet(run: _Export, prompts: Sequence[_Prompts], pictures: Sequence[_Picture]) -> None:
+    """Exports the U-Net."""
+    checkpoint = run.checkpoint
+    scale, shift = checkpoint.latents.scaling_factor, checkpoint.latents.shift_factor
     gc.collect()
     with run.progress.stage("unet: load"):
         unet = seamless_module(_loaded(lambda: load_unet(checkpoint), "unet"), run.seamless)
+    graph = unet_graph(checkpoint)
+    contexts = torch.cat([encoder.states for encoder in prompts], dim=-1)
+    pooled = next((encoder.pooled for encoder in prompts if encoder.pooled is not None), None)
     # One chunk, two chunks (a long prompt), one chunk
-    contexts_of_probe = (contexts[:2], torch.cat([contexts[:2], contexts[2:]], dim=1), contexts[2:])
+    one, other = slice(0, 2), slice(2, 4)
+    told = [
+        (contexts[one], one),
+        (torch.cat([contexts[one], contexts[other]], dim=1), one),
+        (contexts[other], other),
+    ]
     with run.progress.stage("unet: reference"):
-        probes = [
-            record_probe(
-                unet,
-                profile,
-                {
-                    "sample": with_channels(
-                        noised_latents(checkpoint, (mean - shift) * scale, timestep), mask_channels
-                    ),
+        probes = []
+        for picture in pictures:
+            first = picture.profile == run.profiles[0]
+            for index, timestep in enumerate(timesteps(checkpoint, first_profile=first)):
+                context, pair = told[index % len(told)]
+                noised = noised_latents(checkpoint, (picture.mean - shift) * scale, timestep)
+                inputs = {
+                    "sample": with_channels(noised, picture.mask_channels),
                     "timestep": torch.tensor([float(timestep)]),
-                    "encoder_hidden_states": contexts_of_probe[index % len(contexts_of_probe)],
-                },
-                ["out_sample"],
-            )
-            for profile, mean, mask_channels in zip(run.profiles, means, masked, strict=True)
-            for index, timestep in enumerate(timesteps(checkpoint, first_profile=profile == run.profiles[0]))
-        ]
-    run.component("unet", unet, unet_graph(checkpoint), probes)
+                    "encoder_hidden_states": context,
+                    **({} if pooled is None else {"text_embeds": pooled[pair]}),
+                    **added_inputs(checkpoint, picture.profile),
+                }
+                wanted = {name: inputs[name] for name in graph.inputs}
+                probes.append(record_probe(unet, picture.profile, wanted, ["out_sample"]))
+    run.component("unet", unet, graph, probes)
     del unet
     gc.collect()
-    return preview
 
 
 def _mask_channels(encoder: torch.nn.Module, checkpoint: Checkpoint, profile: Profile) -> torch.Tensor | None:
@@ -246,9 +300,9 @@ def _loaded(load: Callable[[], _T], part: str) -> _T:
         raise CheckpointError(f"{part} cannot be loaded ({first}); download the model again") from error
 
 
-def _write_tokenizer(checkpoint: Checkpoint, root: Path, length: int) -> Tokenizer:
+def _write_tokenizer(checkpoint: Checkpoint, name: str, root: Path, length: int) -> Tokenizer:
     """Stores the tokenizer as one ``tokenizer.json`` with its padding token, and opens it from there."""
-    source, folder = checkpoint.tokenizers["tokenizer"], root / "tokenizer"
+    source, folder = checkpoint.tokenizers[name], root / name
     tokenizer = tokenizer_from_folder(source, length=length)
     folder.mkdir(parents=True)
     tokenizer.save(folder / "tokenizer.json")

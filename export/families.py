@@ -2,24 +2,12 @@
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
+from latentrt.engines.conditioning import TimeIds
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.manifest import DefaultsRecord
 from latentrt.runtime.samplers import SAMPLERS
-
-
-class TimeIds(StrEnum):
-    """What the U-Net is told about the picture beside the prompt, as numbers.
-
-    ``size``: original size, crop's top left, target size (arXiv 2307.01952, section 2.2); ``aesthetic``: original size,
-    crop's top left, aesthetic score, as the XL refiner takes it.
-    """
-
-    NONE = "none"
-    SIZE = "size"
-    AESTHETIC = "aesthetic"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,7 @@ class FolderPart:
         return frozenset(dtype for _, dtype in self._tensors.values())
 
     def module(self) -> Any:
-        """Loads the part; the libraries read pickles (``.bin``) with torch's restricted reader, as they were checked."""
+        """Loads the part; the libraries read pickles (``.bin``) with torch's restricted reader, as their check did."""
         import torch
 
         kind = module_class(self.name)

@@ -11,9 +11,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from latentrt.engines.bundle import Probe
+from latentrt.engines.conditioning import TimeIds
 from latentrt.engines.profile import Profile
 from latentrt.engines.spec import Array
 from latentrt.export.checkpoint import Checkpoint
+from latentrt.runtime.guidance import guidance_scale_embedding
 from latentrt.runtime.image import pixels_from_image
 from latentrt.runtime.mask import InpaintInput, inpaint_input_from_pictures
 from latentrt.runtime.tokenizer import Tokenizer
@@ -79,6 +81,24 @@ def timesteps(checkpoint: Checkpoint, *, first_profile: bool) -> Sequence[int]:
     last = checkpoint.schedule().num_train_timesteps - 1
     chosen = _NOISE_FRACTIONS if first_profile else _NOISE_FRACTIONS[1:2]
     return [round(fraction * last) for fraction in chosen]
+
+
+def added_inputs(checkpoint: Checkpoint, profile: Profile) -> dict[str, torch.Tensor]:
+    """What U-Nets may want beside sample and prompt, for two samples of a profile's size: as pictures are drawn."""
+    size = (profile.height, profile.width)
+    rows = {
+        TimeIds.SIZE: ((*size, 0, 0, *size), (*size, 8, 16, *size)),
+        TimeIds.AESTHETIC: ((*size, 0, 0, 2.5), (*size, 0, 0, 6.0)),
+        TimeIds.NONE: (),
+    }
+    added = {"time_ids": torch.tensor(rows[checkpoint.family.time_ids], dtype=torch.float32)}
+    embedding = checkpoint.unet.get("time_cond_proj_dim")
+    if embedding:
+        scales = (checkpoint.family.defaults.guidance_scale, 1.0)
+        added["timestep_cond"] = torch.from_numpy(
+            np.stack([guidance_scale_embedding(scale, embedding) for scale in scales])
+        )
+    return added
 
 
 def record_probe(

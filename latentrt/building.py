@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from latentrt.export.checkpoint import Checkpoint
     from latentrt.export.offer import Ema
 
-_BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer"}
+_BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer", "tokenizer_2"}
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 

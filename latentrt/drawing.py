@@ -20,7 +20,7 @@ _LATENTS = ".npy"
 class Drawing:
     """One command's shared options, as typer reads them."""
 
-    negative: Annotated[str, typer.Option("--negative", "-n", help="What to steer away from.")] = ""
+    negative: Annotated[str | None, typer.Option("--negative", "-n", help="What to steer away from.")] = None
     steps: Annotated[int | None, typer.Option("--steps", help="Sampler steps; the bundle's default if left out.")] = (
         None
     )

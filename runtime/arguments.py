@@ -99,17 +99,20 @@ def texts(value: Any, name: str) -> list[str]:
     return list(found)
 
 
-def negatives(value: Any, prompts: int) -> list[str]:
-    """One negative prompt per prompt.
+def texts_for(value: Any, prompts: int, name: str) -> list[str]:
+    """One text per prompt, from one for all or one each.
 
     Raises:
         RequestError: another number of them.
     """
-    found = texts("" if value is None else value, "negative_prompt")
-    if value is None or isinstance(value, str):
+    found = texts(value, name)
+    if isinstance(value, str):
         return found * prompts
     if len(found) != prompts:
-        raise RequestError(f"got {len(found)} negative prompts for {prompts} prompts; give one, or one per prompt")
+        raise RequestError(
+            f"got {len(found)} {name.replace('prompt', 'prompts', 1).replace('_', ' ')} for {prompts} prompts; "
+            "give one, or one per prompt"
+        )
     return found
 
 

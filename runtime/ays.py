@@ -20,28 +20,23 @@ AYS_SIGMAS = {
 _MOST_STEPS = 400  # beyond, neighbours round to the same timestep
 
 
-def ays_timesteps(steps: int | None, family: str = "sd1") -> tuple[int, ...]:
-    """The family's timesteps; for other than ten steps interpolated along the table.
+def ays_timesteps(steps: int | None, table: str = "sd1") -> tuple[int, ...]:
+    """A table's timesteps; for other than ten steps interpolated along the table.
 
     Raises:
         RequestError: fewer than one step, or more than there are whole timesteps to tell apart.
     """
-    table = AYS_TIMESTEPS[_table(family)]
-    return tuple(round(t) for t in _interpolated(table, steps))
+    return tuple(round(t) for t in _interpolated(AYS_TIMESTEPS[table], steps))
 
 
-def ays_sigmas(steps: int | None, family: str = "sd1") -> tuple[float, ...]:
-    """The family's σ with the final 0; for other than ten steps interpolated in log σ, as the authors do.
+def ays_sigmas(steps: int | None, table: str = "sd1") -> tuple[float, ...]:
+    """A table's σ with the final 0; for other than ten steps interpolated in log σ, as the authors do.
 
     Raises:
         RequestError: as above.
     """
-    *table, last = AYS_SIGMAS[_table(family)]
-    return (*np.exp(_interpolated(np.log(table), steps)).tolist(), last)
-
-
-def _table(family: str) -> str:
-    return "sdxl" if family.startswith("sdxl") else "sd1"
+    *sigmas, last = AYS_SIGMAS[table]
+    return (*np.exp(_interpolated(np.log(sigmas), steps)).tolist(), last)
 
 
 def _interpolated(table: Sequence[float] | Array, steps: int | None) -> list[float]:

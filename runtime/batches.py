@@ -20,16 +20,15 @@ def in_batches(engine: Engine, source: str, array: Array, result: str) -> Array:
     Returns:
         (N, …), the output for each sample.
     """
-    return np.concatenate(list(batch_results(engine, {source: array}, result)))
+    return np.concatenate([results[result] for results in batch_results(engine, {source: array})])
 
 
-def batch_results(engine: Engine, inputs: Mapping[str, Array], result: str) -> Iterator[Array]:
-    """Runs an engine over any number of samples; yields the output (n, …) of each piece in turn.
+def batch_results(engine: Engine, inputs: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """Runs an engine over any number of samples; yields the outputs (n, …) of each piece in turn.
 
     Args:
         engine: the engine.
         inputs: (N, …) each.
-        result: name of the wanted output.
     """
     count = len(next(iter(inputs.values())))
     for start, stop, batch in pieces_of(count, engine.spec.batches):
@@ -37,7 +36,7 @@ def batch_results(engine: Engine, inputs: Mapping[str, Array], result: str) -> I
         piece = {
             name: np.pad(array[start:stop], filled + [(0, 0)] * (array.ndim - 1)) for name, array in inputs.items()
         }
-        yield engine.run(piece)[result][: stop - start]
+        yield {name: output[: stop - start] for name, output in engine.run(piece).items()}
 
 
 def pieces_of(count: int, batches: tuple[int, ...]) -> list[tuple[int, int, int]]:

@@ -9,6 +9,7 @@ import numpy as np
 from latentrt.engines.engine import Engine
 from latentrt.engines.spec import Array
 from latentrt.runtime.batches import pieces_of
+from latentrt.runtime.conditioning import Conditioning
 from latentrt.runtime.schedule import Level, Schedule
 
 _SAME = 1.0 - 1e-9  # two noise levels that differ by rounding only
@@ -20,17 +21,19 @@ class Guidance:
 
     ``scales`` has one weight per step of the whole run; at most 1 means none, and half the work. ``ratios`` are the
     steps' noise-to-signal ratios, descending: a model call between two steps belongs to the one it comes after.
-    ``rescale`` is φ of arXiv 2305.08891, section 3.4.
+    ``rescale`` is φ of arXiv 2305.08891, section 3.4. ``embedding`` is the size of the embedded weight that a model
+    distilled from guidance takes instead of an unconditional half; 0 where it takes none.
     """
 
     scales: tuple[float, ...]
     ratios: tuple[float, ...]
     rescale: float = 0.0
+    embedding: int = 0
 
     @cached_property
     def used(self) -> bool:
-        """Whether any step is guided."""
-        return any(scale > 1.0 for scale in self.scales)
+        """Whether any step has an unconditional half."""
+        return self.embedding == 0 and any(scale > 1.0 for scale in self.scales)
 
     def at(self, level: Level) -> float:
         """The weight at a noise level."""
@@ -41,6 +44,26 @@ class Guidance:
 def guidance_ratios(schedule: Schedule) -> tuple[float, ...]:
     """The noise-to-signal ratios of a run's steps, each once: PNDM visits one timestep twice."""
     return tuple(dict.fromkeys(step.level.ratio for step in schedule.all_steps))
+
+
+def guidance_scale_embedding(scale: float, size: int) -> Array:
+    """What a model distilled from guidance is told of its weight: sines, then cosines of w · 1000 · 10000^(−k/(n−1)).
+
+    w is the weight less 1, as arXiv 2310.04378 counts it; n is half the size, and k runs from 0 to n − 1. The
+    frequencies are those of VDM's timestep embedding (arXiv 2107.00630). In float32 step by step, as in the reference:
+    the sine of thousands tells every rounding.
+
+    Args:
+        scale: the weight, 1 for no guidance.
+        size: of the embedding.
+
+    Returns:
+        (size,) float32.
+    """
+    half = size // 2
+    exponent = np.log(np.float32(10000.0)) / np.float32(half - 1)
+    angles = np.float32(scale - 1.0) * np.float32(1000.0) * np.exp(np.arange(half, dtype=np.float32) * -exponent)
+    return np.concatenate([np.sin(angles), np.cos(angles), np.zeros(size % 2, np.float32)]).astype(np.float32)
 
 
 def rescaled(guided: Array, conditional: Array, rescale: float) -> Array:
@@ -64,20 +87,20 @@ class GuidedUnet:
     """
 
     def __init__(
-        self, engine: Engine, positive: Array, negative: Array | None, guidance: Guidance, extra: Array | None = None
+        self, engine: Engine, conditioning: Conditioning, guidance: Guidance, extra: Array | None = None
     ) -> None:
         """Plans the engine calls of a step.
 
         Args:
             engine: the U-Net.
-            positive: (N, length, width) embeddings of the prompts.
-            negative: the same of the negative prompts; needed where any step is guided.
+            conditioning: of the prompts; the negative half is needed where any step has one.
             guidance: the weight of every step.
             extra: (N, E, h, w) channels that follow the sample's own: an inpainting model's mask and picture.
         """
         self._engine = engine
+        self._conditioning = conditioning
         self._guidance = guidance
-        self._positive, self._negative, self._extra = positive, negative, extra
+        self._extra = extra
         self._plans: dict[bool, list[tuple[int, int, dict[str, Array]]]] = {}
         self.seconds = 0.0
         self.calls = 0
@@ -85,7 +108,7 @@ class GuidedUnet:
     def __call__(self, x: Array, level: Level) -> Array:
         """The guided prediction at ``x`` (N, C, H/f, W/f), already scaled to unit variance; a new array."""
         scale = self._guidance.at(level)
-        guided = scale > 1.0
+        guided = self._guidance.used and scale > 1.0
         if guided not in self._plans:
             self._plans[guided] = self._plan(guided)
         predictions = np.empty_like(x)
@@ -93,6 +116,8 @@ class GuidedUnet:
         for start, stop, inputs in self._plans[guided]:
             count = stop - start
             inputs["timestep"][0] = level.timestep
+            if self._guidance.embedding:
+                inputs["timestep_cond"][:] = guidance_scale_embedding(scale, self._guidance.embedding)
             inputs["sample"][:count, :channels] = x[start:stop]
             if guided:
                 inputs["sample"][count : 2 * count, :channels] = x[start:stop]
@@ -111,20 +136,19 @@ class GuidedUnet:
 
     def _plan(self, guided: bool) -> list[tuple[int, int, dict[str, Array]]]:
         """(start, stop, engine inputs) of every call; the unconditional half goes first."""
-        rows = 2 if guided else 1
-        spec, batches = self._engine.spec.inputs["sample"], self._engine.spec.batches
-        capacity = tuple(dict.fromkeys(batch // rows for batch in batches if batch >= rows))
-        halves = [self._positive] if self._negative is None or not guided else [self._negative, self._positive]
+        spec, told = self._engine.spec, self._conditioning
+        halves = [told.positive] if told.negative is None or not guided else [told.negative, told.positive]
+        rows = len(halves)
+        capacity = tuple(dict.fromkeys(batch // rows for batch in spec.batches if batch >= rows))
         plan = []
-        for start, stop, pictures in pieces_of(len(self._positive), capacity):
-            batch, count = self._engine.spec.fit(pictures * rows), stop - start
-            context = np.zeros((batch, *self._positive.shape[1:]), self._positive.dtype)
-            sample = np.zeros(spec.sized(batch), spec.dtype)
+        for start, stop, pictures in pieces_of(told.count, capacity):
+            batch, count = spec.fit(pictures * rows), stop - start
+            inputs = {name: np.zeros(tensor.sized(batch), tensor.dtype) for name, tensor in spec.inputs.items()}
             for row, half in enumerate(halves):
-                context[row * count : (row + 1) * count] = half[start:stop]
+                of_half = slice(row * count, (row + 1) * count)
+                for name, array in half.items():
+                    inputs[name][of_half] = array[start:stop]
                 if self._extra is not None:
-                    own = spec.sized(batch)[1] - self._extra.shape[1]
-                    sample[row * count : (row + 1) * count, own:] = self._extra[start:stop]
-            timestep = np.zeros(1, self._engine.spec.inputs["timestep"].dtype)
-            plan.append((start, stop, {"sample": sample, "timestep": timestep, "encoder_hidden_states": context}))
+                    inputs["sample"][of_half, -self._extra.shape[1] :] = self._extra[start:stop]
+            plan.append((start, stop, inputs))
         return plan

@@ -18,10 +18,14 @@ from latentrt.engines.spec import Array
 
 @dataclass(frozen=True, kw_only=True)
 class PictureMetadata:
-    """The settings that drew one picture."""
+    """The settings that drew one picture.
+
+    ``negative_prompt`` is None where the model steered away from zeros; the second prompts are None where the second
+    text encoder read the first. ``time_ids`` is what SDXL was told of the picture, and of what to steer away from.
+    """
 
     prompt: str
-    negative_prompt: str
+    negative_prompt: str | None
     num_inference_steps: int
     guidance_scale: float
     sampler: str
@@ -34,6 +38,9 @@ class PictureMetadata:
     strength: float | None = None
     clip_skip: int = 0
     prompt_syntax: str = "plain"
+    prompt_2: str | None = None
+    negative_prompt_2: str | None = None
+    time_ids: tuple[tuple[float, ...], ...] = ()
     denoising_start: float | None = None
     denoising_end: float | None = None
     guidance_scales: tuple[float, ...] = ()
@@ -54,6 +61,11 @@ class PictureMetadata:
             pairs["Denoising strength"] = f"{self.strength:g}"
         if self.prompt_syntax not in ("plain", "a1111"):
             pairs["Prompt syntax"] = self.prompt_syntax  # what reads this chunk takes prompts for A1111's
+        for name, second in (("Prompt 2", self.prompt_2), ("Negative prompt 2", self.negative_prompt_2)):
+            if second is not None:
+                pairs[name] = _quoted(second)
+        if self.time_ids:
+            pairs["Time ids"] = _quoted(" / ".join(" ".join(f"{one:g}" for one in ids) for ids in self.time_ids))
         if self.denoising_start is not None:
             pairs["Denoising start"] = f"{self.denoising_start:g}"
         if self.denoising_end is not None:

@@ -14,10 +14,11 @@ from latentrt.engines.bundle import Bundle
 from latentrt.engines.cache import OpenComponents
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.manifest import TEXT_ENCODER, TOKENIZER, BundleManifest
+from latentrt.engines.manifest import BundleManifest
 from latentrt.engines.spec import Array
 from latentrt.runtime.arguments import chosen, images_from_argument, replaced_latents, size_of
 from latentrt.runtime.autoencoder import pixels_from_latents
+from latentrt.runtime.conditioning import conditioning_of
 from latentrt.runtime.guidance import GuidedUnet
 from latentrt.runtime.image import images_from_pixels
 from latentrt.runtime.loop import Interrupt, Update, denoise
@@ -38,10 +39,8 @@ from latentrt.runtime.start import (
     inpaint_start,
     text_start,
 )
-from latentrt.runtime.textual_inversion import TextualInversions, inversions_from_paths
+from latentrt.runtime.text_encoder import text_encoders_from_bundle
 from latentrt.runtime.tiling import vae_engine
-from latentrt.runtime.token_embeddings import TokenEmbeddings
-from latentrt.runtime.tokenizer import tokenizer_from_folder
 
 
 class Pipeline:
@@ -52,16 +51,9 @@ class Pipeline:
 
     def __init__(self, bundle: Bundle, components: OpenComponents) -> None:
         """Takes opened components; use ``latentrt.open``, which makes them."""
-        record = bundle.manifest.tokenizers[TOKENIZER]
-        for name in bundle.manifest.files:
-            if name.startswith(f"{record.folder}/"):
-                bundle.path(name)
         self._bundle = bundle
         self._components = components
-        self._tokenizer = tokenizer_from_folder(bundle.root / record.folder, length=record.length)
-        table = bundle.manifest.token_embeddings[TEXT_ENCODER]
-        self._embeddings = TokenEmbeddings(bundle.path(table.file), table)
-        self._inversions = TextualInversions()
+        self._text_encoders = text_encoders_from_bundle(bundle)
         self._loading = Lock()
 
     @property
@@ -80,7 +72,8 @@ class Pipeline:
         """Loads embedding files; what they taught stands in prompts for their triggers from the next call on.
 
         Args:
-            paths: one file or several: safetensors, ``.pt`` or ``.bin`` of InvokeAI, diffusers or A1111.
+            paths: one file or several: safetensors, ``.pt`` or ``.bin`` of InvokeAI, diffusers or A1111. A model with
+                several text encoders wants vectors for each of them in a file (``clip_l`` and ``clip_g``).
             token: the trigger instead of the file's own; for several files one each.
 
         Returns:
@@ -89,10 +82,10 @@ class Pipeline:
         Raises:
             RequestError: a file that is damaged or not for this model, or a trigger that is taken.
         """
-        added = inversions_from_paths(paths, token, tokenizer=self._tokenizer, width=self._embeddings.width)
         with self._loading:
-            self._inversions = self._inversions.with_loaded(added)
-        return tuple(inversion.trigger for inversion in added)
+            known = len(self._text_encoders[0].inversions.loaded)
+            self._text_encoders = tuple(encoder.with_loaded(paths, token) for encoder in self._text_encoders)
+            return tuple(inversion.trigger for inversion in self._text_encoders[0].inversions.loaded[known:])
 
     def unload_textual_inversion(self, token: str | Sequence[str] | None = None) -> None:
         """Forgets the textual inversions of these triggers; None forgets all.
@@ -101,7 +94,7 @@ class Pipeline:
             RequestError: a trigger that is not loaded.
         """
         with self._loading:
-            self._inversions = TextualInversions() if token is None else self._inversions.without(token)
+            self._text_encoders = tuple(encoder.without(token) for encoder in self._text_encoders)
 
     def close(self) -> None:
         """Releases the engines; later calls are refused."""
@@ -281,13 +274,17 @@ class Pipeline:
     def _draw(self, request: Request, start: Start, noise: Noise, begin: float) -> Result:
         """Encodes the prompts, denoises and decodes."""
         started = perf_counter()
-        text_encoder = self._components.engine(TEXT_ENCODER, request.profile)
-        prompts = PromptEncoder(self._tokenizer, self._embeddings, self._inversions, text_encoder)
-        negatives = request.negatives if request.guidance.used else None
-        positive, negative = prompts.encode(request.prompts, negatives, request.prompt_options)
+        prompts = [
+            PromptEncoder(encoder, self._components.engine(encoder.record.component, request.profile))
+            for encoder in self._text_encoders
+        ]
+        conditioning = conditioning_of(
+            prompts, request.prompts, request.prompt_options, guided=request.guidance.used, time_ids=request.time_ids
+        )
         encoded = perf_counter()
-        engine = self._components.engine("unet", request.profile, positive.shape[1] // self._tokenizer.length)
-        unet = GuidedUnet(engine, positive, negative, request.guidance, start.channels)
+        chunks = self.manifest.chunks("unet", conditioning.positive)
+        engine = self._components.engine("unet", request.profile, chunks)
+        unet = GuidedUnet(engine, conditioning, request.guidance, start.channels)
         watch = _Watch(self, request, start)
         latents = denoise(
             start.x, request.schedule, request.solver, unet, noise.between, watch.on_step, request.stop_below

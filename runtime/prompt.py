@@ -1,6 +1,6 @@
 """Prompts to conditioning: parsed, cut into chunks, encoded, weighted, and put together again."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
@@ -15,9 +15,8 @@ from latentrt.runtime.arguments import warn_caller
 from latentrt.runtime.batches import batch_results
 from latentrt.runtime.chunks import Framed, Token, framed, near_commas, whole_sentences
 from latentrt.runtime.compel_syntax import prompt_from_compel
-from latentrt.runtime.prompt_tree import EMPTY, Blend, Prompt, Text, plain_prompt
-from latentrt.runtime.textual_inversion import TextualInversions
-from latentrt.runtime.token_embeddings import TokenEmbeddings
+from latentrt.runtime.prompt_tree import EMPTY, Blend, Fragment, Prompt, Text, plain_prompt
+from latentrt.runtime.text_encoder import TextEncoder
 from latentrt.runtime.tokenizer import Tokenizer
 from latentrt.runtime.weighting import weighted_as_a1111, weighted_as_compel
 
@@ -52,12 +51,17 @@ class PromptOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class _Style:
-    """What a syntax decides: its parser, where chunks end, what weights do, and what becomes of long text."""
+    """What a syntax decides: its parser, where chunks end, what weights do, and what becomes of long text.
+
+    ``pooled`` chooses the text whose first chunk gives the pooled vector, without weights, as in A1111; None takes as
+    much of the prompt as one chunk holds, as it was typed, as in compel.
+    """
 
     parse: Callable[[str], Prompt]
     ends: Callable[[Sequence[Token], Tokenizer], list[int]]
     weighted: Callable[[Framed, Sequence[Array], Array], Array]
     masks: Callable[[Framed], list[Array]]
+    pooled: Callable[[Prompt], Text] | None
     long_prompt: LongPrompt
 
 
@@ -71,6 +75,7 @@ _STYLES = {
         ends=whole_sentences,
         weighted=weighted_as_compel,
         masks=_lowered_masks,
+        pooled=None,
         long_prompt=LongPrompt.TRUNCATE,
     ),
     PromptSyntax.COMPEL: _Style(
@@ -78,6 +83,7 @@ _STYLES = {
         ends=whole_sentences,
         weighted=weighted_as_compel,
         masks=_lowered_masks,
+        pooled=None,
         long_prompt=LongPrompt.CHUNK,
     ),
     PromptSyntax.A1111: _Style(
@@ -85,6 +91,7 @@ _STYLES = {
         ends=near_commas,
         weighted=weighted_as_a1111,
         masks=lambda text: [],
+        pooled=lambda tree: _texts(tree)[0],
         long_prompt=LongPrompt.CHUNK,
     ),
 }
@@ -138,30 +145,49 @@ class _Read:
     lost: str
 
 
-class PromptEncoder:
-    """A tokenizer, token embeddings, textual inversions and a text encoder engine. Belongs to one call."""
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """N prompts as one text encoder has them: states (N, L · k, width) of k chunks, pooled (N, projection) or None."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, embeddings: TokenEmbeddings, inversions: TextualInversions, engine: Engine
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._embeddings = embeddings
-        self._inversions = inversions
+    states: Array
+    pooled: Array | None
+    chunks: int
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What the engine says of one chunk: states (layers, L, width) and pooled (projection,) or None."""
+
+    states: Array
+    pooled: Array | None
+
+
+_Rows = dict[tuple[bytes, bytes], _Outputs]
+
+
+class PromptEncoder:
+    """A text encoder and its engine. Belongs to one call."""
+
+    def __init__(self, encoder: TextEncoder, engine: Engine) -> None:
+        self._encoder = encoder
+        self._tokenizer, self._embeddings = encoder.tokenizer, encoder.embeddings
+        self._inversions = encoder.inversions
         self._engine = engine
 
     def encode(
-        self, prompts: Sequence[str], negatives: Sequence[str] | None, options: PromptOptions
-    ) -> tuple[Array, Array | None]:
+        self, prompts: Sequence[str], negatives: Sequence[str] | None, options: PromptOptions, *, chunks: int = 1
+    ) -> tuple[Encoded, Encoded | None]:
         """Conditioning of prompts and negative prompts; equal texts are encoded once.
 
         Args:
             prompts: N texts.
-            negatives: N texts, or None for no guidance.
+            negatives: N texts, or None where there are none.
             options: how to read them; ``clip_skip`` concerns the prompts alone.
+            chunks: as many at least.
 
         Returns:
-            Two arrays (N, 77 · k, width) float32, the second None without negatives. Shorter ones are filled up
-            with the empty prompt.
+            Both sides, of equally many chunks; the second is None without negatives. Shorter ones are filled up with
+            the empty prompt.
 
         Raises:
             RequestError: a malformed prompt, or weights so large that the result is not finite.
@@ -178,24 +204,46 @@ class PromptEncoder:
                     PromptTruncatedWarning,
                 )
         framed = {text: r.framed for text, r in read.items()}
-        if len({len(text.ids) for text in framed.values()}) > 1 or not all(map(_is_one_text, trees.values())):
+        if len({chunks, *(len(text.ids) for text in framed.values())}) > 1 or not all(
+            map(_is_one_text, trees.values())
+        ):
             framed.setdefault(EMPTY, self._read(EMPTY, style, options.long_prompt).framed)
-        states = self._states(list(framed.values()), style, (-1 - options.clip_skip, -1))
+        pooled = self._pooled_ids(trees, framed, style)
+        rows = self._rows(list(framed.values()), list(pooled.values()), style, (-1 - options.clip_skip, -1))
         with np.errstate(over="ignore", invalid="ignore"):
             sides = []
-            for layer, side in enumerate((prompts, negatives or ())):
-                wanted = dict.fromkeys(chain.from_iterable(_texts(trees[prompt]) for prompt in side)) | {EMPTY: None}
-                weighted = {
-                    text: self._weighted(framed[text], style, states, layer) for text in wanted if text in framed
+            for layer, texts_of_side in enumerate((prompts, negatives or ())):
+                wanted = dict.fromkeys(chain.from_iterable(_texts(trees[prompt]) for prompt in texts_of_side)) | {
+                    EMPTY: None
                 }
-                sides.append(([_combined(trees[prompt], weighted) for prompt in side], weighted))
-        most = max(len(one) for side, _ in sides for one in side)
-        positive, negative = (
-            np.stack([_filled(one, weighted, most) for one in side]) if side else None for side, weighted in sides
-        )
-        if positive is None or not all(np.isfinite(side).all() for side in (positive, negative) if side is not None):
+                weighted = {text: self._weighted(framed[text], style, rows, layer) for text in wanted if text in framed}
+                sides.append(([_combined(trees[prompt], weighted) for prompt in texts_of_side], weighted))
+        most = max(chunks * self._tokenizer.length, *(len(one) for side, _ in sides for one in side))
+        encoded = []
+        for (side, weighted), wished in zip(sides, (prompts, negatives or ()), strict=True):
+            if side:
+                vectors = [rows[_key(pooled[prompt])].pooled for prompt in wished if prompt in pooled]
+                encoded.append(
+                    Encoded(
+                        states=np.stack([_filled(one, weighted, most) for one in side]),
+                        pooled=np.stack([vector for vector in vectors if vector is not None]) if vectors else None,
+                        chunks=most // self._tokenizer.length,
+                    )
+                )
+        if not all(np.isfinite(side.states).all() for side in encoded):
             raise RequestError("the prompt's weights give no finite conditioning, expected weights near 1; lower them")
-        return positive, negative
+        return encoded[0], encoded[1] if negatives else None
+
+    def _pooled_ids(
+        self, trees: Mapping[str, Prompt], framed: Mapping[Text, Framed], style: _Style
+    ) -> dict[str, Array]:
+        """The chunk (L,) that each prompt's pooled vector is taken from; none where the encoder has none."""
+        if not self._encoder.record.pooled:
+            return {}
+        if style.pooled is not None:
+            return {prompt: framed[style.pooled(tree)].ids[0] for prompt, tree in trees.items()}
+        typed = {prompt: Text(fragments=(Fragment(text=prompt),)) for prompt in trees}
+        return {prompt: self._read(text, style, LongPrompt.TRUNCATE).framed.ids[0] for prompt, text in typed.items()}
 
     def _read(self, text: Text, style: _Style, long_prompt: LongPrompt) -> _Read:
         tokens = list(self._tokens(text))
@@ -223,19 +271,23 @@ class PromptEncoder:
                     tokens += [Token(id, number, begin, joined=i > 0) for i, id in enumerate(slots)]
         return tokens
 
-    def _states(
-        self, texts: Sequence[Framed], style: _Style, layers: Sequence[int]
-    ) -> dict[tuple[bytes, bytes], Array]:
-        """The states (layers, L, width) of every chunk under every mask, keyed by the two."""
+    def _rows(self, texts: Sequence[Framed], more: Sequence[Array], style: _Style, layers: Sequence[int]) -> _Rows:
+        """What the engine says of every chunk under every mask, and of more chunks (L,) without one."""
         rows = {}
         for text in texts:
             for mask in [np.ones_like(text.ids), *style.masks(text)]:
                 for ids, seen in zip(text.ids, mask, strict=True):
-                    rows[ids.tobytes(), seen.tobytes()] = (ids, seen)
+                    rows[_key(ids, seen)] = (ids, seen)
+        rows |= {_key(ids): (ids, np.ones_like(ids)) for ids in more}
         ids, masks = (np.stack(column) for column in zip(*rows.values(), strict=True))
         inputs = {"inputs_embeds": self._vectors(ids), "attention_mask": masks}
-        pieces = [states[:, list(layers)] for states in batch_results(self._engine, inputs, "hidden_states")]
-        return dict(zip(rows, np.concatenate(pieces), strict=True))
+        if self._encoder.record.pooled:
+            inputs["end_position"] = self._tokenizer.end_positions(ids)
+        found: list[_Outputs] = []
+        for outputs in batch_results(self._engine, inputs):
+            states, pooled = outputs["hidden_states"][:, list(layers)], outputs.get("text_embeds")
+            found += [_Outputs(one, None if pooled is None else pooled[i]) for i, one in enumerate(states)]
+        return dict(zip(rows, found, strict=True))
 
     def _vectors(self, ids: Array) -> Array:
         known = ids < self._embeddings.rows
@@ -246,17 +298,21 @@ class PromptEncoder:
         vectors[~known] = self._inversions.vectors[ids[~known] - self._embeddings.rows]
         return vectors
 
-    def _weighted(self, text: Framed, style: _Style, states: dict[tuple[bytes, bytes], Array], layer: int) -> Array:
+    def _weighted(self, text: Framed, style: _Style, rows: _Rows, layer: int) -> Array:
         """Conditioning (L · k, width) of one text from the states of one layer."""
         of_text = [
-            np.stack([states[ids.tobytes(), seen.tobytes()][layer] for ids, seen in zip(text.ids, mask, strict=True)])
+            np.stack([rows[_key(ids, seen)].states[layer] for ids, seen in zip(text.ids, mask, strict=True)])
             for mask in [np.ones_like(text.ids), *style.masks(text)]
         ]
-        key = self._tokenizer.framed([])
-        empty = states.get((key.tobytes(), np.ones_like(key).tobytes()))
+        empty = rows.get(_key(self._tokenizer.framed([])))
         # Where nothing is weighted the empty prompt is not encoded, and any state will do
-        weighted = style.weighted(text, of_text, of_text[0][0] if empty is None else empty[layer])
+        weighted = style.weighted(text, of_text, of_text[0][0] if empty is None else empty.states[layer])
         return weighted.reshape(-1, weighted.shape[-1])
+
+
+def _key(ids: Array, seen: Array | None = None) -> tuple[bytes, bytes]:
+    """A chunk under a mask; None: without one."""
+    return ids.tobytes(), (np.ones_like(ids) if seen is None else seen).tobytes()
 
 
 def _texts(prompt: Prompt) -> list[Text]:

@@ -17,15 +17,16 @@ from latentrt.engines.spec import Array
 from latentrt.runtime.arguments import (
     checked_latents,
     chosen,
-    negatives,
     number,
     numbers,
     seeds_for,
     share,
     texts,
+    texts_for,
     warn_caller,
     whole,
 )
+from latentrt.runtime.conditioning import Prompts
 from latentrt.runtime.guidance import Guidance, guidance_ratios
 from latentrt.runtime.image import PictureMetadata
 from latentrt.runtime.loop import model_calls
@@ -36,6 +37,7 @@ from latentrt.runtime.samplers import Sampler
 from latentrt.runtime.schedule import Schedule
 from latentrt.runtime.solvers.solver import Solver
 from latentrt.runtime.tiling import VaeMode
+from latentrt.runtime.time_ids import time_ids_from_options
 
 _STRONG_GUIDANCE = 14.0  # above this, pictures of the SD family oversaturate
 
@@ -52,11 +54,14 @@ class Workflow(StrEnum):
 class Request:
     """N pictures of one size. ``seeds`` is one for the whole batch or one per picture.
 
+    ``prompts`` holds the texts for each text encoder, ``time_ids`` what is said of the pictures' size, and of that of
+    their unconditional halves.
+
     ``schedule`` is the whole run, started where the call starts; it ends before timesteps below ``stop_below``.
     """
 
-    prompts: list[str]
-    negatives: list[str]
+    prompts: tuple[Prompts, ...]
+    time_ids: tuple[Sequence[float], Sequence[float]] | None
     prompt_options: PromptOptions
     profile: Profile
     latent_shape: tuple[int, ...]
@@ -80,7 +85,7 @@ class Request:
     @property
     def count(self) -> int:
         """N."""
-        return len(self.prompts)
+        return self.latent_shape[0]
 
     @property
     def seed_of_each(self) -> tuple[int, ...]:
@@ -94,11 +99,15 @@ class Request:
 
     def metadata(self) -> tuple[PictureMetadata, ...]:
         """The settings of every picture. Where a seed is shared, its place in the batch counts."""
-        scales = self.guidance.scales
+        scales, (first, *others) = self.guidance.scales, self.prompts
+        # A second text encoder that reads the same needs no mention
+        second = Prompts(positives=[], negatives=None) if not others or others[-1] == first else others[-1]
         return tuple(
             PictureMetadata(
                 prompt=prompt,
-                negative_prompt=negative,
+                negative_prompt=None if first.negatives is None else first.negatives[index],
+                prompt_2=second.positives[index] if second.positives else None,
+                negative_prompt_2=second.negatives[index] if second.negatives else None,
                 num_inference_steps=self.steps,
                 guidance_scale=max(scales),
                 guidance_scales=() if len(set(scales)) == 1 else scales,
@@ -114,12 +123,11 @@ class Request:
                 strength=self.strength,
                 clip_skip=self.prompt_options.clip_skip,
                 prompt_syntax=self.prompt_options.syntax.value,
+                time_ids=() if self.time_ids is None else tuple(map(tuple, self.time_ids)),
                 denoising_start=self.denoising_start,
                 denoising_end=self.denoising_end,
             )
-            for index, (prompt, negative, seed) in enumerate(
-                zip(self.prompts, self.negatives, self.seed_of_each, strict=True)
-            )
+            for index, (prompt, seed) in enumerate(zip(first.positives, self.seed_of_each, strict=True))
         )
 
 
@@ -162,13 +170,16 @@ def request_from_options(
         None if clip_skip is None else whole(clip_skip, "clip_skip"),
         manifest.text_layers,
     )
-    against = negatives(given.get("negative_prompt"), len(prompts))
-    check_prompts([*prompts, *against], prompt_options)
+    time_ids = time_ids_from_options(
+        manifest.conditioning.time_ids, given, profile, from_picture=workflow is not Workflow.TEXT
+    )
+    read = _prompts(manifest, prompts, given)
+    check_prompts([text for one in read for text in (*one.positives, *(one.negatives or ()))], prompt_options)
     count, sizes = len(prompts) * repeats, manifest.dimensions(profile)
     shape = (count, manifest.latents.channels, sizes["latent_height"], sizes["latent_width"])
     return Request(
-        prompts=[text for text in prompts for _ in range(repeats)],
-        negatives=[text for text in against for _ in range(repeats)],
+        prompts=tuple(one.repeated(repeats) for one in read),
+        time_ids=time_ids,
         prompt_options=prompt_options,
         profile=profile,
         latent_shape=shape,
@@ -204,10 +215,50 @@ def known_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _prompts(manifest: BundleManifest, prompts: list[str], given: Mapping[str, Any]) -> tuple[Prompts, ...]:
+    """What each text encoder reads, one text per prompt.
+
+    Negatives are None where the model wants zeros instead of an empty prompt that nobody gave.
+    """
+    second = [name for name in ("prompt_2", "negative_prompt_2") if name in given]
+    encoders = len(manifest.conditioning.text_encoders)
+    if second and encoders == 1:
+        raise RequestError(f"got {' and '.join(second)} with a model that has one text encoder; leave it out")
+    if "negative_prompt_2" in given and "negative_prompt" not in given:
+        raise RequestError("got negative_prompt_2 alone, expected negative_prompt, too; give it, if only ''")
+    if manifest.guidance_embedding and any(given.get(name) for name in ("negative_prompt", "negative_prompt_2")):
+        raise RequestError(
+            "got a negative prompt with a model that has its guidance built in and knows none; leave it out"
+        )
+    against: list[str] | None = None
+    if "negative_prompt" in given or not manifest.conditioning.zero_empty_negative:
+        against = texts_for(given.get("negative_prompt", ""), len(prompts), "negative_prompt")
+    first = Prompts(positives=prompts, negatives=against)
+    if encoders == 1:
+        return (first,)
+    # An empty second prompt is none, as in diffusers
+    positives = texts_for(given.get("prompt_2") or "", len(prompts), "prompt_2")
+    negatives = (
+        None if against is None else texts_for(given.get("negative_prompt_2") or "", len(prompts), "negative_prompt_2")
+    )
+    other = Prompts(
+        positives=[own or text for own, text in zip(positives, prompts, strict=True)],
+        negatives=None
+        if against is None
+        else [own or text for own, text in zip(negatives or (), against, strict=True)],
+    )
+    return (first, *[other] * (encoders - 1))
+
+
 def _check_workflow(manifest: BundleManifest, workflow: Workflow, given: Mapping[str, Any]) -> None:
     """Refuses keywords that say nothing in this workflow, and models that need another."""
     if manifest.unet_takes_mask and workflow is not Workflow.INPAINT:
         raise RequestError(f"got {workflow} with an inpainting model, whose U-Net wants a mask; use inpaint")
+    if manifest.starts_from_picture and workflow is Workflow.TEXT:
+        raise RequestError(
+            "got text-to-image with a refiner, which goes on from a picture; use img2img, or give it the latents of a "
+            "base model's denoising_end with the same denoising_start"
+        )
     if "denoising_start" in given and workflow is not Workflow.IMAGE:
         raise RequestError(f"got denoising_start in {workflow}, expected latents to go on from; use img2img")
     if "latents" in given and workflow is Workflow.IMAGE:
@@ -227,7 +278,7 @@ def _scheduled(manifest: BundleManifest, given: Mapping[str, Any]) -> tuple[Samp
     if steps is None and sampler.timesteps is None and sampler.sigmas is None:
         steps = manifest.defaults.num_inference_steps
     steps = None if steps is None else whole(steps, "num_inference_steps")
-    schedule = sampler.schedule(manifest.schedule, steps, family=manifest.family)
+    schedule = sampler.schedule(manifest.schedule, steps, ays_table=manifest.ays_table)
     return sampler, len(guidance_ratios(schedule)) if steps is None else steps, schedule
 
 
@@ -272,10 +323,16 @@ def _guidance(manifest: BundleManifest, given: Mapping[str, Any], schedule: Sche
         raise RequestError(f"got guidance_start {start:g} and guidance_end {end:g}, expected the end later; swap them")
     count = len(ratios)
     inside = [index / count >= start and (index + 1) / count <= end for index in range(count)]
+    rescale = share(given.get("guidance_rescale", 0.0), "guidance_rescale")
+    if rescale and manifest.guidance_embedding:
+        raise RequestError(
+            f"got guidance_rescale {rescale:g} with a model that has its guidance built in; leave it out"
+        )
     return Guidance(
         scales=tuple(value if guided else 1.0 for value, guided in zip(scales, inside, strict=True)),
         ratios=ratios,
-        rescale=share(given.get("guidance_rescale", 0.0), "guidance_rescale"),
+        rescale=rescale,
+        embedding=manifest.guidance_embedding,
     )
 
 

@@ -273,17 +273,18 @@ class Sampler:
         wishes = {name: value for name, value in self.wishes.items() if name in _OF_CONFIG}
         return ScheduleConfig.model_validate({**config.model_dump(), **row, **wishes})
 
-    def schedule(self, config: ScheduleConfig, steps: int | None, family: str = "sd1") -> Schedule:
-        """The levels to visit; custom timesteps and sigmas need no number of steps. ``family`` chooses AYS's table.
+    def schedule(self, config: ScheduleConfig, steps: int | None, ays_table: str = "sd1") -> Schedule:
+        """The levels to visit; custom timesteps and sigmas need no number of steps. ``ays_table`` names the Align Your
+        Steps table.
 
         Raises:
             RequestError: an impossible number of steps, or one that contradicts custom timesteps.
         """
         bound = self._bound(self.info.grid, config)
         if bound.get("timesteps") == _AYS:
-            bound["timesteps"] = ays_timesteps(steps, family)
+            bound["timesteps"] = ays_timesteps(steps, ays_table)
         if bound.get("sigmas") == _AYS:
-            bound["sigmas"] = ays_sigmas(steps, family)
+            bound["sigmas"] = ays_sigmas(steps, ays_table)
         custom = None
         if self.timesteps is not None or self.sigmas is not None:
             custom = len(bound["timesteps"]) if self.timesteps is not None else len(bound["sigmas"]) - 1

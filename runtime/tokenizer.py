@@ -61,6 +61,10 @@ class Tokenizer:
         framed[0], framed[1 : len(ids) + 1], framed[len(ids) + 1] = self.bos_id, ids, self.eos_id
         return framed
 
+    def end_positions(self, ids: Array) -> Array:
+        """Where each row of ids (…, length) has its first end token: (…) int64."""
+        return np.asarray((ids == self.eos_id).argmax(-1), np.int64)
+
     @property
     def room(self) -> int:
         """How many tokens fit between start and end."""

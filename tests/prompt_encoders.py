@@ -8,13 +8,10 @@ import numpy as np
 
 from latentrt.engines.bundle import open_bundle
 from latentrt.engines.cache import OpenComponents
-from latentrt.engines.manifest import TEXT_ENCODER, TOKENIZER
 from latentrt.engines.precision import Backend
 from latentrt.engines.spec import Array
 from latentrt.runtime.prompt import PromptEncoder, prompt_options_from_arguments
-from latentrt.runtime.textual_inversion import TextualInversions, inversions_from_paths
-from latentrt.runtime.token_embeddings import TokenEmbeddings
-from latentrt.runtime.tokenizer import tokenizer_from_folder
+from latentrt.runtime.text_encoder import text_encoders_from_bundle
 
 # fp32 in another order of operations, over a dozen layers; measured 5e-7
 TOLERANCE = 5e-6
@@ -30,11 +27,9 @@ def prompt_encoder(bundle: Path) -> Iterator[Encode]:
     """
     opened = open_bundle(bundle)
     manifest = opened.manifest
-    tokenizer = tokenizer_from_folder(bundle / "tokenizer", length=manifest.tokenizers[TOKENIZER].length)
-    table = manifest.token_embeddings[TEXT_ENCODER]
-    embeddings = TokenEmbeddings(bundle / table.file, table)
+    (text_encoder,) = text_encoders_from_bundle(opened)
     components = OpenComponents(opened, Backend.ORT_CPU, threads=1)
-    engine = components.engine(TEXT_ENCODER, manifest.profiles[0])
+    engine = components.engine(text_encoder.record.component, manifest.profiles[0])
 
     def encode(
         prompts: str | Sequence[str],
@@ -45,13 +40,13 @@ def prompt_encoder(bundle: Path) -> Iterator[Encode]:
         long_prompt: str | None = None,
         clip_skip: int | None = None,
     ) -> tuple[Array, Array | None]:
-        loaded = TextualInversions()
+        loaded = text_encoder
         for path, token in inversions:
-            found = inversions_from_paths(path, token, tokenizer=tokenizer, width=embeddings.width)
-            loaded = loaded.with_loaded(found)
+            loaded = loaded.with_loaded(path, token)
         options = prompt_options_from_arguments(syntax, long_prompt, clip_skip, manifest.text_layers)
         sides = [[side] if isinstance(side, str) else side for side in (prompts, negatives)]
-        return PromptEncoder(tokenizer, embeddings, loaded, engine).encode(sides[0] or [], sides[1], options)
+        positive, negative = PromptEncoder(loaded, engine).encode(sides[0] or [], sides[1], options)
+        return positive.states, None if negative is None else negative.states
 
     try:
         yield encode
