@@ -198,7 +198,7 @@ def open_clip_config(shapes: Shapes, *, whole: bool) -> dict[str, Any]:
         positions=_shape(shapes, "positional_embedding")[0],
         layers=layers,
         hidden=_shape(shapes, "transformer.resblocks.0.mlp.c_fc.weight")[0],
-        projection=_shape(shapes, "text_projection")[1] if whole else 512,  # CLIPTextConfig's, of no use here
+        projection=_shape(shapes, "text_projection")[1] if whole else width,
         act="gelu",
     )
 

@@ -131,7 +131,11 @@ def _open_torch(path: Path, kind: FileKind) -> TensorFile:
         # A class of its own per name: torch finds an allowed object back by its name
         stand_ins = [(type(name.rpartition(".")[2], (_StandIn,), {}), name) for name in _LEFT_BY_TRAINING]
         with torch.serialization.safe_globals(stand_ins):
-            tree = torch.load(path, map_location="cpu", weights_only=True, mmap=kind is FileKind.TORCH_ZIP)
+            if path.suffix.lower() == ".safetensors":  # which torch.load would believe
+                with path.open("rb") as file:
+                    tree = torch.load(file, map_location="cpu", weights_only=True)
+            else:
+                tree = torch.load(path, map_location="cpu", weights_only=True, mmap=kind is FileKind.TORCH_ZIP)
     except Exception as error:  # a damaged pickle can raise anything
         named = _NAME_IN_ERROR.search(str(error))
         if named:
