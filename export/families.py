@@ -323,7 +323,7 @@ def family_of(
     fitting = [family for family in candidates if _fits(family.unet, unet) and _has_encoders(family, encoders)]
     described = [family for family in fitting if _fits(family.scheduler, scheduler)]
     if not described:
-        faults += _differences(candidates, unet) or ["its U-Net and its text encoders are of no one family"]
+        faults += _differences(candidates, unet) or [_mixed(candidates, unet, encoders)]
     if faults:
         raise CheckpointError(f"{source!r} cannot be built: {'; '.join(faults)}; choose a Stable Diffusion model")
     return described[0]
@@ -372,6 +372,16 @@ def _differences(candidates: Sequence[Family], unet: Mapping[str, Any]) -> list[
             expected = " or ".join(dict.fromkeys(_wanted(family.unet[key]) for family in rows))
             faults.append(f"its U-Net has {key} {unet.get(key)!r}, expected {expected}")
     return faults
+
+
+def _mixed(candidates: Sequence[Family], unet: Mapping[str, Any], encoders: Set[str]) -> str:
+    """A U-Net and text encoders that some family has, but no one."""
+    rows = [family for family in candidates if _fits(family.unet, unet)]
+    has = " and ".join(sorted(encoders))
+    if not rows:
+        return "its U-Net has settings of several families"
+    wanted = " or ".join(dict.fromkeys(" and ".join(row.part for row in family.text_encoders) for family in rows))
+    return f"its U-Net is of {' or '.join(family.label for family in rows)}, which needs {wanted}, but it has {has}"
 
 
 def _wanted(value: object) -> str:

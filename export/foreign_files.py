@@ -28,7 +28,6 @@ _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89png", _PICTURE, ""),
     (b"\xff\xd8\xff", _PICTURE, ""),
     (b"gif8", _PICTURE, ""),
-    (b"bm", _PICTURE, ""),
     (b"rar!", _ARCHIVE, "unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", _ARCHIVE, "unpack it first"),
     (b"\x1f\x8b", _ARCHIVE, "unpack it first"),
@@ -74,8 +73,10 @@ def kind_of_file(path: Path) -> FileKind:
             "safetensors file; download it again"
         )
     for magic, kind, advice in _MAGICS:
-        if head.lower().lstrip().startswith(magic):
+        if head.lower().lstrip().startswith(magic.lower()):
             raise _refusal(path, kind, advice)
+    if head.startswith(b"BM") and head[6:10] == bytes(4):
+        raise _refusal(path, _PICTURE)
     if head.startswith(b"RIFF"):
         raise _refusal(path, "a sound file" if head[8:12] == b"WAVE" else _PICTURE)
     if head[257:262] == b"ustar":

@@ -14,7 +14,7 @@ class ForeignModel:
 
     name: str
     pattern: str
-    advice: str = "choose a Stable Diffusion 1.x, 2.x or XL checkpoint"
+    advice: str = "choose such a model"
 
 
 _ADDS = "it adds to another model: give that one"
@@ -22,10 +22,10 @@ _PART = "give the whole checkpoint, or add --base with a model that has the rest
 
 # Networks that stand beside a U-Net, or U-Nets that take more than ours: looked for whether there is a U-Net or not
 _BESIDE_A_UNET = (
+    ForeignModel(name="an AnimateDiff motion module", pattern=r"motion_modules\.", advice=_ADDS),
     ForeignModel(
         name="a video model (SVD or another with temporal layers)", pattern=r"\.time_stack\.|\.time_mixer\.|temporal_"
     ),
-    ForeignModel(name="an AnimateDiff motion module", pattern=r"motion_modules\.", advice=_ADDS),
     ForeignModel(
         name="a ControlNet",
         pattern=r"^control_model\.|(^|\.)input_hint_block\.|(^|\.)zero_convs\.|controlnet_(cond_embedding|down_blocks)\.",

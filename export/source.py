@@ -106,7 +106,7 @@ def _assembled(own: Offer, base: Offer | None, choices: Choices) -> Checkpoint:
     decisions = dict(own.decisions)
     parts, taken = _parts(own, base)
     sources = dict.fromkeys(own.parts, own.source) | {part: base.source for part in taken if base}
-    encoders = _encoder_names(own, base, parts)
+    encoders = _encoder_names(own, base)
     if "unet" not in parts or not encoders:
         absent = [part for part in ("unet", "text_encoder", "vae") if part not in parts]
         faults = [*own.faults, *(f"{part} is missing" for part in absent if part not in " ".join(own.faults))]
@@ -167,12 +167,13 @@ def _parts(own: Offer, base: Offer | None) -> tuple[dict[str, Part], list[str]]:
     return parts, taken
 
 
-def _encoder_names(own: Offer, base: Offer | None, parts: Mapping[str, Part]) -> frozenset[str]:
+def _encoder_names(own: Offer, base: Offer | None) -> frozenset[str]:
     """Which text encoders the model has: those that model_index.json lists, or those that are there."""
     for offer in (own, base):
-        if offer is not None and offer.listed & set(_ENCODERS):
-            return offer.listed & frozenset(_ENCODERS)
-    return frozenset(parts) & frozenset(_ENCODERS)
+        named = frozenset() if offer is None else (offer.listed or frozenset(offer.parts)) & frozenset(_ENCODERS)
+        if named:
+            return named
+    return frozenset()
 
 
 def _family(

@@ -14,6 +14,7 @@ from checkpoints import save_tiny_checkpoint
 from single_files import averaged, ldm_tensors, save_single_file, save_tensors
 
 import latentrt
+import latentrt.engines.bundle
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.schedule_config import PredictionType
 from latentrt.export.checkpoint import Checkpoint
@@ -126,24 +127,66 @@ def test_another_vocabulary_needs_a_base(folders: Callable[[str], Path], tmp_pat
         checkpoint_from_model(str(path))
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_draws_the_same_picture(family: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
-    """Really built from the file and from the folder; the file's bundle says how it was understood."""
+def test_draws_the_same_picture(
+    tiny_checkpoint: Path, tiny_pipe: latentrt.Pipeline, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    """Built on the command line; the bundle says how the file was understood, and other choices build it anew."""
+    path = save_single_file(tiny_checkpoint, tmp_path / "model.ckpt")
+    bundle = tmp_path / "file.bundle"
+    arguments = ("build", path, "-o", bundle, "--base", tiny_checkpoint, "--profile", "32x32", "--json")
+    done = command(*arguments)
+    assert done.status == 0, done.stderr
+    assert_same_picture(bundle, tiny_pipe)
+    written = json.loads((bundle / "bundle.json").read_text())
+    decisions = written["source"]["decisions"]
+    assert decisions["family"]["value"] == "sd1"
+    assert json.loads(done.stdout)["decisions"] == decisions
+    for name, row in decisions.items():
+        assert f"{name}: {row['value']} ({row['reason']})" in done.stderr
+        assert f"{row['value']} ({row['reason']})" in command("inspect", bundle).stdout
+    assert written["source"]["files"]["model.ckpt"]["size"] == path.stat().st_size
+    assert "base/model_index.json" in written["source"]["files"]
+    assert json.loads(command(*arguments).stdout)["up_to_date"]
+
+
+def test_other_choices_are_another_build(tiny_checkpoint: Path, tiny_copy: Path) -> None:
+    """The same files, understood otherwise, are not up to date."""
+    same = {"profiles": ["32x32x2", "48x32"]}
+    assert latentrt.build(tiny_checkpoint, tiny_copy, **same, family="sd1").up_to_date
+    from latentrt.building import _up_to_date
+    from latentrt.engines.precision import Backend, Precision
+    from latentrt.engines.seamless import Seamless
+    from latentrt.export.versions import exporter_versions
+
+    def up_to_date(choices: Choices) -> bool:
+        profiles = latentrt.engines.bundle.open_bundle(tiny_copy).manifest.profiles
+        checkpoint = checkpoint_from_model(str(tiny_checkpoint), choices)
+        versions = exporter_versions()
+        found = _up_to_date(tiny_copy, checkpoint, versions, Precision.FP32, profiles, Backend.ORT_CPU, Seamless.NONE)
+        return found is not None
+
+    assert up_to_date(Choices())
+    assert not up_to_date(Choices(prediction_type=PredictionType.V_PREDICTION))
+    assert not up_to_date(Choices(vae=str(tiny_checkpoint / "vae")))
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("family", [family.name for family in FAMILIES if family.name != "sdxl-refiner"])
+def test_every_family_draws_the_same_picture(family: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
+    """From the file and from the folder."""
     folder = folders(family)
-    path = save_single_file(folder, tmp_path / "model.ckpt")
+    path = save_single_file(folder, tmp_path / "model.safetensors")
     latentrt.build(path, tmp_path / "file.bundle", base=folder, profiles=["32x32"])
     latentrt.build(folder, tmp_path / "folder.bundle", profiles=["32x32"])
-    pictures = []
-    for name in ("file.bundle", "folder.bundle"):
-        with latentrt.open(tmp_path / name) as pipe:
-            pictures.append(np.asarray(pipe("a cat", num_inference_steps=2, seed=1).images[0]))
+    with latentrt.open(tmp_path / "folder.bundle") as pipe:
+        assert_same_picture(tmp_path / "file.bundle", pipe)
+
+
+def assert_same_picture(bundle: Path, pipe: latentrt.Pipeline) -> None:
+    """Two steps of one seed, bit for bit."""
+    with latentrt.open(bundle) as other:
+        pictures = [np.asarray(p("a cat", num_inference_steps=2, seed=1).images[0]) for p in (pipe, other)]
     assert np.array_equal(*pictures)
-    source = json.loads((tmp_path / "file.bundle" / "bundle.json").read_text())["source"]
-    assert source["decisions"]["family"]["value"] == family
-    assert source["files"]["model.ckpt"]["size"] == path.stat().st_size
-    assert "base/model_index.json" in source["files"]
-    again = latentrt.build(path, tmp_path / "file.bundle", base=folder, profiles=["32x32"])
-    assert again.up_to_date
 
 
 class TestWhatTheFileTells:
