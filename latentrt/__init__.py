@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from latentrt.runtime.loop import Interrupt
     from latentrt.runtime.options import Options
     from latentrt.runtime.pipeline import Pipeline
-    from latentrt.runtime.prompt import LongPrompt, PromptSyntax, PromptTruncatedWarning
+    from latentrt.runtime.prompt import PromptTruncatedWarning
+    from latentrt.runtime.prompt_style import LongPrompt, PromptSyntax
     from latentrt.runtime.result import Result
     from latentrt.runtime.samplers import Sampler
 
@@ -35,12 +36,12 @@ _HOMES = {
     "EngineError": "latentrt.engines.errors",
     "Interrupt": "latentrt.runtime.loop",
     "LatentrtError": "latentrt.engines.errors",
-    "LongPrompt": "latentrt.runtime.prompt",
+    "LongPrompt": "latentrt.runtime.prompt_style",
     "Options": "latentrt.runtime.options",
     "OutputError": "latentrt.engines.errors",
     "ParityError": "latentrt.engines.errors",
     "Pipeline": "latentrt.runtime.pipeline",
-    "PromptSyntax": "latentrt.runtime.prompt",
+    "PromptSyntax": "latentrt.runtime.prompt_style",
     "PromptTruncatedWarning": "latentrt.runtime.prompt",
     "RequestError": "latentrt.engines.errors",
     "Result": "latentrt.runtime.result",

@@ -134,7 +134,9 @@ def inpaint(
     image: Image,
     mask: Annotated[Path, typer.Option("--mask", help="White where the picture is redrawn, black where it is kept.")],
     drawing: Drawing,
-    strength: Annotated[float, typer.Option("--strength", help="1 starts from noise, less from the picture.")] = 1.0,
+    strength: Annotated[
+        float | None, typer.Option("--strength", help="1 starts from noise, less from the picture.")
+    ] = None,
     crop: Annotated[
         int | None,
         typer.Option("--padding-mask-crop", help="Draw only the mask's surroundings, with so many pixels of margin."),
@@ -172,7 +174,9 @@ def outpaint(
     right: Annotated[int, typer.Option("--right", help="Pixels to add on this side.")] = 0,
     bottom: Annotated[int, typer.Option("--bottom", help="Pixels to add on this side.")] = 0,
     overlap: Annotated[int, typer.Option("--overlap", help="Pixels of the picture to draw anew along them.")] = 0,
-    strength: Annotated[float, typer.Option("--strength", help="Below 1 the picture's edges show through.")] = 1.0,
+    strength: Annotated[
+        float | None, typer.Option("--strength", help="Below 1 the picture's edges show through.")
+    ] = None,
 ) -> None:
     """Draw what lies around a picture."""
     from latentrt.runtime.image import read_image

@@ -21,6 +21,10 @@ class Drawing:
     """One command's shared options, as typer reads them."""
 
     negative: Annotated[str | None, typer.Option("--negative", "-n", help="What to steer away from.")] = None
+    prompt_2: Annotated[
+        str | None, typer.Option("--prompt-2", help="What SDXL's second text encoder reads instead.")
+    ] = None
+    negative_2: Annotated[str | None, typer.Option("--negative-2", help="The same for the negative prompt.")] = None
     steps: Annotated[int | None, typer.Option("--steps", help="Sampler steps; the bundle's default if left out.")] = (
         None
     )
@@ -46,6 +50,19 @@ class Drawing:
     ] = None
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the first picture; the others count up.")] = None
     size: Annotated[str | None, typer.Option("--size", metavar="WxH", help="Picture size in pixels.")] = None
+    original_size: Annotated[
+        str | None,
+        typer.Option("--original-size", metavar="WxH", help="SDXL: size of the picture it shall look like."),
+    ] = None
+    crop: Annotated[
+        str | None, typer.Option("--crop-top-left", metavar="TOP,LEFT", help="SDXL: where that one shall look cropped.")
+    ] = None
+    target_size: Annotated[
+        str | None, typer.Option("--target-size", metavar="WxH", help="SDXL: the size it shall look made for.")
+    ] = None
+    aesthetic_score: Annotated[
+        float | None, typer.Option("--aesthetic-score", help="SDXL's refiner: how good it shall look; 6 if left out.")
+    ] = None
     count: Annotated[int, typer.Option("--count", help="How many pictures.")] = 1
     prompt_syntax: Annotated[
         str, typer.Option("--prompt-syntax", help="How weights are written: plain, compel or a1111.")
@@ -130,10 +147,16 @@ class Drawing:
         return self.output.suffix.lower() == _LATENTS
 
     def _options(self) -> dict[str, Any]:
-        width, height = _size(self.size)
+        width, height = _size(self.size, "size")
         scales = None if self.guidance is None else _numbers(self.guidance, "--guidance")
         return {
+            "prompt_2": self.prompt_2,
             "negative_prompt": self.negative,
+            "negative_prompt_2": self.negative_2,
+            "original_size": _height_first(self.original_size, "--original-size"),
+            "crops_coords_top_left": None if self.crop is None else _whole_numbers(self.crop, "--crop-top-left"),
+            "target_size": _height_first(self.target_size, "--target-size"),
+            "aesthetic_score": self.aesthetic_score,
             "width": width,
             "height": height,
             "num_inference_steps": self.steps,
@@ -223,7 +246,7 @@ def read_start(path: Path) -> Any:
         raise RequestError(f"cannot read latents from {str(path)!r} ({reason}); write them with -o NAME.npy") from error
 
 
-def _size(text: str | None) -> tuple[int | None, int | None]:
+def _size(text: str | None, name: str) -> tuple[int, int] | tuple[None, None]:
     if text is None:
         return None, None
     from latentrt.engines.profile import profile_from_text
@@ -233,10 +256,21 @@ def _size(text: str | None) -> tuple[int | None, int | None]:
     except RequestError:
         profile = None
     if profile is None or profile.batch != 1:
-        raise RequestError(
-            f"got size {text!r}, expected WIDTHxHEIGHT, such as 512x512; use --count for several pictures"
-        )
+        hint = "use --count for several pictures" if name == "size" else "correct it"
+        raise RequestError(f"got {name} {text!r}, expected WIDTHxHEIGHT, such as 512x512; {hint}")
     return profile.width, profile.height
+
+
+def _height_first(text: str | None, option: str) -> tuple[int, int] | None:
+    width, height = _size(text, option)
+    return None if width is None or height is None else (height, width)
+
+
+def _whole_numbers(text: str, option: str) -> list[int]:
+    found = _numbers(text, option)
+    if not all(value.is_integer() for value in found):
+        raise RequestError(f"got {option} {text!r}, expected whole numbers of pixels; correct it")
+    return [int(value) for value in found]
 
 
 def _numbers(text: str, option: str) -> list[float]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentrt.engines.spec import Array
-from latentrt.runtime.prompt import Encoded, PromptEncoder, PromptOptions
+from latentrt.runtime.prompt import Encoded, PromptEncoder
+from latentrt.runtime.prompt_style import PromptOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from latentrt.engines.spec import Array
-from latentrt.runtime.prompt import LongPrompt, PromptSyntax
+from latentrt.runtime.prompt_style import LongPrompt, PromptSyntax
 from latentrt.runtime.samplers import Sampler
 from latentrt.runtime.tiling import VaeMode
 

@@ -165,7 +165,7 @@ class Pipeline:
         *,
         image: Picture | Sequence[Picture],
         mask_image: Picture | Sequence[Picture],
-        strength: float = 1.0,
+        strength: float | None = None,
         padding_mask_crop: int | None = None,
         kept_pixels: str | KeptPixels = KeptPixels.EXACT,
         **options: Unpack[Options],
@@ -177,7 +177,8 @@ class Pipeline:
             image: the picture for all, or one per picture drawn: PIL or arrays (H, W, 3).
             mask_image: what to redraw: white is redrawn, black is kept, one half and above counts as white. One for
                 all, or one per picture.
-            strength: how much of the schedule runs; at 1 the masked part starts from pure noise.
+            strength: how much of the schedule runs; at 1 the masked part starts from pure noise. None is 1, or what a
+                model with mask channels was made for (SDXL's: 0.99).
             padding_mask_crop: draws only the mask's surroundings, with so many pixels of margin, at the full size
                 wanted, and pastes the result into the picture.
             kept_pixels: "exact" lays what the mask keeps over the result, bit for bit; "decoded" leaves it as it
@@ -194,6 +195,8 @@ class Pipeline:
             )
         images, masks = images_from_argument(image, channels=0), masks_from_argument(mask_image)
         sized = self._sized(options, images) if padding_mask_crop is None else options
+        if strength is None:
+            strength = self.manifest.defaults.strength if self.manifest.unet_takes_mask else 1.0
         request = request_from_options(self.manifest, prompt, sized, Workflow.INPAINT, strength=strength)
         _check_count(len(images), request, "images")
         _check_count(len(masks), request, "masks")
@@ -215,7 +218,7 @@ class Pipeline:
         right: int = 0,
         bottom: int = 0,
         overlap: int = 0,
-        strength: float = 1.0,
+        strength: float | None = None,
         **options: Unpack[Options],
     ) -> Result:
         """Draws what lies around a picture; the picture itself comes back bit for bit.
@@ -229,7 +232,8 @@ class Pipeline:
             right: pixels.
             bottom: pixels.
             overlap: pixels of the picture along the new sides that are drawn anew as well, fading into it.
-            strength: how much of the schedule runs; below 1 the picture's edges, carried outwards, show through.
+            strength: how much of the schedule runs; below 1 the picture's edges, carried outwards, show
+                through. None as in ``inpaint``.
             **options: see ``Options``.
 
         Raises:

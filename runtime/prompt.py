@@ -1,8 +1,7 @@
 """Prompts to conditioning: parsed, cut into chunks, encoded, weighted, and put together again."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import chain
 
 import numpy as np
@@ -10,131 +9,16 @@ import numpy as np
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
-from latentrt.runtime.a1111_syntax import prompt_from_a1111
 from latentrt.runtime.arguments import warn_caller
 from latentrt.runtime.batches import batch_results
-from latentrt.runtime.chunks import Framed, Token, framed, near_commas, whole_sentences
-from latentrt.runtime.compel_syntax import prompt_from_compel
-from latentrt.runtime.prompt_tree import EMPTY, Blend, Fragment, Prompt, Text, plain_prompt
+from latentrt.runtime.chunks import Framed, Token, framed
+from latentrt.runtime.prompt_style import STYLES, LongPrompt, PromptOptions, Style
+from latentrt.runtime.prompt_tree import EMPTY, Blend, Fragment, Prompt, Text
 from latentrt.runtime.text_encoder import TextEncoder
-from latentrt.runtime.tokenizer import Tokenizer
-from latentrt.runtime.weighting import weighted_as_a1111, weighted_as_compel
 
 
 class PromptTruncatedWarning(UserWarning):
     """A prompt is longer than the text encoder reads; the warning quotes what was left out."""
-
-
-class PromptSyntax(StrEnum):
-    """How weights are written: not at all (as in diffusers), as in compel and InvokeAI, or as in A1111."""
-
-    PLAIN = "plain"
-    COMPEL = "compel"
-    A1111 = "a1111"
-
-
-class LongPrompt(StrEnum):
-    """What becomes of text beyond one chunk: left out with a warning, or encoded in chunks of its own."""
-
-    TRUNCATE = "truncate"
-    CHUNK = "chunk"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptOptions:
-    """How the prompts of a call are read. ``clip_skip`` is how many of the text encoder's last layers are left out."""
-
-    syntax: PromptSyntax = PromptSyntax.PLAIN
-    long_prompt: LongPrompt = LongPrompt.TRUNCATE
-    clip_skip: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Style:
-    """What a syntax decides: its parser, where chunks end, what weights do, and what becomes of long text.
-
-    ``pooled`` chooses the text whose first chunk gives the pooled vector, without weights, as in A1111; None takes as
-    much of the prompt as one chunk holds, as it was typed, as in compel.
-    """
-
-    parse: Callable[[str], Prompt]
-    ends: Callable[[Sequence[Token], Tokenizer], list[int]]
-    weighted: Callable[[Framed, Sequence[Array], Array], Array]
-    masks: Callable[[Framed], list[Array]]
-    pooled: Callable[[Prompt], Text] | None
-    long_prompt: LongPrompt
-
-
-def _lowered_masks(text: Framed) -> list[Array]:
-    return [mask for _, mask in text.lowered]
-
-
-_STYLES = {
-    PromptSyntax.PLAIN: _Style(
-        parse=plain_prompt,
-        ends=whole_sentences,
-        weighted=weighted_as_compel,
-        masks=_lowered_masks,
-        pooled=None,
-        long_prompt=LongPrompt.TRUNCATE,
-    ),
-    PromptSyntax.COMPEL: _Style(
-        parse=prompt_from_compel,
-        ends=whole_sentences,
-        weighted=weighted_as_compel,
-        masks=_lowered_masks,
-        pooled=None,
-        long_prompt=LongPrompt.CHUNK,
-    ),
-    PromptSyntax.A1111: _Style(
-        parse=prompt_from_a1111,
-        ends=near_commas,
-        weighted=weighted_as_a1111,
-        masks=lambda text: [],
-        pooled=lambda tree: _texts(tree)[0],
-        long_prompt=LongPrompt.CHUNK,
-    ),
-}
-
-
-def prompt_options_from_arguments(
-    syntax: object, long_prompt: object, clip_skip: int | None, layers: int
-) -> PromptOptions:
-    """Checks how prompts shall be read.
-
-    Args:
-        syntax: a ``PromptSyntax`` or its name.
-        long_prompt: a ``LongPrompt`` or its name; None takes the syntax's own.
-        clip_skip: layers to leave out; None is 0.
-        layers: how many the text encoder has.
-
-    Raises:
-        RequestError: another name, or as many layers as there are or more.
-    """
-    if syntax not in tuple(PromptSyntax):
-        raise RequestError(f"got prompt_syntax {syntax!r}, expected one of {', '.join(PromptSyntax)}; choose one")
-    if long_prompt is not None and long_prompt not in tuple(LongPrompt):
-        raise RequestError(f"got long_prompt {long_prompt!r}, expected one of {', '.join(LongPrompt)}; choose one")
-    if clip_skip is not None and not 0 <= clip_skip < layers:
-        raise RequestError(
-            f"got clip_skip {clip_skip}, expected 0 to {layers - 1} for a text encoder of {layers} layers; lower it"
-        )
-    chosen = PromptSyntax(str(syntax))
-    return PromptOptions(
-        syntax=chosen,
-        long_prompt=_STYLES[chosen].long_prompt if long_prompt is None else LongPrompt(str(long_prompt)),
-        clip_skip=clip_skip or 0,
-    )
-
-
-def check_prompts(prompts: Iterable[str], options: PromptOptions) -> None:
-    """Parses prompts for nothing but their mistakes.
-
-    Raises:
-        RequestError: the first that is malformed.
-    """
-    for prompt in dict.fromkeys(prompts):
-        _STYLES[options.syntax].parse(prompt)
 
 
 @dataclass(frozen=True)
@@ -192,9 +76,9 @@ class PromptEncoder:
         Raises:
             RequestError: a malformed prompt, or weights so large that the result is not finite.
         """
-        style = _STYLES[options.syntax]
+        style = STYLES[options.syntax]
         trees = {prompt: style.parse(prompt) for prompt in dict.fromkeys([*prompts, *(negatives or ())])}
-        texts = dict.fromkeys(chain.from_iterable(map(_texts, trees.values())))
+        texts = dict.fromkeys(chain.from_iterable(tree.texts for tree in trees.values()))
         with np.errstate(over="ignore"):  # of weights beyond float32; the result is checked below
             read = {text: self._read(text, style, options.long_prompt) for text in texts}
         for text in read.values():
@@ -213,7 +97,7 @@ class PromptEncoder:
         with np.errstate(over="ignore", invalid="ignore"):
             sides = []
             for layer, texts_of_side in enumerate((prompts, negatives or ())):
-                wanted = dict.fromkeys(chain.from_iterable(_texts(trees[prompt]) for prompt in texts_of_side)) | {
+                wanted = dict.fromkeys(chain.from_iterable(trees[prompt].texts for prompt in texts_of_side)) | {
                     EMPTY: None
                 }
                 weighted = {text: self._weighted(framed[text], style, rows, layer) for text in wanted if text in framed}
@@ -234,9 +118,7 @@ class PromptEncoder:
             raise RequestError("the prompt's weights give no finite conditioning, expected weights near 1; lower them")
         return encoded[0], encoded[1] if negatives else None
 
-    def _pooled_ids(
-        self, trees: Mapping[str, Prompt], framed: Mapping[Text, Framed], style: _Style
-    ) -> dict[str, Array]:
+    def _pooled_ids(self, trees: Mapping[str, Prompt], framed: Mapping[Text, Framed], style: Style) -> dict[str, Array]:
         """The chunk (L,) that each prompt's pooled vector is taken from; none where the encoder has none."""
         if not self._encoder.record.pooled:
             return {}
@@ -245,7 +127,7 @@ class PromptEncoder:
         typed = {prompt: Text(fragments=(Fragment(text=prompt),)) for prompt in trees}
         return {prompt: self._read(text, style, LongPrompt.TRUNCATE).framed.ids[0] for prompt, text in typed.items()}
 
-    def _read(self, text: Text, style: _Style, long_prompt: LongPrompt) -> _Read:
+    def _read(self, text: Text, style: Style, long_prompt: LongPrompt) -> _Read:
         tokens = list(self._tokens(text))
         room, lost = self._tokenizer.room, ""
         if long_prompt is LongPrompt.CHUNK:
@@ -271,7 +153,7 @@ class PromptEncoder:
                     tokens += [Token(id, number, begin, joined=i > 0) for i, id in enumerate(slots)]
         return tokens
 
-    def _rows(self, texts: Sequence[Framed], more: Sequence[Array], style: _Style, layers: Sequence[int]) -> _Rows:
+    def _rows(self, texts: Sequence[Framed], more: Sequence[Array], style: Style, layers: Sequence[int]) -> _Rows:
         """What the engine says of every chunk under every mask, and of more chunks (L,) without one."""
         rows = {}
         for text in texts:
@@ -298,7 +180,7 @@ class PromptEncoder:
         vectors[~known] = self._inversions.vectors[ids[~known] - self._embeddings.rows]
         return vectors
 
-    def _weighted(self, text: Framed, style: _Style, rows: _Rows, layer: int) -> Array:
+    def _weighted(self, text: Framed, style: Style, rows: _Rows, layer: int) -> Array:
         """Conditioning (L · k, width) of one text from the states of one layer."""
         of_text = [
             np.stack([rows[_key(ids, seen)].states[layer] for ids, seen in zip(text.ids, mask, strict=True)])
@@ -313,10 +195,6 @@ class PromptEncoder:
 def _key(ids: Array, seen: Array | None = None) -> tuple[bytes, bytes]:
     """A chunk under a mask; None: without one."""
     return ids.tobytes(), (np.ones_like(ids) if seen is None else seen).tobytes()
-
-
-def _texts(prompt: Prompt) -> list[Text]:
-    return [text for part in prompt.parts for text in (part.texts if isinstance(part, Blend) else [part])]
 
 
 def _is_one_text(prompt: Prompt) -> bool:

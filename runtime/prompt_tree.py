@@ -37,6 +37,11 @@ class Prompt:
     parts: tuple[Text | Blend, ...]
     weights: tuple[float, ...]
 
+    @property
+    def texts(self) -> list[Text]:
+        """All texts, those of blends among them."""
+        return [text for part in self.parts for text in (part.texts if isinstance(part, Blend) else [part])]
+
 
 EMPTY = Text(fragments=(Fragment(text=""),))
 

@@ -31,7 +31,7 @@ from latentrt.runtime.guidance import Guidance, guidance_ratios
 from latentrt.runtime.image import PictureMetadata
 from latentrt.runtime.loop import model_calls
 from latentrt.runtime.options import CallbackOnStepEnd, OnProgress, Options
-from latentrt.runtime.prompt import PromptOptions, PromptSyntax, check_prompts, prompt_options_from_arguments
+from latentrt.runtime.prompt_style import PromptOptions, PromptSyntax, check_prompts, prompt_options_from_arguments
 from latentrt.runtime.result import OutputType
 from latentrt.runtime.samplers import Sampler
 from latentrt.runtime.schedule import Schedule

@@ -36,7 +36,6 @@ _SDXL_BLOCKS: Mapping[str, Any] = {
     **_SD2_BLOCKS,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2),
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 8,
 }
@@ -123,7 +122,7 @@ TINY: Mapping[str, _Tiny] = {
         scheduler=("EulerDiscreteScheduler", {**_BETAS, "timestep_spacing": "trailing", "steps_offset": 1}),
         encoders=_CLIP_H,
     ),
-    "sdxl": _sdxl(),
+    "sdxl": _sdxl(unet={"transformer_layers_per_block": (1, 2)}),
     "sdxl-inpaint": _sdxl("StableDiffusionXLInpaintPipeline", unet=_MASKED),
     "sdxl-turbo": _sdxl(
         scheduler=("EulerAncestralDiscreteScheduler", {**_BETAS, "timestep_spacing": "trailing", "steps_offset": 1})
@@ -131,7 +130,7 @@ TINY: Mapping[str, _Tiny] = {
     "lcm-sdxl": _sdxl(scheduler=_LCM, unet=_GUIDANCE_EMBEDDING),
     "sdxl-refiner": _Tiny(
         pipeline="StableDiffusionXLImg2ImgPipeline",
-        unet={**_SDXL_BLOCKS, "transformer_layers_per_block": 2},
+        unet=_SDXL_BLOCKS,
         scheduler=_EULER,
         encoders=_CLIP_G,
         vae={"scaling_factor": 0.13025, "force_upcast": True},

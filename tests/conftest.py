@@ -5,6 +5,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def masked_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from checkpoints import save_tiny_checkpoint
 
     folder = tmp_path_factory.mktemp("checkpoints") / "inpaint"
-    return save_tiny_checkpoint(folder, pipeline="StableDiffusionInpaintPipeline", unet_in_channels=9)
+    return save_tiny_checkpoint(folder, "sd1-inpaint")
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +71,65 @@ def masked_bundle(masked_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("bundles") / "inpaint.bundle"
     latentrt.build(masked_checkpoint, folder, profiles=["32x32", "48x32x2"])
     return folder
+
+
+@pytest.fixture(scope="session")
+def family_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The tiny checkpoint of a family, by its name."""
+    from checkpoints import save_tiny_checkpoint
+
+    root = tmp_path_factory.mktemp("families")
+
+    @cache
+    def saved(family: str) -> Path:
+        return save_tiny_checkpoint(root / family, family)
+
+    return saved
+
+
+@pytest.fixture(scope="session")
+def family_bundle(
+    family_checkpoint: Callable[[str], Path],
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], Path]:
+    """A family's tiny checkpoint, built when it is first asked for. Do not write to it.
+
+    No preview is fitted but for those of SD 1.x, which all tests share: it takes as long as the rest.
+    """
+    from latentrt.engines.manifest import PreviewRecord
+    from latentrt.export import components
+
+    root = tmp_path_factory.mktemp("bundles")
+    preview = PreviewRecord(matrix=((0.1, 0.1, 0.1),) * 4, bias=(0.5, 0.5, 0.5), psnr=0.0)
+    shared = {"sd1": "tiny_bundle", "sd1-inpaint": "masked_bundle"}
+
+    @cache
+    def built(family: str) -> Path:
+        if family in shared:
+            return Path(request.getfixturevalue(shared[family]))
+        folder = root / f"{family}.bundle"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(components, "fit_preview", lambda *_: preview)
+            latentrt.build(family_checkpoint(family), folder, profiles=["32x32x2"])
+        return folder
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def family_pipe(family_bundle: Callable[[str], Path]) -> Iterator[Callable[[str], latentrt.Pipeline]]:
+    """A family's bundle, opened; one thread is enough for models so small."""
+    opened: list[latentrt.Pipeline] = []
+
+    @cache
+    def pipe(family: str) -> latentrt.Pipeline:
+        opened.append(latentrt.open(family_bundle(family), threads=1))
+        return opened[-1]
+
+    yield pipe
+    for one in opened:
+        one.close()
 
 
 @pytest.fixture(scope="session")

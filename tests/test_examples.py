@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,18 @@ def run(script: Path, folder: Path, *arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(emoji_bundle: Path, wide_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The examples' output folder, with the embedded model's bundles built already."""
+def folder(
+    emoji_bundle: Path,
+    wide_bundle: Path,
+    family_bundle: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The examples' output folder, with the embedded model's bundles built already, and tiny ones for SDXL's."""
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(emoji_bundle, folder / "emoji.bundle")
     shutil.copytree(wide_bundle, folder / "wide.bundle")
+    shutil.copytree(family_bundle("sdxl"), folder / "sdxl.bundle")
+    shutil.copytree(family_bundle("sdxl-refiner"), folder / "refiner.bundle")
     return folder
 
 

@@ -130,15 +130,25 @@ class DiffusersReference:
     """A checkpoint's diffusers pipelines over the same modules."""
 
     def __init__(self, checkpoint: Path) -> None:
-        from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
-        from diffusers import StableDiffusionPipeline as TextPipeline
+        import diffusers
 
-        loaded: Any = DiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+        loaded: Any = diffusers.DiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
         self.config = dict(loaded.scheduler.config)
-        parts = loaded.components
-        self.text: Any = TextPipeline(**parts, requires_safety_checker=False)
-        self.image: Any = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
-        self.inpaint: Any = StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+        kind, options = "StableDiffusion", {"requires_safety_checker": False}
+        if "XL" in type(loaded).__name__:
+            zeros = loaded.config.force_zeros_for_empty_prompt
+            kind, options = "StableDiffusionXL", {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
+
+        def pipeline(suffix: str, **more: Any) -> Any:
+            chosen = getattr(diffusers, f"{kind}{suffix}Pipeline")
+            known = signature(chosen.__init__).parameters
+            return chosen(**{k: v for k, v in loaded.components.items() if k in known}, **options, **more)
+
+        scored = loaded.config.get("requires_aesthetics_score")
+        more = {} if scored is None else {"requires_aesthetics_score": scored}
+        self.text = pipeline("")
+        self.image = pipeline("Img2Img", **more)
+        self.inpaint = pipeline("Inpaint", **more)
         for pipeline in (self.text, self.image, self.inpaint):
             pipeline.set_progress_bar_config(disable=True)
 
@@ -186,7 +196,7 @@ class DiffusersReference:
             common.update(width=size[0], height=size[1])
         elif mask_image is None:
             pipeline, draws = self.image, 2
-            common.update(image=image, strength=strength)
+            common.update(image=image, **({} if strength is None else {"strength": strength}))
         else:
             pipeline, draws = self.inpaint, 3
             common.update(image=image, mask_image=mask_image, strength=strength, width=size[0], height=size[1])

@@ -59,7 +59,7 @@ def test_shapes(encode: Encode) -> None:
     """Both sides have the length of the longest; without negatives there is one side."""
     positive, negative = encode(["a", LONG], ["b", "c"], long_prompt="chunk")
     assert negative is not None
-    assert positive.shape == negative.shape == (2, 154, 32)
+    assert positive.shape == negative.shape == (2, 154, 64)
     assert positive.dtype == negative.dtype == np.float32
     assert encode("a")[1] is None
     assert_equal(positive[:1, :77], encode("a")[0])
