@@ -81,11 +81,19 @@ class ComponentRecord(Record):
     parameters: int
 
 
+class DecisionRecord(Record):
+    """One thing that was worked out about a model or chosen by the user, and how."""
+
+    value: str
+    reason: str
+
+
 class SourceRecord(Record):
-    """Where the weights came from: a name, a revision if it has one, and the digest of every file read."""
+    """Where the weights came from: a name, a revision if it has one, what was decided, a digest of every file read."""
 
     name: str
     revision: str | None
+    decisions: dict[str, DecisionRecord]
     files: dict[str, FileRecord]
 
 

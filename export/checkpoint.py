@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from latentrt.engines.bundle import record_file
 from latentrt.engines.errors import CheckpointError
-from latentrt.engines.manifest import FileRecord, LatentRecord
+from latentrt.engines.manifest import DecisionRecord, FileRecord, LatentRecord
 from latentrt.engines.schedule_config import ScheduleConfig
 from latentrt.export.families import Family, sampler_of_scheduler
 from latentrt.export.parts import Part
@@ -36,7 +36,7 @@ class Checkpoint:
     tokenizers: Mapping[str, Path]
     scheduler: Mapping[str, Any]
     settings: Mapping[str, Path]
-    decisions: Mapping[str, str]
+    decisions: Mapping[str, DecisionRecord]
 
     @property
     def unet(self) -> Mapping[str, Any]:

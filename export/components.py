@@ -177,7 +177,12 @@ def export_components(
         _export_unet(run, prompts, pictures)
     files = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
     with progress.stage("digests"):
-        source = SourceRecord(name=checkpoint.name, revision=checkpoint.revision, files=checkpoint.files)
+        source = SourceRecord(
+            name=checkpoint.name,
+            revision=checkpoint.revision,
+            decisions=dict(checkpoint.decisions),
+            files=checkpoint.files,
+        )
         recorded = record_files(root, files)
     return BundleManifest(
         schema_version=SCHEMA,

@@ -1,6 +1,6 @@
 """The model families that can be built: one row each, nothing else branches on a family's name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,10 @@ class Family:
     U-Net's config with the value that the row wants (a key that is missing counts as None), and ``scheduler`` keys of
     the scheduler's config. ``steps_offset`` is what the family's diffusers pipeline sets in its scheduler, whatever
     the file says; None leaves it.
+
+    A single file has no configs: ``file_scheduler`` is the scheduler that the family's folder on the hub has, without
+    the noise schedule; ``sample_size`` in latents, ``sample_size_of_v`` where it predicts v, ``vae_sample_size`` in
+    pixels and ``scaling_factor`` are those of its U-Net and its VAE.
     """
 
     name: str
@@ -44,6 +48,25 @@ class Family:
     zero_empty_negative: bool = False
     steps_offset: int | None = None
     defaults: DefaultsRecord
+    file_scheduler: Mapping[str, object] = field(default_factory=lambda: _PNDM)
+    sample_size: int = 64
+    sample_size_of_v: int | None = None
+    vae_sample_size: int = 512
+    scaling_factor: float = 0.18215
+
+
+_PNDM: Mapping[str, object] = {
+    "_class_name": "PNDMScheduler",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+}
+_EULER: Mapping[str, object] = {
+    "_class_name": "EulerDiscreteScheduler",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+}
+_LCM_SCHEDULER: Mapping[str, object] = {"_class_name": "LCMScheduler"}
 
 
 def _defaults(
@@ -77,6 +100,8 @@ FAMILIES = (
         scheduler=_DISTILLED,
         steps_offset=1,
         defaults=_defaults(sampler="euler", steps=1, guidance=1.0, strength=0.5),
+        file_scheduler={**_EULER, "timestep_spacing": "trailing"},
+        vae_sample_size=768,
     ),
     Family(
         name="lcm-sd1",
@@ -84,6 +109,9 @@ FAMILIES = (
         pipeline_classes=_SD | _LCM,
         unet={**_SD1_UNET, "in_channels": 4, **_GUIDANCE_EMBEDDING},
         defaults=_defaults(sampler="lcm", steps=4, guidance=8.5, strength=0.8),
+        file_scheduler=_LCM_SCHEDULER,
+        sample_size=96,
+        vae_sample_size=768,
     ),
     Family(
         name="sd1-inpaint",
@@ -116,6 +144,8 @@ FAMILIES = (
         unet={**_SD2_UNET, **_PLAIN},
         steps_offset=1,
         defaults=_defaults(),
+        sample_size_of_v=96,
+        vae_sample_size=768,
     ),
     Family(
         name="sdxl-turbo",
@@ -127,6 +157,14 @@ FAMILIES = (
         time_ids=TimeIds.SIZE,
         zero_empty_negative=True,
         defaults=_defaults(sampler="euler_a", steps=1, guidance=1.0, strength=0.5),
+        file_scheduler={
+            "_class_name": "EulerAncestralDiscreteScheduler",
+            "timestep_spacing": "trailing",
+            "steps_offset": 1,
+        },
+        sample_size=64,
+        vae_sample_size=1024,
+        scaling_factor=0.13025,
     ),
     Family(
         name="lcm-sdxl",
@@ -137,6 +175,10 @@ FAMILIES = (
         time_ids=TimeIds.SIZE,
         zero_empty_negative=True,
         defaults=_defaults(sampler="lcm", steps=4, guidance=8.0, strength=0.8),
+        file_scheduler=_LCM_SCHEDULER,
+        sample_size=128,
+        vae_sample_size=1024,
+        scaling_factor=0.13025,
     ),
     Family(
         name="sdxl-inpaint",
@@ -147,6 +189,10 @@ FAMILIES = (
         time_ids=TimeIds.SIZE,
         zero_empty_negative=True,
         defaults=_defaults(guidance=5.0, strength=0.99),
+        file_scheduler=_EULER,
+        sample_size=128,
+        vae_sample_size=1024,
+        scaling_factor=0.13025,
     ),
     Family(
         name="sdxl-refiner",
@@ -156,6 +202,10 @@ FAMILIES = (
         text_encoders=(_OPENCLIP_G,),
         time_ids=TimeIds.AESTHETIC,
         defaults=_defaults(guidance=5.0, strength=0.3),
+        file_scheduler=_EULER,
+        sample_size=128,
+        vae_sample_size=1024,
+        scaling_factor=0.13025,
     ),
     Family(
         name="sdxl",
@@ -166,6 +216,10 @@ FAMILIES = (
         time_ids=TimeIds.SIZE,
         zero_empty_negative=True,
         defaults=_defaults(guidance=5.0),
+        file_scheduler=_EULER,
+        sample_size=128,
+        vae_sample_size=1024,
+        scaling_factor=0.13025,
     ),
 )
 
@@ -242,28 +296,55 @@ def sampler_of_scheduler(scheduler: Mapping[str, Any], family: Family) -> str:
 _NOWHERE_USED = ("class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
 
 
-def family_of(index: Mapping[str, Any], unet: Mapping[str, Any], scheduler: Mapping[str, Any], folder: str) -> Family:
-    """The family of a diffusers folder, by its pipeline class, its parts, its U-Net's and its scheduler's config.
+def family_of(
+    pipeline: str | None,
+    unet: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    encoders: Set[str],
+    source: str,
+) -> Family:
+    """The family of a model, by its U-Net's and its scheduler's config and its text encoders.
+
+    Args:
+        pipeline: the class in model_index.json, which the family then must have; None where there is none.
+        unet: the U-Net's config.
+        scheduler: the scheduler's config, as far as it is known.
+        encoders: which of ``text_encoder`` and ``text_encoder_2`` it has.
+        source: how messages call the model.
 
     Raises:
         CheckpointError: no listed family; every reason is named.
     """
-    pipeline = index.get("_class_name")
-    candidates = [family for family in FAMILIES if pipeline in family.pipeline_classes]
+    candidates = [family for family in FAMILIES if pipeline is None or pipeline in family.pipeline_classes]
     if not candidates:
         known = sorted({name for family in FAMILIES for name in family.pipeline_classes})
-        raise CheckpointError(f"{folder!r} is a {pipeline}, expected one of {', '.join(known)}; choose such a model")
+        raise CheckpointError(f"{source!r} is a {pipeline}, expected one of {', '.join(known)}; choose such a model")
     faults = [f"its U-Net has {key} {unet[key]!r}" for key in _NOWHERE_USED if unet.get(key) is not None]
-    fitting = [
-        family
-        for family in candidates
-        if _fits(family.unet, unet) and _fits(family.scheduler, scheduler) and _has_encoders(family, index)
-    ]
-    if not fitting:
-        faults += _differences(candidates, unet) or ["its U-Net and its text encoders are of no one family"]
+    fitting = [family for family in candidates if _fits(family.unet, unet) and _has_encoders(family, encoders)]
+    described = [family for family in fitting if _fits(family.scheduler, scheduler)]
+    if not described:
+        faults += _differences(candidates, unet) or [_mixed(candidates, unet, encoders)]
     if faults:
-        raise CheckpointError(f"{folder!r} cannot be built: {'; '.join(faults)}; choose a Stable Diffusion model")
-    return fitting[0]
+        raise CheckpointError(f"{source!r} cannot be built: {'; '.join(faults)}; choose a Stable Diffusion model")
+    return described[0]
+
+
+def chosen_family(name: str, unet: Mapping[str, Any], encoders: Set[str], source: str) -> Family:
+    """The family that the user says a model is of.
+
+    Raises:
+        CheckpointError: there is none of this name, or the model's parts are not built like it.
+    """
+    rows = {family.name: family for family in FAMILIES}
+    if name not in rows:
+        raise CheckpointError(f"got family {name!r}, expected one of {', '.join(rows)}; choose one of these")
+    fitting = [row for row in FAMILIES if _fits(row.unet, unet) and _has_encoders(row, encoders)]
+    if rows[name] not in fitting:
+        able = ", ".join(row.name for row in fitting) or "of none that is known"
+        raise CheckpointError(
+            f"got family {name!r} for {source!r}, whose U-Net and text encoders are {able}; leave --family out"
+        )
+    return rows[name]
 
 
 def _fits(wanted: Mapping[str, object], config: Mapping[str, Any]) -> bool:
@@ -277,10 +358,9 @@ def _fits(wanted: Mapping[str, object], config: Mapping[str, Any]) -> bool:
     return True
 
 
-def _has_encoders(family: Family, index: Mapping[str, Any]) -> bool:
-    """Whether the folder's text encoders are the family's: the refiner has only the second of two."""
-    listed = {part for part in ("text_encoder", "text_encoder_2") if (index.get(part) or (None,))[0] is not None}
-    return listed == {row.part for row in family.text_encoders}
+def _has_encoders(family: Family, encoders: Set[str]) -> bool:
+    """Whether the text encoders are the family's: the refiner has only the second of two."""
+    return encoders == {row.part for row in family.text_encoders}
 
 
 def _differences(candidates: Sequence[Family], unet: Mapping[str, Any]) -> list[str]:
@@ -292,6 +372,16 @@ def _differences(candidates: Sequence[Family], unet: Mapping[str, Any]) -> list[
             expected = " or ".join(dict.fromkeys(_wanted(family.unet[key]) for family in rows))
             faults.append(f"its U-Net has {key} {unet.get(key)!r}, expected {expected}")
     return faults
+
+
+def _mixed(candidates: Sequence[Family], unet: Mapping[str, Any], encoders: Set[str]) -> str:
+    """A U-Net and text encoders that some family has, but no one."""
+    rows = [family for family in candidates if _fits(family.unet, unet)]
+    has = " and ".join(sorted(encoders))
+    if not rows:
+        return "its U-Net has settings of several families"
+    wanted = " or ".join(dict.fromkeys(" and ".join(row.part for row in family.text_encoders) for family in rows))
+    return f"its U-Net is of {' or '.join(family.label for family in rows)}, which needs {wanted}, but it has {has}"
 
 
 def _wanted(value: object) -> str:

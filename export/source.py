@@ -1,61 +1,90 @@
-"""Where a model comes from: a diffusers folder, a hub id or the embedded model, checked before torch is asked."""
+"""Where a model comes from: a folder, a single file, a hub id or the embedded model; checked before torch loads it."""
 
-import json
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from latentrt.engines.errors import CheckpointError
+from latentrt.engines.manifest import DecisionRecord
+from latentrt.engines.schedule_config import PredictionType
 from latentrt.export.checkpoint import Checkpoint
-from latentrt.export.families import Family, family_of
-from latentrt.export.parts import WEIGHTS, FolderPart, weight_files
+from latentrt.export.families import Family, chosen_family, family_of
+from latentrt.export.file_schedule import STANDARD
+from latentrt.export.folder_source import offer_from_folder, part_folder
+from latentrt.export.offer import Choices, Offer, decision
+from latentrt.export.part_faults import part_faults
+from latentrt.export.part_folders import STEMS
+from latentrt.export.parts import Part
+from latentrt.export.single_file import offer_from_file, vae_from_file
 from latentrt.models import EMBEDDED, EMOJI
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# What a build reads from the configs and cannot guess, with the types it can have
-_KEYS: dict[str, dict[str, type]] = {
-    "text_encoder": {"max_position_embeddings": int, "hidden_size": int},
-    "text_encoder_2": {"max_position_embeddings": int, "hidden_size": int, "projection_dim": int},
-    "unet": {"in_channels": int, "out_channels": int, "block_out_channels": list, "cross_attention_dim": int},
-    "vae": {"latent_channels": int, "block_out_channels": list},
-}
+_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
-def checkpoint_from_model(model: str) -> Checkpoint:
+def checkpoint_from_model(model: str, choices: Choices | None = None) -> Checkpoint:
     """Finds and checks a model.
 
     Args:
-        model: a diffusers folder, ``emoji`` for the embedded model (``./emoji`` for a folder of that name), or a
-            hub id ``owner/name[@revision]``.
+        model: a diffusers folder, a single file, a folder with a U-Net alone, ``emoji`` for the embedded model
+            (``./emoji`` for a folder of that name), or a hub id ``owner/name[@revision]``.
+        choices: what the user says about it.
 
     Raises:
         CheckpointError: missing, incomplete or of no known family; every fault found is named.
     """
+    choices = choices or Choices()
+    own = _offer(model, choices)
+    base = _offer(choices.base, Choices(), recorded="base/") if choices.base is not None else None
+    return _assembled(own, base, choices)
+
+
+def _offer(model: str, choices: Choices, *, recorded: str = "") -> Offer:
     if model == EMBEDDED:
-        return _from_folder(EMOJI, name_of_model=EMBEDDED, revision=None)
-    if Path(model).exists():
-        return _from_folder(Path(model), name_of_model=Path(model).resolve().name, revision=None)
+        return offer_from_folder(EMOJI, choices, name=EMBEDDED, recorded=recorded)
+    path = Path(model)
+    if path.is_dir():
+        return offer_from_folder(path, choices, recorded=recorded)
+    if path.exists():
+        if (path.parent / "config.json").is_file() and not (path.parent / "model_index.json").is_file():
+            # A part's own weights, named by the file instead of by the folder
+            return offer_from_folder(path.parent, choices, recorded=recorded)
+        if choices.variant is not None:
+            raise CheckpointError(
+                f"got --variant {choices.variant} for the file {model!r}, which has none; leave it out"
+            )
+        return offer_from_file(path, ema=choices.ema, recorded=recorded)
     identifier, _, revision = model.partition("@")
     if _HUB_ID.fullmatch(identifier):
-        folder = _from_hub(identifier, revision or None)
-        return _from_folder(folder, name_of_model=identifier, revision=folder.name)  # a snapshot is named by its commit
+        folder = _from_hub(identifier, revision or None, choices.variant)
+        # A snapshot is named by its commit
+        return offer_from_folder(folder, choices, name=identifier, revision=folder.name, recorded=recorded)
     raise CheckpointError(
-        f"got model {model!r}, expected a diffusers folder, a hub id such as owner/name, or {EMBEDDED}; check the path"
+        f"got model {model!r}, expected a diffusers folder, a checkpoint file, a hub id such as owner/name, or "
+        f"{EMBEDDED}; check the path"
     )
 
 
-def _from_hub(identifier: str, revision: str | None) -> Path:
+def _from_hub(identifier: str, revision: str | None, variant: str | None) -> Path:
+    """The files of a repository that a build reads; pickles only where there is nothing else."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError
 
-    patterns = ["model_index.json", "scheduler/*", "tokenizer*/*", "*/config.json"]
-    for part, name in WEIGHTS.items():
-        stem = name.removesuffix(".safetensors")
-        patterns += [f"{part}/{name}", f"{part}/{name}.index.json", f"{part}/{stem}-*-of-*.safetensors"]
+    settings = ["model_index.json", "scheduler/*", "tokenizer*/*", "*/config.json", "config.json"]
+
+    def fetched(suffix: str) -> Path:
+        marked = f".{variant}" if variant else ""
+        weights = [f"*model{middle}{suffix}" for middle in {"", "-?????-of-?????", marked, f"{marked}-?????-of-?????"}]
+        weights += [f"*{suffix}.index*.json", f"*-?????-of-?????{marked}{suffix}"]
+        patterns = [f"{part}/{name}" for part in STEMS for name in weights]
+        return Path(snapshot_download(identifier, revision=revision, allow_patterns=[*settings, *patterns]))
+
     try:
-        return Path(snapshot_download(identifier, revision=revision, allow_patterns=patterns))
+        folder = fetched(".safetensors")
+        parts = [path.parent for path in folder.glob("*/config.json") if path.parent.name in STEMS]
+        return folder if all(any(part.glob("*.safetensors")) for part in parts) else fetched(".bin")
     except GatedRepoError as error:
         raise CheckpointError(
             f"the hub refuses {identifier!r} without its licence accepted; accept it and log in with hf auth login"
@@ -67,116 +96,219 @@ def _from_hub(identifier: str, revision: str | None) -> Path:
         ) from error
 
 
-def _from_folder(folder: Path, *, name_of_model: str, revision: str | None) -> Checkpoint:
-    if not folder.is_dir():
-        raise CheckpointError(f"got the file {str(folder)!r}, expected a diffusers folder; give the folder's path")
-    if not (folder / "model_index.json").is_file():
+def _assembled(own: Offer, base: Offer | None, choices: Choices) -> Checkpoint:
+    """A whole checkpoint of what the model offers, what its base adds, and the VAE in place of theirs."""
+    if "unet" not in own.parts and not own.faults and own.pipeline is None:
         raise CheckpointError(
-            f"{str(folder)!r} has no model_index.json, expected a diffusers folder; give the folder that holds it"
+            f"{own.source!r} holds {', '.join(own.parts)} and no U-Net, expected a model or a U-Net; "
+            "give it with --vae, or give the folder above it"
         )
-    index = _json(folder / "model_index.json")
-    found = {part: folder / part / "config.json" for part in WEIGHTS}
-    configs = {part: _json(path) for part, path in found.items() if path.is_file()}
-    scheduler_file = folder / "scheduler" / "scheduler_config.json"
-    scheduler = _json(scheduler_file) if scheduler_file.is_file() else {}
-    # The wrong kind of model explains missing parts better than a list of them
-    family = family_of(index, configs.get("unet", {}), scheduler, str(folder))
-    parts = [*(row.part for row in family.text_encoders), "unet", "vae"]
-    configs = {part: configs[part] for part in parts if part in configs}
-    faults = [f"{part}/config.json is missing" for part in parts if part not in configs]
-    faults += [] if scheduler_file.is_file() else ["scheduler/scheduler_config.json is missing"]
-    for part in parts:
-        faults += _weight_faults(folder, part)
-    tokenizers = {row.tokenizer: folder / row.tokenizer for row in family.text_encoders}
-    for name, tokenizer in tokenizers.items():
-        if not (tokenizer / "tokenizer.json").is_file() and not (
-            (tokenizer / "vocab.json").is_file() and (tokenizer / "merges.txt").is_file()
-        ):
-            faults.append(f"{name}/tokenizer.json (or vocab.json with merges.txt) is missing")
-    faults += _config_faults(family, configs)
+    decisions = dict(own.decisions)
+    parts, taken = _parts(own, base)
+    sources = dict.fromkeys(own.parts, own.source) | {part: base.source for part in taken if base}
+    encoders = _encoder_names(own, base)
+    if "unet" not in parts or not encoders:
+        absent = [part for part in ("unet", "text_encoder", "vae") if part not in parts]
+        faults = [*own.faults, *(f"{part} is missing" for part in absent if part not in " ".join(own.faults))]
+        raise CheckpointError(_cannot_be_built(own, faults, base))
+    family, decisions["family"] = _family(own, base, parts, encoders, choices)
+    scheduler, decisions["prediction type"] = _scheduler(own, base, family, choices)
+    if base is not None:
+        used = ", ".join(taken) if taken else "nothing; the model has every part"
+        decisions["base"] = decision(base.name, f"supplies {used}")
+    if choices.vae is not None:
+        parts["vae"] = _replaced_vae(choices.vae, parts.get("vae"), family)
+        sources["vae"] = choices.vae
+        decisions["vae"] = decision(Path(choices.vae).resolve().name, "given with --vae in place of the model's own")
+    parts = {part: _with_family_settings(parts[part], family, scheduler) for part in _wanted(family) if part in parts}
+    tokenizers = _tokenizers(own, base, family, parts, decisions)
+    faults = _faults(own, base, family, parts, tokenizers, choices)
+    faults += part_faults(family, {part: found.config for part, found in parts.items()}, sources)
     if faults:
-        raise CheckpointError(
-            f"{str(folder)!r} cannot be built: {'; '.join(faults)}; download the model again, or mend these"
-        )
+        raise CheckpointError(_cannot_be_built(own, faults, base))
+    decisions["dtype"] = decision(_dtypes(parts), "as stored; computed from in float32")
+    settings = {**own.settings, **(base.settings if base and (taken or own.scheduler is None) else {})}
     checkpoint = Checkpoint(
-        name=name_of_model,
-        revision=revision,
-        source=str(folder),
+        name=own.name,
+        revision=own.revision,
+        source=own.source,
         family=family,
-        parts={part: FolderPart(name=part, folder=folder, config=configs[part]) for part in parts},
+        parts=parts,
         tokenizers=tokenizers,
         scheduler=scheduler,
-        settings={
-            "model_index.json": folder / "model_index.json",
-            "scheduler/scheduler_config.json": scheduler_file,
-        },
-        decisions={"family": f"{family.label}, by its pipeline class and the configs of its parts"},
+        settings=settings,
+        decisions=decisions,
     )
     checkpoint.schedule()  # refuses now what would otherwise stop the build half way
     return checkpoint
 
 
-def _config_faults(family: Family, configs: dict[str, dict[str, Any]]) -> list[str]:
-    faults = []
-    for part, keys in _KEYS.items():
-        config = configs.get(part, {})
-        for key, kind in keys.items() if part in configs else ():
-            if config.get(key) is None:
-                faults.append(f"{part}/config.json lacks {key}")
-            elif not isinstance(config[key], kind):
-                faults.append(f"{part}/config.json has {key} {config[key]!r}, expected {kind.__name__}")
-    faults += _width_faults(family, configs)
-    one, two = configs.get("vae", {}).get("latent_channels"), configs.get("unet", {}).get("out_channels")
-    if isinstance(one, int) and isinstance(two, int) and one != two:
-        faults.append(f"vae has latent_channels {one} but unet has out_channels {two}")
-    taken, latents = configs.get("unet", {}).get("in_channels"), configs.get("vae", {}).get("latent_channels")
-    if isinstance(taken, int) and isinstance(latents, int) and taken not in (latents, 2 * latents + 1):
-        faults.append(
-            f"unet has in_channels {taken} but vae has latent_channels {latents}, expected {latents}, or "
-            f"{2 * latents + 1} with a mask"
+def _wanted(family: Family) -> list[str]:
+    return [*(row.part for row in family.text_encoders), "unet", "vae"]
+
+
+def _cannot_be_built(own: Offer, faults: list[str], base: Offer | None) -> str:
+    advice = "download the model again, or mend these"
+    if base is None and any("missing" in fault for fault in faults):
+        advice += ", or add --base with a model that has what is missing"
+    return f"{own.source!r} cannot be built: {'; '.join(dict.fromkeys(faults))}; {advice}"
+
+
+def _parts(own: Offer, base: Offer | None) -> tuple[dict[str, Part], list[str]]:
+    """The model's parts, and those of the base that it lacks, of which the names are returned, too.
+
+    Text encoders come from one place: SDXL's second beside SD's first would be of no family.
+    """
+    parts, taken = dict(own.parts), []
+    for part, found in base.parts.items() if base else ():
+        if part not in parts and not (part in _ENCODERS and any(name in own.parts for name in _ENCODERS)):
+            parts[part] = found
+            taken.append(part)
+    return parts, taken
+
+
+def _encoder_names(own: Offer, base: Offer | None) -> frozenset[str]:
+    """Which text encoders the model has: those that model_index.json lists, or those that are there."""
+    for offer in (own, base):
+        named = frozenset() if offer is None else (offer.listed or frozenset(offer.parts)) & frozenset(_ENCODERS)
+        if named:
+            return named
+    return frozenset()
+
+
+def _family(
+    own: Offer, base: Offer | None, parts: Mapping[str, Part], encoders: frozenset[str], choices: Choices
+) -> tuple[Family, DecisionRecord]:
+    unet = parts["unet"].config
+    if choices.family is not None:
+        family = chosen_family(choices.family, unet, encoders, own.source)
+        return family, decision(family.name, "chosen with --family")
+    scheduler = {**((own.scheduler or (base.scheduler if base else None)) or {}), **own.training}
+    if choices.prediction_type is not None:
+        scheduler["prediction_type"] = choices.prediction_type.value
+    reason = "its pipeline class and the configs of its parts" if own.pipeline else "its U-Net and its text encoders"
+    if own.turbo is not None:
+        family = family_of(own.pipeline, unet, {**scheduler, "timestep_spacing": "trailing"}, encoders, own.source)
+        if family.scheduler:
+            return family, decision(family.name, own.turbo)
+    family = family_of(own.pipeline, unet, scheduler, encoders, own.source)
+    return family, decision(family.name, reason)
+
+
+def _scheduler(
+    own: Offer, base: Offer | None, family: Family, choices: Choices
+) -> tuple[dict[str, Any], DecisionRecord]:
+    """The scheduler's config, and what the U-Net predicts."""
+    given = own.scheduler or (base.scheduler if base is not None and not own.turbo else None)
+    scheduler = {**(given or {**STANDARD, **family.file_scheduler}), **own.training}
+    if "trained_betas" in own.training:
+        scheduler = {key: value for key, value in scheduler.items() if key not in STANDARD or key in own.training}
+    if choices.family is not None:  # what tells a distilled family's scheduler is what it needs
+        scheduler |= {key: value for key, value in family.scheduler.items() if isinstance(value, str)}
+    stated = scheduler.get("prediction_type")
+    if choices.prediction_type is not None:
+        scheduler["prediction_type"] = choices.prediction_type.value
+        return scheduler, decision(choices.prediction_type, "chosen with --prediction-type")
+    if "prediction_type" in own.training and own.prediction is not None:
+        reason = own.prediction
+    elif stated is not None:
+        reason = "its scheduler_config.json" if own.scheduler else "the base's scheduler_config.json"
+    elif given is not None:
+        reason = "what a scheduler_config.json that does not say means"
+    else:
+        reason = f"nothing in the file says; it is what most of {family.label} predict; --prediction-type for another"
+    scheduler.setdefault("prediction_type", PredictionType.EPSILON.value)
+    return scheduler, decision(str(scheduler["prediction_type"]), reason)
+
+
+def _with_family_settings(part: Part, family: Family, scheduler: Mapping[str, Any]) -> Part:
+    """Settings that no shape tells, for the parts of a single file."""
+    config = dict(part.config)
+    kind = config.get("_class_name")
+    if "_diffusers_version" not in config and kind == "UNet2DConditionModel":
+        by_v = scheduler["prediction_type"] == PredictionType.V_PREDICTION and family.sample_size_of_v
+        config.setdefault("sample_size", by_v or family.sample_size)
+        if by_v:  # as SD 2.1's config says: its attention overflows in fp16
+            config.setdefault("upcast_attention", True)
+    elif "_diffusers_version" not in config and kind == "AutoencoderKL":
+        config.setdefault("sample_size", family.vae_sample_size)
+        config.setdefault("scaling_factor", family.scaling_factor)
+        if family.text_encoders[-1].part == "text_encoder_2":
+            config.setdefault("force_upcast", True)
+    else:
+        return part
+    return replace(part, config=config)  # type: ignore[type-var]
+
+
+def _replaced_vae(vae: str, own: Part | None, family: Family) -> Part:
+    path = Path(vae)
+    if not path.exists():
+        raise CheckpointError(f"got --vae {vae!r}, expected a folder or a file of an autoencoder; check the path")
+    part: Part = (
+        part_folder(path, "vae", Choices(), recorded="replaced/")
+        if path.is_dir()
+        else vae_from_file(path, recorded="replaced/vae/")
+    )
+    expected = (own.config.get("scaling_factor") if own else None) or family.scaling_factor
+    stated = part.config.get("scaling_factor")
+    if stated is not None and abs(stated - expected) > 1e-6:
+        raise CheckpointError(
+            f"got --vae {vae!r} with scaling_factor {stated}, expected {expected:g}, for which the U-Net was trained; "
+            f"choose a VAE of {family.label}"
         )
-    vae = configs.get("vae", {}).get("_class_name", "AutoencoderKL")
-    if vae != "AutoencoderKL":
-        faults.append(f"the VAE is a {vae}, expected AutoencoderKL")
-    return faults
+    return part if stated is not None else replace(part, config={**part.config, "scaling_factor": expected})  # type: ignore[type-var]
 
 
-def _width_faults(family: Family, configs: dict[str, dict[str, Any]]) -> list[str]:
-    """The text encoders' states, side by side, are what the U-Net attends to."""
-    parts = [row.part for row in family.text_encoders]
-    widths = [configs.get(part, {}).get("hidden_size") for part in parts]
-    context = configs.get("unet", {}).get("cross_attention_dim")
-    known = [width for width in widths if isinstance(width, int)]
-    if len(known) < len(parts) or not isinstance(context, int) or sum(known) == context:
-        return []
-    return [
-        f"{' and '.join(parts)} {'has' if len(parts) == 1 else 'have'} hidden_size {' + '.join(map(str, known))} "
-        f"but unet has cross_attention_dim {context}"
+def _tokenizers(
+    own: Offer, base: Offer | None, family: Family, parts: Mapping[str, Part], decisions: dict[str, DecisionRecord]
+) -> dict[str, Path]:
+    """A tokenizer per text encoder, from where the encoder comes from if it is there."""
+    found = {}
+    for row in family.text_encoders:
+        from_base = base is not None and parts.get(row.part) is base.parts.get(row.part)
+        for offer in (base, own) if from_base else (own, base):
+            if offer is not None and row.tokenizer in offer.tokenizers:
+                found[row.tokenizer] = offer.tokenizers[row.tokenizer]
+                if offer.scheduler is None and not offer.settings:
+                    decisions[row.tokenizer] = decision("CLIP's own", "a single file has none")
+                elif offer is base:
+                    decisions[row.tokenizer] = decision(offer.name, "the base's")
+                break
+    return found
+
+
+def _faults(
+    own: Offer,
+    base: Offer | None,
+    family: Family,
+    parts: Mapping[str, Part],
+    tokenizers: Mapping[str, Path],
+    choices: Choices,
+) -> list[str]:
+    """What is missing, and what cannot be read."""
+    # A VAE that is replaced may be missing or spoiled
+    faults = [fault for fault in own.faults if not (choices.vae is not None and fault.startswith("vae/"))]
+    faults += [f"the base's {fault}" for fault in base.faults] if base else []
+    faults += [
+        f"{part}/config.json is missing" if own.pipeline else f"{part} is missing"
+        for part in _wanted(family)
+        if part not in parts and not any(fault.startswith(f"{part}/") for fault in faults)
     ]
-
-
-def _weight_faults(folder: Path, part: str) -> list[str]:
-    """Faults of a part's weights, from their names and headers alone."""
-    files = weight_files(folder, part)
-    if not files:
-        variants = sorted((folder / part).glob("*.safetensors")) + sorted((folder / part).glob("*.bin"))
-        beside = f" (only {', '.join(path.name for path in variants)}; save it as safetensors, without a variant)"
-        return [f"{part}/{WEIGHTS[part]} is missing{beside if variants else ''}"]
-    faults = []
-    for path in files:
-        try:
-            with safe_open(path, "numpy"):
-                pass
-        except (SafetensorError, OSError) as error:
-            faults.append(f"{part}/{path.name} is damaged ({error})")
+    if own.pipeline is not None and own.scheduler is None and not (base and base.scheduler):
+        faults.append("scheduler/scheduler_config.json is missing")
+    for row in family.text_encoders:
+        if row.tokenizer in tokenizers:
+            continue
+        if own.pipeline is not None:
+            faults.append(f"{row.tokenizer}/tokenizer.json (or vocab.json with merges.txt) is missing")
+        elif row.part in parts:
+            rows = parts[row.part].config.get("vocab_size")
+            faults.append(f"{row.tokenizer} is missing: {row.part} embeds {rows} tokens, CLIP has 49408")
     return faults
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} is not readable JSON ({error}); download the model again") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{str(path)!r} is not a JSON object; download the model again")
-    return data
+def _dtypes(parts: Mapping[str, Part]) -> str:
+    """One type, or each part's where they differ."""
+    types = {name: "/".join(sorted(part.dtypes - {"int64"})) for name, part in parts.items()}
+    one = set(types.values())
+    return one.pop() if len(one) == 1 else ", ".join(f"{name} {dtype}" for name, dtype in types.items())

@@ -1,9 +1,10 @@
 """Conducts a build: export, engines and the gates between them, into one new folder."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,20 +16,22 @@ from latentrt.engines.compiler import Compiler, Target
 from latentrt.engines.component import Component
 from latentrt.engines.errors import BundleError, CheckpointError, OutputError, RequestError
 from latentrt.engines.files import locked, staged_directory
-from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, ParityRecord, write_manifest
+from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, DecisionRecord, ParityRecord, write_manifest
 from latentrt.engines.ort_cpu import measure_onnx
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.profile import Profile, profile_from_text
 from latentrt.engines.progress import Progress, StageTimer
+from latentrt.engines.schedule_config import PredictionType
 from latentrt.engines.seamless import Seamless
 
 if TYPE_CHECKING:
     from latentrt.export.checkpoint import Checkpoint
+    from latentrt.export.offer import Ema
 
 _BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer", "tokenizer_2"}
 # Per parameter, by precision
 _BYTES = {"fp32": 4, "fp16": 2}
-_Choice = TypeVar("_Choice", Precision, Backend, Seamless)
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,14 @@ def build(
     workspace_mb: int | None = None,
     seamless: str | Seamless = Seamless.NONE,
     fp32: Sequence[str] = (),
+    variant: str | None = None,
+    base: str | Path | None = None,
+    vae: str | Path | None = None,
+    ema: "str | Ema | None" = None,
+    family: str | None = None,
+    prediction_type: str | PredictionType | None = None,
     progress: Progress | None = None,
+    decided: Callable[[Mapping[str, DecisionRecord]], None] | None = None,
 ) -> Build:
     """Builds a bundle from a model, or the engines that an existing bundle lacks on this machine.
 
@@ -60,7 +70,8 @@ def build(
     is kept as it is.
 
     Args:
-        model: a diffusers folder, a hub id, ``emoji`` for the embedded model, or a bundle.
+        model: a diffusers folder, a single file (``.safetensors``, ``.ckpt``), a folder with a U-Net alone, a hub id,
+            ``emoji`` for the embedded model, or a bundle.
         output: the bundle's folder; needed unless ``model`` is a bundle.
         precision: element type of weights and arithmetic: "fp32" or "fp16". Parts that fp16 cannot hold stay in fp32:
             SDXL's autoencoder, sines of timesteps, and what else ``export/islands.py`` lists.
@@ -72,7 +83,15 @@ def build(
         seamless: ``"x"``, ``"y"`` or ``"xy"`` makes a model whose pictures wrap around on these axes: copies side by
             side show no seam.
         fp32: components that stay in fp32 whatever the precision, such as ``"vae_decoder"``.
+        variant: which of a folder's weights, ``"fp16"`` or another; None takes the plain ones, or the only ones.
+        base: a model that supplies what ``model`` lacks.
+        vae: an autoencoder in place of the model's own: a folder or a file.
+        ema: ``"ema"`` or ``"non-ema"`` where a model has both kinds of weights; None takes what is not averaged of a
+            single file, and a folder's plain weights.
+        family: a family's name in place of the one that is worked out.
+        prediction_type: ``"epsilon"`` or ``"v_prediction"`` in place of the one that is worked out.
         progress: receives the stages.
+        decided: receives what was worked out about the model, before the work begins.
 
     Raises:
         LatentrtError: of the kind that names the reason: CheckpointError, ParityError, BusyError, OutputError.
@@ -82,19 +101,33 @@ def build(
     precision, backend = _choice(Precision, precision, "precision"), _choice(Backend, backend, "backend")
     seamless = _choice(Seamless, seamless, "seamless")
     engines = _engines_to_make(backend, gpus, workspace_mb)
+    predicts = None if prediction_type is None else _choice(PredictionType, prediction_type, "prediction type")
+    about_model = (variant, base, vae, ema, family, predicts)
     if (Path(model) / BUNDLE_FILE).is_file():
+        if about_model != (None,) * len(about_model):
+            raise RequestError("got a bundle as the model and options about a model; build from the model with them")
         return _build_engines(Path(model), output, chosen, engines, seamless, timer)
     if output is None:
         raise RequestError("got no output folder, expected one for the bundle; add -o DIR")
     output = Path(output).resolve()  # one lock and one folder, however it is spelled
     if output.exists() and not _replaceable(output):
         raise OutputError(f"{str(output)!r} exists and is no bundle; choose a new folder or remove it")
-    from latentrt.export.source import checkpoint_from_model
     from latentrt.export.versions import exporter_versions
 
     with _export_packages():
         versions = exporter_versions()
-        checkpoint = checkpoint_from_model(str(model))
+        from latentrt.export.offer import Choices, Ema
+        from latentrt.export.source import checkpoint_from_model
+
+        choices = Choices(
+            variant=variant,
+            base=None if base is None else str(base),
+            vae=None if vae is None else str(vae),
+            ema=None if ema is None else _choice(Ema, ema, "ema"),
+            family=family,
+            prediction_type=predicts,
+        )
+        checkpoint = checkpoint_from_model(str(model), choices)
     kept = _kept_fp32(fp32, precision, checkpoint)
     if not chosen:
         width, height = checkpoint.default_size
@@ -102,10 +135,13 @@ def build(
     _check_profiles(chosen, checkpoint.pixel_multiple)
     with locked(output):
         existing = _up_to_date(output, checkpoint, versions, precision, kept, chosen, seamless)
+        if existing is None:
+            _check_space(output, checkpoint.parameters, precision, len(engines.targets))
+        if decided is not None:
+            decided(checkpoint.decisions)
         if existing is not None:
             made = _compile_missing(existing, engines, timer)
             return Build(bundle=existing, up_to_date=not made, seconds=timer.seconds)
-        _check_space(output, checkpoint.parameters, precision, len(engines.targets))
         with _export_packages():
             from latentrt.export.components import export_components
         with staged_directory(output) as root:
@@ -266,6 +302,11 @@ def _build_engines(
     return Build(bundle=bundle, up_to_date=not made, seconds=timer.seconds)
 
 
+def _values(decisions: Mapping[str, DecisionRecord]) -> dict[str, str]:
+    """What was decided, however it came about."""
+    return {name: decision.value for name, decision in decisions.items()}
+
+
 def _up_to_date(
     output: Path,
     checkpoint: "Checkpoint",
@@ -288,6 +329,7 @@ def _up_to_date(
             and manifest.seamless == seamless
             and manifest.precision == precision
             and manifest.kept_fp32 == tuple(kept_fp32)
+            and _values(manifest.source.decisions) == _values(checkpoint.decisions)
             and manifest.source.files == checkpoint.files
         )
         if not same:

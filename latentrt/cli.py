@@ -28,7 +28,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 @app.command()
 def build(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A diffusers folder, a hub id, emoji, or a bundle.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder, a checkpoint file, a hub id, emoji, or a bundle.")
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="The bundle's folder.")] = None,
     precision: Annotated[str, typer.Option("--precision", help="fp32 or fp16.")] = "fp32",
     backend: Annotated[
@@ -52,11 +54,27 @@ def build(
     fp32: Annotated[
         list[str] | None, typer.Option("--fp32", metavar="COMPONENT", help="Stays in fp32 all the same; repeatable.")
     ] = None,
+    variant: Annotated[str | None, typer.Option("--variant", help="Which of a folder's weights: fp16, ...")] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="MODEL", help="A model that supplies what the chosen one lacks.")
+    ] = None,
+    vae: Annotated[
+        Path | None, typer.Option("--vae", metavar="PATH", help="An autoencoder in place of the model's own.")
+    ] = None,
+    ema: Annotated[
+        bool | None, typer.Option("--ema/--no-ema", help="The averaged weights or the last, where a model has both.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option("--family", help="sd1, sd2, sdxl, ... in place of the one worked out.")
+    ] = None,
+    prediction_type: Annotated[
+        str | None, typer.Option("--prediction-type", help="epsilon or v_prediction in place of the one worked out.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Build a bundle from a model; given a bundle, compile its engines for this machine."""
     from latentrt.building import build as build_bundle
-    from latentrt.terminal import BuildLog, BuildProgress, print_json, say
+    from latentrt.terminal import BuildLog, BuildProgress, print_decisions, print_json, say
 
     result = build_bundle(
         model,
@@ -68,7 +86,14 @@ def build(
         workspace_mb=workspace,
         seamless=seamless,
         fp32=fp32 or (),
+        variant=variant,
+        base=base,
+        vae=vae,
+        ema=None if ema is None else "ema" if ema else "non-ema",
+        family=family,
+        prediction_type=prediction_type,
         progress=BuildLog() if json else BuildProgress(),
+        decided=print_decisions,
     )
     manifest, root = result.bundle.manifest, result.bundle.root
     if json:
@@ -78,6 +103,7 @@ def build(
                 "bundle": str(root),
                 "up_to_date": result.up_to_date,
                 "seconds": result.seconds,
+                "decisions": {name: row.model_dump() for name, row in manifest.source.decisions.items()},
                 "parity": parity,
             }
         )

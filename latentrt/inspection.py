@@ -60,6 +60,7 @@ def describe(root: Path) -> dict[str, Any]:
         "precision": manifest.precision.value,
         "source": manifest.source.name,
         "revision": manifest.source.revision,
+        "decisions": {name: row.model_dump() for name, row in manifest.source.decisions.items()},
         "latentrt": manifest.latentrt,
         "exporter": manifest.exporter,
         "profiles": [str(profile) for profile in manifest.profiles],
@@ -94,6 +95,8 @@ def print_description(description: dict[str, Any]) -> None:
     """``describe``'s data as tables."""
     schedule, defaults = description["schedule"], description["defaults"]
     say(f"{description['bundle']}: {description['source']} ({description['family']})")
+    for name, row in description["decisions"].items():
+        say(f"{name:<10} {row['value']} ({row['reason']})")
     say(f"profiles   {', '.join(description['profiles'])}")
     say(
         f"schedule   {schedule['prediction_type']}, {schedule['beta_schedule']} "

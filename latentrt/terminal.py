@@ -83,6 +83,12 @@ class _PhaseColumn(ProgressColumn):
         return grid
 
 
+def print_decisions(decisions: Mapping[str, Any]) -> None:
+    """What was worked out about a model and how, one line each on stderr."""
+    for name, decision in decisions.items():
+        sys.stderr.write(f"{name:>15}: {decision.value} ({decision.reason})\n")
+
+
 @contextmanager
 def step_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar over model calls on a terminal; yields a function to call with (done, total)."""

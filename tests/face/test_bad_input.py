@@ -80,7 +80,7 @@ def refused(tmp_path: Path, tiny_bundle: Path, tiny_checkpoint: Path, command: C
 MODELS = {
     "missing folder": ("build {tmp}/nowhere -o {new}", "nowhere", "expected a diffusers folder"),
     "no checkpoint": ("build {tmp}/full -o {new}", "model_index.json"),
-    "a file": ("build {tmp}/text.txt -o {new}", "text.txt", "folder"),
+    "a file": ("build {tmp}/text.txt -o {new}", "text.txt", "a text", "expected the weights"),
     "hub id offline": ("build nobody/nothing -o {new}", "nobody/nothing", "connection"),
     "not a hub id": ("build not␣a␣model -o {new}", "not a model"),
     "no output": ("build {model}", "-o DIR"),
@@ -317,11 +317,11 @@ def test_full_disk_while_compiling(refused: Refusals, tiny_bundle: Path, limit: 
 
 
 def quiet_stages(command: Callable[..., SimpleNamespace]) -> Callable[..., SimpleNamespace]:
-    """A build that got some way has told of its finished stages; leaves the line after them."""
+    """A build that got some way has told what it decided and of its finished stages; leaves the line after them."""
 
     def run(*arguments: object) -> SimpleNamespace:
         done = command(*arguments)
-        lines = [line for line in done.stderr.splitlines(keepends=True) if line[8:12] != " s  "]
+        lines = [line for line in done.stderr.splitlines(keepends=True) if line[8:12] != " s  " and line[15:17] != ": "]
         return SimpleNamespace(status=done.status, stdout=done.stdout, stderr="".join(lines))
 
     return run
