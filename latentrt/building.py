@@ -47,7 +47,7 @@ def build(
     model: str | Path,
     output: str | Path | None = None,
     *,
-    precision: str | Precision = Precision.FP32,
+    precision: str | Precision | None = None,
     profiles: Sequence[str | Profile] = (),
     backend: str | Backend = Backend.ORT_CPU,
     gpus: Sequence[str] = (),
@@ -73,8 +73,8 @@ def build(
         model: a diffusers folder, a single file (``.safetensors``, ``.ckpt``), a folder with a U-Net alone, a hub id,
             ``emoji`` for the embedded model, or a bundle.
         output: the bundle's folder; needed unless ``model`` is a bundle.
-        precision: element type of weights and arithmetic: "fp32" or "fp16". Parts that fp16 cannot hold stay in fp32:
-            SDXL's autoencoder, sines of timesteps, and what else ``export/islands.py`` lists.
+        precision: element type of weights and arithmetic: "fp32" (None) or "fp16". Parts that fp16 cannot hold stay in
+            fp32: SDXL's autoencoder, sines of timesteps, and what else ``export/islands.py`` lists.
         profiles: picture sizes, ``"512x512"`` or ``"768x512x2"`` with a batch; none takes the model's own size.
         backend: what the engines are compiled for.
         gpus: GPU architectures such as ``"sm89"``, for ``tensorrt-rtx``: engines are compiled for each of them, and
@@ -98,7 +98,8 @@ def build(
     """
     timer = StageTimer(progress)
     chosen = [profile if isinstance(profile, Profile) else profile_from_text(profile) for profile in profiles]
-    precision, backend = _choice(Precision, precision, "precision"), _choice(Backend, backend, "backend")
+    wanted = None if precision is None else _choice(Precision, precision, "precision")
+    backend = _choice(Backend, backend, "backend")
     seamless = _choice(Seamless, seamless, "seamless")
     engines = _engines_to_make(backend, gpus, workspace_mb)
     predicts = None if prediction_type is None else _choice(PredictionType, prediction_type, "prediction type")
@@ -106,6 +107,7 @@ def build(
     if (Path(model) / BUNDLE_FILE).is_file():
         if about_model != (None,) * len(about_model):
             raise RequestError("got a bundle as the model and options about a model; build from the model with them")
+        _check_bundle_precision(Path(model), wanted, fp32)
         return _build_engines(Path(model), output, chosen, engines, seamless, timer)
     if output is None:
         raise RequestError("got no output folder, expected one for the bundle; add -o DIR")
@@ -128,6 +130,7 @@ def build(
             prediction_type=predicts,
         )
         checkpoint = checkpoint_from_model(str(model), choices)
+    precision = wanted or Precision.FP32
     kept = _kept_fp32(fp32, precision, checkpoint)
     if not chosen:
         width, height = checkpoint.default_size
@@ -184,6 +187,14 @@ def _kept_fp32(wanted: Sequence[str], precision: Precision, checkpoint: "Checkpo
     if wanted and precision is Precision.FP32:
         raise RequestError("got components to keep in fp32 of a bundle in fp32, expected precision fp16; leave one out")
     return tuple(name for name in components if name in wanted)
+
+
+def _check_bundle_precision(root: Path, wanted: Precision | None, fp32: Sequence[str]) -> None:
+    """Refuses another precision than a bundle's: its ONNX cannot be had in any other."""
+    has = open_bundle(root).manifest.precision
+    if wanted not in (None, has) or fp32:
+        got = f"precision {wanted}" if wanted not in (None, has) else f"components to keep in fp32 ({', '.join(fp32)})"
+        raise RequestError(f"got {got} for a bundle built in {has}; build from the model with what is wanted")
 
 
 def _replaceable(folder: Path) -> bool:

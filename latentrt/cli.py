@@ -32,7 +32,7 @@ def build(
         str, typer.Argument(metavar="MODEL", help="A folder, a checkpoint file, a hub id, emoji, or a bundle.")
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="The bundle's folder.")] = None,
-    precision: Annotated[str, typer.Option("--precision", help="fp32 or fp16.")] = "fp32",
+    precision: Annotated[str | None, typer.Option("--precision", help="fp32 or fp16; fp32 if left out.")] = None,
     backend: Annotated[
         str, typer.Option("--backend", help="What runs the engines: ort-cpu, ort-cuda, tensorrt or tensorrt-rtx.")
     ] = "ort-cpu",
@@ -154,7 +154,7 @@ def inpaint(
     strength: Annotated[
         float | None, typer.Option("--strength", help="1 starts from noise, less from the picture.")
     ] = None,
-    crop: Annotated[
+    padding_mask_crop: Annotated[
         int | None,
         typer.Option("--padding-mask-crop", help="Draw only the mask's surroundings, with so many pixels of margin."),
     ] = None,
@@ -172,7 +172,7 @@ def inpaint(
             image=picture,
             mask_image=masked,
             strength=strength,
-            padding_mask_crop=crop,
+            padding_mask_crop=padding_mask_crop,
             kept_pixels=kept_pixels,
             **options,
         )

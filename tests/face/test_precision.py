@@ -89,6 +89,15 @@ def test_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("options", [["--precision", "fp32"], ["--fp32", "unet"]])
+def test_a_bundle_stays_what_it_is(half_bundle: Path, command: Callable[..., Any], options: list[str]) -> None:
+    """Another precision than a bundle's has to come from the model; its own may be said."""
+    ran = command("build", half_bundle, *options)
+    assert ran.status == 2
+    assert "for a bundle built in fp16; build from the model" in ran.stderr
+    assert command("build", half_bundle, "--precision", "fp16").status == 0
+
+
 def test_an_overflow_is_named_before_it_is_built(
     tiny_checkpoint: Path, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
