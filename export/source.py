@@ -198,26 +198,35 @@ def _family(
 def _scheduler(
     own: Offer, base: Offer | None, family: Family, choices: Choices
 ) -> tuple[dict[str, Any], DecisionRecord]:
-    """The scheduler's config, and what the U-Net predicts."""
-    given = own.scheduler or (base.scheduler if base is not None and not own.turbo else None)
-    scheduler = {**(given or {**STANDARD, **family.file_scheduler}), **own.training}
-    if "trained_betas" in own.training:
-        scheduler = {key: value for key, value in scheduler.items() if key not in STANDARD or key in own.training}
-    if choices.family is not None:  # what tells a distilled family's scheduler is what it needs
-        scheduler |= {key: value for key, value in family.scheduler.items() if isinstance(value, str)}
-    stated = scheduler.get("prediction_type")
-    if choices.prediction_type is not None:
-        scheduler["prediction_type"] = choices.prediction_type.value
-        return scheduler, decision(choices.prediction_type, "chosen with --prediction-type")
-    if "prediction_type" in own.training and own.prediction is not None:
-        reason = own.prediction
-    elif stated is not None:
-        reason = "its scheduler_config.json" if own.scheduler else "the base's scheduler_config.json"
-    elif given is not None:
-        reason = "what a scheduler_config.json that does not say means"
+    """The scheduler's config, and what the U-Net predicts.
+
+    Layer upon layer: the family's, or that of a scheduler_config.json; what single files tell; what the user says.
+    """
+    # A base is of the model's kind, but where the model is told to be distilled it need not be
+    teacher = None if own.turbo is not None and family.scheduler else base
+    silent = f"nothing in the file says; it is what most of {family.label} predict; --prediction-type for another"
+    layers: list[tuple[Mapping[str, Any], str]] = []
+    if own.scheduler is not None:
+        layers.append((own.scheduler, "its scheduler_config.json"))
+    elif teacher is not None and teacher.scheduler is not None:
+        layers.append((teacher.scheduler, "the base's scheduler_config.json"))
     else:
-        reason = f"nothing in the file says; it is what most of {family.label} predict; --prediction-type for another"
-    scheduler.setdefault("prediction_type", PredictionType.EPSILON.value)
+        layers.append(({**STANDARD, **family.file_scheduler}, silent))
+        layers += [(teacher.training, f"of the base: {teacher.prediction}")] if teacher is not None else []
+    layers.append((own.training, own.prediction or ""))
+    if choices.family is not None:  # what tells a distilled family's scheduler is what it needs
+        layers.append(({key: value for key, value in family.scheduler.items() if isinstance(value, str)}, ""))
+    if choices.prediction_type is not None:
+        layers.append(({"prediction_type": choices.prediction_type.value}, "chosen with --prediction-type"))
+    scheduler: dict[str, Any] = {}
+    reason = f"{layers[0][1]}, which does not say, so that it is the usual" if layers[0][1] != silent else silent
+    for keys, origin in layers:
+        if "trained_betas" in keys:  # in place of a formula's numbers
+            scheduler = {key: value for key, value in scheduler.items() if key not in STANDARD}
+        scheduler |= keys
+        reason = origin if keys.get("prediction_type") is not None else reason
+    if scheduler.get("prediction_type") is None:
+        scheduler["prediction_type"] = PredictionType.EPSILON.value
     return scheduler, decision(str(scheduler["prediction_type"]), reason)
 
 

@@ -222,7 +222,7 @@ class TestWhatTheFileTells:
             ({}, (), 110000, "a.ckpt", "v_prediction", "global_step 110000"),
             ({}, (), 875000, "a.ckpt", "epsilon", "global_step 875000"),
             ({}, (), 0, "my-vpred-model.safetensors", "v_prediction", "nothing but the file's name"),
-            ({}, (), 5, "a.ckpt", "epsilon", "does not say"),
+            ({}, (), 5, "a.ckpt", "epsilon", "the usual"),
         ],
     )
     def test_prediction_type(
