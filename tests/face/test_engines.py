@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import TINY
 from rich.console import Console
 from rich.progress import Progress
 from stub_export import stub_exporter
@@ -29,8 +30,8 @@ from latentrt.inspection import verify
 pytest.importorskip("tensorrt_rtx")
 
 GPUS = ("sm89", "sm120")
-# Fixtures of bundles that plans are built from
-BUNDLES = ("tiny_bundle", "emoji_bundle", "masked_bundle")
+# Fixtures of bundles that plans are built from, beside every family's tiny one
+BUNDLES = ("emoji_bundle", "half_xl_bundle")
 _DTYPES = {"fp32": "float32", "fp16": "float16"}
 
 
@@ -46,10 +47,22 @@ class Compiled:
         return [engine for engine in engines_in(self.root) if engine.backend == Backend.TENSORRT_RTX]
 
 
-@pytest.fixture(scope="module", params=BUNDLES)
-def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+@pytest.fixture(scope="module")
+def half_xl_bundle(family_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny SDXL in fp16; its autoencoder stays in fp32."""
+    folder = tmp_path_factory.mktemp("bundles") / "half_xl.bundle"
+    latentrt.build(family_checkpoint("sdxl"), folder, precision="fp16", profiles=["32x32", "48x32x2"])
+    return folder
+
+
+@pytest.fixture(scope="module", params=[*BUNDLES, *TINY])
+def compiled(
+    request: pytest.FixtureRequest,
+    family_bundle: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Compiled:
     """Each bundle, compiled once."""
-    source: Path = request.getfixturevalue(request.param)
+    source: Path = request.getfixturevalue(request.param) if request.param in BUNDLES else family_bundle(request.param)
     root = shutil.copytree(source, tmp_path_factory.mktemp("compiled") / "x.bundle")
     assert not latentrt.build(root, backend="tensorrt-rtx", gpus=GPUS).up_to_date
     return Compiled(root=root)
@@ -91,8 +104,8 @@ def test_layers_have_the_precision_that_was_asked_for(compiled: Compiled) -> Non
         assert total > 10
         assert counts[asked] > total / 2
         assert plan.precision.value == "fp16" or counts == {asked: total}
-        kinds = {"unet": "ATTENTION_INPUT", "text_encoder": "ATTENTION_INPUT", "vae_decoder": "CONVOLUTION"}
-        assert plan.contents.layers[kinds.get(plan.component, "NORMALIZATION")]
+        kinds = {"unet": "ATTENTION_INPUT", "vae_encoder": "CONVOLUTION", "vae_decoder": "CONVOLUTION"}
+        assert plan.contents.layers[kinds.get(plan.component, "ATTENTION_INPUT")]
 
 
 def test_plans_hold_their_weights(compiled: Compiled) -> None:
