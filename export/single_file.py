@@ -136,7 +136,9 @@ def offer_from_file(path: Path, *, ema: Ema | None, recorded: str = "") -> Offer
             raise CheckpointError(f"{str(path)!r} cannot be built: {error}") from error
         if part.name == "unet" and unplaced:
             names = f"{', '.join(unplaced[:3])}{', …' if len(unplaced) > 3 else ''}"
-            decisions["unread"] = decision(f"{len(unplaced)} tensors", f"a U-Net of this kind has none called {names}")
+            decisions["unread"] = decision(
+                f"{len(unplaced)} of the file's", f"a U-Net of this kind has none called {names}"
+            )
     schedule = schedule_in_file(file, unet.config, unet_prefix)
     return Offer(
         source=str(path),
