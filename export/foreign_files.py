@@ -54,6 +54,8 @@ def kind_of_file(path: Path) -> FileKind:
     Raises:
         CheckpointError: it is empty, cannot be read, is cut short within its header or holds something else.
     """
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise _refusal(path, "no file")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -123,8 +123,10 @@ class FilePart:
         """From the file's header."""
         return frozenset(self.file.dtypes[key] for key in self.keys.values() if self.file.shapes[key])
 
-    def check(self) -> None:
-        """Compares names and shapes with the module's, without reading a weight.
+    def check(self) -> list[str]:
+        """Compares names and shapes with the module's, without reading a weight; returns what has no place in it.
+
+        Tensors that are taken apart on the way count as having none, which holds for text encoders' alone.
 
         Raises:
             CheckpointError: tensors are missing or of other shapes.
@@ -132,7 +134,9 @@ class FilePart:
         import torch
 
         empty = {name: torch.empty(self.file.shapes[key], device="meta") for name, key in self.keys.items()}
-        fitting_tensors(self.name, self.convert(empty, self.config), self._empty_module())
+        placed = fitting_tensors(self.name, self.convert(empty, self.config), self._empty_module())
+        used = {id(tensor) for tensor in placed.values()}
+        return [self.keys[name] for name, tensor in empty.items() if id(tensor) not in used]
 
     def module(self) -> Any:
         """Loads the part."""

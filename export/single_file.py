@@ -131,9 +131,14 @@ def offer_from_file(path: Path, *, ema: Ema | None, recorded: str = "") -> Offer
     for part in parts.values():
         _check_dtypes(part)
         try:
-            part.check()
+            unplaced = part.check()
         except CheckpointError as error:
             raise CheckpointError(f"{str(path)!r} cannot be built: {error}") from error
+        if part.name == "unet" and unplaced:
+            names = f"{', '.join(unplaced[:3])}{', …' if len(unplaced) > 3 else ''}"
+            decisions["unread"] = decision(
+                f"{len(unplaced)} of the file's", f"a U-Net of this kind has none called {names}"
+            )
     schedule = schedule_in_file(file, unet.config, unet_prefix)
     return Offer(
         source=str(path),

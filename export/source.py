@@ -48,7 +48,7 @@ def _offer(model: str, choices: Choices, *, recorded: str = "") -> Offer:
     if path.is_dir():
         return offer_from_folder(path, choices, recorded=recorded)
     if path.exists():
-        if (path.parent / "config.json").is_file() and not (path.parent / "model_index.json").is_file():
+        if (path.parent / "config.json").is_file() and path.name.startswith("diffusion_pytorch_model"):
             # A part's own weights, named by the file instead of by the folder
             return offer_from_folder(path.parent, choices, recorded=recorded)
         if choices.variant is not None:

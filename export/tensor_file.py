@@ -149,7 +149,7 @@ def _open_torch(path: Path, kind: FileKind) -> TensorFile:
         ) from error
     tensors: dict[str, Any] = {}
     numbers: dict[str, int] = {}
-    _flatten(tree, "", tensors, numbers)
+    _flatten(tree, "", tensors, numbers, depth=4)
     return TensorFile(
         path=path,
         kind=kind,
@@ -161,15 +161,18 @@ def _open_torch(path: Path, kind: FileKind) -> TensorFile:
     )
 
 
-def _flatten(tree: Any, prefix: str, tensors: dict[str, Any], numbers: dict[str, int]) -> None:
-    """Tensors by the path to them; ``state_dict``, which holds a checkpoint's own, is no part of the path."""
+def _flatten(tree: Any, prefix: str, tensors: dict[str, Any], numbers: dict[str, int], *, depth: int) -> None:
+    """Tensors by the path to them; ``state_dict``, which holds a checkpoint's own, is no part of the path.
+
+    No deeper than ``depth``: a pickle may hold itself.
+    """
     import torch
 
     for key, value in tree.items() if isinstance(tree, dict) else ():
         name = f"{prefix}{key}"
         if isinstance(value, torch.Tensor):
             tensors[name] = value
-        elif isinstance(value, dict) and prefix.count(".") < 3:
-            _flatten(value, "" if name == "state_dict" else f"{name}.", tensors, numbers)
+        elif isinstance(value, dict) and depth:
+            _flatten(value, "" if name == "state_dict" else f"{name}.", tensors, numbers, depth=depth - 1)
         elif type(value) is int:
             numbers[name] = value

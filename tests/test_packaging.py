@@ -45,6 +45,7 @@ def test_wheel_holds_the_embedded_model_and_the_data(wheel: zipfile.ZipFile) -> 
     """Weights, configs and tokenizer byte for byte; the probe photograph; the typing marker; the licences."""
     data = [path for path in (HOUSE / "models" / "emoji").rglob("*") if path.is_file()]
     data += [HOUSE / "export" / "probe.jpg", HOUSE / "latentrt" / "py.typed"]
+    data += [HOUSE / "export" / "clip" / "merges.txt.gz", HOUSE / "export" / "clip" / "LICENSE"]
     for path in data:
         top, _, rest = str(path.relative_to(HOUSE)).partition("/")
         assert wheel.read(f"{FOLDERS[top]}/{rest}") == path.read_bytes(), path

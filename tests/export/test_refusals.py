@@ -256,6 +256,20 @@ def test_missing_and_odd_tensors_are_named(tensors: dict[str, torch.Tensor], tin
     assert "stored as int8" in refusal(path, base=str(tiny))
 
 
+def test_a_pickle_that_holds_itself(tiny: Path, tmp_path: Path) -> None:
+    """Ends."""
+    tree: dict[str, Any] = {"a": torch.zeros(1)}
+    tree["state_dict"] = tree["more"] = tree
+    torch.save(tree, tmp_path / "model.ckpt")
+    assert "no U-Net" in refusal(tmp_path / "model.ckpt")
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    """Refused instead of waited for."""
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    assert "no file" in refusal(tmp_path / "pipe.ckpt")
+
+
 @pytest.mark.parametrize(("channels", "kind"), [(8, "InstructPix2Pix"), (5, "depth-to-image"), (7, "upscaler")])
 def test_u_nets_that_take_something_else(
     channels: int, kind: str, tensors: dict[str, torch.Tensor], tiny: Path, tmp_path: Path

@@ -363,6 +363,17 @@ def test_pickles_of_both_layouts(folders: Callable[[str], Path], tmp_path: Path)
         assert_equal_parts(opened(tmp_path / name, folder), checkpoint_from_model(str(folder)))
 
 
+def test_names_of_other_times(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    """CLIP without ``text_model.``, and tensors for which a U-Net has no place, which are told."""
+    folder = folders("sd1")
+    tensors = {key.replace("transformer.text_model.", "transformer."): t for key, t in ldm_tensors(folder).items()}
+    tensors["model.diffusion_model.output_blocks.0.9.alpha"] = torch.zeros(1)
+    found = opened(save_tensors(tensors, tmp_path / "model.safetensors"), folder)
+    assert_equal_parts(found, checkpoint_from_model(str(folder)))
+    assert found.decisions["unread"].value == "1 of the file's"
+    assert "output_blocks.0.9.alpha" in found.decisions["unread"].reason
+
+
 def test_only_a_parts_tensors_are_read(
     folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
