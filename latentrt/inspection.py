@@ -9,6 +9,7 @@ from latentrt.engines.bundle import open_bundle
 from latentrt.engines.cache import OpenComponents, best_backend, engines_in, identity_of
 from latentrt.engines.component import Component
 from latentrt.engines.errors import LatentrtError
+from latentrt.engines.machine import gpu_of_machine
 from latentrt.engines.manifest import BundleManifest, EngineManifest
 from latentrt.engines.measuring import measure
 from latentrt.engines.parity import Parity
@@ -96,7 +97,7 @@ def print_description(description: dict[str, Any]) -> None:
     schedule, defaults = description["schedule"], description["defaults"]
     say(f"{description['bundle']}: {description['source']} ({description['family']})")
     for name, row in description["decisions"].items():
-        say(f"{name:<10} {row['value']} ({row['reason']})")
+        say(f"{name.removesuffix(' type'):<10} {row['value']} ({row['reason']})")
     say(f"profiles   {', '.join(description['profiles'])}")
     say(
         f"schedule   {schedule['prediction_type']}, {schedule['beta_schedule']} "
@@ -110,7 +111,7 @@ def print_description(description: dict[str, Any]) -> None:
     )
     print_table(
         "components",
-        ("component", "precision", "parameters", "ONNX", "relative error", "PSNR dB"),
+        ("component", "precision", "parameters", "ONNX", "rel. error", "PSNR dB"),
         [
             (
                 name,
@@ -125,25 +126,33 @@ def print_description(description: dict[str, Any]) -> None:
     )
     print_table(
         "engines",
-        ("component", "backend", "version", "for", "size", "layers with weights", "PSNR dB"),
+        ("component", "engine", "here", "size", "layers", "PSNR dB"),
         [
             (
                 row["component"],
-                row["backend"],
-                row["version"],
-                "this machine" if row["fits_this_machine"] else row["machine"],
+                _engine_name(row),
+                "yes" if row["fits_this_machine"] else "no",
                 megabytes(row["bytes"]),
                 _weights_told(row["contents"]),
-                f"{row['parity']['psnr']:.1f}" if row["parity"] else "not measured",
+                f"{row['parity']['psnr']:.1f}" if row["parity"] else "–",
             )
             for row in description["engines"]
         ],
     )
+    for made in dict.fromkeys((row["backend"], row["version"], row["machine"]) for row in description["engines"]):
+        say(f"{made[0]} {made[1]} for {made[2]}")
     shapes = _shapes_told(description["engines"])
     if shapes:
         print_table("compiled shapes", ("component", "profiles", "inputs", "outputs", "layers"), shapes)
     if any(row["parity"] is None for row in description["engines"]):
-        say("not measured: compiled for another machine than the one that compiled it; verify measures it there")
+        say("–: compiled for another machine than the one that compiled it; verify measures it there")
+    if shapes:
+        say("layers: convolutions and matrix products by their dtype")
+
+
+def _engine_name(engine: dict[str, Any]) -> str:
+    """The backend, and the GPU architecture of a plan."""
+    return f"{engine['backend']} {gpu_of_machine(engine['machine'])}" if engine["contents"] else str(engine["backend"])
 
 
 def _shapes_told(engines: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -161,17 +170,17 @@ def _shapes_told(engines: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _weights_told(contents: dict[str, Any] | None) -> str:
-    """The convolutions and matrix products of a typed network by dtype, as in ``98 float16, 2 float32``."""
+    """The convolutions and matrix products of a typed network by dtype, as in ``98 fp16, 2 fp32``."""
     if contents is None:
         return ""
     counts = counts_with_weights(contents["layers"])
-    return ", ".join(f"{count} {dtype}" for dtype, count in sorted(counts.items()))
+    return ", ".join(f"{count} {dtype.replace('float', 'fp')}" for dtype, count in sorted(counts.items()))
 
 
 def _precision(component: dict[str, Any]) -> str:
-    """What a component is in, and how many of its nodes are in fp32 all the same."""
+    """What a component is in, and how many of its nodes are in fp32 all the same: ``fp16 + 8 fp32``."""
     kept = sum(component["islands"].values())
-    return f"{component['precision']}, {kept} nodes fp32" if kept else str(component["precision"])
+    return f"{component['precision']} + {kept} fp32" if kept else str(component["precision"])
 
 
 def verify(root: Path, *, threads: int | None = None, progress: Progress | None = None) -> dict[str, Parity]:

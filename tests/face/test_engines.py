@@ -160,8 +160,9 @@ def test_inspect_shows_plans(planned: Path, command: Callable[..., Any], monkeyp
     shown = command("inspect", planned)
     assert shown.status == 0
     row = next(line for line in shown.stdout.splitlines() if "tensorrt-rtx" in line and "unet" in line)
-    for word in (gpu_machine("sm89"), "MB", "float32", "not measured"):
+    for word in ("sm89", "MB", "fp32", "–"):
         assert word in row
+    assert f"for {gpu_machine('sm89')}" in shown.stdout
     assert "timestep (1) float32" in shown.stdout
     assert "out_sample (4, 4, 16, 16) float32" in shown.stdout
     rows = json.loads(command("inspect", planned, "--json").stdout)["engines"]

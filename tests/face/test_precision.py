@@ -47,7 +47,7 @@ def test_what_the_bundle_says(half_bundle: Path, tiny_bundle: Path, command: Cal
         assert (half_bundle / weights).stat().st_size < 0.55 * single
     half = open_bundle(half_bundle)
     assert len(half.probes("unet")) == len(open_bundle(tiny_bundle).probes("unet")) + 1
-    assert "fp16, 8" in command("inspect", half_bundle).stdout
+    assert "fp16 + 8 fp32" in command("inspect", half_bundle).stdout
     assert command("verify", half_bundle).status == 0
 
 
