@@ -49,6 +49,11 @@ class Checkpoint:
         return self.parts["vae"].config
 
     @property
+    def guided(self) -> bool:
+        """Whether pictures have an unconditional half, unless a call says otherwise."""
+        return self.family.defaults.guidance_scale > 1.0 and self.unet.get("time_cond_proj_dim") is None
+
+    @property
     def latents(self) -> LatentRecord:
         """Channels and scale of the latents, from the VAE's config."""
         return LatentRecord(

@@ -56,9 +56,8 @@ from latentrt.runtime.tokenizer import Tokenizer, tokenizer_from_folder
 
 _T = TypeVar("_T")
 _UNMEASURED = ParityRecord(relative_error=float("nan"), psnr=float("nan"), cases=0)
-# How many samples one picture brings: guidance doubles the text encoders' and the U-Net's batch.
-_BATCH_PER_PICTURE = {"vae_encoder": 1, "vae_decoder": 1}
-_BATCH_UNDER_GUIDANCE = 2
+# Whose batch guidance does not double
+_UNGUIDED = ("vae_encoder", "vae_decoder")
 
 
 @dataclass
@@ -104,7 +103,7 @@ class _Export:
             outputs=dict(graph.outputs),
             probes=f"probes/{name}.safetensors",
             parity=_UNMEASURED,
-            batch_per_picture=_BATCH_PER_PICTURE.get(name, _BATCH_UNDER_GUIDANCE),
+            batch_per_picture=2 if self.checkpoint.guided and name not in _UNGUIDED else 1,
             parameters=sum(parameter.numel() for parameter in module.parameters()),
         )
 

@@ -101,7 +101,7 @@ class GuidedUnet:
         self._conditioning = conditioning
         self._guidance = guidance
         self._extra = extra
-        self._plans: dict[bool, list[tuple[int, int, dict[str, Array]]]] = {}
+        self._plans: dict[bool, list[_Piece]] = {}
         self.seconds = 0.0
         self.calls = 0
 
@@ -111,44 +111,47 @@ class GuidedUnet:
         guided = self._guidance.used and scale > 1.0
         if guided not in self._plans:
             self._plans[guided] = self._plan(guided)
-        predictions = np.empty_like(x)
-        channels = x.shape[1]
-        for start, stop, inputs in self._plans[guided]:
-            count = stop - start
+        count, channels = x.shape[:2]
+        predictions = np.empty((2 * count if guided else count, *x.shape[1:]), x.dtype)
+        for piece in self._plans[guided]:
+            inputs = piece.inputs
             inputs["timestep"][0] = level.timestep
             if self._guidance.embedding:
                 inputs["timestep_cond"][:] = guidance_scale_embedding(scale, self._guidance.embedding)
-            inputs["sample"][:count, :channels] = x[start:stop]
-            if guided:
-                inputs["sample"][count : 2 * count, :channels] = x[start:stop]
+            inputs["sample"][: len(piece.pictures), :channels] = x[piece.pictures]
             begin = perf_counter()
             output = self._engine.run(inputs)["out_sample"]
             self.seconds += perf_counter() - begin
             self.calls += 1
-            if guided:
-                unconditional, conditional = output[:count], output[count : 2 * count]
-                mixed = unconditional + scale * (conditional - unconditional)
-                rescale = self._guidance.rescale
-                predictions[start:stop] = rescaled(mixed, conditional, rescale) if rescale > 0.0 else mixed
-            else:
-                predictions[start:stop] = output[:count]
-        return predictions
+            predictions[piece.rows] = output[: len(piece.pictures)]
+        if not guided:
+            return predictions
+        unconditional, conditional = predictions[:count], predictions[count:]
+        mixed = unconditional + scale * (conditional - unconditional)
+        rescale = self._guidance.rescale
+        return rescaled(mixed, conditional, rescale) if rescale > 0.0 else mixed
 
-    def _plan(self, guided: bool) -> list[tuple[int, int, dict[str, Array]]]:
-        """(start, stop, engine inputs) of every call; the unconditional half goes first."""
+    def _plan(self, guided: bool) -> list["_Piece"]:
+        """The engine calls of a step: the unconditional rows, then the others, cut to what a call holds."""
         spec, told = self._engine.spec, self._conditioning
         halves = [told.positive] if told.negative is None or not guided else [told.negative, told.positive]
-        rows = len(halves)
-        capacity = tuple(dict.fromkeys(batch // rows for batch in spec.batches if batch >= rows))
+        rows = {name: np.concatenate([half[name] for half in halves]) for name in told.positive}
         plan = []
-        for start, stop, pictures in pieces_of(told.count, capacity):
-            batch, count = spec.fit(pictures * rows), stop - start
+        for start, stop, batch in pieces_of(told.count * len(halves), spec.batches):
             inputs = {name: np.zeros(tensor.sized(batch), tensor.dtype) for name, tensor in spec.inputs.items()}
-            for row, half in enumerate(halves):
-                of_half = slice(row * count, (row + 1) * count)
-                for name, array in half.items():
-                    inputs[name][of_half] = array[start:stop]
-                if self._extra is not None:
-                    inputs["sample"][of_half, -self._extra.shape[1] :] = self._extra[start:stop]
-            plan.append((start, stop, inputs))
+            pictures = np.arange(start, stop) % told.count
+            for name, array in rows.items():
+                inputs[name][: stop - start] = array[start:stop]
+            if self._extra is not None:
+                inputs["sample"][: stop - start, -self._extra.shape[1] :] = self._extra[pictures]
+            plan.append(_Piece(inputs=inputs, pictures=pictures, rows=slice(start, stop)))
         return plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """One engine call: its inputs, whose pictures they belong to, and which rows of the step's they are."""
+
+    inputs: dict[str, Array]
+    pictures: Array
+    rows: slice
