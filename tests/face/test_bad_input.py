@@ -301,7 +301,7 @@ def test_full_disk_while_writing_a_picture(refused: Refusals) -> None:
 
 
 # Bytes, and the stage whose file is the first that is larger
-@pytest.mark.parametrize("limit", [100_000, 300_000], ids=["tokenizer", "onnx"])
+@pytest.mark.parametrize("limit", [100_000, 300_000, 700_000], ids=["tokenizer", "embeddings", "onnx"])
 def test_full_disk_while_exporting(refused: Refusals, limit: int) -> None:
     """Export fails in one line and leaves nothing."""
     refused.command = quiet_stages(Limited(limit, "-m", "latentrt"))
