@@ -97,7 +97,7 @@ def write_token_embeddings(root: Path, name: str, table: torch.Tensor, tokens: i
     Raises:
         CheckpointError: the table has fewer rows than the tokenizer has ids, or values that are not finite.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     rows, width = table.shape
     if rows < tokens:
@@ -111,7 +111,7 @@ def write_token_embeddings(root: Path, name: str, table: torch.Tensor, tokens: i
         )
     file = f"embeddings/{name}.safetensors"
     (root / file).parent.mkdir(parents=True, exist_ok=True)
-    save_file({_TENSOR: table.contiguous()}, root / file)
+    (root / file).write_bytes(save({_TENSOR: table.contiguous()}))  # save_file raises no OSError
     return TokenEmbeddingsRecord(file=file, tensor=_TENSOR, rows=rows, width=width)
 
 

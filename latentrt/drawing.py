@@ -54,7 +54,7 @@ class Drawing:
         str | None,
         typer.Option("--original-size", metavar="WxH", help="SDXL: size of the picture it shall look like."),
     ] = None
-    crop: Annotated[
+    crop_top_left: Annotated[
         str | None, typer.Option("--crop-top-left", metavar="TOP,LEFT", help="SDXL: where that one shall look cropped.")
     ] = None
     target_size: Annotated[
@@ -154,7 +154,9 @@ class Drawing:
             "negative_prompt": self.negative,
             "negative_prompt_2": self.negative_2,
             "original_size": _height_first(self.original_size, "--original-size"),
-            "crops_coords_top_left": None if self.crop is None else _whole_numbers(self.crop, "--crop-top-left"),
+            "crops_coords_top_left": None
+            if self.crop_top_left is None
+            else _whole_numbers(self.crop_top_left, "--crop-top-left"),
             "target_size": _height_first(self.target_size, "--target-size"),
             "aesthetic_score": self.aesthetic_score,
             "width": width,

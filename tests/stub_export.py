@@ -1,5 +1,6 @@
 """An exporter that copies what an earlier build exported, so that a whole build takes a second and no torch."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,17 +12,19 @@ from latentrt.engines.bundle import open_bundle
 from latentrt.engines.manifest import BundleManifest
 
 
-def stub_exporter(bundle: Path, after: Callable[[Path], None] = lambda root: None) -> ModuleType:
+def stub_exporter(
+    bundle: Path, after: Callable[[Path], None] = lambda root: None, place: Callable[..., Any] = shutil.copyfile
+) -> ModuleType:
     """A stand-in for ``latentrt.export.components`` that "exports" the portable files of ``bundle``.
 
-    ``after`` sees the folder that was filled.
+    ``after`` sees the folder that was filled; ``place`` puts a file there.
     """
 
     def export_components(checkpoint: Any, root: Path, *_: Any) -> BundleManifest:
         manifest = open_bundle(bundle).manifest
         for name in manifest.files:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle / name, root / name)
+            place(bundle / name, root / name)
         after(root)
         return manifest
 
@@ -37,7 +40,8 @@ def main() -> None:
 
     # equal to no real versions, so that a build never finds the bundle up to date
     latentrt.export.versions.exporter_versions = lambda: {"stub": "0"}
-    sys.modules["latentrt.export.components"] = stub_exporter(Path(sys.argv[1]))
+    # links, so that a process whose files must stay small gets as far as the engines
+    sys.modules["latentrt.export.components"] = stub_exporter(Path(sys.argv[1]), place=os.link)
     command_line(sys.argv[2:])
 
 

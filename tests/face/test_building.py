@@ -145,12 +145,12 @@ def test_a_module_that_changes_before_it_is_traced_fails_the_build(
             next(module.parameters()).data.mul_(1.01)
         return trace(module, example, graph, folder)
 
-    def only_text_encoder(run: Any, contexts: Any) -> PreviewRecord:
-        """Leaves the other components out, to save their time."""
-        return PreviewRecord(matrix=((0.0, 0.0, 0.0),) * 4, bias=(0.0, 0.0, 0.0), psnr=0.0)
+    # Leaves the other components out, to save their time
+    preview = PreviewRecord(matrix=((0.0, 0.0, 0.0),) * 4, bias=(0.0, 0.0, 0.0), psnr=0.0)
 
     monkeypatch.setattr(components, "export_onnx", spoiled)
-    monkeypatch.setattr(components, "_export_autoencoder_and_unet", only_text_encoder)
+    monkeypatch.setattr(components, "_export_autoencoder", lambda run: ([], preview))
+    monkeypatch.setattr(components, "_export_unet", lambda run, prompts, pictures: None)
     with pytest.raises(latentrt.ParityError, match="text_encoder"):
         latentrt.build(tiny_checkpoint, tmp_path / "new.bundle")
     assert names(tmp_path) == []

@@ -278,7 +278,7 @@ def test_where_triggers_match() -> None:
 
 def test_loading_and_unloading(tiny_bundle: Path, tmp_path: Path) -> None:
     """Pictures change and change back; a trigger is loaded once; the width is checked."""
-    save_file({"emb_params": torch.ones(2, 32)}, tmp_path / "zorp.safetensors")
+    save_file({"emb_params": torch.ones(2, 64)}, tmp_path / "zorp.safetensors")
     save_file({"emb_params": VECTORS}, tmp_path / "wide.safetensors")
     common = {"num_inference_steps": 1, "seed": 1, "output_type": "latent"}
     with latentrt.open(tiny_bundle) as pipe:
@@ -301,7 +301,7 @@ def test_loading_and_unloading(tiny_bundle: Path, tmp_path: Path) -> None:
 
 def test_threads_draw_while_another_loads(tiny_bundle: Path, tmp_path: Path) -> None:
     """Every picture is one of the two, never one in between."""
-    save_file({"emb_params": torch.ones(2, 32)}, tmp_path / "zorp.safetensors")
+    save_file({"emb_params": torch.ones(2, 64)}, tmp_path / "zorp.safetensors")
     common = {"num_inference_steps": 1, "seed": 1, "output_type": "latent", "guidance_scale": 1.0}
     with latentrt.open(tiny_bundle, threads=1) as pipe:
         without = pipe("a zorp", **common).latents.tobytes()
