@@ -183,6 +183,26 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 
+def part_module(row: Architecture, part: str, **settings: Any) -> Any:
+    """One part of a family as a module of its library, initialised at random.
+
+    Args:
+        row: the family.
+        part: ``unet``, ``vae``, or one of its text encoders.
+        settings: keywords over the published ones: the ids of a text encoder's tokens.
+    """
+    import diffusers
+    import transformers
+
+    if part == "unet":
+        return diffusers.UNet2DConditionModel(**{**row.unet, **settings})
+    if part == "vae":
+        return diffusers.AutoencoderKL(**{**row.vae, **settings})
+    config = transformers.CLIPTextConfig(**{"vocab_size": 49408, **row.text_encoders[part], **settings})
+    plain = part == "text_encoder"
+    return (transformers.CLIPTextModel if plain else transformers.CLIPTextModelWithProjection)(config)
+
+
 def save_checkpoint(family: str, folder: Path) -> None:
     """Saves a family's architecture with seeded random fp16 weights, in diffusers layout, part by part.
 
@@ -195,7 +215,7 @@ def save_checkpoint(family: str, folder: Path) -> None:
 
     import diffusers
     import torch
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
     row = ARCHITECTURES[family]
     partial = folder.with_name(f".{folder.name}.partial")
@@ -209,18 +229,17 @@ def save_checkpoint(family: str, folder: Path) -> None:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)
     try:
-        for part, config in row.text_encoders.items():
+        for part in row.text_encoders:
             number = part.removeprefix("text_encoder")
             tokenizer = CLIPTokenizer.from_pretrained(EMOJI / "tokenizer")
             save(f"tokenizer{number}", tokenizer)
             for name in ("vocab.json", "merges.txt"):
                 shutil.copy(EMOJI / "tokenizer" / name, partial / f"tokenizer{number}" / name)
-            kind = CLIPTextModelWithProjection if number else CLIPTextModel
             tokens = {f"{one}_token_id": getattr(tokenizer, f"{one}_token_id") for one in ("bos", "eos", "pad")}
-            save(part, kind(CLIPTextConfig(vocab_size=49408, **config, **tokens)))
-        save("unet", diffusers.UNet2DConditionModel(**row.unet))
-        gc.collect()
-        save("vae", diffusers.AutoencoderKL(**row.vae))
+            save(part, part_module(row, part, **tokens))
+        for part in ("unet", "vae"):
+            save(part, part_module(row, part))
+            gc.collect()
     finally:
         torch.set_default_dtype(torch.float32)
     name, settings = row.scheduler

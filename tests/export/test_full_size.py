@@ -2,7 +2,6 @@
 
 import json
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,56 +9,9 @@ import pytest
 import torch
 from single_files import ldm_unet, ldm_vae, open_clip
 
+from latentrt.benchmarks.architectures import ARCHITECTURES, part_module
 from latentrt.export.source import checkpoint_from_model
 
-_CROSS, _PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
-_UP = {_CROSS: "CrossAttnUpBlock2D", _PLAIN: "UpBlock2D"}
-# As in the unet/config.json of the four models on the hub
-UNETS: Mapping[str, dict[str, Any]] = {
-    "sd1": {
-        "block_out_channels": (320, 640, 1280, 1280),
-        "down_block_types": (_CROSS, _CROSS, _CROSS, _PLAIN),
-        "cross_attention_dim": 768,
-        "attention_head_dim": 8,
-    },
-    "sd2": {
-        "block_out_channels": (320, 640, 1280, 1280),
-        "down_block_types": (_CROSS, _CROSS, _CROSS, _PLAIN),
-        "cross_attention_dim": 1024,
-        "attention_head_dim": (5, 10, 20, 20),
-        "use_linear_projection": True,
-    },
-    "sdxl": {
-        "block_out_channels": (320, 640, 1280),
-        "down_block_types": (_PLAIN, _CROSS, _CROSS),
-        "cross_attention_dim": 2048,
-        "attention_head_dim": (5, 10, 20),
-        "use_linear_projection": True,
-        "transformer_layers_per_block": (1, 2, 10),
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
-    "sdxl-refiner": {
-        "block_out_channels": (384, 768, 1536, 1536),
-        "down_block_types": (_PLAIN, _CROSS, _CROSS, _PLAIN),
-        "cross_attention_dim": 1280,
-        "attention_head_dim": (6, 12, 24, 24),
-        "use_linear_projection": True,
-        "transformer_layers_per_block": 4,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2560,
-    },
-}
-# hidden_size, layers that a checkpoint has, activation
-_L, _H, _G = (768, 12, "quick_gelu"), (1024, 23, "gelu"), (1280, 32, "gelu")
-ENCODERS = {
-    "sd1": {"text_encoder": _L},
-    "sd2": {"text_encoder": _H},
-    "sdxl": {"text_encoder": _L, "text_encoder_2": _G},
-    "sdxl-refiner": {"text_encoder_2": _G},
-}
 PREFIXES = {
     "sd1": {"text_encoder": "cond_stage_model.transformer.text_model."},
     "sd2": {"text_encoder": "cond_stage_model.model."},
@@ -77,32 +29,10 @@ MILLIONS = {"sd1": 859.5, "sd2": 865.9, "sdxl": 2567.5}
 def modules(family: str) -> dict[str, Any]:
     """The parts, without storage for their weights."""
     from accelerate import init_empty_weights
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    found: dict[str, Any] = {}
+    row = ARCHITECTURES[family]
     with init_empty_weights():
-        down = UNETS[family]["down_block_types"]
-        found["unet"] = UNet2DConditionModel(
-            **UNETS[family], up_block_types=tuple(_UP[kind] for kind in reversed(down)), layers_per_block=2
-        )
-        found["vae"] = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-        )
-        for part, (width, layers, act) in ENCODERS[family].items():
-            config = CLIPTextConfig(
-                hidden_size=width,
-                intermediate_size=4 * width,
-                num_hidden_layers=layers,
-                num_attention_heads=width // 64,
-                hidden_act=act,
-                projection_dim=width,
-            )
-            found[part] = (CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection)(config)
-    return found
+        return {part: part_module(row, part) for part in (*row.text_encoders, "unet", "vae")}
 
 
 def ldm(family: str, parts: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -130,7 +60,7 @@ def write_header(tensors: dict[str, torch.Tensor], path: Path) -> None:
         file.truncate(8 + len(text) + end)
 
 
-@pytest.mark.parametrize("family", UNETS)
+@pytest.mark.parametrize("family", PREFIXES)
 def test_every_tensor_of_the_true_size_finds_its_place(family: str, tmp_path: Path) -> None:
     """Family, configs, shapes and tokenizers of SD 1.5, SD 2.1, SDXL and its refiner."""
     from diffusers.loaders.single_file_utils import infer_diffusers_model_type
