@@ -3,8 +3,8 @@
     python -m latentrt.benchmarks.full_size [--family NAME] [--precision fp16] [--backend B [--gpu SM]…] [--work DIR]
 
 The weights are random and seeded: speed, memory and parity do not depend on what they know. The checkpoint is made once
-in DIR; the build runs in a process of its own, whose peak memory is the figure. Where the engines run on this machine
-and the family draws from text alone, a picture of two steps is drawn with latentrt and with diffusers.
+in DIR; the build runs in a process of its own, whose peak memory is the figure. For sd1, sd2 and sdxl on ort-cpu a
+picture of two steps is drawn with latentrt and with diffusers.
 """
 
 import argparse

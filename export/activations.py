@@ -1,8 +1,7 @@
 """The largest numbers inside a torch module while it runs: what fp16 could not hold is found before it is built."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,29 +18,49 @@ _STRETCHED = {"unet": "sample", "vae_decoder": "latent_sample"}
 
 
 class ActivationRanges:
-    """Remembers the largest magnitude of every module's output while it is entered."""
+    """Remembers the largest magnitude of every module's output, and of its attention's scores, while it is entered."""
 
     def __init__(self) -> None:
         self._largest: WeakKeyDictionary[torch.nn.Module, float] = WeakKeyDictionary()
+        self._scores: WeakKeyDictionary[torch.nn.Module, float] = WeakKeyDictionary()
+        self._running: list[torch.nn.Module] = []
 
-    def watching(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def watching(self) -> Iterator[None]:
         """A context in which every module that runs is watched; do not trace in it."""
+        attention = torch.nn.functional.scaled_dot_product_attention
 
-        @contextmanager
-        def watch() -> Any:
-            hook = torch.nn.modules.module.register_module_forward_hook(self._see)
-            try:
-                yield
-            finally:
+        def watched(query: torch.Tensor, key: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+            self._see_scores(query, key, named.get("scale"))
+            result: torch.Tensor = attention(query, key, *others, **named)
+            return result
+
+        hooks = [
+            torch.nn.modules.module.register_module_forward_pre_hook(lambda module, _: self._running.append(module)),
+            torch.nn.modules.module.register_module_forward_hook(self._see),
+        ]
+        torch.nn.functional.scaled_dot_product_attention = watched
+        try:
+            yield
+        finally:
+            torch.nn.functional.scaled_dot_product_attention = attention
+            for hook in hooks:
                 hook.remove()
-
-        return watch()
+            self._running.clear()
 
     def _see(self, module: torch.nn.Module, _: Any, output: Any) -> None:
+        self._running.pop()
         for tensor in output if isinstance(output, (tuple, list)) else [output]:
             if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
-                largest = float(torch.nan_to_num(tensor.abs().amax(), nan=float("inf")))
-                self._largest[module] = max(self._largest.get(module, 0.0), largest)
+                self._largest[module] = max(self._largest.get(module, 0.0), _largest(tensor))
+
+    def _see_scores(self, query: torch.Tensor, key: torch.Tensor, scale: float | None) -> None:
+        """Scores as ONNX's Attention has them: of queries and keys that are scaled already."""
+        scaled = query.flatten(0, -3) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        # One head at a time: all at once would take gigabytes
+        largest = max(_largest(q @ k.T) for q, k in zip(scaled, key.flatten(0, -3), strict=True))
+        module = self._running[-1]
+        self._scores[module] = max(self._scores.get(module, 0.0), largest)
 
     def check(self, component: str, module: torch.nn.Module, islands: Sequence[Island]) -> None:
         """Refuses a component whose activations fp16 cannot hold outside of its islands.
@@ -49,32 +68,44 @@ class ActivationRanges:
         Raises:
             ParityError: naming the module where it begins, and how to build all the same.
         """
-        kept = [island.scope for island in islands if not island.operators]
-        over = [
-            (name, self._largest[layer])
-            for name, layer in module.named_modules()
-            if self._largest.get(layer, 0.0) > LARGEST and not any(fnmatchcase(name, scope) for scope in kept)
-        ]
+        over = []
+        for name, layer in module.named_modules():
+            for seen, operator, told in (
+                (self._largest, "", ""),
+                (self._scores, "Attention", ", in the scores of its attention,"),
+            ):
+                largest = seen.get(layer, 0.0)
+                if largest > LARGEST and not any(island.holds(name, operator) for island in islands):
+                    over.append((name, told, largest))
         if over:
-            # A module comes before those inside of it, and has their output: the last name is the innermost
-            name, largest = next(
-                (
-                    pair
-                    for pair in over
-                    if not any(
-                        other.startswith(f"{pair[0]}." if pair[0] else pair[0]) and other != pair[0]
-                        for other, _ in over
-                    )
-                ),
-                over[0],
+            # A module comes before those inside of it, and has their output: the innermost of the first is named
+            names = {name for name, _, _ in over}
+            name, told, largest = next(
+                one for one in over if not any(inner != one[0] and _inside(inner, one[0]) for inner in names)
             )
             raise ParityError(
-                f"{component} cannot be fp16: {name or 'its output'} reaches {largest:.3g}, expected at most "
+                f"{component} cannot be fp16: {name or 'its output'}{told} reaches {largest:.3g}, expected at most "
                 f"{LARGEST:.0f}; keep it in fp32 with --fp32 {component}"
             )
 
 
-def extreme_inputs(component: str, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
-    """Inputs as extreme as a run can bring them, from real ones; None where there is nothing to stretch."""
+def _inside(inner: str, outer: str) -> bool:
+    """Whether one module is part of another, by their paths; the whole has the path ""."""
+    return not outer or inner.startswith(f"{outer}.")
+
+
+def _largest(tensor: torch.Tensor) -> float:
+    return float(torch.nan_to_num(tensor.abs().amax(), nan=float("inf")))
+
+
+def extreme_inputs(component: str, inputs: Mapping[str, Array], channels: int) -> dict[str, Array] | None:
+    """Inputs as extreme as a run can bring them, from real ones; None where there is nothing to stretch.
+
+    Only the first ``channels`` are latents of a run: the mask of an inpainting model and the picture's latents stay.
+    """
     name = _STRETCHED.get(component)
-    return None if name is None else {**inputs, name: inputs[name] * _EXTREME}
+    if name is None:
+        return None
+    stretched = inputs[name].copy()
+    stretched[:, :channels] *= _EXTREME
+    return {**inputs, name: stretched}

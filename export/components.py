@@ -125,7 +125,7 @@ class _Export:
 
     def _extreme_probes(self, name: str, module: torch.nn.Module, graph: Graph, probe: Probe) -> Sequence[Probe]:
         """One more run with stretched inputs, where fp16 would overflow first."""
-        inputs = extreme_inputs(name, probe.inputs)
+        inputs = extreme_inputs(name, probe.inputs, self.checkpoint.latents.channels)
         if inputs is None:
             return ()
         tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}

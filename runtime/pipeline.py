@@ -296,8 +296,8 @@ class Pipeline:
         denoised = perf_counter()
         if not np.isfinite(latents).all():
             raise EngineError(
-                "the U-Net led to NaN or infinity, expected finite latents; lower guidance_scale, or check the model "
-                "with latentrt verify"
+                "the U-Net led to NaN or infinity, expected finite latents; lower guidance_scale, build an fp16 bundle "
+                "again with --fp32 unet, or check it with latentrt verify"
             )
         images: list[Image.Image] | list[Array] = []
         if request.output_type is not OutputType.LATENT:

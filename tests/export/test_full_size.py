@@ -80,6 +80,8 @@ def test_every_tensor_of_the_true_size_finds_its_place(family: str, tmp_path: Pa
         for key, value in config.items():
             if key in ("_class_name", "sample_size", "bos_token_id", "eos_token_id", "pad_token_id", "force_upcast"):
                 continue
+            if key == "projection_dim" and name == "text_encoder":
+                continue  # of a text encoder without a projection, which no file tells
             expected = getattr(module.config, key)
             if key == "transformer_layers_per_block" and family == "sdxl-refiner":
                 assert value == [1, 4, 4, 4]  # the first level has no transformers

@@ -175,6 +175,48 @@ def test_activations_beyond_the_range_are_named() -> None:
     ranges.check("unet", module, [Island(component="unet", scope="conv", reason="")])
 
 
+class Attending(torch.nn.Module):
+    """Attention whose scores can be made as large as wanted while its output stays small."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.attn = Heads(gain)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, heads, L, d) → the same."""
+        return self.attn(x)  # type: ignore[no-any-return]
+
+
+class Heads(torch.nn.Module):
+    """softmax(gain · x xᵀ / √d) x."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, heads, L, d) → the same."""
+        return torch.nn.functional.scaled_dot_product_attention(x * self.gain, x, x)
+
+
+def test_attention_scores_are_watched() -> None:
+    """Scores are in no module's output; an island of Attention over the module silences the check, another does not."""
+    x = torch.randn(2, 3, 5, 16, generator=torch.Generator().manual_seed(0))
+    original = torch.nn.functional.scaled_dot_product_attention
+    for gain, refused in ((1.0, False), (1e6, True)):
+        module, ranges = Attending(gain), ActivationRanges()
+        with torch.inference_mode(), ranges.watching():
+            module(x)
+        if refused:
+            with pytest.raises(ParityError, match="attn, in the scores of its attention, reaches"):
+                ranges.check("unet", module, [Island(component="unet", scope="other", reason="")])
+            attention = Island(component="unet", scope="attn", operators=frozenset({"Attention"}), reason="")
+            ranges.check("unet", module, [attention])
+        else:
+            ranges.check("unet", module, [])
+    assert torch.nn.functional.scaled_dot_product_attention is original
+
+
 def test_nan_counts_as_beyond_the_range() -> None:
     """A module that makes NaN is named as well."""
     module = Small().eval()
@@ -188,12 +230,13 @@ def test_nan_counts_as_beyond_the_range() -> None:
 
 def test_stretched_inputs() -> None:
     """Latents are stretched, prompts and pictures are not."""
-    sample = np.ones((1, 4, 2, 2), np.float32)
-    stretched = extreme_inputs("unet", {"sample": sample, "timestep": np.ones(1, np.float32)})
+    sample = np.ones((1, 9, 2, 2), np.float32)
+    stretched = extreme_inputs("unet", {"sample": sample, "timestep": np.ones(1, np.float32)}, channels=4)
     assert stretched is not None
-    assert stretched["sample"].max() == 4.0
+    assert stretched["sample"][0, :, 0, 0].tolist() == [4.0] * 4 + [1.0] * 5
+    assert sample.max() == 1.0
     assert stretched["timestep"].max() == 1.0
-    assert extreme_inputs("text_encoder", {"inputs_embeds": sample}) is None
+    assert extreme_inputs("text_encoder", {"inputs_embeds": sample}, channels=4) is None
 
 
 @pytest.mark.parametrize(
