@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 
@@ -181,8 +182,16 @@ def best_backend(bundle: Bundle) -> Backend:
 class OpenComponents:
     """The components of a bundle, opened on one backend; closes them together."""
 
-    def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None) -> None:
-        """Checks every component's engine, and opens all but those that only some calls need.
+    def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None, hashed: Collection[str] = ()) -> None:
+        """Finds every component's engine, and opens all but those that only some calls need.
+
+        An engine's files are compared with their sizes here, and hashed as the engine is opened.
+
+        Args:
+            bundle: whose components they are.
+            backend: what runs them.
+            threads: threads per operator on the CPU; None takes one per core.
+            hashed: keys of engines whose files were hashed just now, and are not hashed again.
 
         Raises:
             EngineError: no engine fits this machine.
@@ -194,6 +203,7 @@ class OpenComponents:
         self.bundle = bundle
         self.backend = backend
         self._threads = threads
+        self._hashed = frozenset(hashed)
         self._lock = Lock()
         self._closed = False
         self._compiler = COMPILERS[backend]
@@ -229,6 +239,8 @@ class OpenComponents:
                 raise EngineError("the pipeline is closed; open the bundle again")
             if component not in self._models:
                 part, folder = self._components[component], self._folders[component]
+                if folder.name not in self._hashed:
+                    check_files(folder, read_engine(folder).files, largest_hashed=self._compiler.largest_hashed)
                 self._models[component] = self._compiler.open(part, folder, threads=self._threads)
             return self._models[component]
 
@@ -236,16 +248,18 @@ class OpenComponents:
         """Releases all weights; further runs are refused."""
         with self._lock:
             self._closed = True
-            for model in self._models.values():
-                model.close()
+            with ExitStack() as rest:  # whichever of them fails, the others are closed
+                for model in self._models.values():
+                    rest.callback(model.close)
 
 
 def _folder_for(component: Component, compiler: Compiler) -> Path:
+    """The component's engine for this machine, with the sizes of its files checked."""
     identity = identity_of(component, compiler, compiler.here())
     folder = engine_folder(component.root, identity)
     if not folder.is_dir():
         raise EngineError(_why_none_fits(component, compiler, identity))
-    stored_engine(component.root, identity, largest_hashed=compiler.largest_hashed)
+    stored_engine(component.root, identity, largest_hashed=0)
     return folder
 
 

@@ -198,12 +198,13 @@ def verify(root: Path, *, threads: int | None = None, progress: Progress | None 
     bundle = open_bundle(root)
     with timer.stage("files"):
         bundle.check_all()
-        for engine in engines_in(root):
+        engines = engines_in(root)
+        for engine in engines:
             bundle.check_engine(engine)
     figures = {}
     with timer.stage("open"):
         backend = best_backend(bundle)
-        components = OpenComponents(bundle, backend, threads=threads)
+        components = OpenComponents(bundle, backend, threads=threads, hashed=[engine.key for engine in engines])
     try:
         for name in bundle.manifest.components:
             component = Component(root=bundle.root, manifest=bundle.manifest, name=name)

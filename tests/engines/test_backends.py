@@ -13,10 +13,10 @@ import pytest
 from stand_ins import StandInDriver, StandInRTX
 
 import latentrt
-from latentrt.engines import tensorrt
+from latentrt.engines import bundle, tensorrt
 from latentrt.engines.backends import COMPILERS
 from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import engines_in, identity_of
+from latentrt.engines.cache import OpenComponents, engines_in, identity_of
 from latentrt.engines.compiler import Target
 from latentrt.engines.component import Component
 from latentrt.engines.cuda import CudaPython
@@ -211,6 +211,44 @@ class TestOnAGpu:
                 latentrt.open(both, backend=backend)
         assert not latentrt.build(both, backend="tensorrt-rtx").up_to_date
         latentrt.open(both, backend="tensorrt-rtx").close()
+
+    def test_a_plan_is_hashed_once_and_only_when_it_is_opened(
+        self, both: Path, rtx: StandInRTX, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The encoder of pictures when it is first asked for; verify hashes no plan twice."""
+        names = {e.key: e.component for e in engines_in(both) if e.backend == Backend.TENSORRT_RTX}
+        plans: list[str] = []
+        real = bundle.sha256_of_file
+
+        def spy(path: Path) -> str:
+            if path.name == "model.plan":
+                plans.append(names[path.parent.name])
+            return real(path)
+
+        monkeypatch.setattr(bundle, "sha256_of_file", spy)
+        with latentrt.open(both) as pipe:
+            assert sorted(plans) == ["text_encoder", "unet", "vae_decoder"]
+            picture = np.zeros((32, 32, 3), np.uint8)
+            pipe.img2img("a cat", image=picture, num_inference_steps=2, strength=0.5)
+            assert plans[3:] == ["vae_encoder"]
+        plans.clear()
+        verify(both)
+        assert sorted(plans) == sorted(names.values())
+
+    def test_closing_goes_on_behind_a_model_that_fails(self, both: Path, rtx: StandInRTX) -> None:
+        """The first failure is told, and the others give their memory back all the same."""
+        components = OpenComponents(open_bundle(both), Backend.TENSORRT_RTX, threads=None)
+        first = next(iter(components._models.values()))
+        close = first.close
+
+        def fail() -> None:
+            close()
+            raise latentrt.EngineError("a stand-in's failure")
+
+        first.close = fail  # type: ignore[method-assign]
+        with pytest.raises(latentrt.EngineError, match="a stand-in's failure"):
+            components.close()
+        assert not rtx.driver.live
 
     def test_a_wrong_plan_fails_its_gate(
         self, tiny_copy: Path, rtx: StandInRTX, monkeypatch: pytest.MonkeyPatch
