@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from pathlib import Path
 
 # What ONNX Runtime's kernels and weight packing choose by; an engine packed for one set may be wrong on another.
@@ -36,9 +37,13 @@ def available_memory() -> int:
         return 2**63
 
 
-def gpu_machine(architecture: str) -> str:
-    """Operating system, architecture and the GPU's architecture, as in ``linux x86_64 sm89``."""
-    return " ".join([platform.system().lower(), platform.machine().lower(), architecture])
+def gpu_machine(architecture: str, model: str | None = None) -> str:
+    """Operating system, architecture, the GPU's model where it counts, and its architecture.
+
+    As in ``linux x86_64 sm89``, or ``linux x86_64 NVIDIA-L40S sm89`` for what runs on that model alone.
+    """
+    named = [] if model is None else [re.sub(r"[^A-Za-z0-9.]+", "-", model).strip("-")]
+    return " ".join([platform.system().lower(), platform.machine().lower(), *named, architecture])
 
 
 def gpu_of_machine(machine: str) -> str:

@@ -44,9 +44,9 @@ class TensorRT:
         return str(self._trt().__version__)
 
     def here(self) -> str:
-        """The platform and the architecture of the GPU that is present."""
-        major, minor = self._driver().compute_capability()
-        return gpu_machine(f"sm{major}{minor}")
+        """The platform, and model and architecture of the GPU that is present: a plan is bound to its model."""
+        driver = self._driver()
+        return gpu_machine(_architecture(driver), driver.model())
 
     def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
         """The GPU that is present."""
@@ -121,6 +121,10 @@ class TensorRTRTX(TensorRT):
     module = "tensorrt_rtx"
     extra = "rtx"
 
+    def here(self) -> str:
+        """The platform and the architecture of the GPU that is present: a plan serves all of its models."""
+        return gpu_machine(_architecture(self._driver()))
+
     def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
         """The architectures asked for, or that of the GPU that is present."""
         known = [name.lower() for name in self._trt().ComputeCapability.__members__ if name.startswith("SM")]
@@ -150,3 +154,8 @@ class TensorRTRTX(TensorRT):
 
     def _timing_cache(self, machine: str) -> Path | None:
         return None  # it has none: tactics are chosen when a plan is opened
+
+
+def _architecture(driver: Driver) -> str:
+    major, minor = driver.compute_capability()
+    return f"sm{major}{minor}"

@@ -33,6 +33,7 @@ class StandInDriver:
         self.fail = fail
         self.free_bytes = free
         self.capability = capability
+        self.sold_as = "NVIDIA Quadro RTX 6000/8000"
         self.memory: dict[int, tuple[str, Any]] = {}
         self.queues: dict[int, list[Callable[[], None]]] = {}
         self.recordings: dict[int, list[Callable[[], None]]] = {}
@@ -67,6 +68,9 @@ class StandInDriver:
 
     def compute_capability(self) -> tuple[int, int]:
         return self.capability
+
+    def model(self) -> str:
+        return self.sold_as
 
     def free_memory(self) -> int:
         self._called("free_memory")

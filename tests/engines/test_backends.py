@@ -56,6 +56,22 @@ def test_names_of_machines() -> None:
     machine = gpu_machine("sm89")
     assert gpu_of_machine(machine) == "sm89"
     assert len(machine.split()) == 3
+    named = gpu_machine("sm75", "NVIDIA Quadro RTX 6000/8000")
+    assert named.split()[2:] == ["NVIDIA-Quadro-RTX-6000-8000", "sm75"]  # a part of a file's name, too
+
+
+def test_plans_of_tensorrt_are_bound_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models of one architecture are two machines to TensorRT, and one to TensorRT-RTX."""
+    driver = StandInDriver()
+    machines = {}
+    for compiler in (TensorRT(), TensorRTRTX()):
+        monkeypatch.setattr(compiler, "_driver", lambda: driver)
+        for model in ("NVIDIA L40S", "NVIDIA GeForce RTX 4090"):
+            driver.sold_as = model
+            machines[compiler.backend, model] = compiler.here()
+    assert len(set(machines.values())) == 3
+    assert {gpu_of_machine(machine) for machine in machines.values()} == {"sm89"}
+    assert machines[Backend.TENSORRT, "NVIDIA L40S"] == gpu_machine("sm89", "NVIDIA L40S")
 
 
 def test_targets_of_tensorrt_rtx() -> None:
@@ -328,16 +344,18 @@ def test_the_driver_passes_its_arguments_on(cuda_python: Any) -> None:
             "cudaStreamEndCapture": (0, 11),
             "cudaGraphInstantiate": (0, 12),
             "cudaDeviceGetAttribute": (0, 8),
+            "cudaGetDeviceProperties": (0, SimpleNamespace(name=b"NVIDIA L40S")),
         }
     )
     assert driver.malloc(10) == 4096
     assert driver.free_memory() == 7
     assert driver.compute_capability() == (8, 8)
+    assert driver.model() == "NVIDIA L40S"
     driver.copy_to_device(1, 2, 3, 4)
     driver.copy_to_host(1, 2, 3, 4)
     driver.begin_capture(4)
     assert driver.end_capture(4) == 12
-    assert fake.calls[4:] == [
+    assert fake.calls[5:] == [
         ("cudaMemcpyAsync", 1, 2, 3, "to device", 4),
         ("cudaMemcpyAsync", 1, 2, 3, "to host", 4),
         ("cudaStreamBeginCapture", 4, "local"),
