@@ -57,10 +57,15 @@ def stored_engine(root: Path, identity: EngineIdentity, *, largest_hashed: int |
 
 
 def engine_whole(component: Component, compiler: Compiler, target: Target) -> EngineManifest | None:
-    """The component's engine for a target if it is there, whole, and made with the workspace asked for."""
+    """The component's engine for a target if it is there, whole, and made with the workspace asked for.
+
+    One that would become better by compiling it again does not count.
+    """
     try:
         engine = stored_engine(component.root, identity_of(component, compiler, target.machine))
     except BundleError:
+        return None
+    if compiler.would_improve(component, engine):
         return None
     return engine if target.workspace_mb in (None, engine.workspace_mb) else None
 

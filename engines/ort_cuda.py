@@ -20,6 +20,7 @@ from latentrt.engines.cuda import CudaPython
 from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine
+from latentrt.engines.manifest import EngineManifest
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
@@ -84,6 +85,10 @@ class OrtCuda:
 
     def compile(self, component: Component, target: Target, folder: Path, progress: Progress | None) -> None:
         """Nothing to do: the bundle's ONNX is opened as it is."""
+
+    def would_improve(self, component: Component, engine: EngineManifest) -> bool:
+        """Never."""
+        return False
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> "OrtCudaModel":
         """Opens the bundle's ONNX on the GPU."""

@@ -17,7 +17,7 @@ from latentrt.engines.component import Component
 from latentrt.engines.cuda import CudaPython, Driver
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine, gpu_of_machine
-from latentrt.engines.manifest import ContentsRecord
+from latentrt.engines.manifest import ContentsRecord, EngineManifest
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
@@ -82,6 +82,10 @@ class TensorRT:
         if self._is_here(target.machine):
             contents = contents.model_copy(update=seen_by_inspector(trt, plan, self.maker))
         return contents
+
+    def would_improve(self, component: Component, engine: EngineManifest) -> bool:
+        """Never."""
+        return False
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> TensorRTModel:
         """Reads the plan onto the GPU; ``threads`` means nothing there."""

@@ -1,6 +1,7 @@
 """Conducts a build: export, engines and the gates between them, into one new folder."""
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -266,6 +267,12 @@ def _compile(component: Component, bundle: Bundle, engines: _Engines, timer: Sta
         told = f" for {target.machine}" if len(engines.targets) > 1 else ""
         with timer.stage(f"{component.name}: compile{told}"):
             made = compile_component(component, engines.compiler, target, bundle.probes(component.name), timer)
+        if made.contents is not None and made.contents.unoptimised:
+            warnings.warn(
+                f"too little memory is free to optimise {component.name} for {engines.compiler.backend}, so it will "
+                "run slower; close other programs and build again",
+                stacklevel=2,
+            )
         measured = made.parity or measured
     return measured
 

@@ -146,13 +146,16 @@ def print_description(description: dict[str, Any]) -> None:
         print_table("compiled shapes", ("component", "profiles", "inputs", "outputs", "layers"), shapes)
     if any(row["parity"] is None for row in description["engines"]):
         say("–: compiled for another machine than the one that compiled it; verify measures it there")
+    if any(row["contents"] and row["contents"]["unoptimised"] for row in description["engines"]):
+        say("not optimised: too little memory was free; where there is enough, latentrt build optimises it")
     if shapes:
         say("layers: convolutions and matrix products by their dtype")
 
 
 def _engine_name(engine: dict[str, Any]) -> str:
     """The backend, and the GPU architecture of a plan."""
-    return f"{engine['backend']} {gpu_of_machine(engine['machine'])}" if engine["contents"] else str(engine["backend"])
+    fixed = engine["contents"] and engine["contents"]["shapes"]
+    return f"{engine['backend']} {gpu_of_machine(engine['machine'])}" if fixed else str(engine["backend"])
 
 
 def _shapes_told(engines: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -173,6 +176,8 @@ def _weights_told(contents: dict[str, Any] | None) -> str:
     """The convolutions and matrix products of a typed network by dtype, as in ``98 fp16, 2 fp32``."""
     if contents is None:
         return ""
+    if contents["unoptimised"]:
+        return "not optimised"
     counts = counts_with_weights(contents["layers"])
     return ", ".join(f"{count} {dtype.replace('float', 'fp')}" for dtype, count in sorted(counts.items()))
 
