@@ -140,7 +140,7 @@ def build(
     with locked(output):
         existing = _up_to_date(output, checkpoint, versions, precision, kept, chosen, seamless)
         if existing is None:
-            _check_space(output, checkpoint.parameters, precision, len(engines.targets))
+            _check_space(output, checkpoint.parameters, precision, engines)
         if decided is not None:
             decided(checkpoint.decisions)
         if existing is not None:
@@ -230,11 +230,14 @@ def _check_profiles(profiles: Sequence[Profile], multiple: int) -> None:
         )
 
 
-def _check_space(output: Path, parameters: int, precision: Precision, targets: int) -> None:
+def _check_space(output: Path, parameters: int, precision: Precision, engines: _Engines) -> None:
     """Refuses to start where the disk cannot hold the result."""
     parent = next(folder for folder in output.absolute().parents if folder.exists())
-    # The ONNX, and engines that are up to 1.4 times as large with packed weights
-    needed = int((1.0 + 1.4 * targets) * _BYTES.get(precision, 4) * parameters)
+    onnx = _BYTES.get(precision, 4)
+    # ONNX Runtime's CPU kernels are fp32: weights in fp16 are folded to that as they are packed
+    weights = 4 if engines.compiler.backend is Backend.ORT_CPU else onnx
+    # Engines are up to 1.4 times as large as their weights
+    needed = int((onnx + 1.4 * weights * len(engines.targets)) * parameters)
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise OutputError(

@@ -13,6 +13,7 @@ import pytest
 from stand_ins import StandInDriver, StandInRTX
 
 import latentrt
+from latentrt import building
 from latentrt.engines import bundle, tensorrt
 from latentrt.engines.backends import COMPILERS
 from latentrt.engines.bundle import open_bundle
@@ -22,7 +23,7 @@ from latentrt.engines.component import Component
 from latentrt.engines.cuda import CudaPython
 from latentrt.engines.machine import gpu_machine, gpu_of_machine
 from latentrt.engines.ort_cpu import OrtCpu
-from latentrt.engines.precision import Backend
+from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.tensorrt import TensorRT, TensorRTRTX
 from latentrt.inspection import verify
 
@@ -144,6 +145,35 @@ def test_cuda_python_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(latentrt.EngineError, match=r"needs the package cuda-python; install latentrt\[tensorrt\]"):
         CudaPython()
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "gpus", "megabytes"),
+    [
+        ("ort-cpu", Precision.FP32, 0, 960),
+        ("ort-cpu", Precision.FP16, 0, 760),
+        ("tensorrt-rtx", Precision.FP16, 2, 760),
+        ("tensorrt-rtx", Precision.FP32, 1, 960),
+    ],
+)
+def test_space_for_a_bundle(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rtx: StandInRTX,
+    backend: Backend,
+    precision: Precision,
+    gpus: int,
+    megabytes: int,
+) -> None:
+    """For a hundred million weights: the CPU's engines hold them in fp32 whatever the ONNX's precision."""
+    compiler = COMPILERS[backend]
+    engines = building._Engines(compiler=compiler, targets=compiler.targets(["sm89", "sm120"][:gpus]))
+    free = [megabytes * 2**20 - 1]
+    monkeypatch.setattr(building.shutil, "disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    with pytest.raises(latentrt.OutputError, match=f"the bundle needs about {megabytes} MB"):
+        building._check_space(tmp_path / "new.bundle", 100 * 2**20, precision, engines)
+    free[0] += 1
+    building._check_space(tmp_path / "new.bundle", 100 * 2**20, precision, engines)
 
 
 class TestOnAGpu:
