@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Collection, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Lock
 
@@ -12,14 +12,23 @@ from latentrt.engines.bundle import Bundle, Probe, check_files, record_files
 from latentrt.engines.compiler import Compiler, Model, Target
 from latentrt.engines.component import Component
 from latentrt.engines.engine import Engine
-from latentrt.engines.errors import BundleError, EngineError, RequestError
-from latentrt.engines.files import output_error
+from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError, RequestError
+from latentrt.engines.files import locked, output_error, write_file
 from latentrt.engines.key import EngineIdentity, onnx_digest
-from latentrt.engines.manifest import ENGINE_FILE, SCHEMA, EngineManifest, read_manifest, write_manifest
+from latentrt.engines.manifest import (
+    ENGINE_FILE,
+    SCHEMA,
+    EngineManifest,
+    ParityRecord,
+    read_manifest,
+    write_manifest,
+)
 from latentrt.engines.measuring import measure
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
+
+AUTO = "auto"
 
 # Text-to-image never needs it; the first image-to-image call opens it.
 _ON_DEMAND = frozenset({"vae_encoder"})
@@ -182,6 +191,30 @@ def best_backend(bundle: Bundle) -> Backend:
             f"latentrt build {bundle.root}"
         )
     return Backend.ORT_CPU  # whose refusal says how to make engines
+
+
+def chosen_backend(bundle: Bundle, name: str) -> Backend:
+    """The backend of a name; of ``"auto"`` the best one.
+
+    Raises:
+        RequestError: an unknown name.
+        EngineError: the bundle has no engine that runs here.
+    """
+    if name != AUTO and name not in tuple(Backend):
+        raise RequestError(f"got backend {name!r}, expected {', '.join((AUTO, *Backend))}; choose one of these")
+    return best_backend(bundle) if name == AUTO else Backend(name)
+
+
+def record_parity(root: Path, engine: EngineManifest, parity: ParityRecord) -> None:
+    """Writes figures into the record of an engine that has none.
+
+    Where it cannot be written, or was made again meanwhile, nothing changes: the figures are known all the same.
+    """
+    folder = root / "engines" / engine.key
+    done = engine.model_copy(update={"parity": parity})
+    with suppress(BundleError, BusyError, OutputError), locked(root.resolve()):
+        if engine.parity is None and read_engine(folder) == engine:
+            write_file(folder / ENGINE_FILE, lambda path: write_manifest(path, done))
 
 
 class OpenComponents:

@@ -14,7 +14,7 @@ from stand_ins import StandInDriver, StandInRTX
 
 import latentrt
 from latentrt import building
-from latentrt.engines import bundle, tensorrt
+from latentrt.engines import bundle, cache, tensorrt
 from latentrt.engines.backends import COMPILERS
 from latentrt.engines.bundle import open_bundle
 from latentrt.engines.cache import OpenComponents, engines_in, identity_of
@@ -280,6 +280,47 @@ class TestOnAGpu:
         plans.clear()
         verify(both)
         assert sorted(plans) == sorted(names.values())
+
+    def test_verify_measures_what_was_compiled_elsewhere(
+        self, both: Path, rtx: StandInRTX, command: Callable[..., Any]
+    ) -> None:
+        """On the backend that is asked for; the figures stay in the engines' records, which stay whole."""
+        latentrt.build(both, backend="tensorrt-rtx", gpus=["sm120"])
+        rtx.driver.capability = (12, 0)
+
+        def unmeasured() -> int:
+            return sum(engine.parity is None for engine in engines_in(both))
+
+        assert unmeasured() == 4
+        launched = len(rtx.driver.log)
+        assert command("verify", both, "--backend", "ort-cpu").status == 0
+        assert (unmeasured(), len(rtx.driver.log)) == (4, launched)
+        refused = command("verify", both, "--backend", "cpu")
+        assert refused.status == 2
+        assert "got backend 'cpu', expected auto, " in refused.stderr
+        before = {path: path.stat().st_mtime_ns for path in both.rglob("*") if path.is_file()}
+        assert command("verify", both, "--backend", "tensorrt-rtx").status == 0
+        assert unmeasured() == 0
+        changed = {
+            path.name for path in both.rglob("*") if path.is_file() and before.get(path) != path.stat().st_mtime_ns
+        }
+        assert changed == {"engine.json"}
+        assert "–" not in command("inspect", both).stdout
+        assert latentrt.build(both, backend="tensorrt-rtx", gpus=["sm120"]).up_to_date
+
+    def test_verify_leaves_a_bundle_alone_that_cannot_be_written(
+        self, both: Path, rtx: StandInRTX, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its engines are measured all the same."""
+        latentrt.build(both, backend="tensorrt-rtx", gpus=["sm120"])
+        rtx.driver.capability = (12, 0)
+
+        def refuse(path: Path, write: Any) -> None:
+            raise latentrt.OutputError("read-only")
+
+        monkeypatch.setattr(cache, "write_file", refuse)
+        assert len(verify(both)) == 4
+        assert sum(engine.parity is None for engine in engines_in(both)) == 4
 
     def test_closing_goes_on_behind_a_model_that_fails(self, both: Path, rtx: StandInRTX) -> None:
         """The first failure is told, and the others give their memory back all the same."""
