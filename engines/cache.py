@@ -210,10 +210,12 @@ def record_parity(root: Path, engine: EngineManifest, parity: ParityRecord) -> N
 
     Where it cannot be written, or was made again meanwhile, nothing changes: the figures are known all the same.
     """
+    if engine.parity is not None:
+        return
     folder = root / "engines" / engine.key
     done = engine.model_copy(update={"parity": parity})
     with suppress(BundleError, BusyError, OutputError), locked(root.resolve()):
-        if engine.parity is None and read_engine(folder) == engine:
+        if read_engine(folder) == engine:
             write_file(folder / ENGINE_FILE, lambda path: write_manifest(path, done))
 
 
