@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Lock
 
@@ -11,14 +12,23 @@ from latentrt.engines.bundle import Bundle, Probe, check_files, record_files
 from latentrt.engines.compiler import Compiler, Model, Target
 from latentrt.engines.component import Component
 from latentrt.engines.engine import Engine
-from latentrt.engines.errors import BundleError, EngineError, RequestError
-from latentrt.engines.files import output_error
+from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError, RequestError
+from latentrt.engines.files import locked, output_error, write_file
 from latentrt.engines.key import EngineIdentity, onnx_digest
-from latentrt.engines.manifest import ENGINE_FILE, SCHEMA, EngineManifest, read_manifest, write_manifest
+from latentrt.engines.manifest import (
+    ENGINE_FILE,
+    SCHEMA,
+    EngineManifest,
+    ParityRecord,
+    read_manifest,
+    write_manifest,
+)
 from latentrt.engines.measuring import measure
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
+
+AUTO = "auto"
 
 # Text-to-image never needs it; the first image-to-image call opens it.
 _ON_DEMAND = frozenset({"vae_encoder"})
@@ -56,10 +66,15 @@ def stored_engine(root: Path, identity: EngineIdentity, *, largest_hashed: int |
 
 
 def engine_whole(component: Component, compiler: Compiler, target: Target) -> EngineManifest | None:
-    """The component's engine for a target if it is there, whole, and made with the workspace asked for."""
+    """The component's engine for a target if it is there, whole, and made with the workspace asked for.
+
+    One that would become better by compiling it again does not count.
+    """
     try:
         engine = stored_engine(component.root, identity_of(component, compiler, target.machine))
     except BundleError:
+        return None
+    if compiler.would_improve(component, engine):
         return None
     return engine if target.workspace_mb in (None, engine.workspace_mb) else None
 
@@ -178,11 +193,45 @@ def best_backend(bundle: Bundle) -> Backend:
     return Backend.ORT_CPU  # whose refusal says how to make engines
 
 
+def chosen_backend(bundle: Bundle, name: str) -> Backend:
+    """The backend of a name; of ``"auto"`` the best one.
+
+    Raises:
+        RequestError: an unknown name.
+        EngineError: the bundle has no engine that runs here.
+    """
+    if name != AUTO and name not in tuple(Backend):
+        raise RequestError(f"got backend {name!r}, expected {', '.join((AUTO, *Backend))}; choose one of these")
+    return best_backend(bundle) if name == AUTO else Backend(name)
+
+
+def record_parity(root: Path, engine: EngineManifest, parity: ParityRecord) -> None:
+    """Writes figures into the record of an engine that has none.
+
+    Where it cannot be written, or was made again meanwhile, nothing changes: the figures are known all the same.
+    """
+    if engine.parity is not None:
+        return
+    folder = root / "engines" / engine.key
+    done = engine.model_copy(update={"parity": parity})
+    with suppress(BundleError, BusyError, OutputError), locked(root.resolve()):
+        if read_engine(folder) == engine:
+            write_file(folder / ENGINE_FILE, lambda path: write_manifest(path, done))
+
+
 class OpenComponents:
     """The components of a bundle, opened on one backend; closes them together."""
 
-    def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None) -> None:
-        """Checks every component's engine, and opens all but those that only some calls need.
+    def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None, hashed: Collection[str] = ()) -> None:
+        """Finds every component's engine, and opens all but those that only some calls need.
+
+        An engine's files are compared with their sizes here, and hashed as the engine is opened.
+
+        Args:
+            bundle: whose components they are.
+            backend: what runs them.
+            threads: threads per operator on the CPU; None takes one per core.
+            hashed: keys of engines whose files were hashed just now, and are not hashed again.
 
         Raises:
             EngineError: no engine fits this machine.
@@ -194,6 +243,7 @@ class OpenComponents:
         self.bundle = bundle
         self.backend = backend
         self._threads = threads
+        self._hashed = frozenset(hashed)
         self._lock = Lock()
         self._closed = False
         self._compiler = COMPILERS[backend]
@@ -229,6 +279,8 @@ class OpenComponents:
                 raise EngineError("the pipeline is closed; open the bundle again")
             if component not in self._models:
                 part, folder = self._components[component], self._folders[component]
+                if folder.name not in self._hashed:
+                    check_files(folder, read_engine(folder).files, largest_hashed=self._compiler.largest_hashed)
                 self._models[component] = self._compiler.open(part, folder, threads=self._threads)
             return self._models[component]
 
@@ -236,16 +288,18 @@ class OpenComponents:
         """Releases all weights; further runs are refused."""
         with self._lock:
             self._closed = True
-            for model in self._models.values():
-                model.close()
+            with ExitStack() as rest:  # whichever of them fails, the others are closed
+                for model in self._models.values():
+                    rest.callback(model.close)
 
 
 def _folder_for(component: Component, compiler: Compiler) -> Path:
+    """The component's engine for this machine, with the sizes of its files checked."""
     identity = identity_of(component, compiler, compiler.here())
     folder = engine_folder(component.root, identity)
     if not folder.is_dir():
         raise EngineError(_why_none_fits(component, compiler, identity))
-    stored_engine(component.root, identity, largest_hashed=compiler.largest_hashed)
+    stored_engine(component.root, identity, largest_hashed=0)
     return folder
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from latentrt.engines.component import Component
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
-from latentrt.engines.manifest import ContentsRecord
+from latentrt.engines.manifest import ContentsRecord, EngineManifest
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
@@ -115,6 +115,10 @@ class Compiler(Protocol):
         Raises:
             EngineError: the backend refuses the graph, with its reason.
         """
+        ...
+
+    def would_improve(self, component: Component, engine: EngineManifest) -> bool:
+        """Whether compiling again here and now makes a better engine of the same identity."""
         ...
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> Model:

@@ -17,6 +17,10 @@ class Driver(Protocol):
         """Major and minor number of the GPU's architecture."""
         ...
 
+    def model(self) -> str:
+        """The GPU's name, as its maker sells it."""
+        ...
+
     def free_memory(self) -> int:
         """Bytes of device memory that are free."""
         ...
@@ -121,6 +125,11 @@ class CudaPython:
         major = self._call("cudaDeviceGetAttribute", kind.cudaDevAttrComputeCapabilityMajor, 0)
         minor = self._call("cudaDeviceGetAttribute", kind.cudaDevAttrComputeCapabilityMinor, 0)
         return int(major), int(minor)
+
+    def model(self) -> str:
+        """Of device 0."""
+        name = self._call("cudaGetDeviceProperties", 0).name
+        return name.decode() if isinstance(name, bytes) else str(name)
 
     def free_memory(self) -> int:
         """cudaMemGetInfo's first figure."""

@@ -12,8 +12,8 @@ from latentrt.engines.precision import Backend, Precision
 class EngineIdentity:
     """What an engine is and where it runs. Engines of equal identity are interchangeable.
 
-    ``machine`` is the CPU with its vector extensions, or the platform with the GPU's architecture. ``shapes`` are the
-    profiles it was compiled for; empty where it takes every size.
+    ``machine`` is the CPU with its vector extensions, or the platform with the GPU's architecture, and its model
+    where the engine is bound to that. ``shapes`` are the profiles it was compiled for; empty where it takes every size.
     """
 
     component: str

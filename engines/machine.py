@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from pathlib import Path
 
 # What ONNX Runtime's kernels and weight packing choose by; an engine packed for one set may be wrong on another.
@@ -23,8 +24,39 @@ def cpu_features() -> str:
 
 
 def available_memory() -> int:
-    """Bytes that a process can take now without the system swapping or ending one; all of the memory where the system
-    does not tell."""
+    """Bytes that a process can take now without the system swapping or ending one, within its container's limits; all
+    of the memory where the system does not tell."""
+    return min(_system_memory(), memory_within_cgroup(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))
+
+
+def memory_within_cgroup(root: Path, membership: Path) -> int:
+    """Bytes that the process's control group and those around it leave it (version 2); 2**63 without a limit.
+
+    Args:
+        root: where the groups are mounted.
+        membership: the file that names the process's group, on the line that begins with ``0::``.
+    """
+    free = 2**63
+    try:
+        lines = membership.read_text("utf-8").splitlines()
+        group = root / next(line[3:] for line in lines if line.startswith("0::")).strip("/")
+    except (OSError, StopIteration, ValueError):
+        return free
+    for folder in (group, *group.parents):
+        try:
+            limit = int((folder / "memory.max").read_text("ascii"))  # "max" where there is none
+            used = int((folder / "memory.current").read_text("ascii"))
+            statistics = (folder / "memory.stat").read_text("ascii").split()
+            cached = int(statistics[statistics.index("inactive_file") + 1])  # files' pages, given up first
+        except (OSError, ValueError, IndexError):
+            cached, limit, used = 0, free, 0
+        free = min(free, max(0, limit - used + cached))
+        if folder == root:
+            break
+    return free
+
+
+def _system_memory() -> int:
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -36,9 +68,13 @@ def available_memory() -> int:
         return 2**63
 
 
-def gpu_machine(architecture: str) -> str:
-    """Operating system, architecture and the GPU's architecture, as in ``linux x86_64 sm89``."""
-    return " ".join([platform.system().lower(), platform.machine().lower(), architecture])
+def gpu_machine(architecture: str, model: str | None = None) -> str:
+    """Operating system, architecture, the GPU's model where it counts, and its architecture.
+
+    As in ``linux x86_64 sm89``, or ``linux x86_64 NVIDIA-L40S sm89`` for what runs on that model alone.
+    """
+    named = [] if model is None else [re.sub(r"[^A-Za-z0-9.]+", "-", model).strip("-")]
+    return " ".join([platform.system().lower(), platform.machine().lower(), *named, architecture])
 
 
 def gpu_of_machine(machine: str) -> str:

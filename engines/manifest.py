@@ -281,6 +281,7 @@ class ProfileShapesRecord(Record):
 class ContentsRecord(Record):
     """What was seen of an engine as it was built.
 
+    ``shapes`` are empty where it takes every size. ``unoptimised``: too little memory was free to optimise the graph.
     ``layers`` counts the layers of the typed network by kind and by the dtype of their first output. ``kernels`` counts
     what the builder made of them by kind, and ``device_memory`` is the scratch memory of a run in bytes; both are
     known only where the engine could be opened.
@@ -288,6 +289,7 @@ class ContentsRecord(Record):
 
     shapes: tuple[ProfileShapesRecord, ...]
     layers: dict[str, dict[str, int]]
+    unoptimised: bool = False
     kernels: dict[str, int] | None = None
     device_memory: int | None = None
 

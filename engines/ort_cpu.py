@@ -5,7 +5,8 @@ off, takes about 1 s and maps the weights. The result is bound to the CPU's feat
 ONNX Runtime, which is why both are in the engine's key.
 
 Optimising takes about four times the memory of the weights in fp32. A component for which that is too much is saved as
-it is: its weights are mapped, and run some percent slower.
+it is: its weights are mapped, and run some percent slower. The engine's record says so, and the next build optimises it
+if there is memory then.
 """
 
 import re
@@ -19,7 +20,7 @@ from latentrt.engines.component import Component
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import available_memory, cpu_features
-from latentrt.engines.manifest import ParityRecord
+from latentrt.engines.manifest import ContentsRecord, EngineManifest, ParityRecord
 from latentrt.engines.measuring import measure
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
@@ -44,8 +45,16 @@ def version() -> str:
     return str(_onnxruntime().__version__)
 
 
-def compile_onnx(onnx: Path, folder: Path, parameters: int = 0) -> None:
+def memory_to_optimise(parameters: int) -> bool:
+    """Whether enough memory is free to optimise a graph with so many weights."""
+    return _PACKING_PEAK * 4 * parameters <= available_memory()
+
+
+def compile_onnx(onnx: Path, folder: Path, parameters: int = 0) -> bool:
     """Optimises ``onnx`` for this machine into ``folder``: a graph and one file of packed weights.
+
+    Returns:
+        Whether it was optimised.
 
     Args:
         onnx: the graph.
@@ -55,12 +64,13 @@ def compile_onnx(onnx: Path, folder: Path, parameters: int = 0) -> None:
     Raises:
         EngineError: ONNX Runtime refuses the graph or cannot write the result.
     """
-    if _PACKING_PEAK * 4 * parameters > available_memory():
+    if not memory_to_optimise(parameters):
         _save_optimised(onnx, folder, prepacked=False, optimised=False)
-        return
+        return False
     _save_optimised(onnx, folder, prepacked=True)
     if not _packing_aligned(folder / MODEL_FILE):
         _save_optimised(onnx, folder, prepacked=False)
+    return True
 
 
 def _save_optimised(onnx: Path, folder: Path, *, prepacked: bool, optimised: bool = True) -> None:
@@ -203,9 +213,17 @@ class OrtCpu:
         """None: one graph takes every size."""
         return ()
 
-    def compile(self, component: Component, target: Target, folder: Path, progress: Progress | None) -> None:
-        """Optimises the graph and packs its weights."""
-        compile_onnx(component.onnx, folder, component.record.parameters)
+    def compile(
+        self, component: Component, target: Target, folder: Path, progress: Progress | None
+    ) -> ContentsRecord | None:
+        """Optimises the graph and packs its weights; what comes back says that there was no memory for it."""
+        optimised = compile_onnx(component.onnx, folder, component.record.parameters)
+        return None if optimised else ContentsRecord(shapes=(), layers={}, unoptimised=True)
+
+    def would_improve(self, component: Component, engine: EngineManifest) -> bool:
+        """Where it was not optimised for want of memory that is there now."""
+        unoptimised = engine.contents is not None and engine.contents.unoptimised
+        return unoptimised and memory_to_optimise(component.record.parameters)
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> _OpenComponent:
         """Maps the weights."""

@@ -20,6 +20,7 @@ from latentrt.engines.cuda import CudaPython
 from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine
+from latentrt.engines.manifest import EngineManifest
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
@@ -85,6 +86,10 @@ class OrtCuda:
     def compile(self, component: Component, target: Target, folder: Path, progress: Progress | None) -> None:
         """Nothing to do: the bundle's ONNX is opened as it is."""
 
+    def would_improve(self, component: Component, engine: EngineManifest) -> bool:
+        """Never."""
+        return False
+
     def open(self, component: Component, folder: Path, *, threads: int | None) -> "OrtCudaModel":
         """Opens the bundle's ONNX on the GPU."""
         check_files(component.root, component.onnx_files, largest_hashed=self.largest_hashed)
@@ -97,8 +102,8 @@ class OrtCudaModel:
     def __init__(self, component: Component, device: Device) -> None:
         """Opens the session.
 
-        Where the provider cannot take every node (CUDA graphs need that), the session is opened without them and
-        ``graph_refused`` says why.
+        Where the provider cannot take every node (CUDA graphs need that), or fails as it records the first of them,
+        the session is opened without them and ``graph_refused`` says why.
 
         Raises:
             EngineError: ONNX Runtime refuses the graph.
@@ -131,22 +136,41 @@ class OrtCudaModel:
         return self._session
 
     def engine(self, profile: Profile, chunks: int = 1) -> "OrtCudaEngine":
-        """The component at a profile. Those of the bundle are recorded as CUDA graphs; others, such as tiles, run."""
-        recorded = self.graph_refused is None and profile in self._component.manifest.profiles and chunks == 1
+        """The component at a profile. Those of the bundle keep their buffers and are recorded as CUDA graphs; others,
+        such as tiles, run."""
+        kept = profile in self._component.manifest.profiles and chunks == 1
         _ = self.session
-        return OrtCudaEngine(self, self._component.spec_of_any_batch(profile, chunks), recorded=recorded)
+        return OrtCudaEngine(self, self._component.spec_of_any_batch(profile, chunks), kept=kept)
 
-    def bound(self, spec: EngineSpec, inputs: Mapping[str, Array], *, recorded: bool) -> "BoundRun":
-        """The buffers for inputs of these shapes, made once if they are recorded; the lock is held."""
+    def run(self, spec: EngineSpec, inputs: Mapping[str, Array], *, kept: bool) -> dict[str, Array]:
+        """One run; the lock is held. Where its recording fails, it runs again on a session without CUDA graphs."""
+        bound = self.bound(spec, inputs, kept=kept)
+        try:
+            return bound.run(inputs)
+        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+            if bound.recorded is not False:
+                raise
+            reason = _first_line(error)
+        # Behind the handler, so that nothing holds the old session while the new one is opened
+        del bound
+        self._shapes.clear()
+        self._session = None
+        self._session = self._open({"use_tf32": "0"})
+        self.graph_refused = reason
+        return self.bound(spec, inputs, kept=kept).run(inputs)
+
+    def bound(self, spec: EngineSpec, inputs: Mapping[str, Array], *, kept: bool) -> "BoundRun":
+        """The buffers for inputs of these shapes, made once if they are kept; the lock is held."""
         batch = next(
             (len(inputs[name]) for name, tensor in spec.inputs.items() if tensor.shape[0] == "batch"), spec.batches[0]
         )
-        if not recorded:
+        if not kept:
             return BoundRun(self, spec, batch, inputs, _NO_GRAPH)
         key = tuple((name, array.shape) for name, array in sorted(inputs.items()))
         if key not in self._shapes:
             self._graphs += 1
-            self._shapes[key] = BoundRun(self, spec, batch, inputs, self._graphs)
+            graph = self._graphs if self.graph_refused is None else _NO_GRAPH
+            self._shapes[key] = BoundRun(self, spec, batch, inputs, graph)
         return self._shapes[key]
 
     def close(self) -> None:
@@ -180,6 +204,8 @@ class BoundRun:
         self, model: OrtCudaModel, spec: EngineSpec, batch: int, inputs: Mapping[str, Array], graph: int
     ) -> None:
         """Allocates and binds."""
+        self.recorded = None if graph == _NO_GRAPH else False
+        """Whether the graph was recorded, where there is to be one."""
         memory, value = model.device.memory, model.ort.OrtValue
         self._session = model.session
         self._binding = self._session.io_binding()
@@ -204,24 +230,24 @@ class BoundRun:
         self._binding.synchronize_inputs()
         self._session.run_with_iobinding(self._binding, self._options)
         self._binding.synchronize_outputs()
+        self.recorded = None if self.recorded is None else True
         return {name: np.array(value.numpy()) for name, value in self._outputs.items()}
 
 
 class OrtCudaEngine(ClosesItself):
     """An ``Engine`` at one profile over a shared ``OrtCudaModel``."""
 
-    def __init__(self, model: OrtCudaModel, spec: EngineSpec, *, recorded: bool) -> None:
+    def __init__(self, model: OrtCudaModel, spec: EngineSpec, *, kept: bool) -> None:
         self.spec = spec
         self._model = model
-        self._recorded = recorded
+        self._kept = kept
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs the component on arrays that match ``spec``; new arrays come back. Threads take turns."""
         self.spec.check(inputs)
         with self._model.lock:
-            _ = self._model.session
             try:
-                return self._model.bound(self.spec, inputs, recorded=self._recorded).run(inputs)
+                return self._model.run(self.spec, inputs, kept=self._kept)
             except EngineError:
                 raise
             except Exception as error:  # ONNX Runtime's exceptions share no base but Exception

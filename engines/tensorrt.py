@@ -17,7 +17,7 @@ from latentrt.engines.component import Component
 from latentrt.engines.cuda import CudaPython, Driver
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine, gpu_of_machine
-from latentrt.engines.manifest import ContentsRecord
+from latentrt.engines.manifest import ContentsRecord, EngineManifest
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
@@ -44,9 +44,9 @@ class TensorRT:
         return str(self._trt().__version__)
 
     def here(self) -> str:
-        """The platform and the architecture of the GPU that is present."""
-        major, minor = self._driver().compute_capability()
-        return gpu_machine(f"sm{major}{minor}")
+        """The platform, and model and architecture of the GPU that is present: a plan is bound to its model."""
+        driver = self._driver()
+        return gpu_machine(_architecture(driver), driver.model())
 
     def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
         """The GPU that is present."""
@@ -82,6 +82,10 @@ class TensorRT:
         if self._is_here(target.machine):
             contents = contents.model_copy(update=seen_by_inspector(trt, plan, self.maker))
         return contents
+
+    def would_improve(self, component: Component, engine: EngineManifest) -> bool:
+        """Never."""
+        return False
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> TensorRTModel:
         """Reads the plan onto the GPU; ``threads`` means nothing there."""
@@ -121,6 +125,10 @@ class TensorRTRTX(TensorRT):
     module = "tensorrt_rtx"
     extra = "rtx"
 
+    def here(self) -> str:
+        """The platform and the architecture of the GPU that is present: a plan serves all of its models."""
+        return gpu_machine(_architecture(self._driver()))
+
     def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
         """The architectures asked for, or that of the GPU that is present."""
         known = [name.lower() for name in self._trt().ComputeCapability.__members__ if name.startswith("SM")]
@@ -150,3 +158,8 @@ class TensorRTRTX(TensorRT):
 
     def _timing_cache(self, machine: str) -> Path | None:
         return None  # it has none: tactics are chosen when a plan is opened
+
+
+def _architecture(driver: Driver) -> str:
+    major, minor = driver.compute_capability()
+    return f"sm{major}{minor}"

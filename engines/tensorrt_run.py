@@ -215,7 +215,7 @@ class BoundShape:
             driver.begin_capture(stream)
             try:
                 self._enqueue()
-            except EngineError:
+            except BaseException:  # Ctrl-C, too
                 with suppress(EngineError):
                     driver.graph_destroy(driver.end_capture(stream))  # the stream must leave its recording
                 raise

@@ -1,6 +1,7 @@
 """Conducts a build: export, engines and the gates between them, into one new folder."""
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def build(
     with locked(output):
         existing = _up_to_date(output, checkpoint, versions, precision, kept, chosen, seamless)
         if existing is None:
-            _check_space(output, checkpoint.parameters, precision, len(engines.targets))
+            _check_space(output, checkpoint.parameters, precision, engines)
         if decided is not None:
             decided(checkpoint.decisions)
         if existing is not None:
@@ -229,11 +230,14 @@ def _check_profiles(profiles: Sequence[Profile], multiple: int) -> None:
         )
 
 
-def _check_space(output: Path, parameters: int, precision: Precision, targets: int) -> None:
+def _check_space(output: Path, parameters: int, precision: Precision, engines: _Engines) -> None:
     """Refuses to start where the disk cannot hold the result."""
     parent = next(folder for folder in output.absolute().parents if folder.exists())
-    # The ONNX, and engines that are up to 1.4 times as large with packed weights
-    needed = int((1.0 + 1.4 * targets) * _BYTES.get(precision, 4) * parameters)
+    onnx = _BYTES.get(precision, 4)
+    # ONNX Runtime's CPU kernels are fp32: weights in fp16 are folded to that as they are packed
+    weights = 4 if engines.compiler.backend is Backend.ORT_CPU else onnx
+    # Engines are up to 1.4 times as large as their weights
+    needed = int((onnx + 1.4 * weights * len(engines.targets)) * parameters)
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise OutputError(
@@ -266,6 +270,12 @@ def _compile(component: Component, bundle: Bundle, engines: _Engines, timer: Sta
         told = f" for {target.machine}" if len(engines.targets) > 1 else ""
         with timer.stage(f"{component.name}: compile{told}"):
             made = compile_component(component, engines.compiler, target, bundle.probes(component.name), timer)
+        if made.contents is not None and made.contents.unoptimised:
+            warnings.warn(
+                f"too little memory is free to optimise {component.name} for {engines.compiler.backend}, so it will "
+                "run slower; close other programs and build again",
+                stacklevel=2,
+            )
         measured = made.parity or measured
     return measured
 

@@ -229,12 +229,19 @@ def inspect(bundle: Bundle, json: Json = False) -> None:
 
 
 @app.command()
-def verify(bundle: Bundle, threads: Threads = None, json: Json = False) -> None:
+def verify(
+    bundle: Bundle,
+    backend: Annotated[
+        str, typer.Option("--backend", help="Whose engines to run: auto, ort-cpu, ort-cuda, tensorrt or tensorrt-rtx.")
+    ] = "auto",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
     """Check every file of a bundle, and its engines on this machine against torch's recorded results."""
     from latentrt.inspection import verify as verify_bundle
     from latentrt.terminal import BuildProgress, print_json, say
 
-    figures = verify_bundle(bundle, threads=threads, progress=BuildProgress())
+    figures = verify_bundle(bundle, backend=backend, threads=threads, progress=BuildProgress())
     if json:
         print_json({"bundle": str(bundle), "parity": {name: asdict(parity) for name, parity in figures.items()}})
         return

@@ -6,7 +6,7 @@ from typing import Any
 
 from latentrt.engines.backends import COMPILERS
 from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import OpenComponents, best_backend, engines_in, identity_of
+from latentrt.engines.cache import AUTO, OpenComponents, chosen_backend, engines_in, identity_of, record_parity
 from latentrt.engines.component import Component
 from latentrt.engines.errors import LatentrtError
 from latentrt.engines.machine import gpu_of_machine
@@ -146,13 +146,16 @@ def print_description(description: dict[str, Any]) -> None:
         print_table("compiled shapes", ("component", "profiles", "inputs", "outputs", "layers"), shapes)
     if any(row["parity"] is None for row in description["engines"]):
         say("–: compiled for another machine than the one that compiled it; verify measures it there")
+    if any(row["contents"] and row["contents"]["unoptimised"] for row in description["engines"]):
+        say("not optimised: too little memory was free; where there is enough, latentrt build optimises it")
     if shapes:
         say("layers: convolutions and matrix products by their dtype")
 
 
 def _engine_name(engine: dict[str, Any]) -> str:
     """The backend, and the GPU architecture of a plan."""
-    return f"{engine['backend']} {gpu_of_machine(engine['machine'])}" if engine["contents"] else str(engine["backend"])
+    fixed = engine["contents"] and engine["contents"]["shapes"]
+    return f"{engine['backend']} {gpu_of_machine(engine['machine'])}" if fixed else str(engine["backend"])
 
 
 def _shapes_told(engines: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -173,6 +176,8 @@ def _weights_told(contents: dict[str, Any] | None) -> str:
     """The convolutions and matrix products of a typed network by dtype, as in ``98 fp16, 2 fp32``."""
     if contents is None:
         return ""
+    if contents["unoptimised"]:
+        return "not optimised"
     counts = counts_with_weights(contents["layers"])
     return ", ".join(f"{count} {dtype.replace('float', 'fp')}" for dtype, count in sorted(counts.items()))
 
@@ -183,8 +188,18 @@ def _precision(component: dict[str, Any]) -> str:
     return f"{component['precision']} + {kept} fp32" if kept else str(component["precision"])
 
 
-def verify(root: Path, *, threads: int | None = None, progress: Progress | None = None) -> dict[str, Parity]:
+def verify(
+    root: Path, *, backend: str = AUTO, threads: int | None = None, progress: Progress | None = None
+) -> dict[str, Parity]:
     """Hashes every file, then repeats torch's recorded runs on this machine's engines.
+
+    Engines whose records had no figures, because they were compiled elsewhere, have them then.
+
+    Args:
+        root: the bundle's folder.
+        backend: whose engines run; ``"auto"`` takes those that ``latentrt.open`` would take.
+        threads: threads per operator on the CPU; None takes one per core.
+        progress: receives the stages.
 
     Returns:
         The worst figures per component.
@@ -192,25 +207,33 @@ def verify(root: Path, *, threads: int | None = None, progress: Progress | None 
     Raises:
         BundleError: files are missing or altered.
         EngineError: no engine fits this machine.
+        RequestError: an unknown backend or a number of threads below 1.
         ParityError: an engine misses its gate here.
     """
     timer = StageTimer(progress)
     bundle = open_bundle(root)
     with timer.stage("files"):
         bundle.check_all()
-        for engine in engines_in(root):
+        engines = engines_in(root)
+        for engine in engines:
             bundle.check_engine(engine)
     figures = {}
     with timer.stage("open"):
-        backend = best_backend(bundle)
-        components = OpenComponents(bundle, backend, threads=threads)
+        chosen = chosen_backend(bundle, backend)
+        compiler = COMPILERS[chosen]
+        components = OpenComponents(bundle, chosen, threads=threads, hashed=[engine.key for engine in engines])
     try:
         for name in bundle.manifest.components:
             component = Component(root=bundle.root, manifest=bundle.manifest, name=name)
-            chunks = 1 if COMPILERS[backend].profiles(component) else None
+            chunks = 1 if compiler.profiles(component) else None
+            key = identity_of(component, compiler, compiler.here()).key
             with timer.stage(name):
                 engine_at = partial(components.engine, name)
-                figures[name] = measure(component, engine_at, bundle.probes(name), largest_chunks=chunks).parity
+                parity = measure(component, engine_at, bundle.probes(name), largest_chunks=chunks)
+            for engine in engines:
+                if engine.key == key:
+                    record_parity(bundle.root, engine, parity)
+            figures[name] = parity.parity
     finally:
         components.close()
     return figures

@@ -3,12 +3,8 @@
 from pathlib import Path
 
 from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import OpenComponents, best_backend
-from latentrt.engines.errors import RequestError
-from latentrt.engines.precision import Backend
+from latentrt.engines.cache import AUTO, OpenComponents, chosen_backend
 from latentrt.runtime.pipeline import Pipeline
-
-AUTO = "auto"
 
 
 def open(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -> Pipeline:
@@ -25,8 +21,5 @@ def open(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -
         EngineError: no engine in it fits this machine.
         RequestError: an unknown backend or a number of threads below 1.
     """
-    if backend != AUTO and backend not in tuple(Backend):
-        raise RequestError(f"got backend {backend!r}, expected {', '.join((AUTO, *Backend))}; choose one of these")
     bundle = open_bundle(path)
-    chosen = best_backend(bundle) if backend == AUTO else Backend(backend)
-    return Pipeline(bundle, OpenComponents(bundle, chosen, threads=threads))
+    return Pipeline(bundle, OpenComponents(bundle, chosen_backend(bundle, backend), threads=threads))

@@ -33,6 +33,7 @@ class StandInDriver:
         self.fail = fail
         self.free_bytes = free
         self.capability = capability
+        self.sold_as = "NVIDIA Quadro RTX 6000/8000"
         self.memory: dict[int, tuple[str, Any]] = {}
         self.queues: dict[int, list[Callable[[], None]]] = {}
         self.recordings: dict[int, list[Callable[[], None]]] = {}
@@ -67,6 +68,9 @@ class StandInDriver:
 
     def compute_capability(self) -> tuple[int, int]:
         return self.capability
+
+    def model(self) -> str:
+        return self.sold_as
 
     def free_memory(self) -> int:
         self._called("free_memory")
@@ -217,16 +221,36 @@ class StandInEngine:
         spec = self.component.static_shapes[index].spec
         return [spec.inputs[name].sized(spec.batches[0])] * 3
 
-    def create_execution_context(self, strategy: str) -> StandInContext | None:
-        assert strategy == "user-managed"
+    def create_runtime_config(self) -> "StandInRuntimeConfig":
+        return StandInRuntimeConfig()
+
+    def create_execution_context(self, choice: "str | StandInRuntimeConfig") -> StandInContext | None:
+        if self.trt.rtx:
+            assert isinstance(choice, StandInRuntimeConfig)
+            assert choice.dynamic_shapes_kernel_specialization_strategy == "eager"
+            assert choice.allocation == "user-managed"
+        else:
+            assert choice == "user-managed"
         self.driver.log.append("create_execution_context")
         return None if self.trt.refuse == "create_execution_context" else StandInContext(self)
+
+
+class StandInRuntimeConfig:
+    """TensorRT-RTX's configuration of a context, with what it begins with."""
+
+    def __init__(self) -> None:
+        self.allocation = "static"
+        self.dynamic_shapes_kernel_specialization_strategy = "lazy"
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.allocation = strategy
 
 
 class StandInTensorRT:
     """The module, as far as running needs it. A plan of it is JSON; ``open`` gives what a plan computes."""
 
     __version__ = "1.0.stand-in"
+    rtx = False
 
     class ILogger:
         INTERNAL_ERROR = SimpleNamespace(name="INTERNAL_ERROR")
@@ -257,6 +281,13 @@ class StandInTensorRT:
         return SimpleNamespace(deserialize_cuda_engine=deserialize)
 
 
+class StandInTensorRTRTX(StandInTensorRT):
+    """The module ``tensorrt_rtx``: its contexts are configured."""
+
+    rtx = True
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(LAZY="lazy", EAGER="eager", NONE="none")
+
+
 class StandInRTX(TensorRTRTX):
     """The backend ``tensorrt-rtx`` on a machine with an sm89: plans that ONNX Runtime computes."""
 
@@ -268,7 +299,7 @@ class StandInRTX(TensorRTRTX):
         return self.driver
 
     def _trt(self) -> Any:
-        return StandInTensorRT
+        return StandInTensorRTRTX
 
     def compile(self, component: Component, target: Any, folder: Path, progress: Any) -> ContentsRecord:
         (folder / PLAN_FILE).write_text(json.dumps(component.name))
@@ -283,5 +314,5 @@ class StandInRTX(TensorRTRTX):
         def compute(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
             return dict(zip(names, session.run(names, inputs), strict=True))
 
-        self.modules.append(StandInTensorRT(self.driver, component, compute))
+        self.modules.append(StandInTensorRTRTX(self.driver, component, compute))
         return TensorRTModel(self.modules[-1], self.driver, component, folder / PLAN_FILE, maker=self.maker)

@@ -11,7 +11,7 @@ import pytest
 HOUSE = Path(__file__).resolve().parent.parent
 ROOMS = ("benchmarks", "engines", "export", "models", "runtime")
 BUILDERS = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
-BACKENDS = ("tensorrt", "tensorrt_rtx", "polygraphy", "onnxruntime", "cuda")
+BACKENDS = ("tensorrt", "tensorrt_rtx", "onnxruntime", "cuda")
 HEAVY = ("numpy", "PIL", "pydantic", "rich", "typer", "tokenizers", "safetensors")
 
 # Refuses imports, as if the packages were not installed

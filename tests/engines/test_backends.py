@@ -13,16 +13,17 @@ import pytest
 from stand_ins import StandInDriver, StandInRTX
 
 import latentrt
-from latentrt.engines import tensorrt
+from latentrt import building
+from latentrt.engines import bundle, cache, tensorrt
 from latentrt.engines.backends import COMPILERS
 from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import engines_in, identity_of
+from latentrt.engines.cache import OpenComponents, engines_in, identity_of
 from latentrt.engines.compiler import Target
 from latentrt.engines.component import Component
 from latentrt.engines.cuda import CudaPython
 from latentrt.engines.machine import gpu_machine, gpu_of_machine
 from latentrt.engines.ort_cpu import OrtCpu
-from latentrt.engines.precision import Backend
+from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.tensorrt import TensorRT, TensorRTRTX
 from latentrt.inspection import verify
 
@@ -56,6 +57,22 @@ def test_names_of_machines() -> None:
     machine = gpu_machine("sm89")
     assert gpu_of_machine(machine) == "sm89"
     assert len(machine.split()) == 3
+    named = gpu_machine("sm75", "NVIDIA Quadro RTX 6000/8000")
+    assert named.split()[2:] == ["NVIDIA-Quadro-RTX-6000-8000", "sm75"]  # a part of a file's name, too
+
+
+def test_plans_of_tensorrt_are_bound_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models of one architecture are two machines to TensorRT, and one to TensorRT-RTX."""
+    driver = StandInDriver()
+    machines = {}
+    for compiler in (TensorRT(), TensorRTRTX()):
+        monkeypatch.setattr(compiler, "_driver", lambda: driver)
+        for model in ("NVIDIA L40S", "NVIDIA GeForce RTX 4090"):
+            driver.sold_as = model
+            machines[compiler.backend, model] = compiler.here()
+    assert len(set(machines.values())) == 3
+    assert {gpu_of_machine(machine) for machine in machines.values()} == {"sm89"}
+    assert machines[Backend.TENSORRT, "NVIDIA L40S"] == gpu_machine("sm89", "NVIDIA L40S")
 
 
 def test_targets_of_tensorrt_rtx() -> None:
@@ -128,6 +145,35 @@ def test_cuda_python_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(latentrt.EngineError, match=r"needs the package cuda-python; install latentrt\[tensorrt\]"):
         CudaPython()
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "gpus", "megabytes"),
+    [
+        ("ort-cpu", Precision.FP32, 0, 960),
+        ("ort-cpu", Precision.FP16, 0, 760),
+        ("tensorrt-rtx", Precision.FP16, 2, 760),
+        ("tensorrt-rtx", Precision.FP32, 1, 960),
+    ],
+)
+def test_space_for_a_bundle(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rtx: StandInRTX,
+    backend: Backend,
+    precision: Precision,
+    gpus: int,
+    megabytes: int,
+) -> None:
+    """For a hundred million weights: the CPU's engines hold them in fp32 whatever the ONNX's precision."""
+    compiler = COMPILERS[backend]
+    engines = building._Engines(compiler=compiler, targets=compiler.targets(["sm89", "sm120"][:gpus]))
+    free = [megabytes * 2**20 - 1]
+    monkeypatch.setattr(building.shutil, "disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    with pytest.raises(latentrt.OutputError, match=f"the bundle needs about {megabytes} MB"):
+        building._check_space(tmp_path / "new.bundle", 100 * 2**20, precision, engines)
+    free[0] += 1
+    building._check_space(tmp_path / "new.bundle", 100 * 2**20, precision, engines)
 
 
 class TestOnAGpu:
@@ -212,6 +258,85 @@ class TestOnAGpu:
         assert not latentrt.build(both, backend="tensorrt-rtx").up_to_date
         latentrt.open(both, backend="tensorrt-rtx").close()
 
+    def test_a_plan_is_hashed_once_and_only_when_it_is_opened(
+        self, both: Path, rtx: StandInRTX, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The encoder of pictures when it is first asked for; verify hashes no plan twice."""
+        names = {e.key: e.component for e in engines_in(both) if e.backend == Backend.TENSORRT_RTX}
+        plans: list[str] = []
+        real = bundle.sha256_of_file
+
+        def spy(path: Path) -> str:
+            if path.name == "model.plan":
+                plans.append(names[path.parent.name])
+            return real(path)
+
+        monkeypatch.setattr(bundle, "sha256_of_file", spy)
+        with latentrt.open(both) as pipe:
+            assert sorted(plans) == ["text_encoder", "unet", "vae_decoder"]
+            picture = np.zeros((32, 32, 3), np.uint8)
+            pipe.img2img("a cat", image=picture, num_inference_steps=2, strength=0.5)
+            assert plans[3:] == ["vae_encoder"]
+        plans.clear()
+        verify(both)
+        assert sorted(plans) == sorted(names.values())
+
+    def test_verify_measures_what_was_compiled_elsewhere(
+        self, both: Path, rtx: StandInRTX, command: Callable[..., Any]
+    ) -> None:
+        """On the backend that is asked for; the figures stay in the engines' records, which stay whole."""
+        latentrt.build(both, backend="tensorrt-rtx", gpus=["sm120"])
+        rtx.driver.capability = (12, 0)
+
+        def unmeasured() -> int:
+            return sum(engine.parity is None for engine in engines_in(both))
+
+        assert unmeasured() == 4
+        launched = len(rtx.driver.log)
+        assert command("verify", both, "--backend", "ort-cpu").status == 0
+        assert (unmeasured(), len(rtx.driver.log)) == (4, launched)
+        refused = command("verify", both, "--backend", "cpu")
+        assert refused.status == 2
+        assert "got backend 'cpu', expected auto, " in refused.stderr
+        before = {path: path.stat().st_mtime_ns for path in both.rglob("*") if path.is_file()}
+        assert command("verify", both, "--backend", "tensorrt-rtx").status == 0
+        assert unmeasured() == 0
+        changed = {
+            path.name for path in both.rglob("*") if path.is_file() and before.get(path) != path.stat().st_mtime_ns
+        }
+        assert changed == {"engine.json"}
+        assert "–" not in command("inspect", both).stdout
+        assert latentrt.build(both, backend="tensorrt-rtx", gpus=["sm120"]).up_to_date
+
+    def test_verify_leaves_a_bundle_alone_that_cannot_be_written(
+        self, both: Path, rtx: StandInRTX, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its engines are measured all the same."""
+        latentrt.build(both, backend="tensorrt-rtx", gpus=["sm120"])
+        rtx.driver.capability = (12, 0)
+
+        def refuse(path: Path, write: Any) -> None:
+            raise latentrt.OutputError("read-only")
+
+        monkeypatch.setattr(cache, "write_file", refuse)
+        assert len(verify(both)) == 4
+        assert sum(engine.parity is None for engine in engines_in(both)) == 4
+
+    def test_closing_goes_on_behind_a_model_that_fails(self, both: Path, rtx: StandInRTX) -> None:
+        """The first failure is told, and the others give their memory back all the same."""
+        components = OpenComponents(open_bundle(both), Backend.TENSORRT_RTX, threads=None)
+        first = next(iter(components._models.values()))
+        close = first.close
+
+        def fail() -> None:
+            close()
+            raise latentrt.EngineError("a stand-in's failure")
+
+        first.close = fail  # type: ignore[method-assign]
+        with pytest.raises(latentrt.EngineError, match="a stand-in's failure"):
+            components.close()
+        assert not rtx.driver.live
+
     def test_a_wrong_plan_fails_its_gate(
         self, tiny_copy: Path, rtx: StandInRTX, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -290,16 +415,18 @@ def test_the_driver_passes_its_arguments_on(cuda_python: Any) -> None:
             "cudaStreamEndCapture": (0, 11),
             "cudaGraphInstantiate": (0, 12),
             "cudaDeviceGetAttribute": (0, 8),
+            "cudaGetDeviceProperties": (0, SimpleNamespace(name=b"NVIDIA L40S")),
         }
     )
     assert driver.malloc(10) == 4096
     assert driver.free_memory() == 7
     assert driver.compute_capability() == (8, 8)
+    assert driver.model() == "NVIDIA L40S"
     driver.copy_to_device(1, 2, 3, 4)
     driver.copy_to_host(1, 2, 3, 4)
     driver.begin_capture(4)
     assert driver.end_capture(4) == 12
-    assert fake.calls[4:] == [
+    assert fake.calls[5:] == [
         ("cudaMemcpyAsync", 1, 2, 3, "to device", 4),
         ("cudaMemcpyAsync", 1, 2, 3, "to host", 4),
         ("cudaStreamBeginCapture", 4, "local"),

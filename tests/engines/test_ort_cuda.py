@@ -1,5 +1,6 @@
 """The engine of ONNX Runtime's CUDA provider, with the CPU as the device: the bindings are real, the memory is not."""
 
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -141,8 +142,68 @@ def test_without_graphs_where_the_provider_cannot_record(unet: Component, monkey
     assert ids == []
     model.device = ON_CPU
     engine = model.engine(PAIR)
-    engine.run(random_inputs(engine.spec, 2, 0))
-    assert ids == [-1]
+    for _ in range(3):
+        engine.run(random_inputs(engine.spec, 2, 0))
+    assert ids == [-1]  # bound once all the same
+
+
+def test_without_graphs_where_recording_fails(
+    unet: Component, reference: _OpenComponent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first run: the same call goes on without, on a new session that takes the place of the old one."""
+    import onnxruntime
+
+    real, asked, alive = onnxruntime.InferenceSession, [], []
+
+    class Session:
+        def __init__(self, path: str, options: Any, providers: list[tuple[str, dict[str, str]]]) -> None:
+            asked.append(providers[0][1])
+            assert not [session for session in alive if session() is not None]
+            alive.append(weakref.ref(self))
+            self.records = "enable_cuda_graph" in asked[-1]
+            self.real = real(path, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return list(self.real.get_providers())
+
+        def io_binding(self) -> Any:
+            return self.real.io_binding()
+
+        def run_with_iobinding(self, binding: Any, options: Any) -> None:
+            if self.records:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            self.real.run_with_iobinding(binding, options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    ids = graph_ids(monkeypatch)
+    model = OrtCudaModel(unet, Device(provider="CPUExecutionProvider", memory="cuda"))
+    model.device = ON_CPU
+    engine = model.engine(PAIR)
+    inputs = random_inputs(engine.spec, 2, 0)
+    expected = reference.engine(PAIR).run(inputs)["out_sample"]
+    for _ in range(3):
+        np.testing.assert_allclose(engine.run(inputs)["out_sample"], expected, rtol=0, atol=1e-5)
+    assert "stream is capturing" in str(model.graph_refused)
+    assert [sorted(options) for options in asked] == [["enable_cuda_graph", "use_tf32"], []]
+    assert ids == [1, -1]
+    model.close()
+
+
+def test_a_run_that_fails_behind_its_recording_is_told(model: OrtCudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session stays, with its graphs."""
+    engine, session = model.engine(PAIR), model.session
+    inputs = random_inputs(engine.spec, 2, 0)
+    engine.run(inputs)
+
+    def fail(self: Any, inputs: Any) -> None:
+        raise RuntimeError("an illegal memory access")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ort_cuda.BoundRun, "run", fail)
+        with pytest.raises(EngineError, match="ONNX Runtime failed: an illegal memory access"):
+            engine.run(inputs)
+    assert model.session is session
+    assert model.graph_refused is None
 
 
 def test_a_provider_that_silently_became_the_cpu(unet: Component) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_ins import StandInDriver, StandInTensorRT
+from stand_ins import StandInDriver, StandInRuntimeConfig, StandInTensorRT, StandInTensorRTRTX
 
 from latentrt.engines.bundle import open_bundle
 from latentrt.engines.component import Component
@@ -35,16 +35,16 @@ def unet(tiny_bundle: Path) -> Component:
 Opened = Callable[..., tuple[TensorRTModel, StandInTensorRT]]
 
 
-@pytest.fixture
-def opened(unet: Component, tmp_path: Path) -> Opened:
-    """Opens a stand-in plan of the U-Net."""
+@pytest.fixture(params=[StandInTensorRT, StandInTensorRTRTX])
+def opened(unet: Component, tmp_path: Path, request: pytest.FixtureRequest) -> Opened:
+    """Opens a stand-in plan of the U-Net, with either module."""
 
     def open_plan(
         driver: StandInDriver | None = None, content: str = json.dumps("plan"), **attributes: object
     ) -> tuple[TensorRTModel, StandInTensorRT]:
         plan = tmp_path / "model.plan"
         plan.write_text(content)
-        trt = StandInTensorRT(driver or StandInDriver(), unet, affine)
+        trt = request.param(driver or StandInDriver(), unet, affine)
         for name, value in attributes.items():
             setattr(trt, name, value)
         return TensorRTModel(trt, trt.driver, unet, plan, maker="TensorRT-RTX"), trt
@@ -194,6 +194,40 @@ def test_a_plan_that_cannot_be_recorded_runs_without(opened: Opened, call: str) 
     assert driver.log.count("begin_capture") == 1
     model.close()
     assert not driver.live
+
+
+def test_an_interrupted_recording_is_ended(opened: Opened) -> None:
+    """Ctrl-C between its begin and its end: the stream runs again, and the graph is made by the next run."""
+    model, trt = opened()
+    inputs = inputs_for(model, PAIR, 6)
+    engine, driver = model.engine(PAIR), trt.driver
+    copy = driver.copy_to_device
+
+    def interrupted(device: int, host: int, size: int, stream: int) -> None:
+        if driver.recordings:
+            raise KeyboardInterrupt
+        copy(device, host, size, stream)
+
+    driver.copy_to_device = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(inputs)
+    driver.copy_to_device = copy  # type: ignore[method-assign]
+    assert not driver.recordings
+    for _ in range(2):
+        np.testing.assert_array_equal(engine.run(inputs)["out_sample"], affine(inputs)["out_sample"])
+    assert driver.log[-2:] == ["launch", "stream_synchronize"]
+    model.close()
+    assert not driver.live
+
+
+def test_the_stand_in_is_configured_as_the_module_is() -> None:
+    """Otherwise the branch of TensorRT-RTX would be tested on another module than it has."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    names = {name for name in vars(StandInRuntimeConfig()) if name != "allocation"}
+    names |= {name for name in vars(StandInRuntimeConfig) if not name.startswith("_")}
+    assert names <= set(dir(trt.IRuntimeConfig))
+    strategies = trt.DynamicShapesKernelSpecializationStrategy.__members__
+    assert set(vars(StandInTensorRTRTX.DynamicShapesKernelSpecializationStrategy)) == set(strategies)
 
 
 @pytest.mark.parametrize(
