@@ -12,8 +12,9 @@ from latentrt.engines.bundle import record_file
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.manifest import DecisionRecord, FileRecord, LatentRecord
 from latentrt.engines.schedule_config import ScheduleConfig
-from latentrt.export.families import Family, sampler_of_scheduler
+from latentrt.export.families import Family
 from latentrt.export.parts import Part
+from latentrt.export.scheduler_samplers import sampler_of_scheduler
 
 # Before this version, converted U-Nets stated sample_size 32 where 64 was meant; diffusers mends it likewise.
 _SIZES_RIGHT = Version("0.9.0.dev0")
