@@ -98,7 +98,7 @@ FAMILIES = (
         unet={**_SD2_UNET, **_PLAIN},
         scheduler=_DISTILLED,
         steps_offset=1,
-        defaults=_defaults(sampler="euler", steps=1, guidance=1.0, strength=0.5),
+        defaults=_defaults(sampler="euler", steps=1, guidance=1.0, strength=1.0),
         file_scheduler={**_EULER, "timestep_spacing": "trailing"},
         vae_sample_size=768,
     ),
@@ -155,7 +155,7 @@ FAMILIES = (
         text_encoders=(_CLIP_L, _OPENCLIP_G),
         time_ids=TimeIds.SIZE,
         zero_empty_negative=True,
-        defaults=_defaults(sampler="euler_a", steps=1, guidance=1.0, strength=0.5),
+        defaults=_defaults(sampler="euler_a", steps=1, guidance=1.0, strength=1.0),
         file_scheduler={
             "_class_name": "EulerAncestralDiscreteScheduler",
             "timestep_spacing": "trailing",
