@@ -26,7 +26,8 @@ class Checkpoint:
 
     ``parts`` holds the family's text encoders, ``unet`` and ``vae``; ``tokenizers`` the folder of each tokenizer by
     its name; ``settings`` further files that a build reads, such as model_index.json; ``source`` is how messages call
-    the model; ``decisions`` says what was worked out about it and how, for the user to read.
+    the model; ``decisions`` says what was worked out about it and how, for the user to read;
+    ``zero_empty_negative`` whether an unconditional half without a prompt sees zeros.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Checkpoint:
     scheduler: Mapping[str, Any]
     settings: Mapping[str, Path]
     decisions: Mapping[str, DecisionRecord]
+    zero_empty_negative: bool
 
     @property
     def unet(self) -> Mapping[str, Any]:
