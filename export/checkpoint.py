@@ -12,8 +12,9 @@ from latentrt.engines.bundle import record_file
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.manifest import DecisionRecord, FileRecord, LatentRecord
 from latentrt.engines.schedule_config import ScheduleConfig
-from latentrt.export.families import Family, sampler_of_scheduler
+from latentrt.export.families import Family
 from latentrt.export.parts import Part
+from latentrt.export.scheduler_samplers import sampler_of_scheduler
 
 # Before this version, converted U-Nets stated sample_size 32 where 64 was meant; diffusers mends it likewise.
 _SIZES_RIGHT = Version("0.9.0.dev0")
@@ -25,7 +26,8 @@ class Checkpoint:
 
     ``parts`` holds the family's text encoders, ``unet`` and ``vae``; ``tokenizers`` the folder of each tokenizer by
     its name; ``settings`` further files that a build reads, such as model_index.json; ``source`` is how messages call
-    the model; ``decisions`` says what was worked out about it and how, for the user to read.
+    the model; ``decisions`` says what was worked out about it and how, for the user to read;
+    ``zero_empty_negative`` whether an unconditional half without a prompt sees zeros.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Checkpoint:
     scheduler: Mapping[str, Any]
     settings: Mapping[str, Path]
     decisions: Mapping[str, DecisionRecord]
+    zero_empty_negative: bool
 
     @property
     def unet(self) -> Mapping[str, Any]:

@@ -203,7 +203,7 @@ def export_components(
                 for row in family.text_encoders
             ),
             time_ids=family.time_ids,
-            zero_empty_negative=family.zero_empty_negative,
+            zero_empty_negative=checkpoint.zero_empty_negative,
         ),
         tokenizers=tokenizers,
         token_embeddings=embeddings,

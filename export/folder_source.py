@@ -11,7 +11,7 @@ from latentrt.export.parts import FolderPart
 
 # A bare part's class, and what it is in a pipeline
 _BARE = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
-_NON_EMA = "non_ema"  # the variant that training scripts of diffusers write beside the averaged weights
+NON_EMA = "non_ema"  # the variant that training scripts of diffusers write beside the averaged weights
 
 
 def offer_from_folder(
@@ -73,6 +73,7 @@ def offer_from_folder(
         name=name or folder.resolve().name,
         revision=revision,
         pipeline=index.get("_class_name"),
+        index=index,
         listed=frozenset(part for part in STEMS if (index.get(part) or (None,))[0] is not None),
         parts=parts,
         tokenizers={name: folder / name for name in ("tokenizer", "tokenizer_2") if _is_tokenizer(folder / name)},
@@ -128,18 +129,18 @@ def _wanted_variant(folder: Path, folders: dict[str, Path], choices: Choices) ->
         return choices.variant, None
     unet = folders.get("unet")
     there = {files.variant for files in weights_in(unet, "unet")} if unet else set()
-    if _NON_EMA not in there:
+    if NON_EMA not in there:
         raise CheckpointError(
             f"got --{'ema' if choices.ema is Ema.EMA else 'no-ema'} for {str(folder)!r}, which does not keep averaged "
-            f"weights and others apart (a variant {_NON_EMA}); leave it out"
+            f"weights and others apart (a variant {NON_EMA}); leave it out"
         )
-    if choices.variant not in (None, _NON_EMA):
+    if choices.variant not in (None, NON_EMA):
         raise CheckpointError(
             f"got --variant {choices.variant} with a choice of averaged weights, expected one of them; leave one out"
         )
     if choices.ema is Ema.EMA:
-        return None, f"chosen with --ema; {_NON_EMA} are the others"
-    return _NON_EMA, "chosen with --no-ema"
+        return None, f"chosen with --ema; {NON_EMA} are the others"
+    return NON_EMA, "chosen with --no-ema"
 
 
 def _is_tokenizer(folder: Path) -> bool:

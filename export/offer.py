@@ -37,7 +37,8 @@ class Choices:
 class Offer:
     """Parts, tokenizers and settings from one place.
 
-    ``pipeline`` is the class in model_index.json, where there is one, and ``listed`` the parts that it names.
+    ``pipeline`` is the class in model_index.json, where there is one, ``listed`` the parts that it names, and ``index``
+    all that it says. ``tokenizer_origin`` says where tokenizers come from that are not the place's own.
     ``scheduler`` is the whole config of a folder;
     ``training`` what a single file tells about its training, as keys of that config; ``prediction`` why it is so.
     ``turbo`` says why the model is taken for one distilled to a few steps, None where nothing says so.
@@ -48,9 +49,11 @@ class Offer:
     name: str
     pipeline: str | None = None
     listed: frozenset[str] = frozenset()
+    index: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
     parts: Mapping[str, Part]
     tokenizers: Mapping[str, Path] = field(default_factory=dict)
+    tokenizer_origin: DecisionRecord | None = None
     scheduler: Mapping[str, Any] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     prediction: str | None = None

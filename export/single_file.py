@@ -145,6 +145,7 @@ def offer_from_file(path: Path, *, ema: Ema | None, recorded: str = "") -> Offer
         name=path.stem,
         parts=parts,
         tokenizers=_tokenizers(parts),
+        tokenizer_origin=decision("CLIP's own", "a single file has none"),
         training=schedule.training,
         prediction=schedule.prediction,
         turbo=_turbo(file, schedule),

@@ -13,10 +13,11 @@ from latentrt.export.checkpoint import Checkpoint
 from latentrt.export.families import Family, chosen_family, family_of
 from latentrt.export.file_schedule import STANDARD
 from latentrt.export.folder_source import offer_from_folder, part_folder
+from latentrt.export.hub import folder_from_hub
 from latentrt.export.offer import Choices, Offer, decision
 from latentrt.export.part_faults import part_faults
-from latentrt.export.part_folders import STEMS
 from latentrt.export.parts import Part
+from latentrt.export.pipeline_index import index_faults, zero_empty_negative
 from latentrt.export.single_file import offer_from_file, vae_from_file
 from latentrt.models import EMBEDDED, EMOJI
 
@@ -58,42 +59,13 @@ def _offer(model: str, choices: Choices, *, recorded: str = "") -> Offer:
         return offer_from_file(path, ema=choices.ema, recorded=recorded)
     identifier, _, revision = model.partition("@")
     if _HUB_ID.fullmatch(identifier):
-        folder = _from_hub(identifier, revision or None, choices.variant)
+        folder = folder_from_hub(identifier, revision or None, choices)
         # A snapshot is named by its commit
         return offer_from_folder(folder, choices, name=identifier, revision=folder.name, recorded=recorded)
     raise CheckpointError(
         f"got model {model!r}, expected a diffusers folder, a checkpoint file, a hub id such as owner/name, or "
         f"{EMBEDDED}; check the path"
     )
-
-
-def _from_hub(identifier: str, revision: str | None, variant: str | None) -> Path:
-    """The files of a repository that a build reads; pickles only where there is nothing else."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError
-
-    settings = ["model_index.json", "scheduler/*", "tokenizer*/*", "*/config.json", "config.json"]
-
-    def fetched(suffix: str) -> Path:
-        marked = f".{variant}" if variant else ""
-        weights = [f"*model{middle}{suffix}" for middle in {"", "-?????-of-?????", marked, f"{marked}-?????-of-?????"}]
-        weights += [f"*{suffix}.index*.json", f"*-?????-of-?????{marked}{suffix}"]
-        patterns = [f"{part}/{name}" for part in STEMS for name in weights]
-        return Path(snapshot_download(identifier, revision=revision, allow_patterns=[*settings, *patterns]))
-
-    try:
-        folder = fetched(".safetensors")
-        parts = [path.parent for path in folder.glob("*/config.json") if path.parent.name in STEMS]
-        return folder if all(any(part.glob("*.safetensors")) for part in parts) else fetched(".bin")
-    except GatedRepoError as error:
-        raise CheckpointError(
-            f"the hub refuses {identifier!r} without its licence accepted; accept it and log in with hf auth login"
-        ) from error
-    except Exception as error:  # the client lets through errors of its own, of httpx, of the system, ValueErrors
-        raise CheckpointError(
-            f"got model {identifier!r}, which is no folder here and could not be fetched from the hub "
-            f"({type(error).__name__}); check the name and the connection, or give a local folder"
-        ) from error
 
 
 def _assembled(own: Offer, base: Offer | None, choices: Choices) -> Checkpoint:
@@ -112,9 +84,12 @@ def _assembled(own: Offer, base: Offer | None, choices: Choices) -> Checkpoint:
         faults = [*own.faults, *(f"{part} is missing" for part in absent if part not in " ".join(own.faults))]
         raise CheckpointError(_cannot_be_built(own, faults, base))
     family, decisions["family"] = _family(own, base, parts, encoders, choices)
-    scheduler, decisions["prediction type"] = _scheduler(own, base, family, choices)
+    kind = None if base is None else _family_of_base(base, family)
+    scheduler, decisions["prediction type"] = _scheduler(own, base if kind is family else None, family, choices)
     if base is not None:
         used = ", ".join(taken) if taken else "nothing; the model has every part"
+        if kind is not family and own.scheduler is None:
+            used += f"; not its scheduler: it is no {family.label}"
         decisions["base"] = decision(base.name, f"supplies {used}")
     if choices.vae is not None:
         parts["vae"] = _replaced_vae(choices.vae, parts.get("vae"), family)
@@ -123,6 +98,7 @@ def _assembled(own: Offer, base: Offer | None, choices: Choices) -> Checkpoint:
     parts = {part: _with_family_settings(parts[part], family, scheduler) for part in _wanted(family) if part in parts}
     tokenizers = _tokenizers(own, base, family, parts, decisions)
     faults = _faults(own, base, family, parts, tokenizers, choices)
+    faults += index_faults(own, family)
     faults += part_faults(family, {part: found.config for part, found in parts.items()}, sources)
     if faults:
         raise CheckpointError(_cannot_be_built(own, faults, base))
@@ -138,6 +114,7 @@ def _assembled(own: Offer, base: Offer | None, choices: Choices) -> Checkpoint:
         scheduler=scheduler,
         settings=settings,
         decisions=decisions,
+        zero_empty_negative=zero_empty_negative(own, base, family),
     )
     checkpoint.schedule()  # refuses now what would otherwise stop the build half way
     return checkpoint
@@ -195,26 +172,37 @@ def _family(
     return family, decision(family.name, reason)
 
 
+def _family_of_base(base: Offer, wanted: Family) -> Family | None:
+    """The base's own family, whose scheduler need not be the model's: a teacher is another than what it distils.
+
+    One without a U-Net counts as of the wanted family; one of no known family has None.
+    """
+    if "unet" not in base.parts:
+        return wanted
+    try:
+        return _family(base, None, base.parts, _encoder_names(base, None), Choices())[0]
+    except CheckpointError:
+        return None
+
+
 def _scheduler(
     own: Offer, base: Offer | None, family: Family, choices: Choices
 ) -> tuple[dict[str, Any], DecisionRecord]:
-    """The scheduler's config, and what the U-Net predicts.
+    """The scheduler's config, and what the U-Net predicts; the base, if given, is of the same family.
 
     Layer upon layer: the family's, or that of a scheduler_config.json; what single files tell; what the user says.
     """
-    # A base is of the model's kind, but where the model is told to be distilled it need not be
-    teacher = None if own.turbo is not None and family.scheduler else base
     silent = f"nothing in the file says; it is what most of {family.label} predict; --prediction-type for another"
     layers: list[tuple[Mapping[str, Any], str]] = []
     if own.scheduler is not None:
         layers.append((own.scheduler, "its scheduler_config.json"))
-    elif teacher is not None and teacher.scheduler is not None:
-        layers.append((teacher.scheduler, "the base's scheduler_config.json"))
+    elif base is not None and base.scheduler is not None:
+        layers.append((base.scheduler, "the base's scheduler_config.json"))
     else:
         layers.append(({**STANDARD, **family.file_scheduler}, silent))
-        layers += [(teacher.training, f"of the base: {teacher.prediction}")] if teacher is not None else []
+        layers += [(base.training, f"of the base: {base.prediction}")] if base is not None else []
     layers.append((own.training, own.prediction or ""))
-    if choices.family is not None:  # what tells a distilled family's scheduler is what it needs
+    if choices.family is not None or own.turbo is not None:  # what tells a distilled family's scheduler is needed
         layers.append(({key: value for key, value in family.scheduler.items() if isinstance(value, str)}, ""))
     if choices.prediction_type is not None:
         layers.append(({"prediction_type": choices.prediction_type.value}, "chosen with --prediction-type"))
@@ -278,8 +266,8 @@ def _tokenizers(
         for offer in (base, own) if from_base else (own, base):
             if offer is not None and row.tokenizer in offer.tokenizers:
                 found[row.tokenizer] = offer.tokenizers[row.tokenizer]
-                if offer.scheduler is None and not offer.settings:
-                    decisions[row.tokenizer] = decision("CLIP's own", "a single file has none")
+                if offer.tokenizer_origin is not None:
+                    decisions[row.tokenizer] = offer.tokenizer_origin
                 elif offer is base:
                     decisions[row.tokenizer] = decision(offer.name, "the base's")
                 break

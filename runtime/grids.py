@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from latentrt.engines.errors import RequestError
 from latentrt.engines.schedule_config import ScheduleConfig, TimestepSpacing
 from latentrt.engines.spec import Array
 from latentrt.runtime.grid_parts import (
@@ -60,15 +61,26 @@ def consistency_grid(
     *,
     timesteps: Sequence[int] | None = None,
     original_inference_steps: int = 50,
+    strength: float = 1.0,
 ) -> Schedule:
-    """LCM's and TCD's: some of the timesteps that the model was distilled on."""
+    """LCM's and TCD's: some of the timesteps that the model was distilled on, ``strength`` of them from the clean end.
+
+    Raises:
+        RequestError: fewer distilled timesteps than steps.
+    """
     original = original_inference_steps
     check_steps(config, original)
     visited = custom_timesteps(config, timesteps)
     if visited is None:
         check_steps(config, steps, largest=original)
-        distilled = np.arange(1, original + 1)[::-1] * (config.num_train_timesteps // original) - 1
-        visited = distilled[np.floor(np.linspace(0, original, steps, endpoint=False)).astype(np.int64)]
+        count = int(original * strength)
+        if steps > count:
+            raise RequestError(
+                f"got strength {strength:g} with {steps} steps, of which {count} of the {original} distilled timesteps "
+                f"are left, expected at least {steps}; raise strength above {steps / original:g} or take fewer steps"
+            )
+        distilled = np.arange(1, count + 1)[::-1] * (config.num_train_timesteps // original) - 1
+        visited = distilled[np.floor(np.linspace(0, count, steps, endpoint=False)).astype(np.int64)]
     # LCM's last step aims at its own timestep again, but what it returns there is the clean sample.
     config = config.model_copy(update={"set_alpha_to_one": True})
     return preserving_schedule(config, visited.astype(np.float64), np.append(visited[1:], -1.0))

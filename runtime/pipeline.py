@@ -136,7 +136,8 @@ class Pipeline:
             image: the picture for all, or one per picture drawn: PIL, arrays (H, W, 3), or latents (N, C, H/f, W/f)
                 as a result has them.
             strength: how much of the schedule runs, 0 to 1: the last int(steps · strength) steps. At 0 the
-                U-Net is not called and the picture only passes through the autoencoder.
+                U-Net is not called and the picture only passes through the autoencoder. LCM distilled from SD 1.x,
+                with its own sampler, takes all steps, from that share of its distilled timesteps.
             **options: see ``Options``. Where neither width nor height is given, the picture's own size is taken;
                 PIL pictures are resized.
 

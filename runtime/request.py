@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from latentrt.engines.conditioning import TimeIds
 from latentrt.engines.errors import RequestError
 from latentrt.engines.manifest import BundleManifest
 from latentrt.engines.profile import Profile, profile_for_size
@@ -155,12 +156,15 @@ def request_from_options(
     for name in ("callback_on_step_end", "progress"):
         if given.get(name) is not None and not callable(given[name]):
             raise RequestError(f"got {name} {given[name]!r}, expected a function; give one")
-    sampler, steps, schedule = _scheduled(manifest, given)
+    strength = None if strength is None else share(strength, "strength")
+    sampler = _sampler(manifest, given)
+    of_grid = strength if strength and _takes_strength_in_grid(manifest, workflow, sampler) else 1.0
+    steps, schedule = _scheduled(manifest, given, sampler, of_grid)
     _check_schedule(given, sampler, schedule)
     solver = sampler.solver(manifest.schedule)
     guidance = _guidance(manifest, given, schedule)
-    strength = None if strength is None else share(strength, "strength")
-    schedule = schedule.started_at(_start(manifest.schedule, given, sampler, schedule, steps, strength))
+    of_steps = strength if of_grid == 1.0 else None
+    schedule = schedule.started_at(_start(manifest.schedule, given, sampler, schedule, steps, of_steps))
     denoising_end = given.get("denoising_end")
     profile = _profile(manifest, given)
     clip_skip = given.get("clip_skip")
@@ -265,8 +269,8 @@ def _check_workflow(manifest: BundleManifest, workflow: Workflow, given: Mapping
         raise RequestError("got latents beside image, expected one start; give the latents as image")
 
 
-def _scheduled(manifest: BundleManifest, given: Mapping[str, Any]) -> tuple[Sampler, int, Schedule]:
-    """The sampler with custom timesteps or sigmas, its number of steps, and its levels."""
+def _sampler(manifest: BundleManifest, given: Mapping[str, Any]) -> Sampler:
+    """The sampler, with custom timesteps or sigmas."""
     wanted = given.get("sampler", manifest.defaults.sampler)
     sampler = wanted if isinstance(wanted, Sampler) else Sampler(name=wanted)
     custom = {name: given[name] for name in ("timesteps", "sigmas") if name in given}
@@ -274,12 +278,29 @@ def _scheduled(manifest: BundleManifest, given: Mapping[str, Any]) -> tuple[Samp
         # they take the place of a default sampler's curve of sigmas
         plain = sampler.name if "sampler" in given else sampler.name.removesuffix("_k")
         sampler = replace(sampler, name=plain, **custom)
+    return sampler
+
+
+def _takes_strength_in_grid(manifest: BundleManifest, workflow: Workflow, sampler: Sampler) -> bool:
+    """Whether all steps are taken from a part of the distilled timesteps, instead of a part of the steps.
+
+    So does diffusers' LatentConsistencyModelImg2ImgPipeline. It has none for SDXL's LCM or for inpainting, and this one
+    cannot draw with TCD: there the pipelines of the teachers leave steps out.
+    """
+    of_lcm = manifest.guidance_embedding and manifest.conditioning.time_ids is TimeIds.NONE
+    return bool(of_lcm) and workflow is Workflow.IMAGE and sampler.grid_takes_strength
+
+
+def _scheduled(
+    manifest: BundleManifest, given: Mapping[str, Any], sampler: Sampler, strength: float
+) -> tuple[int, Schedule]:
+    """The number of steps, and their levels; ``strength`` is 1 but where the grid takes it."""
     steps = given.get("num_inference_steps")
     if steps is None and sampler.timesteps is None and sampler.sigmas is None:
         steps = manifest.defaults.num_inference_steps
     steps = None if steps is None else whole(steps, "num_inference_steps")
-    schedule = sampler.schedule(manifest.schedule, steps, ays_table=manifest.ays_table)
-    return sampler, len(guidance_ratios(schedule)) if steps is None else steps, schedule
+    schedule = sampler.schedule(manifest.schedule, steps, ays_table=manifest.ays_table, strength=strength)
+    return len(guidance_ratios(schedule)) if steps is None else steps, schedule
 
 
 def _check_schedule(given: Mapping[str, Any], sampler: Sampler, schedule: Schedule) -> None:
@@ -357,6 +378,11 @@ def _start(
     if strength is None:
         return 0
     taken = min(int(steps * strength), steps)
+    if not taken and strength > 0.0:
+        warn_caller(
+            f"strength {strength:g} of {steps} steps is less than one step, and nothing is drawn; raise strength or "
+            "num_inference_steps until their product is at least 1"
+        )
     return steps - taken if taken else schedule.total_steps
 
 

@@ -60,6 +60,7 @@ class SamplerInfo:
     def options(self) -> Mapping[str, Any]:
         """What a caller may set for this sampler alone, with the defaults: the keywords of solver and grid."""
         found = {**_keywords(self.solver), **_keywords(self.grid)}
+        found.pop("strength", None)  # which is image-to-image's own argument
         return MappingProxyType({name: value for name, value in found.items() if name not in self.fixed})
 
 
@@ -267,15 +268,22 @@ class Sampler:
         """Whether the model is told training timesteps, not log(σ)/4."""
         return self.info.grid is not k_grids.edm_grid and self.timestep_type != TimestepType.CONTINUOUS
 
+    @property
+    def grid_takes_strength(self) -> bool:
+        """Whether the timesteps can be chosen from a part of those that a model was distilled on."""
+        return self.timesteps is None and "strength" in _keywords(self.info.grid)
+
     def config(self, config: ScheduleConfig) -> ScheduleConfig:
         """The model's schedule with the caller's wishes last."""
         row = {} if self.info.sigma_spacing is None else {"sigma_spacing": self.info.sigma_spacing}
         wishes = {name: value for name, value in self.wishes.items() if name in _OF_CONFIG}
         return ScheduleConfig.model_validate({**config.model_dump(), **row, **wishes})
 
-    def schedule(self, config: ScheduleConfig, steps: int | None, ays_table: str = "sd1") -> Schedule:
+    def schedule(
+        self, config: ScheduleConfig, steps: int | None, ays_table: str = "sd1", strength: float = 1.0
+    ) -> Schedule:
         """The levels to visit; custom timesteps and sigmas need no number of steps. ``ays_table`` names the Align Your
-        Steps table.
+        Steps table; ``strength`` is for grids that take one.
 
         Raises:
             RequestError: an impossible number of steps, or one that contradicts custom timesteps.
@@ -285,6 +293,8 @@ class Sampler:
             bound["timesteps"] = ays_timesteps(steps, ays_table)
         if bound.get("sigmas") == _AYS:
             bound["sigmas"] = ays_sigmas(steps, ays_table)
+        if self.grid_takes_strength:
+            bound["strength"] = strength
         custom = None
         if self.timesteps is not None or self.sigmas is not None:
             custom = len(bound["timesteps"]) if self.timesteps is not None else len(bound["sigmas"]) - 1

@@ -201,6 +201,77 @@ def test_what_a_base_in_one_file_tells_of_its_training(saved: Path, tmp_path: Pa
     assert "of the base: the file's tensor v_pred" in found.decisions["prediction type"].reason
 
 
+@pytest.mark.parametrize(
+    ("family", "base", "choices", "sampler"),
+    [
+        ("lcm-sdxl", "sdxl", {}, "lcm"),
+        ("lcm-sd1", "sd1", {}, "lcm"),
+        ("sdxl", "sdxl", {"family": "sdxl-turbo"}, "euler_a"),
+        ("sdxl-turbo", "sdxl-turbo", {}, "euler_a"),
+        ("sdxl", "sdxl", {}, "euler"),
+    ],
+)
+def test_a_distilled_u_net_keeps_its_own_scheduler(
+    family: str, base: str, choices: dict[str, str], sampler: str, tmp_path: Path
+) -> None:
+    """Beside a teacher; a base of the same family supplies its own."""
+    unet = save_tiny_checkpoint(tmp_path / "model", family) / "unet"
+    scheduler = {"beta_end": 0.0125}
+    teacher = save_tiny_checkpoint(tmp_path / "teacher", base, scheduler=scheduler)
+    found = opened(unet, base=str(teacher), **choices)
+    same = choices.get("family", family) == base
+    assert found.family.name == choices.get("family", family)
+    assert found.sampler == sampler
+    assert found.schedule().beta_end == (0.0125 if same else 0.012)
+    assert ("not its scheduler" in found.decisions["base"].reason) == (not same)
+    if sampler == "euler_a":
+        assert found.schedule().timestep_spacing == "trailing"
+
+
+@pytest.mark.parametrize(("stated", "expected"), [(False, False), (True, True), (None, True)])
+def test_zeros_for_an_empty_prompt(stated: bool | None, expected: bool, tmp_path: Path) -> None:
+    """As model_index.json says, of the model or of a U-Net's base; the family's row where it is silent."""
+    folder = save_tiny_checkpoint(tmp_path / "model", "sdxl")
+    changed(folder, force_zeros_for_empty_prompt=stated)
+    assert opened(folder).zero_empty_negative is expected
+    assert opened(folder / "unet", base=str(folder)).zero_empty_negative is expected
+
+
+def test_an_index_that_contradicts_the_u_net(saved: Path, tmp_path: Path) -> None:
+    """Is refused; SD's pipelines and SDXL's from text do not read these settings."""
+    folder = save_tiny_checkpoint(tmp_path / "model", "sdxl", pipeline="StableDiffusionXLImg2ImgPipeline")
+    changed(folder, requires_aesthetics_score=True)
+    with pytest.raises(CheckpointError, match="requires_aesthetics_score true, but its U-Net takes a target size"):
+        opened(folder)
+    changed(folder, _class_name="StableDiffusionXLPipeline")
+    assert opened(folder).family.name == "sdxl"
+    refiner = save_tiny_checkpoint(tmp_path / "refiner", "sdxl-refiner")
+    changed(refiner, requires_aesthetics_score=False)
+    with pytest.raises(
+        CheckpointError, match="requires_aesthetics_score false, but its U-Net takes an aesthetic score"
+    ):
+        opened(refiner)
+    changed(refiner, requires_aesthetics_score=True, force_zeros_for_empty_prompt="no")
+    with pytest.raises(CheckpointError, match="force_zeros_for_empty_prompt 'no', expected true or false"):
+        opened(refiner)
+    assert not opened(saved).zero_empty_negative
+
+
+def changed(folder: Path, **settings: object) -> None:
+    """Writes settings into model_index.json."""
+    path = folder / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+def test_a_folder_of_parts_has_its_own_tokenizer(folder: Path) -> None:
+    """Without an index and a scheduler, too: nothing is said of CLIP's."""
+    (folder / "model_index.json").unlink()
+    shutil.rmtree(folder / "scheduler")
+    found = opened(folder)
+    assert found.tokenizers["tokenizer"] == folder / "tokenizer"
+    assert "tokenizer" not in found.decisions
+
+
 def test_a_base_that_is_not_needed(saved: Path) -> None:
     """Is said to be."""
     found = opened(saved, base=str(saved))
@@ -283,27 +354,61 @@ def test_folders_of_other_kinds(tmp_path: Path, saved: Path) -> None:
         opened(other)
 
 
-def test_a_repository_is_fetched_with_pickles_only_where_it_has_nothing_else(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is asked of the hub, for a repository as the tiny folder, and one of .bin alone."""
+def hub_of(remote: Path, snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """Makes a folder the only repository of the hub; returns what will be fetched, call by call."""
     import fnmatch
 
-    remote = shutil.copytree(saved, tmp_path / "remote")
-    variant_of(remote, "unet", "fp16", 1)
-    (remote / "safety_checker").mkdir()
-    (remote / "safety_checker" / "model.safetensors").write_bytes(b"large")
     asked: list[set[str]] = []
 
     def snapshot_download(identifier: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         names = {str(path.relative_to(remote)) for path in remote.rglob("*") if path.is_file()}
         asked.append({name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns)})
         for name in asked[-1]:
-            (tmp_path / "abc123" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(remote / name, tmp_path / "abc123" / name)
-        return str(tmp_path / "abc123")
+            (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(remote / name, snapshot / name)
+        return str(snapshot)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return asked
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_averaged_weights_of_a_repository(
+    suffix: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Are fetched where they are asked for, in the form that the repository has; else they are not."""
+    remote = shutil.copytree(saved, tmp_path / "remote")
+    path = variant_of(remote, "unet", "non_ema", 4)
+    if suffix == ".bin":
+        torch.save(load_file(path), path.with_suffix(".bin"))
+        path.unlink()
+    asked = hub_of(remote, tmp_path / "abc123", monkeypatch)
+    plain = weight(checkpoint_from_model("owner/name"))
+    assert not any("non_ema" in name for name in asked[0])
+    others = checkpoint_from_model("owner/name", Choices(ema=Ema.NON_EMA))
+    assert torch.equal(weight(others), (4 * plain).half().float())
+    assert torch.equal(weight(checkpoint_from_model("owner/name", Choices(ema=Ema.EMA))), plain)
+
+
+def test_a_repository_of_a_u_net_alone(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As LCM for SDXL is published: its config and its weights lie at the top."""
+    remote = shutil.copytree(saved / "unet", tmp_path / "remote")
+    (remote / "other_model.safetensors").write_bytes(b"large")
+    asked = hub_of(remote, tmp_path / "abc123", monkeypatch)
+    found = checkpoint_from_model("owner/name", Choices(base=str(saved)))
+    assert torch.equal(weight(found), weight(opened(saved)))
+    assert asked == [{"config.json", "diffusion_pytorch_model.safetensors"}]
+
+
+def test_a_repository_is_fetched_with_pickles_only_where_it_has_nothing_else(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked of the hub, for a repository as the tiny folder, and one of .bin alone."""
+    remote = shutil.copytree(saved, tmp_path / "remote")
+    variant_of(remote, "unet", "fp16", 1)
+    (remote / "safety_checker").mkdir()
+    (remote / "safety_checker" / "model.safetensors").write_bytes(b"large")
+    asked = hub_of(remote, tmp_path / "abc123", monkeypatch)
     found = checkpoint_from_model("owner/name")
     assert (found.name, found.revision) == ("owner/name", "abc123")
     assert "unet/diffusion_pytorch_model.safetensors" in asked[0]

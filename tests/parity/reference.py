@@ -148,6 +148,10 @@ class DiffusersReference:
         more = {} if scored is None else {"requires_aesthetics_score": scored}
         self.text = pipeline("")
         self.image = pipeline("Img2Img", **more)
+        if type(loaded).__name__ == "LatentConsistencyModelPipeline":
+            self.image = diffusers.LatentConsistencyModelImg2ImgPipeline(
+                **loaded.components, requires_safety_checker=False
+            )
         self.inpaint = pipeline("Inpaint", **more)
         for pipeline in (self.text, self.image, self.inpaint):
             pipeline.set_progress_bar_config(disable=True)

@@ -149,6 +149,29 @@ def test_image_to_image(both: Callable[[str], Both], name: str) -> None:
     sides.compare(image=latents, strength=1.0)
 
 
+@pytest.mark.parametrize("strength", [0.35, 0.8])
+def test_strength_of_an_lcm(both: Callable[[str], Both], strength: float) -> None:
+    """All steps are taken, from a part of the distilled timesteps, as LatentConsistencyModelImg2ImgPipeline does."""
+    drawn = both("lcm-sd1").compare(image=picture(), strength=strength)
+    assert drawn.timings.unet_calls == STEPS
+
+
+def test_an_lcm_with_more_steps_than_strength_leaves(both: Callable[[str], Both]) -> None:
+    """Is refused; at 0 the picture comes back."""
+    pipe = both("lcm-sd1").pipe
+    with pytest.raises(
+        latentrt.RequestError, match=r"strength 0\.05 with 4 steps, of which 2 .* raise strength above 0\.08"
+    ):
+        pipe.img2img("a", image=picture(), strength=0.05)
+    assert pipe.img2img("a", image=picture(), strength=0.0).timings.unet_calls == 0
+
+
+@pytest.mark.parametrize("name", FROM_PICTURE)
+def test_a_familys_own_defaults_draw_from_a_picture(both: Callable[[str], Both], name: str) -> None:
+    """Steps times strength is a step at least."""
+    assert both(name).pipe.img2img("a", image=picture()).timings.unet_calls > 0
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_inpainting(both: Callable[[str], Both], name: str) -> None:
     """From the picture and from noise."""

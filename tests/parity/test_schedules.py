@@ -262,7 +262,8 @@ def test_options(sampler: Sampler) -> None:
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_checkpoints_own_scheduler_becomes_its_default_sampler(name: str) -> None:
     """As the class saves itself; PNDM, which nobody chose, and EDM's, of other models, become the family's default."""
-    from latentrt.export.families import FAMILIES, sampler_of_scheduler
+    from latentrt.export.families import FAMILIES
+    from latentrt.export.scheduler_samplers import sampler_of_scheduler
 
     sd1 = next(family for family in FAMILIES if family.name == "sd1")
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -184,9 +185,14 @@ def test_guidance_of_at_most_one_halves_the_work(
 def test_strength_is_the_share_of_steps(
     tiny_pipe: latentrt.Pipeline, calls: list[dict[str, Array]], strength: float, expected: int
 ) -> None:
-    """At 0 the U-Net is never asked."""
+    """At 0 the U-Net is never asked; a strength that is less than a step is warned of."""
     image = np.full((32, 32, 3), 0.5, np.float32)
-    result = tiny_pipe.img2img("a cat", image=image, strength=strength, num_inference_steps=5, seed=1)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        result = tiny_pipe.img2img("a cat", image=image, strength=strength, num_inference_steps=5, seed=1)
+    told = [str(one.message) for one in seen if "strength" in str(one.message)]
+    assert len(told) == (strength == 0.1)
+    assert all("raise strength or num_inference_steps" in message for message in told)
     assert len(unet_calls(calls)) == result.timings.unet_calls == expected
 
 
