@@ -33,16 +33,17 @@ def measure(
         ParityError: a gate is missed.
         EngineError: no probe is left.
     """
-    worst, cases = EXACT, 0
+    worst, cases, pixels = EXACT, 0, 0
     for probe in probes:
         chunks = component.manifest.chunks(component.name, probe.inputs)
         if largest_chunks is not None and chunks > largest_chunks:
             continue
         outputs = run_any_batch(engine_at(probe.profile, chunks), probe.inputs)
         worst, cases = worst.worse(probe.parity(outputs)), cases + 1
+        pixels = max(pixels, probe.profile.width * probe.profile.height)
     if not cases:
         raise EngineError(f"{component.name} has no recorded run that its engine could repeat; build the bundle again")
-    gate(component.name, worst, component.record.precision)
+    gate(component.name, worst, component.record.precision, pixels)
     return ParityRecord(relative_error=worst.relative_error, psnr=worst.psnr, cases=cases)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from latentrt.engines.errors import ParityError
 from latentrt.engines.ort_cpu import _packing_aligned
-from latentrt.engines.parity import EXACT, gate, parity_of
+from latentrt.engines.parity import EXACT, Parity, gate, parity_of
 from latentrt.engines.precision import Precision
 
 REFERENCE = np.random.default_rng(0).standard_normal((2, 4, 8, 8), np.float32)
@@ -33,7 +33,7 @@ def test_one_wrong_value_fails(value: float) -> None:
     """The component and the gate are named."""
     result = REFERENCE.copy()
     result[0, 0, 0, 0] = value
-    with pytest.raises(ParityError, match=r"vae_decoder \(fp32\).*expected a relative error of at most 1e-04"):
+    with pytest.raises(ParityError, match=r"vae_decoder \(fp32\).*expected a relative error of at most 0.0001"):
         gate("vae_decoder", parity_of(result, REFERENCE), Precision.FP32)
 
 
@@ -66,3 +66,16 @@ def test_packed_weights_must_lie_aligned(tmp_path: Path, places: bytes, aligned:
     """Where ONNX Runtime would end the process."""
     (tmp_path / "model.onnx").write_bytes(b"\x08\x0a" + places + b"\x00")
     assert _packing_aligned(tmp_path / "model.onnx") is aligned
+
+
+def test_large_pictures_may_differ_more_in_fp32() -> None:
+    """By a power of their pixels; small ones and fp16 have one bound."""
+    error = Parity(relative_error=3e-4, psnr=95.0)
+    gate("vae_encoder", error, Precision.FP32, 1024 * 1024)
+    with pytest.raises(ParityError, match="at most 0.0008"):
+        gate("vae_encoder", Parity(relative_error=9e-4, psnr=95.0), Precision.FP32, 1024 * 1024)
+    for pixels in (64 * 64, 512 * 512):
+        with pytest.raises(ParityError, match="at most 0.0001"):
+            gate("vae_encoder", error, Precision.FP32, pixels)
+    with pytest.raises(ParityError, match="at most 0.01"):
+        gate("unet", Parity(relative_error=2e-2, psnr=95.0), Precision.FP16, 2048 * 2048)
