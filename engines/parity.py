@@ -39,8 +39,8 @@ GATES = {
 }
 
 
-# Backends sum a group norm's numbers one after the other, and what that leaves grows with their count: ONNX Runtime gave
-# 3.1e-5 for SDXL's encoder at 512 pixels and 2.7e-4 at 1024, where torch itself is 1e-6 from float64.
+# Backends sum a group norm's numbers one after the other, and what that leaves grows with their count: ONNX Runtime
+# gave 3.1e-5 for SDXL's encoder at 512 pixels and 2.7e-4 at 1024; torch is 1e-6 from float64.
 _SQUARE = 512 * 512
 _GROWTH = 1.5
 

@@ -72,10 +72,10 @@ def test_large_pictures_may_differ_more_in_fp32() -> None:
     """By a power of their pixels; small ones and fp16 have one bound."""
     error = Parity(relative_error=3e-4, psnr=95.0)
     gate("vae_encoder", error, Precision.FP32, 1024 * 1024)
-    with pytest.raises(ParityError, match="at most 0.0008"):
+    with pytest.raises(ParityError, match=r"at most 0\.0008"):
         gate("vae_encoder", Parity(relative_error=9e-4, psnr=95.0), Precision.FP32, 1024 * 1024)
     for pixels in (64 * 64, 512 * 512):
-        with pytest.raises(ParityError, match="at most 0.0001"):
+        with pytest.raises(ParityError, match=r"at most 0\.0001"):
             gate("vae_encoder", error, Precision.FP32, pixels)
-    with pytest.raises(ParityError, match="at most 0.01"):
+    with pytest.raises(ParityError, match=r"at most 0\.01"):
         gate("unet", Parity(relative_error=2e-2, psnr=95.0), Precision.FP16, 2048 * 2048)
