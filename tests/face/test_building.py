@@ -138,12 +138,12 @@ def test_a_module_that_changes_before_it_is_traced_fails_the_build(
 
     trace = components.export_onnx
 
-    def spoiled(module: Any, example: Any, graph: Any, folder: Path) -> list[str]:
+    def spoiled(module: Any, example: Any, graph: Any, folder: Path, islands: Any) -> Any:
         if folder.name == "unet":
             raise AssertionError("the build should have failed at the text encoder")
         if folder.name == "text_encoder":
             next(module.parameters()).data.mul_(1.01)
-        return trace(module, example, graph, folder)
+        return trace(module, example, graph, folder, islands)
 
     # Leaves the other components out, to save their time
     preview = PreviewRecord(matrix=((0.0, 0.0, 0.0),) * 4, bias=(0.0, 0.0, 0.0), psnr=0.0)
