@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 from latentrt.engines.backends import COMPILERS
 from latentrt.engines.bundle import Bundle, Probe, check_files, record_files
@@ -217,6 +218,21 @@ def record_parity(root: Path, engine: EngineManifest, parity: ParityRecord) -> N
     with suppress(BundleError, BusyError, OutputError), locked(root.resolve()):
         if read_engine(folder) == engine:
             write_file(folder / ENGINE_FILE, lambda path: write_manifest(path, done))
+
+
+class Engines(Protocol):
+    """Opened components of a bundle, as a pipeline takes them."""
+
+    bundle: Bundle
+    backend: Backend
+
+    def engine(self, component: str, profile: Profile, chunks: int = 1) -> Engine:
+        """The component at one profile, for prompts of so many chunks."""
+        ...
+
+    def close(self) -> None:
+        """Releases what it holds."""
+        ...
 
 
 class OpenComponents:

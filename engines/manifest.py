@@ -13,6 +13,7 @@ from latentrt.engines.errors import BundleError, LatentrtError
 from latentrt.engines.parity import Parity
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.profile import Profile, profile_from_text
+from latentrt.engines.quantization.recipe import Recipe
 from latentrt.engines.schedule_config import ScheduleConfig
 from latentrt.engines.seamless import Seamless
 from latentrt.engines.spec import BATCH, Array, EngineSpec, TensorSpec
@@ -63,6 +64,38 @@ class ParityRecord(Record):
         return Parity(relative_error=self.relative_error, psnr=self.psnr)
 
 
+class QuantizedNodeRecord(Record):
+    """One node that could be computed in eight bits.
+
+    ``score`` is by how much its rounding alone moves the final latents (root mean square, to first order), ``error``
+    the share of energy that the results of its input's nodes lose, ``alpha`` the strength of SmoothQuant.
+    """
+
+    int8: bool
+    score: float
+    error: float
+    alpha: float | None
+
+
+class QuantizationRecord(Record):
+    """How a component became int8, and how good its pictures are: PSNR in dB against the fp32 engine's.
+
+    ``nodes`` are by the path of their torch module. ``prompts_sha256`` tells prompts, steps and seed.
+    """
+
+    recipe: Recipe
+    tool: str
+    quality: float
+    prompts_sha256: str
+    prompts: int
+    steps: int
+    pictures: int
+    psnr_mean: float
+    psnr_worst: float
+    worst_prompt: str
+    nodes: dict[str, QuantizedNodeRecord]
+
+
 class ComponentRecord(Record):
     """One ONNX graph of the bundle with its weights, tensors, probes and parity.
 
@@ -73,6 +106,7 @@ class ComponentRecord(Record):
     weights: str | None
     precision: Precision
     islands: dict[str, int] = {}
+    quantization: QuantizationRecord | None = None
     inputs: dict[str, TensorRecord]
     outputs: dict[str, TensorRecord]
     probes: str

@@ -6,11 +6,13 @@ from enum import StrEnum
 class Precision(StrEnum):
     """Element type of a component's weights and arithmetic, as written in its ONNX.
 
-    Inputs and outputs are float32 whatever the precision.
+    Inputs and outputs are float32 whatever the precision. In int8 are the U-Net's convolutions and matrix products, but
+    for those that cost too much; the rest is fp32 on the CPU and fp16 on GPUs.
     """
 
     FP32 = "fp32"
     FP16 = "fp16"
+    INT8 = "int8"
 
 
 class Backend(StrEnum):

@@ -3,6 +3,8 @@
 import ast
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,26 @@ def halve(model: Any, islands: Sequence[Island]) -> dict[str, int]:
         CheckpointError: weights beyond fp16's range.
     """
     return _Halving(model, islands).run()
+
+
+def halve_file(path: Path, islands: Sequence[Island]) -> dict[str, int]:
+    """The same for a graph in a file with its weights beside it, which may have Q/DQ; it is replaced.
+
+    Returns:
+        How many floating-point nodes each island holds, by its reason.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(path)
+    for node in model.graph:
+        if node.op_type == "DequantizeLinear":
+            node.outputs[0].dtype = ir.DataType.FLOAT
+    kept = halve(model, islands)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        ir.save(model, Path(folder) / path.name, external_data=f"{path.name}.data")
+        for written in Path(folder).iterdir():
+            written.replace(path.with_name(written.name))
+    return kept
 
 
 class _Halving:

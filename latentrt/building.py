@@ -10,8 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from latentrt.calibration import Drawn, default_prompts, prompts_from_file
 from latentrt.engines.backends import COMPILERS
-from latentrt.engines.bundle import Bundle, open_bundle
+from latentrt.engines.bundle import Bundle, open_bundle, record_files
 from latentrt.engines.cache import compile_component, engine_whole
 from latentrt.engines.compiler import Compiler, Target
 from latentrt.engines.component import Component
@@ -22,8 +23,10 @@ from latentrt.engines.ort_cpu import measure_onnx
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.profile import Profile, profile_from_text
 from latentrt.engines.progress import Progress, StageTimer
+from latentrt.engines.quantization.recipe import Recipe, recipe_for
 from latentrt.engines.schedule_config import PredictionType
 from latentrt.engines.seamless import Seamless
+from latentrt.quantizing import EXACT, QUALITY, QuantizationSettings, Quantizer
 
 if TYPE_CHECKING:
     from latentrt.export.checkpoint import Checkpoint
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
 
 _BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer", "tokenizer_2"}
 # Per parameter, by precision
-_BYTES = {"fp32": 4, "fp16": 2}
+_BYTES = {"fp32": 4, "fp16": 2, "int8": 2}  # of int8 the autoencoder and the text encoders are wider
+_UNET = "unet"
+_CALIBRATION_STEPS = 20  # at most; a schedule of more visits the same noise levels, only closer together
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
@@ -61,6 +66,8 @@ def build(
     ema: "str | Ema | None" = None,
     family: str | None = None,
     prediction_type: str | PredictionType | None = None,
+    prompts: str | Path | None = None,
+    quality: float | None = None,
     progress: Progress | None = None,
     decided: Callable[[Mapping[str, DecisionRecord]], None] | None = None,
 ) -> Build:
@@ -74,8 +81,9 @@ def build(
         model: a diffusers folder, a single file (``.safetensors``, ``.ckpt``), a folder with a U-Net alone, a hub id,
             ``emoji`` for the embedded model, or a bundle.
         output: the bundle's folder; needed unless ``model`` is a bundle.
-        precision: element type of weights and arithmetic: "fp32" (None) or "fp16". Parts that fp16 cannot hold stay in
-            fp32: SDXL's autoencoder, sines of timesteps, and what else ``export/islands.py`` lists.
+        precision: element type of weights and arithmetic: "fp32" (None), "fp16" or "int8". Parts that fp16 cannot hold
+            stay in fp32: SDXL's autoencoder, sines of timesteps, and what else ``export/islands.py`` lists. In int8 is
+            the U-Net, calibrated by drawing with it; ``model`` may be a bundle in fp32 then.
         profiles: picture sizes, ``"512x512"`` or ``"768x512x2"`` with a batch; none takes the model's own size.
         backend: what the engines are compiled for.
         gpus: GPU architectures such as ``"sm89"``, for ``tensorrt-rtx``: engines are compiled for each of them, and
@@ -91,6 +99,9 @@ def build(
             single file, and a folder's plain weights.
         family: a family's name in place of the one that is worked out.
         prediction_type: ``"epsilon"`` or ``"v_prediction"`` in place of the one that is worked out.
+        prompts: int8: a text file with a prompt a line to calibrate and to judge with; None takes a list of 32.
+        quality: int8: mean PSNR in dB that pictures shall have against those of the fp32 engine, 30 if left out; nodes
+            that cost most stay in floating point until it is reached.
         progress: receives the stages.
         decided: receives what was worked out about the model, before the work begins.
 
@@ -105,9 +116,12 @@ def build(
     engines = _engines_to_make(backend, gpus, workspace_mb)
     predicts = None if prediction_type is None else _choice(PredictionType, prediction_type, "prediction type")
     about_model = (variant, base, vae, ema, family, predicts)
+    int8 = _int8_wishes(wanted, backend, prompts, quality)
     if (Path(model) / BUNDLE_FILE).is_file():
         if about_model != (None,) * len(about_model):
             raise RequestError("got a bundle as the model and options about a model; build from the model with them")
+        if int8 is not None and open_bundle(model).manifest.precision is not Precision.INT8:
+            return _quantize_bundle(Path(model), output, chosen, engines, seamless, fp32, int8, timer)
         _check_bundle_precision(Path(model), wanted, fp32)
         return _build_engines(Path(model), output, chosen, engines, seamless, timer)
     if output is None:
@@ -137,8 +151,11 @@ def build(
         width, height = checkpoint.default_size
         chosen = [Profile(width=width, height=height)]
     _check_profiles(chosen, checkpoint.pixel_multiple)
+    settings = None
+    if int8 is not None:
+        settings = int8.settings(checkpoint.name, checkpoint.family.defaults.num_inference_steps)
     with locked(output):
-        existing = _up_to_date(output, checkpoint, versions, precision, kept, chosen, seamless)
+        existing = _up_to_date(output, checkpoint, versions, precision, kept, chosen, seamless, settings)
         if existing is None:
             _check_space(output, checkpoint.parameters, precision, engines)
         if decided is not None:
@@ -148,11 +165,150 @@ def build(
             return Build(bundle=existing, up_to_date=not made, seconds=timer.seconds)
         with _export_packages():
             from latentrt.export.components import export_components
-        with staged_directory(output) as root:
-            manifest = export_components(checkpoint, root, precision, chosen, timer, seamless, kept)
-            manifest = _compile_all(root, manifest, engines, timer)
-            write_manifest(root / BUNDLE_FILE, manifest)
+
+        def export_into(folder: Path, precision: Precision, kept: Sequence[str], engines: _Engines) -> None:
+            with staged_directory(folder) as root:
+                manifest = export_components(checkpoint, root, precision, chosen, timer, seamless, kept)
+                manifest = _compile_all(root, manifest, engines, timer)
+                write_manifest(root / BUNDLE_FILE, manifest)
+
+        if settings is None:
+            export_into(output, precision, kept, engines)
+        else:
+            # What the calibration draws with; it and the calibration outlive a killed build
+            work = output.with_name(f".{output.name}.int8")
+            source = work / "source.bundle"
+            wide = Precision.FP16 if settings.recipe.symmetric else Precision.FP32
+            held = (*kept, _UNET) if wide is Precision.FP16 else ()
+            if _up_to_date(source, checkpoint, versions, wide, held, chosen, seamless) is None:
+                export_into(source, wide, held, _engines_to_make(Backend.ORT_CPU, (), None))
+            _quantize(open_bundle(source), output, kept, engines, settings, work, timer)
+            shutil.rmtree(work, ignore_errors=True)
     return Build(bundle=open_bundle(output), up_to_date=False, seconds=timer.seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Int8:
+    """What was asked of int8."""
+
+    recipe: Recipe
+    prompts: tuple[str, ...] | None
+    quality: float
+
+    def settings(self, model: str, steps: int) -> QuantizationSettings:
+        """The same for a model whose pictures take so many steps."""
+        prompts = self.prompts or default_prompts(model)
+        drawn = Drawn(prompts=prompts, steps=min(steps, _CALIBRATION_STEPS))
+        return QuantizationSettings(recipe=self.recipe, drawn=drawn, quality=self.quality)
+
+
+def _int8_wishes(
+    precision: Precision | None, backend: Backend, prompts: str | Path | None, quality: float | None
+) -> _Int8 | None:
+    """What is asked of int8, checked; None for other precisions."""
+    if precision is not Precision.INT8:
+        given = "prompts" if prompts is not None else "quality" if quality is not None else None
+        if given is not None:
+            raise RequestError(f"got {given} for a build that is not int8; leave it out, or ask for precision int8")
+        return None
+    quality = QUALITY if quality is None else quality
+    if not 0.0 < quality < EXACT:
+        raise RequestError(f"got quality {quality:g} dB, expected above 0 and below {EXACT:g}; change it")
+    return _Int8(
+        recipe=recipe_for(backend),
+        prompts=None if prompts is None else prompts_from_file(Path(prompts)),
+        quality=quality,
+    )
+
+
+def _quantize_bundle(
+    model: Path,
+    output: str | Path | None,
+    profiles: Sequence[Profile],
+    engines: "_Engines",
+    seamless: Seamless,
+    fp32: Sequence[str],
+    int8: _Int8,
+    timer: StageTimer,
+) -> Build:
+    """Makes an int8 bundle of one in fp32; no checkpoint and no torch are needed."""
+    source = open_bundle(model.resolve())
+    if output is None or Path(output).resolve() == source.root:
+        raise RequestError("got a bundle to make int8 of and no folder for the result; add -o DIR, another one")
+    if profiles or fp32 or seamless is not Seamless.NONE:
+        raise RequestError(
+            "got profiles, fp32 or seamless for a bundle, which has its own; build from the model with them"
+        )
+    output = Path(output).resolve()
+    if output.exists() and not _replaceable(output):
+        raise OutputError(f"{str(output)!r} exists and is no bundle; choose a new folder or remove it")
+    settings = int8.settings(source.manifest.source.name, source.manifest.defaults.num_inference_steps)
+    work = output.with_name(f".{output.name}.int8")
+    with locked(output), locked(source.root):
+        source.check_all()
+        _compile_missing(source, _engines_to_make(Backend.ORT_CPU, (), None), timer)
+        _quantize(source, output, source.manifest.kept_fp32, engines, settings, work, timer)
+        shutil.rmtree(work, ignore_errors=True)
+    return Build(bundle=open_bundle(output), up_to_date=False, seconds=timer.seconds)
+
+
+def _quantize(
+    source: Bundle,
+    output: Path,
+    kept: Sequence[str],
+    engines: "_Engines",
+    settings: QuantizationSettings,
+    work: Path,
+    timer: StageTimer,
+) -> None:
+    """Writes the bundle at ``output``: the source's files, but its U-Net in int8."""
+    old = source.manifest
+    unet = old.components[_UNET]
+    folder = f"onnx/{Precision.INT8}/{_UNET}"
+    quantizer = Quantizer(source, settings, work, timer)
+    islands: dict[str, int] = {}
+
+    def finish(graph: Path) -> None:
+        if settings.recipe.symmetric:  # what is left in floating point is fp16 on GPUs
+            islands.clear()
+            islands.update(_halved(graph / "model.onnx", old.family))
+
+    with staged_directory(output) as root:
+        record = quantizer.run(root / folder, finish)
+        files = {name: row for name, row in old.files.items() if name not in (unet.onnx, unet.weights)}
+        for name in files:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.path(name), root / name)
+        written = {f"{folder}/{path.name}" for path in (root / folder).iterdir()}
+        weights = next(iter(written - {f"{folder}/model.onnx"}), None)
+        component = unet.model_copy(
+            update={
+                "onnx": f"{folder}/model.onnx",
+                "weights": weights,
+                "precision": Precision.INT8,
+                "islands": islands,
+                "quantization": record,
+            }
+        )
+        manifest = old.model_copy(
+            update={
+                "precision": Precision.INT8,
+                "kept_fp32": tuple(kept),
+                "components": {**old.components, _UNET: component},
+                "files": files | record_files(root, written),
+            }
+        )
+        manifest = _compile_all(root, manifest, engines, timer)
+        write_manifest(root / BUNDLE_FILE, manifest)
+
+
+def _halved(graph: Path, family: str) -> dict[str, int]:
+    """Turns what a quantized U-Net computes in fp32 into fp16."""
+    with _export_packages():
+        from latentrt.export.half import halve_file
+        from latentrt.export.islands import islands_of
+
+        return halve_file(graph, islands_of(family, _UNET))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +343,8 @@ def _kept_fp32(wanted: Sequence[str], precision: Precision, checkpoint: "Checkpo
         raise RequestError(f"got fp32 {', '.join(unknown)}, expected of {', '.join(components)}; choose of these")
     if wanted and precision is Precision.FP32:
         raise RequestError("got components to keep in fp32 of a bundle in fp32, expected precision fp16; leave one out")
+    if _UNET in wanted and precision is Precision.INT8:
+        raise RequestError("got fp32 unet for a bundle in int8, which is the U-Net's precision; leave one out")
     return tuple(name for name in components if name in wanted)
 
 
@@ -336,6 +494,7 @@ def _up_to_date(
     kept_fp32: Sequence[str],
     profiles: Sequence[Profile],
     seamless: Seamless,
+    int8: QuantizationSettings | None = None,
 ) -> Bundle | None:
     """The bundle at ``output`` if a build would export the same one again."""
     if not (output / BUNDLE_FILE).is_file():
@@ -352,6 +511,7 @@ def _up_to_date(
             and manifest.kept_fp32 == tuple(kept_fp32)
             and _values(manifest.source.decisions) == _values(checkpoint.decisions)
             and manifest.source.files == checkpoint.files
+            and (int8 is None or int8.made(manifest.components[_UNET].quantization))
         )
         if not same:
             return None

@@ -32,7 +32,7 @@ def build(
         str, typer.Argument(metavar="MODEL", help="A folder, a checkpoint file, a hub id, emoji, or a bundle.")
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="The bundle's folder.")] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="fp32 or fp16; fp32 if left out.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="fp32, fp16 or int8; fp32 if left out.")] = None,
     backend: Annotated[
         str, typer.Option("--backend", help="What runs the engines: ort-cpu, ort-cuda, tensorrt or tensorrt-rtx.")
     ] = "ort-cpu",
@@ -70,6 +70,12 @@ def build(
     prediction_type: Annotated[
         str | None, typer.Option("--prediction-type", help="epsilon or v_prediction in place of the one worked out.")
     ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="int8: prompts to calibrate with, one a line.")
+    ] = None,
+    quality: Annotated[
+        float | None, typer.Option("--quality", metavar="DB", help="int8: mean PSNR against fp32 pictures; 30.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Build a bundle from a model; given a bundle, compile its engines for this machine."""
@@ -92,6 +98,8 @@ def build(
         ema=None if ema is None else "ema" if ema else "non-ema",
         family=family,
         prediction_type=prediction_type,
+        prompts=prompts,
+        quality=quality,
         progress=BuildLog() if json else BuildProgress(),
         decided=print_decisions,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from latentrt.engines.bundle import Bundle
-from latentrt.engines.cache import OpenComponents
+from latentrt.engines.cache import Engines
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.manifest import BundleManifest
@@ -49,7 +49,7 @@ class Pipeline:
     Textual inversions are the one thing that is loaded into it; a call takes those that are there as it begins.
     """
 
-    def __init__(self, bundle: Bundle, components: OpenComponents) -> None:
+    def __init__(self, bundle: Bundle, components: Engines) -> None:
         """Takes opened components; use ``latentrt.open``, which makes them."""
         self._bundle = bundle
         self._components = components

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from latentrt.engines.cache import OpenComponents
+from latentrt.engines.cache import Engines
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.manifest import LatentRecord
@@ -30,7 +30,7 @@ class VaeMode(StrEnum):
     TILED = "tiled"
 
 
-def vae_engine(components: OpenComponents, component: str, profile: Profile, mode: str | VaeMode) -> Engine:
+def vae_engine(components: Engines, component: str, profile: Profile, mode: str | VaeMode) -> Engine:
     """The VAE encoder or decoder at a profile, in the way wanted; give it to the functions of ``autoencoder``.
 
     Args:

@@ -1,0 +1,159 @@
+"""Ranges and smoothing, chosen by the error that they leave in the nodes' own results."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from latentrt.engines.quantization.nodes import OnnxWeights, QuantizableNode
+from latentrt.engines.quantization.observe import Observations, Observed
+from latentrt.engines.quantization.recipe import Range, Recipe, rounded_weight
+from latentrt.engines.spec import Array
+
+# Of the runs' extremes: 100 is the widest run, less leaves out the runs that went furthest
+_PERCENTILES = (100.0, 99.0, 95.0, 90.0)
+# Of that range: clipping the rare large numbers leaves finer steps for the rest
+_SHRINK = (1.0, 0.9, 0.8, 0.7, 0.6)
+# SmoothQuant's migration strengths (arXiv 2211.10438, eq. 4); None smooths nothing
+_ALPHAS = (None, 0.4, 0.5, 0.6, 0.7, 0.8)
+_TINY = np.float32(1e-5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputChoice:
+    """How one tensor is rounded on its way into the nodes that take it.
+
+    ``divisor`` (C,) divides its channels first and multiplies the weights' (SmoothQuant); None where that does not pay.
+    ``error`` is the share of the results' energy that is lost, over all nodes that take the tensor.
+    """
+
+    range: Range
+    divisor: Array | None
+    alpha: float | None
+    error: float
+
+
+def choose_inputs(
+    weights: OnnxWeights, nodes: Sequence[QuantizableNode], observations: Observations, recipe: Recipe
+) -> Iterator[tuple[str, InputChoice]]:
+    """For every tensor that quantizable nodes take, in the order of the graph, what loses least."""
+    takers: dict[str, list[QuantizableNode]] = {}
+    for node in nodes:
+        takers.setdefault(node.input, []).append(node)
+    for tensor, those in takers.items():
+        yield tensor, _choice(weights, those, observations.tensors[tensor], recipe)
+
+
+def output_ranges(nodes: Sequence[QuantizableNode], observations: Observations, recipe: Recipe) -> Mapping[str, Range]:
+    """The ranges of results that a recipe rounds, too: the widest ever seen."""
+    ranges = {}
+    for node in nodes:
+        if node.operator in recipe.quantizes_outputs:
+            low, high = observations.tensors[node.output].bounds
+            ranges[node.output] = Range(lowest=float(low.min()), highest=float(high.max()))
+    return ranges
+
+
+def _choice(weights: OnnxWeights, nodes: Sequence[QuantizableNode], seen: Observed, recipe: Recipe) -> InputChoice:
+    inputs = _Inputs(weights, nodes, seen, recipe)
+    # A convolution's channels have one range: what divides them could not be undone behind its activation
+    alphas = _ALPHAS if nodes[0].operator != "Conv" else (None,)
+    strengths = [inputs.smoothed(alpha) for alpha in alphas]
+    # First the strength at the full range, then the range at that strength
+    best = min(strengths, key=lambda one: inputs.lost(one, one.full)) if len(strengths) > 1 else strengths[0]
+    error, chosen = min(
+        ((inputs.lost(best, candidate), candidate) for candidate in best.candidates), key=lambda pair: pair[0]
+    )
+    return InputChoice(range=chosen, divisor=best.divisor, alpha=best.alpha, error=error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Smoothed:
+    """A tensor's samples at one strength of smoothing, and the weights that go with it, rounded."""
+
+    alpha: float | None
+    divisor: Array | None
+    samples: Array
+    weights: list[Array]
+    candidates: list[Range]
+
+    @property
+    def full(self) -> Range:
+        """The widest range."""
+        return self.candidates[0]
+
+
+class _Inputs:
+    """One tensor and the nodes that take it."""
+
+    def __init__(self, weights: OnnxWeights, nodes: Sequence[QuantizableNode], seen: Observed, recipe: Recipe) -> None:
+        self._nodes, self._seen, self._recipe = nodes, seen, recipe
+        self._samples = np.concatenate(seen.samples).astype(np.float32)
+        self._weights = [weights.array(node.weight).astype(np.float32) for node in nodes]
+        self._references = [_result(self._samples, w, node) for w, node in zip(self._weights, nodes, strict=True)]
+        self._energy = sum(float(np.square(reference).sum()) for reference in self._references)
+
+    def smoothed(self, alpha: float | None) -> _Smoothed:
+        """The samples divided and the weights multiplied."""
+        low: Array = np.array(self._seen.lowest, np.float32)
+        high: Array = np.array(self._seen.highest, np.float32)
+        divisor, samples, weights = None, self._samples, self._weights
+        if alpha is not None:
+            divisor = _divisor(self._seen.channel_peaks, weights, self._nodes, alpha)
+            low, high = low / divisor, high / divisor
+            samples = samples / divisor
+            weights = [scaled(w, node, divisor) for w, node in zip(weights, self._nodes, strict=True)]
+        return _Smoothed(
+            alpha=alpha,
+            divisor=divisor,
+            samples=samples,
+            weights=[
+                rounded_weight(w, node.channels, self._recipe) for w, node in zip(weights, self._nodes, strict=True)
+            ],
+            candidates=list(_candidates(low.min(axis=1), high.max(axis=1))),
+        )
+
+    def lost(self, smoothed: _Smoothed, candidate: Range) -> float:
+        """The share of the results' energy that rounding to a range loses."""
+        taken = candidate.rounded(smoothed.samples, self._recipe)
+        lost = sum(
+            float(np.square(_result(taken, w, node) - reference).sum())
+            for w, node, reference in zip(smoothed.weights, self._nodes, self._references, strict=True)
+        )
+        return lost / self._energy if self._energy else 0.0
+
+
+def _candidates(low: Array, high: Array) -> Iterator[Range]:
+    """Ranges to try: percentiles over the runs, and narrower ones."""
+    spans = {
+        (float(np.percentile(low, 100.0 - percentile)), float(np.percentile(high, percentile))): None
+        for percentile in _PERCENTILES
+    }
+    for lowest, highest in spans:
+        for factor in _SHRINK:
+            yield Range(lowest=factor * min(lowest, 0.0), highest=factor * max(highest, 0.0))
+
+
+def _divisor(peaks: Array, arrays: Sequence[Array], nodes: Sequence[QuantizableNode], alpha: float) -> Array:
+    """max|X|^α / max|W|^(1−α) of every channel (SmoothQuant, eq. 4), over all nodes that take the tensor."""
+    of_weights = np.max(
+        [np.abs(node.matrix(array)).max(axis=1) for array, node in zip(arrays, nodes, strict=True)], axis=0
+    )
+    divisor = np.maximum(peaks, _TINY) ** alpha / np.maximum(of_weights, _TINY) ** (1.0 - alpha)
+    return np.asarray(np.maximum(divisor, _TINY), np.float32)
+
+
+def scaled(array: Array, node: QuantizableNode, divisor: Array) -> Array:
+    """A matrix whose inputs are multiplied by what the tensor was divided by."""
+    return array * (divisor[:, None] if node.channels == 1 else divisor[None, :])
+
+
+def _result(samples: Array, array: Array, node: QuantizableNode) -> Array:
+    """What a node makes of sampled rows (n, C), or of the insides of windows (n, C, h, w): (m, outputs)."""
+    if node.operator != "Conv":
+        return np.asarray(samples @ node.matrix(array))
+    height, width = (min(kernel, size) for kernel, size in zip(node.kernel, samples.shape[2:], strict=True))
+    seen = np.lib.stride_tricks.sliding_window_view(samples, (height, width), axis=(2, 3))
+    seen = seen[:, :, :: node.strides[0], :: node.strides[1]]
+    rows = seen.transpose(0, 2, 3, 1, 4, 5).reshape(-1, samples.shape[1] * height * width)
+    return np.asarray(rows @ array[:, :, :height, :width].reshape(len(array), -1).T)

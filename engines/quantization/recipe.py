@@ -1,0 +1,102 @@
+"""What int8 is for a machine: the types of activations and weights, and how much of their range is used."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from latentrt.engines.errors import RequestError
+from latentrt.engines.machine import cpu_features
+from latentrt.engines.precision import Backend
+from latentrt.engines.spec import Array
+
+# NumPy's names of extensions whose dot products of eight-bit numbers sum up in 32 bits: VNNI, AMX, ARM's
+_WIDE_SUMS = frozenset({"AVX512_CLX", "AVX512_ICL", "AVX512_SPR", "ASIMDDP"})
+
+
+class Recipe(StrEnum):
+    """How numbers become eight bits.
+
+    ``u8s8``: unsigned activations with a zero point, signed weights per channel: ONNX Runtime's CPU kernels.
+    ``u8s8-reduced``: the same with weights of seven bits, for AVX2 and AVX-512 without VNNI, whose sums of two products
+    would saturate.
+    ``s8s8``: both signed and symmetric, which TensorRT wants.
+    """
+
+    U8S8 = "u8s8"
+    U8S8_REDUCED = "u8s8-reduced"
+    S8S8 = "s8s8"
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether activations have zero in the middle of their range."""
+        return self is Recipe.S8S8
+
+    @property
+    def largest_weight(self) -> int:
+        """The number that a channel's largest weight becomes."""
+        return 64 if self is Recipe.U8S8_REDUCED else 127
+
+    @property
+    def quantizes_outputs(self) -> frozenset[str]:
+        """Operators whose results become eight bits, too: ONNX Runtime has no other int8 convolution on the CPU."""
+        return frozenset() if self is Recipe.S8S8 else frozenset({"Conv"})
+
+
+def recipe_for(backend: Backend) -> Recipe:
+    """The recipe of a backend on this machine.
+
+    Raises:
+        RequestError: a backend without int8 kernels.
+    """
+    if backend in (Backend.TENSORRT, Backend.TENSORRT_RTX):
+        return Recipe.S8S8
+    if backend is not Backend.ORT_CPU:
+        raise RequestError(
+            f"got precision int8 for backend {backend}, which computes in floating point alone; choose ort-cpu, "
+            "tensorrt or tensorrt-rtx"
+        )
+    return Recipe.U8S8 if cpu_sums_widely() else Recipe.U8S8_REDUCED
+
+
+def cpu_sums_widely() -> bool:
+    """Whether this CPU adds products of eight-bit numbers without saturating."""
+    if _WIDE_SUMS & set(cpu_features().split()):
+        return True
+    try:  # of CPUs with VNNI but no AVX-512 NumPy does not tell
+        return "avx_vnni" in Path("/proc/cpuinfo").read_text("ascii").split()
+    except (OSError, ValueError):
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The numbers that an activation's eight bits span; what lies outside is clipped."""
+
+    lowest: float
+    highest: float
+
+    def scale_and_zero(self, recipe: Recipe) -> tuple[Array, Array]:
+        """The size of a step (float32) and the number that stands for zero (int8 or uint8), both scalars."""
+        low, high = min(self.lowest, 0.0), max(self.highest, 0.0)
+        if recipe.symmetric:
+            return np.array((max(-low, high) or 127.0) / 127.0, np.float32), np.array(0, np.int8)
+        scale = ((high - low) or 255.0) / 255.0
+        return np.array(scale, np.float32), np.array(np.rint(-low / scale), np.uint8)
+
+    def rounded(self, array: Array, recipe: Recipe) -> Array:
+        """What quantizing and dequantizing leaves of an array, in float32."""
+        scale, zero = self.scale_and_zero(recipe)
+        limits = np.iinfo(zero.dtype)
+        offset = np.float32(zero)
+        steps = np.clip(np.rint(array / scale) + offset, limits.min, limits.max)
+        return np.asarray((steps - offset) * scale, np.float32)
+
+
+def rounded_weight(weight: Array, axis: int, recipe: Recipe) -> Array:
+    """What quantizing each channel of a weight leaves of it, in float32; ``axis`` counts the channels."""
+    others = tuple(other for other in range(weight.ndim) if other != axis % weight.ndim)
+    scale = np.abs(weight).max(axis=others, keepdims=True) / np.float32(recipe.largest_weight)
+    scale = np.where(scale == 0.0, np.float32(1.0), scale)
+    return np.asarray(np.rint(weight / scale) * scale, np.float32)

@@ -1,0 +1,79 @@
+"""SmoothQuant in the graph: what makes activations hard to round moves into the weights (arXiv 2211.10438)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from latentrt.engines.quantization.nodes import OnnxWeights, QuantizableNode
+from latentrt.engines.quantization.ranges import InputChoice, scaled
+from latentrt.engines.spec import Array
+
+# Their scale and bias can be divided, and nothing is left to compute
+_NORMS = ("LayerNormalization", "GroupNormalization")
+
+
+class SmoothedGraph:
+    """A copy of a graph whose chosen tensors are divided by channel, and whose weights are multiplied.
+
+    Every node that takes such a tensor computes the same as before, whether it is rounded later or not.
+    """
+
+    def __init__(
+        self, weights: OnnxWeights, nodes: Sequence[QuantizableNode], inputs: Mapping[str, InputChoice]
+    ) -> None:
+        """Rewrites the graph; the arrays that it changes are in ``arrays``, the others where they were.
+
+        Args:
+            weights: the graph.
+            nodes: all quantizable ones.
+            inputs: what was chosen for the tensors that they take.
+        """
+        import onnx
+
+        self.model: Any = onnx.ModelProto()
+        self.model.CopyFrom(weights.model)
+        self.arrays: dict[str, Array] = {}
+        self.renamed: dict[str, str] = {}
+        self._weights = weights
+        takers: dict[str, list[QuantizableNode]] = {}
+        for node in nodes:
+            takers.setdefault(node.input, []).append(node)
+        for tensor, those in takers.items():
+            divisor = inputs[tensor].divisor
+            if divisor is None:
+                continue
+            for node in those:
+                self.arrays[node.weight] = scaled(weights.array(node.weight), node, divisor)
+            norm = self._norm_alone(tensor, {node.name for node in those})
+            if norm is None:
+                self._divide(tensor, {node.name for node in those}, divisor)
+            else:
+                for name in norm:
+                    self.arrays[name] = np.asarray(weights.array(name) / divisor, np.float32)
+
+    def _norm_alone(self, tensor: str, takers: set[str]) -> list[str] | None:
+        """The weights of the norm that makes a tensor, if the takers are the only ones and no other norm has them."""
+        graph = self.model.graph
+        if any(tensor in node.input for node in graph.node if node.name not in takers):
+            return None
+        norm = next((node for node in graph.node if tensor in node.output), None)
+        if norm is None or norm.op_type not in _NORMS:
+            return None
+        names = [name for name in norm.input[1:] if name]
+        shared = [node for node in graph.node if node is not norm and set(names) & set(node.input)]
+        return names if not shared and all(self._weights.shape(name) for name in names) else None
+
+    def _divide(self, tensor: str, takers: set[str], divisor: Array) -> None:
+        from onnx import helper, numpy_helper
+
+        graph, name = self.model.graph, f"{tensor}.smoothed"
+        factor = numpy_helper.from_array((1.0 / divisor).astype(np.float32), f"{tensor}.smoothing")
+        graph.initializer.append(factor)
+        first = next(index for index, node in enumerate(graph.node) if node.name in takers)
+        graph.node.insert(first, helper.make_node("Mul", [tensor, factor.name], [name], name=f"node_{name}"))
+        graph.value_info.append(helper.make_tensor_value_info(name, 1, None))
+        self.renamed[tensor] = name
+        for node in graph.node:
+            if node.name in takers:
+                node.input[0] = name

@@ -1,0 +1,1 @@
+../../latentrt/calibration.py
