@@ -316,13 +316,15 @@ class ContentsRecord(Record):
     """What was seen of an engine as it was built.
 
     ``shapes`` are empty where it takes every size. ``unoptimised``: too little memory was free to optimise the graph.
-    ``layers`` counts the layers of the typed network by kind and by the dtype of their first output. ``kernels`` counts
+    ``layers`` counts the layers of the typed network by kind and by the dtype of their first output, ``quantized``
+    those by kind that take both of their inputs dequantized from eight bits. ``kernels`` counts
     what the builder made of them by kind, and ``device_memory`` is the scratch memory of a run in bytes; both are
     known only where the engine could be opened.
     """
 
     shapes: tuple[ProfileShapesRecord, ...]
     layers: dict[str, dict[str, int]]
+    quantized: dict[str, int] = {}
     unoptimised: bool = False
     kernels: dict[str, int] | None = None
     device_memory: int | None = None

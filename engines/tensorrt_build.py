@@ -11,7 +11,13 @@ from latentrt.engines.errors import EngineError, OutputError
 from latentrt.engines.files import write_file
 from latentrt.engines.manifest import ContentsRecord
 from latentrt.engines.progress import Progress
-from latentrt.engines.tensorrt_contents import check_precision, check_tensors, layers_of, shapes_record
+from latentrt.engines.tensorrt_contents import (
+    check_precision,
+    check_tensors,
+    layers_of,
+    quantized_layers,
+    shapes_record,
+)
 
 _MEGABYTE = 2**20
 
@@ -89,8 +95,12 @@ class PlanBuilder:
         for shape in shapes:
             config.add_optimization_profile(_optimization_profile(builder, shape))
         # Read before the build, which may change the network
-        contents = ContentsRecord(shapes=shapes_record(shapes), layers=layers_of(network))
-        check_precision(component, contents.layers)  # before the minutes that a build may take
+        contents = ContentsRecord(
+            shapes=shapes_record(shapes), layers=layers_of(network), quantized=quantized_layers(network)
+        )
+        check_precision(
+            component, contents.layers, quantized=contents.quantized
+        )  # before the minutes that a build may take
         cache = _read_timing_cache(config, timing_cache)
         self._serialize(builder, network, config, plan, component.name, log)
         check_precision(component, contents.layers, plan_bytes=plan.stat().st_size)

@@ -14,6 +14,7 @@ from latentrt.engines.spec import TensorSpec
 # TensorRT's names of element types, as NumPy has them
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 _WITH_WEIGHTS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
+_MOVES = ("SHUFFLE", "CAST", "IDENTITY", "SQUEEZE", "UNSQUEEZE")
 # Of the layers that carry weights this share may be fp32 in an fp16 engine: the declared islands
 _ISLANDS = 0.5
 # A plan holds its weights and code. Of full-size U-Nets it is 1.01 times the ONNX; widened weights are twice as large.
@@ -66,6 +67,34 @@ def layers_of(network: Any) -> dict[str, dict[str, int]]:
     return {kind: dict(sorted(of_kind.items())) for kind, of_kind in sorted(counts.items())}
 
 
+def quantized_layers(network: Any) -> dict[str, int]:
+    """How many convolutions and matrix products take both of their inputs dequantized from eight bits, by kind.
+
+    Between a dequantization and the layer may stand what only moves numbers: a matrix's transposition.
+    """
+    made = {}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        for number in range(layer.num_outputs):
+            made[layer.get_output(number).name] = layer
+    counts: dict[str, int] = {}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type.name in _WITH_WEIGHTS and layer.num_inputs > 1:
+            sources = (_source(made, layer.get_input(number)) for number in (0, 1))
+            if all(source == "DEQUANTIZE" for source in sources):
+                counts[layer.type.name] = counts.get(layer.type.name, 0) + 1
+    return counts
+
+
+def _source(made: Mapping[str, Any], tensor: Any) -> str:
+    """The kind of the layer that a tensor comes from, behind those that only move it."""
+    layer = made.get(tensor.name)
+    while layer is not None and layer.type.name in _MOVES:
+        layer = made.get(layer.get_input(0).name)
+    return "" if layer is None else str(layer.type.name)
+
+
 def counts_with_weights(layers: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     """How many convolutions and matrix products there are of each dtype; ``layers`` as ``layers_of`` counts them."""
     counts: dict[str, int] = {}
@@ -76,7 +105,11 @@ def counts_with_weights(layers: Mapping[str, Mapping[str, int]]) -> dict[str, in
 
 
 def check_precision(
-    component: Component, layers: Mapping[str, Mapping[str, int]], *, plan_bytes: int | None = None
+    component: Component,
+    layers: Mapping[str, Mapping[str, int]],
+    *,
+    quantized: Mapping[str, int] | None = None,
+    plan_bytes: int | None = None,
 ) -> None:
     """Fails a build whose precision is not the one asked for.
 
@@ -86,6 +119,7 @@ def check_precision(
     Args:
         component: whose record says what was asked for.
         layers: as ``layers_of`` counts them.
+        quantized: as ``quantized_layers`` counts them.
         plan_bytes: the plan's size, once there is one.
 
     Raises:
@@ -103,6 +137,12 @@ def check_precision(
             faults.append(f"its ONNX has {onnx_bytes / parameters:.1f} bytes a parameter")
     elif precision == "fp32" and counts.get("float32", 0) < total:
         faults.append(f"its layers with weights are {told}")
+    record = component.record.quantization
+    if quantized is not None and record is not None:
+        wanted = sum(node.int8 for node in record.nodes.values())
+        if sum(quantized.values()) != wanted:
+            told = ", ".join(f"{count} {kind}" for kind, count in sorted(quantized.items()))
+            faults.append(f"Q/DQ stand around {told or 'no layer'} instead of {wanted} layers")
     if plan_bytes is not None and plan_bytes > _PLAN_PER_ONNX * onnx_bytes + _CODE_BYTES:
         faults.append(f"its plan has {_mb(plan_bytes)} MB for an ONNX of {_mb(onnx_bytes)} MB")
     if faults:

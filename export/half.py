@@ -18,7 +18,7 @@ LARGEST = float(np.finfo(np.float16).max)  # 65504
 _MOVES = frozenset({"Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 # Inputs that ONNX wants in fp32 whatever the data's type: scales of Resize
 _ALWAYS_FP32 = {"Resize": frozenset({1, 2})}
-_SCOPES = "pkg.torch.onnx.name_scopes"
+SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def halve(model: Any, islands: Sequence[Island]) -> dict[str, int]:
@@ -170,7 +170,7 @@ class _Halving:
 
 def _scope(node: Any) -> str:
     """The dotted path of the torch module that a node came from."""
-    scopes = node.metadata_props.get(_SCOPES)
+    scopes = node.metadata_props.get(SCOPES)
     modules = [] if scopes is None else [path for path in ast.literal_eval(scopes)[:-1] if path]
     return modules[-1] if modules else ""
 

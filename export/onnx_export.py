@@ -13,7 +13,7 @@ import torch
 
 from latentrt.engines.manifest import TensorRecord
 from latentrt.engines.spec import BATCH
-from latentrt.export.half import halve
+from latentrt.export.half import SCOPES, halve
 from latentrt.export.islands import Island
 from latentrt.export.versions import OPSET
 
@@ -109,6 +109,7 @@ def export_onnx(
             verbose=False,
         )
         _name_dimensions(program.model, graph)
+        _forget_tracing(program.model)
         kept = {} if islands is None else halve(program.model, islands)
         program.save(str(folder / MODEL_FILE), external_data=True)
     return Written(sorted(path.name for path in folder.iterdir()), kept)
@@ -124,6 +125,19 @@ def _name_dimensions(model: Any, graph: Graph) -> None:
     for values, records in ((model.graph.inputs, graph.inputs), (model.graph.outputs, graph.outputs)):
         for value, record in zip(values, records.values(), strict=True):
             value.shape = ir.Shape(list(record.shape))
+
+
+def _forget_tracing(model: Any) -> None:
+    """Drops what the tracer tells of this machine and of Python code; which module a node came from stays."""
+    for node in model.graph.all_nodes():
+        scopes = node.metadata_props.get(SCOPES)
+        node.metadata_props.clear()
+        if scopes is not None:
+            node.metadata_props[SCOPES] = scopes
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def batch_record(dtype: str, *rest: int | str) -> TensorRecord:

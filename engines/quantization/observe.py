@@ -14,6 +14,7 @@ from latentrt.engines.spec import BATCH, Array, EngineSpec
 _ROWS = 256  # of a matrix product's input that are kept, over all runs
 _WINDOWS = 24  # of a convolution's input, each with nine outputs or more
 _PER_VISIT = 8  # the part of these that one run may supply
+_VISITED_EVERY = 8
 _FETCHED = 256 * 2**20  # bytes of whole tensors that are read in one run
 LARGEST_LATENTS = 32
 _SEED = 11
@@ -203,13 +204,16 @@ class ObservingEngine(ClosesItself):
         return cut
 
     def _next(self) -> list[str]:
-        """Whose whole tensors this run reads: those visited least, as many as the memory set aside holds."""
+        """Whose whole tensors this run reads: those visited least, as many as the memory set aside holds.
+
+        Each is read in one run of ``_VISITED_EVERY`` whatever the memory, so that a short calibration sees them all.
+        """
         order = sorted(self._consumers, key=lambda name: self.observations.tensors.get(name, _NEVER).visits)
         chosen: list[str] = []
         total = 0
         for name in order:
             total += self._bytes[name]
-            if chosen and total > _FETCHED:
+            if len(chosen) * _VISITED_EVERY >= len(order) and total > _FETCHED:
                 break
             chosen.append(name)
         return chosen

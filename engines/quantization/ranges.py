@@ -97,10 +97,11 @@ class _Inputs:
         """The samples divided and the weights multiplied."""
         low: Array = np.array(self._seen.lowest, np.float32)
         high: Array = np.array(self._seen.highest, np.float32)
-        divisor, samples, weights = None, self._samples, self._weights
+        divisor: Array | None = None
+        samples, weights = self._samples, self._weights
         if alpha is not None:
             divisor = _divisor(self._seen.channel_peaks, weights, self._nodes, alpha)
-            low, high = low / divisor, high / divisor
+            low, high = np.asarray(low / divisor), np.asarray(high / divisor)
             samples = samples / divisor
             weights = [scaled(w, node, divisor) for w, node in zip(weights, self._nodes, strict=True)]
         return _Smoothed(
