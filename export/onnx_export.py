@@ -19,8 +19,8 @@ from latentrt.export.versions import OPSET
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
-# From 64 samples on diffusers' upsampling makes them contiguous, which leaves no trace in a graph. But the tracer sees a
-# branch, and without this limit, of which nothing is kept either, refuses and begins again.
+# From 64 samples on diffusers' upsampling makes them contiguous, which leaves nothing in a graph. But the tracer sees a
+# branch, and without this limit, of which nothing is left either, refuses and begins again.
 _TRACED_BATCH = 63
 
 
