@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 # Carries CLIP's vocabulary for the tokenizer's tests. Nothing of it is imported, so the torchvision and timm that it
 # asks for, and an extra could not leave out, stay away.
 CLIP_VOCABULARY := open-clip-torch==3.3.0
+# A process per core, four at most: each takes up to 2 GB
+TESTS := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test check full-size bench samplers clean
 
@@ -21,13 +23,13 @@ demo: $(STAMP)  ## build the embedded model and draw a contact sheet
 	@$(BIN)/latentrt demo --output out
 
 test: $(STAMP)  ## all fast tests, examples included
-	@$(BIN)/python -m pytest
+	@$(TESTS)
 
 check: $(STAMP)  ## what must be clean before a commit
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest
+	@$(TESTS)
 
 FAMILY ?= sd1
 PRECISION ?= fp32

@@ -50,7 +50,7 @@ def export_decoder(folder: Path) -> None:
 
 def measure(folder: Path, size: int, mode: VaeMode) -> dict[str, float]:
     """Decodes one picture in this process: seconds, and megabytes of peak memory before and after."""
-    model = OrtCpuModel(folder / "engine", threads=None)
+    model = OrtCpuModel.of_compiled(folder / "engine", threads=None)
 
     def spec_at(width: int, height: int) -> EngineSpec:
         float32 = np.dtype(np.float32)

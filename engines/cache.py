@@ -10,7 +10,7 @@ from typing import Protocol
 
 from latentrt.engines.backends import COMPILERS
 from latentrt.engines.bundle import Bundle, Probe, check_files, record_files
-from latentrt.engines.compiler import Compiler, Model, Target
+from latentrt.engines.compiler import Compiler, Model, Target, runs_here
 from latentrt.engines.component import Component
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError, RequestError
@@ -135,14 +135,6 @@ def compile_component(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return engine
-
-
-def runs_here(compiler: Compiler, machine: str) -> bool:
-    """Whether an engine for that machine runs on this one."""
-    try:
-        return compiler.here() == machine
-    except EngineError:
-        return False
 
 
 def read_engine(folder: Path) -> EngineManifest:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from latentrt.engines.component import Component
 from latentrt.engines.engine import Engine
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.manifest import ContentsRecord, EngineManifest
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
@@ -128,3 +128,11 @@ class Compiler(Protocol):
             EngineError: it cannot run here.
         """
         ...
+
+
+def runs_here(compiler: Compiler, machine: str) -> bool:
+    """Whether an engine for that machine runs on this one."""
+    try:
+        return compiler.here() == machine
+    except EngineError:
+        return False

@@ -78,6 +78,12 @@ class Driver(Protocol):
         ...
 
 
+def architecture(driver: Driver) -> str:
+    """The GPU's architecture, as in ``sm89``."""
+    major, minor = driver.compute_capability()
+    return f"sm{major}{minor}"
+
+
 def require_memory(driver: Driver, size: int, what: str) -> None:
     """Looks at the free memory before anything is allocated.
 

@@ -1,5 +1,6 @@
 """The engine: one component, opened, that turns arrays into arrays."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Protocol, Self
 
@@ -34,12 +35,12 @@ class Engine(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-class ClosesItself:
+class ClosesItself(ABC):
     """What makes an engine a context manager."""
 
+    @abstractmethod
     def close(self) -> None:
         """Releases the component's memory."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self

@@ -22,6 +22,7 @@ from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import available_memory, cpu_features
 from latentrt.engines.manifest import ContentsRecord, EngineManifest, ParityRecord
 from latentrt.engines.measuring import measure
+from latentrt.engines.ort import ERRORS_ONLY, first_line
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
@@ -33,7 +34,6 @@ FLAGS = {"optimization": "all", "prepacked": "1", "recipe": "2"}
 _EXTERNAL_FROM = 65536  # bytes; smaller tensors, odd-sized masks among them, stay in the graph
 _ALIGNMENT = 64  # bytes: one AVX-512 register, one cache line
 _PACKING_PEAK = 4  # times the weights in fp32: SD 2.1's U-Net took 12.9 GB
-_ERRORS_ONLY = 3  # ONNX Runtime's severity; its warnings about packed weights are of no use to a user
 
 
 def version() -> str:
@@ -53,13 +53,13 @@ def memory_to_optimise(parameters: int) -> bool:
 def compile_onnx(onnx: Path, folder: Path, parameters: int = 0) -> bool:
     """Optimises ``onnx`` for this machine into ``folder``: a graph and one file of packed weights.
 
-    Returns:
-        Whether it was optimised.
-
     Args:
         onnx: the graph.
         folder: exists and is empty.
         parameters: how many weights it has; with too many for the memory that is free, nothing is optimised.
+
+    Returns:
+        Whether it was optimised.
 
     Raises:
         EngineError: ONNX Runtime refuses the graph or cannot write the result.
@@ -101,8 +101,13 @@ def _packing_aligned(model: Path) -> bool:
 class OrtCpuModel:
     """A compiled component, opened: one session that serves every profile of a bundle."""
 
-    def __init__(self, folder: Path, *, threads: int | None) -> None:
-        """Maps the weights.
+    def __init__(self, session: Any) -> None:
+        """Takes an open session; closing releases it."""
+        self._session: Any = session
+
+    @classmethod
+    def of_compiled(cls, folder: Path, *, threads: int | None) -> Self:
+        """Opens what was compiled: its weights are mapped.
 
         Args:
             folder: what ``compile_onnx`` filled.
@@ -113,7 +118,7 @@ class OrtCpuModel:
         """
         level = _onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
         packs = 2 * (folder / DATA_FILE).stat().st_size < available_memory()  # what is packed already takes nothing
-        self._session: Any = _session(folder / MODEL_FILE, _run_options(level, threads, packs=packs))
+        return cls(_session(folder / MODEL_FILE, _run_options(level, threads, packs=packs)))
 
     @classmethod
     def of_onnx(cls, onnx: Path) -> Self:
@@ -122,10 +127,8 @@ class OrtCpuModel:
         Raises:
             EngineError: the session cannot be created.
         """
-        model = cls.__new__(cls)
         level = _onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
-        model._session = _session(onnx, _run_options(level, None, packs=False))
-        return model
+        return cls(_session(onnx, _run_options(level, None, packs=False)))
 
     @property
     def session(self) -> Any:
@@ -158,9 +161,7 @@ class OrtCpuEngine(ClosesItself):
         try:
             return dict(zip(self._outputs, session.run(self._outputs, inputs), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-            raise EngineError(
-                f"ONNX Runtime failed: {_first_line(error)}; close other programs or report it"
-            ) from error
+            raise EngineError(f"ONNX Runtime failed: {first_line(error)}; close other programs or report it") from error
 
     def close(self) -> None:
         """Closes the shared model."""
@@ -227,7 +228,7 @@ class OrtCpu:
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> _OpenComponent:
         """Maps the weights."""
-        return _OpenComponent(component, OrtCpuModel(folder, threads=threads))
+        return _OpenComponent(component, OrtCpuModel.of_compiled(folder, threads=threads))
 
 
 def measure_onnx(component: Component, probes: Iterable[Probe]) -> ParityRecord:
@@ -246,7 +247,7 @@ def measure_onnx(component: Component, probes: Iterable[Probe]) -> ParityRecord:
 
 def _run_options(level: Any, threads: int | None, *, packs: bool) -> Any:
     options = _onnxruntime().SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = ERRORS_ONLY
     options.graph_optimization_level = level
     options.intra_op_num_threads = threads or 0
     # Plans memory per shape beside what the first run took: a third more for a decoder, and no faster
@@ -270,8 +271,4 @@ def _session(
     try:
         return _onnxruntime().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-        raise EngineError(f"ONNX Runtime cannot {verb} {str(path)!r}: {_first_line(error)}; {remedy}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise EngineError(f"ONNX Runtime cannot {verb} {str(path)!r}: {first_line(error)}; {remedy}") from error

@@ -16,17 +16,17 @@ import numpy as np
 from latentrt.engines.bundle import HASHED_AT_OPEN, check_files
 from latentrt.engines.compiler import Target, refuse_workspace
 from latentrt.engines.component import Component
-from latentrt.engines.cuda import CudaPython
+from latentrt.engines.cuda import CudaPython, architecture
 from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine
 from latentrt.engines.manifest import EngineManifest
+from latentrt.engines.ort import ERRORS_ONLY, first_line
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
 from latentrt.engines.spec import Array, EngineSpec
 
-_ERRORS_ONLY = 3  # ONNX Runtime's severity
 _NO_GRAPH = -1  # gpu_graph_id of a run that is neither recorded nor replayed
 
 
@@ -66,8 +66,7 @@ class OrtCuda:
 
     def here(self) -> str:
         """The platform and the architecture of the GPU that is present."""
-        major, minor = CudaPython().compute_capability()
-        return gpu_machine(f"sm{major}{minor}")
+        return gpu_machine(architecture(CudaPython()))
 
     def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
         """The GPU that is present."""
@@ -150,7 +149,7 @@ class OrtCudaModel:
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
             if bound.recorded is not False:
                 raise
-            reason = _first_line(error)
+            reason = first_line(error)
         # Behind the handler, so that nothing holds the old session while the new one is opened
         del bound
         self._shapes.clear()
@@ -181,13 +180,13 @@ class OrtCudaModel:
 
     def _open(self, options: dict[str, str]) -> Any:
         session_options = self.ort.SessionOptions()
-        session_options.log_severity_level = _ERRORS_ONLY
+        session_options.log_severity_level = ERRORS_ONLY
         path = str(self._component.onnx)
         providers = [(self.device.provider, options if self.device.memory == "cuda" else {})]
         try:
             session = self.ort.InferenceSession(path, session_options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-            raise EngineError(f"ONNX Runtime cannot open {path!r}: {_first_line(error)}; build it again") from error
+            raise EngineError(f"ONNX Runtime cannot open {path!r}: {first_line(error)}; build it again") from error
         # A provider whose libraries cannot be loaded is replaced by the CPU's with a warning alone
         if self.device.provider not in session.get_providers():
             raise EngineError(
@@ -252,13 +251,9 @@ class OrtCudaEngine(ClosesItself):
                 raise
             except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
                 raise EngineError(
-                    f"ONNX Runtime failed: {_first_line(error)}; close what else uses the GPU or report it"
+                    f"ONNX Runtime failed: {first_line(error)}; close what else uses the GPU or report it"
                 ) from error
 
     def close(self) -> None:
         """Closes the shared model."""
         self._model.close()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

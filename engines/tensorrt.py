@@ -12,9 +12,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.compiler import Target
+from latentrt.engines.compiler import Target, runs_here
 from latentrt.engines.component import Component
-from latentrt.engines.cuda import CudaPython, Driver
+from latentrt.engines.cuda import CudaPython, Driver, architecture
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine, gpu_of_machine
 from latentrt.engines.manifest import ContentsRecord, EngineManifest
@@ -46,7 +46,7 @@ class TensorRT:
     def here(self) -> str:
         """The platform, and model and architecture of the GPU that is present: a plan is bound to its model."""
         driver = self._driver()
-        return gpu_machine(_architecture(driver), driver.model())
+        return gpu_machine(architecture(driver), driver.model())
 
     def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
         """The GPU that is present."""
@@ -79,7 +79,7 @@ class TensorRT:
         builder = PlanBuilder(trt, maker=self.maker, workspace_mb=target.workspace_mb, progress=progress)
         plan = folder / PLAN_FILE
         contents = builder.build(component, plan, self._choose_gpu(target.machine), self._timing_cache(target.machine))
-        if self._is_here(target.machine):
+        if runs_here(self, target.machine):
             contents = contents.model_copy(update=seen_by_inspector(trt, plan, self.maker))
         return contents
 
@@ -90,12 +90,6 @@ class TensorRT:
     def open(self, component: Component, folder: Path, *, threads: int | None) -> TensorRTModel:
         """Reads the plan onto the GPU; ``threads`` means nothing there."""
         return TensorRTModel(self._trt(), self._driver(), component, folder / PLAN_FILE, maker=self.maker)
-
-    def _is_here(self, machine: str) -> bool:
-        try:
-            return self.here() == machine
-        except EngineError:
-            return False
 
     def _choose_gpu(self, machine: str) -> Any | None:
         """What the builder's configuration takes as compute capability; None for the one that is present."""
@@ -127,7 +121,7 @@ class TensorRTRTX(TensorRT):
 
     def here(self) -> str:
         """The platform and the architecture of the GPU that is present: a plan serves all of its models."""
-        return gpu_machine(_architecture(self._driver()))
+        return gpu_machine(architecture(self._driver()))
 
     def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
         """The architectures asked for, or that of the GPU that is present."""
@@ -158,8 +152,3 @@ class TensorRTRTX(TensorRT):
 
     def _timing_cache(self, machine: str) -> Path | None:
         return None  # it has none: tactics are chosen when a plan is opened
-
-
-def _architecture(driver: Driver) -> str:
-    major, minor = driver.compute_capability()
-    return f"sm{major}{minor}"

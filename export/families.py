@@ -1,7 +1,7 @@
 """The model families that can be built: one row each, nothing else branches on a family's name."""
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from latentrt.engines.conditioning import TimeIds
@@ -77,6 +77,8 @@ def _defaults(
 _SD = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"})
 _SD_INPAINT = frozenset({"StableDiffusionInpaintPipeline"})
 _SDXL = frozenset({"StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"})
+_SDXL_INPAINT = frozenset({"StableDiffusionXLInpaintPipeline"})
+_SDXL_REFINER = frozenset({"StableDiffusionXLImg2ImgPipeline"})
 _LCM = frozenset({"LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"})
 _SD1_UNET: Mapping[str, object] = {"addition_embed_type": None, "use_linear_projection": (None, False)}
 _SD2_UNET: Mapping[str, object] = {"addition_embed_type": None, "use_linear_projection": True}
@@ -90,71 +92,84 @@ _OPENCLIP_G = TextEncoderRow(part="text_encoder_2", tokenizer="tokenizer_2", pen
 # Models distilled to a few steps without guidance keep the class of their teacher; their schedulers tell them apart
 _DISTILLED: Mapping[str, object] = {"timestep_spacing": "trailing", "prediction_type": (None, "epsilon")}
 
+_SD1_ROW = Family(
+    name="sd1",
+    label="SD 1.x",
+    pipeline_classes=_SD,
+    unet={**_SD1_UNET, **_PLAIN},
+    steps_offset=1,
+    defaults=_defaults(),
+)
+_SD2_ROW = replace(
+    _SD1_ROW,
+    name="sd2",
+    label="SD 2.x",
+    unet={**_SD2_UNET, **_PLAIN},
+    sample_size_of_v=96,
+    vae_sample_size=768,
+)
+_SDXL_ROW = Family(
+    name="sdxl",
+    label="SDXL base",
+    pipeline_classes=_SDXL,
+    unet={**_SDXL_UNET, **_PLAIN},
+    text_encoders=(_CLIP_L, _OPENCLIP_G),
+    time_ids=TimeIds.SIZE,
+    zero_empty_negative=True,
+    defaults=_defaults(guidance=5.0),
+    file_scheduler=_EULER,
+    sample_size=128,
+    vae_sample_size=1024,
+    scaling_factor=0.13025,
+)
+
 FAMILIES = (
-    Family(
+    replace(
+        _SD2_ROW,
         name="sd-turbo",
         label="SD-Turbo",
-        pipeline_classes=_SD,
-        unet={**_SD2_UNET, **_PLAIN},
         scheduler=_DISTILLED,
-        steps_offset=1,
         defaults=_defaults(sampler="euler", steps=1, guidance=1.0, strength=1.0),
         file_scheduler={**_EULER, "timestep_spacing": "trailing"},
-        vae_sample_size=768,
+        sample_size_of_v=None,
     ),
-    Family(
+    replace(
+        _SD1_ROW,
         name="lcm-sd1",
         label="LCM distilled from SD 1.x",
         pipeline_classes=_SD | _LCM,
         unet={**_SD1_UNET, "in_channels": 4, **_GUIDANCE_EMBEDDING},
+        steps_offset=None,
         defaults=_defaults(sampler="lcm", steps=4, guidance=8.5, strength=0.8),
         file_scheduler=_LCM_SCHEDULER,
         sample_size=96,
         vae_sample_size=768,
     ),
-    Family(
+    replace(
+        _SD1_ROW,
         name="sd1-inpaint",
         label="SD 1.x inpainting",
         pipeline_classes=_SD_INPAINT,
         unet={**_SD1_UNET, **_MASKED},
-        steps_offset=1,
         defaults=_defaults(strength=1.0),
     ),
-    Family(
-        name="sd1",
-        label="SD 1.x",
-        pipeline_classes=_SD,
-        unet={**_SD1_UNET, **_PLAIN},
-        steps_offset=1,
-        defaults=_defaults(),
-    ),
-    Family(
+    _SD1_ROW,
+    replace(
+        _SD2_ROW,
         name="sd2-inpaint",
         label="SD 2.x inpainting",
         pipeline_classes=_SD_INPAINT,
         unet={**_SD2_UNET, **_MASKED},
-        steps_offset=1,
         defaults=_defaults(strength=1.0),
+        sample_size_of_v=None,
+        vae_sample_size=512,
     ),
-    Family(
-        name="sd2",
-        label="SD 2.x",
-        pipeline_classes=_SD,
-        unet={**_SD2_UNET, **_PLAIN},
-        steps_offset=1,
-        defaults=_defaults(),
-        sample_size_of_v=96,
-        vae_sample_size=768,
-    ),
-    Family(
+    _SD2_ROW,
+    replace(
+        _SDXL_ROW,
         name="sdxl-turbo",
         label="SDXL-Turbo",
-        pipeline_classes=_SDXL,
-        unet={**_SDXL_UNET, **_PLAIN},
         scheduler=_DISTILLED,
-        text_encoders=(_CLIP_L, _OPENCLIP_G),
-        time_ids=TimeIds.SIZE,
-        zero_empty_negative=True,
         defaults=_defaults(sampler="euler_a", steps=1, guidance=1.0, strength=1.0),
         file_scheduler={
             "_class_name": "EulerAncestralDiscreteScheduler",
@@ -162,64 +177,34 @@ FAMILIES = (
             "steps_offset": 1,
         },
         sample_size=64,
-        vae_sample_size=1024,
-        scaling_factor=0.13025,
     ),
-    Family(
+    replace(
+        _SDXL_ROW,
         name="lcm-sdxl",
         label="LCM distilled from SDXL",
-        pipeline_classes=_SDXL,
         unet={**_SDXL_UNET, "in_channels": 4, **_GUIDANCE_EMBEDDING},
-        text_encoders=(_CLIP_L, _OPENCLIP_G),
-        time_ids=TimeIds.SIZE,
-        zero_empty_negative=True,
         defaults=_defaults(sampler="lcm", steps=4, guidance=8.0, strength=0.8),
         file_scheduler=_LCM_SCHEDULER,
-        sample_size=128,
-        vae_sample_size=1024,
-        scaling_factor=0.13025,
     ),
-    Family(
+    replace(
+        _SDXL_ROW,
         name="sdxl-inpaint",
         label="SDXL inpainting",
-        pipeline_classes=frozenset({"StableDiffusionXLInpaintPipeline"}),
+        pipeline_classes=_SDXL_INPAINT,
         unet={**_SDXL_UNET, **_MASKED},
-        text_encoders=(_CLIP_L, _OPENCLIP_G),
-        time_ids=TimeIds.SIZE,
-        zero_empty_negative=True,
         defaults=_defaults(guidance=5.0, strength=0.99),
-        file_scheduler=_EULER,
-        sample_size=128,
-        vae_sample_size=1024,
-        scaling_factor=0.13025,
     ),
-    Family(
+    replace(
+        _SDXL_ROW,
         name="sdxl-refiner",
         label="SDXL refiner",
-        pipeline_classes=frozenset({"StableDiffusionXLImg2ImgPipeline"}),
-        unet={**_SDXL_UNET, **_PLAIN},
+        pipeline_classes=_SDXL_REFINER,
         text_encoders=(_OPENCLIP_G,),
         time_ids=TimeIds.AESTHETIC,
+        zero_empty_negative=False,
         defaults=_defaults(guidance=5.0, strength=0.3),
-        file_scheduler=_EULER,
-        sample_size=128,
-        vae_sample_size=1024,
-        scaling_factor=0.13025,
     ),
-    Family(
-        name="sdxl",
-        label="SDXL base",
-        pipeline_classes=_SDXL,
-        unet={**_SDXL_UNET, **_PLAIN},
-        text_encoders=(_CLIP_L, _OPENCLIP_G),
-        time_ids=TimeIds.SIZE,
-        zero_empty_negative=True,
-        defaults=_defaults(guidance=5.0),
-        file_scheduler=_EULER,
-        sample_size=128,
-        vae_sample_size=1024,
-        scaling_factor=0.13025,
-    ),
+    _SDXL_ROW,
 )
 
 # Parts of a U-Net's config that need inputs no listed family has

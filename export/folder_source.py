@@ -78,7 +78,6 @@ def offer_from_folder(
         parts=parts,
         tokenizers={name: folder / name for name in ("tokenizer", "tokenizer_2") if _is_tokenizer(folder / name)},
         scheduler=read_json(scheduler_file) if scheduler_file.is_file() else None,
-        prediction="its scheduler_config.json",
         settings=settings,
         faults=tuple(faults),
         decisions=decisions,

@@ -19,6 +19,9 @@ from latentrt.export.versions import OPSET
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
+# From 64 samples on diffusers' upsampling makes them contiguous, which leaves nothing in a graph. But the tracer sees a
+# branch, and without this limit, of which nothing is left either, refuses and begins again.
+_TRACED_BATCH = 63
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,9 @@ def export_onnx(
         for axis, name in enumerate(record.shape):
             if isinstance(name, str):
                 multiple = graph.multiples.get(name, 1)
-                base = dimensions.setdefault(name, torch.export.Dim(f"{name}_units" if multiple > 1 else name, min=1))
+                most = _TRACED_BATCH if name == BATCH else None
+                unit = f"{name}_units" if multiple > 1 else name
+                base = dimensions.setdefault(name, torch.export.Dim(unit, min=1, max=most))
                 axes[axis] = multiple * base if multiple > 1 else base
         return axes or None
 

@@ -102,6 +102,7 @@ class GuidedUnet:
         self._guidance = guidance
         self._extra = extra
         self._plans: dict[bool, list[_Piece]] = {}
+        self._embeddings: dict[float, Array] = {}
         self.seconds = 0.0
         self.calls = 0
 
@@ -117,7 +118,7 @@ class GuidedUnet:
             inputs = piece.inputs
             inputs["timestep"][0] = level.timestep
             if self._guidance.embedding:
-                inputs["timestep_cond"][:] = guidance_scale_embedding(scale, self._guidance.embedding)
+                inputs["timestep_cond"][:] = self._embedded(scale)
             inputs["sample"][: len(piece.pictures), :channels] = x[piece.pictures]
             begin = perf_counter()
             output = self._engine.run(inputs)["out_sample"]
@@ -130,6 +131,12 @@ class GuidedUnet:
         mixed = unconditional + scale * (conditional - unconditional)
         rescale = self._guidance.rescale
         return rescaled(mixed, conditional, rescale) if rescale > 0.0 else mixed
+
+    def _embedded(self, scale: float) -> Array:
+        """The embedding of a weight, computed when it is first used."""
+        if scale not in self._embeddings:
+            self._embeddings[scale] = guidance_scale_embedding(scale, self._guidance.embedding)
+        return self._embeddings[scale]
 
     def _plan(self, guided: bool) -> list["_Piece"]:
         """The engine calls of a step: the unconditional rows, then the others, cut to what a call holds."""

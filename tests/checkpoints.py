@@ -163,9 +163,10 @@ def save_tiny_checkpoint(
     import diffusers
 
     tiny = TINY[family]
-    torch.manual_seed(0)
     parts: dict[str, Any] = {}
+    # One seed for every part, so that families with a part of the same shape have the same part
     for part, encoder in tiny.encoders.items():
+        torch.manual_seed(0)
         parts[part], parts[part.replace("text_encoder", "tokenizer")] = _text_encoder(encoder)
     projections = [encoder.projection for encoder in tiny.encoders.values() if encoder.projection]
     if projections:
@@ -174,12 +175,14 @@ def save_tiny_checkpoint(
     else:
         added = {}
     masked = {} if unet_in_channels is None else {"in_channels": unet_in_channels}
+    torch.manual_seed(0)
     parts["unet"] = diffusers.UNet2DConditionModel(
         sample_size=16,
         layers_per_block=1,
         cross_attention_dim=sum(encoder.width for encoder in tiny.encoders.values()),
         **{**tiny.unet, **added, **masked},
     )
+    torch.manual_seed(0)
     parts["vae"] = diffusers.AutoencoderKL(
         block_out_channels=(32, 64),
         down_block_types=("DownEncoderBlock2D",) * 2,

@@ -5,33 +5,67 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
+from typing import Any
 
 import pytest
+from shared import filled_once, remembered_exports, shared_folder
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
+# The models are too small for more, and processes that run beside each other would fight; torch reads it once
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import latentrt
 from latentrt.models import EMBEDDED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """ONNX Runtime takes one thread, too, where nobody says how many."""
+    from latentrt.engines import ort_cpu
+
+    chosen = ort_cpu._run_options
+
+    @wraps(chosen)
+    def options(level: Any, threads: int | None, *, packs: bool) -> Any:
+        return chosen(level, threads or 1, packs=packs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ort_cpu, "_run_options", options)
+        yield
+
+
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of checkpoints and bundles, which every process of a run uses."""
+    return shared_folder(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def exports(shared: Path) -> Iterator[None]:
+    """No module is traced twice."""
+    folder = shared / "exports"
+    folder.mkdir(exist_ok=True)
+    with remembered_exports(folder):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(family_checkpoint: Callable[[str], Path]) -> Path:
     """A random checkpoint of 32×32 pixels in diffusers layout."""
-    from checkpoints import save_tiny_checkpoint
-
-    return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+    return family_checkpoint("sd1")
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(tiny_checkpoint: Path, shared: Path) -> Path:
     """Its bundle with two profiles: two pictures at once, and a size that is not square. Do not write to it."""
-    folder = tmp_path_factory.mktemp("bundles") / "tiny.bundle"
-    latentrt.build(tiny_checkpoint, folder, profiles=["32x32x2", "48x32"])
-    return folder
+    return filled_once(
+        shared / "tiny.bundle",
+        lambda folder: latentrt.build(tiny_checkpoint, folder, profiles=["32x32x2", "48x32"]),
+    )
 
 
 @pytest.fixture
@@ -41,48 +75,42 @@ def tiny_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def emoji_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def emoji_bundle(exports: None, shared: Path) -> Path:
     """The embedded model's bundle. Do not write to it."""
-    folder = tmp_path_factory.mktemp("bundles") / "emoji.bundle"
-    latentrt.build(EMBEDDED, folder)
-    return folder
+    return filled_once(shared / "emoji.bundle", lambda folder: latentrt.build(EMBEDDED, folder))
 
 
 @pytest.fixture(scope="session")
-def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wide_bundle(exports: None, shared: Path) -> Path:
     """The embedded model's bundle with a second, wider profile. Do not write to it."""
-    folder = tmp_path_factory.mktemp("bundles") / "wide.bundle"
-    latentrt.build(EMBEDDED, folder, profiles=["64x64", "96x64"])
-    return folder
+    return filled_once(
+        shared / "wide.bundle", lambda folder: latentrt.build(EMBEDDED, folder, profiles=["64x64", "96x64"])
+    )
 
 
 @pytest.fixture(scope="session")
-def masked_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def masked_checkpoint(family_checkpoint: Callable[[str], Path]) -> Path:
     """The tiny checkpoint with a U-Net of nine input channels."""
-    from checkpoints import save_tiny_checkpoint
-
-    folder = tmp_path_factory.mktemp("checkpoints") / "inpaint"
-    return save_tiny_checkpoint(folder, "sd1-inpaint")
+    return family_checkpoint("sd1-inpaint")
 
 
 @pytest.fixture(scope="session")
-def masked_bundle(masked_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def masked_bundle(masked_checkpoint: Path, shared: Path) -> Path:
     """Its bundle. Do not write to it."""
-    folder = tmp_path_factory.mktemp("bundles") / "inpaint.bundle"
-    latentrt.build(masked_checkpoint, folder, profiles=["32x32", "48x32x2"])
-    return folder
+    return filled_once(
+        shared / "inpaint.bundle",
+        lambda folder: latentrt.build(masked_checkpoint, folder, profiles=["32x32", "48x32x2"]),
+    )
 
 
 @pytest.fixture(scope="session")
-def family_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The tiny checkpoint of a family, by its name."""
+def family_checkpoint(exports: None, shared: Path) -> Callable[[str], Path]:
+    """The tiny checkpoint of a family, by its name. Do not write to it."""
     from checkpoints import save_tiny_checkpoint
-
-    root = tmp_path_factory.mktemp("families")
 
     @cache
     def saved(family: str) -> Path:
-        return save_tiny_checkpoint(root / family, family)
+        return filled_once(shared / family, lambda folder: save_tiny_checkpoint(folder, family))
 
     return saved
 
@@ -91,7 +119,7 @@ def family_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 def family_bundle(
     family_checkpoint: Callable[[str], Path],
     request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
+    shared: Path,
 ) -> Callable[[str], Path]:
     """A family's tiny checkpoint, built when it is first asked for. Do not write to it.
 
@@ -100,19 +128,19 @@ def family_bundle(
     from latentrt.engines.manifest import PreviewRecord
     from latentrt.export import components
 
-    root = tmp_path_factory.mktemp("bundles")
     preview = PreviewRecord(matrix=((0.1, 0.1, 0.1),) * 4, bias=(0.5, 0.5, 0.5), psnr=0.0)
-    shared = {"sd1": "tiny_bundle", "sd1-inpaint": "masked_bundle"}
+    fixtures = {"sd1": "tiny_bundle", "sd1-inpaint": "masked_bundle"}
+
+    def build(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(components, "fit_preview", lambda *_: preview)
+            latentrt.build(family_checkpoint(folder.stem), folder, profiles=["32x32x2"])
 
     @cache
     def built(family: str) -> Path:
-        if family in shared:
-            return Path(request.getfixturevalue(shared[family]))
-        folder = root / f"{family}.bundle"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(components, "fit_preview", lambda *_: preview)
-            latentrt.build(family_checkpoint(family), folder, profiles=["32x32x2"])
-        return folder
+        if family in fixtures:
+            return Path(request.getfixturevalue(fixtures[family]))
+        return filled_once(shared / f"{family}.bundle", build)
 
     return built
 

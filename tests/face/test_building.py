@@ -28,9 +28,10 @@ def names(folder: Path) -> list[str]:
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """A Python process with its output piped."""
+    """A Python process with its input and its output piped."""
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def check_old_bundle(bundle: Path) -> None:
@@ -82,22 +83,31 @@ latentrt.build({str(tiny_checkpoint)!r}, {str(tiny_copy)!r}, profiles=["32x32x3"
 
 
 def test_of_two_builds_at_once_one_is_refused(tiny_bundle: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """The other one succeeds."""
+    """The one that came later, at once; the other one succeeds."""
     code = f"""
-import sys, time
+import sys
 from pathlib import Path
 sys.path.insert(0, {str(STUB.parent)!r})
 from stub_export import stub_exporter
 source, model, output = map(Path, sys.argv[1:])
-sys.modules["latentrt.export.components"] = stub_exporter(source, lambda root: time.sleep(3))
+
+def wait(root):
+    print("exported", flush=True)
+    sys.stdin.read()
+
+sys.modules["latentrt.export.components"] = stub_exporter(source, wait)
 from latentrt.cli import main
 main(["build", str(model), "-o", str(output)])
 """
     output = tmp_path / "new.bundle"
-    processes = [start("-c", code, tiny_bundle, tiny_checkpoint, output) for _ in range(2)]
-    messages = [process.communicate()[1] for process in processes]
-    assert sorted(process.returncode for process in processes) == [0, 2]
-    assert sum("another build is writing" in message for message in messages) == 1
+    first = start("-c", code, tiny_bundle, tiny_checkpoint, output)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "exported\n"
+    second = start("-c", code, tiny_bundle, tiny_checkpoint, output)
+    assert "another build is writing" in second.communicate()[1]
+    assert second.returncode == 2
+    _, message = first.communicate()
+    assert first.returncode == 0, message
     assert names(tmp_path) == [output.name]
     verify(output)
 

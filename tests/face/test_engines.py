@@ -55,13 +55,13 @@ def half_xl_bundle(family_checkpoint: Callable[[str], Path], tmp_path_factory: p
     return folder
 
 
-@pytest.fixture(scope="module", params=[*BUNDLES, *TINY])
+@pytest.fixture(scope="module", params=[*BUNDLES, *reversed(TINY)])
 def compiled(
     request: pytest.FixtureRequest,
     family_bundle: Callable[[str], Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Compiled:
-    """Each bundle, compiled once."""
+    """Each bundle, compiled once; families backwards, so that another process that builds them is met halfway."""
     source: Path = request.getfixturevalue(request.param) if request.param in BUNDLES else family_bundle(request.param)
     root = shutil.copytree(source, tmp_path_factory.mktemp("compiled") / "x.bundle")
     assert not latentrt.build(root, backend="tensorrt-rtx", gpus=GPUS).up_to_date

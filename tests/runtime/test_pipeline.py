@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import latentrt
+from latentrt.engines import ort_cpu
 from latentrt.engines.errors import RequestError
 from latentrt.engines.ort_cpu import OrtCpuEngine
 from latentrt.engines.spec import Array
@@ -237,11 +238,28 @@ def test_several_pictures_are_saved_by_number(draw: Callable[..., latentrt.Resul
     assert all(path.is_file() for path in paths)
 
 
-def test_one_thread_draws_the_same_picture(tiny_bundle: Path, draw: Callable[..., latentrt.Result]) -> None:
+def test_two_threads_draw_the_same_picture(tiny_bundle: Path, draw: Callable[..., latentrt.Result]) -> None:
     """Up to the order of additions."""
-    with latentrt.open(tiny_bundle, threads=1) as pipe:
-        alone = pipe("a cat", num_inference_steps=3, seed=1, output_type="np")
-    np.testing.assert_allclose(alone.images[0], draw(seed=1).images[0], atol=1e-4)
+    with latentrt.open(tiny_bundle, threads=2) as pipe:
+        together = pipe("a cat", num_inference_steps=3, seed=1, output_type="np")
+    np.testing.assert_allclose(together.images[0], draw(seed=1).images[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(None, 0), (3, 3)])
+def test_an_operator_has_one_thread_per_core_or_as_many_as_told(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, threads: int | None, expected: int
+) -> None:
+    """0 is ONNX Runtime's word for one per core. What sets one thread for the other tests is left out here."""
+    fixed: Any = ort_cpu._run_options
+    made: list[Any] = []
+
+    def seen(*arguments: Any, **keywords: Any) -> Any:
+        made.append(fixed.__wrapped__(*arguments, **keywords))
+        return made[-1]
+
+    monkeypatch.setattr(ort_cpu, "_run_options", seen)
+    latentrt.open(tiny_bundle, threads=threads).close()
+    assert {option.intra_op_num_threads for option in made} == {expected}
 
 
 def test_threads_share_a_pipeline(draw: Callable[..., latentrt.Result]) -> None:
