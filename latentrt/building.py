@@ -1,32 +1,26 @@
 """Conducts a build: export, engines and the gates between them, into one new folder."""
 
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from latentrt.calibration import Drawn, default_prompts, prompts_from_file
-from latentrt.engines.backends import COMPILERS
-from latentrt.engines.bundle import Bundle, open_bundle, record_files
-from latentrt.engines.cache import compile_component, engine_whole
-from latentrt.engines.compiler import Compiler, Target
-from latentrt.engines.component import Component
-from latentrt.engines.errors import BundleError, CheckpointError, OutputError, RequestError
+from latentrt.compiling import EnginesToMake, compile_all, compile_missing, engines_to_make
+from latentrt.engines.bundle import Bundle, open_bundle
+from latentrt.engines.errors import BundleError, OutputError, RequestError
 from latentrt.engines.files import locked, staged_directory
-from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, DecisionRecord, ParityRecord, write_manifest
-from latentrt.engines.ort_cpu import measure_onnx
+from latentrt.engines.manifest import BUNDLE_FILE, DecisionRecord, write_manifest
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.profile import Profile, profile_from_text
 from latentrt.engines.progress import Progress, StageTimer
-from latentrt.engines.quantization.recipe import Recipe, recipe_for
 from latentrt.engines.schedule_config import PredictionType
 from latentrt.engines.seamless import Seamless
-from latentrt.quantizing import EXACT, QUALITY, QuantizationSettings, Quantizer
+from latentrt.int8 import UNET, int8_wishes, quantize, quantize_bundle, work_folder
+from latentrt.packages import export_packages
+from latentrt.quantizing import QuantizationSettings
 
 if TYPE_CHECKING:
     from latentrt.export.checkpoint import Checkpoint
@@ -35,8 +29,6 @@ if TYPE_CHECKING:
 _BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer", "tokenizer_2"}
 # Per parameter, by precision
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 2}  # of int8 the autoencoder and the text encoders are wider
-_UNET = "unet"
-_CALIBRATION_STEPS = 20  # at most; a schedule of more visits the same noise levels, only closer together
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
@@ -113,25 +105,27 @@ def build(
     wanted = None if precision is None else _choice(Precision, precision, "precision")
     backend = _choice(Backend, backend, "backend")
     seamless = _choice(Seamless, seamless, "seamless")
-    engines = _engines_to_make(backend, gpus, workspace_mb)
+    engines = engines_to_make(backend, gpus, workspace_mb)
     predicts = None if prediction_type is None else _choice(PredictionType, prediction_type, "prediction type")
     about_model = (variant, base, vae, ema, family, predicts)
-    int8 = _int8_wishes(wanted, backend, prompts, quality)
+    int8 = int8_wishes(wanted, backend, prompts, quality)
     if (Path(model) / BUNDLE_FILE).is_file():
         if about_model != (None,) * len(about_model):
             raise RequestError("got a bundle as the model and options about a model; build from the model with them")
         if int8 is not None and open_bundle(model).manifest.precision is not Precision.INT8:
-            return _quantize_bundle(Path(model), output, chosen, engines, seamless, fp32, int8, timer)
+            if chosen or fp32 or seamless is not Seamless.NONE:
+                raise RequestError(
+                    "got profiles, fp32 or seamless for a bundle, which has its own; build from the model with them"
+                )
+            destination = _destination(output)
+            bundle = quantize_bundle(Path(model), destination, engines, int8, timer)
+            return Build(bundle=bundle, up_to_date=False, seconds=timer.seconds)
         _check_bundle_precision(Path(model), wanted, fp32)
         return _build_engines(Path(model), output, chosen, engines, seamless, timer)
-    if output is None:
-        raise RequestError("got no output folder, expected one for the bundle; add -o DIR")
-    output = Path(output).resolve()  # one lock and one folder, however it is spelled
-    if output.exists() and not _replaceable(output):
-        raise OutputError(f"{str(output)!r} exists and is no bundle; choose a new folder or remove it")
+    output = _destination(output)
     from latentrt.export.versions import exporter_versions
 
-    with _export_packages():
+    with export_packages():
         versions = exporter_versions()
         from latentrt.export.offer import Choices, Ema
         from latentrt.export.source import checkpoint_from_model
@@ -161,172 +155,30 @@ def build(
         if decided is not None:
             decided(checkpoint.decisions)
         if existing is not None:
-            made = _compile_missing(existing, engines, timer)
+            made = compile_missing(existing, engines, timer)
             return Build(bundle=existing, up_to_date=not made, seconds=timer.seconds)
-        with _export_packages():
+        with export_packages():
             from latentrt.export.components import export_components
 
-        def export_into(folder: Path, precision: Precision, kept: Sequence[str], engines: _Engines) -> None:
+        def export_into(folder: Path, precision: Precision, kept: Sequence[str], engines: EnginesToMake) -> None:
             with staged_directory(folder) as root:
                 manifest = export_components(checkpoint, root, precision, chosen, timer, seamless, kept)
-                manifest = _compile_all(root, manifest, engines, timer)
+                manifest = compile_all(root, manifest, engines, timer)
                 write_manifest(root / BUNDLE_FILE, manifest)
 
         if settings is None:
             export_into(output, precision, kept, engines)
         else:
             # What the calibration draws with; it and the calibration outlive a killed build
-            work = output.with_name(f".{output.name}.int8")
+            work = work_folder(output)
             source = work / "source.bundle"
             wide = Precision.FP16 if settings.recipe.symmetric else Precision.FP32
-            held = (*kept, _UNET) if wide is Precision.FP16 else ()
+            held = (*kept, UNET) if wide is Precision.FP16 else ()
             if _up_to_date(source, checkpoint, versions, wide, held, chosen, seamless) is None:
-                export_into(source, wide, held, _engines_to_make(Backend.ORT_CPU, (), None))
-            _quantize(open_bundle(source), output, kept, engines, settings, work, timer)
+                export_into(source, wide, held, engines_to_make(Backend.ORT_CPU, (), None))
+            quantize(open_bundle(source), output, kept, engines, settings, work, timer)
             shutil.rmtree(work, ignore_errors=True)
     return Build(bundle=open_bundle(output), up_to_date=False, seconds=timer.seconds)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Int8:
-    """What was asked of int8."""
-
-    recipe: Recipe
-    prompts: tuple[str, ...] | None
-    quality: float
-
-    def settings(self, model: str, steps: int) -> QuantizationSettings:
-        """The same for a model whose pictures take so many steps."""
-        prompts = self.prompts or default_prompts(model)
-        drawn = Drawn(prompts=prompts, steps=min(steps, _CALIBRATION_STEPS))
-        return QuantizationSettings(recipe=self.recipe, drawn=drawn, quality=self.quality)
-
-
-def _int8_wishes(
-    precision: Precision | None, backend: Backend, prompts: str | Path | None, quality: float | None
-) -> _Int8 | None:
-    """What is asked of int8, checked; None for other precisions."""
-    if precision is not Precision.INT8:
-        given = "prompts" if prompts is not None else "quality" if quality is not None else None
-        if given is not None:
-            raise RequestError(f"got {given} for a build that is not int8; leave it out, or ask for precision int8")
-        return None
-    quality = QUALITY if quality is None else quality
-    if not 0.0 < quality < EXACT:
-        raise RequestError(f"got quality {quality:g} dB, expected above 0 and below {EXACT:g}; change it")
-    return _Int8(
-        recipe=recipe_for(backend),
-        prompts=None if prompts is None else prompts_from_file(Path(prompts)),
-        quality=quality,
-    )
-
-
-def _quantize_bundle(
-    model: Path,
-    output: str | Path | None,
-    profiles: Sequence[Profile],
-    engines: "_Engines",
-    seamless: Seamless,
-    fp32: Sequence[str],
-    int8: _Int8,
-    timer: StageTimer,
-) -> Build:
-    """Makes an int8 bundle of one in fp32; no checkpoint and no torch are needed."""
-    source = open_bundle(model.resolve())
-    if output is None or Path(output).resolve() == source.root:
-        raise RequestError("got a bundle to make int8 of and no folder for the result; add -o DIR, another one")
-    if profiles or fp32 or seamless is not Seamless.NONE:
-        raise RequestError(
-            "got profiles, fp32 or seamless for a bundle, which has its own; build from the model with them"
-        )
-    output = Path(output).resolve()
-    if output.exists() and not _replaceable(output):
-        raise OutputError(f"{str(output)!r} exists and is no bundle; choose a new folder or remove it")
-    settings = int8.settings(source.manifest.source.name, source.manifest.defaults.num_inference_steps)
-    work = output.with_name(f".{output.name}.int8")
-    with locked(output), locked(source.root):
-        source.check_all()
-        _compile_missing(source, _engines_to_make(Backend.ORT_CPU, (), None), timer)
-        _quantize(source, output, source.manifest.kept_fp32, engines, settings, work, timer)
-        shutil.rmtree(work, ignore_errors=True)
-    return Build(bundle=open_bundle(output), up_to_date=False, seconds=timer.seconds)
-
-
-def _quantize(
-    source: Bundle,
-    output: Path,
-    kept: Sequence[str],
-    engines: "_Engines",
-    settings: QuantizationSettings,
-    work: Path,
-    timer: StageTimer,
-) -> None:
-    """Writes the bundle at ``output``: the source's files, but its U-Net in int8."""
-    old = source.manifest
-    unet = old.components[_UNET]
-    folder = f"onnx/{Precision.INT8}/{_UNET}"
-    quantizer = Quantizer(source, settings, work, timer)
-    islands: dict[str, int] = {}
-
-    def finish(graph: Path) -> None:
-        if settings.recipe.symmetric:  # what is left in floating point is fp16 on GPUs
-            islands.clear()
-            islands.update(_halved(graph / "model.onnx", old.family))
-
-    with staged_directory(output) as root:
-        record = quantizer.run(root / folder, finish)
-        files = {name: row for name, row in old.files.items() if name not in (unet.onnx, unet.weights)}
-        for name in files:
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source.path(name), root / name)
-        written = {f"{folder}/{path.name}" for path in (root / folder).iterdir()}
-        weights = next(iter(written - {f"{folder}/model.onnx"}), None)
-        component = unet.model_copy(
-            update={
-                "onnx": f"{folder}/model.onnx",
-                "weights": weights,
-                "precision": Precision.INT8,
-                "islands": islands,
-                "quantization": record,
-            }
-        )
-        manifest = old.model_copy(
-            update={
-                "precision": Precision.INT8,
-                "kept_fp32": tuple(kept),
-                "components": {**old.components, _UNET: component},
-                "files": files | record_files(root, written),
-            }
-        )
-        manifest = _compile_all(root, manifest, engines, timer)
-        write_manifest(root / BUNDLE_FILE, manifest)
-
-
-def _halved(graph: Path, family: str) -> dict[str, int]:
-    """Turns what a quantized U-Net computes in fp32 into fp16."""
-    with _export_packages():
-        from latentrt.export.half import halve_file
-        from latentrt.export.islands import islands_of
-
-        return halve_file(graph, islands_of(family, _UNET))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Engines:
-    """The engines to make of every component: one per target."""
-
-    compiler: Compiler
-    targets: tuple[Target, ...]
-
-
-def _engines_to_make(backend: Backend, gpus: Sequence[str], workspace_mb: int | None) -> _Engines:
-    """Finds out what can be compiled here, before the minutes that an export takes."""
-    if workspace_mb is not None and workspace_mb < 1:
-        raise RequestError(f"got a workspace of {workspace_mb} MB, expected at least 1; leave it out for no limit")
-    compiler = COMPILERS[backend]
-    targets = compiler.targets(gpus, workspace_mb)
-    compiler.version()  # refuses where the backend is not installed
-    return _Engines(compiler=compiler, targets=targets)
 
 
 def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
@@ -343,7 +195,7 @@ def _kept_fp32(wanted: Sequence[str], precision: Precision, checkpoint: "Checkpo
         raise RequestError(f"got fp32 {', '.join(unknown)}, expected of {', '.join(components)}; choose of these")
     if wanted and precision is Precision.FP32:
         raise RequestError("got components to keep in fp32 of a bundle in fp32, expected precision fp16; leave one out")
-    if _UNET in wanted and precision is Precision.INT8:
+    if UNET in wanted and precision is Precision.INT8:
         raise RequestError("got fp32 unet for a bundle in int8, which is the U-Net's precision; leave one out")
     return tuple(name for name in components if name in wanted)
 
@@ -356,22 +208,21 @@ def _check_bundle_precision(root: Path, wanted: Precision | None, fp32: Sequence
         raise RequestError(f"got {got} for a bundle built in {has}; build from the model with what is wanted")
 
 
+def _destination(output: str | Path | None) -> Path:
+    """The folder to write, one path and so one lock however it is spelled; refused if it holds anything else."""
+    if output is None:
+        raise RequestError("got no output folder, expected one for the bundle; add -o DIR")
+    output = Path(output).resolve()
+    if output.exists() and not _replaceable(output):
+        raise OutputError(f"{str(output)!r} exists and is no bundle; choose a new folder or remove it")
+    return output
+
+
 def _replaceable(folder: Path) -> bool:
     """Whether a folder is empty, or holds nothing but a bundle, damaged or not."""
     if not folder.is_dir():
         return False
     return all(path.name in _BUNDLE_ENTRIES for path in folder.iterdir())
-
-
-@contextmanager
-def _export_packages() -> Iterator[None]:
-    """Turns a missing package of the exporter into a sentence."""
-    try:
-        yield
-    except ImportError as error:
-        raise CheckpointError(
-            f"building from a model needs the package {error.name}, which is not installed; install latentrt[export]"
-        ) from error
 
 
 def _check_profiles(profiles: Sequence[Profile], multiple: int) -> None:
@@ -388,7 +239,7 @@ def _check_profiles(profiles: Sequence[Profile], multiple: int) -> None:
         )
 
 
-def _check_space(output: Path, parameters: int, precision: Precision, engines: _Engines) -> None:
+def _check_space(output: Path, parameters: int, precision: Precision, engines: EnginesToMake) -> None:
     """Refuses to start where the disk cannot hold the result."""
     parent = next(folder for folder in output.absolute().parents if folder.exists())
     onnx = _BYTES.get(precision, 4)
@@ -404,58 +255,11 @@ def _check_space(output: Path, parameters: int, precision: Precision, engines: _
         )
 
 
-def _compile_all(root: Path, manifest: BundleManifest, engines: _Engines, timer: StageTimer) -> BundleManifest:
-    """Compiles and gates every component of a new bundle; the figures go into the manifest.
-
-    Where no engine could be run here, the ONNX itself passes the gate.
-    """
-    bundle = Bundle(root=root, manifest=manifest)
-    records = {}
-    for name, record in manifest.components.items():
-        component = Component(root=root, manifest=manifest, name=name)
-        parity = _compile(component, bundle, engines, timer)
-        if parity is None:
-            with timer.stage(f"{name}: gate the ONNX"):
-                parity = measure_onnx(component, bundle.probes(name))
-        records[name] = record.model_copy(update={"parity": parity})
-    return manifest.model_copy(update={"components": records})
-
-
-def _compile(component: Component, bundle: Bundle, engines: _Engines, timer: StageTimer) -> ParityRecord | None:
-    """Compiles one component for every target; returns the figures of one that could be run here."""
-    measured = None
-    for target in engines.targets:
-        told = f" for {target.machine}" if len(engines.targets) > 1 else ""
-        with timer.stage(f"{component.name}: compile{told}"):
-            made = compile_component(component, engines.compiler, target, bundle.probes(component.name), timer)
-        if made.contents is not None and made.contents.unoptimised:
-            warnings.warn(
-                f"too little memory is free to optimise {component.name} for {engines.compiler.backend}, so it will "
-                "run slower; close other programs and build again",
-                stacklevel=2,
-            )
-        measured = made.parity or measured
-    return measured
-
-
-def _compile_missing(bundle: Bundle, engines: _Engines, timer: StageTimer) -> bool:
-    """Adds to a whole bundle the engines that it lacks; says whether there were any."""
-    components = [Component(root=bundle.root, manifest=bundle.manifest, name=n) for n in bundle.manifest.components]
-    lacking = [
-        component
-        for component in components
-        if not all(engine_whole(component, engines.compiler, target) for target in engines.targets)
-    ]
-    for component in lacking:
-        _compile(component, bundle, engines, timer)
-    return bool(lacking)
-
-
 def _build_engines(
     root: Path,
     output: str | Path | None,
     profiles: Sequence[Profile],
-    engines: _Engines,
+    engines: EnginesToMake,
     seamless: Seamless,
     timer: StageTimer,
 ) -> Build:
@@ -477,7 +281,7 @@ def _build_engines(
                 "build from the model with the one wanted"
             )
         bundle.check_all()
-        made = _compile_missing(bundle, engines, timer)
+        made = compile_missing(bundle, engines, timer)
     return Build(bundle=bundle, up_to_date=not made, seconds=timer.seconds)
 
 
@@ -511,7 +315,7 @@ def _up_to_date(
             and manifest.kept_fp32 == tuple(kept_fp32)
             and _values(manifest.source.decisions) == _values(checkpoint.decisions)
             and manifest.source.files == checkpoint.files
-            and (int8 is None or int8.made(manifest.components[_UNET].quantization))
+            and (int8 is None or int8.made(manifest.components[UNET].quantization))
         )
         if not same:
             return None

@@ -260,7 +260,7 @@ class Quantizer:
         """Draws with a graph, compiled for this CPU, and compares with the references."""
         with TemporaryDirectory(dir=onnx.parent, prefix=".engine-") as compiled:
             compile_onnx(onnx, Path(compiled), self._component.record.parameters // 4)
-            with OrtCpuEngine(OrtCpuModel(Path(compiled), threads=None), self._spec) as engine:
+            with OrtCpuEngine(OrtCpuModel.of_compiled(Path(compiled), threads=None), self._spec) as engine:
                 pipe = Pipeline(self._base, UnetReplaced(components, engine))
                 figures: list[float] = []
                 for batch in self._settings.drawn.judging(pipe, 0, len(references)):

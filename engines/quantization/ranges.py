@@ -98,7 +98,8 @@ class _Inputs:
         low: Array = np.array(self._seen.lowest, np.float32)
         high: Array = np.array(self._seen.highest, np.float32)
         divisor: Array | None = None
-        samples, weights = self._samples, self._weights
+        samples: Array = self._samples
+        weights = self._weights
         if alpha is not None:
             divisor = _divisor(self._seen.channel_peaks, weights, self._nodes, alpha)
             low, high = np.asarray(low / divisor), np.asarray(high / divisor)

@@ -1,0 +1,139 @@
+"""int8 bundles: what may be asked of them, and how one is made of a bundle whose U-Net is in fp32."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentrt.calibration import Drawn, default_prompts, prompts_from_file
+from latentrt.compiling import EnginesToMake, compile_all, compile_missing, engines_to_make
+from latentrt.engines.bundle import Bundle, open_bundle, record_files
+from latentrt.engines.errors import RequestError
+from latentrt.engines.files import locked, staged_directory
+from latentrt.engines.manifest import BUNDLE_FILE, write_manifest
+from latentrt.engines.precision import Backend, Precision
+from latentrt.engines.progress import StageTimer
+from latentrt.engines.quantization.recipe import Recipe, recipe_for
+from latentrt.packages import export_packages
+from latentrt.quantizing import EXACT, QUALITY, QuantizationSettings, Quantizer
+
+UNET = "unet"
+_CALIBRATION_STEPS = 20  # at most; a schedule of more visits the same noise levels, only closer together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Wishes:
+    """What was asked of int8."""
+
+    recipe: Recipe
+    prompts: tuple[str, ...] | None
+    quality: float
+
+    def settings(self, model: str, steps: int) -> QuantizationSettings:
+        """The same for a model whose pictures take so many steps."""
+        prompts = self.prompts or default_prompts(model)
+        drawn = Drawn(prompts=prompts, steps=min(steps, _CALIBRATION_STEPS))
+        return QuantizationSettings(recipe=self.recipe, drawn=drawn, quality=self.quality)
+
+
+def int8_wishes(
+    precision: Precision | None, backend: Backend, prompts: str | Path | None, quality: float | None
+) -> Int8Wishes | None:
+    """What is asked of int8, checked; None for other precisions."""
+    if precision is not Precision.INT8:
+        given = "prompts" if prompts is not None else "quality" if quality is not None else None
+        if given is not None:
+            raise RequestError(f"got {given} for a build that is not int8; leave it out, or ask for precision int8")
+        return None
+    quality = QUALITY if quality is None else quality
+    if not 0.0 < quality < EXACT:
+        raise RequestError(f"got quality {quality:g} dB, expected above 0 and below {EXACT:g}; change it")
+    return Int8Wishes(
+        recipe=recipe_for(backend),
+        prompts=None if prompts is None else prompts_from_file(Path(prompts)),
+        quality=quality,
+    )
+
+
+def quantize_bundle(model: Path, output: Path, engines: EnginesToMake, int8: Int8Wishes, timer: StageTimer) -> Bundle:
+    """Makes an int8 bundle of one in fp32; no checkpoint and no torch are needed.
+
+    Raises:
+        RequestError: the two are the same folder, or the U-Net is not fp32.
+        ParityError: the quality asked for is not reached.
+    """
+    source = open_bundle(model.resolve())
+    if output == source.root:
+        raise RequestError(f"got {str(output)!r} as the bundle and as the result; choose another folder for the result")
+    settings = int8.settings(source.manifest.source.name, source.manifest.defaults.num_inference_steps)
+    work = work_folder(output)
+    with locked(output), locked(source.root):
+        source.check_all()
+        compile_missing(source, engines_to_make(Backend.ORT_CPU, (), None), timer)
+        quantize(source, output, source.manifest.kept_fp32, engines, settings, work, timer)
+        shutil.rmtree(work, ignore_errors=True)
+    return open_bundle(output)
+
+
+def work_folder(output: Path) -> Path:
+    """Where what outlives a killed build lies until the bundle is there."""
+    return output.with_name(f".{output.name}.int8")
+
+
+def quantize(
+    source: Bundle,
+    output: Path,
+    kept: Sequence[str],
+    engines: EnginesToMake,
+    settings: QuantizationSettings,
+    work: Path,
+    timer: StageTimer,
+) -> None:
+    """Writes the bundle at ``output``: the source's files, but its U-Net in int8."""
+    old = source.manifest
+    unet = old.components[UNET]
+    folder = f"onnx/{Precision.INT8}/{UNET}"
+    quantizer = Quantizer(source, settings, work, timer)
+    islands: dict[str, int] = {}
+
+    def finish(graph: Path) -> None:
+        if settings.recipe.symmetric:  # what is left in floating point is fp16 on GPUs
+            islands.clear()
+            islands.update(_halved(graph / "model.onnx", old.family))
+
+    with staged_directory(output) as root:
+        record = quantizer.run(root / folder, finish)
+        files = {name: row for name, row in old.files.items() if name not in (unet.onnx, unet.weights)}
+        for name in files:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.path(name), root / name)
+        written = {f"{folder}/{path.name}" for path in (root / folder).iterdir()}
+        weights = next(iter(written - {f"{folder}/model.onnx"}), None)
+        component = unet.model_copy(
+            update={
+                "onnx": f"{folder}/model.onnx",
+                "weights": weights,
+                "precision": Precision.INT8,
+                "islands": islands,
+                "quantization": record,
+            }
+        )
+        manifest = old.model_copy(
+            update={
+                "precision": Precision.INT8,
+                "kept_fp32": tuple(kept),
+                "components": {**old.components, UNET: component},
+                "files": files | record_files(root, written),
+            }
+        )
+        manifest = compile_all(root, manifest, engines, timer)
+        write_manifest(root / BUNDLE_FILE, manifest)
+
+
+def _halved(graph: Path, family: str) -> dict[str, int]:
+    """Turns what a quantized U-Net computes in fp32 into fp16."""
+    with export_packages():
+        from latentrt.export.half import halve_file
+        from latentrt.export.islands import islands_of
+
+        return halve_file(graph, islands_of(family, UNET))

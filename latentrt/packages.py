@@ -1,0 +1,17 @@
+"""Packages that only some commands need."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from latentrt.engines.errors import CheckpointError
+
+
+@contextmanager
+def export_packages() -> Iterator[None]:
+    """Turns a missing package of the exporter into a sentence."""
+    try:
+        yield
+    except ImportError as error:
+        raise CheckpointError(
+            f"building from a model needs the package {error.name}, which is not installed; install latentrt[export]"
+        ) from error

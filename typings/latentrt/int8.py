@@ -1,0 +1,1 @@
+../../latentrt/int8.py
