@@ -237,6 +237,42 @@ def inspect(bundle: Bundle, json: Json = False) -> None:
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to compare with, such as fp32.")],
+    second: Annotated[Path, typer.Argument(metavar="OTHER", help="Another of the same model, such as int8.")],
+    prompt: Prompt,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="Both pictures and their difference.")],
+    seed: Annotated[int, typer.Option("--seed", help="The seed of both.")] = 0,
+    steps: Annotated[int | None, typer.Option("--steps", help="Sampler steps; the bundle's default if left out.")] = (
+        None
+    ),
+    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale.")] = None,
+    backend: Annotated[str, typer.Option("--backend", help="auto, or one to insist on.")] = "auto",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Draw one prompt with two bundles, side by side with the difference, eight times as large as it is."""
+    from latentrt.comparing import compare as compare_bundles
+    from latentrt.terminal import print_json, say
+
+    made = compare_bundles(
+        first,
+        second,
+        prompt,
+        output,
+        seed=seed,
+        steps=steps,
+        guidance_scale=guidance,
+        backend=backend,
+        threads=threads,
+    )
+    if json:
+        print_json({"picture": str(output), "psnr": made.psnr})
+    else:
+        say(f"{output}  ({made.names[1]} against {made.names[0]}: PSNR {made.psnr:.1f} dB)")
+
+
+@app.command()
 def verify(
     bundle: Bundle,
     backend: Annotated[

@@ -18,6 +18,8 @@ from latentrt.engines.seamless import Seamless
 from latentrt.engines.tensorrt_contents import counts_with_weights
 from latentrt.terminal import megabytes, print_table, say
 
+_SHOWN_NODES = 12
+
 
 def describe(root: Path) -> dict[str, Any]:
     """The bundle as plain data: source, profiles, components with sizes and parity, engines.
@@ -30,6 +32,7 @@ def describe(root: Path) -> dict[str, Any]:
         name: {
             "precision": record.precision.value,
             "islands": record.islands,
+            "quantization": record.quantization.model_dump(mode="json") if record.quantization else None,
             "parameters": record.parameters,
             "onnx_bytes": sum(manifest.files[file].size for file in (record.onnx, record.weights) if file),
             "inputs": {key: list(tensor.shape) for key, tensor in record.inputs.items()},
@@ -124,6 +127,9 @@ def print_description(description: dict[str, Any]) -> None:
             for name, row in description["components"].items()
         ],
     )
+    for name, row in description["components"].items():
+        if row["quantization"] is not None:
+            _print_quantization(name, row["quantization"])
     print_table(
         "engines",
         ("component", "engine", "here", "size", "layers", "PSNR dB"),
@@ -150,6 +156,32 @@ def print_description(description: dict[str, Any]) -> None:
         say("not optimised: too little memory was free; where there is enough, latentrt build optimises it")
     if shapes:
         say("layers: convolutions and matrix products by their dtype")
+
+
+def _print_quantization(component: str, told: dict[str, Any]) -> None:
+    """How good int8 pictures are, and the nodes whose rounding costs most, with what became of them."""
+    nodes = told["nodes"]
+    int8 = sum(node["int8"] for node in nodes.values())
+    say(
+        f"{component} in int8 ({told['recipe']}, {told['tool']}): {int8} of {len(nodes)} nodes; {told['pictures']} "
+        f"pictures of {told['steps']} steps against fp32: mean {told['psnr_mean']:.1f} dB, worst "
+        f"{told['psnr_worst']:.1f} dB ({told['worst_prompt']!r}); asked for {told['quality']:g} dB"
+    )
+    worst = sorted(nodes.items(), key=lambda item: -item[1]["score"])[:_SHOWN_NODES]
+    print_table(
+        f"nodes whose rounding costs most, {len(worst)} of {len(nodes)}",
+        ("node", "precision", "moves the latents by", "lost energy", "smoothed"),
+        [
+            (
+                path,
+                "int8" if node["int8"] else "float",
+                f"{node['score']:.1e}",
+                f"{node['error']:.1e}",
+                "–" if node["alpha"] is None else f"{node['alpha']:g}",
+            )
+            for path, node in worst
+        ],
+    )
 
 
 def _engine_name(engine: dict[str, Any]) -> str:
@@ -179,7 +211,9 @@ def _weights_told(contents: dict[str, Any] | None) -> str:
     if contents["unoptimised"]:
         return "not optimised"
     counts = counts_with_weights(contents["layers"])
-    return ", ".join(f"{count} {dtype.replace('float', 'fp')}" for dtype, count in sorted(counts.items()))
+    told = [f"{count} {dtype.replace('float', 'fp')}" for dtype, count in sorted(counts.items())]
+    quantized = sum(contents["quantized"].values())
+    return ", ".join([*told, *([f"{quantized} with Q/DQ"] if quantized else [])])
 
 
 def _precision(component: dict[str, Any]) -> str:

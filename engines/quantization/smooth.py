@@ -45,24 +45,33 @@ class SmoothedGraph:
                 continue
             for node in those:
                 self.arrays[node.weight] = scaled(weights.array(node.weight), node, divisor)
-            norm = self._norm_alone(tensor, {node.name for node in those})
+            taking = {node.name for node in those}
+            norm = self._norm_alone(tensor, taking)
             if norm is None:
-                self._divide(tensor, {node.name for node in those}, divisor)
+                self._divide(tensor, taking, divisor)
             else:
-                for name in norm:
-                    self.arrays[name] = np.asarray(weights.array(name) / divisor, np.float32)
+                self._divide_norm(norm, divisor)
 
-    def _norm_alone(self, tensor: str, takers: set[str]) -> list[str] | None:
-        """The weights of the norm that makes a tensor, if the takers are the only ones and no other norm has them."""
+    def _norm_alone(self, tensor: str, takers: set[str]) -> Any | None:
+        """The norm that makes a tensor, if nothing but the takers has it and its scale and bias are weights."""
         graph = self.model.graph
         if any(tensor in node.input for node in graph.node if node.name not in takers):
             return None
         norm = next((node for node in graph.node if tensor in node.output), None)
         if norm is None or norm.op_type not in _NORMS:
             return None
-        names = [name for name in norm.input[1:] if name]
-        shared = [node for node in graph.node if node is not norm and set(names) & set(node.input)]
-        return names if not shared and all(self._weights.shape(name) for name in names) else None
+        return norm if all(self._weights.shape(name) for name in norm.input[1:] if name) else None
+
+    def _divide_norm(self, norm: Any, divisor: Array) -> None:
+        """Gives a norm a scale and a bias of its own, divided: equal ones of several norms are stored once."""
+        from onnx import numpy_helper
+
+        for index, name in enumerate(norm.input):
+            if index and name:
+                own = f"{norm.name}.{name}.smoothed"
+                divided = np.asarray(self._weights.array(name) / divisor, np.float32)
+                self.model.graph.initializer.append(numpy_helper.from_array(divided, own))
+                norm.input[index] = own
 
     def _divide(self, tensor: str, takers: set[str], divisor: Array) -> None:
         from onnx import helper, numpy_helper

@@ -1,0 +1,288 @@
+"""int8 from the inside: what is observed, how ranges are chosen, what each node costs, what is written."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentrt.engines.bundle import open_bundle
+from latentrt.engines.component import Component
+from latentrt.engines.errors import RequestError
+from latentrt.engines.ort_cpu import OrtCpuEngine, OrtCpuModel, compile_onnx
+from latentrt.engines.precision import Backend
+from latentrt.engines.quantization import recipe as recipes
+from latentrt.engines.quantization.insert import write_quantized
+from latentrt.engines.quantization.nodes import OnnxWeights
+from latentrt.engines.quantization.observe import Observations, ObservingEngine
+from latentrt.engines.quantization.ranges import InputChoice, choose_inputs, output_ranges
+from latentrt.engines.quantization.recipe import Range, Recipe, recipe_for, rounded_weight
+from latentrt.engines.quantization.sensitivity import RecordedCall, sensitivities
+from latentrt.engines.quantization.smooth import SmoothedGraph
+
+
+class Unet:
+    """The tiny U-Net, observed over its probes."""
+
+    def __init__(self, root: Path) -> None:
+        bundle = open_bundle(root)
+        self.component = Component(root=root, manifest=bundle.manifest, name="unet")
+        self.weights = OnnxWeights(self.component.onnx)
+        self.nodes = self.weights.quantizable()
+        self.spec = self.component.spec_of_any_batch(bundle.manifest.profiles[0])
+        self.probes = [probe for probe in bundle.probes("unet") if probe.profile == bundle.manifest.profiles[0]]
+        self.probes = [probe for probe in self.probes if bundle.manifest.chunks("unet", probe.inputs) == 1]
+        self.observations = Observations()
+        with ObservingEngine(self.weights, self.nodes, self.spec, self.observations, [0, 1]) as engine:
+            self.outputs = [engine.run(probe.inputs)["out_sample"] for probe in self.probes for _ in range(4)]
+
+    def choices(self, recipe: Recipe) -> dict[str, InputChoice]:
+        return dict(choose_inputs(self.weights, self.nodes, self.observations, recipe))
+
+    def run(self, folder: Path) -> list[Any]:
+        """A written graph's answers to the probes."""
+        compiled = folder / "compiled"
+        compiled.mkdir()
+        compile_onnx(folder / "model.onnx", compiled)
+        with OrtCpuEngine(OrtCpuModel.of_compiled(compiled, threads=1), self.spec) as engine:
+            return [engine.run(probe.inputs)["out_sample"] for probe in self.probes]
+
+
+@pytest.fixture(scope="module")
+def unet(tiny_bundle: Path) -> Unet:
+    """The tiny bundle's."""
+    return Unet(tiny_bundle)
+
+
+def relative(a: Any, b: Any) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def test_every_weight_matrix_is_found(unet: Unet) -> None:
+    """Convolutions and linears, by the name of their torch module, each once; attention's products are not."""
+    paths = [node.path for node in unet.nodes]
+    assert len(set(paths)) == len(paths)
+    assert {"unet.conv_in", "unet.conv_out", "unet.time_embedding.linear_1"} <= set(paths)
+    assert any(path.endswith("attn1.to_q") for path in paths)
+    share = sum(node.parameters for node in unet.nodes) / unet.component.record.parameters
+    assert 0.97 < share < 1.0
+
+
+def test_observing_changes_nothing(unet: Unet) -> None:
+    """The watched U-Net computes what torch computed."""
+    for probe, output in zip(unet.probes, unet.outputs[::4], strict=True):
+        assert relative(output, probe.outputs["out_sample"]) < 1e-5
+
+
+def test_what_is_kept_of_a_run(unet: Unet) -> None:
+    """Extremes of every run and channel, samples within them, and the inputs of the runs asked for."""
+    seen = unet.observations
+    assert seen.runs == 4 * len(unet.probes)
+    for node in unet.nodes:
+        tensor = seen.tensors[node.input]
+        assert len(tensor.lowest) == seen.runs
+        assert tensor.visits > 0
+        samples = np.concatenate(tensor.samples)
+        low, high = tensor.bounds
+        assert low.min() <= samples.min()
+        assert samples.max() <= high.max()
+        channels = samples.shape[1]
+        assert tensor.channel_peaks.shape == (channels,)
+        others = tuple(axis for axis in range(samples.ndim) if axis != 1)
+        assert (np.abs(samples).max(axis=others) <= tensor.channel_peaks * (1 + 1e-6)).all()
+    assert len(seen.calls) == 2
+    assert seen.calls[0]["sample"].shape == (1, 4, 16, 16)
+    assert np.array_equal(seen.calls[0]["sample"][0], unet.probes[0].inputs["sample"][1])
+
+
+def test_observations_come_back_from_a_file(unet: Unet, tmp_path: Path) -> None:
+    """All of them."""
+    np.savez(tmp_path / "seen.npz", **unet.observations.arrays())  # type: ignore[arg-type]
+    with np.load(tmp_path / "seen.npz") as saved:
+        again = Observations.from_arrays(dict(saved))
+    assert again.runs == unet.observations.runs
+    for name, tensor in unet.observations.tensors.items():
+        assert np.array_equal(again.tensors[name].lowest, tensor.lowest)
+        assert again.tensors[name].visits == tensor.visits
+        assert len(again.tensors[name].samples) == len(tensor.samples)
+    for before, after in zip(unet.observations.calls, again.calls, strict=True):
+        assert before.keys() == after.keys()
+
+
+@pytest.mark.parametrize("recipe", list(Recipe))
+def test_rounding_keeps_zero_and_the_ends(recipe: Recipe) -> None:
+    """Zero stays exactly zero; inside of the range nothing moves by more than half a step; outside it is clipped."""
+    span = Range(lowest=-0.7, highest=2.3)
+    scale, _ = span.scale_and_zero(recipe)
+    inside = np.linspace(-0.7, 2.3, 1001, dtype=np.float32)
+    rounded = span.rounded(inside, recipe)
+    assert np.abs(rounded - inside).max() <= 0.51 * scale + 0.5 * scale * (not recipe.symmetric)
+    assert span.rounded(np.zeros(1, np.float32), recipe)[0] == 0.0
+    assert span.rounded(np.array([9.0], np.float32), recipe)[0] <= 2.3 + scale
+    assert not Range(lowest=0.0, highest=0.0).rounded(np.zeros(3, np.float32), recipe).any()
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_weights_are_rounded_by_channel(axis: int) -> None:
+    """Each channel's largest weight survives; a channel of zeros stays."""
+    weight = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32) * np.logspace(-3, 0, 5, dtype=np.float32)
+    weight[2] = 0.0
+    rounded = rounded_weight(weight, axis, Recipe.S8S8)
+    other = 1 - axis % 2
+    assert np.allclose(np.abs(rounded).max(axis=other), np.abs(weight).max(axis=other), rtol=1e-6)
+    assert not rounded[2].any()
+
+
+def test_recipes_of_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT wants symmetric numbers; a CPU without VNNI seven bits; what has no kernels is refused."""
+    assert recipe_for(Backend.TENSORRT_RTX) is recipe_for(Backend.TENSORRT) is Recipe.S8S8
+    monkeypatch.setattr(recipes, "cpu_features", lambda: "linux x86_64 AVX AVX2 FMA3 AVX512F AVX512_CLX")
+    assert recipe_for(Backend.ORT_CPU) is Recipe.U8S8
+    monkeypatch.setattr(recipes, "cpu_sums_widely", lambda: False)
+    assert recipe_for(Backend.ORT_CPU) is Recipe.U8S8_REDUCED
+    with pytest.raises(RequestError, match="got precision int8 for backend ort-cuda"):
+        recipe_for(Backend.ORT_CUDA)
+
+
+def test_smoothing_pays_where_a_channel_stands_out(unet: Unet) -> None:
+    """With one channel of a linear's input a hundred times larger, smoothing is chosen, and loses far less."""
+    node = next(node for node in unet.nodes if node.path.endswith("ff.net.2"))
+    seen = unet.observations.tensors[node.input]
+    factor = np.ones(len(seen.channel_peaks), np.float32)
+    factor[3] = 100.0
+    loud = replace(
+        seen,
+        lowest=[low * factor for low in seen.lowest],
+        highest=[high * factor for high in seen.highest],
+        samples=[part * factor for part in seen.samples],
+    )
+    observations = Observations(tensors={node.input: loud})
+    ((_, choice),) = choose_inputs(unet.weights, [node], observations, Recipe.S8S8)
+    assert choice.alpha is not None
+    assert choice.divisor is not None
+    plain = Range(
+        lowest=float(min(low.min() for low in loud.lowest)), highest=float(max(h.max() for h in loud.highest))
+    )
+    samples, weight = np.concatenate(loud.samples), np.array(unet.weights.array(node.weight))
+    exact = samples @ node.matrix(weight)
+    unsmoothed = plain.rounded(samples, Recipe.S8S8) @ node.matrix(rounded_weight(weight, node.channels, Recipe.S8S8))
+    assert choice.error < 0.25 * float(np.sum((unsmoothed - exact) ** 2) / np.sum(exact**2))
+
+
+def test_smoothing_alone_changes_nothing(unet: Unet) -> None:
+    """Divided activations and multiplied weights give the same prediction; norms take the divisor without a node."""
+    choices = unet.choices(Recipe.S8S8)
+    smoothed = SmoothedGraph(unet.weights, unet.nodes, choices)
+    assert smoothed.arrays
+    from onnx import numpy_helper
+
+    for tensor in smoothed.model.graph.initializer:
+        if tensor.name in smoothed.arrays:
+            tensor.CopyFrom(numpy_helper.from_array(smoothed.arrays[tensor.name], tensor.name))
+    session = unet.weights.session(smoothed.model)
+    for probe in unet.probes:
+        assert relative(session.run(["out_sample"], probe.inputs)[0], probe.outputs["out_sample"]) < 1e-5
+    before = sum(node.op_type == "Mul" for node in unet.weights.model.graph.node)
+    added = sum(node.op_type == "Mul" for node in smoothed.model.graph.node) - before
+    assert added == len(smoothed.renamed) < sum(choice.divisor is not None for choice in choices.values())
+
+
+@pytest.mark.parametrize("recipe", list(Recipe))
+def test_the_written_graph(recipe: Recipe, unet: Unet, tmp_path: Path) -> None:
+    """Every node is int8, the weights take a quarter of the space, and the prediction is near torch's."""
+    choices = unet.choices(recipe)
+    outputs = output_ranges(unet.nodes, unet.observations, recipe)
+    assert bool(outputs) != recipe.symmetric
+    write_quantized(unet.weights, unet.nodes, choices, outputs, recipe, tmp_path)
+    size = (tmp_path / "model.onnx.data").stat().st_size
+    whole = unet.component.record.weights
+    assert whole is not None
+    assert size < 0.30 * unet.component.manifest.files[whole].size
+    for probe, result in zip(unet.probes, unet.run(tmp_path), strict=True):
+        assert 1e-4 < relative(result, probe.outputs["out_sample"]) < 0.3
+    import onnx
+
+    if not recipe.symmetric:
+        compiled = onnx.load(str(tmp_path / "compiled" / "model.onnx"), load_external_data=False)
+        kinds = [node.op_type for node in compiled.graph.node]
+        int8 = sum(kinds.count(kind) for kind in ("QLinearConv", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul"))
+        assert int8 == len(unet.nodes)
+
+
+def test_some_nodes_can_stay_in_floating_point(unet: Unet, tmp_path: Path) -> None:
+    """With the worst third of them left out the prediction is nearer."""
+    recipe = Recipe.U8S8
+    choices, outputs = unet.choices(recipe), output_ranges(unet.nodes, unet.observations, recipe)
+    calls = [RecordedCall(inputs=call, weight=1.0) for call in unet.observations.calls]
+    scores = {n.name: s for n, s in sensitivities(
+        unet.weights, unet.nodes, choices, outputs, recipe, calls, output="out_sample")}  # fmt: skip
+    assert min(scores.values()) > 0.0
+    order = sorted(unet.nodes, key=lambda node: -scores[node.name])
+    errors = []
+    for part, chosen in (("all", unet.nodes), ("some", tuple(order[len(order) // 3 :]))):
+        write_quantized(unet.weights, chosen, choices, outputs, recipe, tmp_path / part)
+        results = unet.run(tmp_path / part)
+        errors.append(sum(relative(r, p.outputs["out_sample"]) for r, p in zip(results, unet.probes, strict=True)))
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_the_sum_of_what_nodes_cost_is_what_all_cost(unet: Unet, tmp_path: Path) -> None:
+    """Rounding every node at once moves the prediction about as far as their scores say, taken as independent."""
+    recipe = Recipe.S8S8
+    choices = unet.choices(recipe)
+    call = RecordedCall(inputs=unet.probes[0].inputs, weight=1.0)
+    scores = [score for _, score in sensitivities(
+        unet.weights, unet.nodes, choices, {}, recipe, [call], output="out_sample")]  # fmt: skip
+    write_quantized(unet.weights, unet.nodes, choices, {}, recipe, tmp_path)
+    moved = float(np.sqrt(np.mean((unet.run(tmp_path)[0] - unet.probes[0].outputs["out_sample"]) ** 2)))
+    assert 0.4 < float(np.linalg.norm(scores)) / moved < 2.5
+
+
+FAMILIES = (
+    "sd1", "sd1-inpaint", "lcm-sd1", "sd2", "sd2-inpaint", "sd-turbo",
+    "sdxl", "sdxl-inpaint", "sdxl-turbo", "lcm-sdxl", "sdxl-refiner",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_builds_for_a_gpu(family: str, family_bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    """TensorRT-RTX's own parser and builder take the symmetric graph, halved; Q/DQ stand around every node."""
+    pytest.importorskip("tensorrt_rtx")
+    from latentrt.engines.compiler import Target
+    from latentrt.engines.machine import gpu_machine
+    from latentrt.engines.manifest import QuantizationRecord, QuantizedNodeRecord
+    from latentrt.engines.tensorrt import TensorRTRTX
+    from latentrt.export.half import halve_file
+    from latentrt.export.islands import islands_of
+
+    unet = Unet(family_bundle(family))
+    write_quantized(unet.weights, unet.nodes, unet.choices(Recipe.S8S8), {}, Recipe.S8S8, tmp_path / "onnx")
+    halve_file(tmp_path / "onnx" / "model.onnx", islands_of(family, "unet"))
+    manifest = unet.component.manifest
+    nodes = {node.path: QuantizedNodeRecord(int8=True, score=0.0, error=0.0, alpha=None) for node in unet.nodes}
+    told = QuantizationRecord(
+        recipe=Recipe.S8S8, tool="", quality=1.0, prompts_sha256="", prompts=1, steps=1, pictures=1,
+        psnr_mean=1.0, psnr_worst=1.0, worst_prompt="", nodes=nodes,
+    )  # fmt: skip
+    from latentrt.engines.bundle import record_files
+
+    record = manifest.components["unet"].model_copy(
+        update={"onnx": "onnx/model.onnx", "weights": "onnx/model.onnx.data", "precision": "int8", "quantization": told}
+    )
+    files = record_files(tmp_path, ["onnx/model.onnx", "onnx/model.onnx.data"])
+    component = Component(
+        root=tmp_path,
+        manifest=manifest.model_copy(update={"components": {**manifest.components, "unet": record}, "files": files}),
+        name="unet",
+    )
+    folder = tmp_path / "plan"
+    folder.mkdir()
+    contents = TensorRTRTX().compile(component, Target(machine=gpu_machine("sm89")), folder, None)
+    assert contents is not None
+    assert sum(contents.quantized.values()) == len(unet.nodes)
+    assert contents.layers["DEQUANTIZE"].keys() == {"float16"}
+    assert (folder / "model.plan").stat().st_size > 0
+    shutil.rmtree(folder)
