@@ -1,0 +1,185 @@
+"""int8 from the command line: built, gated, killed and resumed, compared, refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import latentrt
+from latentrt import calibration, quantizing
+from latentrt.engines.bundle import open_bundle
+from latentrt.engines.errors import ParityError
+from latentrt.engines.precision import Precision
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four steps and a few pictures are enough to see that everything is there."""
+    monkeypatch.setattr("latentrt.int8._CALIBRATION_STEPS", 4)
+    monkeypatch.setattr(quantizing, "PICTURES", 6)
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three prompts, and lines to skip."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("a cat\n\n  red apple \nan astronaut riding a horse\n", "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(emoji_bundle: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model in int8, made of its bundle."""
+    source = shutil.copytree(emoji_bundle, tmp_path_factory.mktemp("source") / "fp32.bundle")
+    folder = tmp_path_factory.mktemp("bundles") / "int8.bundle"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("latentrt.int8._CALIBRATION_STEPS", 4)
+        patch.setattr(quantizing, "PICTURES", 6)
+        latentrt.build(source, folder, precision="int8", prompts=prompts, quality=24.0)
+    return folder
+
+
+def test_what_the_bundle_says(int8_bundle: Path, emoji_bundle: Path, command: Callable[..., Any]) -> None:
+    """The U-Net is int8 in a quarter of the space; its record tells how it was judged; nothing is left beside it."""
+    bundle, whole = open_bundle(int8_bundle), open_bundle(emoji_bundle)
+    bundle.check_all()
+    unet = bundle.manifest.components["unet"]
+    assert bundle.manifest.precision is unet.precision is Precision.INT8
+    assert {record.precision for name, record in bundle.manifest.components.items() if name != "unet"} == {"fp32"}
+    told = unet.quantization
+    assert told is not None
+    assert (told.prompts, told.steps, told.pictures, told.quality) == (3, 4, 6, 24.0)
+    assert told.psnr_worst <= told.psnr_mean
+    assert told.psnr_mean >= 24.0
+    assert all(node.score > 0.0 for node in told.nodes.values())
+    assert unet.weights is not None
+    before = whole.manifest.components["unet"].weights
+    assert before is not None
+    assert bundle.manifest.files[unet.weights].size <= 0.30 * whole.manifest.files[before].size
+    assert sorted(path.name for path in int8_bundle.parent.iterdir()) in (
+        ["int8.bundle"],
+        [".int8.bundle.lock", "int8.bundle"],
+    )
+    shown = command("inspect", int8_bundle)
+    assert f"{sum(n.int8 for n in told.nodes.values())} of {len(told.nodes)} nodes" in shown.stdout
+    assert json.loads(command("inspect", int8_bundle, "--json").stdout)["components"]["unet"]["quantization"]
+    assert command("verify", int8_bundle).status == 0
+
+
+def test_it_draws_nearly_the_same_picture(
+    int8_bundle: Path, emoji_bundle: Path, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Side by side in one picture, with the difference."""
+    sheet = tmp_path / "sheet.png"
+    ran = command("compare", emoji_bundle, int8_bundle, "a cat", "-o", sheet, "--steps", 4, "--json")
+    assert ran.status == 0, ran.stderr
+    assert 20.0 < json.loads(ran.stdout)["psnr"] < 60.0
+    with Image.open(sheet) as image:
+        assert image.size == (3 * 256 + 4 * 8, 256 + 2 * 8 + 24)
+        pixels = np.asarray(image)
+    assert pixels[40 + 128, 8 + 2 * 264 :].any()
+    same = command("compare", emoji_bundle, emoji_bundle, "a cat", "-o", sheet, "--steps", 2, "--json")
+    assert json.loads(same.stdout)["psnr"] == 99.0
+
+
+def test_a_quality_out_of_reach_fails_and_says_what_was_reached(
+    emoji_bundle: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes are left in floating point, then the build ends; the calibration is kept, the bundle is not."""
+    monkeypatch.setattr(quantizing, "_KEPT", (0, 2))
+    source = shutil.copytree(emoji_bundle, tmp_path / "fp32.bundle")
+    with pytest.raises(ParityError, match=r"reached a mean of \d+\.\d dB .* expected 90 dB"):
+        latentrt.build(source, tmp_path / "int8.bundle", precision="int8", prompts=prompts, quality=90.0)
+    assert not (tmp_path / "int8.bundle").exists()
+    kept = tmp_path / ".int8.bundle.int8" / "calibration"
+    assert {path.name for path in kept.glob("*.npz")} == {"observed.npz", "references.npz", "scores-u8s8.npz"} or {
+        path.name for path in kept.glob("*.npz")
+    } == {"observed.npz", "references.npz", "scores-u8s8-reduced.npz"}
+
+
+def test_a_killed_calibration_goes_on_where_it_was(
+    emoji_bundle: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What two pictures showed is not drawn again, and the result is that of an undisturbed run."""
+    source = shutil.copytree(emoji_bundle, tmp_path / "fp32.bundle")
+    monkeypatch.setattr(quantizing, "_SAVE_EVERY", 0.0)
+    drawn: list[int] = []
+    calibrating = calibration.Drawn.calibrating
+
+    def counted(self: calibration.Drawn, pipe: latentrt.Pipeline, start: int) -> Any:
+        for done in calibrating(self, pipe, start):
+            drawn.append(done)
+            yield done
+            if drawn == [1, 2]:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibration.Drawn, "calibrating", counted)
+    output = tmp_path / "int8.bundle"
+    with pytest.raises(KeyboardInterrupt):
+        latentrt.build(source, output, precision="int8", prompts=prompts, quality=24.0)
+    assert not output.exists()
+    made = latentrt.build(source, output, precision="int8", prompts=prompts, quality=24.0)
+    assert drawn == [1, 2, 3]
+    told = made.bundle.manifest.components["unet"].quantization
+    monkeypatch.setattr(calibration.Drawn, "calibrating", calibrating)
+    again = latentrt.build(source, tmp_path / "other.bundle", precision="int8", prompts=prompts, quality=24.0)
+    assert again.bundle.manifest.components["unet"].quantization == told
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "without a prompt"),
+        ("\n \n", "without a prompt"),
+        (b"\xff\xfe\xff", "expected UTF-8 text"),
+        (None, "cannot be read"),
+    ],
+)
+def test_prompt_files_that_cannot_be_used(
+    text: str | bytes | None, reason: str, emoji_bundle: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    """A sentence, before anything is drawn."""
+    path = tmp_path / "prompts.txt"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    ran = command("build", emoji_bundle, "-o", tmp_path / "x.bundle", "--precision", "int8", "--prompts", path)
+    assert ran.status == 2
+    assert reason in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "x.bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--precision", "int8", "--quality", "0"), "got quality 0 dB"),
+        (("--precision", "int8", "--quality", "120"), "got quality 120 dB"),
+        (("--precision", "fp16", "--quality", "30"), "got quality for a build that is not int8"),
+        (("--prompts", "x.txt"), "got prompts for a build that is not int8"),
+        (("--precision", "int8", "--backend", "ort-cuda"), "got precision int8 for backend ort-cuda"),
+        (("--precision", "int8", "--profile", "64x64"), "got profiles, fp32 or seamless for a bundle"),
+        (("--precision", "int8"), "add -o DIR"),
+    ],
+)
+def test_wishes_that_cannot_be_met(
+    arguments: tuple[str, ...], reason: str, emoji_bundle: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    """A sentence each."""
+    output = () if reason == "add -o DIR" else ("-o", tmp_path / "x.bundle")
+    ran = command("build", emoji_bundle, *arguments, *output)
+    assert ran.status == 2
+    assert reason in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_an_int8_bundle_is_no_source(int8_bundle: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+    """Its engines can be made again; another int8 of it cannot, nor another precision."""
+    assert command("build", int8_bundle, "--precision", "int8").status == 0
+    ran = command("build", int8_bundle, "--precision", "fp32")
+    assert ran.status == 2
+    assert "got precision fp32 for a bundle built in int8" in ran.stderr
