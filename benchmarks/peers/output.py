@@ -1,0 +1,21 @@
+"""What an adapter drew, on disk."""
+
+from pathlib import Path
+from typing import Any
+
+
+def save(output: Path | None, pixels: Any, latents: Any) -> None:
+    """Writes pixels (N, H, W, 3) in [0, 1] and latents as .npz, or the first picture as .png; None writes nothing."""
+    if output is None:
+        return
+    import numpy as np
+
+    if output.suffix == ".png":
+        from PIL import Image
+
+        Image.fromarray(np.rint(np.asarray(pixels[0]) * 255).astype(np.uint8)).save(output)
+        return
+    arrays = {"pixels": np.asarray(pixels, np.float32)}
+    if latents is not None:
+        arrays["latents"] = np.asarray(latents, np.float32)
+    np.savez(output, **arrays)
