@@ -19,7 +19,7 @@ from latentrt.benchmarks.peak import PeakMeter, peak_from_seconds
 from latentrt.benchmarks.peers.registry import PEERS, REFERENCE
 from latentrt.benchmarks.plan import SAMPLER, Case, Plan, base_case
 from latentrt.benchmarks.pool import Pool
-from latentrt.benchmarks.quality import clip_score, first_picture, quality_of
+from latentrt.benchmarks.quality import ClipScore, clip_score, quality_of
 from latentrt.benchmarks.roster import Entrant, entrants
 from latentrt.benchmarks.schema import SCHEMA, BenchResult, Contender, OwnEmoji, Quality, Settings, Work
 from latentrt.benchmarks.summing_up import answers, bytes_of, figure, latency_of, scaling_of
@@ -82,7 +82,7 @@ def run(
                     told(f"own-emoji rate of {entrant.name}")
                     rounds.own_emoji(entrant, lambda one: own_emoji_of(one, pool, plan).model_dump())
             rounds.cold(drew)
-        qualities, reference = _qualities(plan, drew, pictures, clip)
+        qualities = _qualities(plan, drew, pictures, clip)
     finally:
         shutil.rmtree(pictures, ignore_errors=True)
     watched = [a for e in drew for a in answers(journal, plan.runs, "latency", "one", e.name)]
@@ -115,7 +115,6 @@ def run(
         peak=peak_from_seconds([found for n in range(plan.runs) if (found := journal.known("peak", n)) is not None]),
         work=_work(bundle, profile),
         reference=next((e.name for e in everyone if e.adapter == PEERS[REFERENCE].adapter), None),
-        reference_pictures=reference,
         contenders=tuple(rows),
         seconds=perf_counter() - begin,
     )
@@ -138,20 +137,14 @@ def _variations(plan: Plan) -> dict[str, dict[str, Case]]:
     }
 
 
-def _qualities(
-    plan: Plan, drew: Sequence[Entrant], folder: Path, clip: object
-) -> tuple[dict[str, Quality], tuple[str | None, ...]]:
-    """Every contender's quality against the reference, and the reference's pictures; nothing without one."""
+def _qualities(plan: Plan, drew: Sequence[Entrant], folder: Path, clip: ClipScore | None) -> dict[str, Quality]:
+    """Every contender's quality against the reference; nothing without one."""
     files = {e.name: [folder / f"{place}-{n}.npz" for n in range(len(plan.prompts))] for place, e in enumerate(drew)}
     whole = {name: paths for name, paths in files.items() if all(path.is_file() for path in paths)}
     reference = next((e.name for e in drew if e.adapter == PEERS[REFERENCE].adapter and e.name in whole), None)
     if reference is None:
-        return {}, ()
-    qualities = {
-        name: quality_of(paths, whole[reference], plan.prompts, plan.seed, clip)  # type: ignore[arg-type]
-        for name, paths in whole.items()
-    }
-    return qualities, tuple(first_picture(path) for path in whole[reference][:8])
+        return {}
+    return {name: quality_of(paths, whole[reference], plan.prompts, plan.seed, clip) for name, paths in whole.items()}
 
 
 def _contender(

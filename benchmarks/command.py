@@ -12,9 +12,10 @@ from latentrt.benchmarks.markdown import markdown_table, summary_rows
 from latentrt.benchmarks.peers.registry import PEERS, REFERENCE
 from latentrt.benchmarks.plan import PROMPTS, Plan
 from latentrt.benchmarks.schema import BenchResult, read_result, write_result
+from latentrt.benchmarks.text_file import write_text
 from latentrt.engines.bundle import open_bundle
 from latentrt.engines.errors import RequestError
-from latentrt.engines.files import check_writable, write_file
+from latentrt.engines.files import check_writable
 from latentrt.engines.manifest import BundleManifest
 from latentrt.engines.profile import profile_for_size, profile_from_text
 from latentrt.models import EMBEDDED, EMOJI
@@ -55,13 +56,11 @@ class Outputs:
         if self.json is not None:
             write_result(self.json, result)
         if self.markdown is not None:
-            text = markdown_table(result)
-            write_file(self.markdown, lambda path: path.write_text(text, "utf-8"))
+            write_text(self.markdown, markdown_table(result))
         if self.report is not None:
             from latentrt.benchmarks.report import report_html
 
-            page = report_html(result)
-            write_file(self.report, lambda path: path.write_text(page, "utf-8"))
+            write_text(self.report, report_html(result))
 
     def named(self) -> list[Path]:
         """The files."""

@@ -36,7 +36,7 @@ def own_emoji_of(entrant: Entrant, pool: Pool, plan: Plan) -> OwnEmoji:
     """Draws every ``plan.icons_every``-th trained name, and looks which emoji is nearest.
 
     Raises:
-        WorkerFailure: the contender did not draw.
+        WorkerError: the contender did not draw.
     """
     assert plan.icons is not None
     with np.load(plan.icons) as icons:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latentrt.benchmarks.process import WorkerFailure
+from latentrt.benchmarks.process import WorkerError
 from latentrt.engines.files import locked
 
 # What a looser range would bring, some gigabytes of it
@@ -34,7 +34,7 @@ def environment_python(name: str, folder: Path, requirements: Sequence[str], alo
         alone: packages to install without what they ask for.
 
     Raises:
-        WorkerFailure: it cannot be made, or would bring packages for GPUs.
+        WorkerError: it cannot be made, or would bring packages for GPUs.
     """
     home = folder / name
     python = home / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -61,15 +61,15 @@ def _refuse_unwanted(pip: Sequence[str], requirements: Sequence[str]) -> None:
     planned = [row["metadata"]["name"].lower() for row in json.loads(said)["install"]]
     unwanted = [name for name in planned if name.startswith(_UNWANTED)]
     if unwanted:
-        raise WorkerFailure(f"its environment would bring {', '.join(sorted(unwanted)[:5])}, packages for GPUs")
+        raise WorkerError(f"its environment would bring {', '.join(sorted(unwanted)[:5])}, packages for GPUs")
 
 
 def _run(command: Sequence[str], what: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30 * _MINUTES)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise WorkerFailure(f"{what}: {type(error).__name__}") from error
+        raise WorkerError(f"{what}: {type(error).__name__}") from error
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise WorkerFailure(f"{what}: {lines[0][:300] if lines else f'status {done.returncode}'}")
+        raise WorkerError(f"{what}: {lines[0][:300] if lines else f'status {done.returncode}'}")
     return done.stdout

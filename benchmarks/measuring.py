@@ -11,7 +11,7 @@ from latentrt.benchmarks.journal import Answer, Journal
 from latentrt.benchmarks.peak import PeakMeter
 from latentrt.benchmarks.plan import Case, Plan, base_case
 from latentrt.benchmarks.pool import Pool
-from latentrt.benchmarks.process import WorkerFailure, cold_start, total_processor_seconds
+from latentrt.benchmarks.process import WorkerError, cold_start, total_processor_seconds
 from latentrt.benchmarks.roster import Entrant
 
 Told = Callable[[str], None]
@@ -128,7 +128,7 @@ class Rounds:
             return None
         try:
             return ask(entrant)
-        except WorkerFailure as failure:
+        except WorkerError as failure:
             reasons[phase] = str(failure)
             self._told(f"{entrant.name}: {phase}: {failure}")
             return None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from latentrt.benchmarks.plan import Case, Plan
-from latentrt.benchmarks.process import Worker, WorkerFailure
+from latentrt.benchmarks.process import Worker, WorkerError
 from latentrt.benchmarks.roster import Entrant
 
 _WARMING_STEPS = 2
@@ -31,7 +31,7 @@ class Pool:
         """The entrant's worker, open.
 
         Raises:
-            WorkerFailure: it cannot be opened.
+            WorkerError: it cannot be opened.
         """
         if entrant.name in self._workers:
             return self._workers[entrant.name]
@@ -41,7 +41,7 @@ class Pool:
         self._workers[entrant.name] = worker
         try:
             self.opened[entrant.name] = worker.ask(entrant.opening)
-        except WorkerFailure:
+        except WorkerError:
             self.drop(entrant)
             raise
         return worker
@@ -50,7 +50,7 @@ class Pool:
         """Draws, after an uncounted draw of the case if there was none.
 
         Raises:
-            WorkerFailure: it did not; the worker is given up.
+            WorkerError: it did not; the worker is given up.
         """
         try:
             worker = self.worker(entrant)
@@ -58,7 +58,7 @@ class Pool:
                 worker.ask({**request, "steps": min(_WARMING_STEPS, case.steps), "output": None})
                 self._warm.add((entrant.name, case))
             return worker.ask(request)
-        except WorkerFailure:
+        except WorkerError:
             self.drop(entrant)
             raise
 

@@ -1,5 +1,6 @@
 """The near side of a worker: starts it, asks it, watches its memory and its processor time, and ends it."""
 
+import contextlib
 import json
 import os
 import selectors
@@ -15,7 +16,7 @@ WORKER = Path(__file__).resolve().parent / "worker.py"
 _TAIL = 400
 
 
-class WorkerFailure(Exception):
+class WorkerError(Exception):
     """A contender could not do what was asked of it; the text is the reason, for its row of the report."""
 
 
@@ -49,7 +50,7 @@ class Worker:
             timeout: seconds that one answer may take.
 
         Raises:
-            WorkerFailure: the interpreter does not start.
+            WorkerError: the interpreter does not start.
         """
         self._timeout = timeout
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
@@ -63,13 +64,13 @@ class Worker:
             )
         except OSError as error:
             self._errors.close()
-            raise WorkerFailure(f"cannot start {python.name}: {error.strerror}") from error
+            raise WorkerError(f"cannot start {python.name}: {error.strerror}") from error
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Sends a request and waits for its answer.
 
         Raises:
-            WorkerFailure: the worker says why it could not, has died, or does not answer in time.
+            WorkerError: the worker says why it could not, has died, or does not answer in time.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -82,12 +83,12 @@ class Worker:
             line = b""
         except TimeoutError as error:
             self._process.kill()
-            raise WorkerFailure(f"no answer within {self._timeout:.0f} s") from error
+            raise WorkerError(f"no answer within {self._timeout:.0f} s") from error
         if not line:
-            raise WorkerFailure(self._why_it_ended())
+            raise WorkerError(self._why_it_ended())
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise WorkerFailure(answer["error"])
+            raise WorkerError(answer["error"])
         return answer
 
     def _why_it_ended(self) -> str:
@@ -121,10 +122,8 @@ class Worker:
     def close(self) -> None:
         """Ends it; later calls do nothing."""
         if self._process.stdin and not self._process.stdin.closed:
-            try:
+            with contextlib.suppress(OSError):
                 self._process.stdin.close()
-            except OSError:
-                pass
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -169,7 +168,7 @@ def cold_start(
         Seconds from the start of the process until the picture was on disk, and the worker's answer.
 
     Raises:
-        WorkerFailure: no picture.
+        WorkerError: no picture.
     """
     command = [*worker_command(python, adapter), "--once", json.dumps(request)]
     with tempfile.TemporaryFile() as errors:
@@ -177,14 +176,14 @@ def cold_start(
         try:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment())
         except OSError as error:
-            raise WorkerFailure(f"cannot start {python.name}: {error.strerror}") from error
+            raise WorkerError(f"cannot start {python.name}: {error.strerror}") from error
         assert process.stdout is not None
         try:
             line = _line_within(process.stdout, timeout)
             seconds = perf_counter() - begin
             process.wait(60)
         except (TimeoutError, subprocess.TimeoutExpired) as error:
-            raise WorkerFailure(f"no picture within {timeout:.0f} s") from error
+            raise WorkerError(f"no picture within {timeout:.0f} s") from error
         finally:
             if process.poll() is None:
                 process.kill()
@@ -193,7 +192,7 @@ def cold_start(
         if not line:
             errors.seek(0)
             said = [text for text in errors.read().decode("utf-8", "replace").split("\n") if text.strip()]
-            raise WorkerFailure(said[-1].strip()[:_TAIL] if said else f"status {process.returncode}")
+            raise WorkerError(said[-1].strip()[:_TAIL] if said else f"status {process.returncode}")
     return seconds, json.loads(line)
 
 

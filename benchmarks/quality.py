@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from latentrt.benchmarks.schema import PictureQuality, Quality
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 
-_GRID = 8  # pictures a contender keeps in the result
+SHOWN = 8  # pictures that a contender keeps in the result, beside its worst
 _SMALL = 128  # pixels up to which they are kept as PNG; larger ones are scaled down to JPEG
 _LARGE = 256
-_GAIN = 8.0  # of the difference pictures; they are grey where there is none
+GAIN = 8.0  # of the difference pictures, which are grey where there is none
 
 ClipScore = Callable[[Array, str], float]
 
@@ -35,12 +36,11 @@ def quality_of(
     """
     rows = []
     for place, (ours, theirs, prompt) in enumerate(zip(drawn, reference, prompts, strict=True)):
-        with np.load(ours) as one, np.load(theirs) as other:
-            pixels, wanted = one["pixels"][0].astype(np.float64), other["pixels"][0].astype(np.float64)
-            error = None
-            if "latents" in one and "latents" in other:
-                error = float(np.linalg.norm(one["latents"] - other["latents"]) / np.linalg.norm(other["latents"]))
-        psnr, ssim = psnr_and_ssim(pixels, wanted)
+        one, other = read_drawn(ours), read_drawn(theirs)
+        error = None
+        if one.latents is not None and other.latents is not None:
+            error = float(np.linalg.norm(one.latents - other.latents) / np.linalg.norm(other.latents))
+        psnr, ssim = psnr_and_ssim(one.pixels, other.pixels)
         rows.append(
             PictureQuality(
                 prompt=prompt,
@@ -48,12 +48,34 @@ def quality_of(
                 latent_relative_error=error,
                 psnr=psnr,
                 ssim=ssim,
-                clip_score=clip(pixels, prompt) if clip else None,
-                picture=picture_data(pixels) if place < _GRID else None,
-                difference=picture_data(0.5 + _GAIN * (pixels - wanted)) if place < _GRID else None,
+                clip_score=clip(one.pixels, prompt) if clip else None,
             )
         )
+    worst = rows.index(Quality(pictures=tuple(rows)).worst)
+    for place in {*range(min(SHOWN, len(rows))), worst}:
+        one, other = read_drawn(drawn[place]), read_drawn(reference[place])
+        pictures = {
+            "reference": picture_data(other.pixels),
+            "picture": picture_data(one.pixels),
+            "difference": picture_data(0.5 + GAIN * (one.pixels - other.pixels)),
+        }
+        rows[place] = rows[place].model_copy(update=pictures)
     return Quality(pictures=tuple(rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One picture (H, W, 3) in [0, 1], and its latents where the contender tells them."""
+
+    pixels: Array
+    latents: Array | None
+
+
+def read_drawn(path: Path) -> Drawn:
+    """What a worker saved, its first picture."""
+    with np.load(path) as found:
+        latents = found["latents"].astype(np.float64) if "latents" in found else None
+        return Drawn(pixels=found["pixels"][0].astype(np.float64), latents=latents)
 
 
 def psnr_and_ssim(pixels: Array, reference: Array) -> tuple[float | None, float]:
@@ -79,12 +101,6 @@ def picture_data(pixels: Array) -> str:
         image.save(memory, "JPEG", quality=88)
         kind = "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(memory.getvalue()).decode('ascii')}"
-
-
-def first_picture(path: Path) -> str:
-    """The picture in a worker's file as a data URI."""
-    with np.load(path) as drawn:
-        return picture_data(drawn["pixels"][0])
 
 
 def clip_score(folder: Path) -> ClipScore:

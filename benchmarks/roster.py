@@ -10,7 +10,7 @@ from typing import Any
 from latentrt.benchmarks.environments import environment_python
 from latentrt.benchmarks.peers.registry import PEERS, Peer
 from latentrt.benchmarks.plan import Plan
-from latentrt.benchmarks.process import Worker, WorkerFailure, own_python
+from latentrt.benchmarks.process import Worker, WorkerError, own_python
 from latentrt.engines.bundle import open_bundle
 from latentrt.engines.cache import AUTO, chosen_backend
 from latentrt.engines.errors import EngineError, RequestError
@@ -115,7 +115,7 @@ def _theirs(name: str, plan: Plan, threads: Mapping[str, Any], progress: Progres
         if peer.converts:
             with timer.stage(f"conversion for {name}"):
                 model = _converted(name, peer, python, checkpoint, plan)
-    except WorkerFailure as error:
+    except WorkerError as error:
         absent = str(error)
     return Entrant(
         name=peer.title,
@@ -132,7 +132,7 @@ def _converted(name: str, peer: Peer, python: Path, checkpoint: Path, plan: Plan
     """The checkpoint as the peer takes it, converted where it was not.
 
     Raises:
-        WorkerFailure: the peer cannot convert it.
+        WorkerError: the peer cannot convert it.
     """
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     state = [(str(path.relative_to(checkpoint)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]

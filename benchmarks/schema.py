@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from latentrt.benchmarks.text_file import write_text
 from latentrt.engines.errors import LatentrtError, RequestError
-from latentrt.engines.files import write_file
 
 SCHEMA = 1
 
@@ -85,7 +85,11 @@ class Scaling(Record):
 
 
 class PictureQuality(Record):
-    """One prompt against the reference. ``psnr`` in dB is null where the pictures are equal to the last bit."""
+    """One prompt against the reference. ``psnr`` in dB is null where the pictures are equal to the last bit.
+
+    Pictures are data URIs, kept for the first prompts and the worst; ``difference`` is grey where there is none, and
+    eight times as strong as it is.
+    """
 
     prompt: str
     seed: int
@@ -93,6 +97,7 @@ class PictureQuality(Record):
     psnr: float | None
     ssim: float
     clip_score: float | None = None
+    reference: str | None = None
     picture: str | None = None
     difference: str | None = None
 
@@ -218,7 +223,6 @@ class BenchResult(Record):
     peak: Peak | None
     work: Work | None
     reference: str | None
-    reference_pictures: tuple[str | None, ...] = ()
     contenders: Annotated[tuple[Contender, ...], Field(min_length=1)]
     seconds: float
 
@@ -271,4 +275,4 @@ def write_result(path: Path, result: BenchResult) -> None:
         OutputError: it cannot be written.
     """
     text = result.model_dump_json(indent=1) + "\n"
-    write_file(path, lambda temporary: temporary.write_text(text, "utf-8"))
+    write_text(path, text)

@@ -129,10 +129,10 @@ def main(arguments: list[str]) -> None:
         adapter.draw(request, _output(request))
         reply({"seconds": seconds})
         return
-    adapter = None
+    serving: Adapter | None = None
     for line in sys.stdin:
         try:
-            adapter, answer = _answer(name, adapter, json.loads(line))
+            serving, answer = _answer(name, serving, json.loads(line))
         except Exception as error:  # whatever a peer raises is its answer
             traceback.print_exc()
             text = " ".join(str(error).split())

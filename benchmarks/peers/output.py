@@ -15,7 +15,8 @@ def save(output: Path | None, pixels: Any, latents: Any) -> None:
 
         Image.fromarray(np.rint(np.asarray(pixels[0]) * 255).astype(np.uint8)).save(output)
         return
-    arrays = {"pixels": np.asarray(pixels, np.float32)}
-    if latents is not None:
-        arrays["latents"] = np.asarray(latents, np.float32)
-    np.savez(output, **arrays)
+    shown = np.asarray(pixels, np.float32)
+    if latents is None:
+        np.savez(output, pixels=shown)
+    else:
+        np.savez(output, pixels=shown, latents=np.asarray(latents, np.float32))
