@@ -48,7 +48,7 @@ class Adapter(Protocol):
 
 def _importable() -> None:
     """Makes ``latentrt.benchmarks`` importable where latentrt is not installed: peers use nothing else of it."""
-    if importlib.util.find_spec("latentrt") is not None:
+    if "latentrt" in sys.modules or importlib.util.find_spec("latentrt") is not None:
         return
     house = types.ModuleType("latentrt")
     house.__path__ = []

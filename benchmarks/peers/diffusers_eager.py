@@ -8,13 +8,8 @@ import diffusers
 import torch
 import transformers
 
+from latentrt.benchmarks.peers.sampler import with_sampler
 from latentrt.benchmarks.peers.stage_watch import StageWatch
-
-
-def with_sampler(pipe: Any) -> Any:
-    """The pipeline with DPM++ 2M on Karras's sigmas."""
-    pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
-    return pipe
 
 
 class Contender:

@@ -73,5 +73,6 @@ PEERS: Mapping[str, Peer] = {
         adapter="stable_diffusion_cpp",
         precision="fp32",
         requirements=("cyllama==0.2.18", "numpy==2.4.6", "pillow==13.0.0"),
+        converts=True,
     ),
 }
