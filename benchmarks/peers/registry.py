@@ -30,6 +30,8 @@ _OPENVINO = (
     "nncf==3.4.0",
     "openvino==2026.4.1",
     "openvino-tokenizers==2026.4.1.0",
+    "datasets==5.0.1",
+    "huggingface-hub==1.21.0",
     "requests==2.34.2",
     "setuptools==84.2.1",
 )
