@@ -2,8 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -66,15 +66,14 @@ def run(
     if journal.resumed:
         told(f"going on with {journal.resumed} answers of a run that was stopped")
     present = [entrant for entrant in everyone if entrant.absent is None]
-    pictures = Path(tempfile.mkdtemp(prefix="latentrt-bench-"))
     pool = Pool(plan, resident=resident)
     variations = _variations(plan)
-    try:
+    with _pictures_folder(journal_path, resumed=bool(journal.resumed)) as pictures:
         with closing(PeakMeter(timeout=plan.timeout)) as peak, closing(pool):
-            rounds = Rounds(plan, journal, pool, peak, told)
+            rounds = Rounds(plan, journal, pool, peak, pictures, told)
             rounds.latency(present)
             drew = [entrant for entrant in present if answers(journal, plan.runs, "latency", "one", entrant.name)]
-            rounds.pictures(drew, pictures)
+            rounds.pictures(drew)
             for phase, cases in variations.items():
                 rounds.varied(phase, cases, drew)
             if plan.icons is not None:
@@ -82,9 +81,7 @@ def run(
                     told(f"own-emoji rate of {entrant.name}")
                     rounds.own_emoji(entrant, lambda one: own_emoji_of(one, pool, plan).model_dump())
             rounds.cold(drew)
-        qualities = _qualities(plan, drew, pictures, clip)
-    finally:
-        shutil.rmtree(pictures, ignore_errors=True)
+        qualities = _qualities(plan, drew, rounds, clip)
     watched = [a for e in drew for a in answers(journal, plan.runs, "latency", "one", e.name)]
     rows = [_contender(e, plan, journal, rounds.failures.get(e.name, {}), variations, qualities) for e in everyone]
     return BenchResult(
@@ -120,6 +117,21 @@ def run(
     )
 
 
+@contextmanager
+def _pictures_folder(journal: Path | None, *, resumed: bool) -> Iterator[Path]:
+    """Where pictures wait to be compared: beside the journal as long as that, or for this run only."""
+    if journal is None:
+        with tempfile.TemporaryDirectory(prefix="latentrt-bench-") as temporary:
+            yield Path(temporary)
+        return
+    folder = journal.with_name(f"{journal.name}.pictures")
+    if not resumed:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _stamp(root: Path) -> tuple[str, float]:
     """Which bundle it is, and of when."""
     return str(root), (root / "bundle.json").stat().st_mtime
@@ -137,9 +149,9 @@ def _variations(plan: Plan) -> dict[str, dict[str, Case]]:
     }
 
 
-def _qualities(plan: Plan, drew: Sequence[Entrant], folder: Path, clip: ClipScore | None) -> dict[str, Quality]:
+def _qualities(plan: Plan, drew: Sequence[Entrant], rounds: Rounds, clip: ClipScore | None) -> dict[str, Quality]:
     """Every contender's quality against the reference; nothing without one."""
-    files = {e.name: [folder / f"{place}-{n}.npz" for n in range(len(plan.prompts))] for place, e in enumerate(drew)}
+    files = {e.name: [rounds.picture(e, n) for n in range(len(plan.prompts))] for e in drew}
     whole = {name: paths for name, paths in files.items() if all(path.is_file() for path in paths)}
     reference = next((e.name for e in drew if e.adapter == PEERS[REFERENCE].adapter and e.name in whole), None)
     if reference is None:
@@ -157,10 +169,10 @@ def _contender(
 ) -> Contender:
     """The row of one entrant, from what the journal holds."""
     name = entrant.name
-    latency = latency_of(answers(journal, plan.runs, "latency", "one", name))
+    drawn = answers(journal, plan.runs, "latency", "one", name)
+    latency = latency_of(drawn)
     absent = entrant.absent or (None if latency else failures.get("latency", "it drew nothing"))
     cold = [found for n in range(plan.cold_runs) if (found := journal.known("cold", n, name)) is not None]
-    opened = journal.known("opened", name) or {}
     values = {
         "throughput": {label: float(case.batch) for label, case in variations["throughput"].items()},
         "pixels": {label: float(case.width * case.height) for label, case in variations["pixels"].items()},
@@ -174,14 +186,14 @@ def _contender(
         adapter=entrant.adapter,
         model=entrant.model.name,
         precision=entrant.precision,
-        versions=opened.get("versions", {}),
+        versions=drawn[-1]["versions"] if drawn else {},
         command=entrant.command(base_case(plan).request(plan)),
         absent=absent,
         failures={} if absent else dict(failures),
         latency=latency,
         cold_start=figure([answer["seconds"] for answer in cold]),
         open=figure([answer["open"] for answer in cold]),
-        peak_bytes=(journal.known("peak_bytes", name) or {}).get("bytes"),
+        peak_bytes=max((answer["peak_bytes"] for answer in drawn if answer["peak_bytes"]), default=None),
         model_bytes=bytes_of(entrant.model) if absent is None else None,
         packages_bytes=(journal.known("packages", name) or {}).get("bytes"),
         throughput=scalings["throughput"],

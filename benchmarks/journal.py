@@ -73,11 +73,6 @@ class Journal:
                 raise output_error(self._path, error) from error
         return answer
 
-    def forget(self) -> None:
-        """Removes the file: the result is written."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-
 
 def _text(key: tuple[object, ...]) -> str:
     return "/".join(map(str, key))

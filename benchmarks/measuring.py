@@ -1,5 +1,6 @@
 """Times, taken in turn: in every round each contender draws once, A B C A B C …, while the others wait."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +24,13 @@ class Rounds:
     ``failures`` are reasons by entrant and phase: an entrant that fails in a phase is not asked again in it.
     """
 
-    def __init__(self, plan: Plan, journal: Journal, pool: Pool, peak: PeakMeter, told: Told) -> None:
+    def __init__(self, plan: Plan, journal: Journal, pool: Pool, peak: PeakMeter, pictures: Path, told: Told) -> None:
         self._plan, self._journal, self._pool, self._peak, self._told = plan, journal, pool, peak, told
-        self._resident = pool.resident
+        self._resident, self._pictures = pool.resident, pictures
         self.failures: dict[str, dict[str, str]] = {}
 
     def latency(self, entrants: Sequence[Entrant]) -> None:
-        """One picture a round from each, with the machine's peak between rounds, and the peak memory at the end."""
+        """One picture a round from each, with the machine's peak between rounds; the first round's are kept."""
         case = base_case(self._plan)
         for number in range(self._plan.runs):
             self._told(f"round {number + 1} of {self._plan.runs}")
@@ -37,9 +38,8 @@ class Rounds:
             for entrant in entrants:
                 self._draw("latency", "one", case, number, entrant)
         for entrant in entrants:
-            self._after("peak_bytes", entrant, lambda one: {"bytes": self._pool.peaks.get(one.name)})
-            self._after("opened", entrant, lambda one: self._pool.opened.get(one.name, {}))
-            self._after("packages", entrant, lambda one: self._pool.worker(one).ask({"do": "packages"}))
+            if "latency" not in self.failures.get(entrant.name, {}):
+                self._ask("packages", ("packages", entrant.name), entrant, self._packages)
 
     def varied(self, phase: str, cases: Mapping[str, Case], entrants: Sequence[Entrant]) -> None:
         """Rounds over several cases."""
@@ -53,11 +53,11 @@ class Rounds:
                 self._draw(phase, label, cases[label], number, entrant)
 
     def cold(self, entrants: Sequence[Entrant]) -> None:
-        """A PNG from a new process each, once around uncounted so that all files have been read before."""
+        """A PNG from a new process each, after all had their files read: in an uncounted round, or just before."""
         request = base_case(self._plan).request(self._plan)
         self._pool.close()
         with tempfile.TemporaryDirectory() as temporary:
-            for number in range(-1, self._plan.cold_runs):
+            for number in range(-1 if self._resident and self._plan.cold_runs else 0, self._plan.cold_runs):
                 self._told(f"cold start: round {number + 1} of {self._plan.cold_runs}")
                 for entrant in entrants:
                     output = Path(temporary) / "cold.png"
@@ -68,13 +68,17 @@ class Rounds:
         seconds, answer = cold_start(entrant.python, entrant.adapter, request, timeout=self._plan.timeout)
         return {"seconds": seconds, "open": sum(answer["seconds"].values())}
 
-    def pictures(self, entrants: Sequence[Entrant], folder: Path) -> None:
-        """Every prompt once from each, saved as ``folder``/<place of the entrant>-<prompt>.npz."""
+    def picture(self, entrant: Entrant, prompt: int) -> Path:
+        """Where an entrant's picture of a prompt is kept."""
+        return self._pictures / f"{hashlib.sha256(entrant.name.encode()).hexdigest()[:16]}-{prompt}.npz"
+
+    def pictures(self, entrants: Sequence[Entrant]) -> None:
+        """Every prompt once from each."""
         case = base_case(self._plan)
-        for place, entrant in enumerate(entrants):
+        for entrant in entrants:
             self._told(f"pictures of {entrant.name}")
             for prompt in range(len(self._plan.prompts)):
-                output = folder / f"{place}-{prompt}.npz"
+                output = self.picture(entrant, prompt)
                 request = {**case.request(self._plan, prompt), "output": str(output)}
                 if not output.is_file():
                     self._attempt("quality", entrant, lambda one, r=request: self._pool.draw(one, case, r))  # type: ignore[misc]
@@ -84,13 +88,16 @@ class Rounds:
         self._ask("own_emoji", ("own_emoji", entrant.name), entrant, ask)
 
     def _draw(self, phase: str, label: str, case: Case, number: int, entrant: Entrant) -> None:
+        first = phase == "latency" and number == 0
+        output = str(self.picture(entrant, 0)) if first else None
+
         def ask(one: Entrant) -> Answer:
-            self._pool.worker(one)
-            return self._watched(one, lambda: self._pool.draw(one, case, case.request(self._plan)))
+            opened = self._pool.worker(one)
+            request = {**case.request(self._plan), "output": output}
+            answer = self._watched(one, lambda: self._pool.draw(one, case, request))
+            return {**answer, "peak_bytes": opened.peak_bytes, "versions": self._pool.opened[one.name]["versions"]}
 
         self._ask(phase, (phase, label, number, entrant.name), entrant, ask)
-        if phase == "latency":
-            self._pool.note_peak(entrant)
 
     def _watched(self, entrant: Entrant, work: Callable[[], Answer]) -> Answer:
         """The work's answer, with the shares of the processors that waiting contenders and other programs took."""
@@ -117,10 +124,8 @@ class Rounds:
             if answer is not None:
                 self._journal.add(key, answer)
 
-    def _after(self, name: str, entrant: Entrant, ask: Callable[[Entrant], Answer]) -> None:
-        """Something about an entrant that drew."""
-        if "latency" not in self.failures.get(entrant.name, {}):
-            self._ask(name, (name, entrant.name), entrant, ask)
+    def _packages(self, entrant: Entrant) -> Answer:
+        return self._pool.worker(entrant).ask({"do": "packages"})
 
     def _attempt(self, phase: str, entrant: Entrant, ask: Callable[[Entrant], Answer]) -> Answer | None:
         reasons = self.failures.setdefault(entrant.name, {})

@@ -24,7 +24,6 @@ class Pool:
         self.resident = resident
         self._workers: dict[str, Worker] = {}
         self._warm: set[tuple[str, Case]] = set()
-        self.peaks: dict[str, int] = {}
         self.opened: dict[str, dict[str, Any]] = {}
 
     def worker(self, entrant: Entrant) -> Worker:
@@ -61,13 +60,6 @@ class Pool:
         except WorkerError:
             self.drop(entrant)
             raise
-
-    def note_peak(self, entrant: Entrant) -> None:
-        """Remembers the entrant's peak memory so far."""
-        worker = self._workers.get(entrant.name)
-        peak = worker.peak_bytes if worker else None
-        if peak is not None:
-            self.peaks[entrant.name] = max(peak, self.peaks.get(entrant.name, 0))
 
     def others(self, entrant: Entrant | None) -> Sequence[Worker]:
         """The workers that wait while an entrant works."""

@@ -11,12 +11,14 @@ _PROMPTS = (
     "a small boat on a calm lake", "an octopus", "a strawberry", "a street in the rain at night",
 )  # fmt: skip
 
+_SAMPLES = 64  # calls of the U-Net
+
 
 def prepare(checkpoint: str, folder: Path) -> None:
     """Exports and quantizes the checkpoint."""
     from optimum.intel import OVStableDiffusionPipeline, OVWeightQuantizationConfig
 
-    wanted = OVWeightQuantizationConfig(bits=8, quant_method="hybrid", dataset=list(_PROMPTS), num_samples=200)
+    wanted = OVWeightQuantizationConfig(bits=8, quant_method="hybrid", dataset=list(_PROMPTS), num_samples=_SAMPLES)
     pipe = OVStableDiffusionPipeline.from_pretrained(checkpoint, export=True, quantization_config=wanted)
     pipe.save_pretrained(folder)
 

@@ -1,8 +1,8 @@
 """What counts as a change between two results."""
 
 import pytest
-
 from benchmark_sample import contender, result, spread
+
 from latentrt.benchmarks.comparison import Verdict, compared, time_verdict
 from latentrt.benchmarks.schema import BenchResult, Figure, Settings
 from latentrt.engines.errors import RequestError

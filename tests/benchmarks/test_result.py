@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from benchmark_sample import result
+
 from latentrt.benchmarks.schema import SCHEMA, BenchResult, Figure, read_result, write_result
 from latentrt.engines.errors import RequestError
 
