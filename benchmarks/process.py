@@ -13,7 +13,8 @@ from time import perf_counter
 from typing import IO, Any
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
-_TAIL = 400
+_TAIL = 400  # characters of a process's last words
+_LAST_SECONDS = 20.0  # that one may take to end
 
 
 class WorkerError(Exception):
@@ -79,11 +80,11 @@ class Worker:
             stdin.write(json.dumps(request).encode() + b"\n")
             stdin.flush()
             line = _line_within(stdout, self._timeout)
-        except OSError:
-            line = b""
-        except TimeoutError as error:
+        except TimeoutError as error:  # which is an OSError, too
             self._process.kill()
             raise WorkerError(f"no answer within {self._timeout:.0f} s") from error
+        except OSError:
+            line = b""
         if not line:
             raise WorkerError(self._why_it_ended())
         answer: dict[str, Any] = json.loads(line)
@@ -92,7 +93,10 @@ class Worker:
         return answer
 
     def _why_it_ended(self) -> str:
-        status = self._process.wait()
+        try:
+            status = self._process.wait(_LAST_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "the process closed its output"
         self._errors.seek(0)
         lines = self._errors.read().decode("utf-8", "replace").split("\n")
         said = [line.strip() for line in lines if line.strip()]
@@ -125,7 +129,7 @@ class Worker:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
         try:
-            self._process.wait(10)
+            self._process.wait(_LAST_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

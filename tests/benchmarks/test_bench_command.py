@@ -144,7 +144,7 @@ def test_compares_two_files(command: Callable[..., Any], tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["{tmp}"], "no bundle"),
+        (["{tmp}"], "no readable bundle.json"),
         ([], "expected bundles to measure, two results to --compare, or one to --render"),
         (["{bundle}", "--render", "r.json"], "name one of the three"),
         (["{bundle}", "--against", "diffusers"], "add --checkpoint"),
