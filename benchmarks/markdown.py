@@ -5,10 +5,29 @@ from latentrt.benchmarks.units import DASH, bytes_text, psnr_text, seconds_text,
 
 COLUMNS = ("", "picture", "step", "of peak", "cold start", "open", "memory", "worst PSNR")
 
+_NOISY = 0.05  # of the processors, taken by other programs
+_FEW = 5
+
 
 def summary_rows(result: BenchResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Columns and one row per contender that drew: medians, and how many times ours the picture takes."""
     return COLUMNS, [_row(result, row) for row in result.measured]
+
+
+def warnings(result: BenchResult) -> list[str]:
+    """What makes the figures doubtful, a sentence each."""
+    found = []
+    background = result.machine.background
+    if background is not None and background.median > _NOISY:
+        found.append(
+            f"Other programs took {share_text(background.median)} of the processors in the median run: the times are "
+            "longer and spread wider than on an idle machine."
+        )
+    if not result.settings.resident:
+        found.append("Memory held one contender at a time: each was opened and warmed up anew in every round.")
+    if result.settings.runs < _FEW:
+        found.append(f"{result.settings.runs} runs are few: medians may be off by their spread.")
+    return found
 
 
 def best_of_ours(result: BenchResult) -> Contender | None:
@@ -53,5 +72,8 @@ def markdown_table(result: BenchResult) -> str:
         "|" + "---|" * len(columns),
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
-    reasons = [f"{row.name} was not measured: {row.absent}." for row in result.contenders if row.absent]
+    reasons = [
+        *warnings(result),
+        *(f"{row.name} was not measured: {row.absent}." for row in result.contenders if row.absent),
+    ]
     return "\n".join([*lines, *(["", *reasons] if reasons else [])]) + "\n"

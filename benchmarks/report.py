@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from latentrt.benchmarks.markdown import best_of_ours, quality_text
+from latentrt.benchmarks.markdown import best_of_ours, quality_text, warnings
 from latentrt.benchmarks.peers.registry import PEERS
 from latentrt.benchmarks.plots import plots, series_color
 from latentrt.benchmarks.schema import BenchResult
 from latentrt.benchmarks.units import DASH, bytes_text, flops_text, psnr_text, seconds_text, share_text
 
 _TEMPLATE = Path(__file__).resolve().parent / "report.html.j2"
-_NOISY = 0.05  # of the processors taken by other programs
 FORMATS: Mapping[str, Callable[[Any], str]] = {
     "seconds": seconds_text,
     "bytes": bytes_text,
@@ -93,13 +92,13 @@ def summary(result: BenchResult) -> list[str]:
         said = [_times(row.latency.picture.median / ours.latency.picture.median, "a picture")]
         if row.cold_start and ours.cold_start:
             said.append(_times(row.cold_start.median / ours.cold_start.median, "a cold start"))
-        lines.append(f"Against {row.name}, {ours.name} needs {' and '.join(said)}.")
+        lines.append(f"Against {row.name}, {ours.name} is {' and '.join(said)}.")
     return lines
 
 
 def _times(ratio: float, what: str) -> str:
     """How ours compares where the other takes ``ratio`` times as long."""
-    return f"{1 / ratio:.2f}× the time for {what}"
+    return f"{ratio:.2f}× as fast for {what}"
 
 
 def bounds(result: BenchResult) -> list[str]:
@@ -120,22 +119,3 @@ def bounds(result: BenchResult) -> list[str]:
                 line += f"; {seconds_text(overhead.median)} of a step pass outside the engine"
             lines.append(line + ".")
     return lines
-
-
-def warnings(result: BenchResult) -> list[str]:
-    """What makes the figures doubtful."""
-    found = []
-    background = result.machine.background
-    if background is not None and background.median > _NOISY:
-        found.append(
-            f"Other programs took {share_text(background.median)} of the processors in the median run: the times are "
-            "longer and spread wider than on an idle machine."
-        )
-    if not result.settings.resident:
-        found.append("Memory held one contender at a time: each was opened and warmed up anew in every round.")
-    if result.settings.runs < _FEW:
-        found.append(f"{result.settings.runs} runs are few: medians may be off by the spread that the dots show.")
-    return found
-
-
-_FEW = 5
