@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -18,7 +19,13 @@ _LAST_SECONDS = 20.0  # that one may take to end
 
 
 class WorkerError(Exception):
-    """A contender could not do what was asked of it; the text is the reason, for its row of the report."""
+    """A contender could not do what was asked of it; the text is the reason, for its row of the report.
+
+    Of absolute paths the text keeps the last name: reports are for others.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(re.sub(r"(?<![\w.:/])(?:/[^/\s'\"]+)+/([^/\s'\"]*)", r"\1", reason))
 
 
 def environment() -> dict[str, str]:

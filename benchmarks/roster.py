@@ -136,8 +136,9 @@ def _converted(name: str, peer: Peer, python: Path, checkpoint: Path, plan: Plan
     """
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     state = [(str(path.relative_to(checkpoint)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    adapter = (Path(__file__).resolve().parent / "peers" / f"{peer.adapter}.py").read_text("utf-8")
-    digest = hashlib.sha256(repr((state, peer, adapter)).encode()).hexdigest()[:16]
+    adapters = Path(__file__).resolve().parent / "peers"
+    sources = [(adapters / f"{name}.py").read_text("utf-8") for name in (peer.adapter, "older_names")]
+    digest = hashlib.sha256(repr((state, peer, sources)).encode()).hexdigest()[:16]
     folder = plan.peers / "models" / f"{checkpoint.name}-{name}-{digest}"
     if folder.is_dir():
         return folder

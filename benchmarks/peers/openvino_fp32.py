@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from latentrt.benchmarks.peers.older_names import with_older_names
 from latentrt.benchmarks.peers.sampler import with_sampler
 from latentrt.benchmarks.peers.stage_watch import StageWatch
 
@@ -12,8 +13,9 @@ def prepare(checkpoint: str, folder: Path) -> None:
     """Exports the checkpoint with weights in fp32; otherwise those of large models would be halved or quantized."""
     from optimum.intel import OVStableDiffusionPipeline
 
-    pipe = OVStableDiffusionPipeline.from_pretrained(checkpoint, export=True, compile=False, load_in_8bit=False)
-    pipe.save_pretrained(folder)
+    with with_older_names(checkpoint, folder) as older:
+        pipe = OVStableDiffusionPipeline.from_pretrained(older, export=True, compile=False, load_in_8bit=False)
+        pipe.save_pretrained(folder)
 
 
 class Contender:

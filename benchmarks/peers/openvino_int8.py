@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from latentrt.benchmarks.peers.older_names import with_older_names
 from latentrt.benchmarks.peers.openvino_fp32 import Contender as Float32
 
 # What is calibrated on; NNCF's own choice is a data set that it would have to fetch
@@ -19,8 +20,9 @@ def prepare(checkpoint: str, folder: Path) -> None:
     from optimum.intel import OVStableDiffusionPipeline, OVWeightQuantizationConfig
 
     wanted = OVWeightQuantizationConfig(bits=8, quant_method="hybrid", dataset=list(_PROMPTS), num_samples=_SAMPLES)
-    pipe = OVStableDiffusionPipeline.from_pretrained(checkpoint, export=True, quantization_config=wanted)
-    pipe.save_pretrained(folder)
+    with with_older_names(checkpoint, folder) as older:
+        pipe = OVStableDiffusionPipeline.from_pretrained(older, export=True, quantization_config=wanted)
+        pipe.save_pretrained(folder)
 
 
 class Contender(Float32):

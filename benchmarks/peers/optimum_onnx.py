@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from latentrt.benchmarks.peers.older_names import with_older_names
 from latentrt.benchmarks.peers.sampler import with_sampler
 from latentrt.benchmarks.peers.stage_watch import StageWatch
 
@@ -12,7 +13,8 @@ def prepare(checkpoint: str, folder: Path) -> None:
     """Exports the checkpoint."""
     from optimum.onnxruntime import ORTStableDiffusionPipeline
 
-    ORTStableDiffusionPipeline.from_pretrained(checkpoint, export=True).save_pretrained(folder)
+    with with_older_names(checkpoint, folder) as older:
+        ORTStableDiffusionPipeline.from_pretrained(older, export=True).save_pretrained(folder)
 
 
 class Contender:

@@ -3,7 +3,6 @@
 It knows the sizes of SD 1.x, 2.x and SDXL by heart, so that a small model is refused. Of the stages it tells the steps.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from itertools import pairwise
@@ -11,11 +10,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from latentrt.benchmarks.peers.older_names import read_header, renamed, write_header
 from latentrt.benchmarks.peers.output import save
 
 # What it calls the parts of a model in diffusers' names
 _PREFIXES = {"unet": "unet.", "vae": "vae.", "text_encoder": "te."}
-_OUTER = "text_model."  # which transformers 5 leaves out, and by which the family is recognised
 _FILE = "model.safetensors"
 _ERROR = 3  # its log level
 
@@ -27,17 +26,14 @@ def prepare(checkpoint: str, folder: Path) -> None:
     for part, prefix in _PREFIXES.items():
         path = _weights(Path(checkpoint) / part)
         with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            found = json.loads(file.read(size))
+            found = read_header(file)
+            sources.append((path, file.tell()))
         found.pop("__metadata__", None)
-        for name, entry in found.items():
-            whole = _OUTER + name if part == "text_encoder" and not name.startswith(_OUTER) else name
-            header[prefix + whole] = {**entry, "data_offsets": [start + offset for offset in entry["data_offsets"]]}
+        for name, entry in (renamed(found) if part == "text_encoder" else found).items():
+            header[prefix + name] = {**entry, "data_offsets": [start + offset for offset in entry["data_offsets"]]}
         start += max(entry["data_offsets"][1] for entry in found.values())
-        sources.append((path, 8 + size))
-    text = json.dumps(header).encode()
     with (folder / _FILE).open("wb") as target:
-        target.write(len(text).to_bytes(8, "little") + text)
+        write_header(target, header)
         for path, begin in sources:
             with path.open("rb") as file:
                 file.seek(begin)

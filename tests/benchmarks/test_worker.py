@@ -162,6 +162,28 @@ def test_sd_cpp_gets_one_file_with_its_names(tmp_path: Path) -> None:
         np.testing.assert_array_equal(tensor, whole)
 
 
+def test_older_names_for_those_who_would_start_from_random_weights(tmp_path: Path) -> None:
+    """The text encoder's tensors renamed, the projection's kept, everything else the same files."""
+    from latentrt.benchmarks.peers.older_names import with_older_names
+
+    tensors = {"embeddings.weight": np.arange(4, dtype=np.float16), "text_projection.weight": np.ones(2, np.float32)}
+    for part in ("unet", "text_encoder"):
+        (tmp_path / "model" / part).mkdir(parents=True)
+        save_file(tensors, tmp_path / "model" / part / "weights.safetensors", metadata={"format": "pt"})
+    with with_older_names(str(tmp_path / "model"), tmp_path / "near") as older:
+        found = load_file(Path(older) / "text_encoder" / "weights.safetensors")
+        assert set(found) == {"text_model.embeddings.weight", "text_projection.weight"}
+        np.testing.assert_array_equal(found["text_model.embeddings.weight"], tensors["embeddings.weight"])
+        assert set(load_file(Path(older) / "unet" / "weights.safetensors")) == set(tensors)
+    assert not Path(older).exists()
+
+
+def test_reasons_keep_only_the_last_name_of_a_path() -> None:
+    """Reports are for others; relative paths and addresses of the web stay."""
+    told = str(WorkerError("cannot read '/home/someone/models/a b' or /etc/x.json, see out/r and https://host/page"))
+    assert told == "cannot read 'a b' or x.json, see out/r and https://host/page"
+
+
 def test_a_journal_goes_on_where_it_was(tmp_path: Path) -> None:
     """Half a last line is not an answer; other settings start anew."""
     path = tmp_path / "journal"
