@@ -9,7 +9,7 @@ CLIP_VOCABULARY := open-clip-torch==3.3.0
 # A process per core, four at most: each takes up to 2 GB
 TESTS := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test check full-size bench samplers clean
+.PHONY: demo test check full-size bench bench-report bench-full-size samplers clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "latentrt needs Python 3.11 or newer, got " + sys.version.split()[0] + "; set PYTHON=")'
@@ -38,8 +38,31 @@ full-size: $(STAMP)  ## FAMILY=sd1 at its true size: build time, memory, parity 
 	@$(BIN)/python -m latentrt.benchmarks.full_size --work out/full-size \
 		--family $(FAMILY) --precision $(PRECISION) --backend $(BACKEND) $(foreach gpu,$(GPU),--gpu $(gpu))
 
-bench: $(STAMP)  ## the embedded model against diffusers: latency, cold start, host overhead
-	@$(BIN)/python -m latentrt.benchmarks.latency
+BENCH := $(BIN)/latentrt bench
+# In which precisions the reports measure latentrt; `make bench-report PRECISIONS="fp32 int8"`
+PRECISIONS ?= fp32
+SIZES := --profile 64x64x4 --profile 32x32 --profile 96x96 --profile 128x128
+bench: $(STAMP)  ## the embedded model against diffusers, into out/bench
+	@$(BIN)/latentrt build emoji -o out/bench/emoji-fp32.bundle $(SIZES)
+	@$(BENCH) out/bench/emoji-fp32.bundle --varied-runs 2 \
+		--json out/bench/emoji.json --report out/bench/emoji.html --markdown out/bench/emoji.md
+
+bench-report: $(STAMP)  ## the embedded model against every peer, into benchmarks/results and README.md (idle machine, 1 hour)
+	@for precision in $(PRECISIONS); do \
+		$(BIN)/latentrt build emoji -o out/bench/emoji-$$precision.bundle --precision $$precision $(SIZES) || exit; done
+	@$(BENCH) $(PRECISIONS:%=out/bench/emoji-%.bundle) --against all $(if $(ICONS),--icons $(ICONS)) \
+		--json benchmarks/results/emoji.json --report benchmarks/results/emoji.html
+	@$(BIN)/python -m latentrt.benchmarks.readme
+
+bench-full-size: $(STAMP)  ## SD 1.5's architecture likewise, random weights (idle machine, 2 hours, 30 GB of disk)
+	@test -d out/full-size/sd1 || $(BIN)/python -m latentrt.benchmarks.full_size checkpoint sd1 out/full-size/sd1
+	@for precision in $(PRECISIONS); do $(BIN)/latentrt build out/full-size/sd1 -o out/full-size/sd1-$$precision.bundle \
+		--precision $$precision --profile 512x512 || exit; done
+	@$(BENCH) $(PRECISIONS:%=out/full-size/sd1-%.bundle) --checkpoint out/full-size/sd1 --against all --resident one \
+		--runs 3 --cold-runs 1 --varied-runs 0 --steps 3 --timeout 3600 \
+		--note "The architecture of SD 1.5 with random weights: speed, memory and parity only." \
+		--json benchmarks/results/sd1.json --report benchmarks/results/sd1.html
+	@$(BIN)/python -m latentrt.benchmarks.readme
 
 samplers: $(STAMP)  ## a contact sheet of all samplers, and how fast they converge (10 minutes)
 	@$(BIN)/python -m latentrt.benchmarks.samplers

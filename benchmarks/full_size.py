@@ -172,7 +172,7 @@ def report(figures: dict[str, Any]) -> None:
     if "ours" in figures:
         both = [("latentrt", figures["ours"]), ("diffusers", figures["theirs"])]
         print_table(
-            "not interleaved: see the latency benchmark for comparisons",
+            "not interleaved: see latentrt bench for comparisons",
             ("", "open s", "step s", "decode s", "peak memory"),
             [(name, *(round(f[key], 2) for key in ("open_s", "step_s", "decode_s")), megabytes(f["peak_bytes"]))
              for name, f in both],

@@ -1,0 +1,78 @@
+"""What was measured so far, one line each, so that a run that was stopped goes on where it was."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from latentrt.engines.files import output_error
+
+Answer = dict[str, Any]
+
+
+class Journal:
+    """Answers by what was asked, kept in a file beside the result; one of other settings is started anew."""
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
+        """Reads what there is.
+
+        Args:
+            path: the file; None keeps nothing on disk.
+            settings: all that the answers depend on.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        self._path = path
+        self._known: dict[str, Answer] = {}
+        text = json.dumps(settings, sort_keys=True, default=str)
+        head = json.dumps({"settings": hashlib.sha256(text.encode()).hexdigest()})
+        if path is None:
+            return
+        try:
+            lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+            if lines[:1] != [head]:
+                path.write_text(head + "\n", "utf-8")
+                return
+        except OSError as error:
+            raise output_error(path, error) from error
+        for line in lines[1:]:
+            try:
+                row = json.loads(line)
+            except ValueError:  # the line that was being written when the run was stopped
+                continue
+            self._known[row["key"]] = row["answer"]
+
+    @property
+    def resumed(self) -> int:
+        """How many answers an earlier run left."""
+        return len(self._known)
+
+    def known(self, *key: object) -> Answer | None:
+        """An answer that is there already."""
+        return self._known.get(_text(key))
+
+    def once(self, key: tuple[object, ...], ask: Callable[[], Answer]) -> Answer:
+        """The answer of a key, asked for where it is not known; failures are not kept."""
+        found = self.known(*key)
+        return self.add(key, ask()) if found is None else found
+
+    def add(self, key: tuple[object, ...], answer: Answer) -> Answer:
+        """Keeps an answer.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        self._known[_text(key)] = answer
+        if self._path is not None:
+            try:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"key": _text(key), "answer": answer}) + "\n")
+            except OSError as error:
+                raise output_error(self._path, error) from error
+        return answer
+
+
+def _text(key: tuple[object, ...]) -> str:
+    return "/".join(map(str, key))

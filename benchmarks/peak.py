@@ -1,0 +1,43 @@
+"""The machine's peak: how many FLOP a second a large float32 matrix product reaches, in a process of its own."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from latentrt.benchmarks.process import Worker, own_python
+from latentrt.benchmarks.schema import Figure, Peak
+
+SIZE = 2048
+
+
+class PeakMeter:
+    """Measures it between the contenders' draws."""
+
+    def __init__(self, *, timeout: float, size: int = SIZE) -> None:
+        self._size = size
+        self._worker = Worker(own_python(), "matrix_product", timeout=timeout)
+        self._worker.ask({"do": "open", "model": "", "options": {"size": size}})
+        self.seconds()
+
+    @property
+    def worker(self) -> Worker:
+        """Its process, which waits most of the time."""
+        return self._worker
+
+    def seconds(self) -> dict[str, Any]:
+        """Of one product, by library."""
+        return dict(self._worker.ask({"do": "draw"})["seconds"])
+
+    def close(self) -> None:
+        """Ends its process."""
+        self._worker.close()
+
+
+def peak_from_seconds(samples: Sequence[Mapping[str, float]], size: int = SIZE) -> Peak | None:
+    """FLOP per second from the products' times; a product of square matrices takes 2 · size³."""
+    if not samples:
+        return None
+    libraries = sorted(set.intersection(*(set(sample) for sample in samples)))
+    return Peak(
+        size=size,
+        by_library={name: Figure.of([2 * size**3 / sample[name] for sample in samples]) for name in libraries},
+    )

@@ -1,0 +1,80 @@
+"""The running workers: all of them at once where the memory allows it, otherwise one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from latentrt.benchmarks.plan import Case, Plan
+from latentrt.benchmarks.process import Worker, WorkerError
+from latentrt.benchmarks.roster import Entrant
+
+_WARMING_STEPS = 2
+
+
+class Pool:
+    """Opens entrants as they are needed, and warms each up for a case before its first draw that counts."""
+
+    def __init__(self, plan: Plan, *, resident: bool) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            plan: of the benchmark.
+            resident: whether all that were opened stay open.
+        """
+        self._plan = plan
+        self.resident = resident
+        self._workers: dict[str, Worker] = {}
+        self._warm: set[tuple[str, Case]] = set()
+        self.opened: dict[str, dict[str, Any]] = {}
+
+    def worker(self, entrant: Entrant) -> Worker:
+        """The entrant's worker, open.
+
+        Raises:
+            WorkerError: it cannot be opened.
+        """
+        if entrant.name in self._workers:
+            return self._workers[entrant.name]
+        if not self.resident:
+            self.close()
+        worker = Worker(entrant.python, entrant.adapter, timeout=self._plan.timeout)
+        self._workers[entrant.name] = worker
+        try:
+            self.opened[entrant.name] = worker.ask(entrant.opening)
+        except WorkerError:
+            self.drop(entrant)
+            raise
+        return worker
+
+    def draw(self, entrant: Entrant, case: Case, request: dict[str, Any]) -> dict[str, Any]:
+        """Draws, after an uncounted draw of the case if there was none.
+
+        Raises:
+            WorkerError: it did not; the worker is given up.
+        """
+        try:
+            worker = self.worker(entrant)
+            if (entrant.name, case) not in self._warm:
+                worker.ask({**request, "steps": min(_WARMING_STEPS, case.steps), "output": None})
+                self._warm.add((entrant.name, case))
+            return worker.ask(request)
+        except WorkerError:
+            self.drop(entrant)
+            raise
+
+    def others(self, entrant: Entrant | None) -> Sequence[Worker]:
+        """The workers that wait while an entrant works."""
+        return [worker for name, worker in self._workers.items() if entrant is None or name != entrant.name]
+
+    def drop(self, entrant: Entrant) -> None:
+        """Ends one."""
+        worker = self._workers.pop(entrant.name, None)
+        self._warm = {(name, case) for name, case in self._warm if name != entrant.name}
+        if worker is not None:
+            worker.close()
+
+    def close(self) -> None:
+        """Ends all."""
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
+        self._warm.clear()

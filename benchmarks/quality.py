@@ -1,0 +1,136 @@
+"""How close a contender's pictures are to the reference's: latents, PSNR, SSIM, and CLIP's opinion."""
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from latentrt.benchmarks.schema import PictureQuality, Quality
+from latentrt.engines.errors import RequestError
+from latentrt.engines.spec import Array
+
+SHOWN = 8  # pictures that a contender keeps in the result, beside its worst
+_SMALL = 128  # pixels up to which they are kept as PNG; larger ones are scaled down to JPEG
+_LARGE = 256
+GAIN = 8.0  # of the difference pictures, which are grey where there is none
+
+ClipScore = Callable[[Array, str], float]
+
+
+def quality_of(
+    drawn: Sequence[Path], reference: Sequence[Path], prompts: Sequence[str], seed: int, clip: ClipScore | None
+) -> Quality:
+    """Every prompt's picture against the reference's.
+
+    Args:
+        drawn: a file of ``pixels`` (1, H, W, 3) in [0, 1] per prompt, and ``latents`` where there are any.
+        reference: the same of the reference.
+        prompts: the texts.
+        seed: of the first; the others count up.
+        clip: the agreement of a picture with a text.
+    """
+    rows = []
+    for place, (ours, theirs, prompt) in enumerate(zip(drawn, reference, prompts, strict=True)):
+        one, other = read_drawn(ours), read_drawn(theirs)
+        error = None
+        if one.latents is not None and other.latents is not None:
+            error = float(np.linalg.norm(one.latents - other.latents) / np.linalg.norm(other.latents))
+        psnr, ssim = psnr_and_ssim(one.pixels, other.pixels)
+        rows.append(
+            PictureQuality(
+                prompt=prompt,
+                seed=seed + place,
+                latent_relative_error=error,
+                psnr=psnr,
+                ssim=ssim,
+                clip_score=clip(one.pixels, prompt) if clip else None,
+            )
+        )
+    worst = rows.index(Quality(pictures=tuple(rows)).worst)
+    for place in {*range(min(SHOWN, len(rows))), worst}:
+        one, other = read_drawn(drawn[place]), read_drawn(reference[place])
+        pictures = {
+            "reference": picture_data(other.pixels),
+            "picture": picture_data(one.pixels),
+            "difference": picture_data(0.5 + GAIN * (one.pixels - other.pixels)),
+        }
+        rows[place] = rows[place].model_copy(update=pictures)
+    return Quality(pictures=tuple(rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One picture (H, W, 3) in [0, 1], and its latents where the contender tells them."""
+
+    pixels: Array
+    latents: Array | None
+
+
+def read_drawn(path: Path) -> Drawn:
+    """What a worker saved, its first picture."""
+    with np.load(path) as found:
+        latents = found["latents"].astype(np.float64) if "latents" in found else None
+        return Drawn(pixels=found["pixels"][0].astype(np.float64), latents=latents)
+
+
+def psnr_and_ssim(pixels: Array, reference: Array) -> tuple[float | None, float]:
+    """PSNR in dB, None for equal pictures, and SSIM (Wang et al. 2004), by scikit-image; both (H, W, 3) in [0, 1]."""
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    side = min(7, *(size - 1 + size % 2 for size in pixels.shape[:2]))  # SSIM's window, odd
+    ssim = structural_similarity(pixels, reference, data_range=1.0, channel_axis=-1, win_size=side)
+    if np.array_equal(pixels, reference):
+        return None, float(ssim)
+    return float(peak_signal_noise_ratio(reference, pixels, data_range=1.0)), float(ssim)
+
+
+def picture_data(pixels: Array) -> str:
+    """A picture (H, W, 3) in [0, 1] as a data URI."""
+    image = Image.fromarray(np.rint(np.clip(pixels, 0.0, 1.0) * 255).astype(np.uint8))
+    memory = BytesIO()
+    if max(image.size) <= _SMALL:
+        image.save(memory, "PNG", optimize=True)
+        kind = "png"
+    else:
+        image.thumbnail((_LARGE, _LARGE))
+        image.save(memory, "JPEG", quality=88)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(memory.getvalue()).decode('ascii')}"
+
+
+def clip_score(folder: Path) -> ClipScore:
+    """100 · the cosine between a picture's and a text's embedding (Hessel et al. 2021), of a CLIP model on disk.
+
+    Raises:
+        RequestError: the folder holds no such model.
+    """
+    import torch
+    from transformers import AutoTokenizer, CLIPModel
+
+    try:
+        model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise RequestError(
+            f"cannot read a CLIP model from {str(folder)!r} ({reason}); name a folder in transformers' layout"
+        ) from error
+    # CLIP's own, from its preprocessor_config.json
+    mean, deviation = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    side = model.config.vision_config.image_size
+
+    def score(pixels: Array, prompt: str) -> float:
+        image = Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+        normed = (np.asarray(image) / 255.0 - mean) / deviation
+        tokens = tokenizer([prompt], return_tensors="pt", truncation=True)
+        picture = torch.from_numpy(normed.transpose(2, 0, 1)[None].astype(np.float32))
+        with torch.inference_mode():
+            result: Any = model(**tokens, pixel_values=picture)
+        return 100.0 * float((result.image_embeds * result.text_embeds).sum())
+
+    return score

@@ -1,0 +1,40 @@
+"""Writes the README's table of figures anew from the committed results.
+
+python -m latentrt.benchmarks.readme
+"""
+
+import re
+from pathlib import Path
+
+from latentrt.benchmarks.markdown import markdown_table
+from latentrt.benchmarks.schema import read_result
+from latentrt.benchmarks.text_file import write_text
+from latentrt.engines.errors import RequestError
+
+RESULTS = Path(__file__).resolve().parent / "results"
+_PLACE = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- end of figures -->)", re.S)
+
+
+def with_tables(text: str, results: Path = RESULTS) -> str:
+    """The text with every ``<!-- figures: NAME -->`` … ``<!-- end of figures -->`` filled from NAME.json.
+
+    Raises:
+        RequestError: a result is missing or damaged, or there is no such place.
+    """
+    if not _PLACE.search(text):
+        raise RequestError("the text has no place for figures, expected <!-- figures: NAME -->; put one in")
+
+    def table(found: re.Match[str]) -> str:
+        return f"{found[1]}{markdown_table(read_result(results / (found['name'] + '.json')))}{found[3]}"
+
+    return _PLACE.sub(table, text)
+
+
+def main() -> None:
+    """The command, from the repository's root."""
+    readme = Path("README.md")
+    write_text(readme, with_tables(readme.read_text("utf-8")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Who takes part: every bundle on every backend asked for, and the peers, with the reasons of those that cannot."""
+
+import hashlib
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from latentrt.benchmarks.environments import environment_python
+from latentrt.benchmarks.peers.registry import PEERS, Peer
+from latentrt.benchmarks.plan import Plan
+from latentrt.benchmarks.process import Worker, WorkerError, own_python
+from latentrt.engines.bundle import open_bundle
+from latentrt.engines.cache import AUTO, chosen_backend
+from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.files import locked, staged_directory
+from latentrt.engines.progress import Progress, StageTimer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrant:
+    """A contender before it is measured. ``absent`` says why it will not be."""
+
+    name: str
+    adapter: str
+    precision: str
+    python: Path
+    model: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    absent: str | None = None
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """The request that opens it."""
+        return {"do": "open", "model": str(self.model), "options": dict(self.options)}
+
+    def command(self, request: Mapping[str, Any]) -> str:
+        """What a person would type to see it draw one PNG, paths cut to their names."""
+        import json
+
+        shown = {"model": self.model.name, "options": dict(self.options), **request, "output": "out.png"}
+        shown.pop("do", None)
+        return shlex.join(["python", "-P", "benchmarks/worker.py", self.adapter, "--once", json.dumps(shown)])
+
+
+def entrants(plan: Plan, progress: Progress | None) -> tuple[Entrant, ...]:
+    """Everyone, ours first, in the order in which they were named.
+
+    Raises:
+        BundleError: a folder is no bundle.
+        RequestError: an unknown peer or backend, or peers without a checkpoint.
+    """
+    unknown = [name for name in plan.against if name not in PEERS]
+    if unknown:
+        raise RequestError(f"got peer {unknown[0]!r}, expected one of {', '.join(PEERS)}; choose among these")
+    if plan.checkpoint is None and plan.against:
+        raise RequestError("got peers without a checkpoint, expected the model that they draw with; add --checkpoint")
+    if plan.checkpoint is not None and not (plan.checkpoint / "model_index.json").is_file():
+        raise RequestError(
+            f"got checkpoint {str(plan.checkpoint)!r}, expected a folder in diffusers layout with a model_index.json; "
+            "name the folder that the bundle was built from"
+        )
+    threads = {} if plan.threads is None else {"threads": plan.threads}
+    ours = [_ours(bundle, backend, threads) for bundle in plan.bundles for backend in plan.backends]
+    theirs = [_theirs(name, plan, threads, progress) for name in plan.against]
+    return (*_told_apart(ours), *theirs)
+
+
+def _ours(root: Path, backend: str, threads: Mapping[str, Any]) -> Entrant:
+    bundle = open_bundle(root)
+    precision = bundle.manifest.precision.value
+    absent = None
+    try:
+        backend = chosen_backend(bundle, backend).value
+    except EngineError as error:
+        absent = str(error)
+    return Entrant(
+        name=f"latentrt {precision}" + ("" if backend in ("ort-cpu", AUTO) else f" {backend}"),
+        adapter="latentrt_bundle",
+        precision=precision,
+        python=own_python(),
+        model=root,
+        options={"backend": backend, **threads},
+        absent=absent,
+    )
+
+
+def _told_apart(ours: list[Entrant]) -> list[Entrant]:
+    """Entrants of one name get their bundles' names."""
+    from dataclasses import replace
+
+    names = [entrant.name for entrant in ours]
+    named = [
+        replace(entrant, name=f"{entrant.name} ({entrant.model.name})") if names.count(entrant.name) > 1 else entrant
+        for entrant in ours
+    ]
+    names = [entrant.name for entrant in named]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RequestError(f"got {twice!r} twice, expected bundles and backends that differ; name each once")
+    return named
+
+
+def _theirs(name: str, plan: Plan, threads: Mapping[str, Any], progress: Progress | None) -> Entrant:
+    peer, checkpoint = PEERS[name], plan.checkpoint
+    assert checkpoint is not None
+    python, model, absent = own_python(), checkpoint, None
+    timer = StageTimer(progress)
+    try:
+        if peer.requirements is not None:
+            home = "openvino" if name.startswith("openvino") else name
+            with timer.stage(f"environment of {name}"):
+                python = environment_python(home, plan.peers, peer.requirements, peer.alone)
+        if peer.converts:
+            with timer.stage(f"conversion for {name}"):
+                model = _converted(name, peer, python, checkpoint, plan)
+    except WorkerError as error:
+        absent = str(error)
+    return Entrant(
+        name=peer.title,
+        adapter=peer.adapter,
+        precision=peer.precision,
+        python=python,
+        model=model,
+        options=threads,
+        absent=absent,
+    )
+
+
+def _converted(name: str, peer: Peer, python: Path, checkpoint: Path, plan: Plan) -> Path:
+    """The checkpoint as the peer takes it, converted where it was not.
+
+    Raises:
+        WorkerError: the peer cannot convert it.
+    """
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    state = [(str(path.relative_to(checkpoint)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    adapters = Path(__file__).resolve().parent / "peers"
+    sources = [(adapters / f"{name}.py").read_text("utf-8") for name in (peer.adapter, "older_names")]
+    digest = hashlib.sha256(repr((state, peer, sources)).encode()).hexdigest()[:16]
+    folder = plan.peers / "models" / f"{checkpoint.name}-{name}-{digest}"
+    if folder.is_dir():
+        return folder
+    with (
+        locked(folder),
+        staged_directory(folder) as staging,
+        Worker(python, peer.adapter, timeout=plan.timeout) as worker,
+    ):
+        worker.ask({"do": "prepare", "checkpoint": str(checkpoint), "folder": str(staging)})
+    return folder

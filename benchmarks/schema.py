@@ -1,0 +1,278 @@
+"""The result of a benchmark as one JSON document: frozen, strict about keys, versioned.
+
+Seconds, bytes and FLOP unless a name says otherwise. Every sample is kept; medians and percentiles are computed from
+them.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from latentrt.benchmarks.text_file import write_text
+from latentrt.engines.errors import LatentrtError, RequestError
+
+SCHEMA = 1
+
+
+class Record(BaseModel):
+    """Base of all records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def percentile_90(samples: Sequence[float]) -> float:
+    """The 90th percentile, interpolated between samples; of few samples it lies near the largest."""
+    return quantiles(samples, n=10, method="inclusive")[-1] if len(samples) > 1 else samples[0]
+
+
+class Figure(Record):
+    """One measured quantity: all samples in the order in which they were taken, their median and 90th percentile."""
+
+    samples: Annotated[tuple[float, ...], Field(min_length=1)]
+    median: float
+    p90: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> "Figure":
+        """The figure of some samples."""
+        return cls(samples=tuple(samples), median=median(samples), p90=percentile_90(samples))
+
+    @model_validator(mode="after")
+    def _agrees_with_its_samples(self) -> "Figure":
+        for name, stated, found in (
+            ("median", self.median, median(self.samples)),
+            ("p90", self.p90, percentile_90(self.samples)),
+        ):
+            if abs(stated - found) > 1e-9 * max(abs(found), 1e-12):
+                raise ValueError(f"{name} is {stated}, its samples say {found}")
+        return self
+
+
+class Latency(Record):
+    """One picture in a warm process, by stage. A stage that a contender cannot tell is null.
+
+    ``step`` has every step of every run but each run's first; ``rest`` is what no stage accounts for;
+    ``host_overhead`` is the denoising loop's time outside the U-Net, per step.
+    """
+
+    picture: Figure
+    encode: Figure | None = None
+    denoise: Figure | None = None
+    step: Figure | None = None
+    unet_call: Figure | None = None
+    decode: Figure | None = None
+    rest: Figure | None = None
+    host_overhead: Figure | None = None
+
+
+class Point(Record):
+    """A time at one value of what was varied."""
+
+    value: float
+    label: str
+    seconds: Figure
+
+
+class Scaling(Record):
+    """Times along one axis, and the exponent b of the least-squares fit of a · value^b to their medians."""
+
+    points: tuple[Point, ...]
+    exponent: float | None
+
+
+class PictureQuality(Record):
+    """One prompt against the reference. ``psnr`` in dB is null where the pictures are equal to the last bit.
+
+    Pictures are data URIs, kept for the first prompts and the worst; ``difference`` is grey where there is none, and
+    eight times as strong as it is.
+    """
+
+    prompt: str
+    seed: int
+    latent_relative_error: float | None
+    psnr: float | None
+    ssim: float
+    clip_score: float | None = None
+    reference: str | None = None
+    picture: str | None = None
+    difference: str | None = None
+
+
+class OwnEmoji(Record):
+    """The share of pictures nearest to their own emoji among all of them."""
+
+    rate: float
+    pictures: int
+    references: int
+    guidance_scale: float
+
+
+class Quality(Record):
+    """Against the reference's pictures of the same prompts, seeds and steps."""
+
+    pictures: Annotated[tuple[PictureQuality, ...], Field(min_length=1)]
+
+    @property
+    def worst(self) -> PictureQuality:
+        """The picture farthest from its reference."""
+        return min(self.pictures, key=lambda row: (row.psnr is None, row.psnr or 0.0, row.ssim))
+
+
+class Contender(Record):
+    """One row: who it is, and what was measured; or why it was not.
+
+    ``model_bytes`` is what it draws from on disk, ``packages_bytes`` the installed packages of which it loads
+    something. ``failures`` says which phases it did not complete, and why.
+    """
+
+    name: str
+    adapter: str
+    model: str
+    precision: str
+    versions: dict[str, str] = {}
+    command: str = ""
+    absent: str | None = None
+    failures: dict[str, str] = {}
+    latency: Latency | None = None
+    cold_start: Figure | None = None
+    open: Figure | None = None
+    peak_bytes: int | None = None
+    model_bytes: int | None = None
+    packages_bytes: int | None = None
+    throughput: Scaling | None = None
+    by_pixels: Scaling | None = None
+    by_steps: Scaling | None = None
+    quality: Quality | None = None
+    own_emoji: OwnEmoji | None = None
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is latentrt."""
+        return self.adapter == "latentrt_bundle"
+
+
+class Settings(Record):
+    """What was drawn, and how often."""
+
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    seed: int
+    steps: Annotated[int, Field(gt=0)]
+    guidance_scale: float
+    sampler: str
+    width: Annotated[int, Field(gt=0)]
+    height: Annotated[int, Field(gt=0)]
+    runs: Annotated[int, Field(gt=0)]
+    cold_runs: Annotated[int, Field(ge=0)]
+    resident: bool
+
+
+class Machine(Record):
+    """Where it ran. ``background`` is the share of all processors that other programs took during the runs;
+    ``idle_workers`` the share that the waiting contenders took."""
+
+    processor: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    features: str
+    background: Figure | None = None
+    idle_workers: Figure | None = None
+
+
+class Peak(Record):
+    """FLOP per second of a large float32 matrix product, by library; measured between the contenders' runs."""
+
+    size: int
+    by_library: dict[str, Figure]
+
+    @property
+    def best(self) -> float:
+        """The fastest product of all."""
+        return max(max(figure.samples) for figure in self.by_library.values())
+
+
+class Work(Record):
+    """FLOP (2 · multiply-adds) of one call of each component at the size measured, for one picture.
+
+    ``unet`` counts both halves of a guided step.
+    """
+
+    text_encoder: float
+    unet: float
+    vae_decoder: float
+
+
+class BenchResult(Record):
+    """All of a benchmark."""
+
+    schema_version: int
+    latentrt: str
+    created: str
+    command: str
+    model: str
+    family: str
+    parameters: int
+    note: str
+    settings: Settings
+    machine: Machine
+    peak: Peak | None
+    work: Work | None
+    reference: str | None
+    contenders: Annotated[tuple[Contender, ...], Field(min_length=1)]
+    seconds: float
+
+    @property
+    def measured(self) -> tuple[Contender, ...]:
+        """The contenders that drew."""
+        return tuple(row for row in self.contenders if row.latency is not None)
+
+    def share_of_peak(self, row: Contender) -> float | None:
+        """The part of the machine's peak that a contender's U-Net step reaches; None where that is unknown."""
+        if self.peak is None or self.work is None or row.latency is None or row.latency.step is None:
+            return None
+        return self.work.unet / row.latency.step.median / self.peak.best
+
+
+def read_result(path: Path) -> BenchResult:
+    """Reads and validates a result.
+
+    Raises:
+        RequestError: it is missing, damaged, no result, or of a newer latentrt.
+    """
+    name = repr(str(path))
+    try:
+        data: Any = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise RequestError(
+            f"cannot read {name} ({error.strerror}); name a file that latentrt bench --json wrote"
+        ) from error
+    except ValueError as error:
+        raise RequestError(f"{name} is damaged or no JSON; name a file that latentrt bench --json wrote") from error
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise RequestError(f"{name} is no benchmark result; name a file that latentrt bench --json wrote")
+    if found != SCHEMA:
+        age, remedy = ("a newer", "update latentrt") if found > SCHEMA else ("an older", "measure again")
+        raise RequestError(f"{name} has schema {found} of {age} latentrt, expected {SCHEMA}; {remedy}")
+    try:
+        return BenchResult.model_validate(data)
+    except (ValidationError, LatentrtError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        where = ".".join(map(str, first["loc"])) if first else ""
+        reason = f"{where or 'the document'}: {first['msg'] if first else error}"
+        raise RequestError(f"{name} is damaged ({reason}); measure again") from error
+
+
+def write_result(path: Path, result: BenchResult) -> None:
+    """Writes a result whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    text = result.model_dump_json(indent=1) + "\n"
+    write_text(path, text)

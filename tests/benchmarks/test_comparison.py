@@ -1,0 +1,80 @@
+"""What counts as a change between two results."""
+
+import pytest
+from benchmark_sample import contender, result, spread
+
+from latentrt.benchmarks.comparison import Verdict, compared, time_verdict
+from latentrt.benchmarks.schema import BenchResult, Figure, Settings
+from latentrt.engines.errors import RequestError
+
+OURS = "latentrt fp32"
+
+
+def ours(seconds: float, **fields: object) -> BenchResult:
+    return result(contender(OURS, "latentrt_bundle", seconds), **fields)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (spread(1.0, 9), spread(1.0, 9), Verdict.SAME),
+        (spread(1.0, 9), spread(0.8, 9), Verdict.BETTER),
+        (spread(1.0, 9), spread(1.3, 9), Verdict.WORSE),
+        (spread(1.0, 99), spread(1.02, 99), Verdict.SAME),  # certain, and too small to matter
+        (spread(1.0, 3), spread(0.5, 3), Verdict.BETTER),  # three runs, far apart
+        (spread(1.0, 3), spread(0.95, 3), Verdict.SAME),  # three runs, too near
+        (Figure.of([1.0, 2.0, 3.0]), Figure.of([2.5, 3.5, 4.5]), Verdict.SAME),  # three runs that overlap
+        (Figure.of([1.0, 9.0] * 5), Figure.of([1.5, 9.5] * 5), Verdict.SAME),  # noise as large as all
+    ],
+)
+def test_a_time_changed_or_not(old: Figure, new: Figure, expected: Verdict) -> None:
+    """By the medians' ratio and by the test, or by the ranges where there are few samples."""
+    assert time_verdict(old, new) is expected
+
+
+def test_the_verdict_turns_round_with_the_results() -> None:
+    """Better one way is worse the other."""
+    there, back = compared(ours(1.0), ours(0.5)), compared(ours(0.5), ours(1.0))
+    turned = {Verdict.BETTER: Verdict.WORSE, Verdict.WORSE: Verdict.BETTER, Verdict.SAME: Verdict.SAME}
+    assert [turned[change.verdict] for change in there.changes] == [change.verdict for change in back.changes]
+    assert any(change.verdict is Verdict.BETTER for change in there.changes)
+
+
+def test_names_what_only_one_has() -> None:
+    """A peer that is gone, a precision that is new."""
+    new = result(contender(OURS, "latentrt_bundle", 1.0), contender("latentrt int8", "latentrt_bundle", 0.5))
+    old = result(contender(OURS, "latentrt_bundle", 1.0), contender("diffusers", "diffusers_eager", 2.0))
+    comparison = compared(old, new)
+    assert (comparison.only_old, comparison.only_new) == (("diffusers",), ("latentrt int8",))
+    assert {change.contender for change in comparison.changes} == {OURS}
+    assert "only in the new one: latentrt int8" in comparison.lines()
+
+
+def test_a_smaller_psnr_and_a_larger_memory_are_worse() -> None:
+    """Beyond 1 dB and 2 %; less is noise."""
+    old = result(contender(OURS, "latentrt_bundle", 1.0, psnr=90.0, peak_bytes=1000))
+    new = result(contender(OURS, "latentrt_bundle", 1.0, psnr=80.0, peak_bytes=1100))
+    verdicts = {change.figure: change.verdict for change in compared(old, new).changes}
+    assert verdicts["worst PSNR"] is Verdict.WORSE
+    assert verdicts["peak memory"] is Verdict.WORSE
+    near = result(contender(OURS, "latentrt_bundle", 1.0, psnr=89.5, peak_bytes=1010))
+    assert {change.verdict for change in compared(old, near).changes} == {Verdict.SAME}
+
+
+def test_says_that_machines_differ() -> None:
+    """Another processor and a busy machine."""
+    base = ours(1.0)
+    busy = base.machine.model_copy(update={"processor": "another", "background": Figure.of([0.5])})
+    warnings = compared(base, ours(1.0, machine=busy)).warnings
+    assert any("another machine: processor" in warning for warning in warnings)
+    assert any("50 %" in warning or "50%" in warning for warning in warnings)
+
+
+def test_refuses_results_of_different_work() -> None:
+    """Twenty steps against forty."""
+    settings = ours(1.0).settings
+    longer = Settings(**{**settings.model_dump(), "steps": 40})
+    with pytest.raises(RequestError, match="steps 20 and 40"):
+        compared(ours(1.0), ours(1.0, settings=longer))
+    with pytest.raises(RequestError, match="model emoji and other"):
+        compared(ours(1.0), ours(1.0, model="other"))

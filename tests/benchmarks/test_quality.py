@@ -1,0 +1,119 @@
+"""The figures of closeness, on pictures whose answer is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmark_sample import contender, result
+
+from latentrt.benchmarks.markdown import markdown_table
+from latentrt.benchmarks.quality import SHOWN, clip_score, psnr_and_ssim, quality_of
+from latentrt.benchmarks.readme import with_tables
+from latentrt.benchmarks.schema import read_result, write_result
+from latentrt.engines.errors import RequestError
+
+HOUSE = Path(__file__).resolve().parents[2]
+
+
+def test_psnr_and_ssim_of_known_differences() -> None:
+    """A tenth everywhere is 20 dB; equal pictures have none and are alike."""
+    picture = np.random.default_rng(0).random((16, 16, 3)) * 0.5
+    psnr, _ = psnr_and_ssim(picture + 0.1, picture)
+    assert psnr == pytest.approx(20.0)
+    assert psnr_and_ssim(picture, picture) == (None, pytest.approx(1.0))
+    assert psnr_and_ssim(picture[::-1].copy(), picture)[1] < 0.5
+
+
+def test_the_worst_picture_is_found_and_shown(tmp_path: Path) -> None:
+    """Behind all those that are shown anyway; latents are compared where there are some."""
+    rng = np.random.default_rng(1)
+    count, ours, theirs = SHOWN + 4, [], []
+    for place in range(count):
+        wanted = rng.random((1, 8, 8, 3)).astype(np.float32)
+        latents = rng.standard_normal((1, 4, 2, 2)).astype(np.float32)
+        error = 0.3 if place == count - 1 else 0.01
+        theirs.append(tmp_path / f"t{place}.npz")
+        ours.append(tmp_path / f"o{place}.npz")
+        np.savez(theirs[-1], pixels=wanted, latents=latents)
+        np.savez(ours[-1], pixels=np.clip(wanted + error, 0, 1), latents=1.5 * latents)
+    found = quality_of(ours, theirs, [str(n) for n in range(count)], 5, None)
+    assert found.worst.prompt == str(count - 1)
+    assert found.worst.seed == 5 + count - 1
+    assert found.worst.picture is not None
+    assert [row.picture is not None for row in found.pictures] == [True] * SHOWN + [False] * 3 + [True]
+    assert found.pictures[0].latent_relative_error == pytest.approx(0.5)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random CLIP with both towers."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    from latentrt.models import EMOJI
+
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = CLIPTokenizer.from_pretrained(EMOJI / "tokenizer")
+    tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config={**tower, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id},
+        vision_config={**tower, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_clip_score_is_transformers_own_cosine(clip_folder: Path) -> None:
+    """100 times; a picture of the tower's size passes unscaled."""
+    import torch
+    from transformers import AutoTokenizer, CLIPModel
+
+    pixels = np.rint(np.random.default_rng(2).random((32, 32, 3)) * 255) / 255
+    model, tokenizer = CLIPModel.from_pretrained(clip_folder).eval(), AutoTokenizer.from_pretrained(clip_folder)
+    normed = (pixels - [0.48145466, 0.4578275, 0.40821073]) / [0.26862954, 0.26130258, 0.27577711]
+    with torch.no_grad():
+        out = model(
+            **tokenizer(["a cat"], return_tensors="pt"),
+            pixel_values=torch.tensor(normed.transpose(2, 0, 1)[None], dtype=torch.float32),
+        )
+    wanted = 100 * torch.nn.functional.cosine_similarity(out.image_embeds, out.text_embeds).item()
+    assert clip_score(clip_folder)(pixels, "a cat") == pytest.approx(wanted, abs=1e-3)
+
+
+def test_readme_shows_the_committed_results() -> None:
+    """`python -m latentrt.benchmarks.readme` would change nothing."""
+    text = (HOUSE / "README.md").read_text("utf-8")
+    assert with_tables(text) == text
+
+
+@pytest.mark.parametrize("path", sorted((HOUSE / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_committed_results_are_valid_and_whole(path: Path) -> None:
+    """They read, tell of ours and the reference, and lie beside their page."""
+    found = read_result(path)
+    assert any(row.ours for row in found.measured)
+    assert found.reference in {row.name for row in found.measured}
+    assert path.with_suffix(".html").is_file()
+    assert "/tmp/" not in path.read_text("utf-8")
+    assert "/root/" not in path.read_text("utf-8")
+
+
+def test_tables_are_filled_from_the_result(tmp_path: Path) -> None:
+    """Whatever stood there goes; the rest stays."""
+    write_result(tmp_path / "one.json", result(contender("latentrt fp32", "latentrt_bundle", 0.25)))
+    text = "before\n<!-- figures: one -->\nold\n<!-- end of figures -->\nafter\n"
+    filled = with_tables(text, tmp_path)
+    assert filled.startswith("before\n<!-- figures: one -->\n| emoji")
+    assert filled.endswith("<!-- end of figures -->\nafter\n")
+    assert markdown_table(read_result(tmp_path / "one.json")) in filled
+    assert with_tables(filled, tmp_path) == filled
+
+
+def test_a_text_without_a_place_is_refused(tmp_path: Path) -> None:
+    """As is a result that is not there."""
+    with pytest.raises(RequestError, match="no place"):
+        with_tables("nothing", tmp_path)
+    with pytest.raises(RequestError, match="cannot read"):
+        with_tables("<!-- figures: one -->\n<!-- end of figures -->", tmp_path)

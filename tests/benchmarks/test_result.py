@@ -1,0 +1,75 @@
+"""The result's JSON: read back as it was, and refused with one sentence where it is not one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_sample import result
+
+from latentrt.benchmarks.schema import SCHEMA, BenchResult, Figure, read_result, write_result
+from latentrt.engines.errors import RequestError
+
+
+def test_reads_back_what_was_written(tmp_path: Path) -> None:
+    """Every field, to the last digit."""
+    write_result(tmp_path / "r.json", result())
+    assert read_result(tmp_path / "r.json") == result()
+
+
+def test_figure_keeps_samples_in_their_order() -> None:
+    """The median is that of all; the 90th percentile lies between the largest two of eleven."""
+    figure = Figure.of([11.0, *map(float, range(1, 11))])
+    assert figure.samples[0] == 11.0
+    assert (figure.median, figure.p90) == (6.0, 10.0)
+
+
+def damaged(data: dict[str, Any], **changes: Any) -> str:
+    return json.dumps({**data, **changes})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "damaged or no JSON"),
+        ("[1]", "no benchmark result"),
+        ('{"pictures": []}', "no benchmark result"),
+        ('{"schema_version": true}', "no benchmark result"),
+        (json.dumps({"schema_version": SCHEMA + 1}), "of a newer latentrt, expected 1; update latentrt"),
+        (json.dumps({"schema_version": 0}), "of an older latentrt"),
+        (damaged(json.loads(result().model_dump_json()), contenders=[]), "contenders"),
+        (damaged(json.loads(result().model_dump_json()), seconds="soon"), "seconds"),
+        (damaged(json.loads(result().model_dump_json()), surprise=1), "surprise"),
+    ],
+)
+def test_refuses_what_is_no_result(text: str, said: str, tmp_path: Path) -> None:
+    """With what is wrong and what to do."""
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(RequestError, match=said) as refused:
+        read_result(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_refuses_a_median_that_its_samples_do_not_have(tmp_path: Path) -> None:
+    """A figure that was written by hand."""
+    data = json.loads(result().model_dump_json())
+    data["contenders"][0]["latency"]["picture"]["median"] *= 0.5
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(RequestError, match="its samples say"):
+        read_result(path)
+
+
+def test_refuses_infinity(tmp_path: Path) -> None:
+    """JSON has none."""
+    data = result().model_dump()
+    data["seconds"] = float("inf")
+    with pytest.raises(ValueError, match="finite"):
+        BenchResult.model_validate(data)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    """With the name that was given."""
+    with pytest.raises(RequestError, match="No such file"):
+        read_result(tmp_path / "none.json")
