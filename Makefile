@@ -39,8 +39,7 @@ full-size: $(STAMP)  ## FAMILY=sd1 at its true size: build time, memory, parity 
 		--family $(FAMILY) --precision $(PRECISION) --backend $(BACKEND) $(foreach gpu,$(GPU),--gpu $(gpu))
 
 BENCH := $(BIN)/latentrt bench
-# In which precisions the reports measure latentrt; `make bench-report PRECISIONS="fp32 int8"`
-PRECISIONS ?= fp32
+PRECISIONS := fp32 int8
 SIZES := --profile 64x64x4 --profile 32x32 --profile 96x96 --profile 128x128
 bench: $(STAMP)  ## the embedded model against diffusers, into out/bench
 	@$(BIN)/latentrt build emoji -o out/bench/emoji-fp32.bundle $(SIZES)
@@ -56,9 +55,9 @@ bench-report: $(STAMP)  ## the embedded model against every peer, into benchmark
 
 bench-full-size: $(STAMP)  ## SD 1.5's architecture likewise, random weights (idle machine, 2 hours, 30 GB of disk)
 	@test -d out/full-size/sd1 || $(BIN)/python -m latentrt.benchmarks.full_size checkpoint sd1 out/full-size/sd1
-	@for precision in $(PRECISIONS); do $(BIN)/latentrt build out/full-size/sd1 -o out/full-size/sd1-$$precision.bundle \
-		--precision $$precision --profile 512x512 || exit; done
-	@$(BENCH) $(PRECISIONS:%=out/full-size/sd1-%.bundle) --checkpoint out/full-size/sd1 --against all --resident one \
+	@$(BIN)/latentrt build out/full-size/sd1 -o out/full-size/sd1-fp32.bundle --profile 512x512
+	@$(BIN)/python -m latentrt.benchmarks.full_size int8 out/full-size/sd1-fp32.bundle out/full-size/sd1-int8.bundle
+	@$(BENCH) out/full-size/sd1-fp32.bundle out/full-size/sd1-int8.bundle --checkpoint out/full-size/sd1 --against all --resident one \
 		--runs 3 --cold-runs 1 --varied-runs 0 --steps 3 --timeout 3600 \
 		--note "The architecture of SD 1.5 with random weights: speed, memory and parity only." \
 		--json benchmarks/results/sd1.json --report benchmarks/results/sd1.html

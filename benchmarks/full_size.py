@@ -5,6 +5,10 @@
 The weights are random and seeded: speed, memory and parity do not depend on what they know. The checkpoint is made once
 in DIR; the build runs in a process of its own, whose peak memory is the figure. For sd1, sd2 and sdxl on ort-cpu a
 picture of two steps is drawn with latentrt and with diffusers.
+
+    python -m latentrt.benchmarks.full_size int8 FP32.bundle INT8.bundle
+
+makes an int8 bundle for speed alone: random weights have no pictures that int8 could keep.
 """
 
 import argparse
@@ -23,7 +27,7 @@ import numpy as np
 
 from latentrt.benchmarks.architectures import ARCHITECTURES, save_checkpoint
 from latentrt.engines.parity import parity_of
-from latentrt.terminal import megabytes, print_table, stderr
+from latentrt.terminal import BuildProgress, megabytes, print_table, stderr
 
 PROMPT = "a photograph of an astronaut riding a horse"
 STEPS, SEED, GUIDANCE = 2, 7, 7.5
@@ -83,6 +87,26 @@ def draw_theirs(checkpoint: Path, output: Path) -> None:
     figures = {"open_s": opened, "step_s": marks[-1] - marks[-2], "decode_s": perf_counter() - decoding}
     np.savez(output, latents=latents.numpy(), pixels=pixels)
     _write_figures(output, figures)
+
+
+def quantize(source: Path, output: Path) -> None:
+    """Makes an int8 bundle of one with random weights, for speed and size: one picture calibrates, one judges."""
+    from latentrt.compiling import engines_to_make
+    from latentrt.engines.precision import Backend
+    from latentrt.engines.progress import StageTimer
+    from latentrt.engines.quantization.recipe import recipe_for
+    from latentrt.int8 import Int8Wishes, quantize_bundle
+    from latentrt.quantizing import Effort
+
+    wishes = Int8Wishes(
+        recipe=recipe_for(Backend.ORT_CPU),
+        prompts=(PROMPT,),
+        quality=0.1,
+        effort=Effort(steps=STEPS, pictures=1, calls=1),
+    )
+    timer = StageTimer(BuildProgress())
+    quantize_bundle(source, output.resolve(), engines_to_make(Backend.ORT_CPU, (), None), wishes, timer)
+    print_table("int8, by stage", ("stage", "s"), [(name, round(s, 1)) for name, s in timer.seconds.items()])
 
 
 def _write_figures(output: Path, figures: dict[str, float]) -> None:
@@ -185,6 +209,7 @@ def main() -> None:
         "checkpoint": lambda rest: save_checkpoint(rest[0], Path(rest[1])),
         "ours": lambda rest: draw_ours(Path(rest[0]), Path(rest[1])),
         "theirs": lambda rest: draw_theirs(Path(rest[0]), Path(rest[1])),
+        "int8": lambda rest: quantize(Path(rest[0]), Path(rest[1])),
     }
     if sys.argv[1:] and sys.argv[1] in stages:
         stages[sys.argv[1]](sys.argv[2:])

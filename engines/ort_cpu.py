@@ -27,6 +27,7 @@ from latentrt.engines.ort import ERRORS_ONLY, first_line
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
+from latentrt.engines.quantization.recipe import Recipe, cpu_sums_widely
 from latentrt.engines.spec import Array, EngineSpec
 
 MODEL_FILE = "model.onnx"
@@ -237,6 +238,7 @@ class OrtCpu:
         self, component: Component, target: Target, folder: Path, progress: Progress | None
     ) -> ContentsRecord | None:
         """Optimises the graph and packs its weights; what comes back says that there was no memory for it."""
+        _refuse_saturation(component)
         optimised = compile_onnx(component.onnx, folder, component.record.parameters)
         return None if optimised else ContentsRecord(shapes=(), layers={}, unoptimised=True)
 
@@ -248,6 +250,20 @@ class OrtCpu:
     def open(self, component: Component, folder: Path, *, threads: int | None) -> _OpenComponent:
         """Maps the weights."""
         return _OpenComponent(component, OrtCpuModel.of_compiled(folder, threads=threads))
+
+
+def _refuse_saturation(component: Component) -> None:
+    """For a graph in eight whole bits on a CPU whose sums of two products would overflow.
+
+    Raises:
+        EngineError: naming what to do.
+    """
+    quantization = component.record.quantization
+    if quantization is not None and quantization.recipe is Recipe.U8S8 and not cpu_sums_widely():
+        raise EngineError(
+            f"got a bundle in int8 by recipe {Recipe.U8S8}, which needs a CPU with VNNI, and this one has none; build "
+            f"--precision int8 from the fp32 bundle on a CPU like this, which takes recipe {Recipe.U8S8_REDUCED}"
+        )
 
 
 def measure_onnx(component: Component, probes: Iterable[Probe]) -> ParityRecord:

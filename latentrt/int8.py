@@ -15,10 +15,9 @@ from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.quantization.recipe import Recipe, recipe_for
 from latentrt.packages import export_packages
-from latentrt.quantizing import EXACT, QUALITY, QuantizationSettings, Quantizer
+from latentrt.quantizing import EFFORT, EXACT, QUALITY, Effort, QuantizationSettings, Quantizer
 
 UNET = "unet"
-_CALIBRATION_STEPS = 20  # at most; a schedule of more visits the same noise levels, only closer together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +27,13 @@ class Int8Wishes:
     recipe: Recipe
     prompts: tuple[str, ...] | None
     quality: float
+    effort: Effort
 
     def settings(self, model: str, steps: int) -> QuantizationSettings:
         """The same for a model whose pictures take so many steps."""
         prompts = self.prompts or default_prompts(model)
-        drawn = Drawn(prompts=prompts, steps=min(steps, _CALIBRATION_STEPS))
-        return QuantizationSettings(recipe=self.recipe, drawn=drawn, quality=self.quality)
+        drawn = Drawn(prompts=prompts, steps=min(steps, self.effort.steps))
+        return QuantizationSettings(recipe=self.recipe, drawn=drawn, effort=self.effort, quality=self.quality)
 
 
 def int8_wishes(
@@ -52,6 +52,7 @@ def int8_wishes(
         recipe=recipe_for(backend),
         prompts=None if prompts is None else prompts_from_file(Path(prompts)),
         quality=quality,
+        effort=EFFORT,
     )
 
 

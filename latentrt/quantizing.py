@@ -30,7 +30,6 @@ from latentrt.engines.spec import Array
 from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.schedule import alphas_cumprod_from_config
 
-PICTURES = 32  # that judge, at least
 QUALITY = 30.0  # dB
 _UNET = "unet"
 # Nodes in floating point: none first, then ever more
@@ -38,9 +37,24 @@ _KEPT = (0, 4, 8, 16, 32, 64, 128, 256, 512)
 # Of the weights that may stay in floating point without a second thought, so that the file stays below 0.3 of fp32's,
 # and at most: beyond that it would be int8 by name alone
 _CHEAP, _MOST = 0.04, 0.5
-_RECORDED = 4  # calls that sensitivity is measured at
 _SAVE_EVERY = 20.0  # seconds
 EXACT = 99.0  # dB of equal pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is drawn.
+
+    ``steps`` at most per picture: a longer schedule visits the same noise levels, only closer together. ``pictures``
+    that judge, at least. ``calls`` that sensitivity is measured at.
+    """
+
+    steps: int = 20
+    pictures: int = 32
+    calls: int = 4
+
+
+EFFORT = Effort()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +66,7 @@ class QuantizationSettings:
 
     recipe: Recipe
     drawn: Drawn
+    effort: Effort
     quality: float = QUALITY
 
     def made(self, record: QuantizationRecord | None) -> bool:
@@ -66,7 +81,7 @@ class QuantizationSettings:
     @property
     def pictures(self) -> int:
         """How many pictures judge."""
-        return max(PICTURES, len(self.drawn.prompts))
+        return max(self.effort.pictures, len(self.drawn.prompts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +120,13 @@ class Quantizer:
         self._nodes = self._weights.quantizable()
         self._spec = self._component.spec_of_any_batch(base.manifest.profiles[0])
         onnx = {name: file.sha256 for name, file in self._component.onnx_files.items()}
-        told = {"onnx": onnx, "profile": str(base.manifest.profiles[0]), "drawn": settings.drawn.sha256, "version": 1}
+        told = {
+            "onnx": onnx,
+            "profile": str(base.manifest.profiles[0]),
+            "effort": str(settings.effort),
+            "drawn": settings.drawn.sha256,
+            "version": 2,
+        }
         self._kept = Kept(work / "calibration", told)
 
     def run(self, folder: Path, finish: Callable[[Path], None]) -> QuantizationRecord:
@@ -132,7 +153,8 @@ class Quantizer:
         drawn, saved = self._settings.drawn, self._kept.load("observed")
         observations = Observations.from_arrays(saved) if saved is not None else Observations()
         done = int(saved["pictures"]) if saved is not None else 0
-        recorded = [round(part * drawn.steps / _RECORDED) for part in range(_RECORDED)]
+        calls = self._settings.effort.calls
+        recorded = [round(part * drawn.steps / calls) for part in range(calls)]
         engine = ObservingEngine(self._weights, self._nodes, self._spec, observations, recorded)
         pipe = Pipeline(self._base, UnetReplaced(components, engine))
 

@@ -20,8 +20,7 @@ from latentrt.engines.precision import Precision
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four steps and a few pictures are enough to see that everything is there."""
-    monkeypatch.setattr("latentrt.int8._CALIBRATION_STEPS", 4)
-    monkeypatch.setattr(quantizing, "PICTURES", 6)
+    monkeypatch.setattr("latentrt.int8.EFFORT", quantizing.Effort(steps=4, pictures=6))
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +37,7 @@ def int8_bundle(emoji_bundle: Path, prompts: Path, tmp_path_factory: pytest.Temp
     source = shutil.copytree(emoji_bundle, tmp_path_factory.mktemp("source") / "fp32.bundle")
     folder = tmp_path_factory.mktemp("bundles") / "int8.bundle"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("latentrt.int8._CALIBRATION_STEPS", 4)
-        patch.setattr(quantizing, "PICTURES", 6)
+        patch.setattr("latentrt.int8.EFFORT", quantizing.Effort(steps=4, pictures=6))
         latentrt.build(source, folder, precision="int8", prompts=prompts, quality=24.0)
     return folder
 
@@ -174,6 +172,21 @@ def test_wishes_that_cannot_be_met(
     ran = command("build", emoji_bundle, *arguments, *output)
     assert ran.status == 2
     assert reason in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_eight_whole_bits_are_refused_where_they_would_overflow(
+    int8_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    """A bundle made on a CPU with VNNI, brought to one without."""
+    manifest = json.loads((int8_bundle / "bundle.json").read_text("utf-8"))
+    manifest["components"]["unet"]["quantization"]["recipe"] = "u8s8"
+    folder = shutil.copytree(int8_bundle, tmp_path / "u8s8.bundle", ignore=shutil.ignore_patterns("engines"))
+    (folder / "bundle.json").write_text(json.dumps(manifest), "utf-8")
+    monkeypatch.setattr("latentrt.engines.ort_cpu.cpu_sums_widely", lambda: False)
+    ran = command("build", folder)
+    assert ran.status != 0
+    assert "needs a CPU with VNNI" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
