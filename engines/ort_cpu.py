@@ -20,6 +20,7 @@ from latentrt.engines.compiler import Target, refuse_workspace
 from latentrt.engines.component import Component
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.group_norm import GroupNorm, replace_group_norms
 from latentrt.engines.machine import available_memory, cpu_features
 from latentrt.engines.manifest import ContentsRecord, EngineManifest, ParityRecord
 from latentrt.engines.measuring import measure
@@ -32,7 +33,7 @@ from latentrt.engines.spec import Array, EngineSpec
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
-FLAGS = {"optimization": "all", "prepacked": "1", "attention": "fused", "recipe": "3"}
+FLAGS = {"optimization": "all", "prepacked": "1", "attention": "fused", "group_norm": "expanded", "recipe": "4"}
 _EXTERNAL_FROM = 65536  # bytes; smaller tensors, odd-sized masks among them, stay in the graph
 _ALIGNMENT = 64  # bytes: one AVX-512 register, one cache line
 _PACKING_PEAK = 4  # times the weights in fp32: SD 2.1's U-Net took 12.9 GB
@@ -52,13 +53,14 @@ def memory_to_optimise(parameters: int) -> bool:
     return _PACKING_PEAK * 4 * parameters <= available_memory()
 
 
-def compile_onnx(onnx: Path, folder: Path, parameters: int = 0) -> bool:
+def compile_onnx(onnx: Path, folder: Path, parameters: int = 0, *, group_norm: GroupNorm = GroupNorm.FAST) -> bool:
     """Optimises ``onnx`` for this machine into ``folder``: a graph and one file of packed weights.
 
     Args:
         onnx: the graph.
         folder: exists and is empty.
         parameters: how many weights it has; with too many for the memory that is free, nothing is optimised.
+        group_norm: how group norms are computed.
 
     Returns:
         Whether it was optimised.
@@ -67,15 +69,17 @@ def compile_onnx(onnx: Path, folder: Path, parameters: int = 0) -> bool:
         EngineError: ONNX Runtime refuses the graph or cannot write the result.
     """
     if not memory_to_optimise(parameters):
-        _save_optimised(onnx, folder, prepacked=False, optimised=False)
+        _save_optimised(onnx, folder, group_norm, prepacked=False, optimised=False)
         return False
-    _save_optimised(onnx, folder, prepacked=True)
+    _save_optimised(onnx, folder, group_norm, prepacked=True)
     if not _packing_aligned(folder / MODEL_FILE):
-        _save_optimised(onnx, folder, prepacked=False)
+        _save_optimised(onnx, folder, group_norm, prepacked=False)
     return True
 
 
-def _save_optimised(onnx: Path, folder: Path, *, prepacked: bool, optimised: bool = True) -> None:
+def _save_optimised(
+    onnx: Path, folder: Path, group_norm: GroupNorm, *, prepacked: bool, optimised: bool = True
+) -> None:
     levels = _onnxruntime().GraphOptimizationLevel
     options = _run_options(levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL, None, packs=optimised)
     options.optimized_model_filepath = str(folder / MODEL_FILE)
@@ -85,15 +89,13 @@ def _save_optimised(onnx: Path, folder: Path, *, prepacked: bool, optimised: boo
         "session.save_external_prepacked_constant_initializers": str(int(prepacked)),
     }.items():
         options.add_session_config_entry(key, value)
-    fused = _with_fused_attention(onnx)
-    if fused is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(onnx.parent))
-    _session(onnx, options, "compile", f"check that {str(folder.parent)!r} has space", graph=fused)
+    graph = _rewritten(onnx, group_norm, fuses=True)
+    _session(onnx, options, "compile", f"check that {str(folder.parent)!r} has space", graph=graph)
     (folder / DATA_FILE).touch()  # a graph without large weights writes none
 
 
-def _with_fused_attention(onnx: Path) -> bytes | None:
-    """The graph with ONNX Runtime's own attention, its weights still in their file; None where it has none to replace.
+def _rewritten(onnx: Path, group_norm: GroupNorm, *, fuses: bool) -> bytes | None:
+    """The graph with what ONNX Runtime has better kernels for, its weights still in their file; None if it has nothing.
 
     Without the package onnx, which drawing does not need, the graph stays as it is and runs some percent slower.
     """
@@ -102,9 +104,16 @@ def _with_fused_attention(onnx: Path) -> bytes | None:
     except ImportError:
         return None
     model = load(str(onnx), load_external_data=False)
-    small = {tensor.name: tensor for tensor in model.graph.initializer if not tensor.external_data}
-    replaced = fuse_attention(model, lambda name: numpy_helper.to_array(small[name]) if name in small else None)
+    replaced = replace_group_norms(model, group_norm)
+    if fuses:
+        small = {tensor.name: tensor for tensor in model.graph.initializer if not tensor.external_data}
+        replaced += fuse_attention(model, lambda name: numpy_helper.to_array(small[name]) if name in small else None)
     return bytes(model.SerializeToString()) if replaced else None
+
+
+def group_norm_of(component: str) -> GroupNorm:
+    """How a component's group norms are computed: the autoencoder's planes are as large as the picture."""
+    return GroupNorm.EXACT if component.startswith("vae") else GroupNorm.FAST
 
 
 def _packing_aligned(model: Path) -> bool:
@@ -141,14 +150,15 @@ class OrtCpuModel:
         return cls(_session(folder / MODEL_FILE, _run_options(level, threads, packs=packs)))
 
     @classmethod
-    def of_onnx(cls, onnx: Path) -> Self:
+    def of_onnx(cls, onnx: Path, group_norm: GroupNorm = GroupNorm.FAST) -> Self:
         """Opens a graph that was not compiled, for a few runs: its weights are mapped and not packed.
 
         Raises:
             EngineError: the session cannot be created.
         """
         level = _onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
-        return cls(_session(onnx, _run_options(level, None, packs=False)))
+        graph = _rewritten(onnx, group_norm, fuses=False)
+        return cls(_session(onnx, _run_options(level, None, packs=False), graph=graph))
 
     @property
     def session(self) -> Any:
@@ -239,7 +249,9 @@ class OrtCpu:
     ) -> ContentsRecord | None:
         """Optimises the graph and packs its weights; what comes back says that there was no memory for it."""
         _refuse_saturation(component)
-        optimised = compile_onnx(component.onnx, folder, component.record.parameters)
+        optimised = compile_onnx(
+            component.onnx, folder, component.record.parameters, group_norm=group_norm_of(component.name)
+        )
         return None if optimised else ContentsRecord(shapes=(), layers={}, unoptimised=True)
 
     def would_improve(self, component: Component, engine: EngineManifest) -> bool:
@@ -273,7 +285,7 @@ def measure_onnx(component: Component, probes: Iterable[Probe]) -> ParityRecord:
         EngineError: ONNX Runtime refuses the graph.
         ParityError: the gate is missed.
     """
-    model = _OpenComponent(component, OrtCpuModel.of_onnx(component.onnx))
+    model = _OpenComponent(component, OrtCpuModel.of_onnx(component.onnx, group_norm_of(component.name)))
     try:
         return measure(component, model.engine, probes)
     finally:
@@ -307,7 +319,9 @@ def _session(
     remedy: str = "open the bundle again, or build it again",
     graph: bytes | None = None,
 ) -> Any:
-    """A session of the graph at a path, or of one made of it."""
+    """A session of the graph at a path, or of one made of it, whose weights lie beside that."""
+    if graph is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
         return _onnxruntime().InferenceSession(graph or str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception

@@ -68,14 +68,14 @@ def test_packed_weights_must_lie_aligned(tmp_path: Path, places: bytes, aligned:
     assert _packing_aligned(tmp_path / "model.onnx") is aligned
 
 
-def test_large_pictures_may_differ_more_in_fp32() -> None:
-    """By a power of their pixels; small ones and fp16 have one bound."""
+def test_large_pictures_of_the_autoencoder_may_differ_more_in_fp32() -> None:
+    """By a power of their pixels; small ones, other components and fp16 have one bound."""
     error = Parity(relative_error=1.4e-3, psnr=88.0)
     gate("vae_decoder", error, Precision.FP32, 1024 * 1024)
-    with pytest.raises(ParityError, match=r"at most 0\.003"):
-        gate("vae_decoder", Parity(relative_error=4e-3, psnr=88.0), Precision.FP32, 1024 * 1024)
-    for pixels in (64 * 64, 512 * 512):
+    with pytest.raises(ParityError, match=r"at most 0\.006"):
+        gate("vae_decoder", Parity(relative_error=7e-3, psnr=88.0), Precision.FP32, 1024 * 1024)
+    for component, pixels in (("vae_decoder", 256 * 256), ("unet", 1024 * 1024)):
         with pytest.raises(ParityError, match=r"at most 0\.0001"):
-            gate("vae_decoder", error, Precision.FP32, pixels)
+            gate(component, error, Precision.FP32, pixels)
     with pytest.raises(ParityError, match=r"at most 0\.01"):
         gate("unet", Parity(relative_error=2e-2, psnr=95.0), Precision.FP16, 2048 * 2048)
