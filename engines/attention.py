@@ -76,6 +76,8 @@ def _flat_result(takers: dict[str, list[Any]], kept: set[str], name: str) -> Any
         nodes = takers.get(name, [])
         if len(nodes) != 1 or nodes[0].op_type != operator or name in kept:
             return None
+        if operator == "Transpose" and list(nodes[0].attribute[0].ints) != _HEADS_FIRST:
+            return None
         name = nodes[0].output[0]
     return nodes[0]
 
@@ -94,7 +96,7 @@ def _needed(nodes: list[Any], kept: set[str]) -> list[Any]:
     wanted, seen = list(kept), set()
     while wanted:
         node = made.get(wanted.pop())
-        if node is not None and node.name not in seen:
-            seen.add(node.name)
+        if node is not None and node.output[0] not in seen:
+            seen.add(node.output[0])
             wanted.extend(node.input)
-    return [node for node in nodes if node.name in seen]
+    return [node for node in nodes if node.output[0] in seen]

@@ -80,12 +80,14 @@ class QuantizedNodeRecord(Record):
 class QuantizationRecord(Record):
     """How a component became int8, and how good its pictures are: PSNR in dB against the fp32 engine's.
 
-    ``nodes`` are by the path of their torch module. ``prompts_sha256`` tells prompts, steps and seed.
+    ``nodes`` are by the path of their torch module. ``prompts_sha256`` tells prompts, steps and seed, ``source_sha256``
+    the graph in fp32 with its weights.
     """
 
     recipe: Recipe
     tool: str
     quality: float
+    source_sha256: str
     prompts_sha256: str
     prompts: int
     steps: int

@@ -25,10 +25,9 @@ from latentrt.engines.machine import available_memory, cpu_features
 from latentrt.engines.manifest import ContentsRecord, EngineManifest, ParityRecord
 from latentrt.engines.measuring import measure
 from latentrt.engines.ort import ERRORS_ONLY, first_line
-from latentrt.engines.precision import Backend
+from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
-from latentrt.engines.quantization.recipe import Recipe, cpu_sums_widely
 from latentrt.engines.spec import Array, EngineSpec
 
 MODEL_FILE = "model.onnx"
@@ -248,34 +247,27 @@ class OrtCpu:
         self, component: Component, target: Target, folder: Path, progress: Progress | None
     ) -> ContentsRecord | None:
         """Optimises the graph and packs its weights; what comes back says that there was no memory for it."""
-        _refuse_saturation(component)
         optimised = compile_onnx(
-            component.onnx, folder, component.record.parameters, group_norm=group_norm_of(component.name)
+            component.onnx, folder, _weights_to_optimise(component), group_norm=group_norm_of(component.name)
         )
         return None if optimised else ContentsRecord(shapes=(), layers={}, unoptimised=True)
 
     def would_improve(self, component: Component, engine: EngineManifest) -> bool:
         """Where it was not optimised for want of memory that is there now."""
         unoptimised = engine.contents is not None and engine.contents.unoptimised
-        return unoptimised and memory_to_optimise(component.record.parameters)
+        return unoptimised and memory_to_optimise(_weights_to_optimise(component))
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> _OpenComponent:
         """Maps the weights."""
         return _OpenComponent(component, OrtCpuModel.of_compiled(folder, threads=threads))
 
 
-def _refuse_saturation(component: Component) -> None:
-    """For a graph in eight whole bits on a CPU whose sums of two products would overflow.
-
-    Raises:
-        EngineError: naming what to do.
-    """
-    quantization = component.record.quantization
-    if quantization is not None and quantization.recipe is Recipe.U8S8 and not cpu_sums_widely():
-        raise EngineError(
-            f"got a bundle in int8 by recipe {Recipe.U8S8}, which needs a CPU with VNNI, and this one has none; build "
-            f"--precision int8 from the fp32 bundle on a CPU like this, which takes recipe {Recipe.U8S8_REDUCED}"
-        )
+def _weights_to_optimise(component: Component) -> int:
+    """How many weights in fp32 would take as much memory: int8 stays int8, fp16 becomes fp32."""
+    parameters, weights = component.record.parameters, component.record.weights
+    if component.record.precision is not Precision.INT8 or weights is None:
+        return parameters
+    return component.manifest.files[weights].size // 4
 
 
 def measure_onnx(component: Component, probes: Iterable[Probe]) -> ParityRecord:

@@ -118,8 +118,13 @@ def build(
                     "got profiles, fp32 or seamless for a bundle, which has its own; build from the model with them"
                 )
             destination = _destination(output)
-            bundle = quantize_bundle(Path(model), destination, engines, int8, timer)
-            return Build(bundle=bundle, up_to_date=False, seconds=timer.seconds)
+            bundle, whole = quantize_bundle(Path(model), destination, engines, int8, timer)
+            return Build(bundle=bundle, up_to_date=whole, seconds=timer.seconds)
+        if prompts is not None or quality is not None:
+            raise RequestError(
+                "got prompts or quality for a bundle that is in int8 already; build from the model or from its bundle "
+                "in fp32 with them"
+            )
         _check_bundle_precision(Path(model), wanted, fp32)
         return _build_engines(Path(model), output, chosen, engines, seamless, timer)
     output = _destination(output)
@@ -174,8 +179,12 @@ def build(
             source = work / "source.bundle"
             wide = Precision.FP16 if settings.recipe.symmetric else Precision.FP32
             held = (*kept, UNET) if wide is Precision.FP16 else ()
-            if _up_to_date(source, checkpoint, versions, wide, held, chosen, seamless) is None:
-                export_into(source, wide, held, engines_to_make(Backend.ORT_CPU, (), None))
+            for_cpu = engines_to_make(Backend.ORT_CPU, (), None)
+            kept_source = _up_to_date(source, checkpoint, versions, wide, held, chosen, seamless)
+            if kept_source is None:
+                export_into(source, wide, held, for_cpu)
+            else:  # but perhaps its engines are of another version
+                compile_missing(kept_source, for_cpu, timer)
             quantize(open_bundle(source), output, kept, engines, settings, work, timer)
             shutil.rmtree(work, ignore_errors=True)
     return Build(bundle=open_bundle(output), up_to_date=False, seconds=timer.seconds)
@@ -247,6 +256,8 @@ def _check_space(output: Path, parameters: int, precision: Precision, engines: E
     weights = 4 if engines.compiler.backend is Backend.ORT_CPU else onnx
     # Engines are up to 1.4 times as large as their weights
     needed = int((onnx + 1.4 * weights * len(engines.targets)) * parameters)
+    if precision is Precision.INT8:  # the bundle that it is made of, and its engines
+        needed += int((4 + 1.4 * 4) * parameters)
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise OutputError(

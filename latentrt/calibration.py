@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from latentrt.engines.bundle import Bundle
 from latentrt.engines.cache import Engines
@@ -17,7 +20,9 @@ from latentrt.engines.files import write_file
 from latentrt.engines.profile import Profile
 from latentrt.engines.spec import Array
 from latentrt.models import EMBEDDED, EMOJI
+from latentrt.runtime.options import Options
 from latentrt.runtime.pipeline import Pipeline
+from latentrt.runtime.result import Result
 from latentrt.runtime.tokenizer import tokenizer_from_folder
 
 # Pictures that judge have seeds that no calibration has
@@ -60,7 +65,8 @@ class Drawn:
         profile = pipe.manifest.profiles[0]
         while start < count:
             stop = min(start + profile.batch, count)
-            result = pipe(
+            result = _drawn(
+                pipe,
                 [self.prompt_of(index) for index in range(start, stop)],
                 seed=[seed + index for index in range(start, stop)],
                 width=profile.width,
@@ -70,6 +76,21 @@ class Drawn:
             )
             yield stop, np.array(result.images) if output_type == "np" else result.latents
             start = stop
+
+
+def _drawn(pipe: Pipeline, prompts: list[str], **options: Unpack[Options]) -> Result:
+    """Draws as the model is made to: from noise, or from the photograph of the probes, or into its middle."""
+    manifest = pipe.manifest
+    if not (manifest.unet_takes_mask or manifest.starts_from_picture):
+        return pipe(prompts, **options)
+    with Image.open(str(files("latentrt.export") / "probe.jpg")) as photograph:
+        image = photograph.convert("RGB").resize((options["width"] or 0, options["height"] or 0))
+    if not manifest.unet_takes_mask:
+        return pipe.img2img(prompts, image=image, **options)
+    mask = Image.new("L", image.size)
+    width, height = image.size
+    ImageDraw.Draw(mask).rectangle((width // 4, height // 4, width * 3 // 4, height * 3 // 4), fill=255)
+    return pipe.inpaint(prompts, image=image, mask_image=mask, **options)
 
 
 def default_prompts(model: str) -> tuple[str, ...]:
@@ -151,7 +172,7 @@ class Kept:
         try:
             with np.load(self._folder / f"{name}.npz") as saved:
                 return dict(saved)
-        except (OSError, ValueError, EOFError, KeyError):
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             return None
 
     def save(self, name: str, arrays: Mapping[str, Array]) -> None:

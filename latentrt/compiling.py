@@ -15,6 +15,7 @@ from latentrt.engines.manifest import BundleManifest, ParityRecord
 from latentrt.engines.ort_cpu import measure_onnx
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import StageTimer
+from latentrt.engines.quantization.recipe import check_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,8 @@ def compile_all(root: Path, manifest: BundleManifest, engines: EnginesToMake, ti
 def _compile(component: Component, bundle: Bundle, engines: EnginesToMake, timer: StageTimer) -> ParityRecord | None:
     """Compiles one component for every target; returns the figures of one that could be run here."""
     measured = None
+    if component.record.quantization is not None:
+        check_recipe(component.record.quantization.recipe, engines.compiler.backend)
     for target in engines.targets:
         told = f" for {target.machine}" if len(engines.targets) > 1 else ""
         with timer.stage(f"{component.name}: compile{told}"):

@@ -8,14 +8,23 @@ from pathlib import Path
 from latentrt.calibration import Drawn, default_prompts, prompts_from_file
 from latentrt.compiling import EnginesToMake, compile_all, compile_missing, engines_to_make
 from latentrt.engines.bundle import Bundle, open_bundle, record_files
-from latentrt.engines.errors import RequestError
+from latentrt.engines.component import Component
+from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.manifest import BUNDLE_FILE, write_manifest
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.quantization.recipe import Recipe, recipe_for
 from latentrt.packages import export_packages
-from latentrt.quantizing import EFFORT, EXACT, QUALITY, Effort, QuantizationSettings, Quantizer
+from latentrt.quantizing import (
+    EFFORT,
+    EXACT,
+    QUALITY,
+    Effort,
+    QuantizationSettings,
+    Quantizer,
+    source_sha256,
+)
 
 UNET = "unet"
 
@@ -56,8 +65,13 @@ def int8_wishes(
     )
 
 
-def quantize_bundle(model: Path, output: Path, engines: EnginesToMake, int8: Int8Wishes, timer: StageTimer) -> Bundle:
+def quantize_bundle(
+    model: Path, output: Path, engines: EnginesToMake, int8: Int8Wishes, timer: StageTimer
+) -> tuple[Bundle, bool]:
     """Makes an int8 bundle of one in fp32; no checkpoint and no torch are needed.
+
+    Returns:
+        The bundle, and whether it was there already and lacked nothing.
 
     Raises:
         RequestError: the two are the same folder, or the U-Net is not fp32.
@@ -70,10 +84,36 @@ def quantize_bundle(model: Path, output: Path, engines: EnginesToMake, int8: Int
     work = work_folder(output)
     with locked(output), locked(source.root):
         source.check_all()
+        made = _made(source, output, settings)
+        if made is not None:
+            return made, not compile_missing(made, engines, timer)
         compile_missing(source, engines_to_make(Backend.ORT_CPU, (), None), timer)
         quantize(source, output, source.manifest.kept_fp32, engines, settings, work, timer)
         shutil.rmtree(work, ignore_errors=True)
-    return open_bundle(output)
+    return open_bundle(output), False
+
+
+def _made(source: Bundle, output: Path, settings: QuantizationSettings) -> Bundle | None:
+    """The bundle at ``output`` if it was made of the source as it would be again."""
+    try:
+        bundle = open_bundle(output)
+        old, new = source.manifest, bundle.manifest
+        unet = old.components[UNET]
+        shared = {name: file for name, file in old.files.items() if name not in (unet.onnx, unet.weights)}
+        record = new.components[UNET].quantization
+        same = (
+            settings.made(record)
+            and record is not None
+            and record.source_sha256 == source_sha256(Component(root=source.root, manifest=old, name=UNET))
+            and old.latentrt == new.latentrt
+            and old.exporter == new.exporter
+            and shared.items() <= new.files.items()
+        )
+        if same:
+            bundle.check_all()
+    except BundleError:
+        return None
+    return bundle if same else None
 
 
 def work_folder(output: Path) -> Path:
@@ -94,6 +134,7 @@ def quantize(
     old = source.manifest
     unet = old.components[UNET]
     folder = f"onnx/{Precision.INT8}/{UNET}"
+    _check_packages(settings.recipe)
     quantizer = Quantizer(source, settings, work, timer)
     islands: dict[str, int] = {}
 
@@ -129,6 +170,19 @@ def quantize(
         )
         manifest = compile_all(root, manifest, engines, timer)
         write_manifest(root / BUNDLE_FILE, manifest)
+
+
+def _check_packages(recipe: Recipe) -> None:
+    """Finds out before the hours of calibration whether the graph can be written.
+
+    Raises:
+        CheckpointError: a package is missing.
+    """
+    with export_packages():
+        import onnxruntime.quantization  # noqa: F401
+
+        if recipe.symmetric:
+            import latentrt.export.half  # noqa: F401
 
 
 def _halved(graph: Path, family: str) -> dict[str, int]:

@@ -13,5 +13,5 @@ def export_packages() -> Iterator[None]:
         yield
     except ImportError as error:
         raise CheckpointError(
-            f"building from a model needs the package {error.name}, which is not installed; install latentrt[export]"
+            f"this build needs the package {error.name}, which is not installed; install latentrt[export]"
         ) from error

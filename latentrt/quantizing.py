@@ -1,9 +1,9 @@
 """Conducts quantization: draws to see what flows, chooses ranges and nodes, and judges the pictures."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -14,9 +14,10 @@ from latentrt.calibration import Drawn, Kept, UnetReplaced, check_prompts
 from latentrt.engines.bundle import Bundle
 from latentrt.engines.cache import OpenComponents
 from latentrt.engines.component import Component
-from latentrt.engines.errors import ParityError, RequestError
+from latentrt.engines.errors import BundleError, ParityError, RequestError
 from latentrt.engines.manifest import QuantizationRecord, QuantizedNodeRecord
-from latentrt.engines.ort_cpu import OrtCpuEngine, OrtCpuModel, compile_onnx
+from latentrt.engines.ort_cpu import DATA_FILE, OrtCpuEngine, OrtCpuModel, compile_onnx
+from latentrt.engines.ort_cpu import version as onnxruntime_version
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import Progress
 from latentrt.engines.quantization.insert import write_quantized
@@ -38,6 +39,7 @@ _KEPT = (0, 4, 8, 16, 32, 64, 128, 256, 512)
 # and at most: beyond that it would be int8 by name alone
 _CHEAP, _MOST = 0.04, 0.5
 _SAVE_EVERY = 20.0  # seconds
+_LEAST_ALPHA = 2.0**-24  # of schedules that end without signal, as diffusers has it
 EXACT = 99.0  # dB of equal pictures
 
 
@@ -107,6 +109,7 @@ class Quantizer:
 
         Raises:
             RequestError: a base whose U-Net is not fp32, or prompts without tokens.
+            BundleError: weights that are not finite.
         """
         self._component = Component(root=base.root, manifest=base.manifest, name=_UNET)
         record = self._component.record
@@ -118,14 +121,14 @@ class Quantizer:
         self._base, self._settings, self._progress = base, settings, progress
         self._weights = OnnxWeights(self._component.onnx)
         self._nodes = self._weights.quantizable()
+        _check_finite(self._weights, self._nodes)
         self._spec = self._component.spec_of_any_batch(base.manifest.profiles[0])
-        onnx = {name: file.sha256 for name, file in self._component.onnx_files.items()}
         told = {
-            "onnx": onnx,
+            "base": base.manifest.model_dump(mode="json", include={"files", "schedule", "defaults", "conditioning"}),
             "profile": str(base.manifest.profiles[0]),
-            "effort": str(settings.effort),
             "drawn": settings.drawn.sha256,
-            "version": 2,
+            "effort": str(settings.effort),
+            "made by": [1, np.__version__, _tool()],
         }
         self._kept = Kept(work / "calibration", told)
 
@@ -181,7 +184,8 @@ class Quantizer:
         bars = alphas_cumprod_from_config(schedule)
         calls = sorted(observations.calls, key=lambda call: -float(call["timestep"][0]))
         last = len(bars) - 1
-        alphas = [float(bars[min(max(round(float(call["timestep"][0])), 0), last)]) for call in calls]
+        indices = [min(max(round(float(call["timestep"][0])), 0), last) for call in calls]
+        alphas = [max(float(bars[index]), _LEAST_ALPHA) for index in indices]
         ratios = [*(((1.0 - bar) / bar) ** 0.5 for bar in alphas), 0.0]
         velocity = schedule.prediction_type is PredictionType.V_PREDICTION
         return [
@@ -257,31 +261,38 @@ class Quantizer:
         """Leaves ever more of the worst nodes in floating point until the pictures are good enough."""
         order = worst_first(self._nodes, scores)
         total = sum(node.parameters for node in self._nodes)
-        best: Judged | None = None
+        name = f"judged-{self._settings.recipe}"
+        figures = self._kept.load(name) or {}
+        reached: list[Judged] = []
         for count in _KEPT:
             floating = order[:count]
             if count > len(order) or sum(node.parameters for node in floating) > _MOST * total:
                 break
-            with self._progress.stage(f"{_UNET}: int8 with {count} of {len(order)} nodes in floating point"):
-                left = {node.name for node in floating}
-                chosen = [node for node in self._nodes if node.name not in left]
-                write_quantized(self._weights, chosen, inputs, outputs, self._settings.recipe, folder)
-                finish(folder)
-                judged = self._judge(components, folder / "model.onnx", references)
+            known = figures.get(str(count))
+            judged = None if known is None else self._judged(known)
+            if judged is None or judged.mean >= self._settings.quality:
+                with self._progress.stage(f"{_UNET}: int8 with {count} of {len(order)} nodes in floating point"):
+                    left = {node.name for node in floating}
+                    chosen = [node for node in self._nodes if node.name not in left]
+                    write_quantized(self._weights, chosen, inputs, outputs, self._settings.recipe, folder)
+                    finish(folder)
+                    if judged is None:
+                        figures[str(count)] = self._judge(components, folder / "model.onnx", references)
+                        self._kept.save(name, figures)
+                        judged = self._judged(figures[str(count)])
             if judged.mean >= self._settings.quality:
                 return floating, judged
-            if best is None or judged.mean > best.mean:
-                best = judged
-        reached = "nothing" if best is None else f"a mean of {best.mean:.1f} dB (worst {best.worst:.1f} dB)"
+            reached.append(judged)
+        best = max(reached, key=lambda one: one.mean)
         raise ParityError(
-            f"int8 pictures reached {reached} against the fp32 engine, expected {self._settings.quality:g} dB; ask for "
-            "less with --quality, or build in fp16 or fp32"
+            f"int8 pictures reached a mean of {best.mean:.1f} dB (worst {best.worst:.1f} dB) against the fp32 engine, "
+            f"expected {self._settings.quality:g} dB; ask for less with --quality, or build in fp16 or fp32"
         )
 
-    def _judge(self, components: OpenComponents, onnx: Path, references: Array) -> Judged:
-        """Draws with a graph, compiled for this CPU, and compares with the references."""
+    def _judge(self, components: OpenComponents, onnx: Path, references: Array) -> Array:
+        """Draws with a graph, compiled for this CPU: every picture's PSNR in dB against its reference."""
         with TemporaryDirectory(dir=onnx.parent, prefix=".engine-") as compiled:
-            compile_onnx(onnx, Path(compiled), self._component.record.parameters // 4)
+            compile_onnx(onnx, Path(compiled), (onnx.parent / DATA_FILE).stat().st_size // 4)
             with OrtCpuEngine(OrtCpuModel.of_compiled(Path(compiled), threads=None), self._spec) as engine:
                 pipe = Pipeline(self._base, UnetReplaced(components, engine))
                 figures: list[float] = []
@@ -289,10 +300,13 @@ class Quantizer:
                     for picture in batch:
                         figures.append(picture_psnr(picture, references[len(figures)]))
                         self._progress.phase(f"picture {len(figures)}", len(figures), len(references))
+        return np.array(figures)
+
+    def _judged(self, figures: Array) -> Judged:
         worst = int(np.argmin(figures))
         return Judged(
             mean=float(np.mean(figures)),
-            worst=figures[worst],
+            worst=float(figures[worst]),
             worst_prompt=self._settings.drawn.prompt_of(worst),
         )
 
@@ -309,6 +323,7 @@ class Quantizer:
             recipe=settings.recipe,
             tool=_tool(),
             quality=settings.quality,
+            source_sha256=source_sha256(self._component),
             prompts_sha256=settings.drawn.sha256,
             prompts=len(settings.drawn.prompts),
             steps=settings.drawn.steps,
@@ -330,7 +345,25 @@ class Quantizer:
 
 def _tool() -> str:
     """What places Q/DQ, and its version."""
-    return f"onnxruntime {version('onnxruntime')}"
+    return f"onnxruntime {onnxruntime_version()}"
+
+
+def source_sha256(component: Component) -> str:
+    """A digest of a component's graph and weights."""
+    return hashlib.sha256("".join(file.sha256 for file in component.onnx_files.values()).encode()).hexdigest()
+
+
+def _check_finite(weights: OnnxWeights, nodes: Sequence[QuantizableNode]) -> None:
+    """Refuses weights that no range could hold, before hours are spent on them.
+
+    Raises:
+        BundleError: naming the first module that has some.
+    """
+    for node in nodes:
+        if not np.isfinite(weights.array(node.weight)).all():
+            raise BundleError(
+                f"the weights of {node.path} hold NaN or infinity, expected numbers; build from a whole checkpoint"
+            )
 
 
 def worst_first(nodes: Sequence[QuantizableNode], scores: Mapping[str, float]) -> list[QuantizableNode]:

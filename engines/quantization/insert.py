@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,7 @@ def write_quantized(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     smoothed = SmoothedGraph(weights, weights.quantizable(), inputs)
+    _tell_types(smoothed.model)
     _load_weights(smoothed, weights)
     chosen = {node.input for node in nodes}
     ranges = {smoothed.renamed.get(name, name): choice.range for name, choice in inputs.items() if name in chosen}
@@ -65,6 +67,8 @@ def write_quantized(
         },
     )
     quantized = quantizer.quantize_model()
+    _leave_to_others(quantized, {node.name for node in nodes}, set(outputs) & results)
+    del quantized.metadata_props[:]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DATA_FILE).unlink(missing_ok=True)  # which onnx would append to
     onnx.save_model(
@@ -74,6 +78,40 @@ def write_quantized(
         location=DATA_FILE,
         size_threshold=_EXTERNAL_FROM,
     )
+
+
+def _tell_types(model: Any) -> None:
+    """Infers every tensor's type while the graph is small, and says so to the quantizer.
+
+    It would find them out from copies of the whole graph with its weights, in memory and on disk.
+    """
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(model)
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(inferred.graph.value_info)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "onnx.infer", "onnxruntime.quant"
+
+
+def _leave_to_others(model: Any, chosen: set[str], rounded_results: set[str]) -> None:
+    """Gives every node that is not chosen the tensor itself: the quantizer rounds it for all that take it.
+
+    Results that are rounded as such stay so for everyone: behind an int8 convolution there is no other tensor.
+    """
+    graph = model.graph
+    made = {node.output[0]: node for node in graph.node}
+    exact = {}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear":
+            quantize = made.get(node.input[0])
+            if quantize is not None and quantize.input[0] not in rounded_results:
+                exact[node.output[0]] = quantize.input[0]
+    for node in graph.node:
+        if node.name not in chosen:
+            for index, name in enumerate(node.input):
+                if name in exact:
+                    node.input[index] = exact[name]
 
 
 def _load_weights(smoothed: SmoothedGraph, weights: OnnxWeights) -> None:

@@ -60,12 +60,31 @@ def recipe_for(backend: Backend) -> Recipe:
     return Recipe.U8S8 if cpu_sums_widely() else Recipe.U8S8_REDUCED
 
 
+def check_recipe(recipe: Recipe, backend: Backend) -> None:
+    """Refuses to compile a graph for a backend that it was not quantized for.
+
+    Raises:
+        RequestError: naming what to do.
+    """
+    if recipe.symmetric != (recipe_for(backend) is Recipe.S8S8):
+        raise RequestError(
+            f"got backend {backend} for a bundle in int8 by recipe {recipe}, expected "
+            f"{'tensorrt or tensorrt-rtx' if recipe.symmetric else 'ort-cpu'}; build --precision int8 --backend "
+            f"{backend} from the model or from its bundle in fp32"
+        )
+    if backend is Backend.ORT_CPU and recipe is Recipe.U8S8 and not cpu_sums_widely():
+        raise RequestError(
+            f"got a bundle in int8 by recipe {recipe}, which needs a CPU with VNNI, and this one has none; build "
+            f"--precision int8 from the model or from its bundle in fp32 on a CPU like this"
+        )
+
+
 def cpu_sums_widely() -> bool:
     """Whether this CPU adds products of eight-bit numbers without saturating."""
     if _WIDE_SUMS & set(cpu_features().split()):
         return True
-    try:  # of CPUs with VNNI but no AVX-512 NumPy does not tell
-        return "avx_vnni" in Path("/proc/cpuinfo").read_text("ascii").split()
+    try:  # NumPy tells of whole generations alone, and not of VNNI without AVX-512
+        return not {"avx_vnni", "avx512_vnni"}.isdisjoint(Path("/proc/cpuinfo").read_text("ascii").split())
     except (OSError, ValueError):
         return False
 

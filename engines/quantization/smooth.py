@@ -9,8 +9,8 @@ from latentrt.engines.quantization.nodes import OnnxWeights, QuantizableNode
 from latentrt.engines.quantization.ranges import InputChoice, scaled
 from latentrt.engines.spec import Array
 
-# Their scale and bias can be divided, and nothing is left to compute
-_NORMS = ("LayerNormalization", "GroupNormalization")
+# Its scale and bias can be divided, and nothing is left to compute
+_NORM = "LayerNormalization"
 
 
 class SmoothedGraph:
@@ -43,14 +43,29 @@ class SmoothedGraph:
             divisor = inputs[tensor].divisor
             if divisor is None:
                 continue
-            for node in those:
-                self.arrays[node.weight] = scaled(weights.array(node.weight), node, divisor)
             taking = {node.name for node in those}
+            for node in those:
+                self._scale(node, taking, divisor)
             norm = self._norm_alone(tensor, taking)
             if norm is None:
                 self._divide(tensor, taking, divisor)
             else:
                 self._divide_norm(norm, divisor)
+
+    def _scale(self, node: QuantizableNode, taking: set[str], divisor: Array) -> None:
+        """Multiplies a node's weight, or a copy of one that others have, too: equal weights are stored once."""
+        from onnx import numpy_helper
+
+        array = scaled(self._weights.array(node.weight), node, divisor)
+        users = [user for user in self.model.graph.node if node.weight in user.input]
+        if all(user.name in taking for user in users):
+            self.arrays[node.weight] = array
+            return
+        own = f"{node.name}.{node.weight}.smoothed"
+        self.model.graph.initializer.append(numpy_helper.from_array(array, own))
+        for user in users:
+            if user.name == node.name:
+                user.input[list(user.input).index(node.weight)] = own
 
     def _norm_alone(self, tensor: str, takers: set[str]) -> Any | None:
         """The norm that makes a tensor, if nothing but the takers has it and its scale and bias are weights."""
@@ -58,7 +73,7 @@ class SmoothedGraph:
         if any(tensor in node.input for node in graph.node if node.name not in takers):
             return None
         norm = next((node for node in graph.node if tensor in node.output), None)
-        if norm is None or norm.op_type not in _NORMS:
+        if norm is None or norm.op_type != _NORM:
             return None
         return norm if all(self._weights.shape(name) for name in norm.input[1:] if name) else None
 

@@ -1,5 +1,7 @@
 """int8 from the command line: built, gated, killed and resumed, compared, refused."""
 
+import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -13,8 +15,10 @@ from PIL import Image
 import latentrt
 from latentrt import calibration, quantizing
 from latentrt.engines.bundle import open_bundle
-from latentrt.engines.errors import ParityError
+from latentrt.engines.errors import ParityError, RequestError
 from latentrt.engines.precision import Precision
+from latentrt.engines.quantization.nodes import QuantizableNode
+from latentrt.quantizing import worst_first
 
 
 @pytest.fixture(autouse=True)
@@ -183,16 +187,70 @@ def test_eight_whole_bits_are_refused_where_they_would_overflow(
     manifest["components"]["unet"]["quantization"]["recipe"] = "u8s8"
     folder = shutil.copytree(int8_bundle, tmp_path / "u8s8.bundle", ignore=shutil.ignore_patterns("engines"))
     (folder / "bundle.json").write_text(json.dumps(manifest), "utf-8")
-    monkeypatch.setattr("latentrt.engines.ort_cpu.cpu_sums_widely", lambda: False)
+    monkeypatch.setattr("latentrt.engines.quantization.recipe.cpu_sums_widely", lambda: False)
     ran = command("build", folder)
     assert ran.status != 0
     assert "needs a CPU with VNNI" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
+def test_weights_that_are_no_numbers(emoji_bundle: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+    """Named, before anything is drawn."""
+    source = shutil.copytree(emoji_bundle, tmp_path / "nan.bundle")
+    path = source / "bundle.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    name = manifest["components"]["unet"]["weights"]
+    weights = np.memmap(source / name, np.float32, "r+")
+    weights[weights.size // 2 :][:1000] = np.nan
+    weights.flush()
+    manifest["files"][name]["sha256"] = hashlib.sha256((source / name).read_bytes()).hexdigest()
+    path.write_text(json.dumps(manifest), "utf-8")
+    ran = command("build", source, "-o", tmp_path / "x.bundle", "--precision", "int8")
+    assert ran.status == 2
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "x.bundle").exists()
+    assert "NaN" in ran.stderr or "differs from its torch module" in ran.stderr
+
+
+def test_prompts_without_tokens(emoji_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a tokenizer makes nothing of is named."""
+    bundle = open_bundle(emoji_bundle)
+    calibration.check_prompts(bundle, ("frog",))
+
+    class Deaf:
+        def encode(self, prompt: str) -> Any:
+            ids = np.full(77, 2)
+            ids[0] = 1
+            return type("Encoded", (), {"ids": ids})
+
+        def end_positions(self, ids: Any) -> Any:
+            return np.array([1])
+
+    monkeypatch.setattr(calibration, "tokenizer_from_folder", lambda *_, **__: Deaf())
+    with pytest.raises(RequestError, match=r"got the prompt '…', which has no tokens"):
+        calibration.check_prompts(bundle, ("…",))
+
+
+def test_worst_nodes_come_first_but_small_ones_before_large() -> None:
+    """So that few weights stay wide."""
+    node = QuantizableNode(
+        path="", name="", operator="Gemm", input="", weight="", output="", shape=(10, 10), channels=1
+    )
+    nodes = [dataclasses.replace(node, path=str(n), shape=(n, 10)) for n in (1, 2, 300, 4, 200)]
+    order = worst_first(nodes, {"1": 0.1, "2": 0.3, "300": 0.9, "4": 0.2, "200": 1.0})
+    assert [node.path for node in order] == ["2", "4", "1", "200", "300"]
+
+
 def test_an_int8_bundle_is_no_source(int8_bundle: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
     """Its engines can be made again; another int8 of it cannot, nor another precision."""
     assert command("build", int8_bundle, "--precision", "int8").status == 0
+    for arguments, reason in (
+        (("--precision", "int8", "--quality", "31"), "in int8 already"),
+        (("--backend", "tensorrt-rtx", "--gpu", "sm89"), "for a bundle in int8 by recipe"),
+    ):
+        refused = command("build", int8_bundle, *arguments)
+        assert refused.status == 2
+        assert reason in refused.stderr
     ran = command("build", int8_bundle, "--precision", "fp32")
     assert ran.status == 2
     assert "got precision fp32 for a bundle built in int8" in ran.stderr
