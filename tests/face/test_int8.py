@@ -231,6 +231,17 @@ def test_prompts_without_tokens(emoji_bundle: Path, monkeypatch: pytest.MonkeyPa
         calibration.check_prompts(bundle, ("…",))
 
 
+@pytest.mark.parametrize("family", ["sd1-inpaint", "lcm-sd1", "sdxl-turbo", "sdxl-refiner"])
+def test_every_kind_of_model_is_drawn_with(family: str, family_pipe: Callable[[str], latentrt.Pipeline]) -> None:
+    """From noise, from a picture or into one, with guidance or without."""
+    pipe, drawn = family_pipe(family), calibration.Drawn(prompts=("a cat", "a frog"), steps=4)
+    assert list(drawn.calibrating(pipe, 0))[-1] == 2
+    pictures = np.concatenate(list(drawn.judging(pipe, 0, 3)))
+    profile = pipe.manifest.profiles[0]
+    assert pictures.shape == (3, profile.height, profile.width, 3)
+    assert not np.array_equal(pictures[0], pictures[2])  # one prompt, two seeds
+
+
 def test_worst_nodes_come_first_but_small_ones_before_large() -> None:
     """So that few weights stay wide."""
     node = QuantizableNode(
