@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from latentrt.engines.attention import fuse_attention
 from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import Array
 
@@ -40,6 +41,11 @@ class QuantizableNode:
         for size in self.shape:
             count *= size
         return count
+
+    @property
+    def inputs(self) -> int:
+        """How many channels its input has."""
+        return self.shape[1 - self.channels]
 
     @property
     def input_axis(self) -> int:
@@ -96,8 +102,24 @@ class OnnxWeights:
             shape=tuple(tensor.dims),
         )
 
+    def copy_for_cpu(self) -> Any:
+        """A copy of the graph, to add to and to open as a session.
+
+        Its attention is ONNX Runtime's own: the kernel of the standard operator holds the scores of all heads at once.
+        """
+        import onnx
+        from onnx import numpy_helper
+
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        small = {name: tensor for name, tensor in self._tensors.items() if not tensor.external_data}
+        fuse_attention(model, lambda name: numpy_helper.to_array(small[name]) if name in small else None)
+        return model
+
     def session(self, model: Any) -> Any:
         """An ONNX Runtime session on the CPU of a graph derived from this one, whose large weights are this one's.
+
+        They stay mapped from the disk, and nodes run in the order of the list.
 
         Raises:
             EngineError: ONNX Runtime refuses the graph.
@@ -107,6 +129,10 @@ class OnnxWeights:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         options.enable_mem_pattern = False
+        # Optimising would hold weights twice, reordered or with what is computed of them, and move nodes; the default
+        # order leaves what nothing but the caller takes to the end
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.path.parent))
         # Packing would hold all weights twice
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -10,7 +10,7 @@ from latentrt.engines.quantization.observe import Observations, Observed
 from latentrt.engines.quantization.recipe import Range, Recipe, rounded_weight
 from latentrt.engines.spec import Array
 
-# Of the runs' extremes: 100 is the widest run, less leaves out the runs that went furthest
+# Of the timesteps' extremes: 100 is the widest, less leaves out the timesteps that went furthest
 _PERCENTILES = (100.0, 99.0, 95.0, 90.0)
 # Of that range: clipping the rare large numbers leaves finer steps for the rest
 _SHRINK = (1.0, 0.9, 0.8, 0.7, 0.6)
@@ -59,74 +59,67 @@ def _choice(weights: OnnxWeights, nodes: Sequence[QuantizableNode], seen: Observ
     # A convolution's channels have one range: what divides them could not be undone behind its activation
     alphas = _ALPHAS if nodes[0].operator != "Conv" else (None,)
     strengths = [inputs.smoothed(alpha) for alpha in alphas]
-    # First the strength at the full range, then the range at that strength
-    best = min(strengths, key=lambda one: inputs.lost(one, one.full)) if len(strengths) > 1 else strengths[0]
-    error, chosen = min(
-        ((inputs.lost(best, candidate), candidate) for candidate in best.candidates), key=lambda pair: pair[0]
-    )
-    return InputChoice(range=chosen, divisor=best.divisor, alpha=best.alpha, error=error)
+    best = strengths[0]
+    if len(strengths) > 1:  # first the strength at the full range, then the range at that strength
+        lost = inputs.lost([(one, one.candidates[:1]) for one in strengths])
+        best = strengths[int(np.argmin(lost))]
+    lost = inputs.lost([(best, best.candidates)])
+    chosen = int(np.argmin(lost))
+    return InputChoice(range=best.candidates[chosen], divisor=best.divisor, alpha=best.alpha, error=lost[chosen])
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Smoothed:
-    """A tensor's samples at one strength of smoothing, and the weights that go with it, rounded."""
+    """A tensor at one strength of smoothing: the ranges that may be right, the widest one first."""
 
     alpha: float | None
     divisor: Array | None
-    samples: Array
-    weights: list[Array]
     candidates: list[Range]
-
-    @property
-    def full(self) -> Range:
-        """The widest range."""
-        return self.candidates[0]
 
 
 class _Inputs:
-    """One tensor and the nodes that take it."""
+    """One tensor and the nodes that take it: hundreds take the prompt, so their weights are read one at a time."""
 
     def __init__(self, weights: OnnxWeights, nodes: Sequence[QuantizableNode], seen: Observed, recipe: Recipe) -> None:
-        self._nodes, self._seen, self._recipe = nodes, seen, recipe
+        self._weights, self._nodes, self._seen, self._recipe = weights, nodes, seen, recipe
         self._samples = np.concatenate(seen.samples).astype(np.float32)
-        self._weights = [weights.array(node.weight).astype(np.float32) for node in nodes]
-        self._references = [_result(self._samples, w, node) for w, node in zip(self._weights, nodes, strict=True)]
-        self._energy = sum(float(np.square(reference).sum()) for reference in self._references)
+        self._of_weights = np.max([_largest(weights.array(node.weight), node) for node in nodes], axis=0)
 
     def smoothed(self, alpha: float | None) -> _Smoothed:
-        """The samples divided and the weights multiplied."""
+        """Divisor and candidates at a strength."""
         low: Array = np.array(self._seen.lowest, np.float32)
         high: Array = np.array(self._seen.highest, np.float32)
         divisor: Array | None = None
-        samples: Array = self._samples
-        weights = self._weights
         if alpha is not None:
-            divisor = _divisor(self._seen.channel_peaks, weights, self._nodes, alpha)
+            divisor = _divisor(self._seen.channel_peaks, self._of_weights, alpha)
             low, high = np.asarray(low / divisor), np.asarray(high / divisor)
-            samples = samples / divisor
-            weights = [scaled(w, node, divisor) for w, node in zip(weights, self._nodes, strict=True)]
-        return _Smoothed(
-            alpha=alpha,
-            divisor=divisor,
-            samples=samples,
-            weights=[
-                rounded_weight(w, node.channels, self._recipe) for w, node in zip(weights, self._nodes, strict=True)
-            ],
-            candidates=list(_candidates(low.min(axis=1), high.max(axis=1))),
-        )
+        candidates = list(_candidates(low.min(axis=1), high.max(axis=1)))
+        return _Smoothed(alpha=alpha, divisor=divisor, candidates=candidates)
 
-    def lost(self, smoothed: _Smoothed, candidate: Range) -> float:
-        """The share of the results' energy that rounding to a range loses."""
-        taken = candidate.rounded(smoothed.samples, self._recipe)
-        lost = sum(
-            float(np.square(_result(taken, w, node) - reference).sum())
-            for w, node, reference in zip(smoothed.weights, self._nodes, self._references, strict=True)
-        )
-        return lost / self._energy if self._energy else 0.0
+    def lost(self, tried: Sequence[tuple[_Smoothed, Sequence[Range]]]) -> list[float]:
+        """For every range at every strength the share of the results' energy that rounding loses."""
+        lost = np.zeros(sum(len(ranges) for _, ranges in tried))
+        energy = 0.0
+        for node in self._nodes:
+            weight = np.asarray(self._weights.array(node.weight), np.float32)
+            exact = _result(self._samples, weight, node)
+            energy += float(np.square(exact).sum())
+            index = 0
+            for strength, ranges in tried:
+                divisor = strength.divisor
+                samples = self._samples if divisor is None else self._samples / divisor
+                rounded = rounded_weight(
+                    weight if divisor is None else scaled(weight, node, divisor), node.channels, self._recipe
+                )
+                for candidate in ranges:
+                    result = _result(candidate.rounded(samples, self._recipe), rounded, node)
+                    lost[index] += float(np.square(result - exact).sum())
+                    index += 1
+        return [float(error) / energy if energy else 0.0 for error in lost]
 
 
 def _candidates(low: Array, high: Array) -> Iterator[Range]:
-    """Ranges to try: percentiles over the runs, and narrower ones."""
+    """Ranges to try: percentiles over the timesteps, and narrower ones."""
     spans = {
         (float(np.percentile(low, 100.0 - percentile)), float(np.percentile(high, percentile))): None
         for percentile in _PERCENTILES
@@ -136,11 +129,14 @@ def _candidates(low: Array, high: Array) -> Iterator[Range]:
             yield Range(lowest=factor * min(lowest, 0.0), highest=factor * max(highest, 0.0))
 
 
-def _divisor(peaks: Array, arrays: Sequence[Array], nodes: Sequence[QuantizableNode], alpha: float) -> Array:
-    """max|X|^α / max|W|^(1−α) of every channel (SmoothQuant, eq. 4), over all nodes that take the tensor."""
-    of_weights = np.max(
-        [np.abs(node.matrix(array)).max(axis=1) for array, node in zip(arrays, nodes, strict=True)], axis=0
-    )
+def _largest(array: Array, node: QuantizableNode) -> Array:
+    """The largest magnitude that a weight has for each channel of its input, or for each place of a window."""
+    matrix = node.matrix(array)
+    return np.asarray(np.maximum(matrix.max(axis=1), -matrix.min(axis=1)))
+
+
+def _divisor(peaks: Array, of_weights: Array, alpha: float) -> Array:
+    """max|X|^α / max|W|^(1−α) of every channel (SmoothQuant, eq. 4), W over all nodes that take the tensor."""
     divisor = np.maximum(peaks, _TINY) ** alpha / np.maximum(of_weights, _TINY) ** (1.0 - alpha)
     return np.asarray(np.maximum(divisor, _TINY), np.float32)
 

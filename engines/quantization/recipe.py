@@ -117,5 +117,6 @@ def rounded_weight(weight: Array, axis: int, recipe: Recipe) -> Array:
     """What quantizing each channel of a weight leaves of it, in float32; ``axis`` counts the channels."""
     others = tuple(other for other in range(weight.ndim) if other != axis % weight.ndim)
     scale = np.abs(weight).max(axis=others, keepdims=True) / np.float32(recipe.largest_weight)
-    scale = np.where(scale == 0.0, np.float32(1.0), scale)
+    # As ONNX Runtime's quantizer does it, a channel of zeros has steps of 1
+    scale = np.where(scale < np.finfo(np.float32).tiny, np.float32(1.0), scale)
     return np.asarray(np.rint(weight / scale) * scale, np.float32)

@@ -9,7 +9,6 @@ import numpy as np
 from latentrt.engines.quantization.nodes import OnnxWeights, QuantizableNode
 from latentrt.engines.quantization.ranges import InputChoice
 from latentrt.engines.quantization.recipe import Range, Recipe
-from latentrt.engines.quantization.smooth import SmoothedGraph
 from latentrt.engines.spec import Array
 
 _SWITCHES = "latentrt.rounded"
@@ -64,12 +63,12 @@ def _switched(
 ) -> Any:
     """The graph with an If in place of every node: rounded, or as it was.
 
-    Weights are rounded inside of the branch, so that a graph without the switches on costs no more memory.
+    Weights are rounded inside of the branch as it runs, so that the graph costs the memory of one rounded weight.
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    smoothed = SmoothedGraph(weights, (), inputs)
-    graph = smoothed.model.graph
+    model = weights.copy_for_cpu()
+    graph = model.graph
     graph.input.append(helper.make_tensor_value_info(_SWITCHES, TensorProto.BOOL, [len(nodes)]))
     made: dict[str, list[Any]] = {}
     by_name = {node.name: (index, node) for index, node in enumerate(nodes)}
@@ -103,7 +102,7 @@ def _switched(
     rewritten = [new for node in graph.node for new in made.get(node.name, [node])]
     del graph.node[:]
     graph.node.extend(rewritten)
-    return smoothed.model
+    return model
 
 
 def _rounding(
@@ -142,11 +141,23 @@ def _rounding(
     yield step(
         "Div", [f"{base}.peak", constant(f"{base}.largest", np.array(recipe.largest_weight, np.float32))], "step"
     )
-    yield step("Max", [f"{base}.step", constant(f"{base}.tiny", np.array(1e-30, np.float32))], "step_size")
+    # As ONNX Runtime's quantizer does it, a channel of zeros has steps of 1
+    yield step("Less", [f"{base}.step", constant(f"{base}.tiny", np.array(np.finfo(np.float32).tiny))], "is_zero")
+    yield step(
+        "Where", [f"{base}.is_zero", constant(f"{base}.one", np.array(1, np.float32)), f"{base}.step"], "step_size"
+    )
     yield step("Div", [weight, f"{base}.step_size"], "in_steps")
     yield step("Round", [f"{base}.in_steps"], "whole_steps")
     yield step("Mul", [f"{base}.whole_steps", f"{base}.step_size"], "weight_rounded")
-    last = step(original.op_type, [f"{base}.input", f"{base}.weight_rounded", *original.input[2:]], "result")
+    bias = list(original.input[2:])
+    if bias and not recipe.symmetric:  # whole numbers of the product's steps, of a channel of zeros the input's
+        yield step("Reshape", [f"{base}.step_size", constant(f"{base}.flat", np.array([-1]))], "channel_steps")
+        yield step("Mul", [f"{base}.channel_steps", f"{base}.input_scale"], "bias_steps")
+        yield step("Div", [bias[0], f"{base}.bias_steps"], "bias_in_steps")
+        yield step("Round", [f"{base}.bias_in_steps"], "bias_whole")
+        yield step("Mul", [f"{base}.bias_whole", f"{base}.bias_steps"], "bias_rounded")
+        bias = [f"{base}.bias_rounded"]
+    last = step(original.op_type, [f"{base}.input", f"{base}.weight_rounded", *bias], "result")
     last.attribute.extend(original.attribute)
     yield last
     if node.output in outputs:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from latentrt.engines.quantization.ranges import InputChoice, choose_inputs, out
 from latentrt.engines.quantization.recipe import Range, Recipe, recipe_for, rounded_weight
 from latentrt.engines.quantization.sensitivity import RecordedCall, sensitivities
 from latentrt.engines.quantization.smooth import SmoothedGraph
+from latentrt.engines.spec import EngineSpec, TensorSpec
 
 
 class Unet:
@@ -51,6 +53,57 @@ class Unet:
             return [engine.run(probe.inputs)["out_sample"] for probe in self.probes]
 
 
+class Chain:
+    """Equal products one behind the other, each with weights of (width, width), over rows of equal numbers."""
+
+    def __init__(self, length: int, *, rows: int, width: int = 256) -> None:
+        import onnx
+        from onnx import helper, numpy_helper
+
+        self._rows, self._width = rows, width
+        weight = np.random.default_rng(0).normal(size=(width, width)).astype(np.float32) / width**0.5
+        names = ["sample", *(f"x{index}" for index in range(1, length)), "out_sample"]
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]], name=f"m{i}") for i in range(length)],
+            "chain",
+            [helper.make_tensor_value_info("sample", 1, ["batch", None, width]),
+             helper.make_tensor_value_info("timestep", 7, ["batch"])],
+            [helper.make_tensor_value_info("out_sample", 1, ["batch", None, width])],
+            [numpy_helper.from_array(weight, f"w{i}") for i in range(length)],
+        )  # fmt: skip
+        self._folder = TemporaryDirectory()
+        path = Path(self._folder.name) / "model.onnx"
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+        onnx.save_model(model, str(path), save_as_external_data=True, location="model.onnx.data")
+        self.weights = OnnxWeights(path)
+        self.nodes = self.weights.quantizable()
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Its tensors."""
+        return EngineSpec(
+            inputs={
+                "sample": TensorSpec(shape=("batch", self._rows, self._width), dtype=np.dtype(np.float32)),
+                "timestep": TensorSpec(shape=("batch",), dtype=np.dtype(np.int64)),
+            },
+            outputs={
+                "out_sample": TensorSpec(shape=("batch", self._rows, self._width), dtype=np.dtype(np.float32)),
+            },
+            batches=(1,),
+        )
+
+    def inputs(self, number: float, *, timestep: int = 0) -> dict[str, Any]:
+        """All rows hold one number."""
+        sample = np.full((1, self._rows, self._width), number, np.float32)
+        return {"sample": sample, "timestep": np.array([timestep])}
+
+
+def own_memory() -> float:
+    """What this process holds that is no file's, in MB."""
+    told = Path("/proc/self/status").read_text("ascii").split("RssAnon:")[1]
+    return int(told.split()[0]) / 1024
+
+
 @pytest.fixture(scope="module")
 def unet(tiny_bundle: Path) -> Unet:
     """The tiny bundle's."""
@@ -78,13 +131,15 @@ def test_observing_changes_nothing(unet: Unet) -> None:
 
 
 def test_what_is_kept_of_a_run(unet: Unet) -> None:
-    """Extremes of every run and channel, samples within them, and the inputs of the runs asked for."""
+    """Extremes of every timestep and channel, samples within them, and the inputs of the runs asked for."""
     seen = unet.observations
     assert seen.runs == 4 * len(unet.probes)
+    assert set(seen.timesteps) == {float(probe.inputs["timestep"][0]) for probe in unet.probes}
+    assert len(seen.timesteps) == len(set(seen.timesteps)) < seen.runs
     for node in unet.nodes:
         tensor = seen.tensors[node.input]
-        assert len(tensor.lowest) == seen.runs
-        assert tensor.visits > 0
+        assert len(tensor.lowest) == len(tensor.highest) == len(seen.timesteps)
+        assert tensor.visits == seen.runs
         samples = np.concatenate(tensor.samples)
         low, high = tensor.bounds
         assert low.min() <= samples.min()
@@ -98,6 +153,85 @@ def test_what_is_kept_of_a_run(unet: Unet) -> None:
     assert np.array_equal(seen.calls[0]["sample"][0], unet.probes[0].inputs["sample"][1])
 
 
+def test_samples_are_parts_of_the_tensors(unet: Unet) -> None:
+    """Of one run: extremes are those of the whole tensor, every row and every window is found in it."""
+    import onnx
+
+    probe, observations = unet.probes[0], Observations()
+    with ObservingEngine(unet.weights, unet.nodes, unet.spec, observations) as engine:
+        engine.run(probe.inputs)
+    inputs = dict.fromkeys(node.input for node in unet.nodes if node.input not in probe.inputs)
+    model = unet.weights.copy_for_cpu()
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in inputs)
+    whole = dict(zip(inputs, unet.weights.session(model).run(list(inputs), probe.inputs), strict=True))
+    sizes, strides = set(), set()
+    for node in unet.nodes:
+        tensor = whole[node.input] if node.input in whole else probe.inputs[node.input]
+        seen = observations.tensors[node.input]
+        others = tuple(axis for axis in range(tensor.ndim) if axis != node.input_axis % tensor.ndim)
+        assert np.allclose(seen.lowest[0], tensor.min(axis=others), rtol=1e-4, atol=1e-5)
+        assert np.allclose(seen.highest[0], tensor.max(axis=others), rtol=1e-4, atol=1e-5)
+        (samples,) = seen.samples
+        if node.operator == "Conv":
+            rows = np.lib.stride_tricks.sliding_window_view(tensor, samples.shape[2:], axis=(2, 3))
+            rows = rows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, samples[0].size)
+            sizes.add(samples.shape[2:])
+            strides.add(node.strides)
+        else:
+            rows = tensor.reshape(-1, tensor.shape[-1])
+        for sample in samples.reshape(len(samples), -1):
+            assert np.isclose(rows, sample, rtol=1e-4, atol=1e-5).all(axis=1).any()
+        assert len(rows) == 1 or node.operator == "Gemm" or len(np.unique(samples, axis=0)) > 1
+    assert len(sizes) > 1
+    assert len(strides) > 1
+
+
+def test_every_run_is_as_likely_among_the_samples() -> None:
+    """Of 400 runs whose numbers are the run's, a tensor keeps rows of early and late ones alike, as many as it may."""
+    chain = Chain(1, rows=4)
+    observations = Observations()
+    with ObservingEngine(chain.weights, chain.nodes, chain.spec, observations) as engine:
+        for run in range(400):
+            engine.run(chain.inputs(float(run), timestep=run % 5))
+    samples = np.concatenate(observations.tensors[chain.nodes[0].input].samples)
+    assert len(samples) == 256
+    assert abs(samples[:, 0].mean() - 199.5) < 30.0  # 4 standard errors
+    assert 80.0 < samples[:, 0].std() < 150.0
+    assert observations.timesteps == [0.0, 1.0, 2.0, 3.0, 4.0]
+    low, high = observations.tensors[chain.nodes[0].input].bounds
+    assert low.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert high.tolist() == [395.0, 396.0, 397.0, 398.0, 399.0]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read where Linux tells it")
+
+
+@needs_proc
+def test_observing_holds_no_more_than_a_few_tensors() -> None:
+    """Of thirty tensors of 4 MB few live at a time; ONNX Runtime's arena keeps what it needed at most."""
+    chain = Chain(30, rows=4096)
+    with ObservingEngine(chain.weights, chain.nodes, chain.spec, Observations()) as engine:
+        inputs = chain.inputs(1.0)
+        before = own_memory()
+        engine.run(inputs)
+        assert own_memory() - before < 40.0
+
+
+@needs_proc
+def test_scoring_holds_no_second_set_of_weights() -> None:
+    """Of sixty megabytes of weights, which stay on the disk, none is rounded before its node is."""
+    chain = Chain(15, rows=8, width=1024)
+    observations = Observations()
+    with ObservingEngine(chain.weights, chain.nodes, chain.spec, observations, [0]) as engine:
+        engine.run(chain.inputs(1.0))
+    choices = dict(choose_inputs(chain.weights, chain.nodes, observations, Recipe.S8S8))
+    calls = [RecordedCall(inputs=observations.calls[0], weight=1.0)]
+    before = own_memory()
+    scores = sensitivities(chain.weights, chain.nodes, choices, {}, Recipe.S8S8, calls, output="out_sample")
+    next(scores)
+    assert own_memory() - before < 45.0
+
+
 def test_observations_come_back_from_a_file(unet: Unet, tmp_path: Path) -> None:
     """All of them."""
     np.savez(tmp_path / "seen.npz", **unet.observations.arrays())  # type: ignore[arg-type]
@@ -108,6 +242,8 @@ def test_observations_come_back_from_a_file(unet: Unet, tmp_path: Path) -> None:
         assert np.array_equal(again.tensors[name].lowest, tensor.lowest)
         assert again.tensors[name].visits == tensor.visits
         assert len(again.tensors[name].samples) == len(tensor.samples)
+        assert np.array_equal(np.array(again.tensors[name].samples), np.array(tensor.samples))
+    assert again.timesteps == unet.observations.timesteps
     for before, after in zip(unet.observations.calls, again.calls, strict=True):
         assert before.keys() == after.keys()
 
@@ -239,6 +375,43 @@ def test_the_sum_of_what_nodes_cost_is_what_all_cost(unet: Unet, tmp_path: Path)
     write_quantized(unet.weights, unet.nodes, choices, {}, recipe, tmp_path)
     moved = float(np.sqrt(np.mean((unet.run(tmp_path)[0] - unet.probes[0].outputs["out_sample"]) ** 2)))
     assert 0.4 < float(np.linalg.norm(scores)) / moved < 2.5
+
+
+@pytest.mark.parametrize("recipe", list(Recipe))
+def test_a_channel_of_zeros_is_scored_as_it_is_written(recipe: Recipe, tmp_path: Path) -> None:
+    """Its bias may be rounded to steps of the input's scale; the score says what the written graph does."""
+    import onnx
+    import onnxruntime
+    from onnx import helper, numpy_helper
+
+    rng = np.random.default_rng(5)
+    weight = rng.normal(size=(4, 3, 3, 3)).astype(np.float32) / 100
+    weight[2] = 0.0
+    bias = np.array([0.1, -0.2, 0.33, 0.4], np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["sample", "w", "b"], ["out_sample"], name="conv", pads=[1, 1, 1, 1])],
+        "conv",
+        [helper.make_tensor_value_info("sample", 1, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("out_sample", 1, ["batch", 4, 8, 8])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    onnx.save_model(model, str(tmp_path / "model.onnx"))
+    weights = OnnxWeights(tmp_path / "model.onnx")
+    nodes = weights.quantizable()
+    inputs = {"sample": rng.normal(size=(1, 3, 8, 8)).astype(np.float32) * 20}
+    (exact,) = weights.session(weights.copy_for_cpu()).run(None, inputs)
+    choice = InputChoice(range=Range(lowest=-80.0, highest=80.0), divisor=None, alpha=None, error=0.0)
+    outputs = {"out_sample": Range(lowest=float(exact.min()), highest=float(exact.max()))}
+    outputs = {} if recipe.symmetric else outputs
+    calls = [RecordedCall(inputs=inputs, weight=1.0)]
+    ((_, score),) = sensitivities(weights, nodes, {"sample": choice}, outputs, recipe, calls, output="out_sample")
+    write_quantized(weights, nodes, {"sample": choice}, outputs, recipe, tmp_path / "int8")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    written = onnxruntime.InferenceSession(str(tmp_path / "int8" / "model.onnx"), options)
+    moved = written.run(None, inputs)[0] - exact
+    assert score == pytest.approx(float(np.sqrt(np.mean(moved**2))), rel=1e-3)
 
 
 FAMILIES = (
