@@ -13,6 +13,7 @@ from latentrt.benchmarks.schema import read_result, write_result
 from latentrt.engines.errors import RequestError
 
 HOUSE = Path(__file__).resolve().parents[2]
+RESULTS = sorted((HOUSE / "benchmarks" / "results").glob("*.json"))
 
 
 def test_psnr_and_ssim_of_known_differences() -> None:
@@ -84,12 +85,20 @@ def test_clip_score_is_transformers_own_cosine(clip_folder: Path) -> None:
 
 
 def test_readme_shows_the_committed_results() -> None:
-    """`python -m latentrt.benchmarks.readme` would change nothing."""
+    """`python -m latentrt.benchmarks.readme` would change nothing; every committed result has its place."""
     text = (HOUSE / "README.md").read_text("utf-8")
     assert with_tables(text) == text
+    for path in RESULTS:
+        assert f"<!-- figures: {path.stem} -->\n| {path.stem}" in text
 
 
-@pytest.mark.parametrize("path", sorted((HOUSE / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", ["emoji", "sd1"])
+def test_readme_has_a_place_for_each_result(name: str) -> None:
+    """Filled or waiting."""
+    assert f"<!-- figures: {name} -->\n" in (HOUSE / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_committed_results_are_valid_and_whole(path: Path) -> None:
     """They read, tell of ours and the reference, and lie beside their page."""
     found = read_result(path)
@@ -112,8 +121,11 @@ def test_tables_are_filled_from_the_result(tmp_path: Path) -> None:
 
 
 def test_a_text_without_a_place_is_refused(tmp_path: Path) -> None:
-    """As is a result that is not there."""
+    """As is a damaged result; one that is not there leaves its place empty."""
     with pytest.raises(RequestError, match="no place"):
         with_tables("nothing", tmp_path)
-    with pytest.raises(RequestError, match="cannot read"):
-        with_tables("<!-- figures: one -->\n<!-- end of figures -->", tmp_path)
+    empty = "<!-- figures: one -->\n<!-- end of figures -->"
+    assert with_tables(empty.replace("-->\n", "-->\nstale\n"), tmp_path) == empty
+    (tmp_path / "one.json").write_text("{")
+    with pytest.raises(RequestError, match="damaged"):
+        with_tables(empty, tmp_path)
