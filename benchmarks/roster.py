@@ -9,7 +9,7 @@ from typing import Any
 
 from latentrt.benchmarks.environments import environment_python
 from latentrt.benchmarks.peers.registry import PEERS, Peer
-from latentrt.benchmarks.plan import Plan
+from latentrt.benchmarks.plan import Plan, base_case
 from latentrt.benchmarks.process import Worker, WorkerError, own_python
 from latentrt.engines.bundle import open_bundle
 from latentrt.engines.cache import AUTO, chosen_backend
@@ -123,9 +123,15 @@ def _theirs(name: str, plan: Plan, threads: Mapping[str, Any], progress: Progres
         precision=peer.precision,
         python=python,
         model=model,
-        options=threads,
+        options={**threads, **({"first": _shapes(plan)} if peer.first else {})},
         absent=absent,
     )
+
+
+def _shapes(plan: Plan) -> dict[str, object]:
+    """What of the first draw its tensors' shapes depend on."""
+    request = base_case(plan).request(plan)
+    return {name: request[name] for name in ("prompts", "width", "height", "guidance")}
 
 
 def _converted(name: str, peer: Peer, python: Path, checkpoint: Path, plan: Plan) -> Path:
