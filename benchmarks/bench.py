@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
-from latentrt.benchmarks.emoji_rate import check_icons, own_emoji_of
+from latentrt.benchmarks.emoji_rate import own_emoji_of, read_icons
 from latentrt.benchmarks.flops import flops_of_component
 from latentrt.benchmarks.journal import Journal
 from latentrt.benchmarks.machine import this_machine
@@ -19,13 +19,12 @@ from latentrt.benchmarks.peak import PeakMeter, peak_from_seconds
 from latentrt.benchmarks.peers.registry import PEERS, REFERENCE
 from latentrt.benchmarks.plan import SAMPLER, Case, Plan, base_case
 from latentrt.benchmarks.pool import Pool
-from latentrt.benchmarks.quality import ClipScore, clip_score, quality_of
+from latentrt.benchmarks.quality import ClipScore, QualityError, clip_score, quality_of
 from latentrt.benchmarks.roster import Entrant, entrants
 from latentrt.benchmarks.schema import SCHEMA, BenchResult, Contender, OwnEmoji, Quality, Settings, Work
 from latentrt.benchmarks.summing_up import answers, bytes_of, figure, latency_of, scaling_of
 from latentrt.engines.bundle import Bundle, open_bundle
 from latentrt.engines.component import Component
-from latentrt.engines.errors import EngineError
 from latentrt.engines.machine import available_memory
 from latentrt.engines.profile import Profile, profile_for_size
 from latentrt.engines.progress import Progress
@@ -53,7 +52,7 @@ def run(
     bundle = open_bundle(plan.bundles[0])
     profile = profile_for_size(bundle.manifest.profiles, plan.width, plan.height)
     if plan.icons is not None:
-        check_icons(plan.icons)
+        read_icons(plan.icons)
     clip = None if plan.clip is None else clip_score(plan.clip)
     everyone = entrants(plan, progress)
     parameters = sum(record.parameters for record in bundle.manifest.components.values())
@@ -62,25 +61,29 @@ def run(
         need = len(everyone) * (_RESIDENT_WEIGHTS * 4 * parameters + _RESIDENT_LIBRARIES)
         resident = need < 0.8 * available_memory()
     identity = {name: str(value) for name, value in asdict(plan).items()}
+    work = _work(bundle, profile, told)
     journal = Journal(journal_path, {**identity, "bundles": [_stamp(root) for root in plan.bundles]})
     if journal.resumed:
         told(f"going on with {journal.resumed} answers of a run that was stopped")
     present = [entrant for entrant in everyone if entrant.absent is None]
     pool = Pool(plan, resident=resident)
     variations = _variations(plan)
-    with _pictures_folder(journal_path, resumed=bool(journal.resumed)) as pictures:
-        with closing(PeakMeter(timeout=plan.timeout)) as peak, closing(pool):
-            rounds = Rounds(plan, journal, pool, peak, pictures, told)
-            rounds.latency(present)
-            drew = [entrant for entrant in present if answers(journal, plan.runs, "latency", "one", entrant.name)]
-            rounds.pictures(drew)
-            for phase, cases in variations.items():
-                rounds.varied(phase, cases, drew)
-            if plan.icons is not None:
-                for entrant in drew:
-                    told(f"own-emoji rate of {entrant.name}")
-                    rounds.own_emoji(entrant, lambda one: own_emoji_of(one, pool, plan).model_dump())
-            rounds.cold(drew)
+    with (
+        _pictures_folder(journal_path, resumed=bool(journal.resumed)) as pictures,
+        closing(PeakMeter(timeout=plan.timeout)) as peak,
+        closing(pool),
+    ):
+        rounds = Rounds(plan, journal, pool, peak, pictures, told)
+        rounds.latency(present)
+        drew = [entrant for entrant in present if answers(journal, plan.runs, "latency", "one", entrant.name)]
+        rounds.pictures(drew)
+        for phase, cases in variations.items():
+            rounds.varied(phase, cases, drew)
+        if plan.icons is not None:
+            for entrant in drew:
+                told(f"own-emoji rate of {entrant.name}")
+                rounds.own_emoji(entrant, lambda one: own_emoji_of(one, pool, plan).model_dump())
+        rounds.cold(drew)
         qualities = _qualities(plan, drew, rounds, clip)
     watched = [a for e in drew for a in answers(journal, plan.runs, "latency", "one", e.name)]
     rows = [_contender(e, plan, journal, rounds.failures.get(e.name, {}), variations, qualities) for e in everyone]
@@ -110,7 +113,7 @@ def run(
             figure([answer.get("idle_workers") for answer in watched]),
         ),
         peak=peak_from_seconds([found for n in range(plan.runs) if (found := journal.known("peak", n)) is not None]),
-        work=_work(bundle, profile),
+        work=work,
         reference=next((e.name for e in everyone if e.adapter == PEERS[REFERENCE].adapter), None),
         contenders=tuple(rows),
         seconds=perf_counter() - begin,
@@ -156,7 +159,13 @@ def _qualities(plan: Plan, drew: Sequence[Entrant], rounds: Rounds, clip: ClipSc
     reference = next((e.name for e in drew if e.adapter == PEERS[REFERENCE].adapter and e.name in whole), None)
     if reference is None:
         return {}
-    return {name: quality_of(paths, whole[reference], plan.prompts, plan.seed, clip) for name, paths in whole.items()}
+    found: dict[str, Quality] = {}
+    for name, paths in whole.items():
+        try:
+            found[name] = quality_of(paths, whole[reference], plan.prompts, plan.seed, clip)
+        except QualityError as error:
+            rounds.failures.setdefault(name, {})["quality"] = str(error)
+    return found
 
 
 def _contender(
@@ -204,7 +213,7 @@ def _contender(
     )
 
 
-def _work(bundle: Bundle, profile: Profile) -> Work | None:
+def _work(bundle: Bundle, profile: Profile, told: Callable[[str], None]) -> Work | None:
     """FLOP of a guided step and of the other components, for one picture; None where they cannot be counted."""
     parts = {
         name: Component(root=bundle.root, manifest=bundle.manifest, name=name) for name in bundle.manifest.components
@@ -217,5 +226,6 @@ def _work(bundle: Bundle, profile: Profile) -> Work | None:
             unet=flops_of_component(parts["unet"], profile, halves),
             vae_decoder=flops_of_component(parts["vae_decoder"], profile, 1),
         )
-    except EngineError:
+    except Exception as error:  # onnx raises what it likes; a share of the peak is not worth a run
+        told(f"FLOP are not counted: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
         return None

@@ -1,21 +1,28 @@
 """Contenders in processes of their own: what they say, how they fail, and that they wait in peace."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from latentrt.benchmarks import environments, process
+from latentrt.benchmarks import pool as pool_module
 from latentrt.benchmarks.environments import environment_python
 from latentrt.benchmarks.journal import Journal
 from latentrt.benchmarks.peers import stable_diffusion_cpp
 from latentrt.benchmarks.peers.registry import PEERS
+from latentrt.benchmarks.plan import Case
+from latentrt.benchmarks.pool import Pool
 from latentrt.benchmarks.process import Worker, WorkerError, cold_start, own_python
+from latentrt.benchmarks.roster import Entrant
 from latentrt.benchmarks.summing_up import exponent, latency_of
 
 HOUSE = Path(__file__).resolve().parents[2]
@@ -210,3 +217,40 @@ def test_exponent_is_the_power() -> None:
     """Of exact powers; none of a single value."""
     assert exponent([(x, 3.0 * x**1.5) for x in (1.0, 2.0, 8.0)]) == pytest.approx(1.5)
     assert exponent([(4.0, 1.0), (4.0, 2.0)]) is None
+
+
+def test_a_worker_is_warm_for_its_latest_case_alone(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes back to a case is warmed up for it again, in fewer steps and without an output."""
+    asked: list[tuple[int, int, object]] = []
+
+    class Silent:
+        def __init__(self, *arguments: object, **options: object) -> None: ...
+
+        def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+            if request["do"] == "draw":
+                asked.append((request["width"], request["steps"], request["output"]))
+            return {"versions": {}}
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(pool_module, "Worker", Silent)
+    entrant = Entrant(name="one", adapter="any", precision="fp32", python=Path("python"), model=tiny_bundle)
+    small = Case(width=32, height=32, batch=1, steps=8)
+    large = Case(width=48, height=32, batch=1, steps=8)
+    pool = Pool(SimpleNamespace(timeout=1), resident=True)  # type: ignore[arg-type]
+    for case in (small, small, large, small):
+        request = {"do": "draw", "width": case.width, "steps": case.steps, "output": "o"}
+        pool.draw(entrant, case, request)
+    warm, cold = (32, 2, None), (32, 8, "o")
+    assert asked == [warm, cold, cold, (48, 2, None), (48, 8, "o"), warm, cold]
+
+
+def test_diffusers_draws_without_a_safety_checker(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Of a checkpoint whose index names one, which is not even loaded."""
+    from latentrt.benchmarks.peers.diffusers_eager import Contender
+
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "checked")
+    index = json.loads((checkpoint / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (checkpoint / "model_index.json").write_text(json.dumps(index))
+    assert Contender().pipeline(str(checkpoint)).safety_checker is None
