@@ -4,14 +4,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
+from latentrt.benchmarks.disk import drawn_from_bytes
 from latentrt.benchmarks.emoji_rate import own_emoji_of, read_icons
 from latentrt.benchmarks.flops import flops_of_component
+from latentrt.benchmarks.identity import identity_of
 from latentrt.benchmarks.journal import Journal
 from latentrt.benchmarks.machine import this_machine
 from latentrt.benchmarks.measuring import Rounds
@@ -21,8 +22,9 @@ from latentrt.benchmarks.plan import SAMPLER, Case, Plan, base_case
 from latentrt.benchmarks.pool import Pool
 from latentrt.benchmarks.quality import ClipScore, QualityError, clip_score, quality_of
 from latentrt.benchmarks.roster import Entrant, entrants
+from latentrt.benchmarks.same_checkpoint import check_same_checkpoint
 from latentrt.benchmarks.schema import SCHEMA, BenchResult, Contender, OwnEmoji, Quality, Settings, Work
-from latentrt.benchmarks.summing_up import answers, bytes_of, figure, latency_of, scaling_of
+from latentrt.benchmarks.summing_up import answers, figure, latency_of, scaling_of
 from latentrt.engines.bundle import Bundle, open_bundle
 from latentrt.engines.component import Component
 from latentrt.engines.machine import available_memory
@@ -54,15 +56,15 @@ def run(
     if plan.icons is not None:
         read_icons(plan.icons)
     clip = None if plan.clip is None else clip_score(plan.clip)
+    check_same_checkpoint(plan.bundles, plan.checkpoint)
     everyone = entrants(plan, progress)
     parameters = sum(record.parameters for record in bundle.manifest.components.values())
     resident = plan.resident
     if resident is None:
         need = len(everyone) * (_RESIDENT_WEIGHTS * 4 * parameters + _RESIDENT_LIBRARIES)
         resident = need < 0.8 * available_memory()
-    identity = {name: str(value) for name, value in asdict(plan).items()}
-    work = _work(bundle, profile, told)
-    journal = Journal(journal_path, {**identity, "bundles": [_stamp(root) for root in plan.bundles]})
+    work = _work(bundle, profile, told, guided=plan.guidance_scale > 1)
+    journal = Journal(journal_path, identity_of(plan, resident=resident))
     if journal.resumed:
         told(f"going on with {journal.resumed} answers of a run that was stopped")
     present = [entrant for entrant in everyone if entrant.absent is None]
@@ -70,7 +72,7 @@ def run(
     variations = _variations(plan)
     with (
         _pictures_folder(journal_path, resumed=bool(journal.resumed)) as pictures,
-        closing(PeakMeter(timeout=plan.timeout)) as peak,
+        closing(PeakMeter(timeout=plan.timeout, threads=plan.threads)) as peak,
         closing(pool),
     ):
         rounds = Rounds(plan, journal, pool, peak, pictures, told)
@@ -107,6 +109,7 @@ def run(
             runs=plan.runs,
             cold_runs=plan.cold_runs,
             resident=resident,
+            threads=plan.threads,
         ),
         machine=this_machine(
             figure([answer.get("background") for answer in watched]),
@@ -114,7 +117,7 @@ def run(
         ),
         peak=peak_from_seconds([found for n in range(plan.runs) if (found := journal.known("peak", n)) is not None]),
         work=work,
-        reference=next((e.name for e in everyone if e.adapter == PEERS[REFERENCE].adapter), None),
+        reference=next((e.name for e in drew if e.adapter == PEERS[REFERENCE].adapter), None),
         contenders=tuple(rows),
         seconds=perf_counter() - begin,
     )
@@ -133,11 +136,6 @@ def _pictures_folder(journal: Path | None, *, resumed: bool) -> Iterator[Path]:
     folder.mkdir(exist_ok=True)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _stamp(root: Path) -> tuple[str, float]:
-    """Which bundle it is, and of when."""
-    return str(root), (root / "bundle.json").stat().st_mtime
 
 
 def _variations(plan: Plan) -> dict[str, dict[str, Case]]:
@@ -203,7 +201,7 @@ def _contender(
         cold_start=figure([answer["seconds"] for answer in cold]),
         open=figure([answer["open"] for answer in cold]),
         peak_bytes=max((answer["peak_bytes"] for answer in drawn if answer["peak_bytes"]), default=None),
-        model_bytes=bytes_of(entrant.model) if absent is None else None,
+        model_bytes=drawn_from_bytes(entrant) if absent is None else None,
         packages_bytes=(journal.known("packages", name) or {}).get("bytes"),
         throughput=scalings["throughput"],
         by_pixels=scalings["pixels"],
@@ -213,13 +211,13 @@ def _contender(
     )
 
 
-def _work(bundle: Bundle, profile: Profile, told: Callable[[str], None]) -> Work | None:
-    """FLOP of a guided step and of the other components, for one picture; None where they cannot be counted."""
+def _work(bundle: Bundle, profile: Profile, told: Callable[[str], None], *, guided: bool) -> Work | None:
+    """FLOP of a step and of the other components, for one picture; None where they cannot be counted."""
     parts = {
         name: Component(root=bundle.root, manifest=bundle.manifest, name=name) for name in bundle.manifest.components
     }
     encoders = [name for name in parts if name.startswith("text_encoder")]
-    halves = parts["unet"].record.batch_per_picture
+    halves = parts["unet"].record.batch_per_picture if guided else 1
     try:
         return Work(
             text_encoder=sum(flops_of_component(parts[name], profile, halves) for name in encoders),

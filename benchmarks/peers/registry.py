@@ -49,6 +49,7 @@ _OPTIMUM_ONNX = (
     "onnxruntime==1.31.1",
 )
 
+OURS = "latentrt_bundle"
 REFERENCE = "diffusers"
 PEERS: Mapping[str, Peer] = {
     REFERENCE: Peer(title="diffusers", adapter="diffusers_eager", precision="fp32"),
