@@ -1,6 +1,7 @@
 """Contenders in processes of their own: what they say, how they fail, and that they wait in peace."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from latentrt.benchmarks import pool as pool_module
 from latentrt.benchmarks.environments import environment_python
 from latentrt.benchmarks.journal import Journal
 from latentrt.benchmarks.peers import stable_diffusion_cpp
-from latentrt.benchmarks.peers.registry import PEERS
+from latentrt.benchmarks.peers.registry import PEERS, Peer
 from latentrt.benchmarks.plan import Case
 from latentrt.benchmarks.pool import Pool
 from latentrt.benchmarks.process import Worker, WorkerError, cold_start, own_python
@@ -202,7 +203,51 @@ def test_a_journal_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (again.resumed, again.known("latency", 0), again.known("latency", 1)) == (1, {"seconds": 1.0}, None)
     assert again.once(("latency", 0), lambda: pytest.fail("was known")) == {"seconds": 1.0}
     assert again.once(("latency", 1), lambda: {"seconds": 3.0}) == {"seconds": 3.0}
+    assert Journal(path, {"runs": 2}).resumed == 2  # the torn line took none with it
     assert Journal(path, {"runs": 3}).resumed == 0
+
+
+def test_host_overhead_is_of_the_steps_that_count() -> None:
+    """Each but a run's first, less its own U-Net call; nothing where calls and steps cannot be paired."""
+    one = {"seconds": {"total": 9.0, "steps": [5.0, 2.0, 3.0], "unet": [1.0, 1.5, 2.0]}}
+    found = latency_of([one, {"seconds": {"total": 9.0, "steps": [5.0, 2.0], "unet": [1.0, 1.0, 1.0]}}])
+    assert found
+    assert found.host_overhead
+    assert found.unet_call
+    assert found.host_overhead.samples == (0.5, 1.0)
+    assert found.unet_call.samples == (1.5, 2.0, 1.0, 1.0)
+
+
+def test_commands_are_whole() -> None:
+    """An environment, the conversion, and the draw; ours needs none of the first two."""
+    peer = Peer(title="p", adapter="a", precision="fp32", requirements=("x==1",), alone=("y==2",), converts=True)
+    common = {"precision": "fp32", "python": Path("python")}
+    theirs = Entrant(name="p", adapter="a", model=Path("/far/converted"), peer=peer, checkpoint="model", **common)  # type: ignore[arg-type]
+    lines = theirs.command({"do": "draw", "steps": 2}).splitlines()
+    assert lines[:4] == [
+        "python -m venv peer",
+        "peer/bin/python -m pip install x==1",
+        "peer/bin/python -m pip install --no-deps y==2",
+        "mkdir converted",
+    ]
+    asked = json.loads(shlex.split(lines[4])[1])
+    assert asked == {"do": "prepare", "checkpoint": "model", "folder": "converted"}
+    assert lines[4].endswith("| peer/bin/python -P benchmarks/worker.py a")
+    drawn = shlex.split(lines[5])
+    assert drawn[:5] == ["peer/bin/python", "-P", "benchmarks/worker.py", "a", "--once"]
+    assert json.loads(drawn[5]) == {"model": "converted", "options": {}, "steps": 2, "output": "out.png"}
+    ours = Entrant(name="o", adapter="latentrt_bundle", model=Path("one.bundle"), **common)  # type: ignore[arg-type]
+    assert ours.command({}).count("\n") == 0
+
+
+def test_threads_reach_the_peak_meter(scripted: object) -> None:
+    """By the variables that the libraries below it read."""
+    script = (
+        "import json, os, sys; sys.stdin.readline(); print(json.dumps({'got': os.environ['OPENBLAS_NUM_THREADS']}))"
+    )
+    scripted(script)  # type: ignore[operator]
+    with Worker(own_python(), "any", timeout=60, threads=3) as worker:
+        assert worker.ask({}) == {"got": "3"}
 
 
 def test_stages_of_a_contender_that_tells_none_are_left_out() -> None:
