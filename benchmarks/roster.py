@@ -48,7 +48,7 @@ class Entrant:
         shown = {"model": self.model.name, "options": dict(self.options), **request, "output": "out.png"}
         shown.pop("do", None)
         python = "python"
-        lines = []
+        lines = [f"pip install -c constraints.txt {'.' if self.ours else shlex.quote('.[bench]')}"]
         if self.peer is not None and self.peer.requirements is not None:
             python = "peer/bin/python"
             lines = [

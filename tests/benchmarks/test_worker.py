@@ -219,7 +219,7 @@ def test_host_overhead_is_of_the_steps_that_count() -> None:
 
 
 def test_commands_are_whole() -> None:
-    """An environment, the conversion, and the draw; ours needs none of the first two."""
+    """An environment, the conversion, and the draw; ours needs no conversion."""
     peer = Peer(title="p", adapter="a", precision="fp32", requirements=("x==1",), alone=("y==2",), converts=True)
     common = {"precision": "fp32", "python": Path("python")}
     theirs = Entrant(name="p", adapter="a", model=Path("/far/converted"), peer=peer, checkpoint="model", **common)  # type: ignore[arg-type]
@@ -237,7 +237,8 @@ def test_commands_are_whole() -> None:
     assert drawn[:5] == ["peer/bin/python", "-P", "benchmarks/worker.py", "a", "--once"]
     assert json.loads(drawn[5]) == {"model": "converted", "options": {}, "steps": 2, "output": "out.png"}
     ours = Entrant(name="o", adapter="latentrt_bundle", model=Path("one.bundle"), **common)  # type: ignore[arg-type]
-    assert ours.command({}).count("\n") == 0
+    assert ours.command({}).splitlines()[0] == "pip install -c constraints.txt ."
+    assert len(ours.command({}).splitlines()) == 2
 
 
 def test_threads_reach_the_peak_meter(scripted: object) -> None:
