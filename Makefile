@@ -49,6 +49,7 @@ bench: $(STAMP)  ## the embedded model against diffusers, into out/bench
 bench-report: $(STAMP)  ## the embedded model against every peer, into benchmarks/results and README.md (idle machine, 1 hour)
 	@for precision in $(PRECISIONS); do \
 		$(BIN)/latentrt build emoji -o out/bench/emoji-$$precision.bundle --precision $$precision $(SIZES) || exit; done
+	@mkdir -p benchmarks/results
 	@$(BENCH) $(PRECISIONS:%=out/bench/emoji-%.bundle) --against all $(if $(ICONS),--icons $(ICONS)) \
 		--json benchmarks/results/emoji.json --report benchmarks/results/emoji.html
 	@$(BIN)/python -m latentrt.benchmarks.readme
@@ -57,6 +58,7 @@ bench-full-size: $(STAMP)  ## SD 1.5's architecture likewise, random weights (id
 	@test -d out/full-size/sd1 || $(BIN)/python -m latentrt.benchmarks.full_size checkpoint sd1 out/full-size/sd1
 	@$(BIN)/latentrt build out/full-size/sd1 -o out/full-size/sd1-fp32.bundle --profile 512x512
 	@$(BIN)/python -m latentrt.benchmarks.full_size int8 out/full-size/sd1-fp32.bundle out/full-size/sd1-int8.bundle
+	@mkdir -p benchmarks/results
 	@$(BENCH) out/full-size/sd1-fp32.bundle out/full-size/sd1-int8.bundle --checkpoint out/full-size/sd1 --against all --resident one \
 		--runs 3 --cold-runs 1 --varied-runs 0 --steps 3 --timeout 3600 \
 		--note "The architecture of SD 1.5 with random weights: speed, memory and parity only." \

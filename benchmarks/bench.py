@@ -4,14 +4,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
-from latentrt.benchmarks.emoji_rate import check_icons, own_emoji_of
+from latentrt.benchmarks.disk import drawn_from_bytes
+from latentrt.benchmarks.emoji_rate import own_emoji_of, read_icons
 from latentrt.benchmarks.flops import flops_of_component
+from latentrt.benchmarks.identity import identity_of
 from latentrt.benchmarks.journal import Journal
 from latentrt.benchmarks.machine import this_machine
 from latentrt.benchmarks.measuring import Rounds
@@ -19,13 +20,13 @@ from latentrt.benchmarks.peak import PeakMeter, peak_from_seconds
 from latentrt.benchmarks.peers.registry import PEERS, REFERENCE
 from latentrt.benchmarks.plan import SAMPLER, Case, Plan, base_case
 from latentrt.benchmarks.pool import Pool
-from latentrt.benchmarks.quality import ClipScore, clip_score, quality_of
+from latentrt.benchmarks.quality import ClipScore, QualityError, clip_score, quality_of
 from latentrt.benchmarks.roster import Entrant, entrants
+from latentrt.benchmarks.same_checkpoint import check_same_checkpoint
 from latentrt.benchmarks.schema import SCHEMA, BenchResult, Contender, OwnEmoji, Quality, Settings, Work
-from latentrt.benchmarks.summing_up import answers, bytes_of, figure, latency_of, scaling_of
+from latentrt.benchmarks.summing_up import answers, figure, latency_of, scaling_of
 from latentrt.engines.bundle import Bundle, open_bundle
 from latentrt.engines.component import Component
-from latentrt.engines.errors import EngineError
 from latentrt.engines.machine import available_memory
 from latentrt.engines.profile import Profile, profile_for_size
 from latentrt.engines.progress import Progress
@@ -53,34 +54,38 @@ def run(
     bundle = open_bundle(plan.bundles[0])
     profile = profile_for_size(bundle.manifest.profiles, plan.width, plan.height)
     if plan.icons is not None:
-        check_icons(plan.icons)
+        read_icons(plan.icons)
     clip = None if plan.clip is None else clip_score(plan.clip)
+    check_same_checkpoint(plan.bundles, plan.checkpoint)
     everyone = entrants(plan, progress)
     parameters = sum(record.parameters for record in bundle.manifest.components.values())
     resident = plan.resident
     if resident is None:
         need = len(everyone) * (_RESIDENT_WEIGHTS * 4 * parameters + _RESIDENT_LIBRARIES)
         resident = need < 0.8 * available_memory()
-    identity = {name: str(value) for name, value in asdict(plan).items()}
-    journal = Journal(journal_path, {**identity, "bundles": [_stamp(root) for root in plan.bundles]})
+    work = _work(bundle, profile, told, guided=plan.guidance_scale > 1)
+    journal = Journal(journal_path, identity_of(plan, resident=resident))
     if journal.resumed:
         told(f"going on with {journal.resumed} answers of a run that was stopped")
     present = [entrant for entrant in everyone if entrant.absent is None]
     pool = Pool(plan, resident=resident)
     variations = _variations(plan)
-    with _pictures_folder(journal_path, resumed=bool(journal.resumed)) as pictures:
-        with closing(PeakMeter(timeout=plan.timeout)) as peak, closing(pool):
-            rounds = Rounds(plan, journal, pool, peak, pictures, told)
-            rounds.latency(present)
-            drew = [entrant for entrant in present if answers(journal, plan.runs, "latency", "one", entrant.name)]
-            rounds.pictures(drew)
-            for phase, cases in variations.items():
-                rounds.varied(phase, cases, drew)
-            if plan.icons is not None:
-                for entrant in drew:
-                    told(f"own-emoji rate of {entrant.name}")
-                    rounds.own_emoji(entrant, lambda one: own_emoji_of(one, pool, plan).model_dump())
-            rounds.cold(drew)
+    with (
+        _pictures_folder(journal_path, resumed=bool(journal.resumed)) as pictures,
+        closing(PeakMeter(timeout=plan.timeout, threads=plan.threads)) as peak,
+        closing(pool),
+    ):
+        rounds = Rounds(plan, journal, pool, peak, pictures, told)
+        rounds.latency(present)
+        drew = [entrant for entrant in present if answers(journal, plan.runs, "latency", "one", entrant.name)]
+        rounds.pictures(drew)
+        for phase, cases in variations.items():
+            rounds.varied(phase, cases, drew)
+        if plan.icons is not None:
+            for entrant in drew:
+                told(f"own-emoji rate of {entrant.name}")
+                rounds.own_emoji(entrant, lambda one: own_emoji_of(one, pool, plan).model_dump())
+        rounds.cold(drew)
         qualities = _qualities(plan, drew, rounds, clip)
     watched = [a for e in drew for a in answers(journal, plan.runs, "latency", "one", e.name)]
     rows = [_contender(e, plan, journal, rounds.failures.get(e.name, {}), variations, qualities) for e in everyone]
@@ -104,14 +109,15 @@ def run(
             runs=plan.runs,
             cold_runs=plan.cold_runs,
             resident=resident,
+            threads=plan.threads,
         ),
         machine=this_machine(
             figure([answer.get("background") for answer in watched]),
             figure([answer.get("idle_workers") for answer in watched]),
         ),
         peak=peak_from_seconds([found for n in range(plan.runs) if (found := journal.known("peak", n)) is not None]),
-        work=_work(bundle, profile),
-        reference=next((e.name for e in everyone if e.adapter == PEERS[REFERENCE].adapter), None),
+        work=work,
+        reference=next((e.name for e in drew if e.adapter == PEERS[REFERENCE].adapter), None),
         contenders=tuple(rows),
         seconds=perf_counter() - begin,
     )
@@ -130,11 +136,6 @@ def _pictures_folder(journal: Path | None, *, resumed: bool) -> Iterator[Path]:
     folder.mkdir(exist_ok=True)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _stamp(root: Path) -> tuple[str, float]:
-    """Which bundle it is, and of when."""
-    return str(root), (root / "bundle.json").stat().st_mtime
 
 
 def _variations(plan: Plan) -> dict[str, dict[str, Case]]:
@@ -156,7 +157,13 @@ def _qualities(plan: Plan, drew: Sequence[Entrant], rounds: Rounds, clip: ClipSc
     reference = next((e.name for e in drew if e.adapter == PEERS[REFERENCE].adapter and e.name in whole), None)
     if reference is None:
         return {}
-    return {name: quality_of(paths, whole[reference], plan.prompts, plan.seed, clip) for name, paths in whole.items()}
+    found: dict[str, Quality] = {}
+    for name, paths in whole.items():
+        try:
+            found[name] = quality_of(paths, whole[reference], plan.prompts, plan.seed, clip)
+        except QualityError as error:
+            rounds.failures.setdefault(name, {})["quality"] = str(error)
+    return found
 
 
 def _contender(
@@ -194,7 +201,7 @@ def _contender(
         cold_start=figure([answer["seconds"] for answer in cold]),
         open=figure([answer["open"] for answer in cold]),
         peak_bytes=max((answer["peak_bytes"] for answer in drawn if answer["peak_bytes"]), default=None),
-        model_bytes=bytes_of(entrant.model) if absent is None else None,
+        model_bytes=drawn_from_bytes(entrant) if absent is None else None,
         packages_bytes=(journal.known("packages", name) or {}).get("bytes"),
         throughput=scalings["throughput"],
         by_pixels=scalings["pixels"],
@@ -204,18 +211,19 @@ def _contender(
     )
 
 
-def _work(bundle: Bundle, profile: Profile) -> Work | None:
-    """FLOP of a guided step and of the other components, for one picture; None where they cannot be counted."""
+def _work(bundle: Bundle, profile: Profile, told: Callable[[str], None], *, guided: bool) -> Work | None:
+    """FLOP of a step and of the other components, for one picture; None where they cannot be counted."""
     parts = {
         name: Component(root=bundle.root, manifest=bundle.manifest, name=name) for name in bundle.manifest.components
     }
     encoders = [name for name in parts if name.startswith("text_encoder")]
-    halves = parts["unet"].record.batch_per_picture
+    halves = parts["unet"].record.batch_per_picture if guided else 1
     try:
         return Work(
             text_encoder=sum(flops_of_component(parts[name], profile, halves) for name in encoders),
             unet=flops_of_component(parts["unet"], profile, halves),
             vae_decoder=flops_of_component(parts["vae_decoder"], profile, 1),
         )
-    except EngineError:
+    except Exception as error:  # onnx raises what it likes; a share of the peak is not worth a run
+        told(f"FLOP are not counted: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
         return None

@@ -9,6 +9,7 @@ from latentrt.benchmarks.bench import run
 from latentrt.benchmarks.comparison import compared
 from latentrt.benchmarks.environments import default_folder
 from latentrt.benchmarks.markdown import markdown_table, summary_rows
+from latentrt.benchmarks.needed import check_installed
 from latentrt.benchmarks.peers.registry import PEERS, REFERENCE
 from latentrt.benchmarks.plan import PROMPTS, Plan
 from latentrt.benchmarks.schema import BenchResult, read_result, write_result
@@ -41,11 +42,7 @@ class Outputs:
             if path is not None:
                 check_writable(path)
         if self.report is not None:
-            try:
-                import jinja2  # noqa: F401
-                import matplotlib  # noqa: F401
-            except ImportError as error:
-                raise RequestError(f"the report needs the package {error.name}; install latentrt[bench]") from error
+            check_installed("the report", "jinja2", "matplotlib")
 
     def write(self, result: BenchResult) -> None:
         """Writes all that is wanted.
@@ -200,6 +197,7 @@ def measure(plan: Plan, outputs: Outputs) -> BenchResult:
         LatentrtError: something that the user can mend.
     """
     outputs.check()
+    check_installed("a benchmark", "psutil", "skimage.metrics")
     journal = outputs.json.with_name(f".{outputs.json.name}.journal") if outputs.json else None
     result = run(
         plan,
@@ -254,8 +252,9 @@ def compare(old: Path, new: Path) -> None:
     """Says what changed beyond the noise.
 
     Raises:
-        RequestError: one of them is no result.
+        RequestError: one of them is no result, or a package is missing.
     """
+    check_installed("--compare", "scipy.stats")
     comparison = compared(read_result(old), read_result(new))
     for line in comparison.lines():
         say(line)

@@ -1,16 +1,19 @@
 """What changed between two results beyond the noise.
 
-The rule for times: faster or slower where the medians differ by more than 3 % and a two-sided Mann–Whitney test over
-all samples gives p < 0.01; with fewer than five samples on either side no such p can be had (three against three give
-0.1 at best), so there the samples must not overlap at all and the medians differ by more than 10 %. Sizes changed where
-they differ by more than 2 %, pictures where the worst PSNR differs by more than 1 dB.
+The rule for times: faster or slower where the medians differ by more than 3 % and a two-sided Mann–Whitney test gives
+p < 0.01. It takes one value a run, as steps of one picture are not independent of each other: their median. With fewer
+than five runs on either side no such p can be had (three against three give 0.1 at best), so there the values must not
+overlap at all and the medians differ by more than 10 %. Sizes changed where they differ by more than 2 %, pictures
+where the worst PSNR differs by more than 1 dB, own-emoji rates by the two-proportion test with the same p.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
+from math import sqrt
+from statistics import NormalDist, median
 
-from latentrt.benchmarks.schema import BenchResult, Contender, Figure, Record
-from latentrt.benchmarks.units import bytes_text, psnr_text, seconds_text
+from latentrt.benchmarks.schema import BenchResult, Contender, Figure, OwnEmoji, Record
+from latentrt.benchmarks.units import bytes_text, psnr_text, seconds_text, share_text
 from latentrt.engines.errors import RequestError
 
 _RATIO, _P = 0.03, 0.01
@@ -62,16 +65,19 @@ TIMES: Mapping[str, Callable[[Contender], Figure | None]] = {
     "text encoding": lambda row: row.latency.encode if row.latency else None,
     "step": lambda row: row.latency.step if row.latency else None,
     "decoding": lambda row: row.latency.decode if row.latency else None,
+    "U-Net call": lambda row: row.latency.unet_call if row.latency else None,
     "host overhead per step": lambda row: row.latency.host_overhead if row.latency else None,
     "cold start": lambda row: row.cold_start,
     "opening": lambda row: row.open,
 }
+_OF_STEPS = ("step", "U-Net call", "host overhead per step")
 _SIZES: Mapping[str, Callable[[Contender], int | None]] = {
     "peak memory": lambda row: row.peak_bytes,
     "model on disk": lambda row: row.model_bytes,
     "packages on disk": lambda row: row.packages_bytes,
 }
-_PSNR = "worst PSNR"
+_SCALINGS = {"throughput": "batch of", "by_pixels": "picture of", "by_steps": "steps:"}
+_PSNR, _EMOJI = "worst PSNR", "own-emoji rate"
 
 
 def compared(old: BenchResult, new: BenchResult) -> Comparison:
@@ -100,8 +106,16 @@ def compared(old: BenchResult, new: BenchResult) -> Comparison:
     )
 
 
+def per_run(figure: Figure, runs: int) -> Figure:
+    """One value a run: the median of its samples, which lie beside each other."""
+    size, rest = divmod(len(figure.samples), runs)
+    if rest or not size:  # some runs told fewer: which is which is not known
+        return Figure.of([figure.median])
+    return Figure.of([median(figure.samples[start : start + size]) for start in range(0, len(figure.samples), size)])
+
+
 def time_verdict(old: Figure, new: Figure) -> Verdict:
-    """Whether a time changed, by the rule of this module."""
+    """Whether a time changed, by the rule of this module; both have one value a run."""
     from scipy.stats import mannwhitneyu
 
     ratio = new.median / old.median if old.median > 0 else 1.0
@@ -126,7 +140,11 @@ def _changes(old: Contender, new: Contender) -> list[Change]:
     for name, time in TIMES.items():
         before, after = time(old), time(new)
         if before is not None and after is not None:
-            note(name, before.median, after.median, time_verdict(before, after))
+            runs = [len(row.latency.picture.samples) if row.latency and name in _OF_STEPS else 0 for row in (old, new)]
+            one_each = [per_run(figure, n) if n else figure for figure, n in zip((before, after), runs, strict=True)]
+            note(name, before.median, after.median, time_verdict(*one_each))
+    for name, before, after in _points(old, new):
+        note(name, before.median, after.median, time_verdict(before, after))
     for name, size in _SIZES.items():
         one, other = size(old), size(new)
         if one and other:
@@ -135,7 +153,33 @@ def _changes(old: Contender, new: Contender) -> list[Change]:
         worst = [row.quality.worst.psnr for row in (old, new) if row.quality]
         if worst[0] is not None and worst[1] is not None:
             note(_PSNR, worst[0], worst[1], _threshold(worst[0] - worst[1], _DECIBEL))
+    if old.own_emoji and new.own_emoji and _same_emoji(old.own_emoji, new.own_emoji):
+        note(_EMOJI, old.own_emoji.rate, new.own_emoji.rate, _rate_verdict(old.own_emoji, new.own_emoji))
     return found
+
+
+def _points(old: Contender, new: Contender) -> Iterator[tuple[str, Figure, Figure]]:
+    """Throughput and scaling, at every value that both have."""
+    for field, title in _SCALINGS.items():
+        before, after = getattr(old, field), getattr(new, field)
+        if before is not None and after is not None:
+            later = {point.label: point.seconds for point in after.points}
+            for point in before.points:
+                if point.label in later:
+                    yield f"{title} {point.label}", point.seconds, later[point.label]
+
+
+def _same_emoji(old: OwnEmoji, new: OwnEmoji) -> bool:
+    return (old.references, old.guidance_scale) == (new.references, new.guidance_scale)
+
+
+def _rate_verdict(old: OwnEmoji, new: OwnEmoji) -> Verdict:
+    """By the two-sided z test of two proportions with a pooled variance."""
+    together = (old.rate * old.pictures + new.rate * new.pictures) / (old.pictures + new.pictures)
+    deviation = sqrt(together * (1 - together) * (1 / old.pictures + 1 / new.pictures))
+    if abs(new.rate - old.rate) <= NormalDist().inv_cdf(1 - _P / 2) * deviation:
+        return Verdict.SAME
+    return Verdict.BETTER if new.rate > old.rate else Verdict.WORSE
 
 
 def _threshold(growth: float, tolerated: float) -> Verdict:
@@ -155,6 +199,16 @@ def _warnings(old: BenchResult, new: BenchResult) -> list[str]:
             f"the machine's own peak was {old.peak.best / 1e9:.0f} GFLOP/s, is {new.peak.best / 1e9:.0f}: "
             "times follow it"
         )
+    for name in ("prompts", "seed", "sampler", "threads"):
+        one, other = getattr(old.settings, name), getattr(new.settings, name)
+        if one != other:
+            found.append(f"{name} differ: {_shown(one)} and {_shown(other)}")
+    before = {row.name: row.versions for row in old.measured}
+    for row in new.measured:
+        for name, version in row.versions.items():
+            known = before.get(row.name, {}).get(name, version)
+            if known != version:
+                found.append(f"{row.name}: {name} was {known}, is {version}")
     if old.settings.resident != new.settings.resident:
         found.append("in one of them contenders were opened anew for every round")
     for title, result in (("old", old), ("new", new)):
@@ -164,7 +218,15 @@ def _warnings(old: BenchResult, new: BenchResult) -> list[str]:
     return found
 
 
+def _shown(setting: object) -> str:
+    text = ", ".join(map(str, setting)) if isinstance(setting, tuple) else str(setting)
+    return repr(text if len(text) <= 60 else f"{text[:59]}…")
+
+
 def _line(change: Change) -> str:
+    if change.figure == _EMOJI:
+        old, new = share_text(change.old), share_text(change.new)
+        return f"{change.contender}: {change.figure} {change.verdict}, {old} → {new}"
     if change.figure == _PSNR:
         return (
             f"{change.contender}: {change.figure} {change.verdict}, {psnr_text(change.old)} → {psnr_text(change.new)}"

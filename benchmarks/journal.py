@@ -31,7 +31,8 @@ class Journal:
         if path is None:
             return
         try:
-            lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+            text = path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
+            lines, torn = text.splitlines(), not text.endswith("\n")
             if lines[:1] != [head]:
                 path.write_text(head + "\n", "utf-8")
                 return
@@ -40,9 +41,11 @@ class Journal:
         for line in lines[1:]:
             try:
                 row = json.loads(line)
-            except ValueError:  # the line that was being written when the run was stopped
+                self._known[row["key"]] = row["answer"]
+            except (ValueError, KeyError, TypeError):  # the line that was being written when the run was stopped
                 continue
-            self._known[row["key"]] = row["answer"]
+        if torn:
+            self._append("\n")  # so that the next answer has a line of its own
 
     @property
     def resumed(self) -> int:
@@ -65,13 +68,17 @@ class Journal:
             OutputError: the file cannot be written.
         """
         self._known[_text(key)] = answer
-        if self._path is not None:
-            try:
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": _text(key), "answer": answer}) + "\n")
-            except OSError as error:
-                raise output_error(self._path, error) from error
+        self._append(json.dumps({"key": _text(key), "answer": answer}) + "\n")
         return answer
+
+    def _append(self, text: str) -> None:
+        if self._path is None:
+            return
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise output_error(self._path, error) from error
 
 
 def _text(key: tuple[object, ...]) -> str:

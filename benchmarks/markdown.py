@@ -1,5 +1,7 @@
 """The result as a table: for a README, and for the terminal."""
 
+import re
+
 from latentrt.benchmarks.schema import BenchResult, Contender
 from latentrt.benchmarks.units import DASH, bytes_text, psnr_text, seconds_text, share_text
 
@@ -26,14 +28,9 @@ def warnings(result: BenchResult) -> list[str]:
     if not result.settings.resident:
         found.append("Memory held one contender at a time: each was opened and warmed up anew in every round.")
     if result.settings.runs < _FEW:
-        found.append(f"{result.settings.runs} runs are few: medians may be off by their spread.")
+        runs = result.settings.runs
+        found.append(f"{runs} run{'s are' if runs > 1 else ' is'} few: medians may be off by their spread.")
     return found
-
-
-def best_of_ours(result: BenchResult) -> Contender | None:
-    """The fastest of latentrt's contenders."""
-    ours = [row for row in result.measured if row.ours]
-    return min(ours, key=lambda row: row.latency.picture.median if row.latency else 0.0, default=None)
 
 
 def quality_text(result: BenchResult, row: Contender) -> str:
@@ -58,6 +55,11 @@ def _row(result: BenchResult, row: Contender) -> tuple[str, ...]:
     )
 
 
+def _escaped(text: str) -> str:
+    """Text as Markdown shows it: what would end a cell, or be markup, HTML or a comment, stands for itself."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
+
+
 def markdown_table(result: BenchResult) -> str:
     """The table with a line that says what was measured, and one for each contender that was not."""
     settings, machine = result.settings, result.machine
@@ -65,15 +67,15 @@ def markdown_table(result: BenchResult) -> str:
     title = (
         f"{result.model}, {settings.width}×{settings.height}, {settings.steps} steps, guidance "
         f"{settings.guidance_scale:g}, {settings.sampler}; {machine.cores} cores of {machine.processor}; "
-        f"medians of {settings.runs} interleaved runs"
+        f"medians of interleaved runs: {settings.runs}"
     )
     lines = [
-        "| " + " | ".join((title, *columns[1:])) + " |",
+        "| " + " | ".join((_escaped(title), *columns[1:])) + " |",
         "|" + "---|" * len(columns),
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *("| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows),
     ]
     reasons = [
         *warnings(result),
-        *(f"{row.name} was not measured: {row.absent}." for row in result.contenders if row.absent),
+        *(_escaped(f"{row.name} was not measured: {row.absent}.") for row in result.contenders if row.absent),
     ]
     return "\n".join([*lines, *(["", *reasons] if reasons else [])]) + "\n"

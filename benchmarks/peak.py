@@ -12,16 +12,20 @@ SIZE = 2048
 class PeakMeter:
     """Measures it between the contenders' draws."""
 
-    def __init__(self, *, timeout: float, size: int = SIZE) -> None:
-        self._size = size
-        self._worker = Worker(own_python(), "matrix_product", timeout=timeout)
+    def __init__(self, *, timeout: float, threads: int | None, size: int = SIZE) -> None:
+        """Starts its process.
+
+        Args:
+            timeout: seconds that a product may take.
+            threads: as many as the contenders have; None leaves it to the libraries.
+            size: rows of the matrices.
+
+        Raises:
+            WorkerError: it does not start.
+        """
+        self._worker = Worker(own_python(), "matrix_product", timeout=timeout, threads=threads)
         self._worker.ask({"do": "open", "model": "", "options": {"size": size}})
         self.seconds()
-
-    @property
-    def worker(self) -> Worker:
-        """Its process, which waits most of the time."""
-        return self._worker
 
     def seconds(self) -> dict[str, Any]:
         """Of one product, by library."""

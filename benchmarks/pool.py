@@ -11,7 +11,10 @@ _WARMING_STEPS = 2
 
 
 class Pool:
-    """Opens entrants as they are needed, and warms each up for a case before its first draw that counts."""
+    """Opens entrants as they are needed, and warms each up for a case before its first draw that counts.
+
+    A worker is warm for its latest case alone: some of them compile or allocate anew for every other one.
+    """
 
     def __init__(self, plan: Plan, *, resident: bool) -> None:
         """Nothing is opened yet.
@@ -23,7 +26,7 @@ class Pool:
         self._plan = plan
         self.resident = resident
         self._workers: dict[str, Worker] = {}
-        self._warm: set[tuple[str, Case]] = set()
+        self._warm: dict[str, Case] = {}
         self.opened: dict[str, dict[str, Any]] = {}
 
     def worker(self, entrant: Entrant) -> Worker:
@@ -46,29 +49,29 @@ class Pool:
         return worker
 
     def draw(self, entrant: Entrant, case: Case, request: dict[str, Any]) -> dict[str, Any]:
-        """Draws, after an uncounted draw of the case if there was none.
+        """Draws, after an uncounted draw of the case if the worker's latest one was of another.
 
         Raises:
             WorkerError: it did not; the worker is given up.
         """
         try:
             worker = self.worker(entrant)
-            if (entrant.name, case) not in self._warm:
+            if self._warm.get(entrant.name) != case:
                 worker.ask({**request, "steps": min(_WARMING_STEPS, case.steps), "output": None})
-                self._warm.add((entrant.name, case))
+                self._warm[entrant.name] = case
             return worker.ask(request)
         except WorkerError:
             self.drop(entrant)
             raise
 
-    def others(self, entrant: Entrant | None) -> Sequence[Worker]:
+    def others(self, entrant: Entrant) -> Sequence[Worker]:
         """The workers that wait while an entrant works."""
-        return [worker for name, worker in self._workers.items() if entrant is None or name != entrant.name]
+        return [worker for name, worker in self._workers.items() if name != entrant.name]
 
     def drop(self, entrant: Entrant) -> None:
         """Ends one."""
         worker = self._workers.pop(entrant.name, None)
-        self._warm = {(name, case) for name, case in self._warm if name != entrant.name}
+        self._warm.pop(entrant.name, None)
         if worker is not None:
             worker.close()
 

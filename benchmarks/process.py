@@ -28,10 +28,15 @@ class WorkerError(Exception):
         super().__init__(re.sub(r"(?<![\w.:/])(?:/[^/\s'\"]+)+/([^/\s'\"]*)", r"\1", reason))
 
 
-def environment() -> dict[str, str]:
+# What the libraries below NumPy and PyTorch read as they are loaded
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def environment(threads: int | None = None) -> dict[str, str]:
     """What every worker finds in its environment: nothing is fetched, and nothing draws bars."""
     return {
         **os.environ,
+        **({} if threads is None else dict.fromkeys(_THREADS, str(threads))),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRANSFORMERS_VERBOSITY": "error",
@@ -49,13 +54,14 @@ def worker_command(python: Path, adapter: str) -> list[str]:
 class Worker:
     """A running worker. Not for several threads."""
 
-    def __init__(self, python: Path, adapter: str, *, timeout: float) -> None:
+    def __init__(self, python: Path, adapter: str, *, timeout: float, threads: int | None = None) -> None:
         """Starts it.
 
         Args:
             python: the interpreter of its environment.
             adapter: a module of ``peers``.
             timeout: seconds that one answer may take.
+            threads: of the libraries that it loads, where its adapter does not say.
 
         Raises:
             WorkerError: the interpreter does not start.
@@ -68,7 +74,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env=environment(),
+                env=environment(threads),
             )
         except OSError as error:
             self._errors.close()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+from zlib import error as ZipError
 
 import numpy as np
 from PIL import Image
@@ -19,7 +21,13 @@ _SMALL = 128  # pixels up to which they are kept as PNG; larger ones are scaled 
 _LARGE = 256
 GAIN = 8.0  # of the difference pictures, which are grey where there is none
 
+_WINDOW = 11  # pixels of SSIM's window on each side
+
 ClipScore = Callable[[Array, str], float]
+
+
+class QualityError(Exception):
+    """A contender's pictures cannot be compared; the text is the reason."""
 
 
 def quality_of(
@@ -33,19 +41,29 @@ def quality_of(
         prompts: the texts.
         seed: of the first; the others count up.
         clip: the agreement of a picture with a text.
+
+    Raises:
+        QualityError: a picture is damaged, has NaN or infinity, or another size than the reference's.
     """
     rows = []
     for place, (ours, theirs, prompt) in enumerate(zip(drawn, reference, prompts, strict=True)):
-        one, other = read_drawn(ours), read_drawn(theirs)
-        error = None
-        if one.latents is not None and other.latents is not None:
-            error = float(np.linalg.norm(one.latents - other.latents) / np.linalg.norm(other.latents))
+        try:
+            other = read_drawn(theirs)
+        except QualityError as error:
+            raise QualityError(f"the reference's picture of {prompt!r} {error}") from error
+        try:
+            one = read_drawn(ours)
+        except QualityError as error:
+            raise QualityError(f"its picture of {prompt!r} {error}") from error
+        if one.pixels.shape != other.pixels.shape:
+            sizes = [f"{found.pixels.shape[1]}×{found.pixels.shape[0]}" for found in (one, other)]
+            raise QualityError(f"its picture of {prompt!r} has {sizes[0]} pixels, the reference's {sizes[1]}")
         psnr, ssim = psnr_and_ssim(one.pixels, other.pixels)
         rows.append(
             PictureQuality(
                 prompt=prompt,
                 seed=seed + place,
-                latent_relative_error=error,
+                latent_relative_error=_relative_error(one.latents, other.latents),
                 psnr=psnr,
                 ssim=ssim,
                 clip_score=clip(one.pixels, prompt) if clip else None,
@@ -63,6 +81,14 @@ def quality_of(
     return Quality(pictures=tuple(rows))
 
 
+def _relative_error(latents: Array | None, reference: Array | None) -> float | None:
+    """‖x − r‖ / ‖r‖; None where one of them is unknown, of another shape, or r is nothing but zeros."""
+    if latents is None or reference is None or latents.shape != reference.shape:
+        return None
+    norm = float(np.linalg.norm(reference))
+    return float(np.linalg.norm(latents - reference)) / norm if norm > 0 else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
     """One picture (H, W, 3) in [0, 1], and its latents where the contender tells them."""
@@ -72,18 +98,40 @@ class Drawn:
 
 
 def read_drawn(path: Path) -> Drawn:
-    """What a worker saved, its first picture."""
-    with np.load(path) as found:
-        latents = found["latents"].astype(np.float64) if "latents" in found else None
-        return Drawn(pixels=found["pixels"][0].astype(np.float64), latents=latents)
+    """What a worker saved, its first picture.
+
+    Raises:
+        QualityError: it is damaged, no picture that can be compared, or not finite.
+    """
+    try:
+        with np.load(path) as found:
+            latents = found["latents"].astype(np.float64) if "latents" in found else None
+            pixels = found["pixels"].astype(np.float64)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, ZipError) as error:
+        raise QualityError("cannot be read") from error
+    if pixels.ndim != 4 or pixels.shape[0] < 1 or pixels.shape[3] != 3 or min(pixels.shape[1:3]) < _WINDOW:
+        raise QualityError(f"has the shape {pixels.shape}, expected (N, H, W, 3) of {_WINDOW} pixels or more")
+    if not np.isfinite(pixels).all() or (latents is not None and not np.isfinite(latents).all()):
+        raise QualityError("has NaN or infinity")
+    return Drawn(pixels=pixels[0], latents=latents)
 
 
 def psnr_and_ssim(pixels: Array, reference: Array) -> tuple[float | None, float]:
-    """PSNR in dB, None for equal pictures, and SSIM (Wang et al. 2004), by scikit-image; both (H, W, 3) in [0, 1]."""
+    """PSNR in dB, None for equal pictures, and SSIM, by scikit-image; both (H, W, 3) in [0, 1].
+
+    SSIM is that of Wang et al. 2004: a Gaussian window of 11×11 with σ = 1.5, and covariances of the population.
+    """
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-    side = min(7, *(size - 1 + size % 2 for size in pixels.shape[:2]))  # SSIM's window, odd
-    ssim = structural_similarity(pixels, reference, data_range=1.0, channel_axis=-1, win_size=side)
+    ssim = structural_similarity(
+        pixels,
+        reference,
+        data_range=1.0,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
     if np.array_equal(pixels, reference):
         return None, float(ssim)
     return float(peak_signal_noise_ratio(reference, pixels, data_range=1.0)), float(ssim)

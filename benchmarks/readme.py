@@ -18,14 +18,18 @@ _PLACE = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- end of figu
 def with_tables(text: str, results: Path = RESULTS) -> str:
     """The text with every ``<!-- figures: NAME -->`` … ``<!-- end of figures -->`` filled from NAME.json.
 
+    A place whose result is not there is left empty.
+
     Raises:
-        RequestError: a result is missing or damaged, or there is no such place.
+        RequestError: a result is damaged, or there is no such place.
     """
     if not _PLACE.search(text):
         raise RequestError("the text has no place for figures, expected <!-- figures: NAME -->; put one in")
 
     def table(found: re.Match[str]) -> str:
-        return f"{found[1]}{markdown_table(read_result(results / (found['name'] + '.json')))}{found[3]}"
+        path = results / f"{found['name']}.json"
+        filled = markdown_table(read_result(path)) if path.is_file() else ""
+        return f"{found[1]}{filled}{found[3]}"
 
     return _PLACE.sub(table, text)
 

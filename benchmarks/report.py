@@ -1,14 +1,13 @@
 """The result as one HTML page that needs nothing beside itself."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latentrt.benchmarks.markdown import best_of_ours, quality_text, warnings
-from latentrt.benchmarks.peers.registry import PEERS
+from latentrt.benchmarks.markdown import quality_text, warnings
 from latentrt.benchmarks.plots import plots, series_color
-from latentrt.benchmarks.schema import BenchResult
+from latentrt.benchmarks.schema import BenchResult, Contender, Quality
 from latentrt.benchmarks.units import DASH, bytes_text, flops_text, psnr_text, seconds_text, share_text
 
 _TEMPLATE = Path(__file__).resolve().parent / "report.html.j2"
@@ -20,7 +19,6 @@ FORMATS: Mapping[str, Callable[[Any], str]] = {
     "ratio": lambda value: DASH if value is None else f"{value:.3f}",
     "error": lambda value: DASH if value is None else f"{value:.1e}",
     "exponent": lambda value: DASH if value is None else f"{value:.2f}",
-    "rate": lambda value: DASH if value is None else f"{1 / value:.2f}",
 }
 
 
@@ -51,11 +49,12 @@ def report_html(result: BenchResult) -> str:
         summary=summary(result),
         bounds=bounds(result),
         warnings=warnings(result),
-        requirements={peer.adapter: (*(peer.requirements or ()), *peer.alone) for peer in PEERS.values()},
         flops_text=flops_text,
         seconds_text=seconds_text,
         share_text=share_text,
         bytes_text=bytes_text,
+        worst_at=worst_at,
+        throughput_labels=throughput_labels(result),
         raw=Markup(json.dumps(_without_pictures(data)).replace("<", "\\u003c")),
     )
     return page
@@ -70,6 +69,21 @@ def _at(data: Any, path: str) -> Any:
     return data
 
 
+def worst_at(quality: Quality, figure: str) -> int:
+    """The place of the prompt whose figure is worst: the largest error, the smallest of the others."""
+    values = [getattr(picture, figure) for picture in quality.pictures]
+    if figure == "latent_relative_error":
+        return max(range(len(values)), key=lambda place: values[place] if values[place] is not None else -1.0)
+    return min(range(len(values)), key=lambda place: (values[place] is None, values[place] or 0.0))
+
+
+def throughput_labels(result: BenchResult) -> list[str]:
+    """Every number of pictures at once that any contender drew, in order."""
+    drew = [row.throughput for row in result.contenders if row.throughput]
+    points = {point.label: point.value for scaling in drew for point in scaling.points}
+    return sorted(points, key=lambda label: points[label])
+
+
 def _without_pictures(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: _without_pictures(value) for key, value in data.items() if not _is_picture(value)}
@@ -81,19 +95,28 @@ def _is_picture(value: Any) -> bool:
 
 
 def summary(result: BenchResult) -> list[str]:
-    """What a reader should know first: our fastest against each peer, in times."""
-    ours = best_of_ours(result)
-    if ours is None or ours.latency is None:
-        return []
+    """What a reader should know first: against each peer our fastest of its precision, in times.
+
+    Where we have none of that precision, it is our fastest of all, and both precisions are named.
+    """
     lines = []
     for row in result.measured:
-        if row.ours or row.latency is None:
+        alike = [one for one in result.measured if one.ours and one.precision == row.precision]
+        ours = _fastest(alike or [one for one in result.measured if one.ours])
+        if row.ours or row.latency is None or ours is None or ours.latency is None:
             continue
+        precisions = "" if alike else f" ({ours.precision} against {row.precision})"
         said = [_times(row.latency.picture.median / ours.latency.picture.median, "a picture")]
         if row.cold_start and ours.cold_start:
             said.append(_times(row.cold_start.median / ours.cold_start.median, "a cold start"))
-        lines.append(f"Against {row.name}, {ours.name} is {' and '.join(said)}.")
+        lines.append(f"Against {row.name}, {ours.name} is {' and '.join(said)}{precisions}.")
     return lines
+
+
+def _fastest(rows: Sequence[Contender]) -> Contender | None:
+    """Of those that drew."""
+    drew = [(row.latency.picture.median, place) for place, row in enumerate(rows) if row.latency]
+    return rows[min(drew)[1]] if drew else None
 
 
 def _times(ratio: float, what: str) -> str:
@@ -102,20 +125,24 @@ def _times(ratio: float, what: str) -> str:
 
 
 def bounds(result: BenchResult) -> list[str]:
-    """What keeps a step from being faster: the machine's peak, and what goes on outside the U-Net."""
+    """What a step could take at the machine's peak, and what ours and the fastest peer's take.
+
+    The peak is no limit: a convolution by Winograd's algorithm takes fewer FLOP than are counted, int8 is faster.
+    """
     if result.peak is None or result.work is None:
         return []
     peak, work = result.peak.best, result.work.unet
     lines = [
         f"A large float32 matrix product reached {peak / 1e9:.0f} GFLOP/s in the same run. One step of the U-Net is "
-        f"{flops_text(work)}, so no float32 engine can take it in less than {seconds_text(work / peak)} here."
+        f"{flops_text(work)}: at that rate it takes {seconds_text(work / peak)}."
     ]
+    fastest = _fastest([row for row in result.measured if not row.ours])
     for row in result.measured:
         share = result.share_of_peak(row)
-        if row.ours and row.latency and row.latency.step and share is not None:
+        if (row.ours or row is fastest) and row.latency and row.latency.step and share is not None:
             line = f"{row.name} takes {seconds_text(row.latency.step.median)}, {share_text(share)} of that peak"
             overhead = row.latency.host_overhead
             if overhead:
-                line += f"; {seconds_text(overhead.median)} of a step pass outside the engine"
+                line += f"; {seconds_text(overhead.median)} of a step pass outside the U-Net"
             lines.append(line + ".")
     return lines

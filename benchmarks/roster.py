@@ -1,6 +1,7 @@
 """Who takes part: every bundle on every backend asked for, and the peers, with the reasons of those that cannot."""
 
 import hashlib
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.benchmarks.environments import environment_python
-from latentrt.benchmarks.peers.registry import PEERS, Peer
-from latentrt.benchmarks.plan import Plan
+from latentrt.benchmarks.peers.registry import OURS, PEERS, Peer
+from latentrt.benchmarks.plan import Plan, base_case
 from latentrt.benchmarks.process import Worker, WorkerError, own_python
 from latentrt.engines.bundle import open_bundle
 from latentrt.engines.cache import AUTO, chosen_backend
@@ -20,7 +21,7 @@ from latentrt.engines.progress import Progress, StageTimer
 
 @dataclass(frozen=True, kw_only=True)
 class Entrant:
-    """A contender before it is measured. ``absent`` says why it will not be."""
+    """A contender before it is measured. ``absent`` says why it will not be, ``peer`` is None for ours."""
 
     name: str
     adapter: str
@@ -29,6 +30,13 @@ class Entrant:
     model: Path
     options: Mapping[str, Any] = field(default_factory=dict)
     absent: str | None = None
+    peer: Peer | None = None
+    checkpoint: str = ""
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is latentrt."""
+        return self.adapter == OURS
 
     @property
     def opening(self) -> dict[str, Any]:
@@ -36,12 +44,25 @@ class Entrant:
         return {"do": "open", "model": str(self.model), "options": dict(self.options)}
 
     def command(self, request: Mapping[str, Any]) -> str:
-        """What a person would type to see it draw one PNG, paths cut to their names."""
-        import json
-
+        """What a person would type to see it draw one PNG, its environment included; paths cut to their names."""
         shown = {"model": self.model.name, "options": dict(self.options), **request, "output": "out.png"}
         shown.pop("do", None)
-        return shlex.join(["python", "-P", "benchmarks/worker.py", self.adapter, "--once", json.dumps(shown)])
+        python = "python"
+        lines = [f"pip install -c constraints.txt {'.' if self.ours else shlex.quote('.[bench]')}"]
+        if self.peer is not None and self.peer.requirements is not None:
+            python = "peer/bin/python"
+            lines = [
+                "python -m venv peer",
+                shlex.join([python, "-m", "pip", "install", *self.peer.requirements]),
+            ]
+            if self.peer.alone:
+                lines.append(shlex.join([python, "-m", "pip", "install", "--no-deps", *self.peer.alone]))
+        worker = [python, "-P", "benchmarks/worker.py", self.adapter]
+        if self.peer is not None and self.peer.converts:
+            prepare = {"do": "prepare", "checkpoint": self.checkpoint, "folder": self.model.name}
+            lines.append(f"mkdir {shlex.quote(self.model.name)}")
+            lines.append(f"echo {shlex.quote(json.dumps(prepare))} | {shlex.join(worker)}")
+        return "\n".join([*lines, shlex.join([*worker, "--once", json.dumps(shown)])])
 
 
 def entrants(plan: Plan, progress: Progress | None) -> tuple[Entrant, ...]:
@@ -62,9 +83,9 @@ def entrants(plan: Plan, progress: Progress | None) -> tuple[Entrant, ...]:
             "name the folder that the bundle was built from"
         )
     threads = {} if plan.threads is None else {"threads": plan.threads}
-    ours = [_ours(bundle, backend, threads) for bundle in plan.bundles for backend in plan.backends]
+    ours = _told_apart([_ours(bundle, backend, threads) for bundle in plan.bundles for backend in plan.backends])
     theirs = [_theirs(name, plan, threads, progress) for name in plan.against]
-    return (*_told_apart(ours), *theirs)
+    return (*ours, *theirs)
 
 
 def _ours(root: Path, backend: str, threads: Mapping[str, Any]) -> Entrant:
@@ -77,7 +98,7 @@ def _ours(root: Path, backend: str, threads: Mapping[str, Any]) -> Entrant:
         absent = str(error)
     return Entrant(
         name=f"latentrt {precision}" + ("" if backend in ("ort-cpu", AUTO) else f" {backend}"),
-        adapter="latentrt_bundle",
+        adapter=OURS,
         precision=precision,
         python=own_python(),
         model=root,
@@ -123,9 +144,17 @@ def _theirs(name: str, plan: Plan, threads: Mapping[str, Any], progress: Progres
         precision=peer.precision,
         python=python,
         model=model,
-        options=threads,
+        options={**threads, **({"first": _shapes(plan)} if peer.first else {})},
         absent=absent,
+        peer=peer,
+        checkpoint=checkpoint.name,
     )
+
+
+def _shapes(plan: Plan) -> dict[str, object]:
+    """What of the first draw its tensors' shapes depend on."""
+    request = base_case(plan).request(plan)
+    return {name: request[name] for name in ("prompts", "width", "height", "guidance")}
 
 
 def _converted(name: str, peer: Peer, python: Path, checkpoint: Path, plan: Plan) -> Path:

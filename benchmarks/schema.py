@@ -10,8 +10,9 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from latentrt.benchmarks.peers.registry import OURS
 from latentrt.benchmarks.text_file import write_text
 from latentrt.engines.errors import LatentrtError, RequestError
 
@@ -52,19 +53,30 @@ class Figure(Record):
         return self
 
 
+def _positive(figure: Figure) -> Figure:
+    if min(figure.samples) <= 0:
+        raise ValueError("a sample is not above 0")
+    return figure
+
+
+Positive = Annotated[float, Field(gt=0)]
+Time = Annotated[Figure, AfterValidator(_positive)]
+"""A figure whose samples are all above 0."""
+
+
 class Latency(Record):
     """One picture in a warm process, by stage. A stage that a contender cannot tell is null.
 
-    ``step`` has every step of every run but each run's first; ``rest`` is what no stage accounts for;
-    ``host_overhead`` is the denoising loop's time outside the U-Net, per step.
+    ``step`` and ``unet_call`` have every one of every run but each run's first; ``rest`` is what no stage accounts
+    for; ``host_overhead`` is the same steps' time outside the U-Net.
     """
 
-    picture: Figure
-    encode: Figure | None = None
-    denoise: Figure | None = None
-    step: Figure | None = None
-    unet_call: Figure | None = None
-    decode: Figure | None = None
+    picture: Time
+    encode: Time | None = None
+    denoise: Time | None = None
+    step: Time | None = None
+    unet_call: Time | None = None
+    decode: Time | None = None
     rest: Figure | None = None
     host_overhead: Figure | None = None
 
@@ -72,15 +84,15 @@ class Latency(Record):
 class Point(Record):
     """A time at one value of what was varied."""
 
-    value: float
+    value: Positive
     label: str
-    seconds: Figure
+    seconds: Time
 
 
 class Scaling(Record):
     """Times along one axis, and the exponent b of the least-squares fit of a · value^b to their medians."""
 
-    points: tuple[Point, ...]
+    points: Annotated[tuple[Point, ...], Field(min_length=1)]
     exponent: float | None
 
 
@@ -105,9 +117,9 @@ class PictureQuality(Record):
 class OwnEmoji(Record):
     """The share of pictures nearest to their own emoji among all of them."""
 
-    rate: float
-    pictures: int
-    references: int
+    rate: Annotated[float, Field(ge=0, le=1)]
+    pictures: Annotated[int, Field(gt=0)]
+    references: Annotated[int, Field(gt=0)]
     guidance_scale: float
 
 
@@ -138,11 +150,11 @@ class Contender(Record):
     absent: str | None = None
     failures: dict[str, str] = {}
     latency: Latency | None = None
-    cold_start: Figure | None = None
-    open: Figure | None = None
-    peak_bytes: int | None = None
-    model_bytes: int | None = None
-    packages_bytes: int | None = None
+    cold_start: Time | None = None
+    open: Time | None = None
+    peak_bytes: Annotated[int, Field(gt=0)] | None = None
+    model_bytes: Annotated[int, Field(gt=0)] | None = None
+    packages_bytes: Annotated[int, Field(gt=0)] | None = None
     throughput: Scaling | None = None
     by_pixels: Scaling | None = None
     by_steps: Scaling | None = None
@@ -152,11 +164,11 @@ class Contender(Record):
     @property
     def ours(self) -> bool:
         """Whether it is latentrt."""
-        return self.adapter == "latentrt_bundle"
+        return self.adapter == OURS
 
 
 class Settings(Record):
-    """What was drawn, and how often."""
+    """What was drawn, and how often. ``threads`` is null where everyone chose for itself."""
 
     prompts: Annotated[tuple[str, ...], Field(min_length=1)]
     seed: int
@@ -168,6 +180,7 @@ class Settings(Record):
     runs: Annotated[int, Field(gt=0)]
     cold_runs: Annotated[int, Field(ge=0)]
     resident: bool
+    threads: Annotated[int, Field(gt=0)] | None = None
 
 
 class Machine(Record):
@@ -175,8 +188,8 @@ class Machine(Record):
     ``idle_workers`` the share that the waiting contenders took."""
 
     processor: str
-    cores: int
-    memory_bytes: int
+    cores: Annotated[int, Field(gt=0)]
+    memory_bytes: Annotated[int, Field(gt=0)]
     system: str
     python: str
     features: str
@@ -187,8 +200,8 @@ class Machine(Record):
 class Peak(Record):
     """FLOP per second of a large float32 matrix product, by library; measured between the contenders' runs."""
 
-    size: int
-    by_library: dict[str, Figure]
+    size: Annotated[int, Field(gt=0)]
+    by_library: Annotated[dict[str, Time], Field(min_length=1)]
 
     @property
     def best(self) -> float:
@@ -199,12 +212,12 @@ class Peak(Record):
 class Work(Record):
     """FLOP (2 · multiply-adds) of one call of each component at the size measured, for one picture.
 
-    ``unet`` counts both halves of a guided step.
+    ``unet`` counts both halves of a guided step, and the one of a step without guidance.
     """
 
-    text_encoder: float
-    unet: float
-    vae_decoder: float
+    text_encoder: Positive
+    unet: Positive
+    vae_decoder: Positive
 
 
 class BenchResult(Record):
@@ -216,7 +229,7 @@ class BenchResult(Record):
     command: str
     model: str
     family: str
-    parameters: int
+    parameters: Annotated[int, Field(gt=0)]
     note: str
     settings: Settings
     machine: Machine
@@ -224,7 +237,7 @@ class BenchResult(Record):
     work: Work | None
     reference: str | None
     contenders: Annotated[tuple[Contender, ...], Field(min_length=1)]
-    seconds: float
+    seconds: Annotated[float, Field(ge=0)]
 
     @property
     def measured(self) -> tuple[Contender, ...]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from math import isfinite, log
-from pathlib import Path
 from statistics import linear_regression
 from typing import Any
 
@@ -33,18 +32,25 @@ def latency_of(rounds: Sequence[Answer]) -> Latency | None:
     def stage(name: str) -> Figure | None:
         return figure([sample.get(name) for sample in seconds])
 
+    def later(name: str) -> list[list[float]]:
+        """Every run's own but its first."""
+        return [s[name][1:] for s in seconds if s.get(name)]
+
     told = [s for s in seconds if {"encode", "denoise", "decode"} <= s.keys()]
-    steps = [step for s in seconds for step in (s.get("steps") or ())[1:]]
-    counted = [s for s in seconds if s.get("steps") and "unet" in s]
+    steps = [step for run in later("steps") for step in run]
+    # Samplers of one call a step; where a step has more, which of them were its own is not known
+    paired = [s for s in seconds if len(s.get("steps") or ()) == len(s.get("unet") or ()) > 0]
     return Latency(
         picture=Figure.of([s["total"] for s in seconds]),
         encode=stage("encode"),
         denoise=stage("denoise"),
         step=figure(steps or [step for s in seconds for step in s.get("steps") or ()]),
-        unet_call=figure([s["unet"] / len(s["steps"]) for s in counted]),
+        unet_call=figure([call for run in later("unet") for call in run]),
         decode=stage("decode"),
         rest=figure([s["total"] - s["encode"] - s["denoise"] - s["decode"] for s in told]),
-        host_overhead=figure([(s["denoise"] - s["unet"]) / len(s["steps"]) for s in counted if "denoise" in s]),
+        host_overhead=figure(
+            [step - call for s in paired for step, call in zip(s["steps"][1:], s["unet"][1:], strict=True)]
+        ),
     )
 
 
@@ -68,10 +74,3 @@ def exponent(points: Sequence[tuple[float, float]]) -> float | None:
         return None
     slope = linear_regression([log(value) for value, _ in points], [log(seconds) for _, seconds in points]).slope
     return slope if isfinite(slope) else None
-
-
-def bytes_of(path: Path) -> int:
-    """Of a file, or of all files of a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -21,6 +21,7 @@ from typing import Any, Protocol, TextIO
 
 _HERE = Path(__file__).resolve().parent
 _ADAPTERS = "latentrt.benchmarks.peers"
+_OURS = "latentrt_bundle"
 
 
 class Adapter(Protocol):
@@ -38,17 +39,17 @@ class Adapter(Protocol):
                 own scale, as .npz; a .png takes the first picture.
 
         Returns:
-            Seconds: ``total``; and where it can tell ``encode``, ``denoise``, ``decode``, ``unet`` (inside the U-Net),
-            and ``steps``, one each.
+            Seconds: ``total``; and where it can tell ``encode``, ``denoise``, ``decode``, ``steps``, one each, and
+            ``unet``, one per call.
         """
 
     def versions(self) -> Mapping[str, str]:
         """The packages that do the work, with their versions, and what else says how it runs."""
 
 
-def _importable() -> None:
-    """Makes ``latentrt.benchmarks`` importable where latentrt is not installed: peers use nothing else of it."""
-    if "latentrt" in sys.modules or importlib.util.find_spec("latentrt") is not None:
+def _importable(name: str) -> None:
+    """Makes ``latentrt.benchmarks`` importable without latentrt, of which peers use nothing else."""
+    if name == _OURS or "latentrt" in sys.modules:
         return
     house = types.ModuleType("latentrt")
     house.__path__ = []
@@ -63,7 +64,7 @@ def _importable() -> None:
 def _opened(name: str, request: Mapping[str, Any]) -> tuple[Adapter, dict[str, Any]]:
     """The adapter with its model, and seconds for its imports and for the model."""
     begin = perf_counter()
-    _importable()
+    _importable(name)
     module = importlib.import_module(f"{_ADAPTERS}.{name}")
     adapter: Adapter = module.Contender()
     imported = perf_counter()
@@ -75,18 +76,28 @@ def _output(request: Mapping[str, Any]) -> Path | None:
     return Path(request["output"]) if request.get("output") else None
 
 
-def _packages_bytes() -> int:
-    """Bytes of the installed packages of which something is loaded."""
+def _packages_bytes(name: str) -> int:
+    """Bytes of the installed packages of which something is loaded; for latentrt itself, its own among them."""
     from importlib import metadata
 
     owners = metadata.packages_distributions()
     loaded = {name.partition(".")[0] for name in sys.modules}
     found = {owner for name in loaded for owner in owners.get(name, ()) if owner != "latentrt"}
-    size = 0
+    size = _own_bytes() if name == _OURS else 0
     for owner in found:
         for file in metadata.files(owner) or ():
             path = file.locate()
             size += os.stat(path).st_size if os.path.isfile(path) else 0
+    return size
+
+
+def _own_bytes() -> int:
+    """Bytes of latentrt's packages that are loaded, but for the benchmark; installed or in a working tree."""
+    size = 0
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "latentrt" and not name.startswith("latentrt.benchmarks"):
+            for folder in getattr(module, "__path__", ()):
+                size += sum(path.stat().st_size for path in Path(folder).iterdir() if path.is_file())
     return size
 
 
@@ -95,7 +106,7 @@ def _answer(name: str, adapter: Adapter | None, request: Mapping[str, Any]) -> t
         adapter, seconds = _opened(name, request)
         return adapter, {"seconds": seconds, "versions": dict(adapter.versions())}
     if request["do"] == "prepare":
-        _importable()
+        _importable(name)
         importlib.import_module(f"{_ADAPTERS}.{name}").prepare(request["checkpoint"], Path(request["folder"]))
         return adapter, {}
     if adapter is None:
@@ -103,7 +114,7 @@ def _answer(name: str, adapter: Adapter | None, request: Mapping[str, Any]) -> t
     if request["do"] == "draw":
         return adapter, {"seconds": dict(adapter.draw(request, _output(request)))}
     if request["do"] == "packages":
-        return adapter, {"bytes": _packages_bytes()}
+        return adapter, {"bytes": _packages_bytes(name)}
     raise RuntimeError(f"unknown request {request['do']!r}")
 
 

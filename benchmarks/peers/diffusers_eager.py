@@ -22,8 +22,9 @@ class Contender:
         self._watch = StageWatch(self.pipeline(model))
 
     def pipeline(self, model: str) -> Any:
-        """The pipeline, ready."""
-        return with_sampler(diffusers.DiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32))
+        """The pipeline, ready; without a safety checker, which no contender has."""
+        pipe = diffusers.DiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32, safety_checker=None)
+        return with_sampler(pipe)
 
     def versions(self) -> Mapping[str, str]:
         """Of the libraries."""

@@ -21,7 +21,9 @@ def prepare(checkpoint: str, folder: Path) -> None:
 
     wanted = OVWeightQuantizationConfig(bits=8, quant_method="hybrid", dataset=list(_PROMPTS), num_samples=_SAMPLES)
     with with_older_names(checkpoint, folder) as older:
-        pipe = OVStableDiffusionPipeline.from_pretrained(older, export=True, quantization_config=wanted)
+        pipe = OVStableDiffusionPipeline.from_pretrained(
+            older, export=True, quantization_config=wanted, safety_checker=None
+        )
         pipe.save_pretrained(folder)
 
 

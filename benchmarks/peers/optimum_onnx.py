@@ -14,7 +14,8 @@ def prepare(checkpoint: str, folder: Path) -> None:
     from optimum.onnxruntime import ORTStableDiffusionPipeline
 
     with with_older_names(checkpoint, folder) as older:
-        ORTStableDiffusionPipeline.from_pretrained(older, export=True).save_pretrained(folder)
+        pipe = ORTStableDiffusionPipeline.from_pretrained(older, export=True, safety_checker=None)
+        pipe.save_pretrained(folder)
 
 
 class Contender:
@@ -28,7 +29,7 @@ class Contender:
         session = SessionOptions()
         session.intra_op_num_threads = options.get("threads") or 0
         pipe = ORTStableDiffusionPipeline.from_pretrained(
-            model, provider="CPUExecutionProvider", session_options=session
+            model, provider="CPUExecutionProvider", session_options=session, safety_checker=None
         )
         self._watch = StageWatch(with_sampler(pipe))
 

@@ -9,7 +9,8 @@ class Peer:
     """A peer.
 
     ``requirements`` are pip's, None for our own environment; ``alone`` are installed without what they ask for.
-    ``converts`` says that the checkpoint is converted once before it is opened.
+    ``converts`` says that the checkpoint is converted once before it is opened, ``first`` that it is opened for the
+    shapes of a certain draw, which its options then hold.
     """
 
     title: str
@@ -18,6 +19,7 @@ class Peer:
     requirements: tuple[str, ...] | None = None
     alone: tuple[str, ...] = ()
     converts: bool = False
+    first: bool = False
 
 
 # torchvision, which optimum-intel asks for, has no build for CPUs there, and is not needed to draw
@@ -47,6 +49,7 @@ _OPTIMUM_ONNX = (
     "onnxruntime==1.31.1",
 )
 
+OURS = "latentrt_bundle"
 REFERENCE = "diffusers"
 PEERS: Mapping[str, Peer] = {
     REFERENCE: Peer(title="diffusers", adapter="diffusers_eager", precision="fp32"),
@@ -61,6 +64,7 @@ PEERS: Mapping[str, Peer] = {
         requirements=_OPENVINO,
         alone=_OPENVINO_ALONE,
         converts=True,
+        first=True,
     ),
     "openvino-int8": Peer(
         title="OpenVINO, NNCF int8",
@@ -69,6 +73,7 @@ PEERS: Mapping[str, Peer] = {
         requirements=_OPENVINO,
         alone=_OPENVINO_ALONE,
         converts=True,
+        first=True,
     ),
     "sd-cpp": Peer(
         title="stable-diffusion.cpp",

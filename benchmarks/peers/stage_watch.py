@@ -19,6 +19,7 @@ class StageWatch:
         self._pipe = pipe
         self._seconds: dict[str, float] = {}
         self._ends: dict[str, float] = {}
+        self._unet_calls: list[float] = []
         if hasattr(pipe, "set_progress_bar_config"):
             pipe.set_progress_bar_config(disable=True)
         pipe.encode_prompt = self._timed("encode", pipe.encode_prompt)
@@ -34,7 +35,10 @@ class StageWatch:
                 return work(*arguments, **keywords)
             finally:
                 self._ends[stage] = perf_counter()
-                self._seconds[stage] = self._seconds.get(stage, 0.0) + self._ends[stage] - begin
+                seconds = self._ends[stage] - begin
+                self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+                if stage == "unet":
+                    self._unet_calls.append(seconds)
 
         return run
 
@@ -42,7 +46,7 @@ class StageWatch:
         """As ``worker.Adapter``."""
         import torch
 
-        self._seconds, self._ends = {}, {}
+        self._seconds, self._ends, self._unet_calls = {}, {}, []
         marks: list[float] = []
         last: list[Any] = []
 
@@ -68,7 +72,8 @@ class StageWatch:
         save(output, pixels, last[0])
         return {
             "total": total,
-            **self._seconds,
+            **{stage: seconds for stage, seconds in self._seconds.items() if stage != "unet"},
+            "unet": self._unet_calls,
             "denoise": marks[-1] - encoded,
             "steps": [after - before for before, after in zip([encoded, *marks], marks, strict=False)],
         }

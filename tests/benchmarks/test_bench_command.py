@@ -1,16 +1,25 @@
 """``latentrt bench`` from its arguments to its files, on models so small that only the way through is tested."""
 
+import hashlib
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from benchmark_sample import contender, result
 
+from latentrt.benchmarks import bench, measuring, roster
 from latentrt.benchmarks import command as bench_command
-from latentrt.benchmarks import roster
+from latentrt.benchmarks.measuring import Rounds
+from latentrt.benchmarks.plan import Case
+from latentrt.benchmarks.pool import Pool
+from latentrt.benchmarks.roster import Entrant
 from latentrt.benchmarks.schema import BenchResult, read_result, write_result
+from latentrt.engines.bundle import open_bundle
 
 FEW = ("--runs", "2", "--cold-runs", "1", "--varied-runs", "1", "--steps", "4", "--threads", "1", "--peers")
 
@@ -198,6 +207,139 @@ def test_peers_default_to_the_reference_where_there_is_a_checkpoint() -> None:
     assert bench_command._peers(None, checkpoint) == ("diffusers",)
     assert bench_command._peers(("none",), checkpoint) == ()
     assert bench_command._peers(("all",), checkpoint) == tuple(PEERS)
+
+
+def test_one_resident_goes_on_where_it_was_stopped(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One contender open at a time, broken off before the cold starts; then nothing is drawn twice.
+
+    The pictures that were drawn have meanwhile lost a number to NaN: that is a reason in the row, not the run's end.
+    """
+    from latentrt.cli import main
+
+    arguments = ["bench", tiny_bundle, "--checkpoint", tiny_checkpoint, "--against", "diffusers", "--resident", "one"]
+    arguments += ["--runs", "2", "--cold-runs", "1", "--varied-runs", "0", "--steps", "3", "--threads", "1"]
+    arguments += ["--prompts", tmp_path / "prompts.txt", "--json", tmp_path / "r.json", "--peers", tmp_path / "peers"]
+    (tmp_path / "prompts.txt").write_text("a cat\n", "utf-8")
+    opened: list[int] = []
+    draws: list[str] = []
+    draw = Pool.draw
+
+    def counted(self: Pool, entrant: Entrant, case: Case, request: dict[str, Any]) -> dict[str, Any]:
+        answer = draw(self, entrant, case, request)
+        draws.append(entrant.name)
+        opened.append(len(self._workers))
+        return answer
+
+    def run() -> int:
+        with pytest.raises(SystemExit) as exit:
+            main([str(argument) for argument in arguments])
+        return int(exit.value.code or 0)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pool, "draw", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(Rounds, "cold", stopped)
+        assert run() == 130
+    assert set(opened) == {1}
+    assert draws == ["latentrt fp32", "diffusers"] * 2
+    kept = tmp_path / ".r.json.journal.pictures"
+    ours = kept / f"{hashlib.sha256(b'latentrt fp32').hexdigest()[:16]}-0.npz"
+    pixels = np.load(ours)["pixels"]
+    pixels[0, 0, 0] = np.nan
+    np.savez(ours, pixels=pixels)
+    draws.clear()
+    colds: list[str] = []
+    start = measuring.cold_start
+
+    def counted_start(python: Path, adapter: str, *rest: Any, **options: Any) -> Any:
+        colds.append(adapter)
+        return start(python, adapter, *rest, **options)
+
+    monkeypatch.setattr(measuring, "cold_start", counted_start)
+    assert run() == 0
+    assert draws == []
+    assert colds == ["latentrt_bundle"] * 2 + ["diffusers_eager"] * 2  # each right behind one that does not count
+    row, reference = read_result(tmp_path / "r.json").contenders
+    assert row.failures == {"quality": "its picture of 'a cat' has NaN or infinity"}
+    assert row.quality is None
+    assert reference.quality
+    assert row.cold_start
+    assert row.latency
+    assert len(row.latency.picture.samples) == 2
+    assert not read_result(tmp_path / "r.json").settings.resident
+    assert not kept.exists()
+
+
+def test_a_checkpoint_that_the_bundle_was_not_built_from_is_refused(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    """One byte of the weights is another; and so is a bundle whose source had another file of that name."""
+    other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
+    weights = next((other / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + bytes([weights.read_bytes()[-1] ^ 1]))
+    ran = command("bench", tiny_bundle, "--checkpoint", other)
+    assert ran.status == 2
+    assert f"whose unet/{weights.name} is not what tiny.bundle was built from" in ran.stderr
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "another.bundle")
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    manifest["source"]["files"][f"unet/{weights.name}"]["sha256"] = "0" * 64
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    ran = command("bench", tiny_bundle, bundle)
+    assert ran.status == 2
+    assert f"got bundles tiny.bundle and another.bundle, whose checkpoints differ in unet/{weights.name}" in ran.stderr
+
+
+def test_duplicates_are_refused_before_environments_are_made(
+    tiny_bundle: Path, tiny_checkpoint: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which take minutes."""
+    monkeypatch.setattr(roster, "environment_python", lambda *_: pytest.fail("an environment was made"))
+    ran = command("bench", tiny_bundle, tiny_bundle, "--checkpoint", tiny_checkpoint, "--against", "optimum-onnx")
+    assert ran.status == 2
+    assert "twice" in ran.stderr
+
+
+def test_work_without_guidance_is_half(tiny_bundle: Path) -> None:
+    """Of the U-Net's and the text encoder's; the decoder's is the same."""
+    bundle = open_bundle(tiny_bundle)
+    profile = bundle.manifest.profiles[0]
+    whole, half = (bench._work(bundle, profile, pytest.fail, guided=guided) for guided in (True, False))
+    assert whole
+    assert half
+    assert whole.unet == 2 * half.unet
+    assert whole.text_encoder == 2 * half.text_encoder
+    assert whole.vae_decoder == half.vae_decoder
+
+
+def test_work_that_cannot_be_counted_is_said_and_left_out(tiny_copy: Path) -> None:
+    """A damaged graph."""
+    bundle, said = open_bundle(tiny_copy), []
+    (tiny_copy / bundle.manifest.components["unet"].onnx).write_bytes(b"no graph")
+    assert bench._work(bundle, bundle.manifest.profiles[0], said.append, guided=True) is None
+    assert said[0].startswith("FLOP are not counted: ")
+
+
+@pytest.mark.parametrize(("arguments", "module"), [(["{bundle}"], "skimage.metrics"), (["--compare"], "scipy.stats")])
+def test_missing_packages_are_said_first(
+    arguments: list[str],
+    module: str,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    command: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In one sentence."""
+    monkeypatch.setitem(sys.modules, module, None)
+    write_result(tmp_path / "r.json", result())
+    more = [tmp_path / "r.json"] * 2 if arguments == ["--compare"] else []
+    ran = command("bench", *(argument.format(bundle=tiny_bundle) for argument in arguments), *more)
+    assert ran.status == 2
+    assert ran.stderr.count("\n") == 1
+    assert "install latentrt[bench]" in ran.stderr
 
 
 def test_result_is_json_that_others_can_read(measured: tuple[Path, BenchResult]) -> None:

@@ -1,10 +1,10 @@
 """What counts as a change between two results."""
 
 import pytest
-from benchmark_sample import contender, result, spread
+from benchmark_sample import contender, result, scaling, spread
 
-from latentrt.benchmarks.comparison import Verdict, compared, time_verdict
-from latentrt.benchmarks.schema import BenchResult, Figure, Settings
+from latentrt.benchmarks.comparison import Verdict, compared, per_run, time_verdict
+from latentrt.benchmarks.schema import BenchResult, Figure, OwnEmoji, Settings
 from latentrt.engines.errors import RequestError
 
 OURS = "latentrt fp32"
@@ -78,3 +78,73 @@ def test_refuses_results_of_different_work() -> None:
         compared(ours(1.0), ours(1.0, settings=longer))
     with pytest.raises(RequestError, match="model emoji and other"):
         compared(ours(1.0), ours(1.0, model="other"))
+
+
+def test_steps_of_one_run_count_once() -> None:
+    """Many steps that are alike within each of few runs prove nothing: 3 runs of 50 overlap, so nothing changed."""
+    old, new = [1.0, 1.2, 1.4], [1.3, 1.5, 1.7]
+    rows = []
+    for runs in (old, new):
+        steps = Figure.of([seconds * (1 + place / 1e6) for seconds in runs for place in range(50)])
+        base = contender(OURS, "latentrt_bundle", 1.0)
+        assert base.latency
+        latency = base.latency.model_copy(update={"picture": Figure.of([1.0, 1.0, 1.0]), "step": steps})
+        rows.append(result(contender(OURS, "latentrt_bundle", 1.0, latency=latency)))
+    before, after = (row.contenders[0].latency for row in rows)
+    assert before
+    assert after
+    assert before.step
+    assert after.step
+    assert time_verdict(before.step, after.step) is Verdict.WORSE  # what all samples would say
+    assert per_run(before.step, 3).samples == pytest.approx(old, rel=1e-4)
+    verdicts = {change.figure: change.verdict for change in compared(*rows).changes}
+    assert verdicts["step"] is Verdict.SAME
+
+
+def test_throughput_and_scaling_are_compared() -> None:
+    """At each value; here a batch became slower than ten single pictures would."""
+    old = ours(1.0)
+    slow = scaling((1, 2, 4), 10.0, 0.9)
+    new = result(contender(OURS, "latentrt_bundle", 1.0, throughput=slow))
+    verdicts = {change.figure: change.verdict for change in compared(old, new).changes}
+    assert [verdicts[f"batch of {n}"] for n in (1, 2, 4)] == [Verdict.WORSE] * 3
+    assert verdicts["picture of 4096"] is Verdict.SAME
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "pictures", "expected"),
+    [
+        (0.9, 0.5, 400, Verdict.WORSE),
+        (0.5, 0.9, 400, Verdict.BETTER),
+        (0.9, 0.88, 400, Verdict.SAME),
+        (0.9, 0.5, 8, Verdict.SAME),
+        (1.0, 1.0, 8, Verdict.SAME),
+    ],
+)
+def test_own_emoji_rates_changed_or_not(old: float, new: float, pictures: int, expected: Verdict) -> None:
+    """By how many pictures there are."""
+    one, other = (
+        result(
+            contender(
+                OURS,
+                "latentrt_bundle",
+                1.0,
+                own_emoji=OwnEmoji(rate=rate, pictures=pictures, references=900, guidance_scale=3.0),
+            )
+        )
+        for rate in (old, new)
+    )
+    verdicts = {change.figure: change.verdict for change in compared(one, other).changes}
+    assert verdicts["own-emoji rate"] is expected
+
+
+def test_says_which_settings_and_versions_differ() -> None:
+    """Prompts, sampler, threads; a library's new version."""
+    settings = ours(1.0).settings.model_copy(update={"prompts": ("cow",), "sampler": "Euler", "threads": 1})
+    new = result(contender(OURS, "latentrt_bundle", 1.0, versions={"library": "2.0"}), settings=settings)
+    said = "\n".join(compared(ours(1.0), new).warnings)
+    assert "prompts differ: 'cat, frog & <toad>' and 'cow'" in said
+    assert "sampler differ" in said
+    assert "threads differ: 'None' and '1'" in said
+    assert f"{OURS}: library was 1.2.3, is 2.0" in said
+    assert compared(ours(1.0), ours(1.0)).warnings == ()

@@ -1,18 +1,23 @@
 """The figures of closeness, on pictures whose answer is known."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from benchmark_sample import contender, result
 
+from latentrt.benchmarks.emoji_rate import read_icons
 from latentrt.benchmarks.markdown import markdown_table
-from latentrt.benchmarks.quality import SHOWN, clip_score, psnr_and_ssim, quality_of
+from latentrt.benchmarks.peers.output import save
+from latentrt.benchmarks.quality import SHOWN, QualityError, clip_score, psnr_and_ssim, quality_of
 from latentrt.benchmarks.readme import with_tables
 from latentrt.benchmarks.schema import read_result, write_result
 from latentrt.engines.errors import RequestError
 
 HOUSE = Path(__file__).resolve().parents[2]
+RESULTS = sorted((HOUSE / "benchmarks" / "results").glob("*.json"))
 
 
 def test_psnr_and_ssim_of_known_differences() -> None:
@@ -29,7 +34,7 @@ def test_the_worst_picture_is_found_and_shown(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     count, ours, theirs = SHOWN + 4, [], []
     for place in range(count):
-        wanted = rng.random((1, 8, 8, 3)).astype(np.float32)
+        wanted = rng.random((1, 16, 16, 3)).astype(np.float32)
         latents = rng.standard_normal((1, 4, 2, 2)).astype(np.float32)
         error = 0.3 if place == count - 1 else 0.01
         theirs.append(tmp_path / f"t{place}.npz")
@@ -84,12 +89,20 @@ def test_clip_score_is_transformers_own_cosine(clip_folder: Path) -> None:
 
 
 def test_readme_shows_the_committed_results() -> None:
-    """`python -m latentrt.benchmarks.readme` would change nothing."""
+    """`python -m latentrt.benchmarks.readme` would change nothing; every committed result has its place."""
     text = (HOUSE / "README.md").read_text("utf-8")
     assert with_tables(text) == text
+    for path in RESULTS:
+        assert f"<!-- figures: {path.stem} -->\n| {path.stem}" in text
 
 
-@pytest.mark.parametrize("path", sorted((HOUSE / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", ["emoji", "sd1"])
+def test_readme_has_a_place_for_each_result(name: str) -> None:
+    """Filled or waiting."""
+    assert f"<!-- figures: {name} -->\n" in (HOUSE / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_committed_results_are_valid_and_whole(path: Path) -> None:
     """They read, tell of ours and the reference, and lie beside their page."""
     found = read_result(path)
@@ -112,8 +125,92 @@ def test_tables_are_filled_from_the_result(tmp_path: Path) -> None:
 
 
 def test_a_text_without_a_place_is_refused(tmp_path: Path) -> None:
-    """As is a result that is not there."""
+    """As is a damaged result; one that is not there leaves its place empty."""
     with pytest.raises(RequestError, match="no place"):
         with_tables("nothing", tmp_path)
-    with pytest.raises(RequestError, match="cannot read"):
-        with_tables("<!-- figures: one -->\n<!-- end of figures -->", tmp_path)
+    empty = "<!-- figures: one -->\n<!-- end of figures -->"
+    assert with_tables(empty.replace("-->\n", "-->\nstale\n"), tmp_path) == empty
+    (tmp_path / "one.json").write_text("{")
+    with pytest.raises(RequestError, match="damaged"):
+        with_tables(empty, tmp_path)
+
+
+def drawn(path: Path, side: int = 16, value: float = 0.5) -> Path:
+    np.savez(path, pixels=np.full((1, side, side, 3), value, np.float32))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: drawn(path, value=np.nan), "its picture of 'cat' has NaN or infinity"),
+        (lambda path: drawn(path, value=np.inf), "its picture of 'cat' has NaN or infinity"),
+        (lambda path: drawn(path, side=32), "its picture of 'cat' has 32×32 pixels, the reference's 16×16"),
+        (lambda path: drawn(path, side=8), "expected .* of 11 pixels or more"),
+        (lambda path: path.write_bytes(drawn(path).read_bytes()[:200]), "its picture of 'cat' cannot be read"),
+        (lambda path: path.write_bytes(b""), "its picture of 'cat' cannot be read"),
+        (lambda path: np.savez(path, other=np.zeros(3)), "its picture of 'cat' cannot be read"),
+    ],
+)
+def test_pictures_that_cannot_be_compared_are_a_reason(
+    damage: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
+    """Not a crash behind hours of measuring."""
+    damage(tmp_path / "ours.npz")
+    reference = drawn(tmp_path / "theirs.npz")
+    with pytest.raises(QualityError, match=said):
+        quality_of([tmp_path / "ours.npz"], [reference], ["cat"], 1, None)
+
+
+def test_a_damaged_reference_is_said_to_be_the_reference(tmp_path: Path) -> None:
+    """Every row would fail alike."""
+    ours, theirs = drawn(tmp_path / "ours.npz"), drawn(tmp_path / "theirs.npz", value=np.nan)
+    with pytest.raises(QualityError, match="the reference's picture of 'cat' has NaN"):
+        quality_of([ours], [theirs], ["cat"], 1, None)
+
+
+def test_ssim_is_that_of_wang_and_others() -> None:
+    """Of two flat pictures what the paper's luminance term says, (2ab + C) / (a² + b² + C) with C = 0.01²."""
+    one, other = np.full((16, 16, 3), 0.3), np.full((16, 16, 3), 0.6)
+    constant = 0.01**2
+    wanted = (2 * 0.3 * 0.6 + constant) / (0.3**2 + 0.6**2 + constant)
+    assert psnr_and_ssim(one, other)[1] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_output_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    """What cannot be written leaves neither a file nor a rest of one."""
+    with pytest.raises(ValueError, match="could not convert"):
+        save(tmp_path / "one.npz", [["no number"]], None)
+    assert list(tmp_path.iterdir()) == []
+    save(tmp_path / "one.npz", np.zeros((1, 2, 2, 3)), np.ones((1, 4, 1, 1)))
+    save(tmp_path / "one.png", np.zeros((1, 2, 2, 3)), None)
+    assert {path.name for path in tmp_path.iterdir()} == {"one.npz", "one.png"}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"names": np.array(["a"])}, "has no pictures"),
+        ({"names": np.array(["a"]), "pictures": np.zeros((1, 4, 4), np.uint8), "trained": [True]}, "expected .M, H, W"),
+        ({"names": np.array(["a"]), "pictures": np.zeros((2, 4, 4, 3), np.uint8), "trained": [True]}, "expected .M, H"),
+        ({"names": np.array(["a"]), "pictures": np.zeros((1, 4, 4, 3)), "trained": [True]}, "float64 of names"),
+        ({"names": np.array(["a"]), "pictures": np.zeros((1, 4, 4, 3), np.uint8), "trained": [False]}, "of no emoji"),
+    ],
+)
+def test_icons_that_are_none_are_refused(arrays: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """In one sentence that says what there is."""
+    np.savez(tmp_path / "icons.npz", **arrays)
+    with pytest.raises(RequestError, match=said):
+        read_icons(tmp_path / "icons.npz")
+
+
+@pytest.mark.parametrize("kept", [0, 10, 300, 700])
+def test_cut_icons_are_refused(kept: int, tmp_path: Path) -> None:
+    """Wherever the file ends."""
+    path = tmp_path / "icons.npz"
+    pictures = np.random.default_rng(3).integers(0, 255, (1, 16, 16, 3), np.uint8)
+    np.savez(path, names=np.array(["a"]), pictures=pictures, trained=np.array([True]))
+    assert read_icons(path).trained == (0,)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(RequestError, match="cannot read icons"):
+        read_icons(path)

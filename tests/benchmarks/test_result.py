@@ -61,6 +61,34 @@ def test_refuses_a_median_that_its_samples_do_not_have(tmp_path: Path) -> None:
         read_result(path)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("peak", "by_library"), {}),
+        (("peak", "by_library", "NumPy"), {"samples": [0.0], "median": 0.0, "p90": 0.0}),
+        (("peak", "size"), 0),
+        (("work", "unet"), 0.0),
+        (("contenders", 0, "throughput", "points"), []),
+        (("contenders", 0, "latency", "picture"), {"samples": [-1.0], "median": -1.0, "p90": -1.0}),
+        (("contenders", 0, "peak_bytes"), 0),
+        (("contenders", 0, "own_emoji", "rate"), 1.5),
+        (("settings", "threads"), 0),
+        (("parameters",), 0),
+    ],
+)
+def test_refuses_figures_that_cannot_be(place: tuple[str | int, ...], value: object, tmp_path: Path) -> None:
+    """By name, before anything divides by them."""
+    data = json.loads(result().model_dump_json())
+    at = data
+    for part in place[:-1]:
+        at = at[part]
+    at[place[-1]] = value
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(RequestError, match=str(place[-1])):
+        read_result(path)
+
+
 def test_refuses_infinity(tmp_path: Path) -> None:
     """JSON has none."""
     data = result().model_dump()

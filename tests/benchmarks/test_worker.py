@@ -1,21 +1,29 @@
 """Contenders in processes of their own: what they say, how they fail, and that they wait in peace."""
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from latentrt.benchmarks import environments, process
+from latentrt.benchmarks import pool as pool_module
 from latentrt.benchmarks.environments import environment_python
 from latentrt.benchmarks.journal import Journal
 from latentrt.benchmarks.peers import stable_diffusion_cpp
-from latentrt.benchmarks.peers.registry import PEERS
+from latentrt.benchmarks.peers.registry import PEERS, Peer
+from latentrt.benchmarks.plan import Case
+from latentrt.benchmarks.pool import Pool
 from latentrt.benchmarks.process import Worker, WorkerError, cold_start, own_python
+from latentrt.benchmarks.roster import Entrant
 from latentrt.benchmarks.summing_up import exponent, latency_of
 
 HOUSE = Path(__file__).resolve().parents[2]
@@ -195,7 +203,52 @@ def test_a_journal_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (again.resumed, again.known("latency", 0), again.known("latency", 1)) == (1, {"seconds": 1.0}, None)
     assert again.once(("latency", 0), lambda: pytest.fail("was known")) == {"seconds": 1.0}
     assert again.once(("latency", 1), lambda: {"seconds": 3.0}) == {"seconds": 3.0}
+    assert Journal(path, {"runs": 2}).resumed == 2  # the torn line took none with it
     assert Journal(path, {"runs": 3}).resumed == 0
+
+
+def test_host_overhead_is_of_the_steps_that_count() -> None:
+    """Each but a run's first, less its own U-Net call; nothing where calls and steps cannot be paired."""
+    one = {"seconds": {"total": 9.0, "steps": [5.0, 2.0, 3.0], "unet": [1.0, 1.5, 2.0]}}
+    found = latency_of([one, {"seconds": {"total": 9.0, "steps": [5.0, 2.0], "unet": [1.0, 1.0, 1.0]}}])
+    assert found
+    assert found.host_overhead
+    assert found.unet_call
+    assert found.host_overhead.samples == (0.5, 1.0)
+    assert found.unet_call.samples == (1.5, 2.0, 1.0, 1.0)
+
+
+def test_commands_are_whole() -> None:
+    """An environment, the conversion, and the draw; ours needs no conversion."""
+    peer = Peer(title="p", adapter="a", precision="fp32", requirements=("x==1",), alone=("y==2",), converts=True)
+    common = {"precision": "fp32", "python": Path("python")}
+    theirs = Entrant(name="p", adapter="a", model=Path("/far/converted"), peer=peer, checkpoint="model", **common)  # type: ignore[arg-type]
+    lines = theirs.command({"do": "draw", "steps": 2}).splitlines()
+    assert lines[:4] == [
+        "python -m venv peer",
+        "peer/bin/python -m pip install x==1",
+        "peer/bin/python -m pip install --no-deps y==2",
+        "mkdir converted",
+    ]
+    asked = json.loads(shlex.split(lines[4])[1])
+    assert asked == {"do": "prepare", "checkpoint": "model", "folder": "converted"}
+    assert lines[4].endswith("| peer/bin/python -P benchmarks/worker.py a")
+    drawn = shlex.split(lines[5])
+    assert drawn[:5] == ["peer/bin/python", "-P", "benchmarks/worker.py", "a", "--once"]
+    assert json.loads(drawn[5]) == {"model": "converted", "options": {}, "steps": 2, "output": "out.png"}
+    ours = Entrant(name="o", adapter="latentrt_bundle", model=Path("one.bundle"), **common)  # type: ignore[arg-type]
+    assert ours.command({}).splitlines()[0] == "pip install -c constraints.txt ."
+    assert len(ours.command({}).splitlines()) == 2
+
+
+def test_threads_reach_the_peak_meter(scripted: object) -> None:
+    """By the variables that the libraries below it read."""
+    script = (
+        "import json, os, sys; sys.stdin.readline(); print(json.dumps({'got': os.environ['OPENBLAS_NUM_THREADS']}))"
+    )
+    scripted(script)  # type: ignore[operator]
+    with Worker(own_python(), "any", timeout=60, threads=3) as worker:
+        assert worker.ask({}) == {"got": "3"}
 
 
 def test_stages_of_a_contender_that_tells_none_are_left_out() -> None:
@@ -210,3 +263,40 @@ def test_exponent_is_the_power() -> None:
     """Of exact powers; none of a single value."""
     assert exponent([(x, 3.0 * x**1.5) for x in (1.0, 2.0, 8.0)]) == pytest.approx(1.5)
     assert exponent([(4.0, 1.0), (4.0, 2.0)]) is None
+
+
+def test_a_worker_is_warm_for_its_latest_case_alone(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes back to a case is warmed up for it again, in fewer steps and without an output."""
+    asked: list[tuple[int, int, object]] = []
+
+    class Silent:
+        def __init__(self, *arguments: object, **options: object) -> None: ...
+
+        def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+            if request["do"] == "draw":
+                asked.append((request["width"], request["steps"], request["output"]))
+            return {"versions": {}}
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(pool_module, "Worker", Silent)
+    entrant = Entrant(name="one", adapter="any", precision="fp32", python=Path("python"), model=tiny_bundle)
+    small = Case(width=32, height=32, batch=1, steps=8)
+    large = Case(width=48, height=32, batch=1, steps=8)
+    pool = Pool(SimpleNamespace(timeout=1), resident=True)  # type: ignore[arg-type]
+    for case in (small, small, large, small):
+        request = {"do": "draw", "width": case.width, "steps": case.steps, "output": "o"}
+        pool.draw(entrant, case, request)
+    warm, cold = (32, 2, None), (32, 8, "o")
+    assert asked == [warm, cold, cold, (48, 2, None), (48, 8, "o"), warm, cold]
+
+
+def test_diffusers_draws_without_a_safety_checker(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Of a checkpoint whose index names one, which is not even loaded."""
+    from latentrt.benchmarks.peers.diffusers_eager import Contender
+
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "checked")
+    index = json.loads((checkpoint / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (checkpoint / "model_index.json").write_text(json.dumps(index))
+    assert Contender().pipeline(str(checkpoint)).safety_checker is None

@@ -1,0 +1,53 @@
+"""All that measured answers depend on: a run that was stopped goes on only where all of it is as it was."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from latentrt.benchmarks.peers.registry import PEERS
+from latentrt.benchmarks.plan import Plan
+from latentrt.engines.files import sha256_of_file
+
+_PACKAGES = ("latentrt", "numpy", "onnxruntime", "tensorrt_rtx", "torch", "diffusers", "transformers")
+_NO_MATTER = ("timeout", "note", "peers")
+_HERE = Path(__file__).resolve().parent
+
+
+def identity_of(plan: Plan, *, resident: bool) -> dict[str, object]:
+    """Options, versions, and digests or states of files.
+
+    Args:
+        plan: of the benchmark.
+        resident: as it was decided.
+    """
+    options = {name: str(value) for name, value in asdict(plan).items() if name not in _NO_MATTER}
+    return {
+        **options,
+        "resident": resident,
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "peers": {name: repr(PEERS.get(name)) for name in plan.against},
+        "sources": _digest([_HERE / "worker.py", *sorted((_HERE / "peers").glob("*.py"))]),
+        "bundles": [_digest([root / "bundle.json"]) for root in plan.bundles],
+        "checkpoint": None if plan.checkpoint is None else _states(plan.checkpoint),
+        "clip": None if plan.clip is None else _states(plan.clip),
+        "icons": None if plan.icons is None else _digest([plan.icons]),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    return hashlib.sha256("".join(sha256_of_file(path) for path in paths).encode()).hexdigest()
+
+
+def _states(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of every file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
