@@ -128,7 +128,7 @@ class Quantizer:
             "profile": str(base.manifest.profiles[0]),
             "drawn": settings.drawn.sha256,
             "effort": str(settings.effort),
-            "made by": [1, np.__version__, _tool()],
+            "made by": [2, np.__version__, _tool()],
         }
         self._kept = Kept(work / "calibration", told)
 

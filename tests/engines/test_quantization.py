@@ -437,7 +437,7 @@ def test_every_family_builds_for_a_gpu(family: str, family_bundle: Callable[[str
     manifest = unet.component.manifest
     nodes = {node.path: QuantizedNodeRecord(int8=True, score=0.0, error=0.0, alpha=None) for node in unet.nodes}
     told = QuantizationRecord(
-        recipe=Recipe.S8S8, tool="", quality=1.0, prompts_sha256="", prompts=1, steps=1, pictures=1,
+        recipe=Recipe.S8S8, tool="", quality=1.0, source_sha256="", prompts_sha256="", prompts=1, steps=1, pictures=1,
         psnr_mean=1.0, psnr_worst=1.0, worst_prompt="", nodes=nodes,
     )  # fmt: skip
     from latentrt.engines.bundle import record_files
