@@ -133,6 +133,13 @@ class _Export:
             return (record_probe(module, probe.profile, tensors, list(graph.outputs)),)
 
 
+def _let_go(module: torch.nn.Module) -> None:
+    """Frees a module's weights: torch's exporter keeps the last program that it made, and with it what was traced."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = torch.empty(0, dtype=tensor.dtype)
+    gc.collect()
+
+
 def _pair(probe: Probe) -> dict[str, Array]:
     """The probe's inputs with at least two samples: the tracer takes a batch of one for a constant."""
     return {
@@ -251,6 +258,7 @@ def _export_text_encoder(
     results = {
         name: torch.from_numpy(np.concatenate([probe.outputs[name] for probe in probes[:2]])) for name in graph.outputs
     }
+    _let_go(module)
     return _Prompts(states=results["hidden_states"][:, -1], pooled=results.get("text_embeds")), embeddings
 
 
@@ -279,14 +287,16 @@ def _export_autoencoder(run: _Export) -> tuple[list[_Picture], PreviewRecord]:
     run.component("vae_decoder", decoder, vae_decoder_graph(checkpoint), decoded)
     with run.progress.stage("vae: preview"):
         smallest = min(min(profile.width, profile.height) for profile in run.profiles)
-        return pictures, fit_preview(encoder, decoder, checkpoint.latents, smallest)
+        preview = fit_preview(encoder, decoder, checkpoint.latents, smallest)
+    _let_go(encoder)
+    _let_go(decoder)
+    return pictures, preview
 
 
 def _export_unet(run: _Export, prompts: Sequence[_Prompts], pictures: Sequence[_Picture]) -> None:
     """Exports the U-Net."""
     checkpoint = run.checkpoint
     scale, shift = checkpoint.latents.scaling_factor, checkpoint.latents.shift_factor
-    gc.collect()
     with run.progress.stage("unet: load"):
         unet = seamless_module(_loaded(lambda: load_unet(checkpoint), "unet"), run.seamless)
     graph = unet_graph(checkpoint)
@@ -316,8 +326,7 @@ def _export_unet(run: _Export, prompts: Sequence[_Prompts], pictures: Sequence[_
                 wanted = {name: inputs[name] for name in graph.inputs}
                 probes.append(record_probe(unet, picture.profile, wanted, ["out_sample"]))
     run.component("unet", unet, graph, probes)
-    del unet
-    gc.collect()
+    _let_go(unet)
 
 
 def _mask_channels(encoder: torch.nn.Module, checkpoint: Checkpoint, profile: Profile) -> torch.Tensor | None:

@@ -105,10 +105,10 @@ def build(
     wanted = None if precision is None else _choice(Precision, precision, "precision")
     backend = _choice(Backend, backend, "backend")
     seamless = _choice(Seamless, seamless, "seamless")
+    int8 = int8_wishes(wanted, backend, prompts, quality)
     engines = engines_to_make(backend, gpus, workspace_mb)
     predicts = None if prediction_type is None else _choice(PredictionType, prediction_type, "prediction type")
     about_model = (variant, base, vae, ema, family, predicts)
-    int8 = int8_wishes(wanted, backend, prompts, quality)
     if (Path(model) / BUNDLE_FILE).is_file():
         if about_model != (None,) * len(about_model):
             raise RequestError("got a bundle as the model and options about a model; build from the model with them")
