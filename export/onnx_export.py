@@ -117,6 +117,8 @@ def export_onnx(
         _forget_tracing(program.model)
         kept = {} if islands is None else halve(program.model, islands)
         program.save(str(folder / MODEL_FILE), external_data=True)
+        for value in program.model.graph.initializers.values():
+            value.const_value = None  # torch keeps its last program, and transposed copies of weights with it
     return Written(sorted(path.name for path in folder.iterdir()), kept)
 
 
