@@ -90,7 +90,7 @@ def draw_theirs(checkpoint: Path, output: Path) -> None:
 
 
 def quantize(source: Path, output: Path) -> None:
-    """Makes an int8 bundle of one with random weights, for speed and size: one picture calibrates, one judges."""
+    """Makes an int8 bundle of one with random weights, for speed and size: one picture calibrates, one judges, no node is scored."""
     from latentrt.compiling import engines_to_make
     from latentrt.engines.precision import Backend
     from latentrt.engines.progress import StageTimer
@@ -102,7 +102,7 @@ def quantize(source: Path, output: Path) -> None:
         recipe=recipe_for(Backend.ORT_CPU),
         prompts=(PROMPT,),
         quality=0.1,
-        effort=Effort(steps=STEPS, pictures=1, calls=1),
+        effort=Effort(steps=8, pictures=1, calls=0),
     )
     timer = StageTimer(BuildProgress())
     quantize_bundle(source, output.resolve(), engines_to_make(Backend.ORT_CPU, (), None), wishes, timer)

@@ -48,7 +48,7 @@ class Effort:
     """How much is drawn.
 
     ``steps`` at most per picture: a longer schedule visits the same noise levels, only closer together. ``pictures``
-    that judge, at least. ``calls`` that sensitivity is measured at.
+    that judge, at least. ``calls`` that sensitivity is measured at; with none all nodes score 0.
     """
 
     steps: int = 20
@@ -206,6 +206,8 @@ class Quantizer:
         self, inputs: Mapping[str, InputChoice], outputs: Mapping[str, Range], calls: Sequence[RecordedCall]
     ) -> dict[str, float]:
         """Every node's score by its path."""
+        if not calls:
+            return dict.fromkeys((node.path for node in self._nodes), 0.0)
         name = f"scores-{self._settings.recipe}"
         saved = self._kept.load(name) or {}
         scores = {path: float(score) for path, score in saved.items()}

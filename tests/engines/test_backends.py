@@ -14,6 +14,7 @@ from stand_ins import StandInDriver, StandInRTX
 
 import latentrt
 from latentrt import building
+from latentrt.compiling import EnginesToMake
 from latentrt.engines import bundle, cache, tensorrt
 from latentrt.engines.backends import COMPILERS
 from latentrt.engines.bundle import open_bundle
@@ -167,7 +168,7 @@ def test_space_for_a_bundle(
 ) -> None:
     """For a hundred million weights: the CPU's engines hold them in fp32 whatever the ONNX's precision."""
     compiler = COMPILERS[backend]
-    engines = building._Engines(compiler=compiler, targets=compiler.targets(["sm89", "sm120"][:gpus]))
+    engines = EnginesToMake(compiler=compiler, targets=compiler.targets(["sm89", "sm120"][:gpus]))
     free = [megabytes * 2**20 - 1]
     monkeypatch.setattr(building.shutil, "disk_usage", lambda path: SimpleNamespace(free=free[0]))
     with pytest.raises(latentrt.OutputError, match=f"the bundle needs about {megabytes} MB"):

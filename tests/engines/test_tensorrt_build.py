@@ -101,7 +101,9 @@ def test_a_plan_has_the_precision_of_its_onnx(
 def asked_fp16(onnx_bytes: int) -> Any:
     """A component of 10⁹ parameters that was asked for in fp16."""
     return SimpleNamespace(
-        name="unet", record=SimpleNamespace(precision="fp16", parameters=10**9), onnx_bytes=onnx_bytes
+        name="unet",
+        record=SimpleNamespace(precision="fp16", parameters=10**9, quantization=None),
+        onnx_bytes=onnx_bytes,
     )
 
 

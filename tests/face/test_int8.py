@@ -16,8 +16,9 @@ import latentrt
 from latentrt import calibration, quantizing
 from latentrt.engines.bundle import open_bundle
 from latentrt.engines.errors import ParityError, RequestError
-from latentrt.engines.precision import Precision
+from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.quantization.nodes import QuantizableNode
+from latentrt.engines.quantization.recipe import recipe_for
 from latentrt.quantizing import worst_first
 
 
@@ -99,9 +100,9 @@ def test_a_quality_out_of_reach_fails_and_says_what_was_reached(
         latentrt.build(source, tmp_path / "int8.bundle", precision="int8", prompts=prompts, quality=90.0)
     assert not (tmp_path / "int8.bundle").exists()
     kept = tmp_path / ".int8.bundle.int8" / "calibration"
-    assert {path.name for path in kept.glob("*.npz")} == {"observed.npz", "references.npz", "scores-u8s8.npz"} or {
-        path.name for path in kept.glob("*.npz")
-    } == {"observed.npz", "references.npz", "scores-u8s8-reduced.npz"}
+    recipe = recipe_for(Backend.ORT_CPU)
+    names = {"observed.npz", "references.npz", f"scores-{recipe}.npz", f"judged-{recipe}.npz"}
+    assert {path.name for path in kept.glob("*.npz")} == names
 
 
 def test_a_killed_calibration_goes_on_where_it_was(
