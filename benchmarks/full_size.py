@@ -90,7 +90,10 @@ def draw_theirs(checkpoint: Path, output: Path) -> None:
 
 
 def quantize(source: Path, output: Path) -> None:
-    """Makes an int8 bundle of one with random weights, for speed and size: one picture calibrates, one judges, no node is scored."""
+    """Makes an int8 bundle of one with random weights, for speed and size.
+
+    One picture calibrates and one judges; no node is scored.
+    """
     from latentrt.compiling import engines_to_make
     from latentrt.engines.precision import Backend
     from latentrt.engines.progress import StageTimer
