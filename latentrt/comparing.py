@@ -41,7 +41,7 @@ class Comparison:
         scale = max(1, -(-_SMALLEST // min(height, width)))
         page = Image.new("RGB", (3 * width * scale + 4 * _GAP, height * scale + 2 * _GAP + _LABEL), "white")
         pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=14)
-        labels = (*self.names, f"difference ×{AMPLIFIED}, {self.psnr:.1f} dB")
+        labels = (*self.names, f"{AMPLIFIED} x difference, {self.psnr:.1f} dB")
         for column, (picture, label) in enumerate(zip((first, second, difference), labels, strict=True)):
             left = _GAP + column * (width * scale + _GAP)
             shown = Image.fromarray(np.rint(255.0 * picture).astype(np.uint8))

@@ -169,8 +169,8 @@ def _print_quantization(component: str, told: dict[str, Any]) -> None:
     )
     worst = sorted(nodes.items(), key=lambda item: -item[1]["score"])[:_SHOWN_NODES]
     print_table(
-        f"nodes whose rounding costs most, {len(worst)} of {len(nodes)}",
-        ("node", "precision", "moves the latents by", "lost energy", "smoothed"),
+        f"{len(worst)} of {len(nodes)} nodes: rounding them moves the latents most (score)",
+        ("node", "in", "score", "error", "alpha"),
         [
             (
                 path,
