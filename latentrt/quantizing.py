@@ -294,8 +294,8 @@ class Quantizer:
         best = max(reached, key=lambda one: one.mean)
         raise ParityError(
             f"int8 pictures reached a mean of {best.mean:.1f} dB (worst {best.worst:.1f} dB) against the fp32 engine, "
-            f"expected {self._settings.quality:g} dB and no picture {_BELOW:g} dB below; ask for less with --quality, or "
-            "build in fp16 or fp32"
+            f"expected {self._settings.quality:g} dB and no picture {_BELOW:g} dB below; ask for less with --quality, "
+            "or build in fp16 or fp32"
         )
 
     def _judge(self, components: OpenComponents, onnx: Path, references: Array) -> Array:
