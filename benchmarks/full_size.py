@@ -18,15 +18,26 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from latentrt.benchmarks.architectures import ARCHITECTURES, save_checkpoint
+from latentrt.calibration import Drawn
+from latentrt.compiling import engines_to_make
 from latentrt.engines.parity import parity_of
+from latentrt.engines.precision import Backend
+from latentrt.engines.progress import StageTimer
+from latentrt.engines.quantization.recipe import recipe_for
+from latentrt.int8 import Int8Wishes, quantize_bundle
+from latentrt.quantizing import Effort, QuantizationSettings
+from latentrt.runtime.pipeline import Pipeline
 from latentrt.terminal import BuildProgress, megabytes, print_table, stderr
 
 PROMPT = "a photograph of an astronaut riding a horse"
@@ -89,23 +100,32 @@ def draw_theirs(checkpoint: Path, output: Path) -> None:
     _write_figures(output, figures)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Noised(Drawn):
+    """Calibrates on a noised photograph, one call per level: what random weights draw has no picture's range."""
+
+    def calibrating(self, pipe: Pipeline, start: int) -> Iterator[int]:
+        """Runs one step from ever less noise; yields once."""
+        profile = pipe.manifest.profiles[0]
+        with Image.open(str(files("latentrt.export") / "probe.jpg")) as photograph:
+            image = photograph.convert("RGB").resize((profile.width, profile.height))
+        for steps in (1, 2, 4, 10, 25):
+            pipe.img2img(PROMPT, image=image, strength=1 / steps, num_inference_steps=steps, output_type="latent")
+        yield len(self.prompts)
+
+
+class _ForSpeed(Int8Wishes):
+    """One picture judges, and no node is scored."""
+
+    def settings(self, model: str, steps: int) -> QuantizationSettings:
+        drawn = _Noised(prompts=(PROMPT,), steps=STEPS)
+        return QuantizationSettings(recipe=self.recipe, drawn=drawn, effort=self.effort, quality=self.quality)
+
+
 def quantize(source: Path, output: Path) -> None:
-    """Makes an int8 bundle of one with random weights, for speed and size.
-
-    One picture calibrates and one judges; no node is scored.
-    """
-    from latentrt.compiling import engines_to_make
-    from latentrt.engines.precision import Backend
-    from latentrt.engines.progress import StageTimer
-    from latentrt.engines.quantization.recipe import recipe_for
-    from latentrt.int8 import Int8Wishes, quantize_bundle
-    from latentrt.quantizing import Effort
-
-    wishes = Int8Wishes(
-        recipe=recipe_for(Backend.ORT_CPU),
-        prompts=(PROMPT,),
-        quality=0.1,
-        effort=Effort(steps=8, pictures=1, calls=0),
+    """Makes an int8 bundle of one with random weights, for speed and size."""
+    wishes = _ForSpeed(
+        recipe=recipe_for(Backend.ORT_CPU), prompts=None, quality=0.1, effort=Effort(steps=STEPS, pictures=1, calls=0)
     )
     timer = StageTimer(BuildProgress())
     quantize_bundle(source, output.resolve(), engines_to_make(Backend.ORT_CPU, (), None), wishes, timer)
