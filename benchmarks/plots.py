@@ -161,17 +161,17 @@ def _quality(result: BenchResult) -> str:
     shown = [(row, row.quality.worst.psnr) for row in rows if row.quality and row.quality.worst.psnr is not None]
     if not shown:
         return ""
-    canvas, axes = _axes(2.6)
+    canvas, axes = _axes(2.4 + 0.1 * len(shown))
     for row, psnr in shown:
         assert row.latency is not None
-        x = row.latency.picture.median
-        axes.plot(x, psnr, "o", color=_SERIES[_place(result, row)], markersize=8)
-        axes.annotate(row.name, (x, psnr), (0, 8), textcoords="offset points", ha="center", color=_TEXT, fontsize=_FONT)
+        color = _SERIES[_place(result, row)]
+        axes.plot(row.latency.picture.median, psnr, "o", color=color, markersize=8, label=row.name)
+    _legend(axes, columns=2)  # names at the dots would lie over each other
     axes.set_xscale("log")
-    axes.margins(x=0.35, y=0.25)
+    axes.margins(y=0.25)
     times = [row.latency.picture.median for row, _ in shown if row.latency]
-    axes.set_xlim(min(times) / 1.8, max(times) * 1.8)
-    _plain_ticks(axes.xaxis, [min(times) / 1.8, max(times) * 1.8])
+    axes.set_xlim(min(times) / 1.3, max(times) * 1.3)
+    _plain_ticks(axes.xaxis, [min(times) / 1.3, max(times) * 1.3])
     _label(axes, "one picture, s (log)", "worst PSNR, dB")
     return _svg(canvas, "quality", "worst PSNR against the time of a picture")
 
