@@ -14,6 +14,7 @@ from latentrt.benchmarks.peers.registry import PEERS, REFERENCE
 from latentrt.benchmarks.plan import PROMPTS, Plan
 from latentrt.benchmarks.schema import BenchResult, read_result, write_result
 from latentrt.benchmarks.text_file import write_text
+from latentrt.calibration import prompts_from_file
 from latentrt.engines.bundle import open_bundle
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import check_writable
@@ -151,7 +152,7 @@ def plan_from_request(request: Request) -> Plan:
         checkpoint=checkpoint,
         against=_peers(request.against, checkpoint),
         peers=request.peers or default_folder(),
-        prompts=prompts_from_file(request.prompts, manifest),
+        prompts=_prompts(request.prompts, manifest),
         seed=request.seed,
         steps=request.steps,
         guidance_scale=request.guidance,
@@ -260,22 +261,11 @@ def compare(old: Path, new: Path) -> None:
         say(line)
 
 
-def prompts_from_file(path: Path | None, manifest: BundleManifest) -> tuple[str, ...]:
-    """One prompt a line; without a file, the embedded model's or one of a photograph.
-
-    Raises:
-        RequestError: the file cannot be read or is empty.
-    """
-    if path is None:
-        return PROMPTS if _is_embedded(manifest) else ("a photograph of an astronaut riding a horse",)
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read prompts from {str(path)!r}; write one a line, in UTF-8") from error
-    prompts = tuple(line.strip() for line in lines if line.strip())
-    if not prompts:
-        raise RequestError(f"{str(path)!r} holds no prompt; write one a line")
-    return prompts
+def _prompts(path: Path | None, manifest: BundleManifest) -> tuple[str, ...]:
+    """Those of a file; without one, the embedded model's or one of a photograph."""
+    if path is not None:
+        return prompts_from_file(path)
+    return PROMPTS if _is_embedded(manifest) else ("a photograph of an astronaut riding a horse",)
 
 
 def _is_embedded(manifest: BundleManifest) -> bool:

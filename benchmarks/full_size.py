@@ -20,16 +20,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from latentrt.benchmarks.architectures import ARCHITECTURES, save_checkpoint
-from latentrt.calibration import Drawn
+from latentrt.calibration import Drawn, photograph
 from latentrt.compiling import engines_to_make
 from latentrt.engines.parity import parity_of
 from latentrt.engines.precision import Backend
@@ -106,9 +104,7 @@ class _Noised(Drawn):
 
     def calibrating(self, pipe: Pipeline, start: int) -> Iterator[int]:
         """Runs one step from ever less noise; yields once."""
-        profile = pipe.manifest.profiles[0]
-        with Image.open(str(files("latentrt.export") / "probe.jpg")) as photograph:
-            image = photograph.convert("RGB").resize((profile.width, profile.height))
+        image = photograph(pipe.manifest.profiles[0])
         for steps in (1, 2, 4, 10, 25):
             pipe.img2img(PROMPT, image=image, strength=1 / steps, num_inference_steps=steps, output_type="latent")
         yield len(self.prompts)

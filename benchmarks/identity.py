@@ -30,8 +30,8 @@ def identity_of(plan: Plan, *, resident: bool) -> dict[str, object]:
         "peers": {name: repr(PEERS.get(name)) for name in plan.against},
         "sources": _digest([_HERE / "worker.py", *sorted((_HERE / "peers").glob("*.py"))]),
         "bundles": [_digest([root / "bundle.json"]) for root in plan.bundles],
-        "checkpoint": None if plan.checkpoint is None else _states(plan.checkpoint),
-        "clip": None if plan.clip is None else _states(plan.clip),
+        "checkpoint": None if plan.checkpoint is None else states_of(plan.checkpoint),
+        "clip": None if plan.clip is None else states_of(plan.clip),
         "icons": None if plan.icons is None else _digest([plan.icons]),
     }
 
@@ -47,7 +47,7 @@ def _digest(paths: Sequence[Path]) -> str:
     return hashlib.sha256("".join(sha256_of_file(path) for path in paths).encode()).hexdigest()
 
 
-def _states(folder: Path) -> list[tuple[str, int, int]]:
+def states_of(folder: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of every file."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.benchmarks.environments import environment_python
+from latentrt.benchmarks.identity import states_of
 from latentrt.benchmarks.peers.registry import OURS, PEERS, Peer
 from latentrt.benchmarks.plan import Plan, base_case
 from latentrt.benchmarks.process import Worker, WorkerError, own_python
@@ -163,11 +164,9 @@ def _converted(name: str, peer: Peer, python: Path, checkpoint: Path, plan: Plan
     Raises:
         WorkerError: the peer cannot convert it.
     """
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    state = [(str(path.relative_to(checkpoint)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     adapters = Path(__file__).resolve().parent / "peers"
     sources = [(adapters / f"{name}.py").read_text("utf-8") for name in (peer.adapter, "older_names")]
-    digest = hashlib.sha256(repr((state, peer, sources)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((states_of(checkpoint), peer, sources)).encode()).hexdigest()[:16]
     folder = plan.peers / "models" / f"{checkpoint.name}-{name}-{digest}"
     if folder.is_dir():
         return folder

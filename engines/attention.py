@@ -6,7 +6,7 @@ _HEADS_FIRST = [0, 2, 1, 3]  # (batch, length, heads, width) to (batch, heads, l
 _DOMAIN = "com.microsoft"
 
 
-def fuse_attention(model: Any, constants: Any) -> int:
+def fuse_attention(model: Any) -> int:
     """Puts ``com.microsoft::MultiHeadAttention`` in the place of standard attention, in place.
 
     It takes queries, keys and values as (batch, length, heads · width), so that the reshapes and transpositions around
@@ -14,7 +14,6 @@ def fuse_attention(model: Any, constants: Any) -> int:
 
     Args:
         model: an ``onnx.ModelProto``; its weights may be on disk.
-        constants: a function that gives the numbers of a small initializer by its name, or None.
 
     Returns:
         How many were replaced.
@@ -22,6 +21,7 @@ def fuse_attention(model: Any, constants: Any) -> int:
     from onnx import helper
 
     graph = model.graph
+    small = {tensor.name: tensor for tensor in graph.initializer if not tensor.external_data}
     made = {output: node for node in graph.node for output in node.output}
     takers: dict[str, list[Any]] = {}
     for node in graph.node:
@@ -32,7 +32,7 @@ def fuse_attention(model: Any, constants: Any) -> int:
     for node in graph.node:
         if node.op_type != "Attention" or len([name for name in node.input if name]) != 3 or len(node.output) != 1:
             continue
-        sources = [_flat_source(made, name, constants) for name in node.input]
+        sources = [_flat_source(made, small, name) for name in node.input]
         result = _flat_result(takers, kept, node.output[0])
         heads = {source[1] for source in sources if source is not None}
         if None in sources or result is None or len(heads) != 1 or _unusual(node):
@@ -55,8 +55,10 @@ def fuse_attention(model: Any, constants: Any) -> int:
     return len(replaced)
 
 
-def _flat_source(made: dict[str, Any], name: str, constants: Any) -> tuple[str, int] | None:
+def _flat_source(made: dict[str, Any], small: dict[str, Any], name: str) -> tuple[str, int] | None:
     """The (batch, length, heads · width) tensor behind an input, and its heads."""
+    from onnx import numpy_helper
+
     transpose = made.get(name)
     if transpose is None or transpose.op_type != "Transpose" or list(transpose.attribute[0].ints) != _HEADS_FIRST:
         return None
@@ -66,8 +68,8 @@ def _flat_source(made: dict[str, Any], name: str, constants: Any) -> tuple[str, 
     shape = made.get(reshape.input[1])
     if shape is None or shape.op_type != "Concat" or len(shape.input) != 4:
         return None
-    heads = constants(shape.input[2])
-    return None if heads is None else (reshape.input[0], int(heads[0]))
+    heads = small.get(shape.input[2])
+    return None if heads is None else (reshape.input[0], int(numpy_helper.to_array(heads)[0]))
 
 
 def _flat_result(takers: dict[str, list[Any]], kept: set[str], name: str) -> Any | None:

@@ -99,14 +99,13 @@ def _rewritten(onnx: Path, group_norm: GroupNorm, *, fuses: bool) -> bytes | Non
     Without the package onnx, which drawing does not need, the graph stays as it is and runs some percent slower.
     """
     try:
-        from onnx import load, numpy_helper
+        from onnx import load
     except ImportError:
         return None
     model = load(str(onnx), load_external_data=False)
     replaced = replace_group_norms(model, group_norm)
     if fuses:
-        small = {tensor.name: tensor for tensor in model.graph.initializer if not tensor.external_data}
-        replaced += fuse_attention(model, lambda name: numpy_helper.to_array(small[name]) if name in small else None)
+        replaced += fuse_attention(model)
     return bytes(model.SerializeToString()) if replaced else None
 
 

@@ -18,9 +18,9 @@ from latentrt.engines.profile import Profile, profile_from_text
 from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.schedule_config import PredictionType
 from latentrt.engines.seamless import Seamless
-from latentrt.int8 import UNET, int8_wishes, quantize, quantize_bundle, work_folder
+from latentrt.int8 import int8_wishes, quantize, quantize_bundle, work_folder
 from latentrt.packages import export_packages
-from latentrt.quantizing import QuantizationSettings
+from latentrt.quantizing import UNET, QuantizationSettings
 
 if TYPE_CHECKING:
     from latentrt.export.checkpoint import Checkpoint

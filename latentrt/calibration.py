@@ -83,14 +83,19 @@ def _drawn(pipe: Pipeline, prompts: list[str], **options: Unpack[Options]) -> Re
     manifest = pipe.manifest
     if not (manifest.unet_takes_mask or manifest.starts_from_picture):
         return pipe(prompts, **options)
-    with Image.open(str(files("latentrt.export") / "probe.jpg")) as photograph:
-        image = photograph.convert("RGB").resize((options["width"] or 0, options["height"] or 0))
+    image = photograph(manifest.profiles[0])
     if not manifest.unet_takes_mask:
         return pipe.img2img(prompts, image=image, **options)
     mask = Image.new("L", image.size)
     width, height = image.size
     ImageDraw.Draw(mask).rectangle((width // 4, height // 4, width * 3 // 4, height * 3 // 4), fill=255)
     return pipe.inpaint(prompts, image=image, mask_image=mask, **options)
+
+
+def photograph(profile: Profile) -> Image.Image:
+    """The photograph of the exporter's probes, at a profile's size."""
+    with Image.open(str(files("latentrt.export") / "probe.jpg")) as image:
+        return image.convert("RGB").resize((profile.width, profile.height))
 
 
 def default_prompts(model: str) -> tuple[str, ...]:

@@ -20,13 +20,12 @@ from latentrt.quantizing import (
     EFFORT,
     EXACT,
     QUALITY,
+    UNET,
     Effort,
     QuantizationSettings,
     Quantizer,
     source_sha256,
 )
-
-UNET = "unet"
 
 
 @dataclass(frozen=True, kw_only=True)

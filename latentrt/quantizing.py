@@ -14,7 +14,7 @@ from latentrt.calibration import Drawn, Kept, UnetReplaced, check_prompts
 from latentrt.engines.bundle import Bundle
 from latentrt.engines.cache import OpenComponents
 from latentrt.engines.component import Component
-from latentrt.engines.errors import BundleError, ParityError, RequestError
+from latentrt.engines.errors import ParityError, RequestError
 from latentrt.engines.manifest import QuantizationRecord, QuantizedNodeRecord
 from latentrt.engines.ort_cpu import DATA_FILE, OrtCpuEngine, OrtCpuModel, compile_onnx
 from latentrt.engines.ort_cpu import version as onnxruntime_version
@@ -32,7 +32,7 @@ from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.schedule import alphas_cumprod_from_config
 
 QUALITY = 30.0  # dB
-_UNET = "unet"
+UNET = "unet"
 # Nodes in floating point: none first, then ever more
 _KEPT = (0, 4, 8, 16, 32, 64, 128, 256, 512)
 # Of the weights that may stay in floating point without a second thought, so that the file stays below 0.3 of fp32's,
@@ -102,7 +102,7 @@ class Judged:
 
 
 class Quantizer:
-    """One bundle's U-Net on its way to int8; every slow part is kept in ``work`` and found there again."""
+    """One bundle's U-Net on its way to int8; what was drawn, scored and judged is kept in ``work``."""
 
     def __init__(self, base: Bundle, settings: QuantizationSettings, work: Path, progress: Progress) -> None:
         """Reads the graph.
@@ -115,9 +115,8 @@ class Quantizer:
 
         Raises:
             RequestError: a base whose U-Net is not fp32, or prompts without tokens.
-            BundleError: weights that are not finite.
         """
-        self._component = Component(root=base.root, manifest=base.manifest, name=_UNET)
+        self._component = Component(root=base.root, manifest=base.manifest, name=UNET)
         record = self._component.record
         if record.precision is not Precision.FP32:
             raise RequestError(
@@ -127,7 +126,6 @@ class Quantizer:
         self._base, self._settings, self._progress = base, settings, progress
         self._weights = OnnxWeights(self._component.onnx)
         self._nodes = self._weights.quantizable()
-        _check_finite(self._weights, self._nodes)
         self._spec = self._component.spec_of_any_batch(base.manifest.profiles[0])
         told = {
             "base": base.manifest.model_dump(mode="json", include={"files", "schedule", "defaults", "conditioning"}),
@@ -171,7 +169,7 @@ class Quantizer:
             self._kept.save("observed", {**observations.arrays(), "pictures": np.array(done)})
 
         last, total = monotonic(), len(drawn.prompts)
-        with self._progress.stage(f"{_UNET}: calibrate"):
+        with self._progress.stage(f"{UNET}: calibrate"):
             try:
                 for finished in drawn.calibrating(pipe, done):
                     done = finished
@@ -202,7 +200,7 @@ class Quantizer:
     def _choose(self, observations: Observations) -> Mapping[str, InputChoice]:
         tensors = len({node.input for node in self._nodes})
         inputs = {}
-        with self._progress.stage(f"{_UNET}: ranges"):
+        with self._progress.stage(f"{UNET}: ranges"):
             for name, choice in choose_inputs(self._weights, self._nodes, observations, self._settings.recipe):
                 inputs[name] = choice
                 self._progress.phase(f"tensor {len(inputs)} of {tensors}", len(inputs), tensors)
@@ -221,7 +219,7 @@ class Quantizer:
         if not todo:
             return scores
         last = monotonic()
-        with self._progress.stage(f"{_UNET}: sensitivity"):
+        with self._progress.stage(f"{UNET}: sensitivity"):
             measured = sensitivities(
                 self._weights,
                 todo,
@@ -245,7 +243,7 @@ class Quantizer:
         saved, count = self._kept.load("references"), self._settings.pictures
         pictures = [] if saved is None else list(saved["pictures"])
         last = monotonic()
-        with self._progress.stage(f"{_UNET}: fp32 pictures"):
+        with self._progress.stage(f"{UNET}: fp32 pictures"):
             pipe = Pipeline(self._base, components)
             for batch in self._settings.drawn.judging(pipe, len(pictures), count):
                 pictures.extend(batch.astype(np.float16))
@@ -279,7 +277,7 @@ class Quantizer:
             known = figures.get(str(count))
             judged = None if known is None else self._judged(known)
             if judged is None or judged.reaches(self._settings.quality):
-                with self._progress.stage(f"{_UNET}: int8 with {count} of {len(order)} nodes in floating point"):
+                with self._progress.stage(f"{UNET}: int8 with {count} of {len(order)} nodes in floating point"):
                     left = {node.name for node in floating}
                     chosen = [node for node in self._nodes if node.name not in left]
                     write_quantized(self._weights, chosen, inputs, outputs, self._settings.recipe, folder)
@@ -360,19 +358,6 @@ def _tool() -> str:
 def source_sha256(component: Component) -> str:
     """A digest of a component's graph and weights."""
     return hashlib.sha256("".join(file.sha256 for file in component.onnx_files.values()).encode()).hexdigest()
-
-
-def _check_finite(weights: OnnxWeights, nodes: Sequence[QuantizableNode]) -> None:
-    """Refuses weights that no range could hold, before hours are spent on them.
-
-    Raises:
-        BundleError: naming the first module that has some.
-    """
-    for node in nodes:
-        if not np.isfinite(weights.array(node.weight)).all():
-            raise BundleError(
-                f"the weights of {node.path} hold NaN or infinity, expected numbers; build from a whole checkpoint"
-            )
 
 
 def worst_first(nodes: Sequence[QuantizableNode], scores: Mapping[str, float]) -> list[QuantizableNode]:

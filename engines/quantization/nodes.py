@@ -108,12 +108,10 @@ class OnnxWeights:
         Its attention is ONNX Runtime's own: the kernel of the standard operator holds the scores of all heads at once.
         """
         import onnx
-        from onnx import numpy_helper
 
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        small = {name: tensor for name, tensor in self._tensors.items() if not tensor.external_data}
-        fuse_attention(model, lambda name: numpy_helper.to_array(small[name]) if name in small else None)
+        fuse_attention(model)
         return model
 
     def session(self, model: Any) -> Any:

@@ -164,7 +164,7 @@ def test_compares_two_files(command: Callable[..., Any], tmp_path: Path) -> None
         (["{bundle}", "--runs", "0"], "got --runs 0, expected at least 1"),
         (["{bundle}", "--size", "17x17"], "17x17"),
         (["{bundle}", "--resident", "some"], "got --resident 'some'"),
-        (["{bundle}", "--prompts", "{tmp}/none.txt"], "cannot read prompts"),
+        (["{bundle}", "--prompts", "{tmp}/none.txt"], "which cannot be read"),
         (["{bundle}", "--icons", "{tmp}/none.npz"], "cannot read icons"),
         (["{bundle}", "--clip", "{tmp}"], "cannot read a CLIP model"),
         (["{bundle}", "--report", "{tmp}/none/r.html"], "the folder does not exist"),

@@ -250,6 +250,15 @@ def test_json_is_quiet_and_a_terminal_shows_a_bar(
     written = StringIO()
     console = Console(file=written, force_terminal=True, width=120, highlight=False, markup=False)
     monkeypatch.setattr(terminal, "stderr", console)
+    told = terminal.BuildProgress.phase
+
+    def drawn(bars: terminal.BuildProgress, name: str, done: int, total: int) -> None:
+        """Every phase reaches the screen; otherwise those alone that last until the next refresh."""
+        told(bars, name, done, total)
+        if bars._bar is not None:
+            bars._bar.refresh()
+
+    monkeypatch.setattr(terminal.BuildProgress, "phase", drawn)
     arguments = ("build", tiny_copy, "--backend", "tensorrt-rtx", "--gpu")
     assert json.loads(command(*arguments, "sm89", "--json").stdout)["up_to_date"] is False
     assert "%" not in written.getvalue()
