@@ -16,6 +16,7 @@ from latentrt.benchmarks.identity import identity_of
 from latentrt.benchmarks.journal import Journal
 from latentrt.benchmarks.machine import this_machine
 from latentrt.benchmarks.measuring import Rounds
+from latentrt.benchmarks.operators import operator_seconds
 from latentrt.benchmarks.peak import PeakMeter, peak_from_seconds
 from latentrt.benchmarks.peers.registry import PEERS, REFERENCE
 from latentrt.benchmarks.plan import SAMPLER, Case, Plan, base_case
@@ -28,6 +29,7 @@ from latentrt.benchmarks.summing_up import answers, figure, latency_of, scaling_
 from latentrt.engines.bundle import Bundle, open_bundle
 from latentrt.engines.component import Component
 from latentrt.engines.machine import available_memory
+from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile, profile_for_size
 from latentrt.engines.progress import Progress
 
@@ -79,12 +81,13 @@ def run(
         rounds.latency(present)
         drew = [entrant for entrant in present if answers(journal, plan.runs, "latency", "one", entrant.name)]
         rounds.pictures(drew)
+        _operators(drew, rounds, pool, plan, profile)
         for phase, cases in variations.items():
             rounds.varied(phase, cases, drew)
         if plan.icons is not None:
             for entrant in drew:
                 told(f"own-emoji rate of {entrant.name}")
-                rounds.own_emoji(entrant, lambda one: own_emoji_of(one, pool, plan).model_dump())
+                rounds.once("own_emoji", entrant, lambda one: own_emoji_of(one, pool, plan).model_dump())
         rounds.cold(drew)
         qualities = _qualities(plan, drew, rounds, clip)
     watched = [a for e in drew for a in answers(journal, plan.runs, "latency", "one", e.name)]
@@ -150,6 +153,22 @@ def _variations(plan: Plan) -> dict[str, dict[str, Case]]:
     }
 
 
+def _operators(drew: Sequence[Entrant], rounds: Rounds, pool: Pool, plan: Plan, profile: Profile) -> None:
+    """Where the U-Net's time goes in those of ours whose backend has a profiler."""
+    for entrant in drew:
+        if not entrant.ours or entrant.options["backend"] != Backend.ORT_CPU:
+            continue
+        if not pool.resident:  # the memory is for one at a time
+            pool.close()
+        bundle = open_bundle(entrant.model)
+        batch = bundle.manifest.components["unet"].batch_per_picture if plan.guidance_scale > 1 else 1
+        rounds.once(
+            "operators",
+            entrant,
+            lambda _, b=bundle, n=batch: {"seconds": operator_seconds(b, profile, n, threads=plan.threads)},  # type: ignore[misc]
+        )
+
+
 def _qualities(plan: Plan, drew: Sequence[Entrant], rounds: Rounds, clip: ClipScore | None) -> dict[str, Quality]:
     """Every contender's quality against the reference; nothing without one."""
     files = {e.name: [rounds.picture(e, n) for n in range(len(plan.prompts))] for e in drew}
@@ -203,6 +222,7 @@ def _contender(
         peak_bytes=max((answer["peak_bytes"] for answer in drawn if answer["peak_bytes"]), default=None),
         model_bytes=drawn_from_bytes(entrant) if absent is None else None,
         packages_bytes=(journal.known("packages", name) or {}).get("bytes"),
+        operators=(journal.known("operators", name) or {}).get("seconds"),
         throughput=scalings["throughput"],
         by_pixels=scalings["pixels"],
         by_steps=scalings["steps"],

@@ -14,6 +14,7 @@ from latentrt.benchmarks.plan import Case, Plan, base_case
 from latentrt.benchmarks.pool import Pool
 from latentrt.benchmarks.process import WorkerError, cold_start, total_processor_seconds
 from latentrt.benchmarks.roster import Entrant
+from latentrt.engines.errors import EngineError
 
 Told = Callable[[str], None]
 
@@ -88,9 +89,9 @@ class Rounds:
                 if not output.is_file():
                     self._attempt("quality", entrant, lambda one, r=request: self._pool.draw(one, case, r))  # type: ignore[misc]
 
-    def own_emoji(self, entrant: Entrant, ask: Callable[[Entrant], Answer]) -> None:
-        """The entrant's own-emoji rate, by whatever measures it."""
-        self._ask("own_emoji", ("own_emoji", entrant.name), entrant, ask)
+    def once(self, phase: str, entrant: Entrant, ask: Callable[[Entrant], Answer]) -> None:
+        """What is measured once of an entrant, by ``ask``."""
+        self._ask(phase, (phase, entrant.name), entrant, ask)
 
     def _draw(self, phase: str, label: str, case: Case, number: int, entrant: Entrant) -> None:
         first = phase == "latency" and number == 0
@@ -138,7 +139,7 @@ class Rounds:
             return None
         try:
             return ask(entrant)
-        except WorkerError as failure:
+        except (WorkerError, EngineError) as failure:
             reasons[phase] = str(failure)
             self._told(f"{entrant.name}: {phase}: {failure}")
             return None

@@ -7,6 +7,7 @@ from io import StringIO
 from typing import Any
 
 from latentrt.benchmarks.schema import BenchResult, Contender, Figure, Scaling
+from latentrt.benchmarks.units import seconds_text
 
 # Drawn in these, which nothing else has, and replaced by the page's variables afterwards
 _TEXT, _GRID = "#010203", "#010204"
@@ -14,6 +15,7 @@ _SERIES = tuple(f"#0203{place:02x}" for place in range(16, 28))
 _STAGES = tuple(f"#0204{place:02x}" for place in range(16, 20))
 _WIDTH = 5.0  # inches: 360 units, so that on a phone the text keeps its size
 _FONT = 9.5
+_TICKS = 3  # at least, on a logarithmic axis
 
 
 def plots(result: BenchResult) -> dict[str, str]:
@@ -102,7 +104,7 @@ def _bars(result: BenchResult, rows: Sequence[tuple[Contender, Figure]], title: 
         axes.plot(figure.samples, [y] * len(figure.samples), "o", color=_TEXT, markersize=2.4, alpha=0.55)
         end = max(figure.median, max(figure.samples))
         axes.annotate(
-            f"{figure.median:.3g}",
+            seconds_text(figure.median),
             (end, y),
             (4, 0),
             textcoords="offset points",
@@ -177,12 +179,15 @@ def _quality(result: BenchResult) -> str:
 
 
 def _plain_ticks(axis: Any, span: Sequence[float]) -> None:
-    """Ticks of a logarithmic axis at 1, 2, 5, written as plain numbers."""
+    """Ticks of a logarithmic axis at 1, 2, 5, and between these where the span is short, written as plain numbers."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     low, high = min(span), max(span)
-    ticks = [base * 10**power for power in range(-6, 10) for base in (1, 2, 5) if low <= base * 10**power <= high]
-    axis.set_major_locator(FixedLocator(ticks[:: 1 if len(ticks) <= 6 else 2]))
+    for bases in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(tenth / 10 for tenth in range(10, 100))):
+        ticks = [base * 10**power for power in range(-6, 10) for base in bases if low <= base * 10**power <= high]
+        if len(ticks) >= _TICKS:
+            break
+    axis.set_major_locator(FixedLocator(ticks[:: 1 + len(ticks) // 7]))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.benchmarks.markdown import quality_text, warnings
+from latentrt.benchmarks.operators import PRODUCTS
 from latentrt.benchmarks.plots import plots, series_color
 from latentrt.benchmarks.schema import BenchResult, Contender, Quality
 from latentrt.benchmarks.units import DASH, bytes_text, flops_text, psnr_text, seconds_text, share_text
 
+_SHOWN = 0.01  # of a call
 _TEMPLATE = Path(__file__).resolve().parent / "report.html.j2"
 FORMATS: Mapping[str, Callable[[Any], str]] = {
     "seconds": seconds_text,
@@ -48,6 +50,7 @@ def report_html(result: BenchResult) -> str:
         quality_text=quality_text,
         summary=summary(result),
         bounds=bounds(result),
+        operators=operators(result),
         warnings=warnings(result),
         flops_text=flops_text,
         seconds_text=seconds_text,
@@ -145,4 +148,24 @@ def bounds(result: BenchResult) -> list[str]:
             if overhead:
                 line += f"; {seconds_text(overhead.median)} of a step pass outside the U-Net"
             lines.append(line + ".")
+    for row in result.measured:
+        times = row.operators or {}
+        products = sum(seconds for name, seconds in times.items() if name in PRODUCTS)
+        if products:
+            lines.append(
+                f"Under the profiler a call of {row.name}'s U-Net takes {seconds_text(sum(times.values()))}: "
+                f"{seconds_text(products)} for its products, {share_text(work / products / peak)} of that peak, "
+                "and the rest for operators that only move or change tensors."
+            )
     return lines
+
+
+def operators(result: BenchResult) -> list[str]:
+    """The operators that take a hundredth or more of anyone's U-Net call, the longest first."""
+    longest: dict[str, float] = {}
+    for row in result.measured:
+        found = row.operators or {}
+        for name, seconds in found.items():
+            if seconds >= _SHOWN * sum(found.values()):
+                longest[name] = max(seconds, longest.get(name, 0.0))
+    return sorted(longest, key=lambda name: -longest[name])

@@ -138,7 +138,8 @@ class Contender(Record):
     """One row: who it is, and what was measured; or why it was not.
 
     ``model_bytes`` is what it draws from on disk, ``packages_bytes`` the installed packages of which it loads
-    something. ``failures`` says which phases it did not complete, and why.
+    something. ``operators`` are the seconds of one U-Net call by operator, from a profiler's run apart from the rounds;
+    null where the backend cannot tell. ``failures`` says which phases it did not complete, and why.
     """
 
     name: str
@@ -155,6 +156,7 @@ class Contender(Record):
     peak_bytes: Annotated[int, Field(gt=0)] | None = None
     model_bytes: Annotated[int, Field(gt=0)] | None = None
     packages_bytes: Annotated[int, Field(gt=0)] | None = None
+    operators: dict[str, Annotated[float, Field(ge=0)]] | None = None
     throughput: Scaling | None = None
     by_pixels: Scaling | None = None
     by_steps: Scaling | None = None

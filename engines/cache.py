@@ -168,12 +168,12 @@ def best_backend(bundle: Bundle) -> Backend:
     """
     present = {engine.backend for engine in engines_in(bundle.root)}
     reasons = []
-    for backend, compiler in COMPILERS.items():
+    for backend in COMPILERS:
         if backend not in present:
             continue
         try:
             for name in bundle.manifest.components:
-                _folder_for(Component(root=bundle.root, manifest=bundle.manifest, name=name), compiler)
+                compiled_folder(Component(root=bundle.root, manifest=bundle.manifest, name=name), backend)
         except EngineError as error:
             reasons.append(str(error))
             continue
@@ -260,7 +260,7 @@ class OpenComponents:
             name: Component(root=bundle.root, manifest=bundle.manifest, name=name)
             for name in bundle.manifest.components
         }
-        self._folders = {name: _folder_for(part, self._compiler) for name, part in self._components.items()}
+        self._folders = {name: compiled_folder(part, backend) for name, part in self._components.items()}
         try:
             for name in self._folders.keys() - _ON_DEMAND:
                 self._model(name)
@@ -301,8 +301,14 @@ class OpenComponents:
                     rest.callback(model.close)
 
 
-def _folder_for(component: Component, compiler: Compiler) -> Path:
-    """The component's engine for this machine, with the sizes of its files checked."""
+def compiled_folder(component: Component, backend: Backend) -> Path:
+    """Where the component's engine for this machine is; the sizes of its files are checked.
+
+    Raises:
+        EngineError: no engine fits this machine.
+        BundleError: it is damaged.
+    """
+    compiler = COMPILERS[backend]
     identity = identity_of(component, compiler, compiler.here())
     folder = engine_folder(component.root, identity)
     if not folder.is_dir():

@@ -133,19 +133,23 @@ class OrtCpuModel:
         self._session: Any = session
 
     @classmethod
-    def of_compiled(cls, folder: Path, *, threads: int | None) -> Self:
+    def of_compiled(cls, folder: Path, *, threads: int | None, trace: Path | None = None) -> Self:
         """Opens what was compiled: its weights are mapped.
 
         Args:
             folder: what ``compile_onnx`` filled.
             threads: threads per operator; None takes ONNX Runtime's choice, one per core.
+            trace: how the file begins in which ONNX Runtime's profiler tells every operator's time; None: no profiler.
 
         Raises:
             EngineError: the session cannot be created.
         """
         level = _onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
         packs = 2 * (folder / DATA_FILE).stat().st_size < available_memory()  # what is packed already takes nothing
-        return cls(_session(folder / MODEL_FILE, _run_options(level, threads, packs=packs)))
+        options = _run_options(level, threads, packs=packs)
+        if trace is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(trace)
+        return cls(_session(folder / MODEL_FILE, options))
 
     @classmethod
     def of_onnx(cls, onnx: Path, group_norm: GroupNorm = GroupNorm.FAST) -> Self:

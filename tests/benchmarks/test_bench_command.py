@@ -82,6 +82,9 @@ def test_measures_every_stage_of_both(measured: tuple[Path, BenchResult]) -> Non
     assert found.peak
     assert found.work
     assert found.share_of_peak(ours)
+    assert ours.operators
+    assert ours.operators["Conv"] > 0
+    assert theirs.operators is None
 
 
 def test_pictures_are_compared_with_the_reference(measured: tuple[Path, BenchResult]) -> None:

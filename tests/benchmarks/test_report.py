@@ -12,7 +12,7 @@ import pytest
 from benchmark_sample import contender, result, scaling
 
 from latentrt.benchmarks.markdown import markdown_table
-from latentrt.benchmarks.report import FORMATS, bounds, report_html, summary
+from latentrt.benchmarks.report import FORMATS, bounds, operators, report_html, summary
 from latentrt.benchmarks.schema import BenchResult, Figure
 
 
@@ -116,6 +116,26 @@ def test_what_bounds_it_is_said_of_ours_and_the_fastest_peer() -> None:
         "latentrt fp32 takes 10.0 ms, 120 %",
         "quick takes 20.0 ms, 60 %",
     ]
+
+
+def test_operators_of_a_call_in_one_table() -> None:
+    """Those above a hundredth of anyone's call, the longest first; products are held against the peak."""
+    rows = (
+        contender("fp32", "latentrt_bundle", 0.25, operators={"Conv": 0.018, "Add": 0.006, "Shape": 1e-5}),
+        contender("int8", "latentrt_bundle", 0.2, operators={"QLinearConv": 0.004, "Add": 0.006}),
+        contender("peer", "any", 0.5),
+    )
+    assert operators(result(*rows)) == ["Conv", "Add", "QLinearConv"]
+    table = re.search(r'<table id="operators">.*?</table>', report_html(result(*rows)), re.S)
+    assert table
+    cells = [re.sub(r"<[^>]+>", " ", cell).split() for cell in re.findall(r"<td>(.*?)</td>", table[0], re.S)]
+    assert cells == [
+        ["18.0", "ms", "75", "%"], ["–"],
+        ["6.00", "ms", "25", "%"], ["6.00", "ms", "60", "%"],
+        ["–"], ["4.00", "ms", "40", "%"],
+    ]  # fmt: skip
+    said = bounds(result(*rows))[-2]
+    assert said.startswith("Under the profiler a call of fp32's U-Net takes 24.0 ms: 18.0 ms for its products, 67 % of")
 
 
 def test_summary_compares_equal_precisions() -> None:

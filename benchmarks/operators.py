@@ -1,0 +1,78 @@
+"""Where a call of the U-Net spends its time: seconds by operator, as ONNX Runtime's profiler tells them."""
+
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from latentrt.engines.bundle import Bundle
+from latentrt.engines.cache import compiled_folder
+from latentrt.engines.component import Component
+from latentrt.engines.ort_cpu import OrtCpuEngine, OrtCpuModel
+from latentrt.engines.precision import Backend
+from latentrt.engines.profile import Profile
+
+# The operators whose FLOP are counted (flops.py), under the names they have once ONNX Runtime has optimised a graph
+PRODUCTS = frozenset(
+    {"Conv", "FusedConv", "ConvInteger", "QLinearConv", "MatMul", "FusedMatMul", "MatMulInteger",
+     "MatMulIntegerToFloat", "QLinearMatMul", "Gemm", "FusedGemm", "QGemm", "Attention", "MultiHeadAttention"}
+)  # fmt: skip
+
+_CALLS = 5  # but for the first, which is not counted
+
+
+def operator_seconds(
+    bundle: Bundle, profile: Profile, batch: int, *, threads: int | None, calls: int = _CALLS
+) -> dict[str, float]:
+    """Seconds of one call of the U-Net by operator, the longest first; of each node the median over the calls.
+
+    The U-Net is opened beside whatever is open. The profiler itself takes a microsecond or two per node.
+
+    Args:
+        bundle: with an engine for ``ort-cpu`` on this machine.
+        profile: the size.
+        batch: samples in a call.
+        threads: threads per operator; None takes one per core.
+        calls: calls that count.
+
+    Raises:
+        EngineError: there is no engine, or it does not run.
+    """
+    component = Component(root=bundle.root, manifest=bundle.manifest, name="unet")
+    spec = bundle.manifest.spec("unet", profile, (batch,))
+    random = np.random.default_rng(0)
+    inputs = {
+        name: random.standard_normal(tensor.sized(batch)).astype(tensor.dtype) for name, tensor in spec.inputs.items()
+    }
+    with tempfile.TemporaryDirectory(prefix="latentrt-operators-") as temporary:
+        folder = compiled_folder(component, Backend.ORT_CPU)
+        model = OrtCpuModel.of_compiled(folder, threads=threads, trace=Path(temporary) / "trace")
+        try:
+            engine = OrtCpuEngine(model, spec)
+            for _ in range(calls + 1):
+                engine.run(inputs)
+            trace = Path(model.session.end_profiling())
+        finally:
+            model.close()
+        return seconds_of_trace(json.loads(trace.read_text("utf-8")))
+
+
+def seconds_of_trace(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds by operator, the longest first; every node's first call is left out.
+
+    Args:
+        events: what ONNX Runtime's profiler wrote, in microseconds.
+    """
+    nodes: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            nodes[event["args"]["op_name"], event["name"]].append(event["dur"] / 1e6)
+    seconds: dict[str, float] = defaultdict(float)
+    for (operator, _), durations in nodes.items():
+        seconds[operator] += median(durations[1:] or durations)
+    return dict(sorted(seconds.items(), key=lambda item: (-item[1], item[0])))
