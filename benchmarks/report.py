@@ -11,7 +11,7 @@ from latentrt.benchmarks.plots import plots, series_color
 from latentrt.benchmarks.schema import BenchResult, Contender, Quality
 from latentrt.benchmarks.units import DASH, bytes_text, flops_text, psnr_text, seconds_text, share_text
 
-_SHOWN = 0.01  # of a call
+_SHOWN = 0.02  # of a call
 _TEMPLATE = Path(__file__).resolve().parent / "report.html.j2"
 FORMATS: Mapping[str, Callable[[Any], str]] = {
     "seconds": seconds_text,
@@ -161,7 +161,7 @@ def bounds(result: BenchResult) -> list[str]:
 
 
 def operators(result: BenchResult) -> list[str]:
-    """The operators that take a hundredth or more of anyone's U-Net call, the longest first."""
+    """The operators that take a fiftieth or more of anyone's U-Net call, the longest first."""
     longest: dict[str, float] = {}
     for row in result.measured:
         found = row.operators or {}

@@ -119,7 +119,7 @@ def test_what_bounds_it_is_said_of_ours_and_the_fastest_peer() -> None:
 
 
 def test_operators_of_a_call_in_one_table() -> None:
-    """Those above a hundredth of anyone's call, the longest first; products are held against the peak."""
+    """Those above a fiftieth of anyone's call, the longest first; products are held against the peak."""
     rows = (
         contender("fp32", "latentrt_bundle", 0.25, operators={"Conv": 0.018, "Add": 0.006, "Shape": 1e-5}),
         contender("int8", "latentrt_bundle", 0.2, operators={"QLinearConv": 0.004, "Add": 0.006}),
