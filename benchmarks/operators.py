@@ -13,7 +13,7 @@ import numpy as np
 from latentrt.engines.bundle import Bundle
 from latentrt.engines.cache import compiled_folder
 from latentrt.engines.component import Component
-from latentrt.engines.ort_cpu import OrtCpuEngine, OrtCpuModel
+from latentrt.engines.ort_cpu import OrtCpuEngine, OrtCpuModel, in_halves
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
 
@@ -31,7 +31,8 @@ def operator_seconds(
 ) -> dict[str, float]:
     """Seconds of one call of the U-Net by operator, the longest first; of each node the median over the calls.
 
-    The U-Net is opened beside whatever is open. The profiler itself takes a microsecond or two per node.
+    The U-Net is opened beside whatever is open, and runs as it does when it draws: where the halves of a batch run at
+    once, it is the seconds of one. The profiler itself takes a microsecond or two per node.
 
     Args:
         bundle: with an engine for ``ort-cpu`` on this machine.
@@ -51,7 +52,8 @@ def operator_seconds(
     }
     with tempfile.TemporaryDirectory(prefix="latentrt-operators-") as temporary:
         folder = compiled_folder(component, Backend.ORT_CPU)
-        model = OrtCpuModel.of_compiled(folder, threads=threads, trace=Path(temporary) / "trace")
+        trace = Path(temporary) / "trace"
+        model = OrtCpuModel.of_compiled(folder, threads=threads, trace=trace, halves=in_halves(component))
         try:
             engine = OrtCpuEngine(model, spec)
             for _ in range(calls + 1):

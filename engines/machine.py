@@ -23,6 +23,21 @@ def cpu_features() -> str:
     return " ".join([platform.system().lower(), platform.machine().lower(), *found])
 
 
+def physical_cores() -> int:
+    """Cores that the process may use; threads of one core count once where the system tells which they are."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+    siblings = set()
+    for number in allowed:
+        try:
+            siblings.add(Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list").read_text("ascii"))
+        except OSError:
+            siblings.add(str(number))
+    return len(siblings)
+
+
 def available_memory() -> int:
     """Bytes that a process can take now without the system swapping or ending one, within its container's limits; all
     of the memory where the system does not tell."""

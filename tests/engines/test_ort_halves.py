@@ -1,0 +1,163 @@
+"""The halves of a batch at once: what comes back is what one session returns, and who may run so."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentrt.engines import machine, ort_cpu
+from latentrt.engines.bundle import open_bundle
+from latentrt.engines.cache import compiled_folder
+from latentrt.engines.component import Component
+from latentrt.engines.errors import EngineError
+from latentrt.engines.ort_cpu import OrtCpu, OrtCpuEngine, OrtCpuModel, in_halves
+from latentrt.engines.ort_halves import Halves
+from latentrt.engines.precision import Backend
+from latentrt.engines.spec import Array
+
+
+def part_of(root: Path, name: str = "unet") -> Component:
+    bundle = open_bundle(root)
+    return Component(root=bundle.root, manifest=bundle.manifest, name=name)
+
+
+def inputs_of(component: Component, batch: int) -> dict[str, Array]:
+    random = np.random.default_rng(batch)
+    spec = component.manifest.spec("unet", component.manifest.profiles[0], (batch,))
+    return {name: random.standard_normal(one.sized(batch)).astype(one.dtype) for name, one in spec.inputs.items()}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_returns_what_one_session_does(batch: int, tiny_bundle: Path) -> None:
+    """To the last bits in which a product's rounding depends on the batch; odd batches and one sample, too."""
+    component = part_of(tiny_bundle)
+    folder = compiled_folder(component, Backend.ORT_CPU)
+    spec = component.manifest.spec("unet", component.manifest.profiles[0], (batch,))
+    inputs = inputs_of(component, batch)
+    with (
+        OrtCpuEngine(OrtCpuModel.of_compiled(folder, threads=2), spec) as whole,
+        OrtCpuEngine(OrtCpuModel.of_compiled(folder, threads=2, halves=True), spec) as halves,
+    ):
+        expected, found = whole.run(inputs), halves.run(inputs)
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        assert array.shape == expected[name].shape
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6)
+
+
+class Session:
+    """A session that adds the condition to the sample; it tells who asked, and what for."""
+
+    def __init__(self, fails: Callable[[Array], bool] = lambda sample: False) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self._fails = fails
+        self._both = threading.Barrier(2, timeout=10)
+
+    def get_inputs(self) -> list[Any]:
+        tensor = type("Tensor", (), {})
+        named = []
+        for name, shape in (("sample", ["batch", 2]), ("level", [1])):
+            one = tensor()
+            one.name, one.shape = name, shape
+            named.append(one)
+        return named
+
+    def run(self, names: list[str], inputs: dict[str, Array]) -> list[Array]:
+        self.asked.append((threading.current_thread().name, len(inputs["sample"])))
+        self._both.wait()  # comes through only if both halves are under way
+        if self._fails(inputs["sample"]):
+            raise ValueError("no memory")
+        return [inputs["sample"] + inputs["level"] for _ in names]
+
+
+def test_both_halves_are_under_way_at_once() -> None:
+    """The larger one on the caller's thread; what has no batch goes to both."""
+    session = Session()
+    halves = Halves(session, lambda: pytest.fail("a batch of three needs no other session"))
+    sample = np.arange(6, dtype=np.float32).reshape(3, 2)
+    (found,) = halves.run(["out"], {"sample": sample, "level": np.ones(1, np.float32)})
+    halves.close()
+    np.testing.assert_array_equal(found, sample + 1)
+    assert sorted(size for _, size in session.asked) == [1, 2]
+    assert (threading.current_thread().name, 2) in session.asked
+
+
+@pytest.mark.parametrize("failing", [0.0, 1.0])
+def test_a_half_that_fails_fails_the_whole(failing: float) -> None:
+    """Whichever it is."""
+    halves = Halves(Session(lambda sample: bool(sample[0, 0] == failing)), lambda: None)
+    with pytest.raises(ValueError, match="no memory"):
+        halves.run(["out"], {"sample": np.array([[0, 0], [1, 1]], np.float32), "level": np.ones(1, np.float32)})
+    halves.close()
+
+
+def test_one_sample_opens_the_other_session_once() -> None:
+    """And never before."""
+    opened = []
+
+    class One(Session):
+        def run(self, names: list[str], inputs: dict[str, Array]) -> list[Array]:
+            return [inputs["sample"]]
+
+    def whole() -> One:
+        opened.append(One())
+        return opened[-1]
+
+    halves = Halves(Session(), whole)
+    for _ in range(2):
+        halves.run(["out"], {"sample": np.zeros((1, 2), np.float32), "level": np.ones(1, np.float32)})
+    halves.close()
+    assert len(opened) == 1
+
+
+def test_closing_ends_the_thread(tiny_bundle: Path) -> None:
+    component = part_of(tiny_bundle)
+    spec = component.manifest.spec("unet", component.manifest.profiles[0], (2,))
+    before = set(threading.enumerate())
+    model = OrtCpuModel.of_compiled(compiled_folder(component, Backend.ORT_CPU), threads=2, halves=True)
+    engine = OrtCpuEngine(model, spec)
+    engine.run(inputs_of(component, 2))
+    assert len(set(threading.enumerate()) - before) == 1
+    engine.close()
+    assert set(threading.enumerate()) == before
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(inputs_of(component, 2))
+
+
+def test_small_unets_alone(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the autoencoder, not a larger U-Net, and not with one thread."""
+
+    def halved(threads: int | None) -> bool:
+        part = part_of(tiny_bundle)
+        model = OrtCpu().open(part, compiled_folder(part, Backend.ORT_CPU), threads=threads)
+        try:
+            return isinstance(model._model.session, Halves)
+        finally:
+            model.close()
+
+    assert halved(2)
+    assert not halved(1)
+    monkeypatch.setattr(ort_cpu, "physical_cores", lambda: 1)
+    assert not halved(None)
+    assert not in_halves(part_of(tiny_bundle, "vae_decoder"))
+    monkeypatch.setattr(ort_cpu, "_SMALL", part_of(tiny_bundle).record.parameters - 1)
+    assert not halved(2)
+
+
+def test_threads_of_one_core_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four processors on two cores; where the system does not tell, every one counts."""
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(Path, "read_text", lambda path, *_: "0,2\n" if path.parts[5] in ("cpu0", "cpu2") else "1,3\n")
+    assert machine.physical_cores() == 2
+
+    def unreadable(path: Path, *_: object) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", unreadable)
+    assert machine.physical_cores() == 4
+    monkeypatch.delattr(machine.os, "sched_getaffinity")
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 6)
+    assert machine.physical_cores() == 6
