@@ -245,11 +245,14 @@ def test_two_threads_draw_the_same_picture(tiny_bundle: Path, draw: Callable[...
     np.testing.assert_allclose(together.images[0], draw(seed=1).images[0], atol=1e-4)
 
 
-@pytest.mark.parametrize(("threads", "expected"), [(None, 0), (3, 3)])
+@pytest.mark.parametrize(("threads", "expected"), [(None, {0, 3}), (3, {3, 2})])
 def test_an_operator_has_one_thread_per_core_or_as_many_as_told(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, threads: int | None, expected: int
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, threads: int | None, expected: set[int]
 ) -> None:
-    """0 is ONNX Runtime's word for one per core. What sets one thread for the other tests is left out here."""
+    """0 is ONNX Runtime's word for one per core; who calls a small U-Net's halves brings one (of four cores).
+
+    What sets one thread for the other tests is left out here.
+    """
     fixed: Any = ort_cpu._run_options
     made: list[Any] = []
 
@@ -258,8 +261,9 @@ def test_an_operator_has_one_thread_per_core_or_as_many_as_told(
         return made[-1]
 
     monkeypatch.setattr(ort_cpu, "_run_options", seen)
+    monkeypatch.setattr(ort_cpu, "physical_cores", lambda: 4)
     latentrt.open(tiny_bundle, threads=threads).close()
-    assert {option.intra_op_num_threads for option in made} == {expected}
+    assert {option.intra_op_num_threads for option in made} == expected
 
 
 def test_threads_share_a_pipeline(draw: Callable[..., latentrt.Result]) -> None:
