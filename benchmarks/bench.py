@@ -13,7 +13,7 @@ from latentrt.benchmarks.disk import drawn_from_bytes
 from latentrt.benchmarks.emoji_rate import own_emoji_of, read_icons
 from latentrt.benchmarks.flops import flops_of_component
 from latentrt.benchmarks.identity import identity_of
-from latentrt.benchmarks.journal import Journal
+from latentrt.benchmarks.journal import Answer, Journal
 from latentrt.benchmarks.machine import this_machine
 from latentrt.benchmarks.measuring import Rounds
 from latentrt.benchmarks.operators import operator_seconds
@@ -155,18 +155,17 @@ def _variations(plan: Plan) -> dict[str, dict[str, Case]]:
 
 def _operators(drew: Sequence[Entrant], rounds: Rounds, pool: Pool, plan: Plan, profile: Profile) -> None:
     """Where the U-Net's time goes in those of ours whose backend has a profiler."""
-    for entrant in drew:
-        if not entrant.ours or entrant.options["backend"] != Backend.ORT_CPU:
-            continue
+
+    def ask(entrant: Entrant) -> Answer:
         if not pool.resident:  # the memory is for one at a time
             pool.close()
         bundle = open_bundle(entrant.model)
         batch = bundle.manifest.components["unet"].batch_per_picture if plan.guidance_scale > 1 else 1
-        rounds.once(
-            "operators",
-            entrant,
-            lambda _, b=bundle, n=batch: {"seconds": operator_seconds(b, profile, n, threads=plan.threads)},  # type: ignore[misc]
-        )
+        return {"seconds": operator_seconds(bundle, profile, batch, threads=plan.threads)}
+
+    for entrant in drew:
+        if entrant.ours and entrant.options["backend"] == Backend.ORT_CPU:
+            rounds.once("operators", entrant, ask)
 
 
 def _qualities(plan: Plan, drew: Sequence[Entrant], rounds: Rounds, clip: ClipScore | None) -> dict[str, Quality]:

@@ -14,7 +14,7 @@ from latentrt.benchmarks.plan import Case, Plan, base_case
 from latentrt.benchmarks.pool import Pool
 from latentrt.benchmarks.process import WorkerError, cold_start, total_processor_seconds
 from latentrt.benchmarks.roster import Entrant
-from latentrt.engines.errors import EngineError
+from latentrt.engines.errors import LatentrtError
 
 Told = Callable[[str], None]
 
@@ -139,7 +139,7 @@ class Rounds:
             return None
         try:
             return ask(entrant)
-        except (WorkerError, EngineError) as failure:
+        except (WorkerError, LatentrtError) as failure:
             reasons[phase] = str(failure)
             self._told(f"{entrant.name}: {phase}: {failure}")
             return None

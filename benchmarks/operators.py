@@ -13,6 +13,7 @@ import numpy as np
 from latentrt.engines.bundle import Bundle
 from latentrt.engines.cache import compiled_folder
 from latentrt.engines.component import Component
+from latentrt.engines.errors import EngineError
 from latentrt.engines.ort_cpu import OrtCpuEngine, OrtCpuModel, in_halves
 from latentrt.engines.precision import Backend
 from latentrt.engines.profile import Profile
@@ -38,11 +39,12 @@ def operator_seconds(
         bundle: with an engine for ``ort-cpu`` on this machine.
         profile: the size.
         batch: samples in a call.
-        threads: threads per operator; None takes one per core.
+        threads: threads of a call; None takes one per core.
         calls: calls that count.
 
     Raises:
-        EngineError: there is no engine, or it does not run.
+        BundleError: the engine is damaged.
+        EngineError: there is no engine, it does not run, or its trace cannot be written.
     """
     component = Component(root=bundle.root, manifest=bundle.manifest, name="unet")
     spec = bundle.manifest.spec("unet", profile, (batch,))
@@ -53,22 +55,29 @@ def operator_seconds(
     with tempfile.TemporaryDirectory(prefix="latentrt-operators-") as temporary:
         folder = compiled_folder(component, Backend.ORT_CPU)
         trace = Path(temporary) / "trace"
-        model = OrtCpuModel.of_compiled(folder, threads=threads, trace=trace, halves=in_halves(component))
+        model = OrtCpuModel.of_compiled(folder, threads=threads, trace=trace, halves=batch > 1 and in_halves(component))
         try:
             engine = OrtCpuEngine(model, spec)
             for _ in range(calls + 1):
                 engine.run(inputs)
-            trace = Path(model.session.end_profiling())
+            written = Path(model.session.end_profiling())
         finally:
             model.close()
-        return seconds_of_trace(json.loads(trace.read_text("utf-8")))
+        try:
+            seconds = seconds_of_trace(json.loads(written.read_text("utf-8")), calls)
+        except (OSError, ValueError) as error:
+            raise EngineError(f"the profiler's {written.name} cannot be read; make space on the disk") from error
+    if not seconds:
+        raise EngineError(f"the profiler's {written.name} names no operator; report it")
+    return seconds
 
 
-def seconds_of_trace(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds by operator, the longest first; every node's first call is left out.
+def seconds_of_trace(events: Iterable[Mapping[str, Any]], calls: int) -> dict[str, float]:
+    """Seconds by operator, the longest first.
 
     Args:
         events: what ONNX Runtime's profiler wrote, in microseconds.
+        calls: calls that count; the one before them does not. A node has an event per call, or one per half of it.
     """
     nodes: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
@@ -76,5 +85,5 @@ def seconds_of_trace(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
             nodes[event["args"]["op_name"], event["name"]].append(event["dur"] / 1e6)
     seconds: dict[str, float] = defaultdict(float)
     for (operator, _), durations in nodes.items():
-        seconds[operator] += median(durations[1:] or durations)
+        seconds[operator] += median(durations[len(durations) // (calls + 1) :])
     return dict(sorted(seconds.items(), key=lambda item: (-item[1], item[0])))

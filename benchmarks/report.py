@@ -155,7 +155,7 @@ def bounds(result: BenchResult) -> list[str]:
             lines.append(
                 f"Under the profiler a call of {row.name}'s U-Net takes {seconds_text(sum(times.values()))}: "
                 f"{seconds_text(products)} for its products, {share_text(work / products / peak)} of that peak, "
-                "and the rest for operators that only move or change tensors."
+                "and the rest for norms, activations and what moves or converts tensors."
             )
     return lines
 

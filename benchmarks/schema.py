@@ -138,8 +138,9 @@ class Contender(Record):
     """One row: who it is, and what was measured; or why it was not.
 
     ``model_bytes`` is what it draws from on disk, ``packages_bytes`` the installed packages of which it loads
-    something. ``operators`` are the seconds of one U-Net call by operator, from a profiler's run apart from the rounds;
-    null where the backend cannot tell. ``failures`` says which phases it did not complete, and why.
+    something. ``operators`` are the seconds of one U-Net call by operator, from a profiler's run apart from the rounds,
+    and those of one half where both run at once; null where the backend cannot tell. ``failures`` says which phases it
+    did not complete, and why.
     """
 
     name: str

@@ -238,7 +238,7 @@ class OpenComponents:
         Args:
             bundle: whose components they are.
             backend: what runs them.
-            threads: threads per operator on the CPU; None takes one per core.
+            threads: threads of a call on the CPU; None takes one per core.
             hashed: keys of engines whose files were hashed just now, and are not hashed again.
 
         Raises:

@@ -24,7 +24,7 @@ from latentrt.engines.group_norm import GroupNorm, replace_group_norms
 from latentrt.engines.machine import available_memory, cpu_features, physical_cores
 from latentrt.engines.manifest import ContentsRecord, EngineManifest, ParityRecord
 from latentrt.engines.measuring import measure
-from latentrt.engines.ort import ERRORS_ONLY, first_line
+from latentrt.engines.ort import CLOSED, ERRORS_ONLY, first_line
 from latentrt.engines.ort_halves import Halves
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.profile import Profile
@@ -36,7 +36,7 @@ DATA_FILE = "model.onnx.data"
 FLAGS = {"optimization": "all", "prepacked": "1", "attention": "fused", "group_norm": "expanded", "recipe": "4"}
 _EXTERNAL_FROM = 65536  # bytes; smaller tensors, odd-sized masks among them, stay in the graph
 _ALIGNMENT = 64  # bytes: one AVX-512 register, one cache line
-_SMALL = 32_000_000  # weights, as many bytes as so many in fp32; what is larger gains 2 % by halves and opens twice
+_SMALL = 32_000_000  # weights; the embedded U-Net has a third of that, SD 1.5's 27 times as many
 _PACKING_PEAK = 4  # times the weights in fp32: SD 2.1's U-Net took 12.9 GB
 
 
@@ -140,7 +140,7 @@ class OrtCpuModel:
 
         Args:
             folder: what ``compile_onnx`` filled.
-            threads: threads per operator; None takes ONNX Runtime's choice, one per core.
+            threads: threads of a call, its halves' together; None takes ONNX Runtime's choice, one per core.
             trace: how the file begins in which ONNX Runtime's profiler tells every operator's time; None: no profiler.
             halves: run the halves of a batch at once, where there are cores for both.
 
@@ -180,7 +180,7 @@ class OrtCpuModel:
             EngineError: the model was closed.
         """
         if self._session is None:
-            raise EngineError("the engine is closed; open the bundle again")
+            raise EngineError(CLOSED)
         return self._session
 
     def close(self) -> None:
@@ -204,6 +204,8 @@ class OrtCpuEngine(ClosesItself):
         session = self._model.session
         try:
             return dict(zip(self._outputs, session.run(self._outputs, inputs), strict=True))
+        except EngineError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
             raise EngineError(f"ONNX Runtime failed: {first_line(error)}; close other programs or report it") from error
 

@@ -12,11 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from latentrt.engines.errors import EngineError
+from latentrt.engines.ort import CLOSED
 from latentrt.engines.spec import BATCH, Array
 
 
 class Halves:
-    """In place of ONNX Runtime's session: ``run`` takes and returns what that does, bit for bit."""
+    """In place of ONNX Runtime's session: ``run`` takes what that does and returns the same.
+
+    But for the last bits: some products round by the size of the batch.
+    """
 
     def __init__(self, narrow: Any, whole: Callable[[], Any]) -> None:
         """Starts no thread yet.
@@ -27,36 +32,54 @@ class Halves:
         """
         self._narrow, self._open_whole, self._whole = narrow, whole, None
         self._batched = {tensor.name for tensor in narrow.get_inputs() if tensor.shape and tensor.shape[0] == BATCH}
-        self._second = ThreadPoolExecutor(1, thread_name_prefix="latentrt-half")
+        self._other = ThreadPoolExecutor(1, thread_name_prefix="latentrt-half")
         self._lock = Lock()
 
     def run(self, names: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
-        """The outputs of those names; thread-safe."""
+        """The outputs of those names; thread-safe.
+
+        Raises:
+            EngineError: it was closed.
+        """
+        with self._lock:
+            narrow = self._narrow
+            if narrow is None:
+                raise EngineError(CLOSED)
         batch = max((len(inputs[name]) for name in self._batched), default=1)
         if batch < 2:
             return list(self._for_one().run(names, inputs))
-        narrow, middle = self._narrow, (batch + 1) // 2
-        second: Future[list[Array]] = self._second.submit(narrow.run, names, self._part(inputs, middle, batch))
+        middle = (batch + 1) // 2
+        first, second = self._part(inputs, 0, middle), self._part(inputs, middle, batch)
         try:
-            first = narrow.run(names, self._part(inputs, 0, middle))
+            other: Future[list[Array]] = self._other.submit(narrow.run, names, second)
+        except RuntimeError:  # closed meanwhile, or the interpreter ends and this thread is left
+            return list(narrow.run(names, inputs))
+        try:
+            found = narrow.run(names, first)
+            # Behind another caller's half it may still wait
+            rest = narrow.run(names, second) if other.cancel() else other.result()
         finally:
-            wait([second])
-        return [np.concatenate(pair) for pair in zip(first, second.result(), strict=True)]
+            if not other.cancel():
+                wait([other])
+        return [np.concatenate(pair) for pair in zip(found, rest, strict=True)]
 
     def end_profiling(self) -> str:
         """Where the profiler wrote what it saw of both halves."""
         return str(self._narrow.end_profiling())
 
     def close(self) -> None:
-        """Ends the thread and gives up the sessions."""
-        self._second.shutdown()
-        self._narrow = self._whole = None
+        """Ends the thread and gives up the sessions; runs under way end."""
+        with self._lock:
+            self._narrow = self._whole = None
+        self._other.shutdown()
 
     def _part(self, inputs: Mapping[str, Array], begin: int, end: int) -> dict[str, Array]:
         return {name: value[begin:end] if name in self._batched else value for name, value in inputs.items()}
 
     def _for_one(self) -> Any:
         with self._lock:
+            if self._narrow is None:
+                raise EngineError(CLOSED)
             if self._whole is None:
                 self._whole = self._open_whole()
             return self._whole

@@ -41,7 +41,7 @@ def bench(
         Path | None, typer.Option("--prompts", metavar="FILE", help="One prompt a line, for the quality figures.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Of every contender, per operator; one per core if left out.")
+        int | None, typer.Option("--threads", help="Of every contender; one per core if left out.")
     ] = None,
     resident: Annotated[
         str, typer.Option("--resident", help="all, one (contender open at a time), or auto by the memory.")

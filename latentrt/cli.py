@@ -23,7 +23,7 @@ app = typer.Typer(
 Bundle = Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder.")]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")]
 Image = Annotated[Path, typer.Option("--image", help="The picture to start from.")]
-Threads = Annotated[int | None, typer.Option("--threads", help="Threads per operator; one per core if left out.")]
+Threads = Annotated[int | None, typer.Option("--threads", help="Threads of a model's call; one per core if left out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 

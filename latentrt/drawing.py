@@ -87,7 +87,7 @@ class Drawing:
     ] = Path("out.png")
     backend: Annotated[str, typer.Option("--backend", help="auto, or one to insist on.")] = "auto"
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads per operator; one per core if left out.")
+        int | None, typer.Option("--threads", help="Threads of a model's call; one per core if left out.")
     ] = None
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False
 

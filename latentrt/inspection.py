@@ -232,7 +232,7 @@ def verify(
     Args:
         root: the bundle's folder.
         backend: whose engines run; ``"auto"`` takes those that ``latentrt.open`` would take.
-        threads: threads per operator on the CPU; None takes one per core.
+        threads: threads of a call on the CPU; None takes one per core.
         progress: receives the stages.
 
     Returns:

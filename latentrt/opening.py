@@ -14,7 +14,7 @@ def open(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -
         path: the bundle's folder.
         backend: the name of one, or ``"auto"``: the first of tensorrt, tensorrt-rtx, ort-cuda and ort-cpu whose
             engines the bundle has and this machine can run. ``Pipeline.backend`` says which it became.
-        threads: threads per operator on the CPU; None takes one per core.
+        threads: threads of a call on the CPU; None takes one per core.
 
     Raises:
         BundleError: no bundle, damaged, or of a newer latentrt.

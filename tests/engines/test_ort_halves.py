@@ -1,5 +1,7 @@
 """The halves of a batch at once: what comes back is what one session returns, and who may run so."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -116,15 +118,66 @@ def test_one_sample_opens_the_other_session_once() -> None:
 def test_closing_ends_the_thread(tiny_bundle: Path) -> None:
     component = part_of(tiny_bundle)
     spec = component.manifest.spec("unet", component.manifest.profiles[0], (2,))
-    before = set(threading.enumerate())
+    before = set(threading.enumerate())  # those of models that others left open may end meanwhile
     model = OrtCpuModel.of_compiled(compiled_folder(component, Backend.ORT_CPU), threads=2, halves=True)
     engine = OrtCpuEngine(model, spec)
     engine.run(inputs_of(component, 2))
-    assert len(set(threading.enumerate()) - before) == 1
+    (started,) = set(threading.enumerate()) - before
     engine.close()
-    assert set(threading.enumerate()) == before
+    assert not started.is_alive()
     with pytest.raises(EngineError, match="closed"):
         engine.run(inputs_of(component, 2))
+
+
+def test_closed_it_says_so_for_any_batch() -> None:
+    """Also to a caller that has the session still, and it opens nothing more."""
+    halves = Halves(Session(), lambda: pytest.fail("opened after closing"))
+    halves.close()
+    for batch in (1, 2):
+        with pytest.raises(EngineError, match="closed"):
+            halves.run(["out"], {"sample": np.zeros((batch, 2), np.float32), "level": np.ones(1, np.float32)})
+
+
+def test_a_whole_session_that_does_not_open_says_why_once(tiny_bundle: Path) -> None:
+    """Its sentence is not put into another one."""
+    component = part_of(tiny_bundle)
+    spec = component.manifest.spec("unet", component.manifest.profiles[0], (1,))
+
+    def whole() -> None:
+        raise EngineError("ONNX Runtime cannot open 'model.onnx'; open the bundle again")
+
+    narrow = OrtCpuModel.of_compiled(compiled_folder(component, Backend.ORT_CPU), threads=1).session
+    with OrtCpuEngine(OrtCpuModel(Halves(narrow, whole)), spec) as engine, pytest.raises(EngineError) as refused:
+        engine.run(inputs_of(component, 1))
+    assert str(refused.value) == "ONNX Runtime cannot open 'model.onnx'; open the bundle again"
+
+
+def test_a_half_that_waits_for_another_callers_is_taken_over() -> None:
+    """While the one helper is busy, a caller runs both of its halves."""
+    session, busy = Session(), threading.Event()
+    halves = Halves(session, lambda: None)
+    halves._other.submit(busy.wait)
+    session._both = threading.Barrier(1)
+    halves.run(["out"], {"sample": np.zeros((2, 2), np.float32), "level": np.ones(1, np.float32)})
+    busy.set()
+    halves.close()
+    assert [name for name, _ in session.asked] == [threading.current_thread().name] * 2
+
+
+def test_a_thread_that_outlives_the_main_one_still_draws(tiny_bundle: Path) -> None:
+    """The interpreter takes no new work for helpers then."""
+    script = f"""
+import threading, time, latentrt
+pipe = latentrt.open({str(tiny_bundle)!r}, threads=2)
+def draw():
+    threading.main_thread().join()
+    time.sleep(0.2)
+    print(pipe("a cat", num_inference_steps=1, seed=1, output_type="np").images[0].shape)
+threading.Thread(target=draw).start()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith(", 3)"), done.stderr
 
 
 def test_small_unets_alone(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
