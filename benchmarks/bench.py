@@ -81,7 +81,7 @@ def run(
         rounds.latency(present)
         drew = [entrant for entrant in present if answers(journal, plan.runs, "latency", "one", entrant.name)]
         rounds.pictures(drew)
-        _operators(drew, rounds, pool, plan, profile)
+        _operators(drew, rounds, pool, plan, profile, told)
         for phase, cases in variations.items():
             rounds.varied(phase, cases, drew)
         if plan.icons is not None:
@@ -153,12 +153,15 @@ def _variations(plan: Plan) -> dict[str, dict[str, Case]]:
     }
 
 
-def _operators(drew: Sequence[Entrant], rounds: Rounds, pool: Pool, plan: Plan, profile: Profile) -> None:
+def _operators(
+    drew: Sequence[Entrant], rounds: Rounds, pool: Pool, plan: Plan, profile: Profile, told: Callable[[str], None]
+) -> None:
     """Where the U-Net's time goes in those of ours whose backend has a profiler."""
 
     def ask(entrant: Entrant) -> Answer:
         if not pool.resident:  # the memory is for one at a time
             pool.close()
+        told(f"operators of {entrant.name}")
         bundle = open_bundle(entrant.model)
         batch = bundle.manifest.components["unet"].batch_per_picture if plan.guidance_scale > 1 else 1
         return {"seconds": operator_seconds(bundle, profile, batch, threads=plan.threads)}

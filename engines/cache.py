@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Lock
@@ -262,8 +263,7 @@ class OpenComponents:
         }
         self._folders = {name: compiled_folder(part, backend) for name, part in self._components.items()}
         try:
-            for name in self._folders.keys() - _ON_DEMAND:
-                self._model(name)
+            self._open_all(sorted(self._folders.keys() - _ON_DEMAND))
         except BaseException:
             self.close()
             raise
@@ -286,11 +286,25 @@ class OpenComponents:
             if self._closed:
                 raise EngineError("the pipeline is closed; open the bundle again")
             if component not in self._models:
-                part, folder = self._components[component], self._folders[component]
-                if folder.name not in self._hashed:
-                    check_files(folder, read_engine(folder).files, largest_hashed=self._compiler.largest_hashed)
-                self._models[component] = self._compiler.open(part, folder, threads=self._threads)
+                self._open(component)
             return self._models[component]
+
+    def _open_all(self, names: Sequence[str]) -> None:
+        with ThreadPoolExecutor(len(names) if self._compiler.opens_at_once else 1, "latentrt-open") as pool:
+            try:
+                opening = [pool.submit(self._open, name) for name in names]
+            except RuntimeError:  # the interpreter ends, and this thread is left
+                opening = []
+                for name in names:
+                    self._open(name)
+        for one in opening:
+            one.result()
+
+    def _open(self, name: str) -> None:
+        part, folder = self._components[name], self._folders[name]
+        if folder.name not in self._hashed:
+            check_files(folder, read_engine(folder).files, largest_hashed=self._compiler.largest_hashed)
+        self._models[name] = self._compiler.open(part, folder, threads=self._threads)
 
     def close(self) -> None:
         """Releases all weights; further runs are refused."""

@@ -78,6 +78,11 @@ class Compiler(Protocol):
         """Files of an engine up to this size are hashed when it is opened; None hashes all."""
         ...
 
+    @property
+    def opens_at_once(self) -> bool:
+        """Whether the components of a bundle are opened on threads of their own, and not one after the other."""
+        ...
+
     def version(self) -> str:
         """The library's version.
 

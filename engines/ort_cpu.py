@@ -36,7 +36,6 @@ DATA_FILE = "model.onnx.data"
 FLAGS = {"optimization": "all", "prepacked": "1", "attention": "fused", "group_norm": "expanded", "recipe": "4"}
 _EXTERNAL_FROM = 65536  # bytes; smaller tensors, odd-sized masks among them, stay in the graph
 _ALIGNMENT = 64  # bytes: one AVX-512 register, one cache line
-_SMALL = 32_000_000  # weights; the embedded U-Net has a third of that, SD 1.5's 27 times as many
 _PACKING_PEAK = 4  # times the weights in fp32: SD 2.1's U-Net took 12.9 GB
 
 
@@ -237,6 +236,7 @@ class OrtCpu:
     maker = "ONNX Runtime"
     flags: Mapping[str, str] = FLAGS
     largest_hashed: int | None = HASHED_AT_OPEN
+    opens_at_once = True
 
     def version(self) -> str:
         """ONNX Runtime's."""
@@ -281,8 +281,8 @@ class OrtCpu:
 
 
 def in_halves(component: Component) -> bool:
-    """Whether the halves of a batch run at once: in U-Nets too small to share every operator among the cores."""
-    return component.name == "unet" and _weights_to_optimise(component) <= _SMALL
+    """Whether the halves of a batch run at once: in U-Nets that are called with both halves of guidance."""
+    return component.name == "unet" and component.record.batch_per_picture > 1
 
 
 def _weights_to_optimise(component: Component) -> int:

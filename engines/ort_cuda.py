@@ -45,6 +45,7 @@ class OrtCuda:
     maker = "ONNX Runtime"
     flags: Mapping[str, str] = {"recipe": "1", "tf32": "off"}
     largest_hashed: int | None = HASHED_AT_OPEN
+    opens_at_once = False
 
     def version(self) -> str:
         """ONNX Runtime's.

@@ -180,8 +180,8 @@ threading.Thread(target=draw).start()
     assert done.stdout.strip().endswith(", 3)"), done.stderr
 
 
-def test_small_unets_alone(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the autoencoder, not a larger U-Net, and not with one thread."""
+def test_guided_unets_alone(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the autoencoder, not a U-Net that is called without guidance, and not with one thread."""
 
     def halved(threads: int | None) -> bool:
         part = part_of(tiny_bundle)
@@ -196,8 +196,11 @@ def test_small_unets_alone(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ort_cpu, "physical_cores", lambda: 1)
     assert not halved(None)
     assert not in_halves(part_of(tiny_bundle, "vae_decoder"))
-    monkeypatch.setattr(ort_cpu, "_SMALL", part_of(tiny_bundle).record.parameters - 1)
-    assert not halved(2)
+    guided = part_of(tiny_bundle)
+    assert in_halves(guided)
+    record = guided.record.model_copy(update={"batch_per_picture": 1})
+    manifest = guided.manifest.model_copy(update={"components": {"unet": record}})
+    assert not in_halves(Component(root=guided.root, manifest=manifest, name="unet"))
 
 
 def test_threads_of_one_core_count_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,7 +249,7 @@ def test_two_threads_draw_the_same_picture(tiny_bundle: Path, draw: Callable[...
 def test_an_operator_has_one_thread_per_core_or_as_many_as_told(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, threads: int | None, expected: set[int]
 ) -> None:
-    """0 is ONNX Runtime's word for one per core; who calls a small U-Net's halves brings one (of four cores).
+    """0 is ONNX Runtime's word for one per core; who calls a U-Net's halves brings one (of four cores).
 
     What sets one thread for the other tests is left out here.
     """
