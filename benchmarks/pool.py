@@ -48,18 +48,28 @@ class Pool:
             raise
         return worker
 
+    def warm(self, entrant: Entrant, case: Case, request: dict[str, Any]) -> None:
+        """An uncounted draw of the case, if the worker's latest one was of another.
+
+        Raises:
+            WorkerError: it did not draw; the worker is given up.
+        """
+        if self._warm.get(entrant.name) != case:
+            self._ask(entrant, {**request, "steps": min(_WARMING_STEPS, case.steps), "output": None})
+            self._warm[entrant.name] = case
+
     def draw(self, entrant: Entrant, case: Case, request: dict[str, Any]) -> dict[str, Any]:
-        """Draws, after an uncounted draw of the case if the worker's latest one was of another.
+        """Draws, warm.
 
         Raises:
             WorkerError: it did not; the worker is given up.
         """
+        self.warm(entrant, case, request)
+        return self._ask(entrant, request)
+
+    def _ask(self, entrant: Entrant, request: dict[str, Any]) -> dict[str, Any]:
         try:
-            worker = self.worker(entrant)
-            if self._warm.get(entrant.name) != case:
-                worker.ask({**request, "steps": min(_WARMING_STEPS, case.steps), "output": None})
-                self._warm[entrant.name] = case
-            return worker.ask(request)
+            return self.worker(entrant).ask(request)
         except WorkerError:
             self.drop(entrant)
             raise

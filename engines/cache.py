@@ -290,28 +290,31 @@ class OpenComponents:
             return self._models[component]
 
     def _open_all(self, names: Sequence[str]) -> None:
-        with ThreadPoolExecutor(len(names) if self._compiler.opens_at_once else 1, "latentrt-open") as pool:
-            try:
-                opening = [pool.submit(self._open, name) for name in names]
-            except RuntimeError:  # the interpreter ends, and this thread is left
-                opening = []
-                for name in names:
-                    self._open(name)
+        try:
+            with ThreadPoolExecutor(len(names), "latentrt-open") as pool:
+                opening = [pool.submit(self._open, name) for name in names if self._compiler.opens_at_once]
+        except RuntimeError:  # the interpreter ends, and this thread is left
+            opening = []
         for one in opening:
             one.result()
+        for name in names:
+            if name not in self._models:
+                self._open(name)
 
     def _open(self, name: str) -> None:
         part, folder = self._components[name], self._folders[name]
         if folder.name not in self._hashed:
             check_files(folder, read_engine(folder).files, largest_hashed=self._compiler.largest_hashed)
         self._models[name] = self._compiler.open(part, folder, threads=self._threads)
+        if self._closed:  # as the opening was interrupted
+            self._models[name].close()
 
     def close(self) -> None:
         """Releases all weights; further runs are refused."""
         with self._lock:
             self._closed = True
             with ExitStack() as rest:  # whichever of them fails, the others are closed
-                for model in self._models.values():
+                for model in list(self._models.values()):
                     rest.callback(model.close)
 
 

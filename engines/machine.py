@@ -3,6 +3,8 @@
 import os
 import platform
 import re
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 # What ONNX Runtime's kernels and weight packing choose by; an engine packed for one set may be wrong on another.
@@ -23,19 +25,33 @@ def cpu_features() -> str:
     return " ".join([platform.system().lower(), platform.machine().lower(), *found])
 
 
-def physical_cores() -> int:
-    """Cores that the process may use; threads of one core count once where the system tells which they are."""
+def cores() -> list[frozenset[int]]:
+    """The processors that the process may use, by physical core; of one each where the system does not tell which
+    belong together, and no core at all where it does not tell processors (elsewhere than on Linux)."""
     try:
         allowed = os.sched_getaffinity(0)
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
-    siblings = set()
-    for number in allowed:
+    except AttributeError:
+        return []
+    found: dict[str, set[int]] = {}
+    for number in sorted(allowed):
         try:
-            siblings.add(Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list").read_text("ascii"))
+            siblings = Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list").read_text("ascii")
         except OSError:
-            siblings.add(str(number))
-    return len(siblings)
+            siblings = str(number)
+        found.setdefault(siblings, set()).add(number)
+    return [frozenset(core) for core in found.values()]
+
+
+def physical_cores() -> int:
+    """How many cores the process may use."""
+    return len(cores()) or os.cpu_count() or 1
+
+
+def keep_to(processors: Collection[int]) -> None:
+    """Keeps the calling thread on these processors; with none, or where the system refuses, it may run on any."""
+    if processors:
+        with suppress(OSError):
+            os.sched_setaffinity(0, processors)
 
 
 def available_memory() -> int:

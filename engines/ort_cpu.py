@@ -314,6 +314,8 @@ def _run_options(level: Any, threads: int | None, *, packs: bool) -> Any:
     options.intra_op_num_threads = threads or 0
     # Plans memory per shape beside what the first run took: a third more for a decoder, and no faster
     options.enable_mem_pattern = False
+    # Else a session's threads spin for some 50 ms behind its last call, on the cores that the next component needs
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if not packs:
         options.add_session_config_entry("session.disable_prepacking", "1")
     return options

@@ -1,17 +1,20 @@
-"""A bundle's components are opened at once on the CPU; what one of them lacks closes the others."""
+"""Components on the CPU: opened at once, closed by what one of them lacks, and out of each other's way."""
 
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import latentrt
 from latentrt.engines.backends import COMPILERS
 from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import OpenComponents
+from latentrt.engines.cache import OpenComponents, compiled_folder
 from latentrt.engines.component import Component
 from latentrt.engines.ort_cpu import OrtCpu
 from latentrt.engines.precision import Backend
@@ -78,6 +81,29 @@ def test_one_that_fails_closes_the_others(failing: str, tiny_bundle: Path, monke
     assert sorted(compiler.closed) == sorted(compiler.opened)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no signals for a thread")
+def test_interrupted_it_leaves_nothing_open(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while one component is being opened, and others are, were or will not be."""
+
+    class Interrupted(Watched):
+        def open(self, component: Component, folder: Path, *, threads: int | None) -> Any:
+            if component.name == "unet":
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                assert left.wait(60)
+            return super().open(component, folder, threads=threads)
+
+    compiler, left = Interrupted(), threading.Event()
+    monkeypatch.setitem(COMPILERS, Backend.ORT_CPU, compiler)
+    with pytest.raises(KeyboardInterrupt):
+        opened(tiny_bundle)
+    left.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("latentrt-open"):
+            thread.join(60)
+    assert set(compiler.opened) == set(compiler.closed)
+    assert "unet" in compiler.opened
+
+
 def test_a_thread_that_outlives_the_main_one_opens_a_bundle(tiny_bundle: Path) -> None:
     """The interpreter takes no new work for helpers then."""
     script = f"""
@@ -93,3 +119,21 @@ threading.Thread(target=serve).start()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(", 3)"), done.stderr
+
+
+def test_behind_a_call_no_core_is_kept_busy(tiny_bundle: Path) -> None:
+    """ONNX Runtime's threads would spin for some 50 ms: the next component's would not get the cores."""
+    found = open_bundle(tiny_bundle)
+    part = Component(root=found.root, manifest=found.manifest, name="vae_decoder")
+    spec = found.manifest.spec("vae_decoder", found.manifest.profiles[0], (1,))
+    model = OrtCpu().open(part, compiled_folder(part, Backend.ORT_CPU), threads=2)
+    try:
+        engine = model.engine(found.manifest.profiles[0])
+        inputs = {name: np.zeros(one.sized(1), one.dtype) for name, one in spec.inputs.items()}
+        for _ in range(3):
+            engine.run(inputs)
+        before = time.process_time()
+        time.sleep(0.2)
+        assert time.process_time() - before < 0.02
+    finally:
+        model.close()

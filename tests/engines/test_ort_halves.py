@@ -1,8 +1,10 @@
 """The halves of a batch at once: what comes back is what one session returns, and who may run so."""
 
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,7 @@ class Session:
 
 
 def test_both_halves_are_under_way_at_once() -> None:
-    """The larger one on the caller's thread; what has no batch goes to both."""
+    """On threads of their own; what has no batch goes to both."""
     session = Session()
     halves = Halves(session, lambda: pytest.fail("a batch of three needs no other session"))
     sample = np.arange(6, dtype=np.float32).reshape(3, 2)
@@ -84,7 +86,9 @@ def test_both_halves_are_under_way_at_once() -> None:
     halves.close()
     np.testing.assert_array_equal(found, sample + 1)
     assert sorted(size for _, size in session.asked) == [1, 2]
-    assert (threading.current_thread().name, 2) in session.asked
+    names = {name for name, _ in session.asked}
+    assert len(names) == 2
+    assert threading.current_thread().name not in names
 
 
 @pytest.mark.parametrize("failing", [0.0, 1.0])
@@ -115,16 +119,17 @@ def test_one_sample_opens_the_other_session_once() -> None:
     assert len(opened) == 1
 
 
-def test_closing_ends_the_thread(tiny_bundle: Path) -> None:
+def test_closing_ends_the_threads(tiny_bundle: Path) -> None:
     component = part_of(tiny_bundle)
     spec = component.manifest.spec("unet", component.manifest.profiles[0], (2,))
     before = set(threading.enumerate())  # those of models that others left open may end meanwhile
     model = OrtCpuModel.of_compiled(compiled_folder(component, Backend.ORT_CPU), threads=2, halves=True)
     engine = OrtCpuEngine(model, spec)
     engine.run(inputs_of(component, 2))
-    (started,) = set(threading.enumerate()) - before
+    started = set(threading.enumerate()) - before
     engine.close()
-    assert not started.is_alive()
+    assert len(started) == 2
+    assert not any(thread.is_alive() for thread in started)
     with pytest.raises(EngineError, match="closed"):
         engine.run(inputs_of(component, 2))
 
@@ -152,16 +157,59 @@ def test_a_whole_session_that_does_not_open_says_why_once(tiny_bundle: Path) -> 
     assert str(refused.value) == "ONNX Runtime cannot open 'model.onnx'; open the bundle again"
 
 
-def test_a_half_that_waits_for_another_callers_is_taken_over() -> None:
-    """While the one helper is busy, a caller runs both of its halves."""
-    session, busy = Session(), threading.Event()
+def test_who_finds_the_threads_taken_runs_both_halves() -> None:
+    """As halves all the same, so that a picture does not depend on who else draws."""
+    goes_on = threading.Event()
+
+    class Busy(Session):
+        def run(self, names: list[str], inputs: dict[str, Array]) -> list[Array]:
+            self.asked.append((threading.current_thread().name, len(inputs["sample"])))
+            if threading.current_thread() is not threading.main_thread():
+                assert goes_on.wait(60)
+            return [inputs["sample"]]
+
+    session = Busy()
     halves = Halves(session, lambda: None)
-    halves._other.submit(busy.wait)
-    session._both = threading.Barrier(1)
-    halves.run(["out"], {"sample": np.zeros((2, 2), np.float32), "level": np.ones(1, np.float32)})
-    busy.set()
+    inputs = {"sample": np.zeros((3, 2), np.float32), "level": np.ones(1, np.float32)}
+    first = threading.Thread(target=halves.run, args=(["out"], inputs))
+    first.start()
+    while len(session.asked) < 2:
+        time.sleep(0.001)
+    halves.run(["out"], inputs)
+    goes_on.set()
+    first.join()
     halves.close()
-    assert [name for name, _ in session.asked] == [threading.current_thread().name] * 2
+    assert [size for name, size in session.asked if name == threading.main_thread().name] == [2, 1]
+
+
+def test_each_half_has_cores_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three cores the larger half gets two; its threads are the only ones that are kept anywhere."""
+    kept: dict[str, frozenset[int]] = {}
+    monkeypatch.setattr(machine, "cores", lambda: [frozenset({0, 4}), frozenset({1, 5}), frozenset({2})])
+    monkeypatch.setattr(machine, "keep_to", lambda these: kept.update({threading.current_thread().name: these}))
+    session = Session()
+    halves = Halves(session, lambda: None)
+    halves.run(["out"], {"sample": np.zeros((3, 2), np.float32), "level": np.ones(1, np.float32)})
+    halves.close()
+    assert {size: kept[name] for name, size in session.asked} == {2: {0, 1, 4, 5}, 1: {2}}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep a thread to processors")
+def test_keeping_to_processors_is_one_threads_own() -> None:
+    """A system that refuses is not argued with; no processors are no wish."""
+    mine = os.sched_getaffinity(0)
+    seen = []
+
+    def keep() -> None:
+        for processors in (frozenset({min(mine)}), frozenset[int](), frozenset({2**20})):
+            machine.keep_to(processors)
+            seen.append(os.sched_getaffinity(0))
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    thread.join()
+    assert seen == [{min(mine)}] * 3
+    assert os.sched_getaffinity(0) == mine
 
 
 def test_a_thread_that_outlives_the_main_one_still_draws(tiny_bundle: Path) -> None:
@@ -208,6 +256,7 @@ def test_threads_of_one_core_count_once(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr(Path, "read_text", lambda path, *_: "0,2\n" if path.parts[5] in ("cpu0", "cpu2") else "1,3\n")
     assert machine.physical_cores() == 2
+    assert machine.cores() == [{0, 2}, {1, 3}]
 
     def unreadable(path: Path, *_: object) -> str:
         raise FileNotFoundError(path)
@@ -217,3 +266,4 @@ def test_threads_of_one_core_count_once(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delattr(machine.os, "sched_getaffinity")
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 6)
     assert machine.physical_cores() == 6
+    assert machine.cores() == []
