@@ -102,11 +102,11 @@ def draw_theirs(checkpoint: Path, output: Path) -> None:
 class _Noised(Drawn):
     """Calibrates on a noised photograph, one call per level: what random weights draw has no picture's range."""
 
-    def calibrating(self, pipe: Pipeline, start: int) -> Iterator[int]:
+    def calibrating(self, pipe: Pipeline, start: int, *, decoded: bool) -> Iterator[int]:
         """Runs one step from ever less noise; yields once."""
-        image = photograph(pipe.manifest.profiles[0])
+        image, output = photograph(pipe.manifest.profiles[0]), "np" if decoded else "latent"
         for steps in (1, 2, 4, 10, 25):
-            pipe.img2img(PROMPT, image=image, strength=1 / steps, num_inference_steps=steps, output_type="latent")
+            pipe.img2img(PROMPT, image=image, strength=1 / steps, num_inference_steps=steps, output_type=output)
         yield len(self.prompts)
 
 

@@ -67,7 +67,8 @@ class ParityRecord(Record):
 class QuantizedNodeRecord(Record):
     """One node that could be computed in eight bits.
 
-    ``score`` is by how much its rounding alone moves the final latents (root mean square, to first order), ``error``
+    ``score`` is by how much its rounding alone moves the final latents (root mean square, to first order), or of a
+    decoder's the picture in [−1, 1]; ``error``
     the share of energy that the results of its input's nodes lose, ``alpha`` the strength of SmoothQuant.
     """
 
@@ -79,6 +80,9 @@ class QuantizedNodeRecord(Record):
 
 class QuantizationRecord(Record):
     """How a component became int8, and how good its pictures are: PSNR in dB against the fp32 engine's.
+
+    The U-Net's are drawn with all that is int8; the decoder's are decoded of the same latents, and its ``quality`` is
+    higher than what was asked of pictures.
 
     ``nodes`` are by the path of their torch module. ``prompts_sha256`` tells prompts, steps and seed, ``source_sha256``
     the graph in fp32 with its weights.

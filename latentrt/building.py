@@ -113,12 +113,13 @@ def build(
         if about_model != (None,) * len(about_model):
             raise RequestError("got a bundle as the model and options about a model; build from the model with them")
         if int8 is not None and open_bundle(model).manifest.precision is not Precision.INT8:
-            if chosen or fp32 or seamless is not Seamless.NONE:
+            if chosen or seamless is not Seamless.NONE:
                 raise RequestError(
-                    "got profiles, fp32 or seamless for a bundle, which has its own; build from the model with them"
+                    "got profiles or seamless for a bundle, which has its own; build from the model with them"
                 )
+            kept = _kept_fp32(fp32, wanted, open_bundle(model).manifest.needed)
             destination = _destination(output)
-            bundle, whole = quantize_bundle(Path(model), destination, engines, int8, timer)
+            bundle, whole = quantize_bundle(Path(model), destination, engines, int8, timer, kept=kept)
             return Build(bundle=bundle, up_to_date=whole, seconds=timer.seconds)
         if prompts is not None or quality is not None:
             raise RequestError(
@@ -145,7 +146,8 @@ def build(
         )
         checkpoint = checkpoint_from_model(str(model), choices)
     precision = wanted or Precision.FP32
-    kept = _kept_fp32(fp32, precision, checkpoint)
+    parts = (*(row.part for row in checkpoint.family.text_encoders), "unet", "vae_encoder", "vae_decoder")
+    kept = _kept_fp32(fp32, precision, parts)
     if not chosen:
         width, height = checkpoint.default_size
         chosen = [Profile(width=width, height=height)]
@@ -196,9 +198,8 @@ def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
     return kind(value)
 
 
-def _kept_fp32(wanted: Sequence[str], precision: Precision, checkpoint: "Checkpoint") -> tuple[str, ...]:
-    """The components that stay in fp32, in a fixed order."""
-    components = (*(row.part for row in checkpoint.family.text_encoders), "unet", "vae_encoder", "vae_decoder")
+def _kept_fp32(wanted: Sequence[str], precision: Precision | None, components: Sequence[str]) -> tuple[str, ...]:
+    """Of a model's components those that stay in fp32, in a fixed order."""
     unknown = [name for name in wanted if name not in components]
     if unknown:
         raise RequestError(f"got fp32 {', '.join(unknown)}, expected of {', '.join(components)}; choose of these")

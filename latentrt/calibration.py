@@ -42,18 +42,18 @@ class Drawn:
         """A digest of all of it."""
         return hashlib.sha256(json.dumps([self.prompts, self.steps, self.seed]).encode()).hexdigest()
 
-    def calibrating(self, pipe: Pipeline, start: int) -> Iterator[int]:
-        """Draws every prompt from the ``start``-th, as latents; yields how many are done after each batch."""
-        for stop, _ in self._batches(pipe, start, len(self.prompts), self.seed, "latent"):
+    def calibrating(self, pipe: Pipeline, start: int, *, decoded: bool) -> Iterator[int]:
+        """Draws every prompt from the ``start``-th, or its latents; yields how many are done after each batch."""
+        for stop, _ in self._batches(pipe, start, len(self.prompts), self.seed, "np" if decoded else "latent"):
             yield stop
 
-    def judging(self, pipe: Pipeline, start: int, count: int) -> Iterator[Array]:
-        """Draws the ``start``-th to the ``count``-th of the pictures that judge: (n, H, W, 3) in [0, 1] per batch.
+    def judging(self, pipe: Pipeline, start: int, count: int) -> Iterator[Result]:
+        """Draws the ``start``-th to the ``count``-th of the pictures that judge, as arrays; yields batches.
 
         Prompts take turns where there are fewer, with another seed each time.
         """
-        for _, pictures in self._batches(pipe, start, count, self.seed + _JUDGING, "np"):
-            yield pictures
+        for _, drawn in self._batches(pipe, start, count, self.seed + _JUDGING, "np"):
+            yield drawn
 
     def prompt_of(self, index: int) -> str:
         """The prompt of a picture that judges."""
@@ -61,7 +61,7 @@ class Drawn:
 
     def _batches(
         self, pipe: Pipeline, start: int, count: int, seed: int, output_type: str
-    ) -> Iterator[tuple[int, Array]]:
+    ) -> Iterator[tuple[int, Result]]:
         profile = pipe.manifest.profiles[0]
         while start < count:
             stop = min(start + profile.batch, count)
@@ -74,7 +74,7 @@ class Drawn:
                 num_inference_steps=self.steps,
                 output_type=output_type,
             )
-            yield stop, np.array(result.images) if output_type == "np" else result.latents
+            yield stop, result
             start = stop
 
 
@@ -139,20 +139,21 @@ def check_prompts(bundle: Bundle, prompts: tuple[str, ...]) -> None:
             raise RequestError(f"got the prompt {prompt!r}, which has no tokens, expected words; remove it")
 
 
-class UnetReplaced:
-    """A bundle's opened components with another U-Net among them."""
+class Replaced:
+    """A bundle's opened components with other engines in the place of some."""
 
-    def __init__(self, components: Engines, unet: Engine) -> None:
+    def __init__(self, components: Engines, engines: Mapping[str, Engine]) -> None:
         self.bundle, self.backend = components.bundle, components.backend
-        self._components, self._unet = components, unet
+        self._components, self._engines = components, engines
 
     def engine(self, component: str, profile: Profile, chunks: int = 1) -> Engine:
-        """The U-Net given, or the bundle's component."""
-        return self._unet if component == "unet" else self._components.engine(component, profile, chunks)
+        """The engine given for it, or the bundle's."""
+        return self._engines.get(component) or self._components.engine(component, profile, chunks)
 
     def close(self) -> None:
-        """Closes the U-Net alone."""
-        self._unet.close()
+        """Closes the engines given, and no other."""
+        for engine in self._engines.values():
+            engine.close()
 
 
 class Kept:

@@ -162,14 +162,15 @@ def _print_quantization(component: str, told: dict[str, Any]) -> None:
     """How good int8 pictures are, and the nodes whose rounding costs most, with what became of them."""
     nodes = told["nodes"]
     int8 = sum(node["int8"] for node in nodes.values())
+    moved, of_same = ("latents", "") if component == "unet" else ("picture", ", decoded of the same latents,")
     say(
         f"{component} in int8 ({told['recipe']}, {told['tool']}): {int8} of {len(nodes)} nodes; {told['pictures']} "
-        f"pictures of {told['steps']} steps against fp32: mean {told['psnr_mean']:.1f} dB, worst "
+        f"pictures of {told['steps']} steps{of_same} against fp32: mean {told['psnr_mean']:.1f} dB, worst "
         f"{told['psnr_worst']:.1f} dB ({told['worst_prompt']!r}); asked for {told['quality']:g} dB"
     )
     worst = sorted(nodes.items(), key=lambda item: -item[1]["score"])[:_SHOWN_NODES]
     print_table(
-        f"{len(worst)} of {len(nodes)} nodes: rounding them moves the latents most (score)",
+        f"{len(worst)} of {len(nodes)} nodes: rounding them moves the {moved} most (score)",
         ("node", "in", "score", "error", "alpha"),
         [
             (

@@ -1,7 +1,7 @@
 """int8 bundles: what may be asked of them, and how one is made of a bundle whose U-Net is in fp32."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from latentrt.engines.bundle import Bundle, open_bundle, record_files
 from latentrt.engines.component import Component
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
-from latentrt.engines.manifest import BUNDLE_FILE, write_manifest
+from latentrt.engines.manifest import BUNDLE_FILE, BundleManifest, write_manifest
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.quantization.recipe import Recipe, recipe_for
@@ -65,9 +65,23 @@ def int8_wishes(
 
 
 def quantize_bundle(
-    model: Path, output: Path, engines: EnginesToMake, int8: Int8Wishes, timer: StageTimer
+    model: Path,
+    output: Path,
+    engines: EnginesToMake,
+    int8: Int8Wishes,
+    timer: StageTimer,
+    *,
+    kept: tuple[str, ...] = (),
 ) -> tuple[Bundle, bool]:
     """Makes an int8 bundle of one in fp32; no checkpoint and no torch are needed.
+
+    Args:
+        model: the bundle in fp32.
+        output: where to write.
+        engines: what is compiled of the result.
+        int8: what was asked for.
+        timer: receives the stages.
+        kept: components that stay in fp32, beside those of the bundle's own that did.
 
     Returns:
         The bundle, and whether it was there already and lacked nothing.
@@ -79,26 +93,31 @@ def quantize_bundle(
     source = open_bundle(model.resolve())
     if output == source.root:
         raise RequestError(f"got {str(output)!r} as the bundle and as the result; choose another folder for the result")
+    kept = tuple(
+        name
+        for name in source.manifest.needed
+        if name in kept or (name in source.manifest.kept_fp32 and name != UNET)  # a bundle in fp16 but for its U-Net
+    )
     settings = int8.settings(source.manifest.source.name, source.manifest.defaults.num_inference_steps)
     work = work_folder(output)
     with locked(output), locked(source.root):
         source.check_all()
-        made = _made(source, output, settings)
+        made = _made(source, output, settings, kept)
         if made is not None:
             return made, not compile_missing(made, engines, timer)
         compile_missing(source, engines_to_make(Backend.ORT_CPU, (), None), timer)
-        quantize(source, output, source.manifest.kept_fp32, engines, settings, work, timer)
+        quantize(source, output, kept, engines, settings, work, timer)
         shutil.rmtree(work, ignore_errors=True)
     return open_bundle(output), False
 
 
-def _made(source: Bundle, output: Path, settings: QuantizationSettings) -> Bundle | None:
+def _made(source: Bundle, output: Path, settings: QuantizationSettings, kept: tuple[str, ...]) -> Bundle | None:
     """The bundle at ``output`` if it was made of the source as it would be again."""
     try:
         bundle = open_bundle(output)
         old, new = source.manifest, bundle.manifest
-        unet = old.components[UNET]
-        shared = {name: file for name, file in old.files.items() if name not in (unet.onnx, unet.weights)}
+        quantized = {name for name, record in new.components.items() if record.quantization is not None}
+        shared = {name: file for name, file in old.files.items() if name not in _graphs(old, quantized)}
         record = new.components[UNET].quantization
         same = (
             settings.made(record)
@@ -106,6 +125,7 @@ def _made(source: Bundle, output: Path, settings: QuantizationSettings) -> Bundl
             and record.source_sha256 == source_sha256(Component(root=source.root, manifest=old, name=UNET))
             and old.latentrt == new.latentrt
             and old.exporter == new.exporter
+            and new.kept_fp32 == kept
             and shared.items() <= new.files.items()
         )
         if same:
@@ -113,6 +133,12 @@ def _made(source: Bundle, output: Path, settings: QuantizationSettings) -> Bundl
     except BundleError:
         return None
     return bundle if same else None
+
+
+def _graphs(manifest: BundleManifest, components: Collection[str]) -> set[str]:
+    """The files that hold some components' graphs and weights."""
+    parts = [manifest.components[name] for name in components]
+    return {name for part in parts for name in (part.onnx, part.weights) if name}
 
 
 def work_folder(output: Path) -> Path:
@@ -129,12 +155,11 @@ def quantize(
     work: Path,
     timer: StageTimer,
 ) -> None:
-    """Writes the bundle at ``output``: the source's files, but its U-Net in int8."""
+    """Writes the bundle at ``output``: the source's files, but what the recipe makes int8."""
     old = source.manifest
-    unet = old.components[UNET]
-    folder = f"onnx/{Precision.INT8}/{UNET}"
+    folder = f"onnx/{Precision.INT8}"
     _check_packages(settings.recipe)
-    quantizer = Quantizer(source, settings, work, timer)
+    quantizer = Quantizer(source, settings, kept, work, timer)
     islands: dict[str, int] = {}
 
     def finish(graph: Path) -> None:
@@ -143,28 +168,32 @@ def quantize(
             islands.update(_halved(graph / "model.onnx", old.family))
 
     with staged_directory(output) as root:
-        record = quantizer.run(root / folder, finish)
-        files = {name: row for name, row in old.files.items() if name not in (unet.onnx, unet.weights)}
+        records = quantizer.run(root / folder, finish)
+        replaced = _graphs(old, records)
+        files = {name: row for name, row in old.files.items() if name not in replaced}
         for name in files:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.path(name), root / name)
-        written = {f"{folder}/{path.name}" for path in (root / folder).iterdir()}
-        weights = next(iter(written - {f"{folder}/model.onnx"}), None)
-        component = unet.model_copy(
-            update={
-                "onnx": f"{folder}/model.onnx",
-                "weights": weights,
-                "precision": Precision.INT8,
-                "islands": islands,
-                "quantization": record,
-            }
-        )
+        components = dict(old.components)
+        for name, record in records.items():
+            graph = f"{folder}/{name}/model.onnx"
+            written = {f"{folder}/{name}/{path.name}" for path in (root / folder / name).iterdir()}
+            files |= record_files(root, written)
+            components[name] = old.components[name].model_copy(
+                update={
+                    "onnx": graph,
+                    "weights": next(iter(written - {graph}), None),
+                    "precision": Precision.INT8,
+                    "islands": islands,
+                    "quantization": record,
+                }
+            )
         manifest = old.model_copy(
             update={
                 "precision": Precision.INT8,
                 "kept_fp32": tuple(kept),
-                "components": {**old.components, UNET: component},
-                "files": files | record_files(root, written),
+                "components": components,
+                "files": files,
             }
         )
         manifest = compile_all(root, manifest, engines, timer)

@@ -1,22 +1,26 @@
 """Conducts quantization: draws to see what flows, chooses ranges and nodes, and judges the pictures."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 
 import numpy as np
 
-from latentrt.calibration import Drawn, Kept, UnetReplaced, check_prompts
+from latentrt.calibration import Drawn, Kept, Replaced, check_prompts
 from latentrt.engines.bundle import Bundle
 from latentrt.engines.cache import OpenComponents
 from latentrt.engines.component import Component
+from latentrt.engines.engine import Engine
 from latentrt.engines.errors import ParityError, RequestError
 from latentrt.engines.manifest import QuantizationRecord, QuantizedNodeRecord
-from latentrt.engines.ort_cpu import DATA_FILE, OrtCpuEngine, OrtCpuModel, compile_onnx
+from latentrt.engines.ort_cpu import DATA_FILE, OrtCpuEngine, OrtCpuModel, compile_onnx, group_norm_of
 from latentrt.engines.ort_cpu import version as onnxruntime_version
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import Progress
@@ -27,12 +31,13 @@ from latentrt.engines.quantization.ranges import InputChoice, choose_inputs, out
 from latentrt.engines.quantization.recipe import Range, Recipe
 from latentrt.engines.quantization.sensitivity import RecordedCall, sensitivities
 from latentrt.engines.schedule_config import PredictionType
-from latentrt.engines.spec import Array
+from latentrt.engines.spec import Array, EngineSpec
+from latentrt.runtime.autoencoder import pixels_from_latents
 from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.schedule import alphas_cumprod_from_config
 
 QUALITY = 30.0  # dB
-UNET = "unet"
+UNET, VAE_DECODER = "unet", "vae_decoder"
 # Nodes in floating point: none first, then ever more
 _KEPT = (0, 4, 8, 16, 32, 64, 128, 256, 512)
 # Of the weights that may stay in floating point without a second thought, so that the file stays below 0.3 of fp32's,
@@ -42,6 +47,7 @@ _SAVE_EVERY = 20.0  # seconds
 _LEAST_ALPHA = 2.0**-24  # of schedules that end without signal, as diffusers has it
 EXACT = 99.0  # dB of equal pictures
 _BELOW = 8.0  # dB that the worst picture may be below the quality asked for
+_ABOVE = 10.0  # dB: of the error that pictures may have, the decoder may make a tenth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,90 +106,200 @@ class Judged:
         """Whether the mean is so good and no picture is far from it."""
         return self.mean >= quality and self.worst >= quality - _BELOW
 
+    def against(self, quality: float) -> str:
+        """What was reached, and what it would have to be."""
+        return (
+            f"reached a mean of {self.mean:.1f} dB (worst {self.worst:.1f} dB) against the fp32 engine, "
+            f"expected {quality:g} dB and no picture {_BELOW:g} dB below"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A component that shall become int8: its graph in fp32."""
+
+    component: Component
+    weights: OnnxWeights
+    nodes: tuple[QuantizableNode, ...]
+    spec: EngineSpec
+
+    @property
+    def name(self) -> str:
+        return self.component.name
+
+    def sized(self, nodes: Sequence[QuantizableNode]) -> float:
+        """The share of the weights that some nodes have."""
+        return sum(node.parameters for node in nodes) / sum(node.parameters for node in self.nodes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choices:
+    """How a part's tensors are rounded, by name, and what each node's rounding costs, by path."""
+
+    inputs: Mapping[str, InputChoice]
+    outputs: Mapping[str, Range]
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _References:
+    """What the fp32 engines drew: pictures (n, H, W, 3) float16, and their latents (n, C, h, w)."""
+
+    pictures: Array
+    latents: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """The nodes that stay in floating point, and how good the pictures are; None and the best if they never are."""
+
+    floating: list[QuantizableNode] | None
+    judged: Judged
+
 
 class Quantizer:
-    """One bundle's U-Net on its way to int8; what was drawn, scored and judged is kept in ``work``."""
+    """One bundle's U-Net, and decoder, on their way to int8; what was drawn, scored and judged is kept in ``work``."""
 
-    def __init__(self, base: Bundle, settings: QuantizationSettings, work: Path, progress: Progress) -> None:
-        """Reads the graph.
+    def __init__(
+        self, base: Bundle, settings: QuantizationSettings, kept: Sequence[str], work: Path, progress: Progress
+    ) -> None:
+        """Reads the graphs.
 
         Args:
             base: a bundle with its U-Net in fp32 and engines for the CPU.
             settings: what is asked for.
+            kept: components that shall stay as they are.
             work: a folder for what shall survive the process.
             progress: receives the stages.
 
         Raises:
             RequestError: a base whose U-Net is not fp32, or prompts without tokens.
         """
-        self._component = Component(root=base.root, manifest=base.manifest, name=UNET)
-        record = self._component.record
-        if record.precision is not Precision.FP32:
+        precision = base.manifest.components[UNET].precision
+        if precision is not Precision.FP32:
             raise RequestError(
-                f"got a bundle whose U-Net is {record.precision}, expected fp32 to make int8 of; build from the model"
+                f"got a bundle whose U-Net is {precision}, expected fp32 to make int8 of; build from the model"
             )
         check_prompts(base, settings.drawn.prompts)
         self._base, self._settings, self._progress = base, settings, progress
-        self._weights = OnnxWeights(self._component.onnx)
-        self._nodes = self._weights.quantizable()
-        self._spec = self._component.spec_of_any_batch(base.manifest.profiles[0])
+        self._parts = [
+            self._part(name)
+            for name in settings.recipe.components
+            if name not in kept and base.manifest.components[name].precision is Precision.FP32
+        ]
         told = {
             "base": base.manifest.model_dump(mode="json", include={"files", "schedule", "defaults", "conditioning"}),
             "profile": str(base.manifest.profiles[0]),
             "drawn": settings.drawn.sha256,
             "effort": str(settings.effort),
-            "made by": [2, np.__version__, _tool()],
+            "parts": [part.name for part in self._parts],
+            "made by": [3, np.__version__, _tool()],
         }
         self._kept = Kept(work / "calibration", told)
 
-    def run(self, folder: Path, finish: Callable[[Path], None]) -> QuantizationRecord:
-        """Writes the int8 graph into ``folder`` and says how good its pictures are.
+    def run(self, root: Path, finish: Callable[[Path], None]) -> dict[str, QuantizationRecord]:
+        """Writes int8 graphs and says, by component, how good they are.
+
+        A decoder that is not good enough stays as it is, with a warning: pictures are drawn without it, too.
 
         Args:
-            folder: where ``model.onnx`` and its weights go.
+            root: every component has a folder in it, for ``model.onnx`` and its weights.
             finish: what is done to every graph before it is judged.
 
         Raises:
-            ParityError: the quality asked for is not reached with half of the weights in floating point.
+            ParityError: the quality asked for is not reached with half of the U-Net's weights in floating point.
         """
-        with closing(OpenComponents(self._base, Backend.ORT_CPU, threads=None)) as components:
-            observations = self._observe(components)
-            inputs = self._choose(observations)
-            outputs = output_ranges(self._nodes, observations, self._settings.recipe)
-            scores = self._score(inputs, outputs, self._calls(observations))
+        records: dict[str, QuantizationRecord] = {}
+        with ExitStack() as opened:
+            components = opened.enter_context(closing(OpenComponents(self._base, Backend.ORT_CPU, threads=None)))
+            seen = self._observe(components)
+            choices = {part.name: self._choices(part, seen[part.name]) for part in self._parts}
             references = self._references(components)
-            floating, judged = self._search(components, folder, finish, inputs, outputs, scores, references)
-        return self._record(floating, judged, inputs, scores)
+            others: dict[str, Engine] = {}
+            state = "fp32"  # of the decoder
+            for part in reversed(self._parts):  # the decoder first, for the pictures that the U-Net is judged by
+                quality = self._settings.quality + (0.0 if part.name == UNET else _ABOVE)
+                judge = partial(self._psnrs, part.name, components, others, references)
+                found = self._search(part, choices[part.name], root / part.name, finish, judge, quality, state)
+                if found.floating is not None:
+                    records[part.name] = self._record(part, found.floating, found.judged, choices[part.name], quality)
+                    if part.name != UNET:
+                        state = str(len(found.floating))
+                        others[part.name] = opened.enter_context(self._engine(part, root / part.name))
+                elif part.name == UNET:
+                    raise ParityError(
+                        f"int8 pictures {found.judged.against(quality)}; ask for less with --quality, or build in fp16 "
+                        "or fp32"
+                    )
+                else:
+                    shutil.rmtree(root / part.name)
+                    warnings.warn(
+                        f"{part.name} stays in fp32, since in int8 its pictures {found.judged.against(quality)}",
+                        stacklevel=2,
+                    )
+        return records
 
-    def _observe(self, components: OpenComponents) -> Observations:
-        """Draws every prompt with an engine that watches itself."""
+    def _part(self, name: str) -> _Part:
+        component = Component(root=self._base.root, manifest=self._base.manifest, name=name)
+        weights = OnnxWeights(component.onnx)
+        return _Part(
+            component=component,
+            weights=weights,
+            nodes=weights.quantizable(),
+            spec=component.spec_of_any_batch(self._base.manifest.profiles[0]),
+        )
+
+    def _observe(self, components: OpenComponents) -> dict[str, Observations]:
+        """Draws every prompt with engines that watch themselves."""
         drawn, saved = self._settings.drawn, self._kept.load("observed")
-        observations = Observations.from_arrays(saved) if saved is not None else Observations()
         done = int(saved["pictures"]) if saved is not None else 0
-        calls = self._settings.effort.calls
-        recorded = [round(part * drawn.steps / calls) for part in range(calls)]
-        engine = ObservingEngine(self._weights, self._nodes, self._spec, observations, recorded)
-        pipe = Pipeline(self._base, UnetReplaced(components, engine))
+        observations = {
+            part.name: Observations() if saved is None else Observations.from_arrays(_of(part.name, saved))
+            for part in self._parts
+        }
+        decoded = VAE_DECODER in observations
+        last, total = monotonic(), len(drawn.prompts)
 
         def save() -> None:
-            self._kept.save("observed", {**observations.arrays(), "pictures": np.array(done)})
+            arrays = {
+                f"{name}:{key}": array for name, seen in observations.items() for key, array in seen.arrays().items()
+            }
+            self._kept.save("observed", {**arrays, "pictures": np.array(done)})
 
-        last, total = monotonic(), len(drawn.prompts)
-        with self._progress.stage(f"{UNET}: calibrate"):
-            try:
-                for finished in drawn.calibrating(pipe, done):
-                    done = finished
-                    self._progress.phase(f"picture {done} of {total}", done, total)
-                    if monotonic() - last > _SAVE_EVERY:
-                        save()
-                        last = monotonic()
-                save()
-            finally:
-                engine.close()
+        with self._progress.stage("int8: calibrate"), ExitStack() as opened:
+            engines = {
+                part.name: opened.enter_context(
+                    ObservingEngine(
+                        part.weights, part.nodes, part.spec, observations[part.name], self._recorded(part.name)
+                    )
+                )
+                for part in self._parts
+            }
+            for finished in drawn.calibrating(
+                Pipeline(self._base, Replaced(components, engines)), done, decoded=decoded
+            ):
+                done = finished
+                self._progress.phase(f"picture {done} of {total}", done, total)
+                if monotonic() - last > _SAVE_EVERY:
+                    save()
+                    last = monotonic()
+            save()
         return observations
 
-    def _calls(self, observations: Observations) -> list[RecordedCall]:
-        """The calls that sensitivity is measured at, each with the part of the schedule that it stands for."""
+    def _recorded(self, name: str) -> list[int]:
+        """The runs that sensitivity is measured at: all over the first picture's schedule, or over the pictures."""
+        drawn, calls = self._settings.drawn, self._settings.effort.calls
+        runs = drawn.steps if name == UNET else -(-len(drawn.prompts) // self._base.manifest.profiles[0].batch)
+        return sorted({part * runs // calls for part in range(calls)})
+
+    def _calls(self, name: str, observations: Observations) -> list[RecordedCall]:
+        """The calls that sensitivity is measured at.
+
+        Each weighs as the part of the schedule that it stands for does; of a decoder, all the same.
+        """
+        if name != UNET:
+            count = len(observations.calls)
+            return [RecordedCall(inputs=call, weight=count**-0.5) for call in observations.calls]
         schedule = self._base.manifest.schedule
         bars = alphas_cumprod_from_config(schedule)
         calls = sorted(observations.calls, key=lambda call: -float(call["timestep"][0]))
@@ -197,117 +313,145 @@ class Quantizer:
             for i, call in enumerate(calls)
         ]
 
-    def _choose(self, observations: Observations) -> Mapping[str, InputChoice]:
-        tensors = len({node.input for node in self._nodes})
+    def _choices(self, part: _Part, observations: Observations) -> _Choices:
+        tensors = len({node.input for node in part.nodes})
         inputs = {}
-        with self._progress.stage(f"{UNET}: ranges"):
-            for name, choice in choose_inputs(self._weights, self._nodes, observations, self._settings.recipe):
+        with self._progress.stage(f"{part.name}: ranges"):
+            for name, choice in choose_inputs(part.weights, part.nodes, observations, self._settings.recipe):
                 inputs[name] = choice
                 self._progress.phase(f"tensor {len(inputs)} of {tensors}", len(inputs), tensors)
-        return inputs
+        outputs = output_ranges(part.nodes, observations, self._settings.recipe)
+        scores = self._score(part, inputs, outputs, self._calls(part.name, observations))
+        return _Choices(inputs=inputs, outputs=outputs, scores=scores)
 
     def _score(
-        self, inputs: Mapping[str, InputChoice], outputs: Mapping[str, Range], calls: Sequence[RecordedCall]
+        self,
+        part: _Part,
+        inputs: Mapping[str, InputChoice],
+        outputs: Mapping[str, Range],
+        calls: Sequence[RecordedCall],
     ) -> dict[str, float]:
         """Every node's score by its path."""
         if not calls:
-            return dict.fromkeys((node.path for node in self._nodes), 0.0)
-        name = f"scores-{self._settings.recipe}"
+            return dict.fromkeys((node.path for node in part.nodes), 0.0)
+        name = f"scores-{part.name}-{self._settings.recipe}"
         saved = self._kept.load(name) or {}
         scores = {path: float(score) for path, score in saved.items()}
-        todo = [node for node in self._nodes if node.path not in scores]
+        todo = [node for node in part.nodes if node.path not in scores]
         if not todo:
             return scores
         last = monotonic()
-        with self._progress.stage(f"{UNET}: sensitivity"):
+        with self._progress.stage(f"{part.name}: sensitivity"):
             measured = sensitivities(
-                self._weights,
-                todo,
-                inputs,
-                outputs,
-                self._settings.recipe,
-                calls,
-                output=next(iter(self._spec.outputs)),
+                part.weights, todo, inputs, outputs, self._settings.recipe, calls, output=next(iter(part.spec.outputs))
             )
             for node, score in measured:
                 scores[node.path] = score
-                self._progress.phase(f"node {len(scores)} of {len(self._nodes)}", len(scores), len(self._nodes))
+                self._progress.phase(f"node {len(scores)} of {len(part.nodes)}", len(scores), len(part.nodes))
                 if monotonic() - last > _SAVE_EVERY:
                     self._kept.save(name, {path: np.array(value) for path, value in scores.items()})
                     last = monotonic()
         self._kept.save(name, {path: np.array(value) for path, value in scores.items()})
         return scores
 
-    def _references(self, components: OpenComponents) -> Array:
-        """The fp32 engine's pictures: (n, H, W, 3) float16."""
+    def _references(self, components: OpenComponents) -> _References:
+        """What the fp32 engines make of the prompts."""
         saved, count = self._kept.load("references"), self._settings.pictures
-        pictures = [] if saved is None else list(saved["pictures"])
+        pictures, latents = ([], []) if saved is None else (list(saved["pictures"]), list(saved["latents"]))
         last = monotonic()
-        with self._progress.stage(f"{UNET}: fp32 pictures"):
+
+        def save() -> None:
+            self._kept.save("references", {"pictures": np.array(pictures), "latents": np.array(latents)})
+
+        with self._progress.stage("int8: fp32 pictures"):
             pipe = Pipeline(self._base, components)
-            for batch in self._settings.drawn.judging(pipe, len(pictures), count):
-                pictures.extend(batch.astype(np.float16))
+            for drawn in self._settings.drawn.judging(pipe, len(pictures), count):
+                pictures.extend(np.array(drawn.images).astype(np.float16))
+                latents.extend(drawn.latents)
                 self._progress.phase(f"picture {len(pictures)} of {count}", len(pictures), count)
                 if monotonic() - last > _SAVE_EVERY:
-                    self._kept.save("references", {"pictures": np.array(pictures)})
+                    save()
                     last = monotonic()
-        self._kept.save("references", {"pictures": np.array(pictures)})
-        return np.array(pictures)
+        save()
+        return _References(pictures=np.array(pictures), latents=np.array(latents))
 
     def _search(
         self,
-        components: OpenComponents,
+        part: _Part,
+        choices: _Choices,
         folder: Path,
         finish: Callable[[Path], None],
-        inputs: Mapping[str, InputChoice],
-        outputs: Mapping[str, Range],
-        scores: Mapping[str, float],
-        references: Array,
-    ) -> tuple[list[QuantizableNode], Judged]:
-        """Leaves ever more of the worst nodes in floating point until the pictures are good enough."""
-        order = worst_first(self._nodes, scores)
-        total = sum(node.parameters for node in self._nodes)
-        name = f"judged-{self._settings.recipe}"
+        judge: Callable[[Engine], Iterator[float]],
+        quality: float,
+        state: str,
+    ) -> _Found:
+        """Leaves ever more of the worst nodes in floating point until the pictures are good enough.
+
+        What is found is in ``folder``.
+        """
+        order = worst_first(part.nodes, choices.scores)
+        name = f"judged-{part.name}-{self._settings.recipe}-{state}"
         figures = self._kept.load(name) or {}
         reached: list[Judged] = []
         for count in _KEPT:
             floating = order[:count]
-            if count > len(order) or sum(node.parameters for node in floating) > _MOST * total:
+            if count > len(order) or part.sized(floating) > _MOST:
                 break
             known = figures.get(str(count))
             judged = None if known is None else self._judged(known)
-            if judged is None or judged.reaches(self._settings.quality):
-                with self._progress.stage(f"{UNET}: int8 with {count} of {len(order)} nodes in floating point"):
+            if judged is None or judged.reaches(quality):
+                with self._progress.stage(f"{part.name}: int8 with {count} of {len(order)} nodes in floating point"):
                     left = {node.name for node in floating}
-                    chosen = [node for node in self._nodes if node.name not in left]
-                    write_quantized(self._weights, chosen, inputs, outputs, self._settings.recipe, folder)
+                    chosen = [node for node in part.nodes if node.name not in left]
+                    write_quantized(
+                        part.weights, chosen, choices.inputs, choices.outputs, self._settings.recipe, folder
+                    )
                     finish(folder)
                     if judged is None:
-                        figures[str(count)] = self._judge(components, folder / "model.onnx", references)
+                        figures[str(count)] = self._figures(part, folder, judge)
                         self._kept.save(name, figures)
                         judged = self._judged(figures[str(count)])
-            if judged.reaches(self._settings.quality):
-                return floating, judged
+            if judged.reaches(quality):
+                return _Found(floating=floating, judged=judged)
             reached.append(judged)
-        best = max(reached, key=lambda one: one.mean)
-        raise ParityError(
-            f"int8 pictures reached a mean of {best.mean:.1f} dB (worst {best.worst:.1f} dB) against the fp32 engine, "
-            f"expected {self._settings.quality:g} dB and no picture {_BELOW:g} dB below; ask for less with --quality, "
-            "or build in fp16 or fp32"
-        )
+        return _Found(floating=None, judged=max(reached, key=lambda one: one.mean))
 
-    def _judge(self, components: OpenComponents, onnx: Path, references: Array) -> Array:
-        """Draws with a graph, compiled for this CPU: every picture's PSNR in dB against its reference."""
-        with TemporaryDirectory(dir=onnx.parent, prefix=".engine-") as compiled:
-            compile_onnx(onnx, Path(compiled), (onnx.parent / DATA_FILE).stat().st_size // 4)
-            with OrtCpuEngine(OrtCpuModel.of_compiled(Path(compiled), threads=None), self._spec) as engine:
-                pipe = Pipeline(self._base, UnetReplaced(components, engine))
-                figures: list[float] = []
-                for batch in self._settings.drawn.judging(pipe, 0, len(references)):
-                    for picture in batch:
-                        figures.append(picture_psnr(picture, references[len(figures)]))
-                        self._progress.phase(f"picture {len(figures)}", len(figures), len(references))
+    def _figures(self, part: _Part, folder: Path, judge: Callable[[Engine], Iterator[float]]) -> Array:
+        """Every picture's PSNR in dB with a graph."""
+        figures: list[float] = []
+        with self._engine(part, folder) as engine:
+            for figure in judge(engine):
+                figures.append(figure)
+                self._progress.phase(f"picture {len(figures)}", len(figures), self._settings.pictures)
         return np.array(figures)
+
+    @contextmanager
+    def _engine(self, part: _Part, folder: Path) -> Iterator[Engine]:
+        """A graph, compiled for this CPU while it lasts."""
+        with TemporaryDirectory(dir=folder, prefix=".engine-") as compiled:
+            parameters = (folder / DATA_FILE).stat().st_size // 4
+            compile_onnx(folder / "model.onnx", Path(compiled), parameters, group_norm=group_norm_of(part.name))
+            with OrtCpuEngine(OrtCpuModel.of_compiled(Path(compiled), threads=None), part.spec) as engine:
+                yield engine
+
+    def _psnrs(
+        self,
+        component: str,
+        components: OpenComponents,
+        others: Mapping[str, Engine],
+        references: _References,
+        engine: Engine,
+    ) -> Iterator[float]:
+        """The PSNR of every picture: drawn, with all that is int8 already, or decoded of the same latents."""
+        if component == UNET:
+            pipe = Pipeline(self._base, Replaced(components, {**others, component: engine}))
+            drawn = self._settings.drawn.judging(pipe, 0, len(references.pictures))
+            pictures = (np.asarray(picture) for result in drawn for picture in result.images)
+            yield from map(picture_psnr, pictures, references.pictures)
+            return
+        scale, exact = self._base.manifest.latents, components.engine(component, self._base.manifest.profiles[0])
+        for latents in references.latents:
+            yield picture_psnr(*(pixels_from_latents(decoder, scale, latents[None]) for decoder in (engine, exact)))
 
     def _judged(self, figures: Array) -> Judged:
         worst = int(np.argmin(figures))
@@ -318,19 +462,15 @@ class Quantizer:
         )
 
     def _record(
-        self,
-        floating: Sequence[QuantizableNode],
-        judged: Judged,
-        inputs: Mapping[str, InputChoice],
-        scores: Mapping[str, float],
+        self, part: _Part, floating: Sequence[QuantizableNode], judged: Judged, choices: _Choices, quality: float
     ) -> QuantizationRecord:
         left = {node.name for node in floating}
         settings = self._settings
         return QuantizationRecord(
             recipe=settings.recipe,
             tool=_tool(),
-            quality=settings.quality,
-            source_sha256=source_sha256(self._component),
+            quality=quality,
+            source_sha256=source_sha256(part.component),
             prompts_sha256=settings.drawn.sha256,
             prompts=len(settings.drawn.prompts),
             steps=settings.drawn.steps,
@@ -341,13 +481,19 @@ class Quantizer:
             nodes={
                 node.path: QuantizedNodeRecord(
                     int8=node.name not in left,
-                    score=scores[node.path],
-                    error=inputs[node.input].error,
-                    alpha=inputs[node.input].alpha,
+                    score=choices.scores[node.path],
+                    error=choices.inputs[node.input].error,
+                    alpha=choices.inputs[node.input].alpha,
                 )
-                for node in self._nodes
+                for node in part.nodes
             },
         )
+
+
+def _of(component: str, saved: Mapping[str, Array]) -> dict[str, Array]:
+    """What was saved of one component."""
+    prefix = f"{component}:"
+    return {key.removeprefix(prefix): array for key, array in saved.items() if key.startswith(prefix)}
 
 
 def _tool() -> str:

@@ -16,13 +16,15 @@ _RUNS = 8  # that fill what is kept: 256 rows of a matrix product's input, 24 wi
 LARGEST_LATENTS = 32
 _SEED = 11
 _TIMESTEP = "timestep"
+_TURNS = 32  # rows that the runs of what has no timesteps take turns in
 
 
 @dataclass
 class Observed:
     """What one tensor was.
 
-    ``lowest`` and ``highest`` are per timestep and channel, (timesteps, C), over all prompts. ``samples`` are rows
+    ``lowest`` and ``highest`` are per row and channel, (rows, C), over all prompts: a row is a timestep, or one of some
+    turns that a decoder's runs take. ``samples`` are rows
     (n, C) of a matrix product's input, or windows (n, C, h, w) of a convolution's, each run's as likely among them.
     ``visits`` counts the runs.
     """
@@ -34,7 +36,7 @@ class Observed:
 
     @property
     def bounds(self) -> tuple[Array, Array]:
-        """The lowest and the highest number at each timestep."""
+        """The lowest and the highest number of each row."""
         return np.array([a.min() for a in self.lowest]), np.array([a.max() for a in self.highest])
 
     @property
@@ -43,7 +45,7 @@ class Observed:
         return np.asarray(np.maximum(-np.min(self.lowest, axis=0), np.max(self.highest, axis=0)))
 
     def widen(self, row: int, low: Array, high: Array) -> None:
-        """Takes the channels' extremes (C,) of one run at the ``row``-th timestep."""
+        """Takes the channels' extremes (C,) of one run."""
         if row == len(self.lowest):
             self.lowest.append(np.array(low, np.float32))
             self.highest.append(np.array(high, np.float32))
@@ -109,7 +111,7 @@ class Observations:
 
 
 class ObservingEngine(ClosesItself):
-    """The fp32 U-Net as an engine that watches itself while a pipeline draws with it."""
+    """A component in fp32 as an engine that watches itself while a pipeline draws with it."""
 
     def __init__(
         self,
@@ -124,7 +126,7 @@ class ObservingEngine(ClosesItself):
         Args:
             weights: the graph.
             nodes: what is observed.
-            spec: the U-Net's tensors.
+            spec: the component's tensors.
             observations: where it is kept.
             recorded: the runs, counted from 0, whose inputs are kept.
 
@@ -141,7 +143,7 @@ class ObservingEngine(ClosesItself):
         self._recorded = frozenset(recorded)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs the U-Net and keeps what it saw.
+        """Runs the component and keeps what it saw.
 
         Raises:
             EngineError: activations that are not finite.
@@ -156,12 +158,12 @@ class ObservingEngine(ClosesItself):
         extremes = [f"{name}.{kind}" for name in self._watched for kind in ("lowest", "highest")]
         names = [*self._outputs, *extremes, *(f"{name}.samples" for name in shares)]
         found = dict(zip(names, self._session.run(names, {**inputs, **draws}), strict=True))
-        row = self.observations.row(float(inputs[_TIMESTEP].flat[0]))
+        row = self._row(inputs)
         for name in self._watched:
             low, high = found[f"{name}.lowest"], found[f"{name}.highest"]
             if not (np.isfinite(low).all() and np.isfinite(high).all()):
                 raise EngineError(
-                    f"the U-Net's tensor {name!r} became NaN or infinite while calibrating, expected finite numbers; "
+                    f"the tensor {name!r} became NaN or infinite while calibrating, expected finite numbers; "
                     "check the model, or give other prompts"
                 )
             self.observations.tensors.setdefault(name, Observed()).widen(row, low, high)
@@ -177,6 +179,11 @@ class ObservingEngine(ClosesItself):
     def close(self) -> None:
         """Unmaps the weights."""
         self._session = None
+
+    def _row(self, inputs: Mapping[str, Array]) -> int:
+        timestep = inputs.get(_TIMESTEP)
+        seen = self.observations
+        return seen.runs % _TURNS if timestep is None else seen.row(float(timestep.flat[0]))
 
     def _cut(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One sample of the inputs, the conditional one where there are two, and of large latents a part."""

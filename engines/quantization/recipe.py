@@ -39,6 +39,11 @@ class Recipe(StrEnum):
         return 64 if self is Recipe.U8S8_REDUCED else 127
 
     @property
+    def components(self) -> tuple[str, ...]:
+        """What it is for, in the order of a picture: decoders on CPUs, where they take as long as some steps."""
+        return ("unet",) if self is Recipe.S8S8 else ("unet", "vae_decoder")
+
+    @property
     def quantizes_outputs(self) -> frozenset[str]:
         """Operators whose results become eight bits, too: ONNX Runtime has no other int8 convolution on the CPU."""
         return frozenset() if self is Recipe.S8S8 else frozenset({"Conv"})

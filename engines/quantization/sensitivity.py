@@ -1,4 +1,4 @@
-"""What each node's rounding alone does to the U-Net's prediction: one graph with a switch per node."""
+"""What each node's rounding alone does to a component's result: one graph with a switch per node."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ _SWITCHES = "latentrt.rounded"
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedCall:
-    """One call of the U-Net while calibrating, and what a change of its prediction does to the final latents.
+    """One call while calibrating, and what a change of its result does in the end.
 
-    ``weight`` is by how much an error of 1 in the prediction, made from here to the next recorded call, moves the
-    final latents, to first order.
+    ``weight`` is by how much an error of 1 in the U-Net's prediction, made from here to the next recorded call, moves
+    the final latents, to first order; of n calls of a decoder n^−½, which makes a mean of their squares.
     """
 
     inputs: Mapping[str, Array]
@@ -36,7 +36,9 @@ def sensitivities(
     *,
     output: str,
 ) -> Iterator[tuple[QuantizableNode, float]]:
-    """How far each node's rounding alone moves the final latents: root mean square, latents having a deviation near 1.
+    """How far each node's rounding alone moves the final latents, whose deviation is near 1, or what a decoder returns.
+
+    As root mean squares.
 
     Every recorded call is repeated once per node with that node rounded, input, weight and (where the recipe does so)
     result, and all others in fp32. Errors of different calls are taken to be independent.

@@ -13,6 +13,7 @@ import pytest
 from latentrt.engines.bundle import open_bundle
 from latentrt.engines.component import Component
 from latentrt.engines.errors import RequestError
+from latentrt.engines.group_norm import GroupNorm
 from latentrt.engines.ort_cpu import OrtCpuEngine, OrtCpuModel, compile_onnx
 from latentrt.engines.precision import Backend
 from latentrt.engines.quantization import recipe as recipes
@@ -153,6 +154,32 @@ def test_what_is_kept_of_a_run(unet: Unet) -> None:
     assert np.array_equal(seen.calls[0]["sample"][0], unet.probes[0].inputs["sample"][1])
 
 
+def test_a_decoder_is_observed_by_turns(tiny_bundle: Path, tmp_path: Path) -> None:
+    """It has no timesteps: its runs share a number of rows. What is written of it computes nearly the same."""
+    bundle = open_bundle(tiny_bundle)
+    component = Component(root=tiny_bundle, manifest=bundle.manifest, name="vae_decoder")
+    weights, spec = OnnxWeights(component.onnx), component.spec_of_any_batch(bundle.manifest.profiles[0])
+    nodes, seen = weights.quantizable(), Observations()
+    latents = np.random.default_rng(4).standard_normal((40, 1, *spec.inputs["latent_sample"].shape[1:]), np.float32)
+    with ObservingEngine(weights, nodes, spec, seen, [0, 35]) as engine:
+        exact = [engine.run({"latent_sample": one})["sample"] for one in latents]
+    assert seen.runs == 40
+    first = seen.tensors[nodes[0].input]
+    assert len(first.lowest) == 32
+    assert np.array_equal(first.lowest[3], latents[[3, 35]].min(axis=(0, 1, 3, 4)))
+    assert all(
+        np.array_equal(call["latent_sample"], latents[run]) for call, run in zip(seen.calls, (0, 35), strict=True)
+    )
+    inputs = dict(choose_inputs(weights, nodes, seen, Recipe.U8S8))
+    write_quantized(weights, nodes, inputs, output_ranges(nodes, seen, Recipe.U8S8), Recipe.U8S8, tmp_path)
+    compiled = tmp_path / "compiled"
+    compiled.mkdir()
+    compile_onnx(tmp_path / "model.onnx", compiled, group_norm=GroupNorm.EXACT)
+    with OrtCpuEngine(OrtCpuModel.of_compiled(compiled, threads=1), spec) as engine:
+        rounded = [engine.run({"latent_sample": one})["sample"] for one in latents]
+    assert 1e-4 < relative(np.array(rounded), np.array(exact)) < 0.1
+
+
 def test_samples_are_parts_of_the_tensors(unet: Unet) -> None:
     """Of one run: extremes are those of the whole tensor, every row and every window is found in it."""
     import onnx
@@ -279,6 +306,8 @@ def test_recipes_of_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recipe_for(Backend.ORT_CPU) is Recipe.U8S8
     monkeypatch.setattr(recipes, "cpu_sums_widely", lambda: False)
     assert recipe_for(Backend.ORT_CPU) is Recipe.U8S8_REDUCED
+    assert "vae_decoder" in Recipe.U8S8_REDUCED.components
+    assert "vae_decoder" not in Recipe.S8S8.components  # GPUs decode in fp16
     with pytest.raises(RequestError, match="got precision int8 for backend ort-cuda"):
         recipe_for(Backend.ORT_CUDA)
 
