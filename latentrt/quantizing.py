@@ -106,13 +106,6 @@ class Judged:
         """Whether the mean is so good and no picture is far from it."""
         return self.mean >= quality and self.worst >= quality - _BELOW
 
-    def against(self, quality: float) -> str:
-        """What was reached, and what it would have to be."""
-        return (
-            f"reached a mean of {self.mean:.1f} dB (worst {self.worst:.1f} dB) against the fp32 engine, "
-            f"expected {quality:g} dB and no picture {_BELOW:g} dB below"
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
@@ -155,6 +148,15 @@ class _Found:
 
     floating: list[QuantizableNode] | None
     judged: Judged
+    quality: float
+
+    @property
+    def told(self) -> str:
+        """What was reached, and what was asked for."""
+        return (
+            f"reached a mean of {self.judged.mean:.1f} dB (worst {self.judged.worst:.1f} dB) against the fp32 engine, "
+            f"expected {self.quality:g} dB and no picture {_BELOW:g} dB below"
+        )
 
 
 class Quantizer:
@@ -182,11 +184,11 @@ class Quantizer:
             )
         check_prompts(base, settings.drawn.prompts)
         self._base, self._settings, self._progress = base, settings, progress
-        self._parts = [
-            self._part(name)
-            for name in settings.recipe.components
-            if name not in kept and base.manifest.components[name].precision is Precision.FP32
-        ]
+        self._unet, self._decoder = self._part(UNET), None
+        wide = base.manifest.components[VAE_DECODER].precision is Precision.FP32
+        if VAE_DECODER in settings.recipe.components and VAE_DECODER not in kept and wide:
+            self._decoder = self._part(VAE_DECODER)
+        self._parts = [part for part in (self._unet, self._decoder) if part is not None]
         told = {
             "base": base.manifest.model_dump(mode="json", include={"files", "schedule", "defaults", "conditioning"}),
             "profile": str(base.manifest.profiles[0]),
@@ -209,34 +211,31 @@ class Quantizer:
         Raises:
             ParityError: the quality asked for is not reached with half of the U-Net's weights in floating point.
         """
-        records: dict[str, QuantizationRecord] = {}
+        quality, records = self._settings.quality, {}
         with ExitStack() as opened:
             components = opened.enter_context(closing(OpenComponents(self._base, Backend.ORT_CPU, threads=None)))
             seen = self._observe(components)
             choices = {part.name: self._choices(part, seen[part.name]) for part in self._parts}
             references = self._references(components)
-            others: dict[str, Engine] = {}
-            state = "fp32"  # of the decoder
-            for part in reversed(self._parts):  # the decoder first, for the pictures that the U-Net is judged by
-                quality = self._settings.quality + (0.0 if part.name == UNET else _ABOVE)
-                judge = partial(self._psnrs, part.name, components, others, references)
-                found = self._search(part, choices[part.name], root / part.name, finish, judge, quality, state)
-                if found.floating is not None:
-                    records[part.name] = self._record(part, found.floating, found.judged, choices[part.name], quality)
-                    if part.name != UNET:
-                        state = str(len(found.floating))
-                        others[part.name] = opened.enter_context(self._engine(part, root / part.name))
-                elif part.name == UNET:
-                    raise ParityError(
-                        f"int8 pictures {found.judged.against(quality)}; ask for less with --quality, or build in fp16 "
-                        "or fp32"
-                    )
+            replaced: dict[str, Engine] = {}  # what the U-Net's pictures are drawn with
+            kept = f"judged-{UNET}-{self._settings.recipe}"
+            if self._decoder is not None:
+                part, folder = self._decoder, root / VAE_DECODER
+                judge = partial(self._decoded, components, references)
+                name = f"judged-{VAE_DECODER}-{self._settings.recipe}"
+                found = self._search(part, choices[VAE_DECODER], folder, finish, judge, quality + _ABOVE, name)
+                if found.floating is None:
+                    warnings.warn(f"{VAE_DECODER} stays in fp32, since its int8 pictures {found.told}", stacklevel=2)
+                    shutil.rmtree(folder)
                 else:
-                    shutil.rmtree(root / part.name)
-                    warnings.warn(
-                        f"{part.name} stays in fp32, since in int8 its pictures {found.judged.against(quality)}",
-                        stacklevel=2,
-                    )
+                    records[VAE_DECODER] = self._record(part, choices[VAE_DECODER], found)
+                    replaced[VAE_DECODER] = opened.enter_context(self._engine(part, folder))
+                    kept += f"-{len(found.floating)}"
+            judge = partial(self._drawn, components, references, replaced)
+            found = self._search(self._unet, choices[UNET], root / UNET, finish, judge, quality, kept)
+            if found.floating is None:
+                raise ParityError(f"int8 pictures {found.told}; ask for less with --quality, or build in fp16 or fp32")
+            records[UNET] = self._record(self._unet, choices[UNET], found)
         return records
 
     def _part(self, name: str) -> _Part:
@@ -383,15 +382,14 @@ class Quantizer:
         finish: Callable[[Path], None],
         judge: Callable[[Engine], Iterator[float]],
         quality: float,
-        state: str,
+        kept: str,
     ) -> _Found:
         """Leaves ever more of the worst nodes in floating point until the pictures are good enough.
 
-        What is found is in ``folder``.
+        What is found is in ``folder``; figures are kept under the name ``kept``.
         """
         order = worst_first(part.nodes, choices.scores)
-        name = f"judged-{part.name}-{self._settings.recipe}-{state}"
-        figures = self._kept.load(name) or {}
+        figures = self._kept.load(kept) or {}
         reached: list[Judged] = []
         for count in _KEPT:
             floating = order[:count]
@@ -409,12 +407,12 @@ class Quantizer:
                     finish(folder)
                     if judged is None:
                         figures[str(count)] = self._figures(part, folder, judge)
-                        self._kept.save(name, figures)
+                        self._kept.save(kept, figures)
                         judged = self._judged(figures[str(count)])
             if judged.reaches(quality):
-                return _Found(floating=floating, judged=judged)
+                return _Found(floating=floating, judged=judged, quality=quality)
             reached.append(judged)
-        return _Found(floating=None, judged=max(reached, key=lambda one: one.mean))
+        return _Found(floating=None, judged=max(reached, key=lambda one: one.mean), quality=quality)
 
     def _figures(self, part: _Part, folder: Path, judge: Callable[[Engine], Iterator[float]]) -> Array:
         """Every picture's PSNR in dB with a graph."""
@@ -434,24 +432,20 @@ class Quantizer:
             with OrtCpuEngine(OrtCpuModel.of_compiled(Path(compiled), threads=None), part.spec) as engine:
                 yield engine
 
-    def _psnrs(
-        self,
-        component: str,
-        components: OpenComponents,
-        others: Mapping[str, Engine],
-        references: _References,
-        engine: Engine,
-    ) -> Iterator[float]:
-        """The PSNR of every picture: drawn, with all that is int8 already, or decoded of the same latents."""
-        if component == UNET:
-            pipe = Pipeline(self._base, Replaced(components, {**others, component: engine}))
-            drawn = self._settings.drawn.judging(pipe, 0, len(references.pictures))
-            pictures = (np.asarray(picture) for result in drawn for picture in result.images)
-            yield from map(picture_psnr, pictures, references.pictures)
-            return
-        scale, exact = self._base.manifest.latents, components.engine(component, self._base.manifest.profiles[0])
+    def _decoded(self, components: OpenComponents, references: _References, engine: Engine) -> Iterator[float]:
+        """The PSNR of every picture that a decoder makes of the same latents."""
+        scale, exact = self._base.manifest.latents, components.engine(VAE_DECODER, self._base.manifest.profiles[0])
         for latents in references.latents:
             yield picture_psnr(*(pixels_from_latents(decoder, scale, latents[None]) for decoder in (engine, exact)))
+
+    def _drawn(
+        self, components: OpenComponents, references: _References, replaced: Mapping[str, Engine], engine: Engine
+    ) -> Iterator[float]:
+        """The PSNR of every picture that is drawn with a U-Net and what else is replaced."""
+        pipe = Pipeline(self._base, Replaced(components, {**replaced, UNET: engine}))
+        drawn = self._settings.drawn.judging(pipe, 0, len(references.pictures))
+        pictures = (np.asarray(picture) for result in drawn for picture in result.images)
+        yield from map(picture_psnr, pictures, references.pictures)
 
     def _judged(self, figures: Array) -> Judged:
         worst = int(np.argmin(figures))
@@ -461,15 +455,13 @@ class Quantizer:
             worst_prompt=self._settings.drawn.prompt_of(worst),
         )
 
-    def _record(
-        self, part: _Part, floating: Sequence[QuantizableNode], judged: Judged, choices: _Choices, quality: float
-    ) -> QuantizationRecord:
-        left = {node.name for node in floating}
-        settings = self._settings
+    def _record(self, part: _Part, choices: _Choices, found: _Found) -> QuantizationRecord:
+        left = {node.name for node in found.floating or ()}
+        settings, judged = self._settings, found.judged
         return QuantizationRecord(
             recipe=settings.recipe,
             tool=_tool(),
-            quality=quality,
+            quality=found.quality,
             source_sha256=source_sha256(part.component),
             prompts_sha256=settings.drawn.sha256,
             prompts=len(settings.drawn.prompts),

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import latentrt
+from latentrt.models import EMBEDDED
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TRAINING = EXAMPLES / "90_train_emoji.py"
 SCRIPTS = [path for path in sorted(EXAMPLES.glob("[0-9][0-9]_*.py")) if path != TRAINING]
@@ -40,6 +43,7 @@ def folder(
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(emoji_bundle, folder / "emoji.bundle")
     shutil.copytree(wide_bundle, folder / "wide.bundle")
+    latentrt.build(EMBEDDED, folder / "seamless.bundle", seamless="xy")
     shutil.copytree(family_bundle("sdxl"), folder / "sdxl.bundle")
     shutil.copytree(family_bundle("sdxl-refiner"), folder / "refiner.bundle")
     return folder

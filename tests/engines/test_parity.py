@@ -79,3 +79,13 @@ def test_large_pictures_of_the_autoencoder_may_differ_more_in_fp32() -> None:
             gate(component, error, Precision.FP32, pixels)
     with pytest.raises(ParityError, match=r"at most 0\.01"):
         gate("unet", Parity(relative_error=2e-2, psnr=95.0), Precision.FP16, 2048 * 2048)
+
+
+def test_a_grey_picture_may_differ_more_in_int8() -> None:
+    """Its norm is small, and its PSNR tells; of a U-Net's prediction the norm tells."""
+    grey = Parity(relative_error=0.9, psnr=31.0)
+    gate("vae_decoder", grey, Precision.INT8)
+    with pytest.raises(ParityError, match="at most 0.5"):
+        gate("unet", grey, Precision.INT8)
+    with pytest.raises(ParityError, match="at least 20 dB"):
+        gate("vae_decoder", Parity(relative_error=0.1, psnr=19.0), Precision.INT8)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from shared import filled_once
 
 import latentrt
 from latentrt import calibration, quantizing
@@ -29,22 +30,27 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prompts(shared: Path) -> Path:
     """Three prompts, and lines to skip."""
-    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    path.write_text("a cat\n\n  red apple \nan astronaut riding a horse\n", "utf-8")
-    return path
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "prompts.txt").write_text("a cat\n\n  red apple \nan astronaut riding a horse\n", "utf-8")
+
+    return filled_once(shared / "int8-prompts", write) / "prompts.txt"
 
 
 @pytest.fixture(scope="module")
-def int8_bundle(emoji_bundle: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model in int8, made of its bundle."""
-    source = shutil.copytree(emoji_bundle, tmp_path_factory.mktemp("source") / "fp32.bundle")
-    folder = tmp_path_factory.mktemp("bundles") / "int8.bundle"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("latentrt.int8.EFFORT", quantizing.Effort(steps=4, pictures=6))
-        latentrt.build(source, folder, precision="int8", prompts=prompts, quality=24.0)
-    return folder
+def int8_bundle(emoji_bundle: Path, prompts: Path, shared: Path) -> Path:
+    """The embedded model in int8, made of its bundle. Do not write to it."""
+
+    def build(folder: Path) -> None:
+        source = shutil.copytree(emoji_bundle, folder / "fp32.bundle")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("latentrt.int8.EFFORT", quantizing.Effort(steps=4, pictures=6))
+            latentrt.build(source, folder / "made" / "int8.bundle", precision="int8", prompts=prompts, quality=24.0)
+
+    return filled_once(shared / "int8", build) / "made" / "int8.bundle"
 
 
 def test_what_the_bundle_says(int8_bundle: Path, emoji_bundle: Path, command: Callable[..., Any]) -> None:
@@ -111,7 +117,7 @@ def test_a_quality_out_of_reach_fails_and_says_what_was_reached(
     kept = tmp_path / ".int8.bundle.int8" / "calibration"
     recipe = recipe_for(Backend.ORT_CPU)
     parts = [f"{what}-{part}-{recipe}" for what in ("scores", "judged") for part in ("unet", "vae_decoder")]
-    names = {"observed", "references", *(f"{n}-fp32" if n.startswith("judged") else n for n in parts)}
+    names = {"observed", "references", *parts}
     assert {path.stem for path in kept.glob("*.npz")} == names
 
 
