@@ -74,8 +74,9 @@ def build(
             ``emoji`` for the embedded model, or a bundle.
         output: the bundle's folder; needed unless ``model`` is a bundle.
         precision: element type of weights and arithmetic: "fp32" (None), "fp16" or "int8". Parts that fp16 cannot hold
-            stay in fp32: SDXL's autoencoder, sines of timesteps, and what else ``export/islands.py`` lists. In int8 is
-            the U-Net, calibrated by drawing with it; ``model`` may be a bundle in fp32 then.
+            stay in fp32: SDXL's autoencoder, sines of timesteps, and what else ``export/islands.py`` lists. In int8 are
+            the U-Net and, for CPUs, the VAE decoder, calibrated by drawing with them; ``model`` may be a bundle in fp32
+            then.
         profiles: picture sizes, ``"512x512"`` or ``"768x512x2"`` with a batch; none takes the model's own size.
         backend: what the engines are compiled for.
         gpus: GPU architectures such as ``"sm89"``, for ``tensorrt-rtx``: engines are compiled for each of them, and

@@ -85,7 +85,7 @@ def test_a_grey_picture_may_differ_more_in_int8() -> None:
     """Its norm is small, and its PSNR tells; of a U-Net's prediction the norm tells."""
     grey = Parity(relative_error=0.9, psnr=31.0)
     gate("vae_decoder", grey, Precision.INT8)
-    with pytest.raises(ParityError, match="at most 0.5"):
+    with pytest.raises(ParityError, match=r"at most 0\.5"):
         gate("unet", grey, Precision.INT8)
     with pytest.raises(ParityError, match="at least 20 dB"):
         gate("vae_decoder", Parity(relative_error=0.1, psnr=19.0), Precision.INT8)
