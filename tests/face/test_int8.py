@@ -122,11 +122,12 @@ def test_a_quality_out_of_reach_fails_and_says_what_was_reached(
 
 
 def test_a_decoder_may_stay_as_it_is(
-    emoji_bundle: Path, prompts: Path, tmp_path: Path, command: Callable[..., Any]
+    emoji_bundle: Path, prompts: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where that is wished."""
+    monkeypatch.setattr("latentrt.int8.EFFORT", quantizing.Effort(steps=2, pictures=2, calls=0))
     source, output = shutil.copytree(emoji_bundle, tmp_path / "fp32.bundle"), tmp_path / "int8.bundle"
-    wishes = (source, "-o", output, "--precision", "int8", "--prompts", prompts, "--quality", 24)
+    wishes = (source, "-o", output, "--precision", "int8", "--prompts", prompts, "--quality", 10)
     ran = command("build", *wishes, "--fp32", "vae_decoder")
     assert ran.status == 0, ran.stderr
     old, new = open_bundle(source).manifest, open_bundle(output).manifest
@@ -140,7 +141,7 @@ def test_a_decoder_may_stay_as_it_is(
 
 
 def test_a_killed_calibration_goes_on_where_it_was(
-    emoji_bundle: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    emoji_bundle: Path, int8_bundle: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What two pictures showed is not drawn again, and the result is that of an undisturbed run."""
     source = shutil.copytree(emoji_bundle, tmp_path / "fp32.bundle")
@@ -162,10 +163,9 @@ def test_a_killed_calibration_goes_on_where_it_was(
     assert not output.exists()
     made = latentrt.build(source, output, precision="int8", prompts=prompts, quality=24.0)
     assert drawn == [1, 2, 3]
-    told = [part.quantization for part in made.bundle.manifest.components.values()]
-    monkeypatch.setattr(calibration.Drawn, "calibrating", calibrating)
-    again = latentrt.build(source, tmp_path / "other.bundle", precision="int8", prompts=prompts, quality=24.0)
-    assert [part.quantization for part in again.bundle.manifest.components.values()] == told
+    told = {name: part.quantization for name, part in made.bundle.manifest.components.items()}
+    undisturbed = open_bundle(int8_bundle).manifest.components
+    assert {name: part.quantization for name, part in undisturbed.items()} == told
 
 
 @pytest.mark.parametrize(
