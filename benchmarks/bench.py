@@ -26,12 +26,12 @@ from latentrt.benchmarks.roster import Entrant, entrants
 from latentrt.benchmarks.same_checkpoint import check_same_checkpoint
 from latentrt.benchmarks.schema import SCHEMA, BenchResult, Contender, OwnEmoji, Quality, Settings, Work
 from latentrt.benchmarks.summing_up import answers, figure, latency_of, scaling_of
-from latentrt.engines.bundle import Bundle, open_bundle
-from latentrt.engines.component import Component
+from latentrt.engines.bundle.bundle import Bundle, open_bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.machine import available_memory
 from latentrt.engines.precision import Backend
-from latentrt.engines.profile import Profile, profile_for_size
 from latentrt.engines.progress import Progress
+from latentrt.engines.shapes import Profile, profile_for_size
 
 # What an open contender holds: its weights in fp32 twice over, and its libraries
 _RESIDENT_WEIGHTS, _RESIDENT_LIBRARIES = 2.0, 600 << 20

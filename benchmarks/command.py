@@ -14,14 +14,14 @@ from latentrt.benchmarks.peers.registry import PEERS, REFERENCE
 from latentrt.benchmarks.plan import PROMPTS, Plan
 from latentrt.benchmarks.schema import BenchResult, read_result, write_result
 from latentrt.benchmarks.text_file import write_text
-from latentrt.calibration import prompts_from_file
-from latentrt.engines.bundle import open_bundle
+from latentrt.cli.terminal import BuildProgress, print_table, say, stderr
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import check_writable
-from latentrt.engines.manifest import BundleManifest
-from latentrt.engines.profile import profile_for_size, profile_from_text
+from latentrt.engines.shapes import profile_for_size, profile_from_text
+from latentrt.int8.calibration import prompts_from_file
 from latentrt.models import EMBEDDED, EMOJI
-from latentrt.terminal import BuildProgress, print_table, say, stderr
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,11 @@
 """What a contender draws from on disk, counted alike for all: what it opens, and nothing that merely lies beside it."""
 
 from latentrt.benchmarks.roster import Entrant
-from latentrt.engines.backends import COMPILERS
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import engine_folder, identity_of
-from latentrt.engines.component import Component
+from latentrt.engines.backends.registry import COMPILERS
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.precision import Backend
+from latentrt.engines.store.store import engine_folder, identity_of
 
 _UNUSED = "safety_checker"
 

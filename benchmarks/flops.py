@@ -9,9 +9,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.component import Component
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError
-from latentrt.engines.profile import Profile
+from latentrt.engines.shapes import Profile
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]

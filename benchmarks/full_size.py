@@ -27,16 +27,17 @@ from typing import Any
 import numpy as np
 
 from latentrt.benchmarks.architectures import ARCHITECTURES, save_checkpoint
-from latentrt.calibration import Drawn, photograph
-from latentrt.compiling import engines_to_make
-from latentrt.engines.parity import parity_of
+from latentrt.building.compiling import engines_to_make
+from latentrt.cli.terminal import BuildProgress, megabytes, print_table, stderr
+from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.graphs.quantization.recipe import recipe_for
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import StageTimer
-from latentrt.engines.quantization.recipe import recipe_for
-from latentrt.int8 import Int8Wishes, quantize_bundle
-from latentrt.quantizing import Effort, QuantizationSettings
+from latentrt.int8.build import Int8Wishes, quantize_bundle
+from latentrt.int8.calibration import Drawn
+from latentrt.int8.quantizer import Effort, QuantizationSettings
 from latentrt.runtime.pipeline import Pipeline
-from latentrt.terminal import BuildProgress, megabytes, print_table, stderr
 
 PROMPT = "a photograph of an astronaut riding a horse"
 STEPS, SEED, GUIDANCE = 2, 7, 7.5

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.engines.bundle import Bundle
-from latentrt.engines.cache import compiled_folder
-from latentrt.engines.component import Component
+from latentrt.engines.backends.ort_cpu.backend import OrtCpuEngine, OrtCpuModel, in_halves
+from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError
-from latentrt.engines.ort_cpu import OrtCpuEngine, OrtCpuModel, in_halves
 from latentrt.engines.precision import Backend
-from latentrt.engines.profile import Profile
+from latentrt.engines.shapes import Profile
+from latentrt.engines.store.store import compiled_folder
 
 # The operators whose FLOP are counted (flops.py), under the names they have once ONNX Runtime has optimised a graph
 PRODUCTS = frozenset(

@@ -13,11 +13,11 @@ from latentrt.benchmarks.identity import states_of
 from latentrt.benchmarks.peers.registry import OURS, PEERS, Peer
 from latentrt.benchmarks.plan import Plan, base_case
 from latentrt.benchmarks.process import Worker, WorkerError, own_python
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import AUTO, chosen_backend
+from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.progress import Progress, StageTimer
+from latentrt.engines.store.store import AUTO, chosen_backend
 
 
 @dataclass(frozen=True, kw_only=True)

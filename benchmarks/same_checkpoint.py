@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from latentrt.engines.bundle import open_bundle
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import sha256_of_file
-from latentrt.engines.manifest import BundleManifest
 
 
 def check_same_checkpoint(bundles: Sequence[Path], checkpoint: Path | None) -> None:

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 import latentrt
-from latentrt.demo import contact_sheet
+from latentrt.cli.demo import contact_sheet
+from latentrt.cli.terminal import print_table, step_bar
 from latentrt.engines.spec import Array
 from latentrt.models import EMBEDDED
-from latentrt.runtime.samplers import SAMPLERS
-from latentrt.terminal import print_table, step_bar
+from latentrt.runtime.sampling.samplers import SAMPLERS
 
 STEPS = (1, 2, 4, 8, 16, 32)
 GUIDANCE = 3.0

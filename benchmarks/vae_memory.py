@@ -17,12 +17,12 @@ from time import perf_counter
 import numpy as np
 
 from latentrt.benchmarks.architectures import VAE
-from latentrt.engines.manifest import LatentRecord
-from latentrt.engines.ort_cpu import OrtCpuEngine, OrtCpuModel, compile_onnx
+from latentrt.cli.terminal import print_table
+from latentrt.engines.backends.ort_cpu.backend import OrtCpuEngine, OrtCpuModel, compile_onnx
+from latentrt.engines.bundle.manifest import LatentRecord
 from latentrt.engines.spec import BATCH, EngineSpec, TensorSpec
-from latentrt.runtime.autoencoder import pixels_from_latents
-from latentrt.runtime.tiling import TiledEngine, VaeMode
-from latentrt.terminal import print_table
+from latentrt.runtime.pictures.autoencoder import pixels_from_latents
+from latentrt.runtime.pictures.tiling import TiledEngine, VaeMode
 
 RECORD = LatentRecord(channels=4, scaling_factor=0.18215, shift_factor=0.0, pixels=8, tile_pixels=512)
 
@@ -32,8 +32,8 @@ def export_decoder(folder: Path) -> None:
     import torch
     from diffusers import AutoencoderKL
 
-    from latentrt.export.onnx_export import Graph, batch_record, export_onnx
-    from latentrt.export.vae import VaeDecoderModule
+    from latentrt.export.modules.vae import VaeDecoderModule
+    from latentrt.export.tracing.onnx_export import Graph, batch_record, export_onnx
 
     torch.manual_seed(0)
     vae = AutoencoderKL(**VAE)

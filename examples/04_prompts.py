@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import latentrt
-from latentrt.runtime.tokenizer import tokenizer_from_folder
+from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
 folder.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import latentrt
-from latentrt.runtime.samplers import SAMPLERS
-from latentrt.runtime.trace import trace
+from latentrt.runtime.sampling.samplers import SAMPLERS
+from latentrt.runtime.sampling.trace import trace
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "out")
 folder.mkdir(parents=True, exist_ok=True)

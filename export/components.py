@@ -12,10 +12,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from latentrt.engines.bundle import Probe, record_files, write_probes
-from latentrt.engines.conditioning import ConditioningRecord, TextEncoderRecord
-from latentrt.engines.errors import CheckpointError
-from latentrt.engines.manifest import (
+from latentrt.engines.bundle.bundle import Probe, record_files, write_probes
+from latentrt.engines.bundle.conditioning import ConditioningRecord, TextEncoderRecord
+from latentrt.engines.bundle.manifest import (
     SCHEMA,
     BundleManifest,
     ComponentRecord,
@@ -25,34 +24,35 @@ from latentrt.engines.manifest import (
     TokenEmbeddingsRecord,
     TokenizerRecord,
 )
+from latentrt.engines.bundle.seamless import Seamless
+from latentrt.engines.bundle.tokenizer import Tokenizer, tokenizer_from_folder
+from latentrt.engines.errors import CheckpointError
+from latentrt.engines.graphs.islands import Island, islands_of
 from latentrt.engines.precision import Precision
-from latentrt.engines.profile import Profile
 from latentrt.engines.progress import Progress
-from latentrt.engines.seamless import Seamless
+from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array
-from latentrt.export.activations import ActivationRanges, extreme_inputs
-from latentrt.export.checkpoint import Checkpoint
-from latentrt.export.families import TextEncoderRow
-from latentrt.export.islands import Island, islands_of
-from latentrt.export.onnx_export import Graph, export_onnx, quiet
-from latentrt.export.preview import fit_preview
-from latentrt.export.probes import (
+from latentrt.export.modules.seamless import seamless_module
+from latentrt.export.modules.text_encoder import load_text_encoder, text_encoder_graph, write_token_embeddings
+from latentrt.export.modules.unet import load_unet, unet_graph
+from latentrt.export.modules.vae import load_vae, vae_decoder_graph, vae_encoder_graph
+from latentrt.export.sources.checkpoint import Checkpoint
+from latentrt.export.sources.families import TextEncoderRow
+from latentrt.export.tracing.activations import ActivationRanges, extreme_inputs
+from latentrt.export.tracing.onnx_export import Graph, export_onnx, quiet
+from latentrt.export.tracing.preview import fit_preview
+from latentrt.export.tracing.probes import (
     added_inputs,
     masked_photograph,
     masks,
     noised_latents,
-    photograph,
+    photograph_pixels,
     record_probe,
     timesteps,
     token_ids,
     with_channels,
 )
-from latentrt.export.seamless import seamless_module
-from latentrt.export.text_encoder import load_text_encoder, text_encoder_graph, write_token_embeddings
-from latentrt.export.unet import load_unet, unet_graph
-from latentrt.export.vae import load_vae, vae_decoder_graph, vae_encoder_graph
-from latentrt.export.versions import exporter_versions
-from latentrt.runtime.tokenizer import Tokenizer, tokenizer_from_folder
+from latentrt.export.tracing.versions import exporter_versions
 
 _T = TypeVar("_T")
 _UNMEASURED = ParityRecord(relative_error=float("nan"), psnr=float("nan"), cases=0)
@@ -271,7 +271,9 @@ def _export_autoencoder(run: _Export) -> tuple[list[_Picture], PreviewRecord]:
         )
     with run.reference("vae"):
         encoded = [
-            record_probe(encoder, profile, {"sample": torch.from_numpy(photograph(profile))}, ["latent_parameters"])
+            record_probe(
+                encoder, profile, {"sample": torch.from_numpy(photograph_pixels(profile))}, ["latent_parameters"]
+            )
             for profile in run.profiles
         ]
         means = [torch.from_numpy(probe.outputs["latent_parameters"]).chunk(2, 1)[0] for probe in encoded]
@@ -334,11 +336,11 @@ def _mask_channels(encoder: torch.nn.Module, checkpoint: Checkpoint, profile: Pr
     latents = checkpoint.latents
     if checkpoint.unet["in_channels"] == latents.channels:
         return None
-    inputs = masked_photograph(profile)
+    mask, pixels = masked_photograph(profile, latents.pixels)
     with torch.inference_mode():
-        mean = encoder(torch.from_numpy(inputs.masked_pixels))[0].chunk(2, 1)[0]
+        mean = encoder(torch.from_numpy(pixels))[0].chunk(2, 1)[0]
     clean = (mean - latents.shift_factor) * latents.scaling_factor
-    return torch.cat([torch.from_numpy(inputs.latent_mask(latents)), clean], 1)
+    return torch.cat([torch.tensor(mask), clean], 1)
 
 
 def _loaded(load: Callable[[], _T], part: str) -> _T:

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latentrt.building import Build, build
+    from latentrt.building.build import Build, build
     from latentrt.engines.errors import (
         BundleError,
         BusyError,
@@ -20,33 +20,33 @@ if TYPE_CHECKING:
         RequestError,
     )
     from latentrt.opening import open
-    from latentrt.runtime.loop import Interrupt
-    from latentrt.runtime.options import Options
+    from latentrt.runtime.call.options import Options
+    from latentrt.runtime.call.result import Result
     from latentrt.runtime.pipeline import Pipeline
-    from latentrt.runtime.prompt import PromptTruncatedWarning
-    from latentrt.runtime.prompt_style import LongPrompt, PromptSyntax
-    from latentrt.runtime.result import Result
-    from latentrt.runtime.samplers import Sampler
+    from latentrt.runtime.prompts.encoder import PromptTruncatedWarning
+    from latentrt.runtime.prompts.style import LongPrompt, PromptSyntax
+    from latentrt.runtime.sampling.run import Interrupt
+    from latentrt.runtime.sampling.samplers import Sampler
 
 _HOMES = {
-    "Build": "latentrt.building",
+    "Build": "latentrt.building.build",
     "BundleError": "latentrt.engines.errors",
     "BusyError": "latentrt.engines.errors",
     "CheckpointError": "latentrt.engines.errors",
     "EngineError": "latentrt.engines.errors",
-    "Interrupt": "latentrt.runtime.loop",
+    "Interrupt": "latentrt.runtime.sampling.run",
     "LatentrtError": "latentrt.engines.errors",
-    "LongPrompt": "latentrt.runtime.prompt_style",
-    "Options": "latentrt.runtime.options",
+    "LongPrompt": "latentrt.runtime.prompts.style",
+    "Options": "latentrt.runtime.call.options",
     "OutputError": "latentrt.engines.errors",
     "ParityError": "latentrt.engines.errors",
     "Pipeline": "latentrt.runtime.pipeline",
-    "PromptSyntax": "latentrt.runtime.prompt_style",
-    "PromptTruncatedWarning": "latentrt.runtime.prompt",
+    "PromptSyntax": "latentrt.runtime.prompts.style",
+    "PromptTruncatedWarning": "latentrt.runtime.prompts.encoder",
     "RequestError": "latentrt.engines.errors",
-    "Result": "latentrt.runtime.result",
-    "Sampler": "latentrt.runtime.samplers",
-    "build": "latentrt.building",
+    "Result": "latentrt.runtime.call.result",
+    "Sampler": "latentrt.runtime.sampling.samplers",
+    "build": "latentrt.building.build",
     "open": "latentrt.opening",
 }
 

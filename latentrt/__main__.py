@@ -1,5 +1,5 @@
 """``python -m latentrt`` is the ``latentrt`` command."""
 
-from latentrt.cli import main
+from latentrt.cli.app import main
 
 main()

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import AUTO, OpenComponents, chosen_backend
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.store.store import AUTO, OpenComponents, chosen_backend
 from latentrt.runtime.pipeline import Pipeline
 
 

@@ -10,27 +10,14 @@ from typing import Unpack
 import numpy as np
 from PIL import Image
 
-from latentrt.engines.bundle import Bundle
-from latentrt.engines.cache import Engines
+from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.manifest import BundleManifest
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.manifest import BundleManifest
 from latentrt.engines.spec import Array
-from latentrt.runtime.arguments import chosen, images_from_argument, replaced_latents, size_of
-from latentrt.runtime.autoencoder import pixels_from_latents
-from latentrt.runtime.conditioning import conditioning_of
-from latentrt.runtime.guidance import GuidedUnet
-from latentrt.runtime.image import images_from_pixels
-from latentrt.runtime.loop import Interrupt, Update, denoise
-from latentrt.runtime.mask import InpaintInput, inpaint_input_from_pictures, masks_from_argument, paste_back
-from latentrt.runtime.noise import Noise
-from latentrt.runtime.options import Options
-from latentrt.runtime.outpaint import outpaint_canvas
-from latentrt.runtime.preview import preview_from_latents
-from latentrt.runtime.prompt import PromptEncoder
-from latentrt.runtime.request import Request, Workflow, known_options, request_from_options
-from latentrt.runtime.result import OutputType, Result, Timings
-from latentrt.runtime.start import (
+from latentrt.engines.store.store import Engines
+from latentrt.runtime.call.checks import chosen, images_from_argument, replaced_latents, size_of
+from latentrt.runtime.call.initial_latents import (
     KeptPixels,
     Picture,
     Pictures,
@@ -39,8 +26,21 @@ from latentrt.runtime.start import (
     inpaint_start,
     text_start,
 )
-from latentrt.runtime.text_encoder import text_encoders_from_bundle
-from latentrt.runtime.tiling import vae_engine
+from latentrt.runtime.call.options import Options
+from latentrt.runtime.call.request import Request, Workflow, known_options, request_from_options
+from latentrt.runtime.call.result import OutputType, Result, Timings
+from latentrt.runtime.denoiser.conditions.text import conditioning_of
+from latentrt.runtime.denoiser.guidance import GuidedUnet
+from latentrt.runtime.pictures.autoencoder import pixels_from_latents
+from latentrt.runtime.pictures.image import images_from_pixels
+from latentrt.runtime.pictures.mask import InpaintInput, inpaint_input_from_pictures, masks_from_argument, paste_back
+from latentrt.runtime.pictures.outpaint import outpaint_canvas
+from latentrt.runtime.pictures.preview import preview_from_latents
+from latentrt.runtime.pictures.tiling import vae_engine
+from latentrt.runtime.prompts.encoder import PromptEncoder
+from latentrt.runtime.prompts.text_encoder import text_encoders_from_bundle
+from latentrt.runtime.sampling.noise import Noise
+from latentrt.runtime.sampling.run import Interrupt, Update, denoise
 
 
 class Pipeline:

@@ -25,7 +25,7 @@ from latentrt.models import EMBEDDED
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """ONNX Runtime takes one thread, too, where nobody says how many."""
-    from latentrt.engines import ort_cpu
+    from latentrt.engines.backends.ort_cpu import backend as ort_cpu
 
     chosen = ort_cpu._run_options
 
@@ -126,7 +126,7 @@ def family_bundle(
 
     No preview is fitted but for those of SD 1.x, which all tests share: it takes as long as the rest.
     """
-    from latentrt.engines.manifest import PreviewRecord
+    from latentrt.engines.bundle.manifest import PreviewRecord
     from latentrt.export import components
 
     preview = PreviewRecord(matrix=((0.1, 0.1, 0.1),) * 4, bias=(0.5, 0.5, 0.5), psnr=0.0)
@@ -187,7 +187,7 @@ class Ran:
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """Runs ``latentrt ARGUMENTS…`` in this process."""
-    from latentrt.cli import main
+    from latentrt.cli.app import main
 
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 

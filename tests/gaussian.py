@@ -6,13 +6,13 @@ and along the probability-flow ODE (x − α μ) / √(α² s² + σ²) is const
 
 import numpy as np
 
-from latentrt.engines.schedule_config import PredictionType, SigmaSpacing
+from latentrt.engines.bundle.schedule_config import PredictionType, SigmaSpacing
 from latentrt.engines.spec import Array
-from latentrt.runtime.loop import Model, denoise
-from latentrt.runtime.noise import Noise
-from latentrt.runtime.schedule import Level, Schedule
-from latentrt.runtime.sigma_curves import spaced_sigmas
-from latentrt.runtime.solvers.solver import Solver
+from latentrt.runtime.sampling.grids.sigma_curves import spaced_sigmas
+from latentrt.runtime.sampling.noise import Noise
+from latentrt.runtime.sampling.run import Model, denoise
+from latentrt.runtime.sampling.schedule import Level, Schedule
+from latentrt.runtime.sampling.solvers.solver import Solver
 
 MEAN, DEVIATION = 0.7, 0.4
 LARGEST, SMALLEST = 10.0, 0.1

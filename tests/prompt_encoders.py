@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import OpenComponents
+from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.precision import Backend
 from latentrt.engines.spec import Array
-from latentrt.runtime.prompt import PromptEncoder
-from latentrt.runtime.prompt_style import prompt_options_from_arguments
-from latentrt.runtime.text_encoder import text_encoders_from_bundle
+from latentrt.engines.store.store import OpenComponents
+from latentrt.runtime.prompts.encoder import PromptEncoder
+from latentrt.runtime.prompts.style import prompt_options_from_arguments
+from latentrt.runtime.prompts.text_encoder import text_encoders_from_bundle
 
 # fp32 in another order of operations, over a dozen layers; measured 5e-7
 TOLERANCE = 5e-6

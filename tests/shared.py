@@ -39,7 +39,7 @@ def remembered_exports(folder: Path) -> Iterator[None]:
     build the same model.
     """
     from latentrt.export import components
-    from latentrt.export.onnx_export import Graph, Written
+    from latentrt.export.tracing.onnx_export import Graph, Written
 
     trace = components.export_onnx
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.engines.component import Component
+from latentrt.engines.backends.tensorrt.backend import PLAN_FILE, TensorRTRTX
+from latentrt.engines.backends.tensorrt.contents import shapes_record
+from latentrt.engines.backends.tensorrt.run import TensorRTModel
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.manifest import ContentsRecord
 from latentrt.engines.errors import EngineError
-from latentrt.engines.manifest import ContentsRecord
 from latentrt.engines.spec import Array, TensorSpec
-from latentrt.engines.tensorrt import PLAN_FILE, TensorRTRTX
-from latentrt.engines.tensorrt_contents import shapes_record
-from latentrt.engines.tensorrt_run import TensorRTModel
 
 Compute = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.manifest import BundleManifest
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.manifest import BundleManifest
 
 
 def stub_exporter(
@@ -35,11 +35,11 @@ def stub_exporter(
 
 def main() -> None:
     """``python stub_export.py SOURCE_BUNDLE ARGUMENTS…`` is ``latentrt ARGUMENTS…`` with the stub as exporter."""
-    import latentrt.export.versions
-    from latentrt.cli import main as command_line
+    import latentrt.export.tracing.versions
+    from latentrt.cli.app import main as command_line
 
     # equal to no real versions, so that a build never finds the bundle up to date
-    latentrt.export.versions.exporter_versions = lambda: {"stub": "0"}
+    latentrt.export.tracing.versions.exporter_versions = lambda: {"stub": "0"}
     # links, so that a process whose files must stay small gets as far as the engines
     sys.modules["latentrt.export.components"] = stub_exporter(Path(sys.argv[1]), place=os.link)
     command_line(sys.argv[2:])

@@ -75,7 +75,7 @@ def test_compiles_the_engines_of_a_bundle_without_torch(tiny_copy: Path) -> None
     """``latentrt build BUNDLE`` on a machine that has only the runtime."""
     for plan in (tiny_copy / "engines").glob("*/model.onnx"):
         plan.unlink()
-    code = f"from latentrt.cli import main\nmain(['build', {str(tiny_copy)!r}, '--json'])"
+    code = f"from latentrt.cli.app import main\nmain(['build', {str(tiny_copy)!r}, '--json'])"
     assert json.loads(run_blocked(BUILDERS, code))["up_to_date"] is False
     assert len(list((tiny_copy / "engines").glob("*/model.onnx"))) == 4
 
@@ -94,10 +94,14 @@ def imported_by(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("room", "others"),
-    [("engines", ("runtime", "export", "benchmarks", "models")), ("runtime", ("export", "benchmarks", "models"))],
+    [
+        ("engines", ("runtime", "export", "benchmarks", "models")),
+        ("runtime", ("export", "benchmarks", "models")),
+        ("export", ("runtime", "benchmarks")),
+    ],
 )
 def test_arrows_run_one_way(room: str, others: tuple[str, ...]) -> None:
-    """The runtime knows no exporter, and the engines know neither."""
+    """The runtime and the exporter do not know each other, and the engines know neither."""
     for path in (HOUSE / room).rglob("*.py"):
         forbidden = {name for name in imported_by(path) if name.split(".")[:2] in [["latentrt", o] for o in others]}
         assert not forbidden, path

@@ -44,8 +44,8 @@ def test_wheel_holds_every_module(wheel: zipfile.ZipFile, folder: str) -> None:
 def test_wheel_holds_the_embedded_model_and_the_data(wheel: zipfile.ZipFile) -> None:
     """Weights, configs and tokenizer byte for byte; the probe photograph; the typing marker; the licences."""
     data = [path for path in (HOUSE / "models" / "emoji").rglob("*") if path.is_file()]
-    data += [HOUSE / "export" / "probe.jpg", HOUSE / "latentrt" / "py.typed"]
-    data += [HOUSE / "export" / "clip" / "merges.txt.gz", HOUSE / "export" / "clip" / "LICENSE"]
+    data += [HOUSE / "engines" / "bundle" / "probe.jpg", HOUSE / "latentrt" / "py.typed"]
+    data += [HOUSE / "export" / "sources" / "clip" / "merges.txt.gz", HOUSE / "export" / "sources" / "clip" / "LICENSE"]
     for path in data:
         top, _, rest = str(path.relative_to(HOUSE)).partition("/")
         assert wheel.read(f"{FOLDERS[top]}/{rest}") == path.read_bytes(), path
@@ -60,9 +60,9 @@ def test_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
 
 
 def test_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
-    """``latentrt`` is ``latentrt.cli:main``."""
+    """``latentrt`` is ``latentrt.cli.app:main``."""
     entry = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "latentrt = latentrt.cli:main" in wheel.read(entry).decode()
+    assert "latentrt = latentrt.cli.app:main" in wheel.read(entry).decode()
 
 
 def test_links_for_type_checkers_are_relative_and_resolve() -> None:

@@ -12,7 +12,7 @@ import pytest
 import typer
 from PIL import Image
 
-from latentrt.cli import app
+from latentrt.cli.app import app
 
 HOUSE = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md")

@@ -15,7 +15,7 @@ class Contender:
     def open(self, model: str, options: Mapping[str, Any]) -> None:
         """Opens the bundle; its U-Net tells every call's time."""
         from latentrt.runtime import pipeline
-        from latentrt.runtime.guidance import GuidedUnet
+        from latentrt.runtime.denoiser.guidance import GuidedUnet
 
         calls: list[float] = []
 
@@ -34,7 +34,7 @@ class Contender:
         """latentrt, and what runs its engines."""
         from importlib.metadata import version
 
-        from latentrt.engines.backends import COMPILERS
+        from latentrt.engines.backends.registry import COMPILERS
         from latentrt.engines.precision import Backend
 
         backend = Backend(self._pipe.backend)

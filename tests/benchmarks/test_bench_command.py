@@ -19,7 +19,7 @@ from latentrt.benchmarks.plan import Case
 from latentrt.benchmarks.pool import Pool
 from latentrt.benchmarks.roster import Entrant
 from latentrt.benchmarks.schema import BenchResult, read_result, write_result
-from latentrt.engines.bundle import open_bundle
+from latentrt.engines.bundle.bundle import open_bundle
 
 FEW = ("--runs", "2", "--cold-runs", "1", "--varied-runs", "1", "--steps", "4", "--threads", "1", "--peers")
 
@@ -37,7 +37,7 @@ def measured(
 ) -> tuple[Path, BenchResult]:
     """A whole run of ours and the reference, with all outputs; a third contender breaks off as it opens."""
     from latentrt.benchmarks.peers.registry import PEERS, Peer
-    from latentrt.cli import main
+    from latentrt.cli.app import main
 
     folder = tmp_path_factory.mktemp("bench")
     broken = {**PEERS, "broken": Peer(title="broken", adapter="no_such_adapter", precision="fp32")}
@@ -219,7 +219,7 @@ def test_one_resident_goes_on_where_it_was_stopped(
 
     The pictures that were drawn have meanwhile lost a number to NaN: that is a reason in the row, not the run's end.
     """
-    from latentrt.cli import main
+    from latentrt.cli.app import main
 
     arguments = ["bench", tiny_bundle, "--checkpoint", tiny_checkpoint, "--against", "diffusers", "--resident", "one"]
     arguments += ["--runs", "2", "--cold-runs", "1", "--varied-runs", "0", "--steps", "3", "--threads", "1"]

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper
 from torch.utils.flop_counter import FlopCounterMode
 
 from latentrt.benchmarks.flops import flops_of_component, flops_of_graph
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.component import Component
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError
-from latentrt.engines.profile import Profile, profile_from_text
+from latentrt.engines.shapes import Profile, profile_from_text
 
 
 def counted(root: Path, name: str, profile: Profile, batch: int) -> int:

@@ -9,13 +9,13 @@ import pytest
 
 from latentrt.benchmarks import operators
 from latentrt.benchmarks.operators import PRODUCTS, operator_seconds, seconds_of_trace
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import compiled_folder
-from latentrt.engines.component import Component
+from latentrt.engines.backends.ort_cpu.backend import MODEL_FILE
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError
-from latentrt.engines.ort_cpu import MODEL_FILE
 from latentrt.engines.precision import Backend
-from latentrt.engines.profile import profile_from_text
+from latentrt.engines.shapes import profile_from_text
+from latentrt.engines.store.store import compiled_folder
 
 
 def event(operator: str, node: str, microseconds: int, kind: str = "kernel_time") -> dict[str, object]:

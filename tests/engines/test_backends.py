@@ -13,20 +13,22 @@ import pytest
 from stand_ins import StandInDriver, StandInRTX
 
 import latentrt
-from latentrt import building
-from latentrt.compiling import EnginesToMake
-from latentrt.engines import bundle, cache, tensorrt
-from latentrt.engines.backends import COMPILERS
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import OpenComponents, engines_in, identity_of
-from latentrt.engines.compiler import Target
-from latentrt.engines.component import Component
-from latentrt.engines.cuda import CudaPython
+from latentrt.building import build as building
+from latentrt.building.compiling import EnginesToMake
+from latentrt.cli.inspection import verify
+from latentrt.engines.backends.compiler import Target
+from latentrt.engines.backends.cuda import CudaPython
+from latentrt.engines.backends.ort_cpu.backend import OrtCpu
+from latentrt.engines.backends.registry import COMPILERS
+from latentrt.engines.backends.tensorrt import backend as tensorrt
+from latentrt.engines.backends.tensorrt.backend import TensorRT, TensorRTRTX
+from latentrt.engines.bundle import bundle
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.machine import gpu_machine, gpu_of_machine
-from latentrt.engines.ort_cpu import OrtCpu
 from latentrt.engines.precision import Backend, Precision
-from latentrt.engines.tensorrt import TensorRT, TensorRTRTX
-from latentrt.inspection import verify
+from latentrt.engines.store import store as cache
+from latentrt.engines.store.store import OpenComponents, engines_in, identity_of
 
 
 @pytest.fixture
@@ -451,5 +453,5 @@ def test_the_stand_in_answers_every_call_of_the_driver() -> None:
     """Otherwise the runner would be tested on another driver than it has."""
     calls = {name for name in vars(CudaPython) if not name.startswith("_")}
     assert calls == {name for name in vars(StandInDriver) if not name.startswith("_")} - {"live", "enqueue"}
-    cuda = importlib.import_module("latentrt.engines.cuda")
+    cuda = importlib.import_module("latentrt.engines.backends.cuda")
     assert calls == {name for name in vars(cuda.Driver) if not name.startswith("_")}

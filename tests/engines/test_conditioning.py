@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from latentrt.engines.bundle import open_bundle
+from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.errors import BundleError
 
 ALTERED: dict[str, tuple[Callable[[Any], Any], str]] = {

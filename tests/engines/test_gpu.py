@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import latentrt
-from latentrt.engines.backends import COMPILERS
-from latentrt.engines.cache import engines_in
-from latentrt.engines.cuda import CudaPython
+from latentrt.cli.inspection import describe, verify
+from latentrt.engines.backends.cuda import CudaPython
+from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.precision import Backend
-from latentrt.inspection import describe, verify
+from latentrt.engines.store.store import engines_in
 
 pytestmark = pytest.mark.gpu
 

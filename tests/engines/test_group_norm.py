@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from latentrt.engines.group_norm import GroupNorm, replace_group_norms
+from latentrt.engines.graphs.group_norm import GroupNorm, replace_group_norms
 
 CHANNELS, GROUPS, EPSILON = 64, 16, 1e-3
 SCALE, BIAS = np.random.default_rng(1).normal(size=(2, CHANNELS))

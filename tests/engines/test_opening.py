@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import latentrt
-from latentrt.engines.backends import COMPILERS
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import OpenComponents, compiled_folder
-from latentrt.engines.component import Component
-from latentrt.engines.ort_cpu import OrtCpu
+from latentrt.engines.backends.ort_cpu.backend import OrtCpu
+from latentrt.engines.backends.registry import COMPILERS
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.precision import Backend
+from latentrt.engines.store.store import OpenComponents, compiled_folder
 
 
 class Watched(OrtCpu):

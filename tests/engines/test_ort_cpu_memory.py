@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 import latentrt
-from latentrt import terminal
-from latentrt.engines import ort_cpu
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import engines_in
+from latentrt.cli import terminal
+from latentrt.engines.backends.ort_cpu import backend as ort_cpu
+from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.machine import available_memory, memory_within_cgroup
+from latentrt.engines.store.store import engines_in
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentrt.engines import ort_cuda
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.component import Component
+from latentrt.engines.backends import ort_cuda
+from latentrt.engines.backends.ort_cpu.backend import OrtCpuModel, _OpenComponent
+from latentrt.engines.backends.ort_cuda import Device, OrtCuda, OrtCudaModel
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.ort_cpu import OrtCpuModel, _OpenComponent
-from latentrt.engines.ort_cuda import Device, OrtCuda, OrtCudaModel
-from latentrt.engines.profile import Profile
+from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array, EngineSpec
 
 ON_CPU = Device(provider="CPUExecutionProvider", memory="cpu")

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentrt.engines import machine, ort_cpu
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import compiled_folder
-from latentrt.engines.component import Component
+from latentrt.engines import machine
+from latentrt.engines.backends.ort_cpu import backend as ort_cpu
+from latentrt.engines.backends.ort_cpu.backend import OrtCpu, OrtCpuEngine, OrtCpuModel, in_halves
+from latentrt.engines.backends.ort_cpu.halves import Halves
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError
-from latentrt.engines.ort_cpu import OrtCpu, OrtCpuEngine, OrtCpuModel, in_halves
-from latentrt.engines.ort_halves import Halves
 from latentrt.engines.precision import Backend
 from latentrt.engines.spec import Array
+from latentrt.engines.store.store import compiled_folder
 
 
 def part_of(root: Path, name: str = "unet") -> Component:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from latentrt.engines.backends.ort_cpu.backend import _packing_aligned
+from latentrt.engines.bundle.parity import EXACT, Parity, gate, parity_of
 from latentrt.engines.errors import ParityError
-from latentrt.engines.ort_cpu import _packing_aligned
-from latentrt.engines.parity import EXACT, Parity, gate, parity_of
 from latentrt.engines.precision import Precision
 
 REFERENCE = np.random.default_rng(0).standard_normal((2, 4, 8, 8), np.float32)

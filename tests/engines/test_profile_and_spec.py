@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.component import Component
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import RequestError
-from latentrt.engines.profile import Profile, profile_for_size, profile_from_text
+from latentrt.engines.shapes import Profile, profile_for_size, profile_from_text
 from latentrt.engines.spec import BATCH, EngineSpec, TensorSpec
 
 SPEC = EngineSpec(

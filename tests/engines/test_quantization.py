@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.component import Component
+from latentrt.engines.backends.ort_cpu.backend import OrtCpuEngine, OrtCpuModel, compile_onnx
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import RequestError
-from latentrt.engines.group_norm import GroupNorm
-from latentrt.engines.ort_cpu import OrtCpuEngine, OrtCpuModel, compile_onnx
+from latentrt.engines.graphs.group_norm import GroupNorm
+from latentrt.engines.graphs.quantization import recipe as recipes
+from latentrt.engines.graphs.quantization.insert import write_quantized
+from latentrt.engines.graphs.quantization.nodes import OnnxWeights
+from latentrt.engines.graphs.quantization.observe import Observations, ObservingEngine
+from latentrt.engines.graphs.quantization.ranges import InputChoice, choose_inputs, output_ranges
+from latentrt.engines.graphs.quantization.recipe import Range, Recipe, recipe_for, rounded_weight
+from latentrt.engines.graphs.quantization.sensitivity import RecordedCall, sensitivities
+from latentrt.engines.graphs.quantization.smooth import SmoothedGraph
 from latentrt.engines.precision import Backend
-from latentrt.engines.quantization import recipe as recipes
-from latentrt.engines.quantization.insert import write_quantized
-from latentrt.engines.quantization.nodes import OnnxWeights
-from latentrt.engines.quantization.observe import Observations, ObservingEngine
-from latentrt.engines.quantization.ranges import InputChoice, choose_inputs, output_ranges
-from latentrt.engines.quantization.recipe import Range, Recipe, recipe_for, rounded_weight
-from latentrt.engines.quantization.sensitivity import RecordedCall, sensitivities
-from latentrt.engines.quantization.smooth import SmoothedGraph
 from latentrt.engines.spec import EngineSpec, TensorSpec
 
 
@@ -453,12 +453,12 @@ FAMILIES = (
 def test_every_family_builds_for_a_gpu(family: str, family_bundle: Callable[[str], Path], tmp_path: Path) -> None:
     """TensorRT-RTX's own parser and builder take the symmetric graph, halved; Q/DQ stand around every node."""
     pytest.importorskip("tensorrt_rtx")
-    from latentrt.engines.compiler import Target
+    from latentrt.engines.backends.compiler import Target
+    from latentrt.engines.backends.tensorrt.backend import TensorRTRTX
+    from latentrt.engines.bundle.manifest import QuantizationRecord, QuantizedNodeRecord
+    from latentrt.engines.graphs.half import halve_file
+    from latentrt.engines.graphs.islands import islands_of
     from latentrt.engines.machine import gpu_machine
-    from latentrt.engines.manifest import QuantizationRecord, QuantizedNodeRecord
-    from latentrt.engines.tensorrt import TensorRTRTX
-    from latentrt.export.half import halve_file
-    from latentrt.export.islands import islands_of
 
     unet = Unet(family_bundle(family))
     write_quantized(unet.weights, unet.nodes, unet.choices(Recipe.S8S8), {}, Recipe.S8S8, tmp_path / "onnx")
@@ -469,7 +469,7 @@ def test_every_family_builds_for_a_gpu(family: str, family_bundle: Callable[[str
         recipe=Recipe.S8S8, tool="", quality=1.0, source_sha256="", prompts_sha256="", prompts=1, steps=1, pictures=1,
         psnr_mean=1.0, psnr_worst=1.0, worst_prompt="", nodes=nodes,
     )  # fmt: skip
-    from latentrt.engines.bundle import record_files
+    from latentrt.engines.bundle.bundle import record_files
 
     record = manifest.components["unet"].model_copy(
         update={"onnx": "onnx/model.onnx", "weights": "onnx/model.onnx.data", "precision": "int8", "quantization": told}

@@ -8,14 +8,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.component import Component
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.graphs.quantization.insert import write_quantized
+from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
+from latentrt.engines.graphs.quantization.ranges import InputChoice
+from latentrt.engines.graphs.quantization.recipe import Range, Recipe
+from latentrt.engines.graphs.quantization.smooth import SmoothedGraph
 from latentrt.engines.precision import Backend
-from latentrt.engines.quantization.insert import write_quantized
-from latentrt.engines.quantization.nodes import OnnxWeights, QuantizableNode
-from latentrt.engines.quantization.ranges import InputChoice
-from latentrt.engines.quantization.recipe import Range, Recipe
-from latentrt.engines.quantization.smooth import SmoothedGraph
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_a_weight_of_two_norms_is_scaled_for_each(tmp_path: Path) -> None:
 def test_recipes_belong_to_backends() -> None:
     """What was quantized for one machine is refused for another."""
     from latentrt.engines.errors import RequestError
-    from latentrt.engines.quantization.recipe import check_recipe
+    from latentrt.engines.graphs.quantization.recipe import check_recipe
 
     check_recipe(Recipe.S8S8, Backend.TENSORRT_RTX)
     check_recipe(Recipe.U8S8_REDUCED, Backend.ORT_CPU)

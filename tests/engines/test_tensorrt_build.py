@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.component import Component
+from latentrt.engines.backends.tensorrt.build import (
+    PlanBuilder,
+    _read_timing_cache,
+    _write_timing_cache,
+    user_timing_cache,
+)
+from latentrt.engines.backends.tensorrt.contents import check_precision, counts_with_weights, kernels_from_inspection
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.manifest import ComponentRecord, FileRecord, ParityRecord, TensorRecord
 from latentrt.engines.errors import EngineError
-from latentrt.engines.manifest import ComponentRecord, FileRecord, ParityRecord, TensorRecord
 from latentrt.engines.progress import StageTimer
-from latentrt.engines.tensorrt_build import PlanBuilder, _read_timing_cache, _write_timing_cache, user_timing_cache
-from latentrt.engines.tensorrt_contents import check_precision, counts_with_weights, kernels_from_inspection
 
 trt = pytest.importorskip("tensorrt_rtx")
 onnx = pytest.importorskip("onnx")

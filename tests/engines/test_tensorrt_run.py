@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from stand_ins import StandInDriver, StandInRuntimeConfig, StandInTensorRT, StandInTensorRTRTX
 
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.component import Component
+from latentrt.engines.backends.tensorrt.run import TensorRTModel
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.profile import Profile, profile_from_text
+from latentrt.engines.shapes import Profile, profile_from_text
 from latentrt.engines.spec import Array
-from latentrt.engines.tensorrt_run import TensorRTModel
 
 PAIR, WIDE = Profile(width=32, height=32, batch=2), Profile(width=48, height=32)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from clip_vocabulary import write_clip_tokenizer
 
-from latentrt.export.clip_tokenizer import VOCABULARY, clip_tokenizer_folder
-from latentrt.runtime.tokenizer import tokenizer_from_folder
+from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
+from latentrt.export.sources.clip_tokenizer import VOCABULARY, clip_tokenizer_folder
 
 TEXTS = (
     "",

@@ -10,7 +10,7 @@ import torch
 from single_files import ldm_unet, ldm_vae, open_clip
 
 from latentrt.benchmarks.architectures import ARCHITECTURES, part_module
-from latentrt.export.source import checkpoint_from_model
+from latentrt.export.sources.source import checkpoint_from_model
 
 PREFIXES = {
     "sd1": {"text_encoder": "cond_stage_model.transformer.text_model."},

@@ -10,12 +10,12 @@ import onnxruntime
 import pytest
 import torch
 
+from latentrt.engines.bundle.manifest import TensorRecord
 from latentrt.engines.errors import CheckpointError, ParityError
-from latentrt.engines.manifest import TensorRecord
-from latentrt.export.activations import ActivationRanges, extreme_inputs
-from latentrt.export.half import LARGEST, halve
-from latentrt.export.islands import ISLANDS, Island, islands_of
-from latentrt.export.onnx_export import Graph, batch_record, export_onnx
+from latentrt.engines.graphs.half import LARGEST, halve
+from latentrt.engines.graphs.islands import ISLANDS, Island, islands_of
+from latentrt.export.tracing.activations import ActivationRanges, extreme_inputs
+from latentrt.export.tracing.onnx_export import Graph, batch_record, export_onnx
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -260,7 +260,7 @@ def test_islands_of_families(family: str, component: str, whole: bool, reasons: 
 
 def test_every_island_is_of_a_family() -> None:
     """No row is for a family that is not there."""
-    from latentrt.export.families import FAMILIES
+    from latentrt.export.sources.families import FAMILIES
 
     parts = ("unet", "vae_encoder", "vae_decoder", "text_encoder", "text_encoder_2")
     used = {island for family in FAMILIES for part in parts for island in islands_of(family.name, part)}

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from single_files import ldm_tensors, save_tensors
 
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.offer import Choices
-from latentrt.export.source import checkpoint_from_model
+from latentrt.export.sources.partial_model import Choices
+from latentrt.export.sources.source import checkpoint_from_model
 
 # Names of tensors as the projects' own files have them
 FOREIGN = {

@@ -14,14 +14,14 @@ from checkpoints import save_tiny_checkpoint
 from single_files import averaged, ldm_tensors, save_single_file, save_tensors
 
 import latentrt
-import latentrt.engines.bundle
+import latentrt.engines.bundle.bundle
+from latentrt.engines.bundle.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
-from latentrt.engines.schedule_config import PredictionType
-from latentrt.export.checkpoint import Checkpoint
-from latentrt.export.families import FAMILIES
-from latentrt.export.file_schedule import STANDARD
-from latentrt.export.offer import Choices, Ema
-from latentrt.export.source import checkpoint_from_model
+from latentrt.export.sources.checkpoint import Checkpoint
+from latentrt.export.sources.families import FAMILIES
+from latentrt.export.sources.file_schedule import STANDARD
+from latentrt.export.sources.partial_model import Choices, Ema
+from latentrt.export.sources.source import checkpoint_from_model
 
 # What does not show in a file of tensors: how the part was saved, sizes that only set defaults, habits of training;
 # and depths of transformers, which can be said in several ways and show in the weights' names
@@ -109,7 +109,7 @@ def test_without_a_base_the_family_supplies_the_schedule(
     family: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And CLIP's own vocabulary the tokenizer, where it is embedded."""
-    monkeypatch.setattr("latentrt.export.single_file.VOCABULARY", 100)
+    monkeypatch.setattr("latentrt.export.sources.single_file.VOCABULARY", 100)
     path = save_single_file(folders(family), tmp_path / "model.safetensors")
     found = checkpoint_from_model(str(path))
     assert found.family.name == family
@@ -153,13 +153,13 @@ def test_other_choices_are_another_build(tiny_checkpoint: Path, tiny_copy: Path)
     """The same files, understood otherwise, are not up to date."""
     same = {"profiles": ["32x32x2", "48x32"]}
     assert latentrt.build(tiny_checkpoint, tiny_copy, **same, family="sd1").up_to_date
-    from latentrt.building import _up_to_date
+    from latentrt.building.build import _up_to_date
+    from latentrt.engines.bundle.seamless import Seamless
     from latentrt.engines.precision import Precision
-    from latentrt.engines.seamless import Seamless
-    from latentrt.export.versions import exporter_versions
+    from latentrt.export.tracing.versions import exporter_versions
 
     def up_to_date(choices: Choices) -> bool:
-        profiles = latentrt.engines.bundle.open_bundle(tiny_copy).manifest.profiles
+        profiles = latentrt.engines.bundle.bundle.open_bundle(tiny_copy).manifest.profiles
         checkpoint = checkpoint_from_model(str(tiny_checkpoint), choices)
         versions = exporter_versions()
         found = _up_to_date(tiny_copy, checkpoint, versions, Precision.FP32, (), profiles, Seamless.NONE)
@@ -242,8 +242,8 @@ class TestWhatTheFileTells:
 
     def test_sd_2_by_a_bias(self, tmp_path: Path) -> None:
         """The deviation of one bias tells SD 2.x's two kinds apart; a U-Net of true width has it."""
-        from latentrt.export.file_schedule import _BIAS, schedule_in_file
-        from latentrt.export.tensor_file import open_tensor_file
+        from latentrt.export.sources.file_schedule import _BIAS, schedule_in_file
+        from latentrt.export.sources.tensor_file import open_tensor_file
 
         unet = {"use_linear_projection": True, "in_channels": 4, "cross_attention_dim": 1024}
         for scale, expected in ((0.2, "v_prediction"), (0.01, "epsilon")):
@@ -311,7 +311,7 @@ class TestWhatTheFileTells:
         self, family: str, plain: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Told by metadata or by the name alone, which is said; --family goes before both."""
-        monkeypatch.setattr("latentrt.export.single_file.VOCABULARY", 100)
+        monkeypatch.setattr("latentrt.export.sources.single_file.VOCABULARY", 100)
         tensors = ldm_tensors(folders(family))
         named = save_tensors(tensors, tmp_path / "my_turbo_v2.safetensors")
         told = save_tensors(tensors, tmp_path / "a.safetensors", metadata={"modelspec.title": "Some Turbo"})
@@ -378,7 +378,7 @@ def test_only_a_parts_tensors_are_read(
     folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checking reads none at all, loading the autoencoder its own."""
-    import latentrt.export.tensor_file as tensor_file
+    import latentrt.export.sources.tensor_file as tensor_file
 
     read: list[str] = []
 

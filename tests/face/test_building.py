@@ -15,9 +15,9 @@ import pytest
 from stub_export import stub_exporter
 
 import latentrt
-from latentrt.engines.bundle import open_bundle, read_probes, record_files, write_probes
-from latentrt.engines.manifest import PreviewRecord
-from latentrt.inspection import verify
+from latentrt.cli.inspection import verify
+from latentrt.engines.bundle.bundle import open_bundle, read_probes, record_files, write_probes
+from latentrt.engines.bundle.manifest import PreviewRecord
 
 STUB = Path(__file__).resolve().parents[1] / "stub_export.py"
 
@@ -96,7 +96,7 @@ def wait(root):
     sys.stdin.read()
 
 sys.modules["latentrt.export.components"] = stub_exporter(source, wait)
-from latentrt.cli import main
+from latentrt.cli.app import main
 main(["build", str(model), "-o", str(output)])
 """
     output = tmp_path / "new.bundle"
@@ -233,7 +233,7 @@ def test_building_without_the_exporter_says_what_to_install(tmp_path: Path, tiny
     code = f"""
 import sys
 sys.modules["torch"] = None  # as if it were not installed
-from latentrt.cli import main
+from latentrt.cli.app import main
 main(["build", {str(tiny_checkpoint)!r}, "-o", {str(tmp_path / "new.bundle")!r}])
 """
     process = start("-c", code)

@@ -17,15 +17,15 @@ from rich.progress import Progress
 from stub_export import stub_exporter
 
 import latentrt
-from latentrt import terminal
-from latentrt.engines.bundle import open_bundle, read_probes, record_files, write_probes
-from latentrt.engines.cache import engines_in
-from latentrt.engines.component import Component
+from latentrt.cli import terminal
+from latentrt.cli.inspection import verify
+from latentrt.engines.backends.tensorrt.contents import counts_with_weights
+from latentrt.engines.bundle.bundle import open_bundle, read_probes, record_files, write_probes
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.manifest import EngineManifest
 from latentrt.engines.machine import gpu_machine
-from latentrt.engines.manifest import EngineManifest
 from latentrt.engines.precision import Backend
-from latentrt.engines.tensorrt_contents import counts_with_weights
-from latentrt.inspection import verify
+from latentrt.engines.store.store import engines_in
 
 pytest.importorskip("tensorrt_rtx")
 

@@ -14,19 +14,20 @@ from PIL import Image
 from shared import filled_once
 
 import latentrt
-from latentrt import calibration, quantizing
-from latentrt.engines.bundle import open_bundle
+from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.errors import ParityError, RequestError
+from latentrt.engines.graphs.quantization.nodes import QuantizableNode
+from latentrt.engines.graphs.quantization.recipe import recipe_for
 from latentrt.engines.precision import Backend, Precision
-from latentrt.engines.quantization.nodes import QuantizableNode
-from latentrt.engines.quantization.recipe import recipe_for
-from latentrt.quantizing import worst_first
+from latentrt.int8 import calibration
+from latentrt.int8 import quantizer as quantizing
+from latentrt.int8.quantizer import worst_first
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four steps and a few pictures are enough to see that everything is there."""
-    monkeypatch.setattr("latentrt.int8.EFFORT", quantizing.Effort(steps=4, pictures=6))
+    monkeypatch.setattr("latentrt.int8.build.EFFORT", quantizing.Effort(steps=4, pictures=6))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def int8_bundle(emoji_bundle: Path, prompts: Path, shared: Path) -> Path:
     def build(folder: Path) -> None:
         source = shutil.copytree(emoji_bundle, folder / "fp32.bundle")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("latentrt.int8.EFFORT", quantizing.Effort(steps=4, pictures=6))
+            patch.setattr("latentrt.int8.build.EFFORT", quantizing.Effort(steps=4, pictures=6))
             latentrt.build(source, folder / "made" / "int8.bundle", precision="int8", prompts=prompts, quality=24.0)
 
     return filled_once(shared / "int8", build) / "made" / "int8.bundle"
@@ -125,7 +126,7 @@ def test_a_decoder_may_stay_as_it_is(
     emoji_bundle: Path, prompts: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where that is wished."""
-    monkeypatch.setattr("latentrt.int8.EFFORT", quantizing.Effort(steps=2, pictures=2, calls=0))
+    monkeypatch.setattr("latentrt.int8.build.EFFORT", quantizing.Effort(steps=2, pictures=2, calls=0))
     source, output = shutil.copytree(emoji_bundle, tmp_path / "fp32.bundle"), tmp_path / "int8.bundle"
     wishes = (source, "-o", output, "--precision", "int8", "--prompts", prompts, "--quality", 10)
     ran = command("build", *wishes, "--fp32", "vae_decoder")
@@ -222,7 +223,7 @@ def test_eight_whole_bits_are_refused_where_they_would_overflow(
     manifest["components"]["unet"]["quantization"]["recipe"] = "u8s8"
     folder = shutil.copytree(int8_bundle, tmp_path / "u8s8.bundle", ignore=shutil.ignore_patterns("engines"))
     (folder / "bundle.json").write_text(json.dumps(manifest), "utf-8")
-    monkeypatch.setattr("latentrt.engines.quantization.recipe.cpu_sums_widely", lambda: False)
+    monkeypatch.setattr("latentrt.engines.graphs.quantization.recipe.cpu_sums_widely", lambda: False)
     ran = command("build", folder)
     assert ran.status != 0
     assert "needs a CPU with VNNI" in ran.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import latentrt
-from latentrt.engines.bundle import open_bundle
+from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.precision import Precision
 
 

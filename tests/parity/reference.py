@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from latentrt.engines.spec import Array
-from latentrt.runtime.noise import Noise
-from latentrt.runtime.samplers import Sampler
-from latentrt.runtime.schedule import Level
+from latentrt.runtime.sampling.noise import Noise
+from latentrt.runtime.sampling.samplers import Sampler
+from latentrt.runtime.sampling.schedule import Level
 
 # Each of our samplers as a diffusers class with keywords. DDIM's and DDPM's classes clip x₀ to [−1, 1] unless told
 # otherwise, which is meant for pixels; SD 1.5's own scheduler file says false.

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from checkpoints import TINY, save_tiny_checkpoint
 
-from latentrt.export.families import FAMILIES, Family
-from latentrt.export.source import checkpoint_from_model
+from latentrt.export.sources.families import FAMILIES, Family
+from latentrt.export.sources.source import checkpoint_from_model
 
 
 def test_every_row_has_a_checkpoint() -> None:

@@ -10,10 +10,10 @@ import torch
 from checkpoints import save_tiny_checkpoint
 
 import latentrt
-from latentrt.engines.bundle import Bundle, open_bundle
-from latentrt.engines.parity import parity_of
-from latentrt.export.source import checkpoint_from_model
-from latentrt.inspection import verify
+from latentrt.cli.inspection import verify
+from latentrt.engines.bundle.bundle import Bundle, open_bundle
+from latentrt.engines.bundle.parity import parity_of
+from latentrt.export.sources.source import checkpoint_from_model
 
 INPAINT = "StableDiffusionInpaintPipeline"
 TEXT = "StableDiffusionPipeline"
@@ -66,8 +66,8 @@ def test_the_engine_equals_diffusers_unet(bundle: Bundle, checkpoint: Path) -> N
     """On noise, every input channel of which matters."""
     from diffusers import UNet2DConditionModel
 
-    from latentrt.engines.cache import OpenComponents
     from latentrt.engines.precision import Backend
+    from latentrt.engines.store.store import OpenComponents
 
     random = np.random.default_rng(0)
     sample = random.normal(size=(2, 9, 16, 16)).astype(np.float32)

@@ -8,10 +8,10 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageDraw, ImageFilter
 
-from latentrt.engines.manifest import LatentRecord
-from latentrt.runtime.crop import cover, crop_region, fit_and_fill
-from latentrt.runtime.image import images_from_pixels
-from latentrt.runtime.mask import inpaint_input_from_pictures, paste_back
+from latentrt.engines.bundle.manifest import LatentRecord
+from latentrt.runtime.pictures.crop import cover, crop_region, fit_and_fill
+from latentrt.runtime.pictures.image import images_from_pixels
+from latentrt.runtime.pictures.mask import inpaint_input_from_pictures, paste_back
 
 FACTOR = 8
 SIZES = [(64, 64), (96, 64), (64, 128)]  # the model's

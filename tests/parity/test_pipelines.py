@@ -9,9 +9,9 @@ from parity.reference import SCHEDULERS, DiffusersReference
 from PIL import Image
 
 import latentrt
-from latentrt.engines.parity import parity_of
+from latentrt.engines.bundle.parity import parity_of
 from latentrt.models import EMOJI
-from latentrt.runtime.samplers import Sampler
+from latentrt.runtime.sampling.samplers import Sampler
 
 STEPS = 5
 # The others differ from these in schedule and solver only, which the tiny model shows as well

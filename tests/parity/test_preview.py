@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import latentrt
-from latentrt.engines.bundle import open_bundle
+from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.spec import Array
-from latentrt.runtime.preview import preview_from_latents
+from latentrt.runtime.pictures.preview import preview_from_latents
 
 NAMES = ["strawberry", "red heart", "cat face", "green apple", "dog face", "pizza", "banana", "tree"]
 
@@ -59,9 +59,9 @@ def test_the_fit_is_measured_on_other_pictures(emoji_bundle: Path, tiny_bundle: 
 
 def test_a_build_repeats_it(emoji_bundle: Path) -> None:
     """The same pictures in the same order at every build: the fit is equal to the last digits."""
-    from latentrt.export.preview import fit_preview
-    from latentrt.export.source import checkpoint_from_model
-    from latentrt.export.vae import load_vae
+    from latentrt.export.modules.vae import load_vae
+    from latentrt.export.sources.source import checkpoint_from_model
+    from latentrt.export.tracing.preview import fit_preview
 
     checkpoint = checkpoint_from_model("emoji")
     encoder, decoder = load_vae(checkpoint)
@@ -84,8 +84,8 @@ def test_a_broken_autoencoder_does_not_stop_the_fit() -> None:
     """Its component's gate names the fault; until then the fit goes through, whatever it is worth."""
     import torch
 
-    from latentrt.engines.manifest import LatentRecord
-    from latentrt.export.preview import fit_preview
+    from latentrt.engines.bundle.manifest import LatentRecord
+    from latentrt.export.tracing.preview import fit_preview
 
     class Broken(torch.nn.Module):
         def __init__(self, shape: tuple[int, ...], value: float) -> None:

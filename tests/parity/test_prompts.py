@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 import latentrt
-from latentrt.engines.parity import parity_of
+from latentrt.engines.bundle.parity import parity_of
 from latentrt.engines.spec import Array
 from latentrt.models import EMOJI
 
@@ -330,7 +330,7 @@ def test_the_table_is_the_checkpoints(tiny_bundle: Path, tiny_checkpoint: Path) 
 
 def test_a_table_that_cannot_serve_fails_the_build(tmp_path: Path) -> None:
     """Fewer rows than the tokenizer has ids, or a vector that is not finite."""
-    from latentrt.export.text_encoder import write_token_embeddings
+    from latentrt.export.modules.text_encoder import write_token_embeddings
 
     table = torch.ones(4, 3)
     with pytest.raises(latentrt.CheckpointError, match="embeds 4 tokens and the tokenizer has 5"):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from parity.reference import SCHEDULERS, reference_steps, scheduler_for, set_timesteps
 
-from latentrt.engines.schedule_config import ScheduleConfig
+from latentrt.engines.bundle.schedule_config import ScheduleConfig
 from latentrt.engines.spec import Array
-from latentrt.runtime.ays import AYS_SIGMAS, AYS_TIMESTEPS
-from latentrt.runtime.loop import Update, denoise, model_calls
-from latentrt.runtime.noise import Noise
-from latentrt.runtime.samplers import SAMPLERS, Sampler
+from latentrt.runtime.sampling.grids.align_your_steps import AYS_SIGMAS, AYS_TIMESTEPS
+from latentrt.runtime.sampling.noise import Noise
+from latentrt.runtime.sampling.run import Update, denoise, model_calls
+from latentrt.runtime.sampling.samplers import SAMPLERS, Sampler
 
 BETAS = {
     "num_train_timesteps": 1000,
@@ -262,8 +262,8 @@ def test_options(sampler: Sampler) -> None:
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_checkpoints_own_scheduler_becomes_its_default_sampler(name: str) -> None:
     """As the class saves itself; PNDM, which nobody chose, and EDM's, of other models, become the family's default."""
-    from latentrt.export.families import FAMILIES
-    from latentrt.export.scheduler_samplers import sampler_of_scheduler
+    from latentrt.export.sources.families import FAMILIES
+    from latentrt.export.sources.scheduler_samplers import sampler_of_scheduler
 
     sd1 = next(family for family in FAMILIES if family.name == "sd1")
 

@@ -12,11 +12,11 @@ from prompt_encoders import assert_equal
 from safetensors.torch import save_file
 
 import latentrt
-from latentrt.runtime.conditioning import Conditioning, Prompts, conditioning_of
-from latentrt.runtime.guidance import guidance_scale_embedding
-from latentrt.runtime.prompt import PromptEncoder
-from latentrt.runtime.prompt_style import prompt_options_from_arguments
-from latentrt.runtime.text_encoder import TextEncoder, text_encoders_from_bundle
+from latentrt.runtime.denoiser.conditions.text import Conditioning, Prompts, conditioning_of
+from latentrt.runtime.denoiser.guidance import guidance_scale_embedding
+from latentrt.runtime.prompts.encoder import PromptEncoder
+from latentrt.runtime.prompts.style import prompt_options_from_arguments
+from latentrt.runtime.prompts.text_encoder import TextEncoder, text_encoders_from_bundle
 
 LONG = "a red apple. and then a long sentence, with many things; in it: more " * 8
 PROMPTS = (
@@ -45,7 +45,7 @@ def theirs(family_checkpoint: Callable[[str], Path]) -> Any:
 @pytest.fixture(scope="module")
 def encode(family_pipe: Callable[[str], latentrt.Pipeline], family_bundle: Callable[[str], Path]) -> Encode:
     """encode(prompts, negatives, prompt_2=…, encoders=…, syntax=…, long_prompt=…, clip_skip=…)."""
-    from latentrt.engines.bundle import open_bundle
+    from latentrt.engines.bundle.bundle import open_bundle
 
     pipe = family_pipe("sdxl")
     own = text_encoders_from_bundle(open_bundle(family_bundle("sdxl")))
@@ -164,7 +164,7 @@ def test_textual_inversion(
     """A file with clip_l and clip_g, against diffusers, which takes each for its encoder."""
     from diffusers import StableDiffusionXLPipeline
 
-    from latentrt.engines.bundle import open_bundle
+    from latentrt.engines.bundle.bundle import open_bundle
 
     generator = torch.Generator().manual_seed(vectors)
     tensors = {

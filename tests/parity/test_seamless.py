@@ -13,13 +13,13 @@ from diffusers.models.downsampling import Downsample2D
 from parity.reference import DiffusersReference
 
 import latentrt
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import OpenComponents
-from latentrt.engines.parity import parity_of
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.seamless import Seamless
 from latentrt.engines.precision import Backend
-from latentrt.engines.seamless import Seamless
 from latentrt.engines.spec import Array
-from latentrt.export.seamless import seamless_module
+from latentrt.engines.store.store import OpenComponents
+from latentrt.export.modules.seamless import seamless_module
 
 SIZE = (48, 32)
 # fp32 in another order, as for ordinary bundles

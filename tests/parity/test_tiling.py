@@ -9,14 +9,14 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from latentrt.engines.bundle import open_bundle
-from latentrt.engines.cache import OpenComponents
+from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.precision import Backend
-from latentrt.engines.profile import Profile
+from latentrt.engines.shapes import Profile
+from latentrt.engines.store.store import OpenComponents
 from latentrt.models import EMOJI
-from latentrt.runtime.autoencoder import latents_from_pixels, pixels_from_latents
-from latentrt.runtime.noise import Noise
-from latentrt.runtime.tiling import VaeMode, vae_engine
+from latentrt.runtime.pictures.autoencoder import latents_from_pixels, pixels_from_latents
+from latentrt.runtime.pictures.tiling import VaeMode, vae_engine
+from latentrt.runtime.sampling.noise import Noise
 
 # fp32 convolutions in another order, of values up to about 10: 1e-6 to 1e-5 is what that leaves
 TOLERANCE = 5e-5

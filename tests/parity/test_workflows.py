@@ -11,10 +11,10 @@ from parity.reference import DiffusersReference, scheduler_for, set_timesteps
 from PIL import Image
 
 import latentrt
-from latentrt.engines.parity import parity_of
+from latentrt.engines.bundle.parity import parity_of
 from latentrt.engines.spec import Array
-from latentrt.runtime.ays import AYS_SIGMAS, AYS_TIMESTEPS
-from latentrt.runtime.samplers import Sampler
+from latentrt.runtime.sampling.grids.align_your_steps import AYS_SIGMAS, AYS_TIMESTEPS
+from latentrt.runtime.sampling.samplers import Sampler
 
 # fp32 in another order of operations, over a handful of steps: 1e-6 to 1e-4 is what that leaves
 LATENT_TOLERANCE = 1e-3
@@ -174,7 +174,7 @@ def test_outpainting_is_inpainting_on_a_larger_canvas(
     tiny_pipe: latentrt.Pipeline, reference: DiffusersReference
 ) -> None:
     """Same latents as diffusers on the canvas; the picture comes back bit for bit."""
-    from latentrt.runtime.outpaint import outpaint_canvas
+    from latentrt.runtime.pictures.outpaint import outpaint_canvas
 
     image = picture(32, 32)
     canvas, masked = outpaint_canvas(image, left=10, right=6)

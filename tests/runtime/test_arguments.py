@@ -11,7 +11,7 @@ from PIL import Image
 
 import latentrt
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.samplers import Sampler
+from latentrt.runtime.sampling.samplers import Sampler
 
 PICTURE = Image.new("RGB", (32, 32), "red")
 MASK = Image.new("L", (32, 32), 255)

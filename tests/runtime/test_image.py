@@ -11,7 +11,13 @@ import pytest
 from PIL import Image
 
 from latentrt.engines.errors import OutputError, RequestError
-from latentrt.runtime.image import PictureMetadata, images_from_pixels, pixels_from_image, read_image, write_png
+from latentrt.runtime.pictures.image import (
+    PictureMetadata,
+    images_from_pixels,
+    pixels_from_image,
+    read_image,
+    write_png,
+)
 
 METADATA = PictureMetadata(
     prompt="a cat",

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latentrt.engines.bundle.manifest import LatentRecord
 from latentrt.engines.errors import RequestError
-from latentrt.engines.manifest import LatentRecord
 from latentrt.engines.spec import Array
-from latentrt.runtime.image import images_from_pixels
-from latentrt.runtime.mask import (
+from latentrt.runtime.pictures.image import images_from_pixels
+from latentrt.runtime.pictures.mask import (
     inpaint_input_from_pictures,
     latent_mask_from_mask,
     masks_from_argument,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentrt.runtime.noise import Generator, Noise
+from latentrt.runtime.sampling.noise import Generator, Noise
 
 # What torch's vectorised logarithm and cosine leave
 TOLERANCE = 5e-7

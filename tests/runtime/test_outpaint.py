@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.image import images_from_pixels
-from latentrt.runtime.mask import inpaint_input_from_pictures, paste_back
-from latentrt.runtime.outpaint import outpaint_canvas
+from latentrt.runtime.pictures.image import images_from_pixels
+from latentrt.runtime.pictures.mask import inpaint_input_from_pictures, paste_back
+from latentrt.runtime.pictures.outpaint import outpaint_canvas
 
 
 def photo(width: int = 40, height: int = 30) -> Image.Image:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import latentrt
-from latentrt.engines import ort_cpu
+from latentrt.engines.backends.ort_cpu import backend as ort_cpu
+from latentrt.engines.backends.ort_cpu.backend import OrtCpuEngine
 from latentrt.engines.errors import RequestError
-from latentrt.engines.ort_cpu import OrtCpuEngine
 from latentrt.engines.spec import Array
 
 # Another batch size lets the kernels add in another order
@@ -222,7 +222,7 @@ def test_output_types(draw: Callable[..., latentrt.Result], tmp_path: Path) -> N
 
 def test_latents_in_replace_the_seeds_noise(draw: Callable[..., latentrt.Result]) -> None:
     """The noise of a seed, given as latents, draws that seed's picture; the caller's array stays as it was."""
-    from latentrt.runtime.noise import Noise
+    from latentrt.runtime.sampling.noise import Noise
 
     latents = Noise(9, (1, 4, 16, 16))()
     kept = latents.copy()

@@ -10,11 +10,11 @@ import pytest
 from prompt_encoders import Encode, assert_equal, prompt_encoder
 
 import latentrt
+from latentrt.engines.backends.ort_cpu.backend import OrtCpuEngine
+from latentrt.engines.bundle.manifest import TokenEmbeddingsRecord
 from latentrt.engines.errors import BundleError, RequestError
-from latentrt.engines.manifest import TokenEmbeddingsRecord
-from latentrt.engines.ort_cpu import OrtCpuEngine
 from latentrt.engines.spec import Array
-from latentrt.runtime.token_embeddings import TokenEmbeddings
+from latentrt.runtime.prompts.token_embeddings import TokenEmbeddings
 
 LONG = "a red apple, " * 30
 

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.a1111_syntax import prompt_from_a1111
-from latentrt.runtime.compel_syntax import prompt_from_compel
-from latentrt.runtime.prompt_tree import Blend, Prompt, Text
+from latentrt.runtime.prompts.a1111_syntax import prompt_from_a1111
+from latentrt.runtime.prompts.compel_syntax import prompt_from_compel
+from latentrt.runtime.prompts.tree import Blend, Prompt, Text
 
 Fragments = list[tuple[str, float]]
 

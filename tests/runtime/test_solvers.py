@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from gaussian import distribution_after, error_of, ideal_model, schedule_through, uniform
 
+from latentrt.engines.bundle.schedule_config import ScheduleConfig
 from latentrt.engines.errors import RequestError
-from latentrt.engines.schedule_config import ScheduleConfig
 from latentrt.engines.spec import Array
-from latentrt.runtime.loop import denoise, model_calls
-from latentrt.runtime.noise import Noise
-from latentrt.runtime.samplers import SAMPLERS, Sampler
-from latentrt.runtime.schedule import Schedule
-from latentrt.runtime.solvers.er_sde import er_sde
+from latentrt.runtime.sampling.noise import Noise
+from latentrt.runtime.sampling.run import denoise, model_calls
+from latentrt.runtime.sampling.samplers import SAMPLERS, Sampler
+from latentrt.runtime.sampling.schedule import Schedule
+from latentrt.runtime.sampling.solvers.er_sde import er_sde
 
 CONFIG = ScheduleConfig(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=False, skip_prk_steps=True

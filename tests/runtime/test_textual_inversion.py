@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save_file
 
 import latentrt
+from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import RequestError
+from latentrt.engines.tensors.torch_zip import load_torch_file
 from latentrt.models import EMOJI
-from latentrt.runtime.textual_inversion import TextualInversion, TextualInversions, inversions_from_paths
-from latentrt.runtime.tokenizer import tokenizer_from_folder
-from latentrt.runtime.torch_file import load_torch_file
+from latentrt.runtime.prompts.textual_inversion import TextualInversion, TextualInversions, inversions_from_paths
 
 WIDTH = 768
 TOKENIZER = tokenizer_from_folder(EMOJI / "tokenizer")

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 import latentrt
-from latentrt.engines.bundle import Bundle, open_bundle
-from latentrt.engines.cache import OpenComponents
+from latentrt.engines.batches import in_batches
+from latentrt.engines.bundle.bundle import Bundle, open_bundle
+from latentrt.engines.bundle.manifest import LatentRecord
+from latentrt.engines.bundle.seamless import Seamless
 from latentrt.engines.errors import RequestError
-from latentrt.engines.manifest import LatentRecord
 from latentrt.engines.precision import Backend
-from latentrt.engines.profile import Profile
-from latentrt.engines.seamless import Seamless
+from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import BATCH, Array, EngineSpec, TensorSpec
-from latentrt.runtime.batches import in_batches
-from latentrt.runtime.tiling import SlicedEngine, TiledEngine, VaeMode, vae_engine
+from latentrt.engines.store.store import OpenComponents
+from latentrt.runtime.pictures.tiling import SlicedEngine, TiledEngine, VaeMode, vae_engine
 
 F = 4
 RECORD = LatentRecord(channels=2, scaling_factor=1.0, shift_factor=0.0, pixels=F, tile_pixels=16 * F)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import latentrt
-from latentrt.engines.conditioning import TimeIds
+from latentrt.engines.bundle.conditioning import TimeIds
 from latentrt.engines.errors import RequestError
-from latentrt.engines.profile import Profile
-from latentrt.runtime.time_ids import time_ids_from_options
+from latentrt.engines.shapes import Profile
+from latentrt.runtime.denoiser.conditions.time_ids import time_ids_from_options
 
 WIDE = Profile(width=96, height=64)
 

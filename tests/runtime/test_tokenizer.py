@@ -10,10 +10,10 @@ import pytest
 from clip_vocabulary import write_clip_tokenizer
 
 import latentrt
+from latentrt.engines.bundle.tokenizer import END, START, Tokenizer, tokenizer_from_folder
 from latentrt.engines.errors import BundleError
 from latentrt.models import EMOJI
-from latentrt.runtime.prompt import PromptTruncatedWarning
-from latentrt.runtime.tokenizer import END, START, Tokenizer, tokenizer_from_folder
+from latentrt.runtime.prompts.encoder import PromptTruncatedWarning
 
 TEXTS = {
     "empty": "",

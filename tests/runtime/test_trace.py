@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from latentrt.engines.bundle.schedule_config import ScheduleConfig
 from latentrt.engines.errors import RequestError
-from latentrt.engines.schedule_config import ScheduleConfig
 from latentrt.engines.spec import Array
-from latentrt.runtime.loop import denoise
-from latentrt.runtime.noise import Noise
-from latentrt.runtime.samplers import SAMPLERS, Sampler
-from latentrt.runtime.schedule import Schedule
-from latentrt.runtime.solvers.solver import Evaluate, NoiseSource, Run
-from latentrt.runtime.trace import PredictionKind, Table, trace
+from latentrt.runtime.sampling.noise import Noise
+from latentrt.runtime.sampling.run import denoise
+from latentrt.runtime.sampling.samplers import SAMPLERS, Sampler
+from latentrt.runtime.sampling.schedule import Schedule
+from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Run
+from latentrt.runtime.sampling.trace import PredictionKind, Table, trace
 
 CONFIG = ScheduleConfig(
     beta_start=0.00085,

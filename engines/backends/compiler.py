@@ -1,0 +1,143 @@
+"""What a backend is to the rest: something that compiles components for a machine and opens what it compiled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.manifest import ContentsRecord, EngineManifest
+from latentrt.engines.engine import Engine
+from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.precision import Backend
+from latentrt.engines.progress import Progress
+from latentrt.engines.shapes import Profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What to compile for: a machine as engines name it, and what the builder may use meanwhile.
+
+    ``workspace_mb`` limits the scratch memory of any layer in MB (2**20 bytes); None leaves it to the backend.
+    """
+
+    machine: str
+    workspace_mb: int | None = None
+
+
+def refuse_workspace(backend: Backend, workspace_mb: int | None) -> None:
+    """For backends whose builder plans no scratch memory.
+
+    Raises:
+        RequestError: a workspace was asked for.
+    """
+    if workspace_mb is not None:
+        raise RequestError(
+            f"got a workspace of {workspace_mb} MB for backend {backend}, expected it for TensorRT's builder alone; "
+            "leave it out"
+        )
+
+
+class Model(Protocol):
+    """A compiled component, opened: its weights are in memory once and serve all of its engines."""
+
+    def engine(self, profile: Profile, chunks: int = 1) -> Engine:
+        """The component at one profile, for prompts of so many chunks.
+
+        Raises:
+            RequestError: a size or a number of chunks that was not compiled.
+            EngineError: the model was closed, or the device's memory does not hold the profile's buffers.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases everything; may be called twice."""
+        ...
+
+
+class Compiler(Protocol):
+    """One backend. It imports its packages when they are first needed, and says which one is missing."""
+
+    @property
+    def backend(self) -> Backend:
+        """Its name."""
+        ...
+
+    @property
+    def maker(self) -> str:
+        """The library whose version counts, as people call it."""
+        ...
+
+    @property
+    def flags(self) -> Mapping[str, str]:
+        """What was chosen for every build; part of an engine's key."""
+        ...
+
+    @property
+    def largest_hashed(self) -> int | None:
+        """Files of an engine up to this size are hashed when it is opened; None hashes all."""
+        ...
+
+    @property
+    def opens_at_once(self) -> bool:
+        """Whether the components of a bundle are opened on threads of their own, and not one after the other."""
+        ...
+
+    def version(self) -> str:
+        """The library's version.
+
+        Raises:
+            EngineError: it is not installed.
+        """
+        ...
+
+    def here(self) -> str:
+        """This machine, as engines name it.
+
+        Raises:
+            EngineError: the backend cannot run here, and why.
+        """
+        ...
+
+    def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
+        """What to compile for: one target per GPU architecture asked for, or this machine.
+
+        Raises:
+            RequestError: an architecture that is unknown, or one or a workspace that is not for this backend to choose.
+            EngineError: none was asked for, and there is none here.
+        """
+        ...
+
+    def profiles(self, component: Component) -> tuple[Profile, ...]:
+        """The profiles that an engine is made for alone; none where it takes every size."""
+        ...
+
+    def compile(
+        self, component: Component, target: Target, folder: Path, progress: Progress | None
+    ) -> ContentsRecord | None:
+        """Compiles into an empty folder; returns what the backend can tell of the result.
+
+        Raises:
+            EngineError: the backend refuses the graph, with its reason.
+        """
+        ...
+
+    def would_improve(self, component: Component, engine: EngineManifest) -> bool:
+        """Whether compiling again here and now makes a better engine of the same identity."""
+        ...
+
+    def open(self, component: Component, folder: Path, *, threads: int | None) -> Model:
+        """Opens what ``compile`` made for this machine.
+
+        Raises:
+            EngineError: it cannot run here.
+        """
+        ...
+
+
+def runs_here(compiler: Compiler, machine: str) -> bool:
+    """Whether an engine for that machine runs on this one."""
+    try:
+        return compiler.here() == machine
+    except EngineError:
+        return False

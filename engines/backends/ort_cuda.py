@@ -1,0 +1,260 @@
+"""ONNX Runtime's CUDA provider: inputs and outputs bound to device memory once per shape, runs replayed as CUDA graphs.
+
+Nothing is compiled. The provider optimises the bundle's ONNX as it opens it; the result could be saved, but only where
+the provider is, and what it saves is bound to the provider's choices for that GPU. So an engine is a record alone: that
+this GPU architecture and version passed the gate.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+
+from latentrt.engines.backends.compiler import Target, refuse_workspace
+from latentrt.engines.backends.cuda import CudaPython, architecture
+from latentrt.engines.backends.ort import ERRORS_ONLY, first_line
+from latentrt.engines.bundle.bundle import HASHED_AT_OPEN, check_files
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.manifest import EngineManifest
+from latentrt.engines.engine import ClosesItself
+from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.machine import gpu_machine
+from latentrt.engines.precision import Backend
+from latentrt.engines.progress import Progress
+from latentrt.engines.shapes import Profile
+from latentrt.engines.spec import Array, EngineSpec
+
+_NO_GRAPH = -1  # gpu_graph_id of a run that is neither recorded nor replayed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """An ONNX Runtime provider and the name of its memory."""
+
+    provider: str = "CUDAExecutionProvider"
+    memory: str = "cuda"
+
+
+class OrtCuda:
+    """The ``Compiler`` of ONNX Runtime's CUDA provider."""
+
+    backend = Backend.ORT_CUDA
+    maker = "ONNX Runtime"
+    flags: Mapping[str, str] = {"recipe": "1", "tf32": "off"}
+    largest_hashed: int | None = HASHED_AT_OPEN
+    opens_at_once = False
+
+    def version(self) -> str:
+        """ONNX Runtime's.
+
+        Raises:
+            EngineError: it is not installed, or without its CUDA provider.
+        """
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise EngineError("backend ort-cuda needs the package onnxruntime-gpu; install latentrt[cuda]") from error
+        found = onnxruntime.get_available_providers()
+        if Device().provider not in found:
+            raise EngineError(
+                f"the installed onnxruntime has the providers {', '.join(found)}, expected {Device().provider} for "
+                f"backend {self.backend}; install onnxruntime-gpu in its place"
+            )
+        return str(onnxruntime.__version__)
+
+    def here(self) -> str:
+        """The platform and the architecture of the GPU that is present."""
+        return gpu_machine(architecture(CudaPython()))
+
+    def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
+        """The GPU that is present."""
+        if gpus:
+            raise RequestError(
+                f"got gpu {', '.join(gpus)} for backend {self.backend}, which takes the GPU that is present alone; "
+                "leave it out, or choose tensorrt-rtx"
+            )
+        refuse_workspace(self.backend, workspace_mb)
+        return (Target(machine=self.here()),)
+
+    def profiles(self, component: Component) -> tuple[Profile, ...]:
+        """None: one graph takes every size."""
+        return ()
+
+    def compile(self, component: Component, target: Target, folder: Path, progress: Progress | None) -> None:
+        """Nothing to do: the bundle's ONNX is opened as it is."""
+
+    def would_improve(self, component: Component, engine: EngineManifest) -> bool:
+        """Never."""
+        return False
+
+    def open(self, component: Component, folder: Path, *, threads: int | None) -> "OrtCudaModel":
+        """Opens the bundle's ONNX on the GPU."""
+        check_files(component.root, component.onnx_files, largest_hashed=self.largest_hashed)
+        return OrtCudaModel(component, Device())
+
+
+class OrtCudaModel:
+    """A component's ONNX on a device: one session for all shapes."""
+
+    def __init__(self, component: Component, device: Device) -> None:
+        """Opens the session.
+
+        Where the provider cannot take every node (CUDA graphs need that), or fails as it records the first of them,
+        the session is opened without them and ``graph_refused`` says why.
+
+        Raises:
+            EngineError: ONNX Runtime refuses the graph.
+        """
+        import onnxruntime
+
+        self.ort: Any = onnxruntime
+        self.device = device
+        self.lock = RLock()
+        self.graph_refused: str | None = None
+        self._component = component
+        self._shapes: dict[tuple[object, ...], BoundRun] = {}
+        self._graphs = 0
+        self._session: Any = None
+        try:
+            self._session = self._open({"enable_cuda_graph": "1", "use_tf32": "0"})
+        except EngineError as error:
+            self.graph_refused = str(error)
+            self._session = self._open({"use_tf32": "0"})
+
+    @property
+    def session(self) -> Any:
+        """The open session.
+
+        Raises:
+            EngineError: the model was closed.
+        """
+        if self._session is None:
+            raise EngineError("the engine is closed; open the bundle again")
+        return self._session
+
+    def engine(self, profile: Profile, chunks: int = 1) -> "OrtCudaEngine":
+        """The component at a profile. Those of the bundle keep their buffers and are recorded as CUDA graphs; others,
+        such as tiles, run."""
+        kept = profile in self._component.manifest.profiles and chunks == 1
+        _ = self.session
+        return OrtCudaEngine(self, self._component.spec_of_any_batch(profile, chunks), kept=kept)
+
+    def run(self, spec: EngineSpec, inputs: Mapping[str, Array], *, kept: bool) -> dict[str, Array]:
+        """One run; the lock is held. Where its recording fails, it runs again on a session without CUDA graphs."""
+        bound = self.bound(spec, inputs, kept=kept)
+        try:
+            return bound.run(inputs)
+        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+            if bound.recorded is not False:
+                raise
+            reason = first_line(error)
+        # Behind the handler, so that nothing holds the old session while the new one is opened
+        del bound
+        self._shapes.clear()
+        self._session = None
+        self._session = self._open({"use_tf32": "0"})
+        self.graph_refused = reason
+        return self.bound(spec, inputs, kept=kept).run(inputs)
+
+    def bound(self, spec: EngineSpec, inputs: Mapping[str, Array], *, kept: bool) -> "BoundRun":
+        """The buffers for inputs of these shapes, made once if they are kept; the lock is held."""
+        batch = next(
+            (len(inputs[name]) for name, tensor in spec.inputs.items() if tensor.shape[0] == "batch"), spec.batches[0]
+        )
+        if not kept:
+            return BoundRun(self, spec, batch, inputs, _NO_GRAPH)
+        key = tuple((name, array.shape) for name, array in sorted(inputs.items()))
+        if key not in self._shapes:
+            self._graphs += 1
+            graph = self._graphs if self.graph_refused is None else _NO_GRAPH
+            self._shapes[key] = BoundRun(self, spec, batch, inputs, graph)
+        return self._shapes[key]
+
+    def close(self) -> None:
+        """Releases the buffers, the graphs and the weights; may be called twice."""
+        with self.lock:
+            self._shapes.clear()
+            self._session = None
+
+    def _open(self, options: dict[str, str]) -> Any:
+        session_options = self.ort.SessionOptions()
+        session_options.log_severity_level = ERRORS_ONLY
+        path = str(self._component.onnx)
+        providers = [(self.device.provider, options if self.device.memory == "cuda" else {})]
+        try:
+            session = self.ort.InferenceSession(path, session_options, providers=providers)
+        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+            raise EngineError(f"ONNX Runtime cannot open {path!r}: {first_line(error)}; build it again") from error
+        # A provider whose libraries cannot be loaded is replaced by the CPU's with a warning alone
+        if self.device.provider not in session.get_providers():
+            raise EngineError(
+                f"ONNX Runtime runs {path!r} on {', '.join(session.get_providers())}, expected {self.device.provider}; "
+                "check that the CUDA libraries that onnxruntime-gpu needs are installed"
+            )
+        return session
+
+
+class BoundRun:
+    """Inputs and outputs of one shape in device memory, bound to the session."""
+
+    def __init__(
+        self, model: OrtCudaModel, spec: EngineSpec, batch: int, inputs: Mapping[str, Array], graph: int
+    ) -> None:
+        """Allocates and binds."""
+        self.recorded = None if graph == _NO_GRAPH else False
+        """Whether the graph was recorded, where there is to be one."""
+        memory, value = model.device.memory, model.ort.OrtValue
+        self._session = model.session
+        self._binding = self._session.io_binding()
+        self._inputs = {
+            name: value.ortvalue_from_numpy(np.ascontiguousarray(inputs[name]), memory, 0) for name in inputs
+        }
+        self._outputs = {
+            name: value.ortvalue_from_shape_and_type(tensor.sized(batch), tensor.dtype.type, memory, 0)
+            for name, tensor in spec.outputs.items()
+        }
+        for name, tensor in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, tensor)
+        for name, tensor in self._outputs.items():
+            self._binding.bind_ortvalue_output(name, tensor)
+        self._options = model.ort.RunOptions()
+        self._options.add_run_config_entry("gpu_graph_id", str(graph))
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Copies the inputs in, runs or replays, copies the outputs out."""
+        for name, array in inputs.items():
+            self._inputs[name].update_inplace(np.ascontiguousarray(array))
+        self._binding.synchronize_inputs()
+        self._session.run_with_iobinding(self._binding, self._options)
+        self._binding.synchronize_outputs()
+        self.recorded = None if self.recorded is None else True
+        return {name: np.array(value.numpy()) for name, value in self._outputs.items()}
+
+
+class OrtCudaEngine(ClosesItself):
+    """An ``Engine`` at one profile over a shared ``OrtCudaModel``."""
+
+    def __init__(self, model: OrtCudaModel, spec: EngineSpec, *, kept: bool) -> None:
+        self.spec = spec
+        self._model = model
+        self._kept = kept
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the component on arrays that match ``spec``; new arrays come back. Threads take turns."""
+        self.spec.check(inputs)
+        with self._model.lock:
+            try:
+                return self._model.run(self.spec, inputs, kept=self._kept)
+            except EngineError:
+                raise
+            except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+                raise EngineError(
+                    f"ONNX Runtime failed: {first_line(error)}; close what else uses the GPU or report it"
+                ) from error
+
+    def close(self) -> None:
+        """Closes the shared model."""
+        self._model.close()

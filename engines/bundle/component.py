@@ -1,0 +1,75 @@
+"""One component of a bundle: its ONNX, and the shapes that an engine of it takes at a profile."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentrt.engines.bundle.manifest import BundleManifest, ComponentRecord, FileRecord
+from latentrt.engines.shapes import Profile
+from latentrt.engines.spec import EngineSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticShape:
+    """One shape that a component is compiled for, and the profiles that run there."""
+
+    spec: EngineSpec
+    profiles: tuple[Profile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """A component by name, in a bundle's folder that may still be under construction."""
+
+    root: Path
+    manifest: BundleManifest
+    name: str
+
+    @property
+    def record(self) -> ComponentRecord:
+        """What the manifest says of it."""
+        return self.manifest.components[self.name]
+
+    @property
+    def onnx(self) -> Path:
+        """The graph; its weights lie beside it."""
+        return self.root / self.record.onnx
+
+    @property
+    def onnx_files(self) -> dict[str, FileRecord]:
+        """Names below ``root`` and records of graph and weights."""
+        names = [name for name in (self.record.onnx, self.record.weights) if name]
+        return {name: self.manifest.files[name] for name in names}
+
+    @property
+    def onnx_bytes(self) -> int:
+        """Size of graph and weights."""
+        return sum(file.size for file in self.onnx_files.values())
+
+    def largest_batch(self, profile: Profile) -> int:
+        """Samples per call that the profile's pictures make."""
+        return profile.batch * self.record.batch_per_picture
+
+    def spec_of_any_batch(self, profile: Profile, chunks: int = 1) -> EngineSpec:
+        """The tensors at a profile, with every batch up to the profile's: for backends that take any shape."""
+        batches = tuple(range(1, self.largest_batch(profile) + 1))
+        return self.manifest.spec(self.name, profile, batches, chunks)
+
+    def spec_of_one_batch(self, profile: Profile) -> EngineSpec:
+        """The tensors at a profile with its batch alone and prompts of one chunk: for backends of fixed shapes."""
+        return self.manifest.spec(self.name, profile, (self.largest_batch(profile),))
+
+    @property
+    def static_shapes(self) -> tuple[StaticShape, ...]:
+        """What a backend of fixed shapes compiles: one per profile of the bundle, equal ones once.
+
+        The text encoder knows of no picture sizes, so its profiles differ by their batch alone.
+        """
+        shapes: dict[object, StaticShape] = {}
+        for profile in self.manifest.profiles:
+            spec = self.spec_of_one_batch(profile)
+            tensors = {**spec.inputs, **spec.outputs}
+            signature = tuple((name, tensor.sized(spec.batches[0])) for name, tensor in tensors.items())
+            known = shapes.get(signature)
+            served = (*known.profiles, profile) if known else (profile,)
+            shapes[signature] = StaticShape(spec=spec, profiles=served)
+        return tuple(shapes.values())

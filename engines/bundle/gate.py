@@ -1,0 +1,62 @@
+"""A component on real inputs: its recorded torch runs repeated, whatever batch the engine takes."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from latentrt.engines.bundle.bundle import Probe
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.manifest import ParityRecord
+from latentrt.engines.bundle.parity import EXACT, gate
+from latentrt.engines.engine import Engine
+from latentrt.engines.errors import EngineError
+from latentrt.engines.shapes import Profile
+from latentrt.engines.spec import BATCH, Array
+
+
+def measure(
+    component: Component,
+    engine_at: Callable[[Profile, int], Engine],
+    probes: Iterable[Probe],
+    *,
+    largest_chunks: int | None = None,
+) -> ParityRecord:
+    """Runs every probe and passes the worst figures through the gate.
+
+    Args:
+        component: whose probes they are.
+        engine_at: the engine of a profile, for prompts of so many chunks.
+        probes: recorded torch runs.
+        largest_chunks: probes of longer prompts are left out, where the engine has no room for them.
+
+    Raises:
+        ParityError: a gate is missed.
+        EngineError: no probe is left.
+    """
+    worst, cases, pixels = EXACT, 0, 0
+    for probe in probes:
+        chunks = component.manifest.chunks(component.name, probe.inputs)
+        if largest_chunks is not None and chunks > largest_chunks:
+            continue
+        outputs = run_any_batch(engine_at(probe.profile, chunks), probe.inputs)
+        worst, cases = worst.worse(probe.parity(outputs)), cases + 1
+        pixels = max(pixels, probe.profile.width * probe.profile.height)
+    if not cases:
+        raise EngineError(f"{component.name} has no recorded run that its engine could repeat; build the bundle again")
+    gate(component.name, worst, component.record.precision, pixels)
+    return ParityRecord(relative_error=worst.relative_error, psnr=worst.psnr, cases=cases)
+
+
+def run_any_batch(engine: Engine, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Runs as many samples as the inputs hold, in pieces of a batch that the engine takes; the last is filled up."""
+    batched = [name for name, spec in engine.spec.inputs.items() if spec.shape[0] == BATCH]
+    count = len(inputs[batched[0]]) if batched else 1
+    pieces: list[dict[str, Array]] = []
+    start = 0
+    while start < count:
+        batch = engine.spec.fit(count - start)
+        taken = np.minimum(np.arange(start, start + batch), count - 1)  # what is too much repeats the last sample
+        piece = {name: array[taken] if name in batched else array for name, array in inputs.items()}
+        pieces.append({name: array[: count - start] for name, array in engine.run(piece).items()})
+        start += batch
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in engine.spec.outputs}

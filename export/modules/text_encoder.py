@@ -1,0 +1,131 @@
+"""A CLIP text encoder as a component, and its token embeddings as a table beside it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latentrt.engines.bundle.manifest import TokenEmbeddingsRecord
+from latentrt.engines.errors import CheckpointError
+from latentrt.export.sources.checkpoint import Checkpoint
+from latentrt.export.sources.families import TextEncoderRow
+from latentrt.export.tracing.onnx_export import Graph, batch_record
+
+_TENSOR = "weight"
+
+
+class TextEncoderModule(torch.nn.Module):
+    """inputs_embeds (B, L, width), attention_mask (B, L) int64 → hidden_states (B, states, L, width).
+
+    Token embeddings come from outside, so that a prompt may hold vectors of a textual inversion; positions are
+    added here. A token sees itself and those before it whose mask is 1.
+
+    State i is that after layer i + 1. The last is what the U-Net attends to where no layer is left out: transformers'
+    ``last_hidden_state``, all states having passed the final norm, or for a ``penultimate`` row ``hidden_states[-2]``
+    without it. What a row does not take is not computed: the last layer matters there to the pooled vector alone.
+    """
+
+    def __init__(self, encoder: torch.nn.Module, row: TextEncoderRow) -> None:
+        super().__init__()
+        whole: Any = getattr(encoder, "text_model", encoder)  # where earlier releases of transformers 5 have it
+        self.penultimate = row.penultimate
+        self.positions = whole.embeddings.position_embedding
+        used = len(whole.encoder.layers) - (row.penultimate and not row.pooled)
+        self.layers = torch.nn.ModuleList(whole.encoder.layers[:used])
+        self.states = len(whole.encoder.layers) - row.penultimate
+        if row.pooled or not row.penultimate:
+            self.final_layer_norm = whole.final_layer_norm
+
+    def encoded(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The stacked states, and the one after the last layer without the norm."""
+        length = self.positions.num_embeddings
+        hidden = inputs_embeds + self.positions.weight
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        seen = causal & (attention_mask != 0)[:, None, None, :]
+        # The lowest finite number, as in transformers: with −inf, a row without any seen token would be NaN
+        bias = torch.where(seen, 0.0, torch.finfo(hidden.dtype).min)
+        states: list[torch.Tensor] = []
+        for layer in self.layers:
+            hidden = layer(hidden, bias)
+            if len(states) < self.states:
+                states.append(hidden if self.penultimate else self.final_layer_norm(hidden))
+        return torch.stack(states, dim=1), hidden
+
+    def forward(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The states."""
+        return (self.encoded(inputs_embeds, attention_mask)[0],)
+
+
+class PooledTextEncoderModule(TextEncoderModule):
+    """The same with end_position (B,) int64, and text_embeds (B, projection) behind hidden_states.
+
+    The pooled vector is the projected state at the end-of-text token, after the last layer and the final norm, as in
+    transformers' ``CLIPTextModelWithProjection``. Where that token stands cannot be seen in embeddings: the first
+    ``<|endoftext|>`` counts. (transformers takes the highest id where the config calls the token 2, which old ones do;
+    with tokens added behind the vocabulary that is another one.)
+    """
+
+    def __init__(self, encoder: Any, row: TextEncoderRow) -> None:
+        super().__init__(encoder, row)
+        self.text_projection = encoder.text_projection
+
+    def forward(  # type: ignore[override]
+        self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor, end_position: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """The states, and the pooled vector."""
+        states, hidden = self.encoded(inputs_embeds, attention_mask)
+        index = end_position[:, None, None].expand(-1, 1, hidden.shape[-1])
+        return states, self.text_projection(self.final_layer_norm(hidden.gather(1, index)[:, 0]))
+
+
+def load_text_encoder(checkpoint: Checkpoint, row: TextEncoderRow) -> tuple[TextEncoderModule, torch.Tensor]:
+    """Loads one of the checkpoint's text encoders in fp32; its token embeddings (rows, width) come apart."""
+    encoder = checkpoint.parts[row.part].module()
+    kind = PooledTextEncoderModule if row.pooled else TextEncoderModule
+    return kind(encoder, row), encoder.get_input_embeddings().weight.detach()
+
+
+def write_token_embeddings(root: Path, name: str, table: torch.Tensor, tokens: int) -> TokenEmbeddingsRecord:
+    """Writes ``embeddings/<component>.safetensors`` below the bundle's root.
+
+    Args:
+        root: the bundle.
+        name: the component that takes the embeddings.
+        table: (rows, width) float32.
+        tokens: how many ids the tokenizer can give.
+
+    Raises:
+        CheckpointError: the table has fewer rows than the tokenizer has ids, or values that are not finite.
+    """
+    from safetensors.torch import save
+
+    rows, width = table.shape
+    if rows < tokens:
+        raise CheckpointError(
+            f"{name} embeds {rows} tokens and the tokenizer has {tokens}, expected at least as many embeddings; "
+            "download the model again"
+        )
+    if not torch.isfinite(table).all():
+        raise CheckpointError(
+            f"{name} has NaN or infinite token embeddings; download the model again or choose another"
+        )
+    file = f"embeddings/{name}.safetensors"
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).write_bytes(save({_TENSOR: table.contiguous()}))  # save_file raises no OSError
+    return TokenEmbeddingsRecord(file=file, tensor=_TENSOR, rows=rows, width=width)
+
+
+def text_encoder_graph(checkpoint: Checkpoint, row: TextEncoderRow) -> Graph:
+    """Inputs and outputs, sized by the model's config."""
+    config = checkpoint.parts[row.part].config
+    length, width = config["max_position_embeddings"], config["hidden_size"]
+    states = config["num_hidden_layers"] - row.penultimate
+    inputs = {
+        "inputs_embeds": batch_record("float32", length, width),
+        "attention_mask": batch_record("int64", length),
+    }
+    outputs = {"hidden_states": batch_record("float32", states, length, width)}
+    if row.pooled:
+        inputs["end_position"] = batch_record("int64")
+        outputs["text_embeds"] = batch_record("float32", config["projection_dim"])
+    return Graph(inputs=inputs, outputs=outputs, multiples={})

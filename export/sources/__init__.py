@@ -1,0 +1,1 @@
+"""A checkpoint, wherever it comes from: found, identified, checked."""

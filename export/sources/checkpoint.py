@@ -1,0 +1,132 @@
+"""A checked model: what its configs say and which files a build reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from latentrt.engines.bundle.bundle import record_file
+from latentrt.engines.bundle.manifest import DecisionRecord, FileRecord, LatentRecord
+from latentrt.engines.bundle.schedule_config import ScheduleConfig
+from latentrt.engines.errors import CheckpointError
+from latentrt.export.sources.families import Family
+from latentrt.export.sources.parts import Part
+from latentrt.export.sources.scheduler_samplers import sampler_of_scheduler
+
+# Before this version, converted U-Nets stated sample_size 32 where 64 was meant; diffusers mends it likewise.
+_SIZES_RIGHT = Version("0.9.0.dev0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checked model and what its configs say.
+
+    ``parts`` holds the family's text encoders, ``unet`` and ``vae``; ``tokenizers`` the folder of each tokenizer by
+    its name; ``settings`` further files that a build reads, such as model_index.json; ``source`` is how messages call
+    the model; ``decisions`` says what was worked out about it and how, for the user to read;
+    ``zero_empty_negative`` whether an unconditional half without a prompt sees zeros.
+    """
+
+    name: str
+    revision: str | None
+    source: str
+    family: Family
+    parts: Mapping[str, Part]
+    tokenizers: Mapping[str, Path]
+    scheduler: Mapping[str, Any]
+    settings: Mapping[str, Path]
+    decisions: Mapping[str, DecisionRecord]
+    zero_empty_negative: bool
+
+    @property
+    def unet(self) -> Mapping[str, Any]:
+        """The U-Net's config."""
+        return self.parts["unet"].config
+
+    @property
+    def vae(self) -> Mapping[str, Any]:
+        """The autoencoder's config."""
+        return self.parts["vae"].config
+
+    @property
+    def guided(self) -> bool:
+        """Whether pictures have an unconditional half, unless a call says otherwise."""
+        return self.family.defaults.guidance_scale > 1.0 and self.unet.get("time_cond_proj_dim") is None
+
+    @property
+    def latents(self) -> LatentRecord:
+        """Channels and scale of the latents, from the VAE's config."""
+        return LatentRecord(
+            channels=self.vae["latent_channels"],
+            scaling_factor=self.vae.get("scaling_factor") or 0.18215,  # AutoencoderKL's default
+            shift_factor=self.vae.get("shift_factor") or 0.0,
+            pixels=self._pixels_per_latent,
+            tile_pixels=self._tile_pixels,
+        )
+
+    @property
+    def _pixels_per_latent(self) -> int:
+        return int(2 ** (len(self.vae["block_out_channels"]) - 1))
+
+    @property
+    def _tile_pixels(self) -> int:
+        """The size that the VAE was trained on, rounded down to four latents: tiles overlap by a quarter."""
+        size = self.vae.get("sample_size")
+        size = size[0] if isinstance(size, list) and size else size
+        unit = 4 * self._pixels_per_latent
+        return max((size if isinstance(size, int) else self.default_size[0]) // unit * unit, unit)
+
+    @property
+    def pixel_multiple(self) -> int:
+        """What a picture's sides must be multiples of: the VAE's factor times the U-Net's."""
+        return int(self.latents.pixels * 2 ** (len(self.unet["block_out_channels"]) - 1))
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """The picture size (width, height) that the U-Net was trained on."""
+        size = self.unet.get("sample_size") or 64
+        if isinstance(size, int) and size < 64 and Version(self.unet.get("_diffusers_version", "1")) < _SIZES_RIGHT:
+            size = 64
+        height, width = size if isinstance(size, list) else (size, size)
+        return width * self._pixels_per_latent, height * self._pixels_per_latent
+
+    @property
+    def sampler(self) -> str:
+        """The sampler that stands for the checkpoint's own scheduler."""
+        return sampler_of_scheduler(self.scheduler, self.family)
+
+    @property
+    def parameters(self) -> int:
+        """How many weights the components have, from the headers of their files."""
+        return sum(part.parameters for part in self.parts.values())
+
+    def schedule(self) -> ScheduleConfig:
+        """The training schedule; keys that concern only one sampler's habits are left to the samplers.
+
+        Raises:
+            CheckpointError: a value that no sampler knows.
+        """
+        known = {key: self.scheduler[key] for key in ScheduleConfig.model_fields if key in self.scheduler}
+        if self.family.steps_offset is not None:
+            known["steps_offset"] = self.family.steps_offset
+        try:
+            return ScheduleConfig.model_validate({key: value for key, value in known.items() if value is not None})
+        except ValueError as error:
+            first = error.errors()[0]  # type: ignore[attr-defined]
+            raise CheckpointError(
+                f"the scheduler of {self.source!r} has {'.'.join(map(str, first['loc']))} "
+                f"{first['input']!r}: {first['msg']}; correct scheduler/scheduler_config.json"
+            ) from error
+
+    @cached_property
+    def files(self) -> dict[str, FileRecord]:
+        """Size and digest of every file that a build reads."""
+        paths = dict(self.settings)
+        for name, folder in self.tokenizers.items():
+            paths |= {f"{name}/{path.name}": path for path in folder.iterdir() if path.suffix in (".json", ".txt")}
+        for part in self.parts.values():
+            paths |= part.files
+        return {name: record_file(path) for name, path in sorted(paths.items())}

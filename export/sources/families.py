@@ -1,0 +1,305 @@
+"""The model families that can be built: one row each, nothing else branches on a family's name."""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from latentrt.engines.bundle.conditioning import TimeIds
+from latentrt.engines.bundle.manifest import DefaultsRecord
+from latentrt.engines.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderRow:
+    """One text encoder of a family: folders of its weights and its tokenizer, and what the U-Net takes from it.
+
+    ``penultimate`` takes the state before the last layer without the final norm instead of the last with it;
+    ``pooled`` adds the projected state of the end-of-text token.
+    """
+
+    part: str = "text_encoder"
+    tokenizer: str = "tokenizer"
+    penultimate: bool = False
+    pooled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A row of the registry: what a family's parts are and how they are told from the others'.
+
+    Rows are tried in order. ``pipeline_classes`` is the ``_class_name`` in model_index.json; ``unet`` lists keys of the
+    U-Net's config with the value that the row wants (a key that is missing counts as None), and ``scheduler`` keys of
+    the scheduler's config. ``steps_offset`` is what the family's diffusers pipeline sets in its scheduler, whatever
+    the file says; None leaves it.
+
+    A single file has no configs: ``file_scheduler`` is the scheduler that the family's folder on the hub has, without
+    the noise schedule; ``sample_size`` in latents, ``sample_size_of_v`` where it predicts v, ``vae_sample_size`` in
+    pixels and ``scaling_factor`` are those of its U-Net and its VAE.
+    """
+
+    name: str
+    label: str
+    pipeline_classes: frozenset[str]
+    unet: Mapping[str, object]
+    scheduler: Mapping[str, object] = field(default_factory=dict)
+    text_encoders: tuple[TextEncoderRow, ...] = (TextEncoderRow(),)
+    time_ids: TimeIds = TimeIds.NONE
+    zero_empty_negative: bool = False
+    steps_offset: int | None = None
+    defaults: DefaultsRecord
+    file_scheduler: Mapping[str, object] = field(default_factory=lambda: _PNDM)
+    sample_size: int = 64
+    sample_size_of_v: int | None = None
+    vae_sample_size: int = 512
+    scaling_factor: float = 0.18215
+
+
+_PNDM: Mapping[str, object] = {
+    "_class_name": "PNDMScheduler",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+}
+_EULER: Mapping[str, object] = {
+    "_class_name": "EulerDiscreteScheduler",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+}
+_LCM_SCHEDULER: Mapping[str, object] = {"_class_name": "LCMScheduler"}
+
+
+def _defaults(
+    *, strength: float = 0.75, steps: int = 30, guidance: float = 7.5, sampler: str = "dpmpp_2m_k"
+) -> DefaultsRecord:
+    return DefaultsRecord(sampler=sampler, num_inference_steps=steps, guidance_scale=guidance, strength=strength)
+
+
+_SD = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"})
+_SD_INPAINT = frozenset({"StableDiffusionInpaintPipeline"})
+_SDXL = frozenset({"StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"})
+_SDXL_INPAINT = frozenset({"StableDiffusionXLInpaintPipeline"})
+_SDXL_REFINER = frozenset({"StableDiffusionXLImg2ImgPipeline"})
+_LCM = frozenset({"LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"})
+_SD1_UNET: Mapping[str, object] = {"addition_embed_type": None, "use_linear_projection": (None, False)}
+_SD2_UNET: Mapping[str, object] = {"addition_embed_type": None, "use_linear_projection": True}
+_SDXL_UNET: Mapping[str, object] = {"addition_embed_type": "text_time"}
+_NO_GUIDANCE_EMBEDDING: Mapping[str, object] = {"time_cond_proj_dim": None}
+_GUIDANCE_EMBEDDING: Mapping[str, object] = {"time_cond_proj_dim": int}
+_PLAIN: Mapping[str, object] = {"in_channels": 4, **_NO_GUIDANCE_EMBEDDING}
+_MASKED: Mapping[str, object] = {"in_channels": 9, **_NO_GUIDANCE_EMBEDDING}  # latents, mask, masked picture's latents
+_CLIP_L = TextEncoderRow(penultimate=True)
+_OPENCLIP_G = TextEncoderRow(part="text_encoder_2", tokenizer="tokenizer_2", penultimate=True, pooled=True)
+# Models distilled to a few steps without guidance keep the class of their teacher; their schedulers tell them apart
+_DISTILLED: Mapping[str, object] = {"timestep_spacing": "trailing", "prediction_type": (None, "epsilon")}
+
+_SD1_ROW = Family(
+    name="sd1",
+    label="SD 1.x",
+    pipeline_classes=_SD,
+    unet={**_SD1_UNET, **_PLAIN},
+    steps_offset=1,
+    defaults=_defaults(),
+)
+_SD2_ROW = replace(
+    _SD1_ROW,
+    name="sd2",
+    label="SD 2.x",
+    unet={**_SD2_UNET, **_PLAIN},
+    sample_size_of_v=96,
+    vae_sample_size=768,
+)
+_SDXL_ROW = Family(
+    name="sdxl",
+    label="SDXL base",
+    pipeline_classes=_SDXL,
+    unet={**_SDXL_UNET, **_PLAIN},
+    text_encoders=(_CLIP_L, _OPENCLIP_G),
+    time_ids=TimeIds.SIZE,
+    zero_empty_negative=True,
+    defaults=_defaults(guidance=5.0),
+    file_scheduler=_EULER,
+    sample_size=128,
+    vae_sample_size=1024,
+    scaling_factor=0.13025,
+)
+
+FAMILIES = (
+    replace(
+        _SD2_ROW,
+        name="sd-turbo",
+        label="SD-Turbo",
+        scheduler=_DISTILLED,
+        defaults=_defaults(sampler="euler", steps=1, guidance=1.0, strength=1.0),
+        file_scheduler={**_EULER, "timestep_spacing": "trailing"},
+        sample_size_of_v=None,
+    ),
+    replace(
+        _SD1_ROW,
+        name="lcm-sd1",
+        label="LCM distilled from SD 1.x",
+        pipeline_classes=_SD | _LCM,
+        unet={**_SD1_UNET, "in_channels": 4, **_GUIDANCE_EMBEDDING},
+        steps_offset=None,
+        defaults=_defaults(sampler="lcm", steps=4, guidance=8.5, strength=0.8),
+        file_scheduler=_LCM_SCHEDULER,
+        sample_size=96,
+        vae_sample_size=768,
+    ),
+    replace(
+        _SD1_ROW,
+        name="sd1-inpaint",
+        label="SD 1.x inpainting",
+        pipeline_classes=_SD_INPAINT,
+        unet={**_SD1_UNET, **_MASKED},
+        defaults=_defaults(strength=1.0),
+    ),
+    _SD1_ROW,
+    replace(
+        _SD2_ROW,
+        name="sd2-inpaint",
+        label="SD 2.x inpainting",
+        pipeline_classes=_SD_INPAINT,
+        unet={**_SD2_UNET, **_MASKED},
+        defaults=_defaults(strength=1.0),
+        sample_size_of_v=None,
+        vae_sample_size=512,
+    ),
+    _SD2_ROW,
+    replace(
+        _SDXL_ROW,
+        name="sdxl-turbo",
+        label="SDXL-Turbo",
+        scheduler=_DISTILLED,
+        defaults=_defaults(sampler="euler_a", steps=1, guidance=1.0, strength=1.0),
+        file_scheduler={
+            "_class_name": "EulerAncestralDiscreteScheduler",
+            "timestep_spacing": "trailing",
+            "steps_offset": 1,
+        },
+        sample_size=64,
+    ),
+    replace(
+        _SDXL_ROW,
+        name="lcm-sdxl",
+        label="LCM distilled from SDXL",
+        unet={**_SDXL_UNET, "in_channels": 4, **_GUIDANCE_EMBEDDING},
+        defaults=_defaults(sampler="lcm", steps=4, guidance=8.0, strength=0.8),
+        file_scheduler=_LCM_SCHEDULER,
+    ),
+    replace(
+        _SDXL_ROW,
+        name="sdxl-inpaint",
+        label="SDXL inpainting",
+        pipeline_classes=_SDXL_INPAINT,
+        unet={**_SDXL_UNET, **_MASKED},
+        defaults=_defaults(guidance=5.0, strength=0.99),
+    ),
+    replace(
+        _SDXL_ROW,
+        name="sdxl-refiner",
+        label="SDXL refiner",
+        pipeline_classes=_SDXL_REFINER,
+        text_encoders=(_OPENCLIP_G,),
+        time_ids=TimeIds.AESTHETIC,
+        zero_empty_negative=False,
+        defaults=_defaults(guidance=5.0, strength=0.3),
+    ),
+    _SDXL_ROW,
+)
+
+# Parts of a U-Net's config that need inputs no listed family has
+_NOWHERE_USED = ("class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
+
+
+def family_of(
+    pipeline: str | None,
+    unet: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    encoders: Set[str],
+    source: str,
+) -> Family:
+    """The family of a model, by its U-Net's and its scheduler's config and its text encoders.
+
+    Args:
+        pipeline: the class in model_index.json, which the family then must have; None where there is none.
+        unet: the U-Net's config.
+        scheduler: the scheduler's config, as far as it is known.
+        encoders: which of ``text_encoder`` and ``text_encoder_2`` it has.
+        source: how messages call the model.
+
+    Raises:
+        CheckpointError: no listed family; every reason is named.
+    """
+    candidates = [family for family in FAMILIES if pipeline is None or pipeline in family.pipeline_classes]
+    if not candidates:
+        known = sorted({name for family in FAMILIES for name in family.pipeline_classes})
+        raise CheckpointError(f"{source!r} is a {pipeline}, expected one of {', '.join(known)}; choose such a model")
+    faults = [f"its U-Net has {key} {unet[key]!r}" for key in _NOWHERE_USED if unet.get(key) is not None]
+    fitting = [family for family in candidates if _fits(family.unet, unet) and _has_encoders(family, encoders)]
+    described = [family for family in fitting if _fits(family.scheduler, scheduler)]
+    if not described:
+        faults += _differences(candidates, unet) or [_mixed(candidates, unet, encoders)]
+    if faults:
+        raise CheckpointError(f"{source!r} cannot be built: {'; '.join(faults)}; choose a Stable Diffusion model")
+    return described[0]
+
+
+def chosen_family(name: str, unet: Mapping[str, Any], encoders: Set[str], source: str) -> Family:
+    """The family that the user says a model is of.
+
+    Raises:
+        CheckpointError: there is none of this name, or the model's parts are not built like it.
+    """
+    rows = {family.name: family for family in FAMILIES}
+    if name not in rows:
+        raise CheckpointError(f"got family {name!r}, expected one of {', '.join(rows)}; choose one of these")
+    fitting = [row for row in FAMILIES if _fits(row.unet, unet) and _has_encoders(row, encoders)]
+    if rows[name] not in fitting:
+        able = ", ".join(row.name for row in fitting) or "of none that is known"
+        raise CheckpointError(
+            f"got family {name!r} for {source!r}, whose U-Net and text encoders are {able}; leave --family out"
+        )
+    return rows[name]
+
+
+def _fits(wanted: Mapping[str, object], config: Mapping[str, Any]) -> bool:
+    for key, value in wanted.items():
+        got = config.get(key)
+        if isinstance(value, type):
+            if not isinstance(got, value):
+                return False
+        elif got not in (value if isinstance(value, tuple) else (value,)):
+            return False
+    return True
+
+
+def _has_encoders(family: Family, encoders: Set[str]) -> bool:
+    """Whether the text encoders are the family's: the refiner has only the second of two."""
+    return encoders == {row.part for row in family.text_encoders}
+
+
+def _differences(candidates: Sequence[Family], unet: Mapping[str, Any]) -> list[str]:
+    """What of a U-Net no candidate has."""
+    faults = []
+    for key in dict.fromkeys(key for family in candidates for key in family.unet):
+        rows = [family for family in candidates if key in family.unet]
+        if not any(_fits({key: family.unet[key]}, unet) for family in rows):
+            expected = " or ".join(dict.fromkeys(_wanted(family.unet[key]) for family in rows))
+            faults.append(f"its U-Net has {key} {unet.get(key)!r}, expected {expected}")
+    return faults
+
+
+def _mixed(candidates: Sequence[Family], unet: Mapping[str, Any], encoders: Set[str]) -> str:
+    """A U-Net and text encoders that some family has, but no one."""
+    rows = [family for family in candidates if _fits(family.unet, unet)]
+    has = " and ".join(sorted(encoders))
+    if not rows:
+        return "its U-Net has settings of several families"
+    wanted = " or ".join(dict.fromkeys(" and ".join(row.part for row in family.text_encoders) for family in rows))
+    return f"its U-Net is of {' or '.join(family.label for family in rows)}, which needs {wanted}, but it has {has}"
+
+
+def _wanted(value: object) -> str:
+    if isinstance(value, type):
+        return "a number"
+    return " or ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)

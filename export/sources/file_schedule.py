@@ -1,0 +1,101 @@
+"""What a single file tells of its training: the noise schedule, and what the U-Net predicts."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latentrt.engines.bundle.noise_schedule import zero_terminal_snr
+from latentrt.engines.errors import CheckpointError
+from latentrt.export.sources.tensor_file import TensorFile
+
+# Of SD 1.x, 2.x and XL alike (v1-inference.yaml: linear in sqrt(beta), which diffusers calls scaled_linear)
+STANDARD: Mapping[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
+# At which training step two of Stability's SD 2.x files were saved, as diffusers knows them
+_STEPS = {875000: ("epsilon", "SD 2.0 base"), 110000: ("v_prediction", "SD 2.1")}
+_PREDICTIONS = {
+    "v": "v_prediction",
+    "v_prediction": "v_prediction",
+    "v-prediction": "v_prediction",
+    "epsilon": "epsilon",
+    "eps": "epsilon",
+    "sample": "sample",
+}
+# ComfyUI tells SD 2.x's v-prediction by this bias: its deviation is above 0.09 there
+_BIAS, _DEVIATION = "output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSchedule:
+    """Keys of a scheduler's config that the file decides; ``prediction`` says how, None where it does not."""
+
+    training: Mapping[str, Any]
+    prediction: str | None
+
+
+def schedule_in_file(file: TensorFile, unet: Mapping[str, Any], unet_prefix: str) -> FileSchedule:
+    """What the file says, by its metadata, by marks among its tensors, by its training step, by one weight.
+
+    Raises:
+        CheckpointError: a noise schedule that cannot be told from rounded numbers.
+    """
+    training = _betas(file)
+    if "ztsnr" in file.shapes:
+        training["rescale_betas_zero_snr"] = True
+    predicted, prediction = _prediction(file, unet, unet_prefix)
+    if predicted is not None:
+        training["prediction_type"] = predicted
+    return FileSchedule(training=training, prediction=prediction)
+
+
+def _prediction(file: TensorFile, unet: Mapping[str, Any], unet_prefix: str) -> tuple[str | None, str | None]:
+    stated = file.metadata.get("modelspec.prediction_type", "").strip().lower()
+    if stated in _PREDICTIONS:
+        return _PREDICTIONS[stated], f"the file's modelspec.prediction_type {stated!r}"
+    if "v_pred" in file.shapes:
+        return "v_prediction", "the file's tensor v_pred"
+    step = file.numbers.get("global_step", _number(file, "global_step"))
+    of_sd2 = unet["use_linear_projection"] and not unet.get("addition_embed_type") and unet["in_channels"] == 4
+    if of_sd2 and step in _STEPS:
+        return _STEPS[step][0], f"the file's global_step {step}, which is {_STEPS[step][1]}'s"
+    if of_sd2 and unet["cross_attention_dim"] == 1024 and unet_prefix + _BIAS in file.shapes:
+        bias = file.read([unet_prefix + _BIAS])[unet_prefix + _BIAS].float().numpy()
+        above = float(bias.std()) > _DEVIATION
+        kind = "v_prediction" if above else "epsilon"
+        return kind, f"the deviation {bias.std():.3f} of a bias, {'above' if above else 'below'} {_DEVIATION}"
+    if re.search(r"(^|[^a-z])v[-_ ]?pred(iction)?([^a-z]|$)", file.path.stem.lower()):
+        return "v_prediction", f"nothing but the file's name, {file.path.name}; --prediction-type for another"
+    return None, None
+
+
+def _number(file: TensorFile, key: str) -> int | None:
+    return int(file.read([key])[key]) if file.shapes.get(key) == () else None
+
+
+def _betas(file: TensorFile) -> dict[str, Any]:
+    """The noise schedule that the file lists, if it does: SD's, SD's rescaled to no signal, or its own numbers."""
+    if "alphas_cumprod" not in file.shapes:
+        return {}
+    own = file.read(["alphas_cumprod"])["alphas_cumprod"].double().numpy()
+    count = len(own)
+    betas = np.linspace(STANDARD["beta_start"] ** 0.5, STANDARD["beta_end"] ** 0.5, count) ** 2
+    standard = np.cumprod(1 - betas)
+    close = 2e-3 if file.dtypes["alphas_cumprod"] in ("float16", "bfloat16") else 1e-5
+    if np.abs(own - standard).max() < close:
+        return {**STANDARD, "num_train_timesteps": count}
+    if np.abs(own - zero_terminal_snr(standard)).max() < close:
+        return {**STANDARD, "num_train_timesteps": count, "rescale_betas_zero_snr": True}
+    if close > 1e-5 or not (np.diff(own) < 0).all() or own[0] >= 1 or own[-1] <= 0:
+        raise CheckpointError(
+            f"{str(file.path)!r} has a noise schedule (alphas_cumprod) that is not SD's and too coarse or not "
+            "decreasing, expected one in fp32; take the model in fp32"
+        )
+    own_betas = 1 - own / np.concatenate([[1.0], own[:-1]])
+    return {"num_train_timesteps": count, "trained_betas": [float(beta) for beta in own_betas]}

@@ -1,0 +1,162 @@
+"""What a folder offers: a diffusers pipeline, whole or in part, or one part alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from latentrt.engines.errors import CheckpointError
+from latentrt.export.sources.part_folders import STEMS, chosen_variant, weights_in, weights_of
+from latentrt.export.sources.partial_model import Choices, Ema, Offer, decision
+from latentrt.export.sources.parts import FolderPart
+
+# A bare part's class, and what it is in a pipeline
+_BARE = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
+NON_EMA = "non_ema"  # the variant that training scripts of diffusers write beside the averaged weights
+
+
+def offer_from_folder(
+    folder: Path, choices: Choices, *, name: str | None = None, revision: str | None = None, recorded: str = ""
+) -> Offer:
+    """What a folder offers.
+
+    Args:
+        folder: with ``model_index.json``, with part folders alone, or a part's own with its ``config.json``.
+        choices: of which ``variant`` and ``ema`` concern a folder.
+        name: of the model; None takes the folder's.
+        revision: of a hub's repository.
+        recorded: what the bundle puts before the names of files.
+
+    Raises:
+        CheckpointError: no such folder, unreadable configs, a variant that is not there.
+    """
+    folders = _part_folders(folder)
+    wanted, said = _wanted_variant(folder, folders, choices)
+    found = {part: weights_in(path, part) for part, path in folders.items()}
+    variant, why = chosen_variant(found, wanted, str(folder))
+    parts, faults, decisions = {}, [], {}
+    for part, path in folders.items():
+        config_file = path / "config.json"
+        if not config_file.is_file():
+            faults.append(f"{part}/config.json is missing")
+        files = weights_of(found[part], variant)
+        if files is None:
+            faults.append(f"{part}/{STEMS[part][0]}.safetensors is missing")
+            continue
+        faults += files.faults
+        if config_file.is_file():
+            parts[part] = FolderPart(
+                name=part,
+                folder=path,
+                recorded=recorded + part,
+                config=read_json(config_file),
+                weights=files.paths,
+                variant=files.variant,
+            )
+    if any(part.variant for part in parts.values()):
+        plain = [name for name, part in parts.items() if part.variant is None]
+        why += f"; plain for {', '.join(plain)}, which lacks it" if plain else ""
+        decisions["variant"] = decision(variant or "plain", said or why)
+    elif said is not None or any(len({row.variant for row in rows}) > 1 for rows in found.values()):
+        decisions["variant"] = decision("plain", said or why)
+    pickles = [name for name, part in parts.items() if part.weights[0].suffix != ".safetensors"]
+    if pickles:
+        decisions["format"] = decision(
+            "pickles", f"{', '.join(pickles)} as .bin alone, read by torch without running anything"
+        )
+    index_file, scheduler_file = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
+    index = read_json(index_file) if index_file.is_file() else {}
+    settings = {
+        f"{recorded}{file.relative_to(folder)}": file for file in (index_file, scheduler_file) if file.is_file()
+    }
+    return Offer(
+        source=str(folder),
+        name=name or folder.resolve().name,
+        revision=revision,
+        pipeline=index.get("_class_name"),
+        index=index,
+        listed=frozenset(part for part in STEMS if (index.get(part) or (None,))[0] is not None),
+        parts=parts,
+        tokenizers={name: folder / name for name in ("tokenizer", "tokenizer_2") if _is_tokenizer(folder / name)},
+        scheduler=read_json(scheduler_file) if scheduler_file.is_file() else None,
+        settings=settings,
+        faults=tuple(faults),
+        decisions=decisions,
+    )
+
+
+def part_folder(folder: Path, part: str, choices: Choices, *, recorded: str) -> FolderPart:
+    """One part of a folder: its own, or a pipeline's that holds it.
+
+    Raises:
+        CheckpointError: it has no such part, or one that cannot be read.
+    """
+    offer = offer_from_folder(folder, choices, recorded=recorded)
+    if offer.faults or part not in offer.parts:
+        reason = "; ".join(offer.faults) or f"it holds {', '.join(offer.parts) or 'no part of a model'}"
+        raise CheckpointError(f"{str(folder)!r} has no usable {part} ({reason}); choose another folder")
+    found = offer.parts[part]
+    assert isinstance(found, FolderPart)
+    return found
+
+
+def _part_folders(folder: Path) -> dict[str, Path]:
+    """Where each part lies."""
+    bare = folder / "config.json"
+    if (folder / "model_index.json").is_file():
+        return {part: folder / part for part in STEMS if (folder / part).is_dir()}
+    if bare.is_file():
+        kind = read_json(bare).get("_class_name")
+        if kind in _BARE:
+            return {_BARE[kind]: folder}
+        raise CheckpointError(
+            f"{str(folder)!r} holds a {kind or 'model without a class'}, expected a diffusers pipeline or one of "
+            f"{', '.join(_BARE)}; choose such a model"
+        )
+    folders = {part: folder / part for part in STEMS if (folder / part / "config.json").is_file()}
+    if not folders:
+        single = sorted([*folder.glob("*.safetensors"), *folder.glob("*.ckpt")])
+        raise CheckpointError(
+            f"{str(folder)!r} has no model_index.json, expected a diffusers folder; "
+            f"{f'give the file {str(single[0])!r}' if single else 'give the folder that holds it'}"
+        )
+    return folders
+
+
+def _wanted_variant(folder: Path, folders: dict[str, Path], choices: Choices) -> tuple[str | None, str | None]:
+    """``--variant``, or what ``--ema`` and ``--no-ema`` mean for a folder."""
+    if choices.ema is None:
+        return choices.variant, None
+    unet = folders.get("unet")
+    there = {files.variant for files in weights_in(unet, "unet")} if unet else set()
+    if NON_EMA not in there:
+        raise CheckpointError(
+            f"got --{'ema' if choices.ema is Ema.EMA else 'no-ema'} for {str(folder)!r}, which does not keep averaged "
+            f"weights and others apart (a variant {NON_EMA}); leave it out"
+        )
+    if choices.variant not in (None, NON_EMA):
+        raise CheckpointError(
+            f"got --variant {choices.variant} with a choice of averaged weights, expected one of them; leave one out"
+        )
+    if choices.ema is Ema.EMA:
+        return None, f"chosen with --ema; {NON_EMA} are the others"
+    return NON_EMA, "chosen with --no-ema"
+
+
+def _is_tokenizer(folder: Path) -> bool:
+    pair = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    return pair or (folder / "tokenizer.json").is_file()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A config file.
+
+    Raises:
+        CheckpointError: not readable, or no JSON object.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r} is not readable JSON ({error}); download the model again") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{str(path)!r} is not a JSON object; download the model again")
+    return data

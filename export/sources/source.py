@@ -1,0 +1,311 @@
+"""Where a model comes from: a folder, a single file, a hub id or the embedded model; checked before torch loads it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from latentrt.engines.bundle.manifest import DecisionRecord
+from latentrt.engines.bundle.schedule_config import PredictionType
+from latentrt.engines.errors import CheckpointError
+from latentrt.export.sources.checkpoint import Checkpoint
+from latentrt.export.sources.config_checks import part_faults
+from latentrt.export.sources.families import Family, chosen_family, family_of
+from latentrt.export.sources.file_schedule import STANDARD
+from latentrt.export.sources.folder_source import offer_from_folder, part_folder
+from latentrt.export.sources.hub import folder_from_hub
+from latentrt.export.sources.partial_model import Choices, Offer, decision
+from latentrt.export.sources.parts import Part
+from latentrt.export.sources.pipeline_index import index_faults, zero_empty_negative
+from latentrt.export.sources.single_file import offer_from_file, vae_from_file
+from latentrt.models import EMBEDDED, EMOJI
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_ENCODERS = ("text_encoder", "text_encoder_2")
+
+
+def checkpoint_from_model(model: str, choices: Choices | None = None) -> Checkpoint:
+    """Finds and checks a model.
+
+    Args:
+        model: a diffusers folder, a single file, a folder with a U-Net alone, ``emoji`` for the embedded model
+            (``./emoji`` for a folder of that name), or a hub id ``owner/name[@revision]``.
+        choices: what the user says about it.
+
+    Raises:
+        CheckpointError: missing, incomplete or of no known family; every fault found is named.
+    """
+    choices = choices or Choices()
+    own = _offer(model, choices)
+    base = _offer(choices.base, Choices(), recorded="base/") if choices.base is not None else None
+    return _assembled(own, base, choices)
+
+
+def _offer(model: str, choices: Choices, *, recorded: str = "") -> Offer:
+    if model == EMBEDDED:
+        return offer_from_folder(EMOJI, choices, name=EMBEDDED, recorded=recorded)
+    path = Path(model)
+    if path.is_dir():
+        return offer_from_folder(path, choices, recorded=recorded)
+    if path.exists():
+        if (path.parent / "config.json").is_file() and path.name.startswith("diffusion_pytorch_model"):
+            # A part's own weights, named by the file instead of by the folder
+            return offer_from_folder(path.parent, choices, recorded=recorded)
+        if choices.variant is not None:
+            raise CheckpointError(
+                f"got --variant {choices.variant} for the file {model!r}, which has none; leave it out"
+            )
+        return offer_from_file(path, ema=choices.ema, recorded=recorded)
+    identifier, _, revision = model.partition("@")
+    if _HUB_ID.fullmatch(identifier):
+        folder = folder_from_hub(identifier, revision or None, choices)
+        # A snapshot is named by its commit
+        return offer_from_folder(folder, choices, name=identifier, revision=folder.name, recorded=recorded)
+    raise CheckpointError(
+        f"got model {model!r}, expected a diffusers folder, a checkpoint file, a hub id such as owner/name, or "
+        f"{EMBEDDED}; check the path"
+    )
+
+
+def _assembled(own: Offer, base: Offer | None, choices: Choices) -> Checkpoint:
+    """A whole checkpoint of what the model offers, what its base adds, and the VAE in place of theirs."""
+    if "unet" not in own.parts and not own.faults and own.pipeline is None:
+        raise CheckpointError(
+            f"{own.source!r} holds {', '.join(own.parts)} and no U-Net, expected a model or a U-Net; "
+            "give it with --vae, or give the folder above it"
+        )
+    decisions = dict(own.decisions)
+    parts, taken = _parts(own, base)
+    sources = dict.fromkeys(own.parts, own.source) | {part: base.source for part in taken if base}
+    encoders = _encoder_names(own, base)
+    if "unet" not in parts or not encoders:
+        absent = [part for part in ("unet", "text_encoder", "vae") if part not in parts]
+        faults = [*own.faults, *(f"{part} is missing" for part in absent if part not in " ".join(own.faults))]
+        raise CheckpointError(_cannot_be_built(own, faults, base))
+    family, decisions["family"] = _family(own, base, parts, encoders, choices)
+    kind = None if base is None else _family_of_base(base, family)
+    scheduler, decisions["prediction type"] = _scheduler(own, base if kind is family else None, family, choices)
+    if base is not None:
+        used = ", ".join(taken) if taken else "nothing; the model has every part"
+        if kind is not family and own.scheduler is None:
+            used += f"; not its scheduler: it is no {family.label}"
+        decisions["base"] = decision(base.name, f"supplies {used}")
+    if choices.vae is not None:
+        parts["vae"] = _replaced_vae(choices.vae, parts.get("vae"), family)
+        sources["vae"] = choices.vae
+        decisions["vae"] = decision(Path(choices.vae).resolve().name, "given with --vae in place of the model's own")
+    parts = {part: _with_family_settings(parts[part], family, scheduler) for part in _wanted(family) if part in parts}
+    tokenizers = _tokenizers(own, base, family, parts, decisions)
+    faults = _faults(own, base, family, parts, tokenizers, choices)
+    faults += index_faults(own, family)
+    faults += part_faults(family, {part: found.config for part, found in parts.items()}, sources)
+    if faults:
+        raise CheckpointError(_cannot_be_built(own, faults, base))
+    decisions["dtype"] = decision(_dtypes(parts), "as stored; computed from in float32")
+    settings = {**own.settings, **(base.settings if base and (taken or own.scheduler is None) else {})}
+    checkpoint = Checkpoint(
+        name=own.name,
+        revision=own.revision,
+        source=own.source,
+        family=family,
+        parts=parts,
+        tokenizers=tokenizers,
+        scheduler=scheduler,
+        settings=settings,
+        decisions=decisions,
+        zero_empty_negative=zero_empty_negative(own, base, family),
+    )
+    checkpoint.schedule()  # refuses now what would otherwise stop the build half way
+    return checkpoint
+
+
+def _wanted(family: Family) -> list[str]:
+    return [*(row.part for row in family.text_encoders), "unet", "vae"]
+
+
+def _cannot_be_built(own: Offer, faults: list[str], base: Offer | None) -> str:
+    advice = "download the model again, or mend these"
+    if base is None and any("missing" in fault for fault in faults):
+        advice += ", or add --base with a model that has what is missing"
+    return f"{own.source!r} cannot be built: {'; '.join(dict.fromkeys(faults))}; {advice}"
+
+
+def _parts(own: Offer, base: Offer | None) -> tuple[dict[str, Part], list[str]]:
+    """The model's parts, and those of the base that it lacks, of which the names are returned, too.
+
+    Text encoders come from one place: SDXL's second beside SD's first would be of no family.
+    """
+    parts, taken = dict(own.parts), []
+    for part, found in base.parts.items() if base else ():
+        if part not in parts and not (part in _ENCODERS and any(name in own.parts for name in _ENCODERS)):
+            parts[part] = found
+            taken.append(part)
+    return parts, taken
+
+
+def _encoder_names(own: Offer, base: Offer | None) -> frozenset[str]:
+    """Which text encoders the model has: those that model_index.json lists, or those that are there."""
+    for offer in (own, base):
+        named = frozenset() if offer is None else (offer.listed or frozenset(offer.parts)) & frozenset(_ENCODERS)
+        if named:
+            return named
+    return frozenset()
+
+
+def _family(
+    own: Offer, base: Offer | None, parts: Mapping[str, Part], encoders: frozenset[str], choices: Choices
+) -> tuple[Family, DecisionRecord]:
+    unet = parts["unet"].config
+    if choices.family is not None:
+        family = chosen_family(choices.family, unet, encoders, own.source)
+        return family, decision(family.name, "chosen with --family")
+    scheduler = {**((own.scheduler or (base.scheduler if base else None)) or {}), **own.training}
+    if choices.prediction_type is not None:
+        scheduler["prediction_type"] = choices.prediction_type.value
+    reason = "its pipeline class and the configs of its parts" if own.pipeline else "its U-Net and its text encoders"
+    if own.turbo is not None:
+        family = family_of(own.pipeline, unet, {**scheduler, "timestep_spacing": "trailing"}, encoders, own.source)
+        if family.scheduler:
+            return family, decision(family.name, own.turbo)
+    family = family_of(own.pipeline, unet, scheduler, encoders, own.source)
+    return family, decision(family.name, reason)
+
+
+def _family_of_base(base: Offer, wanted: Family) -> Family | None:
+    """The base's own family, whose scheduler need not be the model's: a teacher is another than what it distils.
+
+    One without a U-Net counts as of the wanted family; one of no known family has None.
+    """
+    if "unet" not in base.parts:
+        return wanted
+    try:
+        return _family(base, None, base.parts, _encoder_names(base, None), Choices())[0]
+    except CheckpointError:
+        return None
+
+
+def _scheduler(
+    own: Offer, base: Offer | None, family: Family, choices: Choices
+) -> tuple[dict[str, Any], DecisionRecord]:
+    """The scheduler's config, and what the U-Net predicts; the base, if given, is of the same family.
+
+    Layer upon layer: the family's, or that of a scheduler_config.json; what single files tell; what the user says.
+    """
+    silent = f"nothing in the file says; it is what most of {family.label} predict; --prediction-type for another"
+    layers: list[tuple[Mapping[str, Any], str]] = []
+    if own.scheduler is not None:
+        layers.append((own.scheduler, "its scheduler_config.json"))
+    elif base is not None and base.scheduler is not None:
+        layers.append((base.scheduler, "the base's scheduler_config.json"))
+    else:
+        layers.append(({**STANDARD, **family.file_scheduler}, silent))
+        layers += [(base.training, f"of the base: {base.prediction}")] if base is not None else []
+    layers.append((own.training, own.prediction or ""))
+    if choices.family is not None or own.turbo is not None:  # what tells a distilled family's scheduler is needed
+        layers.append(({key: value for key, value in family.scheduler.items() if isinstance(value, str)}, ""))
+    if choices.prediction_type is not None:
+        layers.append(({"prediction_type": choices.prediction_type.value}, "chosen with --prediction-type"))
+    scheduler: dict[str, Any] = {}
+    reason = f"{layers[0][1]}, which does not say, so that it is the usual" if layers[0][1] != silent else silent
+    for keys, origin in layers:
+        if "trained_betas" in keys:  # in place of a formula's numbers
+            scheduler = {key: value for key, value in scheduler.items() if key not in STANDARD}
+        scheduler |= keys
+        reason = origin if keys.get("prediction_type") is not None else reason
+    if scheduler.get("prediction_type") is None:
+        scheduler["prediction_type"] = PredictionType.EPSILON.value
+    return scheduler, decision(str(scheduler["prediction_type"]), reason)
+
+
+def _with_family_settings(part: Part, family: Family, scheduler: Mapping[str, Any]) -> Part:
+    """Settings that no shape tells, for the parts of a single file."""
+    config = dict(part.config)
+    kind = config.get("_class_name")
+    if "_diffusers_version" not in config and kind == "UNet2DConditionModel":
+        by_v = scheduler["prediction_type"] == PredictionType.V_PREDICTION and family.sample_size_of_v
+        config.setdefault("sample_size", by_v or family.sample_size)
+        if by_v:  # as SD 2.1's config says: its attention overflows in fp16
+            config.setdefault("upcast_attention", True)
+    elif "_diffusers_version" not in config and kind == "AutoencoderKL":
+        config.setdefault("sample_size", family.vae_sample_size)
+        config.setdefault("scaling_factor", family.scaling_factor)
+        if family.text_encoders[-1].part == "text_encoder_2":
+            config.setdefault("force_upcast", True)
+    else:
+        return part
+    return replace(part, config=config)  # type: ignore[type-var]
+
+
+def _replaced_vae(vae: str, own: Part | None, family: Family) -> Part:
+    path = Path(vae)
+    if not path.exists():
+        raise CheckpointError(f"got --vae {vae!r}, expected a folder or a file of an autoencoder; check the path")
+    part: Part = (
+        part_folder(path, "vae", Choices(), recorded="replaced/")
+        if path.is_dir()
+        else vae_from_file(path, recorded="replaced/vae/")
+    )
+    expected = (own.config.get("scaling_factor") if own else None) or family.scaling_factor
+    stated = part.config.get("scaling_factor")
+    if stated is not None and abs(stated - expected) > 1e-6:
+        raise CheckpointError(
+            f"got --vae {vae!r} with scaling_factor {stated}, expected {expected:g}, for which the U-Net was trained; "
+            f"choose a VAE of {family.label}"
+        )
+    return part if stated is not None else replace(part, config={**part.config, "scaling_factor": expected})  # type: ignore[type-var]
+
+
+def _tokenizers(
+    own: Offer, base: Offer | None, family: Family, parts: Mapping[str, Part], decisions: dict[str, DecisionRecord]
+) -> dict[str, Path]:
+    """A tokenizer per text encoder, from where the encoder comes from if it is there."""
+    found = {}
+    for row in family.text_encoders:
+        from_base = base is not None and parts.get(row.part) is base.parts.get(row.part)
+        for offer in (base, own) if from_base else (own, base):
+            if offer is not None and row.tokenizer in offer.tokenizers:
+                found[row.tokenizer] = offer.tokenizers[row.tokenizer]
+                if offer.tokenizer_origin is not None:
+                    decisions[row.tokenizer] = offer.tokenizer_origin
+                elif offer is base:
+                    decisions[row.tokenizer] = decision(offer.name, "the base's")
+                break
+    return found
+
+
+def _faults(
+    own: Offer,
+    base: Offer | None,
+    family: Family,
+    parts: Mapping[str, Part],
+    tokenizers: Mapping[str, Path],
+    choices: Choices,
+) -> list[str]:
+    """What is missing, and what cannot be read."""
+    # A VAE that is replaced may be missing or spoiled
+    faults = [fault for fault in own.faults if not (choices.vae is not None and fault.startswith("vae/"))]
+    faults += [f"the base's {fault}" for fault in base.faults] if base else []
+    faults += [
+        f"{part}/config.json is missing" if own.pipeline else f"{part} is missing"
+        for part in _wanted(family)
+        if part not in parts and not any(fault.startswith(f"{part}/") for fault in faults)
+    ]
+    if own.pipeline is not None and own.scheduler is None and not (base and base.scheduler):
+        faults.append("scheduler/scheduler_config.json is missing")
+    for row in family.text_encoders:
+        if row.tokenizer in tokenizers:
+            continue
+        if own.pipeline is not None:
+            faults.append(f"{row.tokenizer}/tokenizer.json (or vocab.json with merges.txt) is missing")
+        elif row.part in parts:
+            rows = parts[row.part].config.get("vocab_size")
+            faults.append(f"{row.tokenizer} is missing: {row.part} embeds {rows} tokens, CLIP has 49408")
+    return faults
+
+
+def _dtypes(parts: Mapping[str, Part]) -> str:
+    """One type, or each part's where they differ."""
+    types = {name: "/".join(sorted(part.dtypes - {"int64"})) for name, part in parts.items()}
+    one = set(types.values())
+    return one.pop() if len(one) == 1 else ", ".join(f"{name} {dtype}" for name, dtype in types.items())

@@ -1,0 +1,1 @@
+"""Torch modules to ONNX, and the runs they are compared with."""

@@ -1,0 +1,152 @@
+"""Torch modules to ONNX: one graph with named dimensions that serves every profile."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from latentrt.engines.bundle.manifest import TensorRecord
+from latentrt.engines.graphs.half import SCOPES, halve
+from latentrt.engines.graphs.islands import Island
+from latentrt.engines.spec import BATCH
+from latentrt.export.tracing.versions import OPSET
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+# From 64 samples on diffusers' upsampling makes them contiguous, which leaves nothing in a graph. But the tracer sees a
+# branch, and without this limit, of which nothing is left either, refuses and begins again.
+_TRACED_BATCH = 63
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """What a component's graph takes and gives.
+
+    ``multiples`` says by how many the traced number of each named dimension is a multiple of, so that the
+    tracer can prove that down- and upsampling meet again.
+    """
+
+    inputs: Mapping[str, TensorRecord]
+    outputs: Mapping[str, TensorRecord]
+    multiples: Mapping[str, int]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what exporters and model libraries say about their own insides: warnings and progress bars."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "transformers", "diffusers")]
+    levels = [logger.level for logger in loggers]
+    libraries = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in libraries:
+        library.disable_progress_bar()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for library in libraries:
+            library.enable_progress_bar()
+
+
+class Written(NamedTuple):
+    """The names of the files that were written, and how many nodes each island keeps in fp32."""
+
+    files: list[str]
+    islands: dict[str, int]
+
+
+def export_onnx(
+    module: torch.nn.Module,
+    example: Mapping[str, torch.Tensor],
+    graph: Graph,
+    folder: Path,
+    islands: Sequence[Island] | None = None,
+) -> Written:
+    """Traces ``module`` and writes ``model.onnx`` with its weights beside it.
+
+    Args:
+        module: takes the graph's inputs in order and returns its outputs as a tuple.
+        example: inputs to trace with; batch at least 2, so that it is not taken for a constant.
+        graph: names, shapes and dtypes.
+        folder: where to write; created.
+        islands: None writes fp32; else fp16 with these parts in fp32. The weights are halved as they are written.
+
+    Raises:
+        CheckpointError: weights that fp16 cannot hold.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    dimensions: dict[str, Any] = {}
+
+    def dynamic(record: TensorRecord) -> dict[int, Any] | None:
+        axes = {}
+        for axis, name in enumerate(record.shape):
+            if isinstance(name, str):
+                multiple = graph.multiples.get(name, 1)
+                most = _TRACED_BATCH if name == BATCH else None
+                unit = f"{name}_units" if multiple > 1 else name
+                base = dimensions.setdefault(name, torch.export.Dim(unit, min=1, max=most))
+                axes[axis] = multiple * base if multiple > 1 else base
+        return axes or None
+
+    with quiet(), torch.inference_mode():
+        program = torch.onnx.export(
+            module,
+            tuple(example[name] for name in graph.inputs),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=tuple(dynamic(record) for record in graph.inputs.values()),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            verbose=False,
+        )
+        _name_dimensions(program.model, graph)
+        _forget_tracing(program.model)
+        kept = {} if islands is None else halve(program.model, islands)
+        program.save(str(folder / MODEL_FILE), external_data=True)
+        for value in program.model.graph.initializers.values():
+            value.const_value = None  # torch keeps its last program, and transposed copies of weights with it
+    return Written(sorted(path.name for path in folder.iterdir()), kept)
+
+
+def _name_dimensions(model: Any, graph: Graph) -> None:
+    """Gives inputs and outputs our dimension names and drops the tracer's guesses in between."""
+    import onnx_ir as ir
+
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            value.shape = None
+    for values, records in ((model.graph.inputs, graph.inputs), (model.graph.outputs, graph.outputs)):
+        for value, record in zip(values, records.values(), strict=True):
+            value.shape = ir.Shape(list(record.shape))
+
+
+def _forget_tracing(model: Any) -> None:
+    """Drops what the tracer tells of this machine and of Python code; which module a node came from stays."""
+    for node in model.graph.all_nodes():
+        scopes = node.metadata_props.get(SCOPES)
+        node.metadata_props.clear()
+        if scopes is not None:
+            node.metadata_props[SCOPES] = scopes
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+
+
+def batch_record(dtype: str, *rest: int | str) -> TensorRecord:
+    """A tensor whose first dimension is the batch."""
+    return TensorRecord(shape=(BATCH, *rest), dtype=dtype)

@@ -1,0 +1,114 @@
+"""Real inputs for comparing a component with its torch module: prompts, a photograph, timesteps across the range."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from latentrt.engines.bundle.bundle import Probe
+from latentrt.engines.bundle.conditioning import TimeIds, guidance_scale_embedding
+from latentrt.engines.bundle.noise_schedule import alphas_cumprod_from_config
+from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.bundle.tokenizer import Tokenizer
+from latentrt.engines.pixels import normalized
+from latentrt.engines.shapes import Profile
+from latentrt.engines.spec import Array
+from latentrt.export.sources.checkpoint import Checkpoint
+
+PROMPTS = (
+    "",
+    "a photograph of a cat looking into the camera, soft window light",
+    "strawberry",
+    "An oil painting of a harbour at dusk: fishing boats, gulls & lanterns (1880s), «l'heure bleue», 港 🚢, "
+    "highly detailed, muted colours, by a follower of the Barbizon school, wide brush strokes, museum photograph",
+)
+# Near the start, the middle and the end of the noise schedule, as fractions of its length
+_NOISE_FRACTIONS = (0.98, 0.5, 0.02)
+_SEED = 7
+
+
+def photograph_pixels(profile: Profile) -> Array:
+    """The photograph at a profile's size: (1, 3, H, W) float32 in [−1, 1]."""
+    return normalized(np.asarray(photograph(profile), np.float32) / np.float32(255.0))[None]
+
+
+def masked_photograph(profile: Profile, factor: int) -> tuple[Array, Array]:
+    """The photograph with an ellipse to redraw, off its middle.
+
+    Args:
+        profile: its size.
+        factor: pixels of one latent.
+
+    Returns:
+        The mask at the latents' size (1, 1, h, w), 1 where it is redrawn; and the pixels (1, 3, H, W) with mid-grey
+        there.
+    """
+    mask = Image.new("L", (profile.width, profile.height))
+    corners = (profile.width // 4, profile.height // 3, profile.width // 4 * 3, profile.height - 1)
+    ImageDraw.Draw(mask).ellipse(corners, fill=1)
+    redrawn = np.asarray(mask, np.float32)
+    return redrawn[None, None, ::factor, ::factor], photograph_pixels(profile) * (1.0 - redrawn)
+
+
+def with_channels(sample: torch.Tensor, more: torch.Tensor | None) -> torch.Tensor:
+    """Latents (B, C, h, w) followed by further channels (1, …, h, w), if there are any."""
+    return sample if more is None else torch.cat([sample, more.expand(len(sample), -1, -1, -1)], 1)
+
+
+def token_ids(tokenizer: Tokenizer) -> Array:
+    """The prompts as ids: (4, L) int64."""
+    return np.stack([tokenizer.encode(prompt).ids for prompt in PROMPTS])
+
+
+def masks(length: int) -> tuple[Array, Array]:
+    """Attention masks (2, L) int64 of two prompts: all tokens seen, and some of each masked out."""
+    seen = np.ones((2, length), np.int64)
+    some = seen.copy()
+    some[0, 2:5] = some[1, length // 2 :] = 0
+    return seen, some
+
+
+def noised_latents(checkpoint: Checkpoint, clean: torch.Tensor, timestep: int) -> torch.Tensor:
+    """Scaled latents (1, C, h, w) brought to a training timestep, twice with different noise: (2, C, h, w)."""
+    bar = float(alphas_cumprod_from_config(checkpoint.schedule())[timestep])
+    noise = torch.randn((2, *clean.shape[1:]), generator=torch.Generator().manual_seed(_SEED + timestep))
+    return bar**0.5 * clean + (1.0 - bar) ** 0.5 * noise
+
+
+def timesteps(checkpoint: Checkpoint, *, first_profile: bool) -> Sequence[int]:
+    """Where the U-Net is compared: across the range at the first profile, in its middle at the others."""
+    last = checkpoint.schedule().num_train_timesteps - 1
+    chosen = _NOISE_FRACTIONS if first_profile else _NOISE_FRACTIONS[1:2]
+    return [round(fraction * last) for fraction in chosen]
+
+
+def added_inputs(checkpoint: Checkpoint, profile: Profile) -> dict[str, torch.Tensor]:
+    """What U-Nets may want beside sample and prompt, for two samples of a profile's size: as pictures are drawn."""
+    size = (profile.height, profile.width)
+    rows = {
+        TimeIds.SIZE: ((*size, 0, 0, *size), (*size, 8, 16, *size)),
+        TimeIds.AESTHETIC: ((*size, 0, 0, 2.5), (*size, 0, 0, 6.0)),
+        TimeIds.NONE: (),
+    }
+    added = {"time_ids": torch.tensor(rows[checkpoint.family.time_ids], dtype=torch.float32)}
+    embedding = checkpoint.unet.get("time_cond_proj_dim")
+    if embedding:
+        scales = (checkpoint.family.defaults.guidance_scale, 1.0)
+        added["timestep_cond"] = torch.from_numpy(
+            np.stack([guidance_scale_embedding(scale, embedding) for scale in scales])
+        )
+    return added
+
+
+def record_probe(
+    module: torch.nn.Module, profile: Profile, inputs: Mapping[str, torch.Tensor], outputs: Sequence[str]
+) -> Probe:
+    """Runs a module in torch and keeps what went in and came out."""
+    with torch.inference_mode():
+        results = module(*inputs.values())
+    return Probe(
+        profile=profile,
+        inputs={name: tensor.numpy() for name, tensor in inputs.items()},
+        outputs={name: result.numpy() for name, result in zip(outputs, results, strict=True)},
+    )

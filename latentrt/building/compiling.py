@@ -1,0 +1,85 @@
+"""Compiles a bundle's components for the machines that were asked for."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentrt.engines.backends.compiler import Compiler, Target
+from latentrt.engines.backends.ort_cpu.backend import measure_onnx
+from latentrt.engines.backends.registry import COMPILERS
+from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.manifest import BundleManifest, ParityRecord
+from latentrt.engines.errors import RequestError
+from latentrt.engines.graphs.quantization.recipe import check_recipe
+from latentrt.engines.precision import Backend
+from latentrt.engines.progress import StageTimer
+from latentrt.engines.store.store import compile_component, engine_whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnginesToMake:
+    """The engines to make of every component: one per target."""
+
+    compiler: Compiler
+    targets: tuple[Target, ...]
+
+
+def engines_to_make(backend: Backend, gpus: Sequence[str], workspace_mb: int | None) -> EnginesToMake:
+    """Finds out what can be compiled here, before the minutes that an export takes."""
+    if workspace_mb is not None and workspace_mb < 1:
+        raise RequestError(f"got a workspace of {workspace_mb} MB, expected at least 1; leave it out for no limit")
+    compiler = COMPILERS[backend]
+    targets = compiler.targets(gpus, workspace_mb)
+    compiler.version()  # refuses where the backend is not installed
+    return EnginesToMake(compiler=compiler, targets=targets)
+
+
+def compile_all(root: Path, manifest: BundleManifest, engines: EnginesToMake, timer: StageTimer) -> BundleManifest:
+    """Compiles and gates every component of a new bundle; the figures go into the manifest.
+
+    Where no engine could be run here, the ONNX itself passes the gate.
+    """
+    bundle = Bundle(root=root, manifest=manifest)
+    records = {}
+    for name, record in manifest.components.items():
+        component = Component(root=root, manifest=manifest, name=name)
+        parity = _compile(component, bundle, engines, timer)
+        if parity is None:
+            with timer.stage(f"{name}: gate the ONNX"):
+                parity = measure_onnx(component, bundle.probes(name))
+        records[name] = record.model_copy(update={"parity": parity})
+    return manifest.model_copy(update={"components": records})
+
+
+def _compile(component: Component, bundle: Bundle, engines: EnginesToMake, timer: StageTimer) -> ParityRecord | None:
+    """Compiles one component for every target; returns the figures of one that could be run here."""
+    measured = None
+    if component.record.quantization is not None:
+        check_recipe(component.record.quantization.recipe, engines.compiler.backend)
+    for target in engines.targets:
+        told = f" for {target.machine}" if len(engines.targets) > 1 else ""
+        with timer.stage(f"{component.name}: compile{told}"):
+            made = compile_component(component, engines.compiler, target, bundle.probes(component.name), timer)
+        if made.contents is not None and made.contents.unoptimised:
+            warnings.warn(
+                f"too little memory is free to optimise {component.name} for {engines.compiler.backend}, so it will "
+                "run slower; close other programs and build again",
+                stacklevel=2,
+            )
+        measured = made.parity or measured
+    return measured
+
+
+def compile_missing(bundle: Bundle, engines: EnginesToMake, timer: StageTimer) -> bool:
+    """Adds to a whole bundle the engines that it lacks; says whether there were any."""
+    components = [Component(root=bundle.root, manifest=bundle.manifest, name=n) for n in bundle.manifest.components]
+    lacking = [
+        component
+        for component in components
+        if not all(engine_whole(component, engines.compiler, target) for target in engines.targets)
+    ]
+    for component in lacking:
+        _compile(component, bundle, engines, timer)
+    return bool(lacking)

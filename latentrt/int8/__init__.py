@@ -1,0 +1,1 @@
+"""Makes bundles int8: calibrates, chooses and judges."""

@@ -1,0 +1,1 @@
+"""One call of a pipeline: its keywords, checked, and what it gives back."""

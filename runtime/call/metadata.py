@@ -1,0 +1,82 @@
+"""The settings that drew a picture, and how galleries read them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureMetadata:
+    """The settings that drew one picture.
+
+    ``negative_prompt`` is None where the model steered away from zeros; the second prompts are None where the second
+    text encoder read the first. ``time_ids`` is what SDXL was told of the picture, and of what to steer away from.
+    """
+
+    prompt: str
+    negative_prompt: str | None
+    num_inference_steps: int
+    guidance_scale: float
+    sampler: str
+    sampler_label: str
+    seed: int
+    batch_index: int
+    width: int
+    height: int
+    model: str
+    strength: float | None = None
+    clip_skip: int = 0
+    prompt_syntax: str = "plain"
+    prompt_2: str | None = None
+    negative_prompt_2: str | None = None
+    time_ids: tuple[tuple[float, ...], ...] = ()
+    denoising_start: float | None = None
+    denoising_end: float | None = None
+    guidance_scales: tuple[float, ...] = ()
+    guidance_rescale: float = 0.0
+    sampler_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def parameters(self) -> str:
+        """A1111's ``parameters`` text: prompt, negative prompt, then one line of ``Key: value`` pairs."""
+        pairs = {
+            "Steps": self.num_inference_steps,
+            "Sampler": self.sampler_label,
+            "CFG scale": f"{self.guidance_scale:g}",
+            "Seed": self.seed,
+            "Size": f"{self.width}x{self.height}",
+            "Model": _quoted(self.model),
+        }
+        if self.strength is not None:
+            pairs["Denoising strength"] = f"{self.strength:g}"
+        if self.prompt_syntax not in ("plain", "a1111"):
+            pairs["Prompt syntax"] = self.prompt_syntax  # what reads this chunk takes prompts for A1111's
+        for name, second in (("Prompt 2", self.prompt_2), ("Negative prompt 2", self.negative_prompt_2)):
+            if second is not None:
+                pairs[name] = _quoted(second)
+        if self.time_ids:
+            pairs["Time ids"] = _quoted(" / ".join(" ".join(f"{one:g}" for one in ids) for ids in self.time_ids))
+        if self.denoising_start is not None:
+            pairs["Denoising start"] = f"{self.denoising_start:g}"
+        if self.denoising_end is not None:
+            pairs["Denoising end"] = f"{self.denoising_end:g}"
+        if self.guidance_scales:
+            pairs["CFG scales"] = _quoted(", ".join(f"{scale:g}" for scale in self.guidance_scales))
+        if self.guidance_rescale:
+            pairs["CFG rescale"] = f"{self.guidance_rescale:g}"
+        if self.sampler_options:
+            pairs["Sampler options"] = _quoted(", ".join(f"{k}={v}" for k, v in self.sampler_options.items()))
+        if self.clip_skip:
+            pairs["Clip skip"] = self.clip_skip + 1  # A1111 counts the layer that is taken, from 1 for the last
+        if self.batch_index:
+            pairs["Batch pos"] = self.batch_index
+        pairs["Version"] = f"latentrt {version('latentrt')}"
+        lines = [self.prompt]
+        if self.negative_prompt:
+            lines.append(f"Negative prompt: {self.negative_prompt}")
+        return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in pairs.items())])
+
+
+def _quoted(value: str) -> str:
+    """A value as A1111 writes it: in JSON quotes where it holds a separator."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if set(value) & set(',:\n"') else value

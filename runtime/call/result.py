@@ -1,0 +1,87 @@
+"""What a pipeline call gives back."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from latentrt.engines.errors import RequestError
+from latentrt.engines.files import write_file
+from latentrt.engines.spec import Array
+from latentrt.runtime.call.metadata import PictureMetadata
+from latentrt.runtime.pictures.image import write_png
+
+
+class OutputType(StrEnum):
+    """What ``Result.images`` holds: PIL images, arrays (H, W, 3) float32 in [0, 1], or nothing but latents."""
+
+    PIL = "pil"
+    NUMPY = "np"
+    LATENT = "latent"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Seconds spent in each stage of one call; ``unet`` is the part of ``denoise`` inside the engine."""
+
+    encode_prompt: float
+    encode_image: float
+    denoise: float
+    unet: float
+    unet_calls: int
+    decode: float
+    total: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Pictures, their latents (N, C, H/f, W/f) float32, their seeds, and how they came to be.
+
+    ``images`` is empty for ``output_type="latent"``. ``seeds`` has one entry per picture; where one seed
+    served the whole batch it is repeated and the picture's place in the batch counts, as in diffusers.
+    ``interrupted`` says that a callback ended the run before its time.
+    """
+
+    images: list[Image.Image] | list[Array]
+    latents: Array
+    seeds: tuple[int, ...]
+    timings: Timings
+    metadata: tuple[PictureMetadata, ...]
+    interrupted: bool = False
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Writes the pictures as PNG with their settings; several get ``-0``, ``-1``, … before the suffix.
+
+        Raises:
+            RequestError: there are no PIL images, or the name does not end in .png.
+            OutputError: a file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise RequestError(f"got output {str(path)!r}, expected a name that ends in .png; add .png")
+        pictures = [image for image in self.images if isinstance(image, Image.Image)]
+        if not pictures:
+            raise RequestError("got a result without PIL images, expected output_type='pil'; draw again with it")
+        paths = (
+            [path] if len(pictures) == 1 else [path.with_stem(f"{path.stem}-{index}") for index in range(len(pictures))]
+        )
+        for target, image, metadata in zip(paths, pictures, self.metadata, strict=True):
+            write_png(target, image, metadata.parameters())
+        return paths
+
+    def save_latents(self, path: str | Path) -> list[Path]:
+        """Writes the latents (N, C, H/f, W/f) as one ``.npy`` file, for ``img2img`` to go on from.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        path = Path(path)
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.save(file, self.latents)
+
+        write_file(path, write)
+        return [path]

@@ -1,0 +1,1 @@
+"""The U-Net under guidance, and what conditions it."""

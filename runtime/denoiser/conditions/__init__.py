@@ -1,0 +1,1 @@
+"""What conditions the U-Net: one file each."""

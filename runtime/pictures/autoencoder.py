@@ -1,0 +1,49 @@
+"""Pictures to latents and back."""
+
+import numpy as np
+
+from latentrt.engines.batches import in_batches
+from latentrt.engines.bundle.manifest import LatentRecord
+from latentrt.engines.engine import Engine
+from latentrt.engines.errors import EngineError
+from latentrt.engines.spec import Array
+from latentrt.runtime.sampling.noise import Noise
+
+
+def latents_from_pixels(engine: Engine, record: LatentRecord, pixels: Array, noise: Noise, count: int) -> Array:
+    """Samples latents of pictures from the encoder's posterior.
+
+    Args:
+        engine: the VAE encoder.
+        record: the latents' scale.
+        pixels: (M, 3, H, W) float32 in [−1, 1]; M is ``count`` or divides it.
+        noise: the run's noise; the posterior's sample is drawn before any other.
+        count: N, pictures in the run.
+
+    Returns:
+        (N, C, H/f, W/f) float32, scaled for the U-Net. As in diffusers, one seed for the whole batch samples
+        each distinct picture once; seeds per picture sample each picture of the run.
+    """
+    moments = in_batches(engine, "sample", pixels, "latent_parameters")
+    drawn = count if noise.per_picture else len(pixels)
+    mean, logvar = np.split(np.tile(moments, (drawn // len(moments), 1, 1, 1)), 2, axis=1)
+    deviation = np.exp(np.float32(0.5) * np.clip(logvar, -30.0, 20.0))
+    sample = mean + deviation * noise(drawn)
+    scaled = (sample - np.float32(record.shift_factor)) * np.float32(record.scaling_factor)
+    return np.tile(scaled, (count // drawn, 1, 1, 1))
+
+
+def pixels_from_latents(engine: Engine, record: LatentRecord, latents: Array) -> Array:
+    """Decodes latents (N, C, H/f, W/f) to pictures (N, H, W, 3) float32 in [0, 1].
+
+    Raises:
+        EngineError: the decoder returned NaN or infinity.
+    """
+    raw = latents / np.float32(record.scaling_factor) + np.float32(record.shift_factor)
+    pixels = in_batches(engine, "latent_sample", raw, "sample")
+    if not np.isfinite(pixels).all():
+        raise EngineError(
+            "the VAE decoder returned NaN or infinity, expected finite pixels; "
+            "lower guidance_scale, build an fp16 bundle again with --fp32 vae_decoder, or check it with latentrt verify"
+        )
+    return np.clip(pixels / 2 + np.float32(0.5), 0.0, 1.0).transpose(0, 2, 3, 1)

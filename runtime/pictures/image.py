@@ -1,0 +1,98 @@
+"""Pictures in and out: pixel arrays, PIL, and PNG files with the settings that made them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageOps import exif_transpose
+from PIL.PngImagePlugin import PngInfo
+
+from latentrt.engines.errors import RequestError
+from latentrt.engines.files import write_file
+from latentrt.engines.pixels import normalized
+from latentrt.engines.spec import Array
+
+
+def read_image(path: Path) -> Image.Image:
+    """Opens a picture file upright (EXIF orientation applied).
+
+    Raises:
+        RequestError: missing, unreadable or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return exif_transpose(image).copy()
+    except UnidentifiedImageError as error:
+        raise RequestError(f"got {str(path)!r}, expected a picture file; give a PNG, JPEG or WebP") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RequestError(f"cannot read the picture {str(path)!r} ({reason}); check the file") from error
+
+
+def write_png(path: Path, image: Image.Image, parameters: str | None = None) -> None:
+    """Writes a PNG whole or not at all, with its settings as A1111's ``parameters`` text chunk.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = PngInfo()
+    if parameters is not None:
+        text.add_text("parameters", parameters)
+    write_file(path, lambda temporary: image.save(temporary, format="PNG", pnginfo=text))
+
+
+def pixels_from_image(image: Image.Image | Array, width: int, height: int) -> Array:
+    """A picture as the VAE encoder wants it: (3, H, W) float32 in [−1, 1].
+
+    PIL pictures become RGB, transparency on white, and are resized with Lanczos. Arrays are (H, W, 3), uint8 or
+    float in [0, 1], and must have the size already.
+
+    Raises:
+        RequestError: an array of another shape or type, or with NaN or values outside [0, 1].
+    """
+    return normalized(array_from_image(image, width, height))
+
+
+def array_from_image(image: Image.Image | Array, width: int, height: int) -> Array:
+    """A picture as (H, W, 3) float32 in [0, 1]; the rules and errors are ``pixels_from_image``'s."""
+    if not isinstance(image, Image.Image):
+        return _checked_array(image, width, height)
+    image = rgb_from_image(image)
+    if image.size != (width, height):
+        image = image.resize((width, height), resample=Image.Resampling.LANCZOS)
+    return np.asarray(image, np.float32) / np.float32(255.0)
+
+
+def rgb_from_image(image: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB: 16-bit grey scaled to 8 bits, transparency laid on white."""
+    if image.mode == "La":  # grey with premultiplied alpha, which Pillow brings to nothing but LA
+        image = image.convert("LA")
+    if image.mode.startswith("I"):
+        grey = np.asarray(image, np.float64) / 257.0  # 65535 / 255
+        return Image.fromarray(np.clip(grey, 0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _checked_array(image: Any, width: int, height: int) -> Array:
+    array = np.asarray(image)
+    if array.shape != (height, width, 3) or array.size == 0:
+        raise RequestError(
+            f"got an image array of shape {array.shape}, expected ({height}, {width}, 3); resize it first"
+        )
+    if array.dtype == np.uint8:
+        return array.astype(np.float32) / np.float32(255.0)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise RequestError(f"got an image array of {array.dtype}, expected uint8, or floats in [0, 1]; convert it")
+    floats = array.astype(np.float32)
+    if not (floats.min() >= 0.0 and floats.max() <= 1.0):
+        raise RequestError("got an image array with NaN or values outside [0, 1]; give uint8, or floats in [0, 1]")
+    return floats
+
+
+def images_from_pixels(pixels: Array) -> list[Image.Image]:
+    """Pictures (N, H, W, 3) float in [0, 1] as PIL images of 8 bits."""
+    return [Image.fromarray(picture) for picture in (pixels * 255.0).round().astype(np.uint8)]

@@ -1,0 +1,1 @@
+"""Prompts to what the U-Net attends to."""

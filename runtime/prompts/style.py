@@ -1,0 +1,126 @@
+"""How prompts are read: the options of a call, and what each syntax decides."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from latentrt.engines.bundle.tokenizer import Tokenizer
+from latentrt.engines.errors import RequestError
+from latentrt.engines.spec import Array
+from latentrt.runtime.prompts.a1111_syntax import prompt_from_a1111
+from latentrt.runtime.prompts.chunks import Framed, Token, near_commas, whole_sentences
+from latentrt.runtime.prompts.compel_syntax import prompt_from_compel
+from latentrt.runtime.prompts.tree import Prompt, Text, plain_prompt
+from latentrt.runtime.prompts.weighting import weighted_as_a1111, weighted_as_compel
+
+
+class PromptSyntax(StrEnum):
+    """How weights are written: not at all (as in diffusers), as in compel and InvokeAI, or as in A1111."""
+
+    PLAIN = "plain"
+    COMPEL = "compel"
+    A1111 = "a1111"
+
+
+class LongPrompt(StrEnum):
+    """What becomes of text beyond one chunk: left out with a warning, or encoded in chunks of its own."""
+
+    TRUNCATE = "truncate"
+    CHUNK = "chunk"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """How the prompts of a call are read. ``clip_skip`` is how many of the text encoder's last layers are left out."""
+
+    syntax: PromptSyntax = PromptSyntax.PLAIN
+    long_prompt: LongPrompt = LongPrompt.TRUNCATE
+    clip_skip: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """What a syntax decides: its parser, where chunks end, what weights do, and what becomes of long text.
+
+    ``pooled`` chooses the text whose first chunk gives the pooled vector, without weights, as in A1111; None takes as
+    much of the prompt as one chunk holds, as it was typed, as in compel.
+    """
+
+    parse: Callable[[str], Prompt]
+    ends: Callable[[Sequence[Token], Tokenizer], list[int]]
+    weighted: Callable[[Framed, Sequence[Array], Array], Array]
+    masks: Callable[[Framed], list[Array]]
+    pooled: Callable[[Prompt], Text] | None
+    long_prompt: LongPrompt
+
+
+def _lowered_masks(text: Framed) -> list[Array]:
+    return [mask for _, mask in text.lowered]
+
+
+STYLES = {
+    PromptSyntax.PLAIN: Style(
+        parse=plain_prompt,
+        ends=whole_sentences,
+        weighted=weighted_as_compel,
+        masks=_lowered_masks,
+        pooled=None,
+        long_prompt=LongPrompt.TRUNCATE,
+    ),
+    PromptSyntax.COMPEL: Style(
+        parse=prompt_from_compel,
+        ends=whole_sentences,
+        weighted=weighted_as_compel,
+        masks=_lowered_masks,
+        pooled=None,
+        long_prompt=LongPrompt.CHUNK,
+    ),
+    PromptSyntax.A1111: Style(
+        parse=prompt_from_a1111,
+        ends=near_commas,
+        weighted=weighted_as_a1111,
+        masks=lambda text: [],
+        pooled=lambda tree: tree.texts[0],
+        long_prompt=LongPrompt.CHUNK,
+    ),
+}
+
+
+def prompt_options_from_arguments(
+    syntax: object, long_prompt: object, clip_skip: int | None, layers: int
+) -> PromptOptions:
+    """Checks how prompts shall be read.
+
+    Args:
+        syntax: a ``PromptSyntax`` or its name.
+        long_prompt: a ``LongPrompt`` or its name; None takes the syntax's own.
+        clip_skip: layers to leave out; None is 0.
+        layers: how many the text encoder has.
+
+    Raises:
+        RequestError: another name, or as many layers as there are or more.
+    """
+    if syntax not in tuple(PromptSyntax):
+        raise RequestError(f"got prompt_syntax {syntax!r}, expected one of {', '.join(PromptSyntax)}; choose one")
+    if long_prompt is not None and long_prompt not in tuple(LongPrompt):
+        raise RequestError(f"got long_prompt {long_prompt!r}, expected one of {', '.join(LongPrompt)}; choose one")
+    if clip_skip is not None and not 0 <= clip_skip < layers:
+        raise RequestError(
+            f"got clip_skip {clip_skip}, expected 0 to {layers - 1} for a text encoder of {layers} layers; lower it"
+        )
+    chosen = PromptSyntax(str(syntax))
+    return PromptOptions(
+        syntax=chosen,
+        long_prompt=STYLES[chosen].long_prompt if long_prompt is None else LongPrompt(str(long_prompt)),
+        clip_skip=clip_skip or 0,
+    )
+
+
+def check_prompts(prompts: Iterable[str], options: PromptOptions) -> None:
+    """Parses prompts for nothing but their mistakes.
+
+    Raises:
+        RequestError: the first that is malformed.
+    """
+    for prompt in dict.fromkeys(prompts):
+        STYLES[options.syntax].parse(prompt)

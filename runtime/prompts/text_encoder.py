@@ -1,0 +1,63 @@
+"""What the prompts of one text encoder need beside its engine: tokenizer, token embeddings, textual inversions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.conditioning import TextEncoderRecord
+from latentrt.engines.bundle.tokenizer import Tokenizer, tokenizer_from_folder
+from latentrt.runtime.prompts.textual_inversion import TextualInversions, inversions_from_paths
+from latentrt.runtime.prompts.token_embeddings import TokenEmbeddings
+
+_NONE = TextualInversions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoder:
+    """One text encoder of a bundle. Never changes; loading a textual inversion makes another one."""
+
+    record: TextEncoderRecord
+    tokenizer: Tokenizer
+    embeddings: TokenEmbeddings
+    inversions: TextualInversions = _NONE
+
+    def with_loaded(self, paths: Any, token: Any) -> "TextEncoder":
+        """This one with the vectors of embedding files; see ``Pipeline.load_textual_inversion``.
+
+        Raises:
+            RequestError: a file that is damaged or not for this text encoder, or a trigger that is taken.
+        """
+        added = inversions_from_paths(paths, token, tokenizer=self.tokenizer, width=self.embeddings.width)
+        return replace(self, inversions=self.inversions.with_loaded(added))
+
+    def without(self, triggers: str | Sequence[str] | None) -> "TextEncoder":
+        """This one without some textual inversions; None: without any.
+
+        Raises:
+            RequestError: a trigger that is not loaded.
+        """
+        return replace(self, inversions=_NONE if triggers is None else self.inversions.without(triggers))
+
+
+def text_encoders_from_bundle(bundle: Bundle) -> tuple[TextEncoder, ...]:
+    """The bundle's text encoders, in the order in which their states lie side by side.
+
+    Raises:
+        BundleError: a file is missing or altered.
+    """
+    manifest, found = bundle.manifest, []
+    for record in manifest.conditioning.text_encoders:
+        tokenizer = manifest.tokenizers[record.tokenizer]
+        for name in manifest.files:
+            if name.startswith(f"{tokenizer.folder}/"):
+                bundle.path(name)
+        table = manifest.token_embeddings[record.component]
+        found.append(
+            TextEncoder(
+                record=record,
+                tokenizer=tokenizer_from_folder(bundle.root / tokenizer.folder, length=tokenizer.length),
+                embeddings=TokenEmbeddings(bundle.path(table.file), table),
+            )
+        )
+    return tuple(found)

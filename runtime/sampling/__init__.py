@@ -1,0 +1,1 @@
+"""Noise levels, solvers and the run that drives them."""

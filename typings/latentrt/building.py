@@ -1,1 +1,0 @@
-../../latentrt/building.py

@@ -1,1 +1,0 @@
-../../latentrt/calibration.py

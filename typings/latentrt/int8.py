@@ -1,1 +1,0 @@
-../../latentrt/int8.py
