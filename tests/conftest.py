@@ -47,9 +47,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exports(shared: Path) -> Iterator[None]:
-    """No module is traced twice."""
-    folder = shared / "exports"
-    folder.mkdir(exist_ok=True)
+    """No module is traced twice; with ``LATENTRT_TEST_EXPORTS`` set to a folder, also not by later runs."""
+    folder = Path(os.environ.get("LATENTRT_TEST_EXPORTS") or shared / "exports")
+    folder.mkdir(exist_ok=True, parents=True)
     with remembered_exports(folder):
         yield
 
