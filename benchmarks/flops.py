@@ -11,13 +11,13 @@ from typing import Any
 
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import Profile, Shapes
 
 Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
+TensorShapes = Mapping[str, Shape]
 
 
-def flops_of_graph(onnx_file: Path, inputs: Shapes) -> int:
+def flops_of_graph(onnx_file: Path, inputs: TensorShapes) -> int:
     """FLOP of one run.
 
     Args:
@@ -51,7 +51,7 @@ def flops_of_graph(onnx_file: Path, inputs: Shapes) -> int:
     return total
 
 
-def _shapes(onnx: Any, model: Any) -> Shapes:
+def _shapes(onnx: Any, model: Any) -> TensorShapes:
     """Every tensor's shape, from those of the inputs.
 
     Inference alone stops at shapes that the graph computes from others, so these are computed as far as they are
@@ -80,7 +80,7 @@ def _shapes(onnx: Any, model: Any) -> Shapes:
             return shapes
 
 
-def _computed(onnx: Any, graph: Any, shapes: Shapes, constants: dict[str, Any]) -> bool:
+def _computed(onnx: Any, graph: Any, shapes: TensorShapes, constants: dict[str, Any]) -> bool:
     """Replaces whatever only computes with whole numbers, and whose inputs are known, by its result."""
     from onnx.reference import ReferenceEvaluator
 
@@ -113,30 +113,30 @@ def _shape_value(node: Any, shape: Shape) -> Any:
 
 def flops_of_component(component: Component, profile: Profile, batch: int) -> int:
     """FLOP of one call with so many samples at a profile's size, for prompts of one chunk."""
-    spec = component.manifest.spec(component.name, profile, (batch,), 1)
+    spec = component.manifest.spec(component.name, Shapes(profile=profile), (batch,))
     return flops_of_graph(component.onnx, {name: tensor.sized(batch) for name, tensor in spec.inputs.items()})
 
 
-def _matmul(node: Any, shapes: Shapes) -> int:
+def _matmul(node: Any, shapes: TensorShapes) -> int:
     """Every element of the output sums over the inner dimension."""
     return 2 * prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
 
 
-def _gemm(node: Any, shapes: Shapes) -> int:
+def _gemm(node: Any, shapes: TensorShapes) -> int:
     transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
     return 2 * prod(shapes[node.output[0]]) * shapes[node.input[0]][0 if transposed else -1]
 
 
-def _conv(weight: int) -> Callable[[Any, Shapes], int]:
+def _conv(weight: int) -> Callable[[Any, TensorShapes], int]:
     """A convolution whose weights (out, in / groups, *kernel) are that input."""
 
-    def count(node: Any, shapes: Shapes) -> int:
+    def count(node: Any, shapes: TensorShapes) -> int:
         return 2 * prod(shapes[node.output[0]]) * prod(shapes[node.input[weight]][1:])
 
     return count
 
 
-def _attention(node: Any, shapes: Shapes) -> int:
+def _attention(node: Any, shapes: TensorShapes) -> int:
     """Scores and their product with the values; four-dimensional (batch, heads, length, size)."""
     query, key, value = (shapes[node.input[place]] for place in range(3))
     if len(query) == 3:  # (batch, length, heads · size)
@@ -146,7 +146,7 @@ def _attention(node: Any, shapes: Shapes) -> int:
     return 2 * batch * heads * length * key[2] * (size + value[3])
 
 
-_COUNTS: Mapping[str, Callable[[Any, Shapes], int]] = {
+_COUNTS: Mapping[str, Callable[[Any, TensorShapes], int]] = {
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
     "QLinearMatMul": _matmul,

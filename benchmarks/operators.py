@@ -15,7 +15,7 @@ from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError
 from latentrt.engines.precision import Backend
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.store.store import compiled_folder
 
 # The operators whose FLOP are counted (flops.py), under the names they have once ONNX Runtime has optimised a graph
@@ -47,7 +47,7 @@ def operator_seconds(
         EngineError: there is no engine, it does not run, or its trace cannot be written.
     """
     component = Component(root=bundle.root, manifest=bundle.manifest, name="unet")
-    spec = bundle.manifest.spec("unet", profile, (batch,))
+    spec = bundle.manifest.spec("unet", Shapes(profile=profile), (batch,))
     random = np.random.default_rng(0)
     inputs = {
         name: random.standard_normal(tensor.sized(batch)).astype(tensor.dtype) for name, tensor in spec.inputs.items()

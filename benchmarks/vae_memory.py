@@ -19,12 +19,14 @@ import numpy as np
 from latentrt.benchmarks.architectures import VAE
 from latentrt.cli.terminal import print_table
 from latentrt.engines.backends.ort_cpu.backend import OrtCpuEngine, OrtCpuModel, compile_onnx
-from latentrt.engines.bundle.manifest import LatentRecord
+from latentrt.engines.bundle.latent_space import LatentSpace
 from latentrt.engines.spec import BATCH, EngineSpec, TensorSpec
 from latentrt.runtime.pictures.autoencoder import pixels_from_latents
 from latentrt.runtime.pictures.tiling import TiledEngine, VaeMode
 
-RECORD = LatentRecord(channels=4, scaling_factor=0.18215, shift_factor=0.0, pixels=8, tile_pixels=512)
+RECORD = LatentSpace(
+    channels=4, scaling_factor=0.18215, shift_factor=0.0, height_factor=8, width_factor=8, tile_pixels=512
+)
 
 
 def export_decoder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Shape profiles: the picture sizes, and how many pictures at once, that a bundle is made for."""
+"""Shapes: the picture sizes a bundle is made for, and what one engine is opened for."""
 
 import re
 from collections.abc import Iterable
@@ -31,6 +31,19 @@ class Profile:
     def __str__(self) -> str:
         size = f"{self.width}x{self.height}"
         return size if self.batch == 1 else f"{size}x{self.batch}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What an engine is opened for. A further dimension of some component is a further field here.
+
+    Attributes:
+        profile: the picture size, and the most pictures per call.
+        chunks: of how many chunks the longest prompt is; components that take no prompt do not mind.
+    """
+
+    profile: Profile
+    chunks: int = 1
 
 
 def profile_from_text(text: str) -> Profile:

@@ -14,6 +14,7 @@ import torch
 
 from latentrt.engines.bundle.bundle import Probe, record_files, write_probes
 from latentrt.engines.bundle.conditioning import ConditioningRecord, TextEncoderRecord
+from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER, ComponentKind
 from latentrt.engines.bundle.manifest import (
     SCHEMA,
     BundleManifest,
@@ -56,8 +57,6 @@ from latentrt.export.tracing.versions import exporter_versions
 
 _T = TypeVar("_T")
 _UNMEASURED = ParityRecord(relative_error=float("nan"), psnr=float("nan"), cases=0)
-# Whose batch guidance does not double
-_UNGUIDED = ("vae_encoder", "vae_decoder")
 
 
 @dataclass
@@ -74,7 +73,9 @@ class _Export:
     records: dict[str, ComponentRecord]
     ranges: ActivationRanges
 
-    def component(self, name: str, module: torch.nn.Module, graph: Graph, probes: Sequence[Probe]) -> None:
+    def component(
+        self, name: str, kind: ComponentKind, module: torch.nn.Module, graph: Graph, probes: Sequence[Probe]
+    ) -> None:
         """Traces one module, refuses weights that are not finite, and records what was written."""
         broken = [key for key, tensor in module.state_dict().items() if not torch.isfinite(tensor).all()]
         if broken:
@@ -84,7 +85,7 @@ class _Export:
             )
         precision, islands = self._precision_of(name)
         if precision is Precision.FP16:
-            probes = [*probes, *self._extreme_probes(name, module, graph, probes[0])]
+            probes = [*probes, *self._extreme_probes(name, kind, module, graph, probes[0])]
             self.ranges.check(name, module, islands)
         folder = f"onnx/{precision}/{name}"
         example = {key: torch.from_numpy(array) for key, array in _pair(probes[0]).items()}
@@ -95,6 +96,7 @@ class _Export:
         write_probes(self.root / "probes" / f"{name}.safetensors", probes)
         weights = [file for file in written if not file.endswith(".onnx")]
         self.records[name] = ComponentRecord(
+            kind=kind,
             onnx=f"{folder}/model.onnx",
             weights=f"{folder}/{weights[0]}" if weights else None,
             precision=precision,
@@ -103,7 +105,7 @@ class _Export:
             outputs=dict(graph.outputs),
             probes=f"probes/{name}.safetensors",
             parity=_UNMEASURED,
-            batch_per_picture=2 if self.checkpoint.guided and name not in _UNGUIDED else 1,
+            batch_per_picture=2 if self.checkpoint.guided and kind.row.guided else 1,
             parameters=sum(parameter.numel() for parameter in module.parameters()),
         )
 
@@ -123,9 +125,11 @@ class _Export:
         whole = name in self.kept_fp32 or any(island.is_whole for island in islands)
         return (Precision.FP32 if whole else self.precision), islands
 
-    def _extreme_probes(self, name: str, module: torch.nn.Module, graph: Graph, probe: Probe) -> Sequence[Probe]:
+    def _extreme_probes(
+        self, name: str, kind: ComponentKind, module: torch.nn.Module, graph: Graph, probe: Probe
+    ) -> Sequence[Probe]:
         """One more run with stretched inputs, where fp16 would overflow first."""
-        inputs = extreme_inputs(name, probe.inputs, self.checkpoint.latents.channels)
+        inputs = extreme_inputs(kind, probe.inputs, self.checkpoint.latents.channels)
         if inputs is None:
             return ()
         tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}
@@ -212,6 +216,7 @@ def export_components(
             time_ids=family.time_ids,
             zero_empty_negative=checkpoint.zero_empty_negative,
         ),
+        traits=family.traits,
         tokenizers=tokenizers,
         token_embeddings=embeddings,
         defaults=family.defaults.model_copy(update={"sampler": checkpoint.sampler}),
@@ -254,7 +259,7 @@ def _export_text_encoder(
             inputs = {"inputs_embeds": vectors[pair], "attention_mask": mask, "end_position": ends[pair]}
             wanted = {name: inputs[name] for name in graph.inputs}
             probes.append(record_probe(module, run.profiles[0], wanted, list(graph.outputs)))
-    run.component(row.part, module, graph, probes)
+    run.component(row.part, ComponentKind.TEXT_ENCODER, module, graph, probes)
     results = {
         name: torch.from_numpy(np.concatenate([probe.outputs[name] for probe in probes[:2]])) for name in graph.outputs
     }
@@ -285,8 +290,8 @@ def _export_autoencoder(run: _Export) -> tuple[list[_Picture], PreviewRecord]:
             _Picture(profile=profile, mean=mean, mask_channels=_mask_channels(encoder, checkpoint, profile))
             for profile, mean in zip(run.profiles, means, strict=True)
         ]
-    run.component("vae_encoder", encoder, vae_encoder_graph(checkpoint), encoded)
-    run.component("vae_decoder", decoder, vae_decoder_graph(checkpoint), decoded)
+    run.component(VAE_ENCODER, ComponentKind.VAE_ENCODER, encoder, vae_encoder_graph(checkpoint), encoded)
+    run.component(VAE_DECODER, ComponentKind.VAE_DECODER, decoder, vae_decoder_graph(checkpoint), decoded)
     with run.progress.stage("vae: preview"):
         smallest = min(min(profile.width, profile.height) for profile in run.profiles)
         preview = fit_preview(encoder, decoder, checkpoint.latents, smallest)
@@ -298,7 +303,6 @@ def _export_autoencoder(run: _Export) -> tuple[list[_Picture], PreviewRecord]:
 def _export_unet(run: _Export, prompts: Sequence[_Prompts], pictures: Sequence[_Picture]) -> None:
     """Exports the U-Net."""
     checkpoint = run.checkpoint
-    scale, shift = checkpoint.latents.scaling_factor, checkpoint.latents.shift_factor
     with run.progress.stage("unet: load"):
         unet = seamless_module(_loaded(lambda: load_unet(checkpoint), "unet"), run.seamless)
     graph = unet_graph(checkpoint)
@@ -311,23 +315,23 @@ def _export_unet(run: _Export, prompts: Sequence[_Prompts], pictures: Sequence[_
         (torch.cat([contexts[one], contexts[other]], dim=1), one),
         (contexts[other], other),
     ]
-    with run.reference("unet"):
+    with run.reference(UNET):
         probes = []
         for picture in pictures:
             first = picture.profile == run.profiles[0]
-            for index, timestep in enumerate(timesteps(checkpoint, first_profile=first)):
+            for index, steps in enumerate(timesteps(checkpoint, first_profile=first)):
                 context, pair = told[index % len(told)]
-                noised = noised_latents(checkpoint, (picture.mean - shift) * scale, timestep)
+                noised = noised_latents(checkpoint, checkpoint.latents.scaled(picture.mean), steps)
                 inputs = {
                     "sample": with_channels(noised, picture.mask_channels),
-                    "timestep": torch.tensor([float(timestep)]),
+                    "timestep": torch.tensor(steps, dtype=torch.float32),
                     "encoder_hidden_states": context,
                     **({} if pooled is None else {"text_embeds": pooled[pair]}),
                     **added_inputs(checkpoint, picture.profile),
                 }
                 wanted = {name: inputs[name] for name in graph.inputs}
                 probes.append(record_probe(unet, picture.profile, wanted, ["out_sample"]))
-    run.component("unet", unet, graph, probes)
+    run.component(UNET, ComponentKind.UNET, unet, graph, probes)
     _let_go(unet)
 
 
@@ -336,11 +340,10 @@ def _mask_channels(encoder: torch.nn.Module, checkpoint: Checkpoint, profile: Pr
     latents = checkpoint.latents
     if checkpoint.unet["in_channels"] == latents.channels:
         return None
-    mask, pixels = masked_photograph(profile, latents.pixels)
+    mask, pixels = masked_photograph(profile, latents)
     with torch.inference_mode():
         mean = encoder(torch.from_numpy(pixels))[0].chunk(2, 1)[0]
-    clean = (mean - latents.shift_factor) * latents.scaling_factor
-    return torch.cat([torch.tensor(mask), clean], 1)
+    return torch.cat([torch.from_numpy(mask), latents.scaled(mean)], 1)
 
 
 def _loaded(load: Callable[[], _T], part: str) -> _T:

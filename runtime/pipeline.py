@@ -11,9 +11,11 @@ import numpy as np
 from PIL import Image
 
 from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
 from latentrt.engines.bundle.manifest import BundleManifest
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.store import Engines
 from latentrt.runtime.call.checks import chosen, images_from_argument, replaced_latents, size_of
@@ -265,7 +267,7 @@ class Pipeline:
         if options.get("width") is not None or options.get("height") is not None:
             return options
         if isinstance(images, np.ndarray):
-            height, width = (int(side) * self.manifest.latents.pixels for side in images.shape[2:])
+            width, height = self.manifest.latents.pixel_size(images)
         else:
             width, height = size_of(images[0])
         sized = options.copy()
@@ -274,21 +276,21 @@ class Pipeline:
 
     def _encoder(self, request: Request) -> Callable[[], Engine]:
         """The VAE encoder, opened when it is first needed: latents go without."""
-        return lambda: vae_engine(self._components, "vae_encoder", request.profile, request.vae)
+        return lambda: vae_engine(self._components, VAE_ENCODER, request.profile, request.vae)
 
     def _draw(self, request: Request, start: Start, noise: Noise, begin: float) -> Result:
         """Encodes the prompts, denoises and decodes."""
         started = perf_counter()
         prompts = [
-            PromptEncoder(encoder, self._components.engine(encoder.record.component, request.profile))
+            PromptEncoder(encoder, self._components.engine(encoder.record.component, Shapes(profile=request.profile)))
             for encoder in self._text_encoders
         ]
         conditioning = conditioning_of(
             prompts, request.prompts, request.prompt_options, guided=request.guidance.used, time_ids=request.time_ids
         )
         encoded = perf_counter()
-        chunks = self.manifest.chunks("unet", conditioning.positive)
-        engine = self._components.engine("unet", request.profile, chunks)
+        chunks = self.manifest.chunks(UNET, conditioning.positive)
+        engine = self._components.engine(UNET, Shapes(profile=request.profile, chunks=chunks))
         unet = GuidedUnet(engine, conditioning, request.guidance, start.channels)
         watch = _Watch(self, request, start)
         latents = denoise(
@@ -302,7 +304,7 @@ class Pipeline:
             )
         images: list[Image.Image] | list[Array] = []
         if request.output_type is not OutputType.LATENT:
-            decoder = vae_engine(self._components, "vae_decoder", request.profile, request.vae)
+            decoder = vae_engine(self._components, VAE_DECODER, request.profile, request.vae)
             pixels = pixels_from_latents(decoder, self.manifest.latents, latents)
             images = _finished(pixels, start.paste, request.output_type)
         end = perf_counter()

@@ -8,6 +8,7 @@ import numpy as np
 
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.store import OpenComponents
 from latentrt.runtime.prompts.encoder import PromptEncoder
@@ -30,7 +31,7 @@ def prompt_encoder(bundle: Path) -> Iterator[Encode]:
     manifest = opened.manifest
     (text_encoder,) = text_encoders_from_bundle(opened)
     components = OpenComponents(opened, Backend.ORT_CPU, threads=1)
-    engine = components.engine(text_encoder.record.component, manifest.profiles[0])
+    engine = components.engine(text_encoder.record.component, Shapes(profile=manifest.profiles[0]))
 
     def encode(
         prompts: str | Sequence[str],

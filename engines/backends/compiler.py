@@ -11,7 +11,7 @@ from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import Profile, Shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,11 @@ def refuse_workspace(backend: Backend, workspace_mb: int | None) -> None:
 class Model(Protocol):
     """A compiled component, opened: its weights are in memory once and serve all of its engines."""
 
-    def engine(self, profile: Profile, chunks: int = 1) -> Engine:
-        """The component at one profile, for prompts of so many chunks.
+    def engine(self, shapes: Shapes) -> Engine:
+        """The component at these shapes.
 
         Raises:
-            RequestError: a size or a number of chunks that was not compiled.
+            RequestError: shapes that were not compiled.
             EngineError: the model was closed, or the device's memory does not hold the profile's buffers.
         """
         ...

@@ -15,7 +15,7 @@ import numpy as np
 
 from latentrt.engines.backends.compiler import Target, refuse_workspace
 from latentrt.engines.backends.cuda import CudaPython, architecture
-from latentrt.engines.backends.ort import ERRORS_ONLY, first_line
+from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_errors
 from latentrt.engines.bundle.bundle import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.manifest import EngineManifest
@@ -24,7 +24,7 @@ from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array, EngineSpec
 
 _NO_GRAPH = -1  # gpu_graph_id of a run that is neither recorded nor replayed
@@ -132,15 +132,14 @@ class OrtCudaModel:
             EngineError: the model was closed.
         """
         if self._session is None:
-            raise EngineError("the engine is closed; open the bundle again")
+            raise EngineError(CLOSED)
         return self._session
 
-    def engine(self, profile: Profile, chunks: int = 1) -> "OrtCudaEngine":
-        """The component at a profile. Those of the bundle keep their buffers and are recorded as CUDA graphs; others,
-        such as tiles, run."""
-        kept = profile in self._component.manifest.profiles and chunks == 1
+    def engine(self, shapes: Shapes) -> "OrtCudaEngine":
+        """The component at these shapes; the bundle's profiles keep buffers and are recorded as CUDA graphs."""
+        kept = shapes.profile in self._component.manifest.profiles and shapes.chunks == 1
         _ = self.session
-        return OrtCudaEngine(self, self._component.spec_of_any_batch(profile, chunks), kept=kept)
+        return OrtCudaEngine(self, self._component.spec_of_any_batch(shapes), kept=kept)
 
     def run(self, spec: EngineSpec, inputs: Mapping[str, Array], *, kept: bool) -> dict[str, Array]:
         """One run; the lock is held. Where its recording fails, it runs again on a session without CUDA graphs."""
@@ -245,15 +244,8 @@ class OrtCudaEngine(ClosesItself):
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs the component on arrays that match ``spec``; new arrays come back. Threads take turns."""
         self.spec.check(inputs)
-        with self._model.lock:
-            try:
-                return self._model.run(self.spec, inputs, kept=self._kept)
-            except EngineError:
-                raise
-            except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-                raise EngineError(
-                    f"ONNX Runtime failed: {first_line(error)}; close what else uses the GPU or report it"
-                ) from error
+        with self._model.lock, run_errors("close what else uses the GPU or report it"):
+            return self._model.run(self.spec, inputs, kept=self._kept)
 
     def close(self) -> None:
         """Closes the shared model."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from latentrt.engines.bundle.conditioning import TimeIds
+from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.manifest import (
     BUNDLE_FILE,
     BundleManifest,
@@ -105,7 +106,7 @@ def _conditioning_faults(manifest: BundleManifest) -> list[str]:
     faults = []
     if len({manifest.tokenizers[encoder.tokenizer].length for encoder in encoders}) > 1:
         faults.append("has prompts of different lengths")
-    unet = manifest.components["unet"]
+    unet = manifest.components[UNET]
     pooled = [e.component for e in encoders if e.pooled]
     lacking = [name for name in pooled if "text_embeds" not in manifest.components[name].outputs]
     if lacking or len(pooled) != ("text_embeds" in unet.inputs):

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from latentrt.engines.bundle.kinds import KindRow
 from latentrt.engines.bundle.manifest import BundleManifest, ComponentRecord, FileRecord
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import EngineSpec
 
 
@@ -30,6 +31,11 @@ class Component:
         return self.manifest.components[self.name]
 
     @property
+    def kind(self) -> KindRow:
+        """What its kind of component is."""
+        return self.record.kind.row
+
+    @property
     def onnx(self) -> Path:
         """The graph; its weights lie beside it."""
         return self.root / self.record.onnx
@@ -49,14 +55,14 @@ class Component:
         """Samples per call that the profile's pictures make."""
         return profile.batch * self.record.batch_per_picture
 
-    def spec_of_any_batch(self, profile: Profile, chunks: int = 1) -> EngineSpec:
-        """The tensors at a profile, with every batch up to the profile's: for backends that take any shape."""
-        batches = tuple(range(1, self.largest_batch(profile) + 1))
-        return self.manifest.spec(self.name, profile, batches, chunks)
+    def spec_of_any_batch(self, shapes: Shapes) -> EngineSpec:
+        """The tensors at these shapes, with every batch up to the profile's: for backends that take any shape."""
+        batches = tuple(range(1, self.largest_batch(shapes.profile) + 1))
+        return self.manifest.spec(self.name, shapes, batches)
 
     def spec_of_one_batch(self, profile: Profile) -> EngineSpec:
         """The tensors at a profile with its batch alone and prompts of one chunk: for backends of fixed shapes."""
-        return self.manifest.spec(self.name, profile, (self.largest_batch(profile),))
+        return self.manifest.spec(self.name, Shapes(profile=profile), (self.largest_batch(profile),))
 
     @property
     def static_shapes(self) -> tuple[StaticShape, ...]:

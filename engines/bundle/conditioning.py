@@ -4,8 +4,9 @@ from enum import StrEnum
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from latentrt.engines.bundle.record import Record
 from latentrt.engines.spec import Array
 
 
@@ -21,26 +22,22 @@ class TimeIds(StrEnum):
     AESTHETIC = "aesthetic"
 
 
-class TextEncoderRecord(BaseModel):
+class TextEncoderRecord(Record):
     """One text encoder: its component, its tokenizer, and whether the U-Net takes its pooled vector, too.
 
     Which state the U-Net attends to is in the graph: its output ``hidden_states`` ends with that one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     component: str
     tokenizer: str
     pooled: bool
 
 
-class ConditioningRecord(BaseModel):
+class ConditioningRecord(Record):
     """All that conditions the U-Net. The states of several text encoders lie side by side, in their order.
 
     ``zero_empty_negative``: without a negative prompt the unconditional half sees zeros instead of the empty prompt.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     text_encoders: Annotated[tuple[TextEncoderRecord, ...], Field(min_length=1)]
     time_ids: TimeIds = TimeIds.NONE

@@ -10,13 +10,13 @@ from latentrt.engines.bundle.manifest import ParityRecord
 from latentrt.engines.bundle.parity import EXACT, gate
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import BATCH, Array
 
 
 def measure(
     component: Component,
-    engine_at: Callable[[Profile, int], Engine],
+    engine_at: Callable[[Shapes], Engine],
     probes: Iterable[Probe],
     *,
     largest_chunks: int | None = None,
@@ -25,7 +25,7 @@ def measure(
 
     Args:
         component: whose probes they are.
-        engine_at: the engine of a profile, for prompts of so many chunks.
+        engine_at: the component's engine at given shapes.
         probes: recorded torch runs.
         largest_chunks: probes of longer prompts are left out, where the engine has no room for them.
 
@@ -38,12 +38,12 @@ def measure(
         chunks = component.manifest.chunks(component.name, probe.inputs)
         if largest_chunks is not None and chunks > largest_chunks:
             continue
-        outputs = run_any_batch(engine_at(probe.profile, chunks), probe.inputs)
+        outputs = run_any_batch(engine_at(Shapes(profile=probe.profile, chunks=chunks)), probe.inputs)
         worst, cases = worst.worse(probe.parity(outputs)), cases + 1
         pixels = max(pixels, probe.profile.width * probe.profile.height)
     if not cases:
         raise EngineError(f"{component.name} has no recorded run that its engine could repeat; build the bundle again")
-    gate(component.name, worst, component.record.precision, pixels)
+    gate(component.name, component.record.kind, worst, component.record.precision, pixels)
     return ParityRecord(relative_error=worst.relative_error, psnr=worst.psnr, cases=cases)
 
 

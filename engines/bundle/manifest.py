@@ -2,23 +2,27 @@
 
 import json
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
-from latentrt.engines.bundle.conditioning import ConditioningRecord, TimeIds
+from latentrt.engines.bundle.conditioning import ConditioningRecord
+from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER, ComponentKind
+from latentrt.engines.bundle.latent_space import LatentSpace
 from latentrt.engines.bundle.parity import Parity
+from latentrt.engines.bundle.record import Record
 from latentrt.engines.bundle.schedule_config import ScheduleConfig
 from latentrt.engines.bundle.seamless import Seamless
 from latentrt.engines.errors import BundleError, LatentrtError
 from latentrt.engines.graphs.quantization.recipe import Recipe
 from latentrt.engines.precision import Backend, Precision
-from latentrt.engines.shapes import Profile, profile_from_text
+from latentrt.engines.shapes import Profile, Shapes, profile_from_text
 from latentrt.engines.spec import BATCH, Array, EngineSpec, TensorSpec
 
-SCHEMA = 1
+SCHEMA = 2
 BUNDLE_FILE = "bundle.json"
 ENGINE_FILE = "engine.json"
 CONTEXT_LENGTH = "context_length"
@@ -29,12 +33,6 @@ def _profile(value: object) -> object:
 
 
 ProfileText = Annotated[Profile, BeforeValidator(_profile), PlainSerializer(str)]
-
-
-class Record(BaseModel):
-    """Base of all records: frozen, and strict about keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FileRecord(Record):
@@ -108,10 +106,11 @@ class ComponentRecord(Record):
     ``islands`` says what stays in fp32 inside of an fp16 component: how many nodes, by the reason.
     """
 
+    kind: ComponentKind
     onnx: str
     weights: str | None
     precision: Precision
-    islands: dict[str, int] = {}
+    islands: dict[str, int] = Field(default_factory=dict)
     quantization: QuantizationRecord | None = None
     inputs: dict[str, TensorRecord]
     outputs: dict[str, TensorRecord]
@@ -135,26 +134,6 @@ class SourceRecord(Record):
     revision: str | None
     decisions: dict[str, DecisionRecord]
     files: dict[str, FileRecord]
-
-
-class LatentRecord(Record):
-    """Channels of the latents, the map between them and the autoencoder's own scale, and sizes.
-
-    ``pixels`` of a picture, on each axis, make one latent. A picture larger than ``tile_pixels`` can be encoded and
-    decoded in tiles of that size, which is a multiple of four latents.
-    """
-
-    channels: Annotated[int, Field(gt=0)]
-    scaling_factor: Annotated[float, Field(gt=0)]
-    shift_factor: float
-    pixels: Annotated[int, Field(gt=0)]
-    tile_pixels: Annotated[int, Field(gt=0)]
-
-    @model_validator(mode="after")
-    def _tiles_overlap_by_a_quarter(self) -> "LatentRecord":
-        if self.tile_pixels % (4 * self.pixels):
-            raise ValueError(f"tile_pixels {self.tile_pixels} is no multiple of {4 * self.pixels}")
-        return self
 
 
 class PreviewRecord(Record):
@@ -197,6 +176,25 @@ class DefaultsRecord(Record):
     strength: float
 
 
+class Start(StrEnum):
+    """What a model was made to start from: noise, or a picture or another model's latents."""
+
+    NOISE = "noise"
+    PICTURE = "picture"
+
+
+class TraitsRecord(Record):
+    """What sampling needs to know of a family.
+
+    ``ays_table`` names the Align Your Steps table that holds. ``strength_picks_timesteps``: image-to-image takes all of
+    its steps, from a part of the distilled timesteps (diffusers' LatentConsistencyModelImg2ImgPipeline).
+    """
+
+    starts_from: Start = Start.NOISE
+    ays_table: Literal["sd1", "sdxl"] = "sd1"
+    strength_picks_timesteps: bool = False
+
+
 class BundleManifest(Record):
     """All of ``bundle.json``. The files it lists are portable; engines are cache and not among them.
 
@@ -214,10 +212,11 @@ class BundleManifest(Record):
     components: dict[str, ComponentRecord]
     profiles: Annotated[tuple[ProfileText, ...], Field(min_length=1)]
     schedule: ScheduleConfig
-    latents: LatentRecord
+    latents: LatentSpace
     preview: PreviewRecord
     seamless: Seamless
     conditioning: ConditioningRecord
+    traits: TraitsRecord
     tokenizers: dict[str, TokenizerRecord]
     token_embeddings: dict[str, TokenEmbeddingsRecord]
     defaults: DefaultsRecord
@@ -235,38 +234,30 @@ class BundleManifest(Record):
     @property
     def unet_takes_mask(self) -> bool:
         """Whether the U-Net's input is noised latents, one channel of mask, and the masked picture's latents."""
-        return self.components["unet"].inputs["sample"].shape[1] == 2 * self.latents.channels + 1
+        return self.components[UNET].inputs["sample"].shape[1] == 2 * self.latents.channels + 1
 
     @property
     def guidance_embedding(self) -> int:
         """The size of the embedded guidance scale that the U-Net takes (arXiv 2310.04378); 0 where it takes none."""
-        tensor = self.components["unet"].inputs.get("timestep_cond")
+        tensor = self.components[UNET].inputs.get("timestep_cond")
         return 0 if tensor is None else int(tensor.shape[1])
-
-    @property
-    def starts_from_picture(self) -> bool:
-        """Whether the model was made to go on from a picture or from another model's latents, not from noise."""
-        return self.conditioning.time_ids is TimeIds.AESTHETIC
-
-    @property
-    def ays_table(self) -> str:
-        """Which Align Your Steps table holds: models that are told sizes have one of their own."""
-        return "sd1" if self.conditioning.time_ids is TimeIds.NONE else "sdxl"
 
     @property
     def needed(self) -> tuple[str, ...]:
         """The components that drawing needs."""
         encoders = (encoder.component for encoder in self.conditioning.text_encoders)
-        return (*encoders, "unet", "vae_encoder", "vae_decoder")
+        return (*encoders, UNET, VAE_ENCODER, VAE_DECODER)
 
-    def dimensions(self, profile: Profile, chunks: int = 1) -> dict[str, int]:
-        """The numbers behind the named dimensions at one profile, for prompts of so many chunks."""
+    def dimensions(self, shapes: Shapes) -> dict[str, int]:
+        """The numbers behind the named dimensions."""
+        profile = shapes.profile
+        latent_height, latent_width = self.latents.size(profile)
         return {
-            CONTEXT_LENGTH: self.prompt_length * chunks,
+            CONTEXT_LENGTH: self.prompt_length * shapes.chunks,
             "height": profile.height,
             "width": profile.width,
-            "latent_height": profile.height // self.latents.pixels,
-            "latent_width": profile.width // self.latents.pixels,
+            "latent_height": latent_height,
+            "latent_width": latent_width,
         }
 
     @property
@@ -287,9 +278,9 @@ class BundleManifest(Record):
                 return int(arrays[name].shape[tensor.shape.index(CONTEXT_LENGTH)] // self.prompt_length)
         return 1
 
-    def spec(self, component: str, profile: Profile, batches: tuple[int, ...], chunks: int = 1) -> EngineSpec:
-        """The component's tensors at one profile, for prompts of so many chunks."""
-        record, sizes = self.components[component], self.dimensions(profile, chunks)
+    def spec(self, component: str, shapes: Shapes, batches: tuple[int, ...]) -> EngineSpec:
+        """The component's tensors at these shapes."""
+        record, sizes = self.components[component], self.dimensions(shapes)
 
         def tensors(records: dict[str, TensorRecord]) -> dict[str, TensorSpec]:
             return {
@@ -330,7 +321,7 @@ class ContentsRecord(Record):
 
     shapes: tuple[ProfileShapesRecord, ...]
     layers: dict[str, dict[str, int]]
-    quantized: dict[str, int] = {}
+    quantized: dict[str, int] = Field(default_factory=dict)
     unoptimised: bool = False
     kernels: dict[str, int] | None = None
     device_memory: int | None = None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from latentrt.engines.bundle.kinds import ComponentKind, Planes
 from latentrt.engines.errors import ParityError
 from latentrt.engines.precision import Precision
 from latentrt.engines.spec import Array
@@ -43,15 +44,14 @@ GATES = {
 
 # ONNX Runtime's own group norms, which stay where the package onnx is not (see group_norm.py), take the variance of a
 # whole picture's plane from two long sums: SDXL's decoder missed by 2.2e-4 at 512 pixels and by 1.4e-3 at 1024.
-_PLANES_OF_PICTURES = ("vae_encoder", "vae_decoder")
 _SQUARE = 256 * 256
 _GROWTH = 1.5
 
 
-def gate_at(component: str, precision: Precision, pixels: int) -> Parity:
-    """What a component must reach for pictures of so many pixels."""
+def gate_at(kind: ComponentKind, precision: Precision, pixels: int) -> Parity:
+    """What a component of a kind must reach for pictures of so many pixels."""
     bound = GATES[precision]
-    if component not in _PLANES_OF_PICTURES:
+    if kind.row.planes is Planes.LATENT:
         return bound
     if precision is Precision.INT8:  # of a grey picture, whose norm is small, any rounding is a large part
         return Parity(relative_error=1.0, psnr=bound.psnr)
@@ -83,13 +83,13 @@ def parity_of(result: Array, reference: Array) -> Parity:
     )
 
 
-def gate(component: str, parity: Parity, precision: Precision, pixels: int = _SQUARE) -> None:
+def gate(component: str, kind: ComponentKind, parity: Parity, precision: Precision, pixels: int = _SQUARE) -> None:
     """Lets a component pass or fails the build; ``pixels`` are those of the largest picture that was compared.
 
     Raises:
         ParityError: naming the component and the figures.
     """
-    bound = gate_at(component, precision, pixels)
+    bound = gate_at(kind, precision, pixels)
     if parity.relative_error <= bound.relative_error and parity.psnr >= bound.psnr:
         return
     raise ParityError(

@@ -3,7 +3,9 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from latentrt.engines.bundle.record import Record
 
 
 class PredictionType(StrEnum):
@@ -56,14 +58,12 @@ class FinalSigma(StrEnum):
     SIGMA_MIN = "sigma_min"
 
 
-class ScheduleConfig(BaseModel):
+class ScheduleConfig(Record):
     """A training noise schedule and the model's preferences for sampling it.
 
     ``timestep_spacing`` is None where the model does not state one: each sampler then has its own default,
     as in diffusers. ``skip_prk_steps`` concerns ``pndm`` alone: whether its first steps are multistep already.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_train_timesteps: Annotated[int, Field(ge=2)] = 1000
     beta_start: float = 0.0001

@@ -14,6 +14,7 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import Bundle, Probe, check_files, record_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.gate import measure
+from latentrt.engines.bundle.kinds import Opening
 from latentrt.engines.bundle.manifest import (
     ENGINE_FILE,
     SCHEMA,
@@ -27,13 +28,10 @@ from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputE
 from latentrt.engines.files import locked, output_error, write_file
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.store.key import EngineIdentity, onnx_digest
 
 AUTO = "auto"
-
-# Text-to-image never needs it; the first image-to-image call opens it.
-_ON_DEMAND = frozenset({"vae_encoder"})
 
 
 def identity_of(component: Component, compiler: Compiler, machine: str) -> EngineIdentity:
@@ -219,8 +217,8 @@ class Engines(Protocol):
     bundle: Bundle
     backend: Backend
 
-    def engine(self, component: str, profile: Profile, chunks: int = 1) -> Engine:
-        """The component at one profile, for prompts of so many chunks."""
+    def engine(self, component: str, shapes: Shapes) -> Engine:
+        """The component at these shapes."""
         ...
 
     def close(self) -> None:
@@ -263,23 +261,24 @@ class OpenComponents:
         }
         self._folders = {name: compiled_folder(part, backend) for name, part in self._components.items()}
         try:
-            self._open_all(sorted(self._folders.keys() - _ON_DEMAND))
+            at_once = (name for name, part in self._components.items() if part.kind.opening is Opening.WITH_BUNDLE)
+            self._open_all(sorted(at_once))
         except BaseException:
             self.close()
             raise
 
-    def engine(self, component: str, profile: Profile, chunks: int = 1) -> Engine:
-        """The component at one profile, for prompts of so many chunks; engines of one component share weights.
+    def engine(self, component: str, shapes: Shapes) -> Engine:
+        """The component at these shapes; engines of one component share weights.
 
         Where the backend's graph takes every size that the component's factors divide, the profile need not be one of
         the bundle's: so the autoencoder runs tiles. A backend of fixed shapes returns the autoencoder's smallest
-        engine that holds the size; whoever asks for tiles copes with a larger one.
+        engine that holds the size; the caller of tiles copes with a larger one.
 
         Raises:
-            RequestError: a size or a number of chunks that was not compiled.
+            RequestError: shapes that were not compiled.
             EngineError: closed, or the device's memory does not hold it.
         """
-        return self._model(component).engine(profile, chunks)
+        return self._model(component).engine(shapes)
 
     def _model(self, component: str) -> Model:
         with self._lock:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from latentrt.engines.bundle.conditioning import TimeIds
-from latentrt.engines.bundle.manifest import CONTEXT_LENGTH, TensorRecord
+from latentrt.engines.bundle.manifest import CONTEXT_LENGTH
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.tracing.onnx_export import Graph, batch_record
 
@@ -14,7 +14,7 @@ _TIME_IDS = {TimeIds.SIZE: 6, TimeIds.AESTHETIC: 5}
 
 
 class UnetModule(torch.nn.Module):
-    """sample (B, C, h, w), timestep (1,), encoder_hidden_states (B, L, width) → out_sample (B, C, h, w).
+    """sample (B, C, h, w), timestep (B,), encoder_hidden_states (B, L, width) → out_sample (B, C, h, w).
 
     A U-Net for inpainting takes 2C + 1 channels: latents, mask (1 is redrawn), latents of the masked picture. One that
     was distilled from guidance takes its scale's embedding, timestep_cond (B, size), behind the rest.
@@ -82,7 +82,7 @@ def unet_graph(checkpoint: Checkpoint) -> Graph:
     latent = ("latent_height", "latent_width")
     inputs = {
         "sample": batch_record("float32", config["in_channels"], *latent),
-        "timestep": TensorRecord(shape=(1,), dtype="float32"),
+        "timestep": batch_record("float32"),
         "encoder_hidden_states": batch_record("float32", CONTEXT_LENGTH, config["cross_attention_dim"]),
     }
     if family.time_ids is not TimeIds.NONE:

@@ -49,7 +49,7 @@ def vae_encoder_graph(checkpoint: Checkpoint) -> Graph:
     return Graph(
         inputs={"sample": _PIXELS},
         outputs={"latent_parameters": batch_record("float32", 2 * latents.channels, "latent_height", "latent_width")},
-        multiples={"height": latents.pixels, "width": latents.pixels},
+        multiples={"height": latents.height_factor, "width": latents.width_factor},
     )
 
 

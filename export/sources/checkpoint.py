@@ -9,7 +9,8 @@ from typing import Any
 from packaging.version import Version
 
 from latentrt.engines.bundle.bundle import record_file
-from latentrt.engines.bundle.manifest import DecisionRecord, FileRecord, LatentRecord
+from latentrt.engines.bundle.latent_space import LatentSpace
+from latentrt.engines.bundle.manifest import DecisionRecord, FileRecord
 from latentrt.engines.bundle.schedule_config import ScheduleConfig
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.families import Family
@@ -57,13 +58,14 @@ class Checkpoint:
         return self.family.defaults.guidance_scale > 1.0 and self.unet.get("time_cond_proj_dim") is None
 
     @property
-    def latents(self) -> LatentRecord:
+    def latents(self) -> LatentSpace:
         """Channels and scale of the latents, from the VAE's config."""
-        return LatentRecord(
+        return LatentSpace(
             channels=self.vae["latent_channels"],
             scaling_factor=self.vae.get("scaling_factor") or 0.18215,  # AutoencoderKL's default
             shift_factor=self.vae.get("shift_factor") or 0.0,
-            pixels=self._pixels_per_latent,
+            height_factor=self._pixels_per_latent,
+            width_factor=self._pixels_per_latent,
             tile_pixels=self._tile_pixels,
         )
 
@@ -82,7 +84,7 @@ class Checkpoint:
     @property
     def pixel_multiple(self) -> int:
         """What a picture's sides must be multiples of: the VAE's factor times the U-Net's."""
-        return int(self.latents.pixels * 2 ** (len(self.unet["block_out_channels"]) - 1))
+        return int(self.latents.height_factor * 2 ** (len(self.unet["block_out_channels"]) - 1))
 
     @property
     def default_size(self) -> tuple[int, int]:

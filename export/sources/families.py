@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from latentrt.engines.bundle.conditioning import TimeIds
-from latentrt.engines.bundle.manifest import DefaultsRecord
+from latentrt.engines.bundle.manifest import DefaultsRecord, Start, TraitsRecord
 from latentrt.engines.errors import CheckpointError
 
 
@@ -45,6 +45,7 @@ class Family:
     text_encoders: tuple[TextEncoderRow, ...] = (TextEncoderRow(),)
     time_ids: TimeIds = TimeIds.NONE
     zero_empty_negative: bool = False
+    traits: TraitsRecord = field(default_factory=TraitsRecord)
     steps_offset: int | None = None
     defaults: DefaultsRecord
     file_scheduler: Mapping[str, object] = field(default_factory=lambda: _PNDM)
@@ -115,6 +116,7 @@ _SDXL_ROW = Family(
     unet={**_SDXL_UNET, **_PLAIN},
     text_encoders=(_CLIP_L, _OPENCLIP_G),
     time_ids=TimeIds.SIZE,
+    traits=TraitsRecord(ays_table="sdxl"),
     zero_empty_negative=True,
     defaults=_defaults(guidance=5.0),
     file_scheduler=_EULER,
@@ -139,6 +141,7 @@ FAMILIES = (
         label="LCM distilled from SD 1.x",
         pipeline_classes=_SD | _LCM,
         unet={**_SD1_UNET, "in_channels": 4, **_GUIDANCE_EMBEDDING},
+        traits=TraitsRecord(strength_picks_timesteps=True),
         steps_offset=None,
         defaults=_defaults(sampler="lcm", steps=4, guidance=8.5, strength=0.8),
         file_scheduler=_LCM_SCHEDULER,
@@ -201,6 +204,7 @@ FAMILIES = (
         pipeline_classes=_SDXL_REFINER,
         text_encoders=(_OPENCLIP_G,),
         time_ids=TimeIds.AESTHETIC,
+        traits=TraitsRecord(ays_table="sdxl", starts_from=Start.PICTURE),
         zero_empty_negative=False,
         defaults=_defaults(guidance=5.0, strength=0.3),
     ),

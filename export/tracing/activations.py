@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.errors import ParityError
 from latentrt.engines.graphs.half import LARGEST
 from latentrt.engines.graphs.islands import Island
@@ -14,7 +15,6 @@ from latentrt.engines.spec import Array
 
 # Real latents stay within about five deviations; strong guidance leaves that for a step or two
 _EXTREME = 4.0
-_STRETCHED = {"unet": "sample", "vae_decoder": "latent_sample"}
 
 
 class ActivationRanges:
@@ -98,12 +98,12 @@ def _largest(tensor: torch.Tensor) -> float:
     return float(torch.nan_to_num(tensor.abs().amax(), nan=float("inf")))
 
 
-def extreme_inputs(component: str, inputs: Mapping[str, Array], channels: int) -> dict[str, Array] | None:
+def extreme_inputs(kind: ComponentKind, inputs: Mapping[str, Array], channels: int) -> dict[str, Array] | None:
     """Inputs as extreme as a run can bring them, from real ones; None where there is nothing to stretch.
 
     Only the first ``channels`` are latents of a run: the mask of an inpainting model and the picture's latents stay.
     """
-    name = _STRETCHED.get(component)
+    name = kind.row.stretched
     if name is None:
         return None
     stretched = inputs[name].copy()

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from latentrt.engines.bundle.manifest import LatentRecord, PreviewRecord
+from latentrt.engines.bundle.latent_space import LatentSpace
+from latentrt.engines.bundle.manifest import PreviewRecord
 from latentrt.engines.bundle.parity import parity_of
 from latentrt.engines.bundle.photograph import photograph
 from latentrt.engines.pixels import normalized
@@ -20,7 +21,7 @@ _NOISE = 0.3  # of the latents' unit deviation
 _LARGEST = 64  # pixels: larger pictures say nothing more about colours, and SD 1.5 takes a second for each of 128
 
 
-def fit_preview(encoder: torch.nn.Module, decoder: torch.nn.Module, record: LatentRecord, size: int) -> PreviewRecord:
+def fit_preview(encoder: torch.nn.Module, decoder: torch.nn.Module, space: LatentSpace, size: int) -> PreviewRecord:
     """Fits rgb = latent · matrix + bias by least squares to what the decoder draws.
 
     The latents are those of pictures with a little noise added, because the loop's are not the encoder's either.
@@ -30,21 +31,21 @@ def fit_preview(encoder: torch.nn.Module, decoder: torch.nn.Module, record: Late
     Args:
         encoder: sample (B, 3, H, W) → the posterior's parameters (B, 2C, h, w).
         decoder: latent_sample (B, C, h, w) → sample (B, 3, H, W).
-        record: the latents' scale; the map takes scaled latents.
+        space: the latents' scale; the map takes scaled latents.
         size: the shortest side of the bundle's pictures in pixels; the fit takes squares of at most this and 64.
 
     Returns:
         The map, and its PSNR against decoded pictures kept out of the fit, averaged to the latents' size.
     """
-    side, factor = min(size, _LARGEST) // record.pixels, record.pixels
+    side, factor = min(size, _LARGEST) // space.height_factor, space.height_factor
     random = np.random.default_rng(_SEED)
     pairs = []
     with torch.inference_mode():
         for picture in _pictures(side * factor, random):
             mean = encoder(torch.from_numpy(normalized(picture)[None]))[0].chunk(2, 1)[0]
             noise = torch.from_numpy(random.normal(0.0, _NOISE, mean.shape).astype(np.float32))
-            latents = (mean - record.shift_factor) * record.scaling_factor + noise
-            decoded = decoder(latents / record.scaling_factor + record.shift_factor)[0][0].permute(1, 2, 0).numpy()
+            latents = space.scaled(mean) + noise
+            decoded = decoder(space.unscaled(latents))[0][0].permute(1, 2, 0).numpy()
             colours = np.clip(decoded / 2 + 0.5, 0.0, 1.0).reshape(side, factor, side, factor, 3).mean((1, 3))
             pairs.append((_with_one(latents[0].flatten(1).T.numpy()), colours.reshape(-1, 3).astype(np.float64)))
     held = pairs[::_HELD_OUT]

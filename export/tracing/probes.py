@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from latentrt.engines.bundle.bundle import Probe
 from latentrt.engines.bundle.conditioning import TimeIds, guidance_scale_embedding
+from latentrt.engines.bundle.latent_space import LatentSpace
 from latentrt.engines.bundle.noise_schedule import alphas_cumprod_from_config
 from latentrt.engines.bundle.photograph import photograph
 from latentrt.engines.bundle.tokenizer import Tokenizer
@@ -33,12 +34,12 @@ def photograph_pixels(profile: Profile) -> Array:
     return normalized(np.asarray(photograph(profile), np.float32) / np.float32(255.0))[None]
 
 
-def masked_photograph(profile: Profile, factor: int) -> tuple[Array, Array]:
+def masked_photograph(profile: Profile, space: LatentSpace) -> tuple[Array, Array]:
     """The photograph with an ellipse to redraw, off its middle.
 
     Args:
         profile: its size.
-        factor: pixels of one latent.
+        space: the latents.
 
     Returns:
         The mask at the latents' size (1, 1, h, w), 1 where it is redrawn; and the pixels (1, 3, H, W) with mid-grey
@@ -47,8 +48,8 @@ def masked_photograph(profile: Profile, factor: int) -> tuple[Array, Array]:
     mask = Image.new("L", (profile.width, profile.height))
     corners = (profile.width // 4, profile.height // 3, profile.width // 4 * 3, profile.height - 1)
     ImageDraw.Draw(mask).ellipse(corners, fill=1)
-    redrawn = np.asarray(mask, np.float32)
-    return redrawn[None, None, ::factor, ::factor], photograph_pixels(profile) * (1.0 - redrawn)
+    redrawn = np.asarray(mask, np.float32)[None, None]
+    return space.mask(redrawn), photograph_pixels(profile) * (1.0 - redrawn)
 
 
 def with_channels(sample: torch.Tensor, more: torch.Tensor | None) -> torch.Tensor:
@@ -69,18 +70,23 @@ def masks(length: int) -> tuple[Array, Array]:
     return seen, some
 
 
-def noised_latents(checkpoint: Checkpoint, clean: torch.Tensor, timestep: int) -> torch.Tensor:
-    """Scaled latents (1, C, h, w) brought to a training timestep, twice with different noise: (2, C, h, w)."""
-    bar = float(alphas_cumprod_from_config(checkpoint.schedule())[timestep])
-    noise = torch.randn((2, *clean.shape[1:]), generator=torch.Generator().manual_seed(_SEED + timestep))
-    return bar**0.5 * clean + (1.0 - bar) ** 0.5 * noise
+def noised_latents(checkpoint: Checkpoint, clean: torch.Tensor, timesteps: Sequence[int]) -> torch.Tensor:
+    """Scaled latents (1, C, h, w) brought to each of N training timesteps, with noise of its own: (N, C, h, w)."""
+    kept = alphas_cumprod_from_config(checkpoint.schedule())
+    generator = torch.Generator().manual_seed(_SEED + timesteps[0])
+    noise = torch.randn((len(timesteps), *clean.shape[1:]), generator=generator)
+    bars = torch.tensor([float(kept[timestep]) for timestep in timesteps], dtype=torch.float32)[:, None, None, None]
+    return bars**0.5 * clean + (1.0 - bars) ** 0.5 * noise
 
 
-def timesteps(checkpoint: Checkpoint, *, first_profile: bool) -> Sequence[int]:
-    """Where the U-Net is compared: across the range at the first profile, in its middle at the others."""
+def timesteps(checkpoint: Checkpoint, *, first_profile: bool) -> Sequence[tuple[int, int]]:
+    """Where the U-Net is compared: pairs across the range at the first profile, one in its middle at the others.
+
+    A batch may hold requests at different steps, so the two samples of a pair have timesteps of their own.
+    """
     last = checkpoint.schedule().num_train_timesteps - 1
-    chosen = _NOISE_FRACTIONS if first_profile else _NOISE_FRACTIONS[1:2]
-    return [round(fraction * last) for fraction in chosen]
+    start, middle, end = (round(fraction * last) for fraction in _NOISE_FRACTIONS)
+    return [(start, start), (middle, end), (end, middle)] if first_profile else [(middle, start)]
 
 
 def added_inputs(checkpoint: Checkpoint, profile: Profile) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing, engines_to_make
 from latentrt.building.packages import export_packages
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
+from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
 from latentrt.engines.bundle.manifest import BUNDLE_FILE, DecisionRecord, write_manifest
 from latentrt.engines.bundle.schedule_config import PredictionType
 from latentrt.engines.bundle.seamless import Seamless
@@ -20,7 +21,7 @@ from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.shapes import Profile, profile_from_text
 from latentrt.int8.build import int8_wishes, quantize, quantize_bundle, work_folder
-from latentrt.int8.quantizer import UNET, QuantizationSettings
+from latentrt.int8.quantizer import QuantizationSettings
 
 if TYPE_CHECKING:
     from latentrt.export.sources.checkpoint import Checkpoint
@@ -147,7 +148,7 @@ def build(
         )
         checkpoint = checkpoint_from_model(str(model), choices)
     precision = wanted or Precision.FP32
-    parts = (*(row.part for row in checkpoint.family.text_encoders), "unet", "vae_encoder", "vae_decoder")
+    parts = (*(row.part for row in checkpoint.family.text_encoders), UNET, VAE_ENCODER, VAE_DECODER)
     kept = _kept_fp32(fp32, precision, parts)
     if not chosen:
         width, height = checkpoint.default_size

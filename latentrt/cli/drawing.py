@@ -207,8 +207,8 @@ def _previews(path: Path) -> Callable[[Any, int, float, dict[str, Any]], None]:
 
     def write(pipe: Any, step: int, timestep: float, tensors: dict[str, Any]) -> None:
         small = pipe.preview(tensors["denoised"][:1])[0]
-        factor = pipe.manifest.latents.pixels
-        write_png(path, small.resize((small.width * factor, small.height * factor), Image.Resampling.BILINEAR))
+        size = pipe.manifest.latents.pixel_size(tensors["denoised"])
+        write_png(path, small.resize(size, Image.Resampling.BILINEAR))
 
     return write
 

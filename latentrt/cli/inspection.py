@@ -10,6 +10,7 @@ from latentrt.engines.backends.tensorrt.contents import counts_with_weights
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.gate import measure
+from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.manifest import BundleManifest, EngineManifest
 from latentrt.engines.bundle.parity import Parity
 from latentrt.engines.bundle.seamless import Seamless
@@ -30,6 +31,7 @@ def describe(root: Path) -> dict[str, Any]:
     manifest = open_bundle(root).manifest
     components = {
         name: {
+            "kind": record.kind.value,
             "precision": record.precision.value,
             "islands": record.islands,
             "quantization": record.quantization.model_dump(mode="json") if record.quantization else None,
@@ -129,7 +131,7 @@ def print_description(description: dict[str, Any]) -> None:
     )
     for name, row in description["components"].items():
         if row["quantization"] is not None:
-            _print_quantization(name, row["quantization"])
+            _print_quantization(name, ComponentKind(row["kind"]), row["quantization"])
     print_table(
         "engines",
         ("component", "engine", "here", "size", "layers", "PSNR dB"),
@@ -158,11 +160,12 @@ def print_description(description: dict[str, Any]) -> None:
         say("layers: convolutions and matrix products by their dtype")
 
 
-def _print_quantization(component: str, told: dict[str, Any]) -> None:
+def _print_quantization(component: str, kind: ComponentKind, told: dict[str, Any]) -> None:
     """How good int8 pictures are, and the nodes whose rounding costs most, with what became of them."""
     nodes = told["nodes"]
     int8 = sum(node["int8"] for node in nodes.values())
-    moved, of_same = ("latents", "") if component == "unet" else ("picture", ", decoded of the same latents,")
+    moved = kind.row.rounding_moves
+    of_same = "" if moved == "latents" else ", decoded of the same latents,"
     say(
         f"{component} in int8 ({told['recipe']}, {told['tool']}): {int8} of {len(nodes)} nodes; {told['pictures']} "
         f"pictures of {told['steps']} steps{of_same} against fp32: mean {told['psnr_mean']:.1f} dB, worst "

@@ -9,6 +9,7 @@ from latentrt.building.compiling import EnginesToMake, compile_all, compile_miss
 from latentrt.building.packages import export_packages
 from latentrt.engines.bundle.bundle import Bundle, open_bundle, record_files
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.manifest import BUNDLE_FILE, BundleManifest, write_manifest
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
@@ -20,7 +21,6 @@ from latentrt.int8.quantizer import (
     EFFORT,
     EXACT,
     QUALITY,
-    UNET,
     Effort,
     QuantizationSettings,
     Quantizer,

@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.manifest import Start
 from latentrt.engines.bundle.photograph import photograph
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import write_file
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.store import Engines
 from latentrt.models import EMBEDDED, EMOJI
@@ -81,7 +82,7 @@ class Drawn:
 def _drawn(pipe: Pipeline, prompts: list[str], **options: Unpack[Options]) -> Result:
     """Draws as the model is made to: from noise, or from the photograph of the probes, or into its middle."""
     manifest = pipe.manifest
-    if not (manifest.unet_takes_mask or manifest.starts_from_picture):
+    if not (manifest.unet_takes_mask or manifest.traits.starts_from is Start.PICTURE):
         return pipe(prompts, **options)
     image = photograph(manifest.profiles[0])
     if not manifest.unet_takes_mask:
@@ -140,9 +141,9 @@ class Replaced:
         self.bundle, self.backend = components.bundle, components.backend
         self._components, self._engines = components, engines
 
-    def engine(self, component: str, profile: Profile, chunks: int = 1) -> Engine:
+    def engine(self, component: str, shapes: Shapes) -> Engine:
         """The engine given for it, or the bundle's."""
-        return self._engines.get(component) or self._components.engine(component, profile, chunks)
+        return self._engines.get(component) or self._components.engine(component, shapes)
 
     def close(self) -> None:
         """Closes the engines given, and no other."""

@@ -17,6 +17,7 @@ from latentrt.engines.backends.ort_cpu.backend import DATA_FILE, OrtCpuEngine, O
 from latentrt.engines.backends.ort_cpu.backend import version as onnxruntime_version
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
 from latentrt.engines.bundle.manifest import QuantizationRecord, QuantizedNodeRecord
 from latentrt.engines.bundle.noise_schedule import alphas_cumprod_from_config
 from latentrt.engines.bundle.schedule_config import PredictionType
@@ -30,6 +31,7 @@ from latentrt.engines.graphs.quantization.recipe import Range, Recipe
 from latentrt.engines.graphs.quantization.sensitivity import RecordedCall, sensitivities
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import Progress
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array, EngineSpec
 from latentrt.engines.store.store import OpenComponents
 from latentrt.int8.calibration import Drawn, Kept, Replaced, check_prompts
@@ -37,7 +39,6 @@ from latentrt.runtime.pictures.autoencoder import pixels_from_latents
 from latentrt.runtime.pipeline import Pipeline
 
 QUALITY = 30.0  # dB
-UNET, VAE_DECODER = "unet", "vae_decoder"
 # Nodes in floating point: none first, then ever more
 _KEPT = (0, 4, 8, 16, 32, 64, 128, 256, 512)
 # Of the weights that may stay in floating point without a second thought, so that the file stays below 0.3 of fp32's,
@@ -245,7 +246,7 @@ class Quantizer:
             component=component,
             weights=weights,
             nodes=weights.quantizable(),
-            spec=component.spec_of_any_batch(self._base.manifest.profiles[0]),
+            spec=component.spec_of_any_batch(Shapes(profile=self._base.manifest.profiles[0])),
         )
 
     def _observe(self, components: OpenComponents) -> dict[str, Observations]:
@@ -428,13 +429,16 @@ class Quantizer:
         """A graph, compiled for this CPU while it lasts."""
         with TemporaryDirectory(dir=folder, prefix=".engine-") as compiled:
             parameters = (folder / DATA_FILE).stat().st_size // 4
-            compile_onnx(folder / "model.onnx", Path(compiled), parameters, group_norm=group_norm_of(part.name))
+            compile_onnx(folder / "model.onnx", Path(compiled), parameters, group_norm=group_norm_of(part.component))
             with OrtCpuEngine(OrtCpuModel.of_compiled(Path(compiled), threads=None), part.spec) as engine:
                 yield engine
 
     def _decoded(self, components: OpenComponents, references: _References, engine: Engine) -> Iterator[float]:
         """The PSNR of every picture that a decoder makes of the same latents."""
-        scale, exact = self._base.manifest.latents, components.engine(VAE_DECODER, self._base.manifest.profiles[0])
+        scale, exact = (
+            self._base.manifest.latents,
+            components.engine(VAE_DECODER, Shapes(profile=self._base.manifest.profiles[0])),
+        )
         for latents in references.latents:
             yield picture_psnr(*(pixels_from_latents(decoder, scale, latents[None]) for decoder in (engine, exact)))
 

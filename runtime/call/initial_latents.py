@@ -88,7 +88,7 @@ def inpaint_start(
     if not takes_mask or not whole or not steps:
         clean = _unscaled(request, latents_from_pixels(encoder(), latents, inputs.pixels, noise, count))
     unit = noise() if request.latents is None else request.latents
-    mask = inputs.latent_mask(latents)
+    mask = latents.mask(inputs.mask)
     mask = np.tile(mask, (count // len(mask), 1, 1, 1))
     if not steps and clean is not None:
         x = clean * np.float32(request.schedule.data_scale)

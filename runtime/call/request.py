@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.engines.bundle.conditioning import TimeIds
-from latentrt.engines.bundle.manifest import BundleManifest
+from latentrt.engines.bundle.manifest import BundleManifest, Start
 from latentrt.engines.bundle.schedule_config import PredictionType, ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile, profile_for_size
@@ -179,8 +178,8 @@ def request_from_options(
     )
     read = _prompts(manifest, prompts, given)
     check_prompts([text for one in read for text in (*one.positives, *(one.negatives or ()))], prompt_options)
-    count, sizes = len(prompts) * repeats, manifest.dimensions(profile)
-    shape = (count, manifest.latents.channels, sizes["latent_height"], sizes["latent_width"])
+    count = len(prompts) * repeats
+    shape = manifest.latents.shape(profile, count)
     return Request(
         prompts=tuple(one.repeated(repeats) for one in read),
         time_ids=time_ids,
@@ -258,7 +257,7 @@ def _check_workflow(manifest: BundleManifest, workflow: Workflow, given: Mapping
     """Refuses keywords that say nothing in this workflow, and models that need another."""
     if manifest.unet_takes_mask and workflow is not Workflow.INPAINT:
         raise RequestError(f"got {workflow} with an inpainting model, whose U-Net wants a mask; use inpaint")
-    if manifest.starts_from_picture and workflow is Workflow.TEXT:
+    if manifest.traits.starts_from is Start.PICTURE and workflow is Workflow.TEXT:
         raise RequestError(
             "got text-to-image with a refiner, which goes on from a picture; use img2img, or give it the latents of a "
             "base model's denoising_end with the same denoising_start"
@@ -284,11 +283,10 @@ def _sampler(manifest: BundleManifest, given: Mapping[str, Any]) -> Sampler:
 def _takes_strength_in_grid(manifest: BundleManifest, workflow: Workflow, sampler: Sampler) -> bool:
     """Whether all steps are taken from a part of the distilled timesteps, instead of a part of the steps.
 
-    So does diffusers' LatentConsistencyModelImg2ImgPipeline. It has none for SDXL's LCM or for inpainting, and this one
-    cannot draw with TCD: there the pipelines of the teachers leave steps out.
+    diffusers has no such pipeline for inpainting, and its image-to-image one cannot draw with TCD: there the pipelines
+    of the teachers leave steps out.
     """
-    of_lcm = manifest.guidance_embedding and manifest.conditioning.time_ids is TimeIds.NONE
-    return bool(of_lcm) and workflow is Workflow.IMAGE and sampler.grid_takes_strength
+    return manifest.traits.strength_picks_timesteps and workflow is Workflow.IMAGE and sampler.grid_takes_strength
 
 
 def _scheduled(
@@ -299,7 +297,7 @@ def _scheduled(
     if steps is None and sampler.timesteps is None and sampler.sigmas is None:
         steps = manifest.defaults.num_inference_steps
     steps = None if steps is None else whole(steps, "num_inference_steps")
-    schedule = sampler.schedule(manifest.schedule, steps, ays_table=manifest.ays_table, strength=strength)
+    schedule = sampler.schedule(manifest.schedule, steps, ays_table=manifest.traits.ays_table, strength=strength)
     return len(guidance_ratios(schedule)) if steps is None else steps, schedule
 
 

@@ -97,7 +97,7 @@ class GuidedUnet:
         predictions = np.empty((2 * count if guided else count, *x.shape[1:]), x.dtype)
         for piece in self._plans[guided]:
             inputs = piece.inputs
-            inputs["timestep"][0] = level.timestep
+            inputs["timestep"][:] = level.timestep
             if self._guidance.embedding:
                 inputs["timestep_cond"][:] = self._embedded(scale)
             inputs["sample"][: len(piece.pictures), :channels] = x[piece.pictures]

@@ -3,19 +3,19 @@
 import numpy as np
 
 from latentrt.engines.batches import in_batches
-from latentrt.engines.bundle.manifest import LatentRecord
+from latentrt.engines.bundle.latent_space import LatentSpace
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.noise import Noise
 
 
-def latents_from_pixels(engine: Engine, record: LatentRecord, pixels: Array, noise: Noise, count: int) -> Array:
+def latents_from_pixels(engine: Engine, space: LatentSpace, pixels: Array, noise: Noise, count: int) -> Array:
     """Samples latents of pictures from the encoder's posterior.
 
     Args:
         engine: the VAE encoder.
-        record: the latents' scale.
+        space: the latents' scale.
         pixels: (M, 3, H, W) float32 in [−1, 1]; M is ``count`` or divides it.
         noise: the run's noise; the posterior's sample is drawn before any other.
         count: N, pictures in the run.
@@ -29,18 +29,16 @@ def latents_from_pixels(engine: Engine, record: LatentRecord, pixels: Array, noi
     mean, logvar = np.split(np.tile(moments, (drawn // len(moments), 1, 1, 1)), 2, axis=1)
     deviation = np.exp(np.float32(0.5) * np.clip(logvar, -30.0, 20.0))
     sample = mean + deviation * noise(drawn)
-    scaled = (sample - np.float32(record.shift_factor)) * np.float32(record.scaling_factor)
-    return np.tile(scaled, (count // drawn, 1, 1, 1))
+    return np.tile(space.scaled(sample), (count // drawn, 1, 1, 1))
 
 
-def pixels_from_latents(engine: Engine, record: LatentRecord, latents: Array) -> Array:
+def pixels_from_latents(engine: Engine, space: LatentSpace, latents: Array) -> Array:
     """Decodes latents (N, C, H/f, W/f) to pictures (N, H, W, 3) float32 in [0, 1].
 
     Raises:
         EngineError: the decoder returned NaN or infinity.
     """
-    raw = latents / np.float32(record.scaling_factor) + np.float32(record.shift_factor)
-    pixels = in_batches(engine, "latent_sample", raw, "sample")
+    pixels = in_batches(engine, "latent_sample", space.unscaled(latents), "sample")
     if not np.isfinite(pixels).all():
         raise EngineError(
             "the VAE decoder returned NaN or infinity, expected finite pixels; "

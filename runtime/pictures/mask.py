@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from latentrt.engines.bundle.manifest import LatentRecord
 from latentrt.engines.errors import RequestError
 from latentrt.engines.pixels import normalized
 from latentrt.engines.spec import Array
@@ -56,10 +55,6 @@ class InpaintInput:
     def masked_pixels(self) -> Array:
         """The pictures (M, 3, H, W) with mid-grey, 0, wherever they are redrawn."""
         return np.asarray(self.pixels * (self.mask < 0.5))
-
-    def latent_mask(self, record: LatentRecord) -> Array:
-        """The mask at the latents' size."""
-        return latent_mask_from_mask(self.mask, record)
 
 
 def masks_from_argument(mask_image: Any) -> list[Picture]:
@@ -150,14 +145,6 @@ def _prepared(
     picture = np.asarray(fit_and_fill(rgb.crop(box), width, height), np.float32) / np.float32(255.0)
     grey = fit_and_fill(layer.crop(box), width, height).convert("L")
     return picture, grey, Overlay(source=source, weight=_weight(whole), box=box)
-
-
-def latent_mask_from_mask(mask: Array, record: LatentRecord) -> Array:
-    """A mask (M, 1, H, W) at the latents' size: (M, 1, H/f, W/f), each value that of its top left pixel.
-
-    That is torch's ``interpolate(mode="nearest")``, floor(i · scale), for a whole scale.
-    """
-    return np.ascontiguousarray(mask[:, :, :: record.pixels, :: record.pixels])
 
 
 def paste_back(inputs: InpaintInput, pixels: Array) -> list[Array]:

@@ -10,11 +10,11 @@ from enum import StrEnum
 import numpy as np
 
 from latentrt.engines.batches import in_batches
-from latentrt.engines.bundle.manifest import LatentRecord
+from latentrt.engines.bundle.latent_space import LatentSpace
 from latentrt.engines.bundle.seamless import Seamless
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import RequestError
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array, EngineSpec
 from latentrt.engines.store.store import Engines
 
@@ -46,10 +46,10 @@ def vae_engine(components: Engines, component: str, profile: Profile, mode: str 
         raise RequestError(f"got VAE mode {mode!r}, expected one of {', '.join(VaeMode)}; choose one of these")
     manifest = components.bundle.manifest
     if mode == VaeMode.WHOLE:
-        return components.engine(component, profile)
+        return components.engine(component, Shapes(profile=profile))
     tile = manifest.latents.tile_pixels
     if mode == VaeMode.SLICED or max(profile.width, profile.height) <= tile:
-        return SlicedEngine(components.engine(component, profile))
+        return SlicedEngine(components.engine(component, Shapes(profile=profile)))
     if manifest.seamless is not Seamless.NONE:
         raise RequestError(
             f"got VAE mode 'tiled' for a picture of {profile.width}x{profile.height} and a seamless bundle, whose "
@@ -57,9 +57,9 @@ def vae_engine(components: Engines, component: str, profile: Profile, mode: str 
         )
 
     def at_size(width: int, height: int) -> Engine:
-        return components.engine(component, Profile(width=width, height=height))
+        return components.engine(component, Shapes(profile=Profile(width=width, height=height)))
 
-    return TiledEngine(manifest.spec(component, profile, (1,)), at_size, manifest.latents)
+    return TiledEngine(manifest.spec(component, Shapes(profile=profile), (1,)), at_size, manifest.latents)
 
 
 class SlicedEngine(ClosesItself):
@@ -99,7 +99,7 @@ class TiledEngine(ClosesItself):
     memory beyond the result is that of one tile.
     """
 
-    def __init__(self, spec: EngineSpec, engine_at: Callable[[int, int], Engine], record: LatentRecord) -> None:
+    def __init__(self, spec: EngineSpec, engine_at: Callable[[int, int], Engine], space: LatentSpace) -> None:
         """Takes the engines' source; they are asked for tile by tile.
 
         Args:
@@ -107,13 +107,13 @@ class TiledEngine(ClosesItself):
             engine_at: an engine for pictures of (width, height) pixels, at most a tile's size. It may be one for
                 larger pictures where a backend has only certain sizes: then the tile reaches further into the
                 picture, or where the picture ends repeats its edge, and what is too much is cut from the result.
-            record: a tile's size and the factor between pixels and latents.
+            space: a tile's size and the factor between pixels and latents.
         """
         self.spec = spec
         self._engine_at = engine_at
         (self._source, source), (self._result, result) = *spec.inputs.items(), *spec.outputs.items()
         self._shape = result.sized(1)
-        pixels, latents = record.tile_pixels, record.tile_pixels // record.pixels
+        pixels, latents = space.tile_pixels, space.tile_size[0]
         encodes = source.sized(1)[3] > self._shape[3]
         self._tile, self._result_tile = (pixels, latents) if encodes else (latents, pixels)
         self._pixels = pixels // self._tile  # per unit of the input

@@ -29,8 +29,8 @@ def test_unet_as_torch_counts_it(size: str, batch: int, tiny_bundle: Path, tiny_
     unet = UNet2DConditionModel.from_pretrained(tiny_checkpoint / "unet")
     unet.set_attn_processor(AttnProcessor())
     profile = profile_from_text(size)
-    latents = profile.height // open_bundle(tiny_bundle).manifest.latents.pixels
-    across = profile.width // open_bundle(tiny_bundle).manifest.latents.pixels
+    latents = profile.height // open_bundle(tiny_bundle).manifest.latents.height_factor
+    across = profile.width // open_bundle(tiny_bundle).manifest.latents.height_factor
     context = torch.zeros(batch, 77, unet.config.cross_attention_dim)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         unet(torch.zeros(batch, 4, latents, across), 1, context)
@@ -43,7 +43,7 @@ def test_decoder_as_torch_counts_it(tiny_bundle: Path, tiny_checkpoint: Path) ->
     for module in vae.modules():
         if hasattr(module, "set_processor"):
             module.set_processor(AttnProcessor())
-    side = 32 // open_bundle(tiny_bundle).manifest.latents.pixels
+    side = 32 // open_bundle(tiny_bundle).manifest.latents.height_factor
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         vae.decode(torch.zeros(1, 4, side, side))
     assert counted(tiny_bundle, "vae_decoder", profile_from_text("32x32"), 1) == counter.get_total_flops()

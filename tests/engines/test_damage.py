@@ -58,8 +58,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "binary": (lambda path: path.write_bytes(b"\xff\x00"), "cut short or not JSON"),
     "a list": (lambda path: path.write_text("[]"), "schema_version"),
     "an unknown key": (lambda path: change(path, colour="red"), "colour"),
-    "a newer schema": (lambda path: change(path, schema_version=2), "schema 2.*update latentrt"),
-    "an older schema": (lambda path: change(path, schema_version=0), "schema 0.*build the bundle again"),
+    "a newer schema": (lambda path: change(path, schema_version=3), "schema 3.*update latentrt"),
+    "an older schema": (lambda path: change(path, schema_version=1), "schema 1.*build the bundle again"),
     "a bad profile": (lambda path: change(path, profiles=["wide"]), "profiles"),
     "no profiles": (lambda path: change(path, profiles=[]), "profiles"),
     "of before the token embeddings were apart": (

@@ -11,6 +11,7 @@ from latentrt.cli.inspection import describe, verify
 from latentrt.engines.backends.cuda import CudaPython
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.store.store import engines_in
 
 pytestmark = pytest.mark.gpu
@@ -76,7 +77,7 @@ def test_runs_are_recorded_as_graphs(bundle: Path, backend: str) -> None:
         pipe("a cat", **_OPTIONS)
         profile = pipe.manifest.profiles[0]
         for name in ("text_encoder", "unet", "vae_decoder"):
-            engine = pipe._components.engine(name, profile)
+            engine = pipe._components.engine(name, Shapes(profile=profile))
             owner = engine if hasattr(engine, "graph_refused") else engine._model  # type: ignore[attr-defined]
             assert owner.graph_refused is None, name
 

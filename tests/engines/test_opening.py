@@ -17,6 +17,7 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.store.store import OpenComponents, compiled_folder
 
 
@@ -138,10 +139,10 @@ def test_behind_a_call_no_core_is_kept_busy(tiny_bundle: Path) -> None:
     """ONNX Runtime's threads would spin for some 50 ms: the next component's would not get the cores."""
     found = open_bundle(tiny_bundle)
     part = Component(root=found.root, manifest=found.manifest, name="vae_decoder")
-    spec = found.manifest.spec("vae_decoder", found.manifest.profiles[0], (1,))
+    spec = found.manifest.spec("vae_decoder", Shapes(profile=found.manifest.profiles[0]), (1,))
     model = OrtCpu().open(part, compiled_folder(part, Backend.ORT_CPU), threads=2)
     try:
-        engine = model.engine(found.manifest.profiles[0])
+        engine = model.engine(Shapes(profile=found.manifest.profiles[0]))
         inputs = {name: np.zeros(one.sized(1), one.dtype) for name, one in spec.inputs.items()}
         for _ in range(3):
             engine.run(inputs)

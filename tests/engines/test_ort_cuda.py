@@ -15,7 +15,7 @@ from latentrt.engines.backends.ort_cuda import Device, OrtCuda, OrtCudaModel
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array, EngineSpec
 
 ON_CPU = Device(provider="CPUExecutionProvider", memory="cpu")
@@ -67,7 +67,10 @@ def test_runs_agree_with_plain_ones(model: OrtCudaModel, reference: _OpenCompone
     """Every batch of every profile, each twice with other inputs, and prompts of two chunks; results stay."""
     kept = []
     for seed, (profile, chunks) in enumerate([(PAIR, 1), (WIDE, 1), (PAIR, 2), (PAIR, 1)]):
-        engine, plain = model.engine(profile, chunks), reference.engine(profile, chunks)
+        engine, plain = (
+            model.engine(Shapes(profile=profile, chunks=chunks)),
+            reference.engine(Shapes(profile=profile, chunks=chunks)),
+        )
         for batch in engine.spec.batches:
             inputs = random_inputs(engine.spec, batch, seed)
             kept.append((engine.run(inputs)["out_sample"], plain.run(inputs)["out_sample"]))
@@ -80,10 +83,10 @@ def test_each_shape_has_its_graph_and_its_buffers_once(model: OrtCudaModel, monk
     ids = graph_ids(monkeypatch)
     for _ in range(2):
         for profile, batch in ((PAIR, 4), (PAIR, 2), (WIDE, 2)):
-            engine = model.engine(profile)
+            engine = model.engine(Shapes(profile=profile))
             engine.run(random_inputs(engine.spec, batch, 0))
     assert ids == [1, 2, 3]
-    odd = model.engine(Profile(width=16, height=16))
+    odd = model.engine(Shapes(profile=Profile(width=16, height=16)))
     for _ in range(2):
         odd.run(random_inputs(odd.spec, 1, 0))
     assert ids[3:] == [-1, -1]
@@ -91,19 +94,19 @@ def test_each_shape_has_its_graph_and_its_buffers_once(model: OrtCudaModel, monk
 
 def test_closed_is_refused(model: OrtCudaModel) -> None:
     """Twice is as once."""
-    engine = model.engine(PAIR)
+    engine = model.engine(Shapes(profile=PAIR))
     inputs = random_inputs(engine.spec, 2, 0)
     with engine:
         engine.run(inputs)
     model.close()
-    for use in (lambda: engine.run(inputs), lambda: model.engine(PAIR)):
+    for use in (lambda: engine.run(inputs), lambda: model.engine(Shapes(profile=PAIR))):
         with pytest.raises(EngineError, match="closed; open the bundle again"):
             use()
 
 
 def test_inputs_are_checked(model: OrtCudaModel) -> None:
     """Before anything is bound."""
-    engine = model.engine(PAIR)
+    engine = model.engine(Shapes(profile=PAIR))
     inputs = random_inputs(engine.spec, 2, 0)
     with pytest.raises(RequestError, match="give exactly these"):
         engine.run({**inputs, "sample": inputs["sample"].astype(np.float64)})
@@ -113,9 +116,9 @@ def test_threads_take_turns(model: OrtCudaModel, reference: _OpenComponent) -> N
     """Buffers are shared, results are not."""
 
     def work(seed: int) -> None:
-        engine = model.engine(PAIR)
+        engine = model.engine(Shapes(profile=PAIR))
         inputs = random_inputs(engine.spec, 2, seed)
-        expected = reference.engine(PAIR).run(inputs)["out_sample"]
+        expected = reference.engine(Shapes(profile=PAIR)).run(inputs)["out_sample"]
         np.testing.assert_allclose(engine.run(inputs)["out_sample"], expected, rtol=0, atol=1e-5)
 
     with ThreadPoolExecutor(4) as pool:
@@ -141,7 +144,7 @@ def test_without_graphs_where_the_provider_cannot_record(unet: Component, monkey
     assert "cannot use the graph capture" in str(model.graph_refused)
     assert ids == []
     model.device = ON_CPU
-    engine = model.engine(PAIR)
+    engine = model.engine(Shapes(profile=PAIR))
     for _ in range(3):
         engine.run(random_inputs(engine.spec, 2, 0))
     assert ids == [-1]  # bound once all the same
@@ -178,9 +181,9 @@ def test_without_graphs_where_recording_fails(
     ids = graph_ids(monkeypatch)
     model = OrtCudaModel(unet, Device(provider="CPUExecutionProvider", memory="cuda"))
     model.device = ON_CPU
-    engine = model.engine(PAIR)
+    engine = model.engine(Shapes(profile=PAIR))
     inputs = random_inputs(engine.spec, 2, 0)
-    expected = reference.engine(PAIR).run(inputs)["out_sample"]
+    expected = reference.engine(Shapes(profile=PAIR)).run(inputs)["out_sample"]
     for _ in range(3):
         np.testing.assert_allclose(engine.run(inputs)["out_sample"], expected, rtol=0, atol=1e-5)
     assert "stream is capturing" in str(model.graph_refused)
@@ -191,7 +194,7 @@ def test_without_graphs_where_recording_fails(
 
 def test_a_run_that_fails_behind_its_recording_is_told(model: OrtCudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The session stays, with its graphs."""
-    engine, session = model.engine(PAIR), model.session
+    engine, session = model.engine(Shapes(profile=PAIR)), model.session
     inputs = random_inputs(engine.spec, 2, 0)
     engine.run(inputs)
 

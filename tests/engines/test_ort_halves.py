@@ -14,13 +14,14 @@ import pytest
 
 from latentrt.engines import machine
 from latentrt.engines.backends.ort_cpu import backend as ort_cpu
-from latentrt.engines.backends.ort_cpu.backend import OrtCpu, OrtCpuEngine, OrtCpuModel, in_halves
-from latentrt.engines.backends.ort_cpu.halves import Halves
+from latentrt.engines.backends.ort_cpu.backend import OrtCpu, OrtCpuModel, in_halves
+from latentrt.engines.backends.ort_cpu.halves import HalvedEngine, Halves
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError
 from latentrt.engines.precision import Backend
-from latentrt.engines.spec import Array
+from latentrt.engines.shapes import Shapes
+from latentrt.engines.spec import Array, EngineSpec, TensorSpec
 from latentrt.engines.store.store import compiled_folder
 
 
@@ -31,7 +32,7 @@ def part_of(root: Path, name: str = "unet") -> Component:
 
 def inputs_of(component: Component, batch: int) -> dict[str, Array]:
     random = np.random.default_rng(batch)
-    spec = component.manifest.spec("unet", component.manifest.profiles[0], (batch,))
+    spec = component.manifest.spec("unet", Shapes(profile=component.manifest.profiles[0]), (batch,))
     return {name: random.standard_normal(one.sized(batch)).astype(one.dtype) for name, one in spec.inputs.items()}
 
 
@@ -40,11 +41,11 @@ def test_returns_what_one_session_does(batch: int, tiny_bundle: Path) -> None:
     """To the last bits in which a product's rounding depends on the batch; odd batches and one sample, too."""
     component = part_of(tiny_bundle)
     folder = compiled_folder(component, Backend.ORT_CPU)
-    spec = component.manifest.spec("unet", component.manifest.profiles[0], (batch,))
+    spec = component.manifest.spec("unet", Shapes(profile=component.manifest.profiles[0]), (batch,))
     inputs = inputs_of(component, batch)
     with (
-        OrtCpuEngine(OrtCpuModel.of_compiled(folder, threads=2), spec) as whole,
-        OrtCpuEngine(OrtCpuModel.of_compiled(folder, threads=2, halves=True), spec) as halves,
+        OrtCpuModel.of_compiled(folder, threads=2).engine(spec) as whole,
+        OrtCpuModel.of_compiled(folder, threads=2, halves=True).engine(spec) as halves,
     ):
         expected, found = whole.run(inputs), halves.run(inputs)
     assert found.keys() == expected.keys()
@@ -78,12 +79,19 @@ class Session:
         return [inputs["sample"] + inputs["level"] for _ in names]
 
 
+def run(halves: Halves, inputs: dict[str, Array]) -> Array:
+    """What an engine over a ``Session`` returns."""
+    sample, level = (TensorSpec(shape=shape, dtype=np.dtype(np.float32)) for shape in (("batch", 2), (1,)))
+    spec = EngineSpec(inputs={"sample": sample, "level": level}, outputs={"out": sample}, batches=(1, 2, 3))
+    return HalvedEngine(halves, spec).run(inputs)["out"]
+
+
 def test_both_halves_are_under_way_at_once() -> None:
     """On threads of their own; what has no batch goes to both."""
     session = Session()
     halves = Halves(session, lambda: pytest.fail("a batch of three needs no other session"))
     sample = np.arange(6, dtype=np.float32).reshape(3, 2)
-    (found,) = halves.run(["out"], {"sample": sample, "level": np.ones(1, np.float32)})
+    found = run(halves, {"sample": sample, "level": np.ones(1, np.float32)})
     halves.close()
     np.testing.assert_array_equal(found, sample + 1)
     assert sorted(size for _, size in session.asked) == [1, 2]
@@ -96,8 +104,8 @@ def test_both_halves_are_under_way_at_once() -> None:
 def test_a_half_that_fails_fails_the_whole(failing: float) -> None:
     """Whichever it is."""
     halves = Halves(Session(lambda sample: bool(sample[0, 0] == failing)), lambda: None)
-    with pytest.raises(ValueError, match="no memory"):
-        halves.run(["out"], {"sample": np.array([[0, 0], [1, 1]], np.float32), "level": np.ones(1, np.float32)})
+    with pytest.raises(EngineError, match="no memory"):
+        run(halves, {"sample": np.array([[0, 0], [1, 1]], np.float32), "level": np.ones(1, np.float32)})
     halves.close()
 
 
@@ -115,17 +123,17 @@ def test_one_sample_opens_the_other_session_once() -> None:
 
     halves = Halves(Session(), whole)
     for _ in range(2):
-        halves.run(["out"], {"sample": np.zeros((1, 2), np.float32), "level": np.ones(1, np.float32)})
+        run(halves, {"sample": np.zeros((1, 2), np.float32), "level": np.ones(1, np.float32)})
     halves.close()
     assert len(opened) == 1
 
 
 def test_closing_ends_the_threads(tiny_bundle: Path) -> None:
     component = part_of(tiny_bundle)
-    spec = component.manifest.spec("unet", component.manifest.profiles[0], (2,))
+    spec = component.manifest.spec("unet", Shapes(profile=component.manifest.profiles[0]), (2,))
     before = set(threading.enumerate())  # those of models that others left open may end meanwhile
     model = OrtCpuModel.of_compiled(compiled_folder(component, Backend.ORT_CPU), threads=2, halves=True)
-    engine = OrtCpuEngine(model, spec)
+    engine = model.engine(spec)
     engine.run(inputs_of(component, 2))
     started = set(threading.enumerate()) - before
     engine.close()
@@ -141,19 +149,19 @@ def test_closed_it_says_so_for_any_batch() -> None:
     halves.close()
     for batch in (1, 2):
         with pytest.raises(EngineError, match="closed"):
-            halves.run(["out"], {"sample": np.zeros((batch, 2), np.float32), "level": np.ones(1, np.float32)})
+            run(halves, {"sample": np.zeros((batch, 2), np.float32), "level": np.ones(1, np.float32)})
 
 
 def test_a_whole_session_that_does_not_open_says_why_once(tiny_bundle: Path) -> None:
     """Its sentence is not put into another one."""
     component = part_of(tiny_bundle)
-    spec = component.manifest.spec("unet", component.manifest.profiles[0], (1,))
+    spec = component.manifest.spec("unet", Shapes(profile=component.manifest.profiles[0]), (1,))
 
     def whole() -> None:
         raise EngineError("ONNX Runtime cannot open 'model.onnx'; open the bundle again")
 
     narrow = OrtCpuModel.of_compiled(compiled_folder(component, Backend.ORT_CPU), threads=1).session
-    with OrtCpuEngine(OrtCpuModel(Halves(narrow, whole)), spec) as engine, pytest.raises(EngineError) as refused:
+    with HalvedEngine(Halves(narrow, whole), spec) as engine, pytest.raises(EngineError) as refused:
         engine.run(inputs_of(component, 1))
     assert str(refused.value) == "ONNX Runtime cannot open 'model.onnx'; open the bundle again"
 
@@ -172,11 +180,11 @@ def test_who_finds_the_threads_taken_runs_both_halves() -> None:
     session = Busy()
     halves = Halves(session, lambda: None)
     inputs = {"sample": np.zeros((3, 2), np.float32), "level": np.ones(1, np.float32)}
-    first = threading.Thread(target=halves.run, args=(["out"], inputs))
+    first = threading.Thread(target=run, args=(halves, inputs))
     first.start()
     while len(session.asked) < 2:
         time.sleep(0.001)
-    halves.run(["out"], inputs)
+    run(halves, inputs)
     goes_on.set()
     first.join()
     halves.close()
@@ -190,7 +198,7 @@ def test_each_half_has_cores_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(machine, "keep_to", lambda these: kept.update({threading.current_thread().name: these}))
     session = Session()
     halves = Halves(session, lambda: None)
-    halves.run(["out"], {"sample": np.zeros((3, 2), np.float32), "level": np.ones(1, np.float32)})
+    run(halves, {"sample": np.zeros((3, 2), np.float32), "level": np.ones(1, np.float32)})
     halves.close()
     assert {size: kept[name] for name, size in session.asked} == {2: {0, 1, 4, 5}, 1: {2}}
 

@@ -8,7 +8,7 @@ import pytest
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import RequestError
-from latentrt.engines.shapes import Profile, profile_for_size, profile_from_text
+from latentrt.engines.shapes import Profile, Shapes, profile_for_size, profile_from_text
 from latentrt.engines.spec import BATCH, EngineSpec, TensorSpec
 
 SPEC = EngineSpec(
@@ -77,7 +77,7 @@ def test_specs_for_prompts_of_several_chunks_are_static(tiny_bundle: Path) -> No
     """A U-Net engine's spec at k chunks has k times the prompt length; nothing else changes."""
     manifest = open_bundle(tiny_bundle).manifest
     unet = Component(root=tiny_bundle, manifest=manifest, name="unet")
-    one, three = (unet.spec_of_any_batch(manifest.profiles[0], chunks) for chunks in (1, 3))
+    one, three = (unet.spec_of_any_batch(Shapes(profile=manifest.profiles[0], chunks=chunks)) for chunks in (1, 3))
     assert one.inputs["encoder_hidden_states"].shape == ("batch", 77, 64)
     assert three.inputs["encoder_hidden_states"].shape == ("batch", 231, 64)
     assert {**three.inputs, "encoder_hidden_states": None} == {**one.inputs, "encoder_hidden_states": None}

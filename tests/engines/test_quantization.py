@@ -24,6 +24,7 @@ from latentrt.engines.graphs.quantization.recipe import Range, Recipe, recipe_fo
 from latentrt.engines.graphs.quantization.sensitivity import RecordedCall, sensitivities
 from latentrt.engines.graphs.quantization.smooth import SmoothedGraph
 from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import EngineSpec, TensorSpec
 
 
@@ -35,7 +36,7 @@ class Unet:
         self.component = Component(root=root, manifest=bundle.manifest, name="unet")
         self.weights = OnnxWeights(self.component.onnx)
         self.nodes = self.weights.quantizable()
-        self.spec = self.component.spec_of_any_batch(bundle.manifest.profiles[0])
+        self.spec = self.component.spec_of_any_batch(Shapes(profile=bundle.manifest.profiles[0]))
         self.probes = [probe for probe in bundle.probes("unet") if probe.profile == bundle.manifest.profiles[0]]
         self.probes = [probe for probe in self.probes if bundle.manifest.chunks("unet", probe.inputs) == 1]
         self.observations = Observations()
@@ -158,7 +159,10 @@ def test_a_decoder_is_observed_by_turns(tiny_bundle: Path, tmp_path: Path) -> No
     """It has no timesteps: its runs share a number of rows. What is written of it computes nearly the same."""
     bundle = open_bundle(tiny_bundle)
     component = Component(root=tiny_bundle, manifest=bundle.manifest, name="vae_decoder")
-    weights, spec = OnnxWeights(component.onnx), component.spec_of_any_batch(bundle.manifest.profiles[0])
+    weights, spec = (
+        OnnxWeights(component.onnx),
+        component.spec_of_any_batch(Shapes(profile=bundle.manifest.profiles[0])),
+    )
     nodes, seen = weights.quantizable(), Observations()
     latents = np.random.default_rng(4).standard_normal((40, 1, *spec.inputs["latent_sample"].shape[1:]), np.float32)
     with ObservingEngine(weights, nodes, spec, seen, [0, 35]) as engine:

@@ -14,7 +14,7 @@ from latentrt.engines.backends.tensorrt.run import TensorRTModel
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.shapes import Profile, profile_from_text
+from latentrt.engines.shapes import Profile, Shapes, profile_from_text
 from latentrt.engines.spec import Array
 
 PAIR, WIDE = Profile(width=32, height=32, batch=2), Profile(width=48, height=32)
@@ -55,7 +55,7 @@ def opened(unet: Component, tmp_path: Path, request: pytest.FixtureRequest) -> O
 def inputs_for(model: TensorRTModel, profile: Profile, seed: int) -> dict[str, Array]:
     """Random inputs at a profile's one batch."""
     random = np.random.default_rng(seed)
-    spec = model.engine(profile).spec
+    spec = model.engine(Shapes(profile=profile)).spec
     return {
         name: random.normal(size=tensor.sized(spec.batches[0])).astype(tensor.dtype)
         for name, tensor in spec.inputs.items()
@@ -69,7 +69,7 @@ def test_every_run_computes_from_its_own_inputs(opened: Opened) -> None:
     for seed in range(4):
         for profile in (PAIR, WIDE):
             inputs = inputs_for(model, profile, seed)
-            kept.append((model.engine(profile).run(inputs)["out_sample"], affine(inputs)["out_sample"]))
+            kept.append((model.engine(Shapes(profile=profile)).run(inputs)["out_sample"], affine(inputs)["out_sample"]))
     for got, expected in kept:
         np.testing.assert_array_equal(got, expected)
     model.close()
@@ -78,7 +78,7 @@ def test_every_run_computes_from_its_own_inputs(opened: Opened) -> None:
 def test_a_run_is_recorded_behind_the_first_and_launched_from_then_on(opened: Opened) -> None:
     """Buffers and addresses are made once; a later run is two calls."""
     model, trt = opened()
-    engine, inputs = model.engine(PAIR), inputs_for(model, PAIR, 0)
+    engine, inputs = model.engine(Shapes(profile=PAIR)), inputs_for(model, PAIR, 0)
     log = trt.driver.log
     bound = len(log)
     engine.run(inputs)
@@ -86,7 +86,7 @@ def test_a_run_is_recorded_behind_the_first_and_launched_from_then_on(opened: Op
     assert log[bound:] == [*run, "stream_synchronize", "begin_capture", *run, "end_capture"]
     bound = len(log)
     for _ in range(3):
-        model.engine(PAIR).run(inputs)
+        model.engine(Shapes(profile=PAIR)).run(inputs)
     assert log[bound:] == ["launch", "stream_synchronize"] * 3
     assert log.count("set_tensor_address") == 4
     assert engine.graph_refused is None
@@ -97,9 +97,9 @@ def test_closing_gives_everything_back(opened: Opened) -> None:
     """Twice is as once; afterwards the model and its engines are refused."""
     model, trt = opened()
     for profile in (PAIR, WIDE):
-        model.engine(profile).run(inputs_for(model, profile, 1))
+        model.engine(Shapes(profile=profile)).run(inputs_for(model, profile, 1))
     assert trt.driver.live == {"device": 9, "pinned": 8, "stream": 1, "graph": 2}
-    engine, inputs = model.engine(PAIR), inputs_for(model, PAIR, 1)
+    engine, inputs = model.engine(Shapes(profile=PAIR)), inputs_for(model, PAIR, 1)
     with engine as same:
         assert same is engine
     engine.close()
@@ -107,7 +107,7 @@ def test_closing_gives_everything_back(opened: Opened) -> None:
     assert not trt.driver.live
     gc.collect()
     assert trt.open_engines == 0
-    for use in (lambda: engine.run(inputs), lambda: model.engine(PAIR)):
+    for use in (lambda: engine.run(inputs), lambda: model.engine(Shapes(profile=PAIR))):
         with pytest.raises(EngineError, match="closed; open the bundle again"):
             use()
 
@@ -117,7 +117,7 @@ def test_whatever_fails_nothing_stays_allocated(opened: Opened) -> None:
     reference = StandInDriver()
     model, _ = opened(reference)
     for _ in range(3):
-        model.engine(PAIR).run(inputs_for(model, PAIR, 2))
+        model.engine(Shapes(profile=PAIR)).run(inputs_for(model, PAIR, 2))
     calls = reference.log[:]
     freeing = {"free", "host_free", "stream_destroy", "graph_destroy"}
     assert not freeing & set(calls)
@@ -132,7 +132,7 @@ def test_whatever_fails_nothing_stays_allocated(opened: Opened) -> None:
             for _ in range(3):
                 inputs = inputs_for(model, PAIR, 2)
                 np.testing.assert_array_equal(
-                    model.engine(PAIR).run(inputs)["out_sample"], affine(inputs)["out_sample"]
+                    model.engine(Shapes(profile=PAIR)).run(inputs)["out_sample"], affine(inputs)["out_sample"]
                 )
         except EngineError as error:
             refused += "a stand-in's failure" in str(error)
@@ -159,12 +159,14 @@ def test_what_tensorrt_refuses_is_said_and_given_back(opened: Opened, call: str)
     model, trt = opened(refuse=call)
     before = trt.driver.live
     with pytest.raises(EngineError, match=r"TensorRT cannot (create|select|bind|size|run)"):
-        model.engine(PAIR).run(inputs_for(model, PAIR, 3))
+        model.engine(Shapes(profile=PAIR)).run(inputs_for(model, PAIR, 3))
     if call != "execute_async_v3":
         assert trt.driver.live == before
     trt.refuse = None
     inputs = inputs_for(model, PAIR, 3)
-    np.testing.assert_array_equal(model.engine(PAIR).run(inputs)["out_sample"], affine(inputs)["out_sample"])
+    np.testing.assert_array_equal(
+        model.engine(Shapes(profile=PAIR)).run(inputs)["out_sample"], affine(inputs)["out_sample"]
+    )
     model.close()
     assert not trt.driver.live
 
@@ -174,7 +176,7 @@ def test_a_plan_that_cannot_be_recorded_runs_without(opened: Opened, call: str) 
     """Right results, the reason kept, recording not tried again, and the stream usable."""
     model, trt = opened()
     inputs = inputs_for(model, PAIR, 4)
-    engine, driver = model.engine(PAIR), trt.driver
+    engine, driver = model.engine(Shapes(profile=PAIR)), trt.driver
     offset = {"begin_capture": 6, "execute_async_v3": 10, "end_capture": 12}[call]
     if call == "execute_async_v3":
         begin = driver.begin_capture
@@ -200,7 +202,7 @@ def test_an_interrupted_recording_is_ended(opened: Opened) -> None:
     """Ctrl-C between its begin and its end: the stream runs again, and the graph is made by the next run."""
     model, trt = opened()
     inputs = inputs_for(model, PAIR, 6)
-    engine, driver = model.engine(PAIR), trt.driver
+    engine, driver = model.engine(Shapes(profile=PAIR)), trt.driver
     copy = driver.copy_to_device
 
     def interrupted(device: int, host: int, size: int, stream: int) -> None:
@@ -251,7 +253,7 @@ def test_buffers_are_counted_before_they_are_taken(opened: Opened) -> None:
     trt.driver.free_bytes = 100
     before = trt.driver.live
     with pytest.raises(EngineError, match=r"unet's inputs and outputs needs 1 MB of device memory, 0 MB are free"):
-        model.engine(PAIR)
+        model.engine(Shapes(profile=PAIR))
     assert trt.driver.live == before
     model.close()
 
@@ -264,7 +266,9 @@ def test_threads_take_turns(opened: Opened) -> None:
         profile = (PAIR, WIDE)[thread % 2]
         for seed in range(30):
             inputs = inputs_for(model, profile, 100 * thread + seed)
-            np.testing.assert_array_equal(model.engine(profile).run(inputs)["out_sample"], affine(inputs)["out_sample"])
+            np.testing.assert_array_equal(
+                model.engine(Shapes(profile=profile)).run(inputs)["out_sample"], affine(inputs)["out_sample"]
+            )
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
@@ -284,7 +288,7 @@ def test_inputs_are_checked_before_they_are_copied(opened: Opened, spoil: str) -
     }
     before = len(trt.driver.log)
     with pytest.raises(RequestError, match="with batch one of 4; give exactly these"):
-        model.engine(PAIR).run({**inputs, **changes[spoil]})
+        model.engine(Shapes(profile=PAIR)).run({**inputs, **changes[spoil]})
     assert trt.driver.log[before:] == []
     model.close()
 
@@ -294,7 +298,7 @@ def test_a_size_that_was_not_compiled(opened: Opened, size: str) -> None:
     """The U-Net runs at its profiles alone."""
     model, _ = opened()
     with pytest.raises(RequestError, match=rf"{size}.*compiled for 32x32x2, 48x32; .*--profile {size}"):
-        model.engine(profile_from_text(size))
+        model.engine(Shapes(profile=profile_from_text(size)))
     model.close()
 
 
@@ -302,7 +306,7 @@ def test_a_prompt_of_more_chunks_than_compiled(opened: Opened) -> None:
     """Refused with what would run it."""
     model, _ = opened()
     with pytest.raises(RequestError, match=r"a prompt of 3 chunks.*compiled for prompts of one.*ort-cpu"):
-        model.engine(PAIR, 3)
+        model.engine(Shapes(profile=PAIR, chunks=3))
     model.close()
 
 
@@ -316,9 +320,9 @@ def test_tiles_take_the_smallest_engine_that_holds_them(
     plan.write_text('"plan"')
     trt = StandInTensorRT(StandInDriver(), decoder, lambda inputs: {})
     model = TensorRTModel(trt, trt.driver, decoder, plan, maker="TensorRT")
-    assert model.engine(profile_from_text(size)).spec.outputs["sample"].shape[3] == served
+    assert model.engine(Shapes(profile=profile_from_text(size))).spec.outputs["sample"].shape[3] == served
     with pytest.raises(RequestError, match="compiled for 32x32x2, 48x32"):
-        model.engine(profile_from_text("56x32"))
+        model.engine(Shapes(profile=profile_from_text("56x32")))
     model.close()
 
 

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
+from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.manifest import TensorRecord
 from latentrt.engines.errors import CheckpointError, ParityError
 from latentrt.engines.graphs.half import LARGEST, halve
@@ -231,12 +232,12 @@ def test_nan_counts_as_beyond_the_range() -> None:
 def test_stretched_inputs() -> None:
     """Latents are stretched, prompts and pictures are not."""
     sample = np.ones((1, 9, 2, 2), np.float32)
-    stretched = extreme_inputs("unet", {"sample": sample, "timestep": np.ones(1, np.float32)}, channels=4)
+    stretched = extreme_inputs(ComponentKind.UNET, {"sample": sample, "timestep": np.ones(1, np.float32)}, channels=4)
     assert stretched is not None
     assert stretched["sample"][0, :, 0, 0].tolist() == [4.0] * 4 + [1.0] * 5
     assert sample.max() == 1.0
     assert stretched["timestep"].max() == 1.0
-    assert extreme_inputs("text_encoder", {"inputs_embeds": sample}, channels=4) is None
+    assert extreme_inputs(ComponentKind.TEXT_ENCODER, {"inputs_embeds": sample}, channels=4) is None
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.manifest import EngineManifest
 from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.store.store import engines_in
 
 pytest.importorskip("tensorrt_rtx")
@@ -88,7 +89,7 @@ def test_tensors_are_those_of_the_bundle(compiled: Compiled) -> None:
         assert plan.shapes == tuple(map(str, manifest.profiles))
         for shape in plan.contents.shapes:
             batch = max(profile.batch for profile in shape.profiles) * component.record.batch_per_picture
-            spec = manifest.spec(plan.component, shape.profiles[0], (batch,))
+            spec = manifest.spec(plan.component, Shapes(profile=shape.profiles[0]), (batch,))
             for records, tensors in ((shape.inputs, spec.inputs), (shape.outputs, spec.outputs)):
                 assert {name: (record.shape, record.dtype) for name, record in records.items()} == {
                     name: (tensor.sized(batch), tensor.dtype.name) for name, tensor in tensors.items()
@@ -163,7 +164,7 @@ def test_inspect_shows_plans(planned: Path, command: Callable[..., Any], monkeyp
     for word in ("sm89", "MB", "fp32", "–"):
         assert word in row
     assert f"for {gpu_machine('sm89')}" in shown.stdout
-    assert "timestep (1) float32" in shown.stdout
+    assert "timestep (4) float32" in shown.stdout
     assert "out_sample (4, 4, 16, 16) float32" in shown.stdout
     rows = json.loads(command("inspect", planned, "--json").stdout)["engines"]
     assert [row["component"] for row in rows] == ["text_encoder", "vae_encoder", "vae_decoder", "unet"]

@@ -13,6 +13,7 @@ import latentrt
 from latentrt.cli.inspection import verify
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.shapes import Shapes
 from latentrt.export.sources.source import checkpoint_from_model
 
 INPAINT = "StableDiffusionInpaintPipeline"
@@ -74,7 +75,7 @@ def test_the_engine_equals_diffusers_unet(bundle: Bundle, checkpoint: Path) -> N
     context = random.normal(size=(2, 77, 64)).astype(np.float32)
     unet = UNet2DConditionModel.from_pretrained(checkpoint / "unet")
     components = OpenComponents(bundle, Backend.ORT_CPU, threads=None)
-    engine = components.engine("unet", bundle.manifest.profiles[0])
+    engine = components.engine("unet", Shapes(profile=bundle.manifest.profiles[0]))
 
     def ours(array: np.ndarray) -> np.ndarray:
         inputs = {"sample": array, "timestep": np.array([500.0], np.float32), "encoder_hidden_states": context}

@@ -8,7 +8,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageDraw, ImageFilter
 
-from latentrt.engines.bundle.manifest import LatentRecord
+from latentrt.engines.bundle.latent_space import LatentSpace
 from latentrt.runtime.pictures.crop import cover, crop_region, fit_and_fill
 from latentrt.runtime.pictures.image import images_from_pixels
 from latentrt.runtime.pictures.mask import inpaint_input_from_pictures, paste_back
@@ -118,8 +118,10 @@ def test_where_the_reference_changes_kept_pixels() -> None:
 @pytest.mark.parametrize("pixels", [1, 2, 4, 8])
 def test_the_latent_mask(pixels: int) -> None:
     """Equal to torch's nearest interpolation."""
-    record = LatentRecord(channels=4, scaling_factor=1.0, shift_factor=0.0, pixels=pixels, tile_pixels=64)
+    record = LatentSpace(
+        channels=4, scaling_factor=1.0, shift_factor=0.0, height_factor=pixels, width_factor=pixels, tile_pixels=64
+    )
     image, mask = pair(np.random.default_rng(4), soft=True)
     inputs = inpaint_input_from_pictures([image], [mask], 96, 64)
     expected = torch.nn.functional.interpolate(torch.from_numpy(inputs.mask), size=(64 // pixels, 96 // pixels))
-    np.testing.assert_array_equal(inputs.latent_mask(record), expected.numpy())
+    np.testing.assert_array_equal(record.mask(inputs.mask), expected.numpy())

@@ -17,7 +17,7 @@ NAMES = ["strawberry", "red heart", "cat face", "green apple", "dog face", "pizz
 def drawn(emoji_pipe: latentrt.Pipeline) -> tuple[Array, Array]:
     """Latents (N, C, h, w) and their decoded pictures averaged to the latents' size (N, h, w, 3) in [0, 1]."""
     result = emoji_pipe(NAMES, seed=list(range(len(NAMES))), num_inference_steps=12, output_type="np")
-    factor = emoji_pipe.manifest.latents.pixels
+    factor = emoji_pipe.manifest.latents.height_factor
     pixels = np.stack([np.asarray(image) for image in result.images])
     count, height, width, _ = pixels.shape
     blocks = pixels.reshape(count, height // factor, factor, width // factor, factor, 3)
@@ -84,7 +84,7 @@ def test_a_broken_autoencoder_does_not_stop_the_fit() -> None:
     """Its component's gate names the fault; until then the fit goes through, whatever it is worth."""
     import torch
 
-    from latentrt.engines.bundle.manifest import LatentRecord
+    from latentrt.engines.bundle.latent_space import LatentSpace
     from latentrt.export.tracing.preview import fit_preview
 
     class Broken(torch.nn.Module):
@@ -95,7 +95,9 @@ def test_a_broken_autoencoder_does_not_stop_the_fit() -> None:
         def forward(self, sample: torch.Tensor) -> tuple[torch.Tensor]:
             return (torch.full(self.shape, self.value),)
 
-    record = LatentRecord(channels=4, scaling_factor=1.0, shift_factor=0.0, pixels=4, tile_pixels=64)
+    record = LatentSpace(
+        channels=4, scaling_factor=1.0, shift_factor=0.0, height_factor=4, width_factor=4, tile_pixels=64
+    )
     for value in (float("nan"), float("inf"), 1e30):
         fitted = fit_preview(Broken((1, 8, 4, 4), value), Broken((1, 3, 16, 16), value), record, 16)
         assert np.isfinite(np.asarray(fitted.matrix)).all()

@@ -12,6 +12,7 @@ from prompt_encoders import assert_equal
 from safetensors.torch import save_file
 
 import latentrt
+from latentrt.engines.shapes import Shapes
 from latentrt.runtime.denoiser.conditions.text import Conditioning, Prompts, conditioning_of
 from latentrt.runtime.denoiser.guidance import guidance_scale_embedding
 from latentrt.runtime.prompts.encoder import PromptEncoder
@@ -63,7 +64,9 @@ def encode(family_pipe: Callable[[str], latentrt.Pipeline], family_bundle: Calla
         manifest = pipe.manifest
         return conditioning_of(
             [
-                PromptEncoder(encoder, pipe._components.engine(encoder.record.component, manifest.profiles[0]))
+                PromptEncoder(
+                    encoder, pipe._components.engine(encoder.record.component, Shapes(profile=manifest.profiles[0]))
+                )
                 for encoder in encoders
             ],
             [

@@ -17,6 +17,7 @@ from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.parity import parity_of
 from latentrt.engines.bundle.seamless import Seamless
 from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.store import OpenComponents
 from latentrt.export.modules.seamless import seamless_module
@@ -39,7 +40,7 @@ def halves(bundle: Path) -> tuple[Any, Any]:
     found = open_bundle(bundle)
     profile = next(profile for profile in found.manifest.profiles if (profile.width, profile.height) == SIZE)
     components = OpenComponents(found, Backend.ORT_CPU, threads=None)
-    encoder, decoder = (components.engine(name, profile) for name in ("vae_encoder", "vae_decoder"))
+    encoder, decoder = (components.engine(name, Shapes(profile=profile)) for name in ("vae_encoder", "vae_decoder"))
     return (
         lambda array: encoder.run({"sample": array})["latent_parameters"],
         lambda array: decoder.run({"latent_sample": array})["sample"],

@@ -48,7 +48,7 @@ def test_decoding(both: tuple[OpenComponents, Any], size: tuple[float, float]) -
     """Two pictures of random latents."""
     components, vae = both
     profile, record = profile_of(components, size), components.bundle.manifest.latents
-    shape = (2, record.channels, profile.height // record.pixels, profile.width // record.pixels)
+    shape = (2, record.channels, profile.height // record.height_factor, profile.width // record.height_factor)
     latents = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     engine = vae_engine(components, "vae_decoder", profile, VaeMode.TILED)
     pixels = pixels_from_latents(engine, record, latents)
@@ -66,7 +66,7 @@ def test_encoding(both: tuple[OpenComponents, Any], size: tuple[float, float]) -
     shape = (1, 3, profile.height, profile.width)
     pixels = np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
     engine = vae_engine(components, "vae_encoder", profile, VaeMode.TILED)
-    latent = (1, record.channels, profile.height // record.pixels, profile.width // record.pixels)
+    latent = (1, record.channels, profile.height // record.height_factor, profile.width // record.height_factor)
     latents = latents_from_pixels(engine, record, pixels, Noise(5, latent), 1)
     with torch.inference_mode():
         posterior = vae.encode(torch.from_numpy(pixels)).latent_dist
@@ -78,7 +78,7 @@ def test_tiles_are_not_the_whole(both: tuple[OpenComponents, Any]) -> None:
     """What the comparison can see: with tiles the same latents decode differently, by more than the tolerance."""
     components, _ = both
     profile, record = profile_of(components, (1.5, 1.5)), components.bundle.manifest.latents
-    shape = (1, record.channels, profile.height // record.pixels, profile.width // record.pixels)
+    shape = (1, record.channels, profile.height // record.height_factor, profile.width // record.height_factor)
     latents = np.random.default_rng(2).normal(size=shape).astype(np.float32)
     whole, tiled = (
         pixels_from_latents(vae_engine(components, "vae_decoder", profile, mode), record, latents)
@@ -91,7 +91,7 @@ def test_slices(both: tuple[OpenComponents, Any]) -> None:
     """One by one is the same as together."""
     components, _ = both
     profile, record = profile_of(components, (1.0, 1.0)), components.bundle.manifest.latents
-    side = profile.height // record.pixels
+    side = profile.height // record.height_factor
     latents = np.random.default_rng(3).normal(size=(3, record.channels, side, side)).astype(np.float32)
     whole, sliced = (
         pixels_from_latents(vae_engine(components, "vae_decoder", profile, mode), record, latents)
@@ -104,7 +104,7 @@ def test_the_tile_is_diffusers(both: tuple[OpenComponents, Any]) -> None:
     """From the VAE's config."""
     components, vae = both
     record = components.bundle.manifest.latents
-    assert (record.tile_pixels, record.tile_pixels // record.pixels) == (
+    assert (record.tile_pixels, record.tile_pixels // record.height_factor) == (
         vae.tile_sample_min_size,
         vae.tile_latent_min_size,
     )

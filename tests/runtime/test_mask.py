@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentrt.engines.bundle.manifest import LatentRecord
+from latentrt.engines.bundle.latent_space import LatentSpace
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.pictures.image import images_from_pixels
 from latentrt.runtime.pictures.mask import (
     inpaint_input_from_pictures,
-    latent_mask_from_mask,
     masks_from_argument,
     paste_back,
 )
@@ -130,11 +129,12 @@ def test_masks_of_any_kind_mean_the_same() -> None:
 
 def test_the_latent_mask_is_one_value_in_f() -> None:
     """(M, 1, H/f, W/f) float32."""
-    record = LatentRecord(channels=4, scaling_factor=1.0, shift_factor=0.0, pixels=8, tile_pixels=64)
+    record = LatentSpace(
+        channels=4, scaling_factor=1.0, shift_factor=0.0, height_factor=8, width_factor=8, tile_pixels=64
+    )
     inputs = inpaint_input_from_pictures([photo((64, 32))], [grey_mask((64, 32))], 64, 32)
-    mask = inputs.latent_mask(record)
+    mask = record.mask(inputs.mask)
     assert (mask.shape, mask.dtype) == ((1, 1, 4, 8), np.float32)
-    np.testing.assert_array_equal(mask, latent_mask_from_mask(inputs.mask, record))
     np.testing.assert_array_equal(mask[0, 0, 0], inputs.mask[0, 0, 0, ::8])
 
 

@@ -9,7 +9,7 @@ import pytest
 import latentrt
 from latentrt.engines.batches import in_batches
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
-from latentrt.engines.bundle.manifest import LatentRecord
+from latentrt.engines.bundle.latent_space import LatentSpace
 from latentrt.engines.bundle.seamless import Seamless
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Backend
@@ -19,7 +19,9 @@ from latentrt.engines.store.store import OpenComponents
 from latentrt.runtime.pictures.tiling import SlicedEngine, TiledEngine, VaeMode, vae_engine
 
 F = 4
-RECORD = LatentRecord(channels=2, scaling_factor=1.0, shift_factor=0.0, pixels=F, tile_pixels=16 * F)
+RECORD = LatentSpace(
+    channels=2, scaling_factor=1.0, shift_factor=0.0, height_factor=F, width_factor=F, tile_pixels=16 * F
+)
 FLOAT = np.dtype(np.float32)
 
 

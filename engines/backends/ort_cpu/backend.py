@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from latentrt.engines.backends.compiler import Target, refuse_workspace
-from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line
-from latentrt.engines.backends.ort_cpu.halves import Halves
+from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_errors
+from latentrt.engines.backends.ort_cpu.halves import REMEDY, HalvedEngine, Halves
 from latentrt.engines.bundle.bundle import HASHED_AT_OPEN, Probe
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.gate import measure
+from latentrt.engines.bundle.kinds import Planes
 from latentrt.engines.bundle.manifest import ContentsRecord, EngineManifest, ParityRecord
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError, RequestError
@@ -28,7 +29,7 @@ from latentrt.engines.graphs.group_norm import GroupNorm, replace_group_norms
 from latentrt.engines.machine import available_memory, cpu_features, physical_cores
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import Progress
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array, EngineSpec
 
 MODEL_FILE = "model.onnx"
@@ -110,9 +111,9 @@ def _rewritten(onnx: Path, group_norm: GroupNorm, *, fuses: bool) -> bytes | Non
     return bytes(model.SerializeToString()) if replaced else None
 
 
-def group_norm_of(component: str) -> GroupNorm:
-    """How a component's group norms are computed: the autoencoder's planes are as large as the picture."""
-    return GroupNorm.EXACT if component.startswith("vae") else GroupNorm.FAST
+def group_norm_of(component: Component) -> GroupNorm:
+    """How a component's group norms are computed."""
+    return GroupNorm.EXACT if component.kind.planes is Planes.PICTURE else GroupNorm.FAST
 
 
 def _packing_aligned(model: Path) -> bool:
@@ -182,6 +183,15 @@ class OrtCpuModel:
             raise EngineError(CLOSED)
         return self._session
 
+    def engine(self, spec: EngineSpec) -> Engine:
+        """The component at the shapes of ``spec``.
+
+        Raises:
+            EngineError: the model was closed.
+        """
+        session = self.session
+        return HalvedEngine(session, spec) if isinstance(session, Halves) else OrtCpuEngine(self, spec)
+
     def close(self) -> None:
         """Unmaps the weights."""
         session, self._session = self._session, None
@@ -200,13 +210,8 @@ class OrtCpuEngine(ClosesItself):
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs the component on arrays that match ``spec``; new arrays come back."""
         self.spec.check(inputs)
-        session = self._model.session
-        try:
-            return dict(zip(self._outputs, session.run(self._outputs, inputs), strict=True))
-        except EngineError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-            raise EngineError(f"ONNX Runtime failed: {first_line(error)}; close other programs or report it") from error
+        with run_errors(REMEDY):
+            return dict(zip(self._outputs, self._model.session.run(self._outputs, inputs), strict=True))
 
     def close(self) -> None:
         """Closes the shared model."""
@@ -214,15 +219,15 @@ class OrtCpuEngine(ClosesItself):
 
 
 class _OpenComponent:
-    """A ``Model``: any profile and any number of chunks over one session."""
+    """A ``Model``: any shapes over one session."""
 
     def __init__(self, component: Component, model: OrtCpuModel) -> None:
         self._component = component
         self._model = model
 
-    def engine(self, profile: Profile, chunks: int = 1) -> Engine:
-        """The component at a profile; it need not be one of the bundle's."""
-        return OrtCpuEngine(self._model, self._component.spec_of_any_batch(profile, chunks))
+    def engine(self, shapes: Shapes) -> Engine:
+        """The component at these shapes; the profile need not be one of the bundle's."""
+        return self._model.engine(self._component.spec_of_any_batch(shapes))
 
     def close(self) -> None:
         """Unmaps the weights."""
@@ -265,7 +270,7 @@ class OrtCpu:
     ) -> ContentsRecord | None:
         """Optimises the graph and packs its weights; what comes back says that there was no memory for it."""
         optimised = compile_onnx(
-            component.onnx, folder, _weights_to_optimise(component), group_norm=group_norm_of(component.name)
+            component.onnx, folder, _weights_to_optimise(component), group_norm=group_norm_of(component)
         )
         return None if optimised else ContentsRecord(shapes=(), layers={}, unoptimised=True)
 
@@ -281,8 +286,8 @@ class OrtCpu:
 
 
 def in_halves(component: Component) -> bool:
-    """Whether the halves of a batch run at once: in U-Nets that are called with both halves of guidance."""
-    return component.name == "unet" and component.record.batch_per_picture > 1
+    """Whether the halves of a batch run at once: where a call has both halves of guidance."""
+    return component.kind.halves and component.record.batch_per_picture > 1
 
 
 def _weights_to_optimise(component: Component) -> int:
@@ -300,7 +305,7 @@ def measure_onnx(component: Component, probes: Iterable[Probe]) -> ParityRecord:
         EngineError: ONNX Runtime refuses the graph.
         ParityError: the gate is missed.
     """
-    model = _OpenComponent(component, OrtCpuModel.of_onnx(component.onnx, group_norm_of(component.name)))
+    model = _OpenComponent(component, OrtCpuModel.of_onnx(component.onnx, group_norm_of(component)))
     try:
         return measure(component, model.engine, probes)
     finally:

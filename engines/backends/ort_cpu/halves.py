@@ -6,23 +6,23 @@ whose operators take microseconds, take 15 % less time (two cores), steps of SD 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from latentrt.engines import machine
-from latentrt.engines.backends.ort import CLOSED
+from latentrt.engines.backends.ort import CLOSED, run_errors
+from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError
-from latentrt.engines.spec import BATCH, Array
+from latentrt.engines.spec import BATCH, Array, EngineSpec
+
+REMEDY = "close other programs or report it"
 
 
 class Halves:
-    """In place of ONNX Runtime's session: ``run`` takes what that does and returns the same.
-
-    But for the last bits: some products round by the size of the batch.
-    """
+    """The sessions and threads that every ``HalvedEngine`` of a component shares."""
 
     def __init__(self, narrow: Any, whole: Callable[[], Any]) -> None:
         """Starts no thread yet.
@@ -32,27 +32,65 @@ class Halves:
             whole: opens a session for one caller, once there is a batch of one.
         """
         self._narrow, self._open_whole, self._whole = narrow, whole, None
-        self._batched = {tensor.name for tensor in narrow.get_inputs() if tensor.shape and tensor.shape[0] == BATCH}
+        self.batched = {tensor.name for tensor in narrow.get_inputs() if tensor.shape and tensor.shape[0] == BATCH}
         self._sides = _two_sides()
         self._lock, self._free = Lock(), Lock()
 
-    def run(self, names: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
-        """The outputs of those names; thread-safe.
+    @property
+    def narrow(self) -> Any:
+        """The session that two callers enter.
 
         Raises:
             EngineError: it was closed.
         """
         with self._lock:
-            narrow = self._narrow
-            if narrow is None:
+            if self._narrow is None:
                 raise EngineError(CLOSED)
-        batch = max((len(inputs[name]) for name in self._batched), default=1)
-        if batch < 2:
-            return list(self._for_one().run(names, inputs))
+            return self._narrow
+
+    @property
+    def whole(self) -> Any:
+        """The session for one caller, opened when it is first asked for.
+
+        Raises:
+            EngineError: it was closed.
+        """
+        with self._lock:
+            if self._narrow is None:
+                raise EngineError(CLOSED)
+            if self._whole is None:
+                self._whole = self._open_whole()
+            return self._whole
+
+    def parts(self, inputs: Mapping[str, Array], batch: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The inputs of each half; what has no batch goes to both."""
         middle = (batch + 1) // 2
-        parts = self._part(inputs, 0, middle), self._part(inputs, middle, batch)
-        found = self._at_once(narrow, names, parts) or [narrow.run(names, part) for part in parts]
-        return [np.concatenate(pair) for pair in zip(*found, strict=True)]
+        first, second = (
+            {name: value[side] if name in self.batched else value for name, value in inputs.items()}
+            for side in (slice(0, middle), slice(middle, batch))
+        )
+        return first, second
+
+    def begin(self, names: Sequence[str], parts: Sequence[Mapping[str, Array]]) -> list[Future[list[Array]]] | None:
+        """Starts both halves on their threads, which are taken until ``release``; None where they take no work.
+
+        That is while another caller has them, once it was closed, and while the interpreter ends.
+        """
+        if not self._free.acquire(blocking=False):
+            return None
+        try:
+            narrow = self.narrow
+            return [side.submit(narrow.run, names, part) for side, part in zip(self._sides, parts, strict=True)]
+        except RuntimeError:  # the pool is shut down, and the calling thread is left
+            self._free.release()
+            return None
+        except BaseException:
+            self._free.release()
+            raise
+
+    def release(self) -> None:
+        """Gives the threads back."""
+        self._free.release()
 
     def end_profiling(self) -> str:
         """Where the profiler wrote what it saw of both halves."""
@@ -65,32 +103,43 @@ class Halves:
         for side in self._sides:
             side.shutdown()
 
-    def _at_once(
-        self, narrow: Any, names: Sequence[str], parts: Sequence[Mapping[str, Array]]
-    ) -> list[list[Array]] | None:
-        """What comes of each part; nothing where another caller has the threads, or they take no more work."""
-        if not self._free.acquire(blocking=False):
-            return None
-        try:
-            try:
-                halves = [side.submit(narrow.run, names, part) for side, part in zip(self._sides, parts, strict=True)]
-            except RuntimeError:  # closed meanwhile, or the interpreter ends and the calling thread is left
-                return None
-            wait(halves)
-            return [half.result() for half in halves]
-        finally:
-            self._free.release()
 
-    def _part(self, inputs: Mapping[str, Array], begin: int, end: int) -> dict[str, Array]:
-        return {name: value[begin:end] if name in self._batched else value for name, value in inputs.items()}
+class HalvedEngine(ClosesItself):
+    """An ``Engine`` that runs the halves of a batch at once.
 
-    def _for_one(self) -> Any:
-        with self._lock:
-            if self._narrow is None:
-                raise EngineError(CLOSED)
-            if self._whole is None:
-                self._whole = self._open_whole()
-            return self._whole
+    It returns what one session does but for the last bits: some products round by the size of the batch. So a caller
+    that finds the threads taken runs both halves itself, one behind the other.
+    """
+
+    def __init__(self, halves: Halves, spec: EngineSpec) -> None:
+        self.spec = spec
+        self._halves = halves
+        self._outputs = list(spec.outputs)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the component on arrays that match ``spec``; new arrays come back. Thread-safe."""
+        self.spec.check(inputs)
+        halves, names = self._halves, self._outputs
+        with run_errors(REMEDY):
+            narrow = halves.narrow
+            batch = max((len(inputs[name]) for name in halves.batched), default=1)
+            if batch < 2:
+                return dict(zip(names, halves.whole.run(names, inputs), strict=True))
+            parts = halves.parts(inputs, batch)
+            running = halves.begin(names, parts)
+            if running is None:
+                results = [narrow.run(names, part) for part in parts]
+            else:
+                try:
+                    wait(running)
+                    results = [half.result() for half in running]
+                finally:
+                    halves.release()
+            return {name: np.concatenate(pair) for name, *pair in zip(names, *results, strict=True)}
+
+    def close(self) -> None:
+        """Closes the shared sessions."""
+        self._halves.close()
 
 
 def _two_sides() -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:

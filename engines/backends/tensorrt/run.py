@@ -13,9 +13,10 @@ import numpy as np
 from latentrt.engines.backends.cuda import Driver, require_memory
 from latentrt.engines.backends.tensorrt.build import first_error, tensorrt_logger
 from latentrt.engines.bundle.component import Component, StaticShape
+from latentrt.engines.bundle.kinds import Planes
 from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array, EngineSpec, TensorSpec
 
 _CLOSED = "the engine is closed; open the bundle again"
@@ -61,7 +62,7 @@ class TensorRTModel:
         self.lock = RLock()
         self._shapes = component.static_shapes
         self._bound: dict[int, BoundShape] = {}
-        self._holds_less = component.name in ("vae_encoder", "vae_decoder")
+        self._holds_less = component.kind.planes is Planes.PICTURE
         with ExitStack() as taken:
             require_memory(driver, plan.stat().st_size, f"the weights of {self.name}")
             runtime, engine = engine_from_plan(trt, plan, maker)
@@ -88,14 +89,14 @@ class TensorRTModel:
             raise EngineError(_CLOSED)
         return self._owned[0]
 
-    def engine(self, profile: Profile, chunks: int = 1) -> "TensorRTEngine":
-        """The component at one of the profiles; the autoencoder's smallest that holds another size.
+    def engine(self, shapes: Shapes) -> "TensorRTEngine":
+        """The component at one of the profiles; where tiles may come, the smallest that holds another size.
 
         Raises:
-            RequestError: a size or a number of chunks that was not compiled.
+            RequestError: shapes that were not compiled.
             EngineError: closed, or no memory for the profile's buffers.
         """
-        index = self._index(profile, chunks)
+        index = self._index(shapes)
         with self.lock:
             plan = self.plan
             if index not in self._bound:
@@ -115,17 +116,18 @@ class TensorRTModel:
         while self._owned:
             self._owned.pop(0)  # the engine before the runtime
 
-    def _index(self, profile: Profile, chunks: int) -> int:
+    def _index(self, shapes: Shapes) -> int:
+        profile = shapes.profile
         known = [str(served) for shape in self._shapes for served in shape.profiles]
-        if chunks > 1:
+        if shapes.chunks > 1:
             raise RequestError(
-                f"got a prompt of {chunks} chunks, but the engine of {self.name} was compiled for prompts of one; "
-                "shorten the prompt, or open the bundle with the backend ort-cpu"
+                f"got a prompt of {shapes.chunks} chunks, but the engine of {self.name} was compiled for prompts of "
+                "one; shorten the prompt, or open the bundle with the backend ort-cpu"
             )
         for index, shape in enumerate(self._shapes):
             if profile in shape.profiles:
                 return index
-        # Only the autoencoder is asked for sizes that are no profile's: for tiles
+        # Tiles have sizes that are no profile's
         holding = [
             (served.width * served.height, index)
             for index, shape in enumerate(self._shapes)

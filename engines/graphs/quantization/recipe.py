@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.errors import RequestError
 from latentrt.engines.machine import cpu_features
 from latentrt.engines.precision import Backend
@@ -40,8 +41,10 @@ class Recipe(StrEnum):
 
     @property
     def components(self) -> tuple[str, ...]:
-        """What it is for, in the order of a picture: decoders on CPUs, where they take as long as some steps."""
-        return ("unet",) if self is Recipe.S8S8 else ("unet", "vae_decoder")
+        """Components to quantize, in the order of drawing."""
+        return tuple(
+            kind for kind in ComponentKind if (kind.row.int8_on_gpu if self is Recipe.S8S8 else kind.row.int8_on_cpu)
+        )
 
     @property
     def quantizes_outputs(self) -> frozenset[str]:

@@ -1,0 +1,80 @@
+"""The kinds of components that a bundle holds: one row says all that the rest needs to know about a kind."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Opening(StrEnum):
+    """When a pipeline opens a component: with the bundle, or at the first call that needs it."""
+
+    WITH_BUNDLE = "with-bundle"
+    ON_DEMAND = "on-demand"
+
+
+class Planes(StrEnum):
+    """How large the planes are that a component's norms take sums over.
+
+    A picture's planes are so large that plain sums in float32 lose digits. So on the CPU their norms are computed in
+    two passes, and the gate allows more as pictures grow. Such a component also serves in tiles: an engine for a
+    larger picture stands in where a backend of fixed shapes has none of the size.
+    """
+
+    LATENT = "latent"
+    PICTURE = "picture"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindRow:
+    """What a kind of component is.
+
+    Attributes:
+        opening: when a pipeline opens it.
+        planes: what its norms take sums over.
+        guided: whether guidance doubles its batch.
+        halves: whether the CPU may run the halves of its batch at once.
+        int8_on_cpu: whether an int8 build for CPUs quantizes it.
+        int8_on_gpu: whether an int8 build for GPUs does.
+        rounding_moves: what the rounding of its nodes is scored by.
+        stretched: the input that fp16's overflow is looked for with, stretched; None for none.
+    """
+
+    opening: Opening = Opening.WITH_BUNDLE
+    planes: Planes = Planes.LATENT
+    guided: bool = False
+    halves: bool = False
+    int8_on_cpu: bool = False
+    int8_on_gpu: bool = False
+    rounding_moves: str = "latents"
+    stretched: str | None = None
+
+
+class ComponentKind(StrEnum):
+    """A kind of component. A bundle may hold several of one kind, under names of their own: SDXL's text encoders."""
+
+    TEXT_ENCODER = "text_encoder"
+    UNET = "unet"
+    VAE_ENCODER = "vae_encoder"
+    VAE_DECODER = "vae_decoder"
+
+    @property
+    def row(self) -> KindRow:
+        """What the kind is."""
+        return _ROWS[self]
+
+
+_ROWS = {
+    ComponentKind.TEXT_ENCODER: KindRow(guided=True),
+    ComponentKind.UNET: KindRow(guided=True, halves=True, int8_on_cpu=True, int8_on_gpu=True, stretched="sample"),
+    ComponentKind.VAE_ENCODER: KindRow(opening=Opening.ON_DEMAND, planes=Planes.PICTURE),
+    # Of GPUs tensor cores decode in fp16; a CPU takes as long as for some steps
+    ComponentKind.VAE_DECODER: KindRow(
+        planes=Planes.PICTURE, int8_on_cpu=True, rounding_moves="picture", stretched="latent_sample"
+    ),
+}
+
+# The components that every bundle has one of, by name
+UNET, VAE_ENCODER, VAE_DECODER = (
+    ComponentKind.UNET.value,
+    ComponentKind.VAE_ENCODER.value,
+    ComponentKind.VAE_DECODER.value,
+)
