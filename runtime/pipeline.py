@@ -18,21 +18,22 @@ from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.store import Engines
-from latentrt.runtime.call.checks import chosen, images_from_argument, replaced_latents, size_of
 from latentrt.runtime.call.initial_latents import (
+    InitialLatents,
     KeptPixels,
     Picture,
     Pictures,
-    Start,
-    image_start,
-    inpaint_start,
-    text_start,
+    latents_from_images,
+    latents_from_masked,
+    latents_from_noise,
 )
-from latentrt.runtime.call.options import Options
-from latentrt.runtime.call.request import Request, Workflow, known_options, request_from_options
+from latentrt.runtime.call.options import Options, set_options
+from latentrt.runtime.call.request import Request, request_from_options
 from latentrt.runtime.call.result import OutputType, Result, Timings
-from latentrt.runtime.denoiser.conditions.text import conditioning_of
-from latentrt.runtime.denoiser.guidance import GuidedUnet
+from latentrt.runtime.call.workflow import Workflow
+from latentrt.runtime.checks import chosen, images_from_argument, replaced_latents, size_of
+from latentrt.runtime.denoiser.conditions.text import text_condition
+from latentrt.runtime.denoiser.denoiser import Denoiser
 from latentrt.runtime.pictures.autoencoder import pixels_from_latents
 from latentrt.runtime.pictures.image import images_from_pixels
 from latentrt.runtime.pictures.mask import InpaintInput, inpaint_input_from_pictures, masks_from_argument, paste_back
@@ -42,7 +43,7 @@ from latentrt.runtime.pictures.tiling import vae_engine
 from latentrt.runtime.prompts.encoder import PromptEncoder
 from latentrt.runtime.prompts.text_encoder import text_encoders_from_bundle
 from latentrt.runtime.sampling.noise import Noise
-from latentrt.runtime.sampling.run import Interrupt, Update, denoise
+from latentrt.runtime.sampling.run import Interrupt, Run, Update, denoise
 
 
 class Pipeline:
@@ -120,8 +121,8 @@ class Pipeline:
         """
         begin = perf_counter()
         request = request_from_options(self.manifest, prompt, options, Workflow.TEXT)
-        noise = Noise(request.seeds, request.latent_shape)
-        return self._draw(request, text_start(request, noise), noise, begin)
+        noise = Noise(request.sampling.seeds, request.latent_shape)
+        return self._draw(request, latents_from_noise(request, noise), noise, begin)
 
     def img2img(
         self,
@@ -148,7 +149,6 @@ class Pipeline:
         """
         begin = perf_counter()
         images = images_from_argument(image, self.manifest.latents.channels)
-        sized = self._sized(options, images)
         if options.get("denoising_start") is None:
             strength = self.manifest.defaults.strength if strength is None else strength
         elif strength is not None or not isinstance(images, np.ndarray):
@@ -156,11 +156,12 @@ class Pipeline:
             raise RequestError(
                 f"got {given} with denoising_start, expected the latents of another run alone; leave it out"
             )
-        request = request_from_options(self.manifest, prompt, sized, Workflow.IMAGE, strength=strength)
+        size = self._size(images)
+        request = request_from_options(self.manifest, prompt, options, Workflow.IMAGE, strength=strength, size=size)
         _check_count(len(images), request, "images")
-        noise = Noise(request.seeds, request.latent_shape)
-        start = image_start(self.manifest, request, images, noise, self._encoder(request))
-        return self._draw(request, start, noise, begin)
+        noise = Noise(request.sampling.seeds, request.latent_shape)
+        initial = latents_from_images(self.manifest, request, images, noise, self._encoder(request))
+        return self._draw(request, initial, noise, begin)
 
     def inpaint(
         self,
@@ -197,19 +198,21 @@ class Pipeline:
                 "got kept_pixels 'decoded' with padding_mask_crop, which pastes into the picture; leave one out"
             )
         images, masks = images_from_argument(image, channels=0), masks_from_argument(mask_image)
-        sized = self._sized(options, images) if padding_mask_crop is None else options
+        size = self._size(images) if padding_mask_crop is None else None
         if strength is None:
             strength = self.manifest.defaults.strength if self.manifest.unet_takes_mask else 1.0
-        request = request_from_options(self.manifest, prompt, sized, Workflow.INPAINT, strength=strength)
+        request = request_from_options(self.manifest, prompt, options, Workflow.INPAINT, strength=strength, size=size)
         _check_count(len(images), request, "images")
         _check_count(len(masks), request, "masks")
-        width, height = request.profile.width, request.profile.height
-        inputs = inpaint_input_from_pictures(list(images), masks, width, height, padding_mask_crop=padding_mask_crop)
-        noise = Noise(request.seeds, request.latent_shape)
-        start = inpaint_start(self.manifest, request, inputs, noise, self._encoder(request))
+        profile = request.canvas.profile
+        inputs = inpaint_input_from_pictures(
+            list(images), masks, profile.width, profile.height, padding_mask_crop=padding_mask_crop
+        )
+        noise = Noise(request.sampling.seeds, request.latent_shape)
+        initial = latents_from_masked(self.manifest, request, inputs, noise, self._encoder(request))
         if kept_pixels == KeptPixels.DECODED:
-            start = replace(start, paste=None)
-        return self._draw(request, start, noise, begin)
+            initial = replace(initial, paste=None)
+        return self._draw(request, initial, noise, begin)
 
     def outpaint(
         self,
@@ -242,7 +245,7 @@ class Pipeline:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        known_options(options)
+        set_options(options)
         canvas, mask = outpaint_canvas(image, left=left, top=top, right=right, bottom=bottom, overlap=overlap)
         wanted = options.get("width") or canvas.width, options.get("height") or canvas.height
         if wanted != canvas.size:
@@ -262,40 +265,29 @@ class Pipeline:
             raise RequestError(f"got latents {shape}, expected (N, {channels}, h, w); give the callback's denoised")
         return [Image.fromarray(picture) for picture in preview_from_latents(self.manifest.preview, denoised)]
 
-    def _sized(self, options: Options, images: Pictures) -> Options:
-        """The options with the picture's own size, where no other is wanted."""
-        if options.get("width") is not None or options.get("height") is not None:
-            return options
-        if isinstance(images, np.ndarray):
-            width, height = self.manifest.latents.pixel_size(images)
-        else:
-            width, height = size_of(images[0])
-        sized = options.copy()
-        sized["width"], sized["height"] = width, height
-        return sized
+    def _size(self, images: Pictures) -> tuple[int, int]:
+        """Width and height of the first picture, or of the picture that latents stand for."""
+        return self.manifest.latents.pixel_size(images) if isinstance(images, np.ndarray) else size_of(images[0])
 
     def _encoder(self, request: Request) -> Callable[[], Engine]:
         """The VAE encoder, opened when it is first needed: latents go without."""
-        return lambda: vae_engine(self._components, VAE_ENCODER, request.profile, request.vae)
+        return lambda: vae_engine(self._components, VAE_ENCODER, request.canvas.profile, request.canvas.vae)
 
-    def _draw(self, request: Request, start: Start, noise: Noise, begin: float) -> Result:
+    def _draw(self, request: Request, initial: InitialLatents, noise: Noise, begin: float) -> Result:
         """Encodes the prompts, denoises and decodes."""
         started = perf_counter()
-        prompts = [
-            PromptEncoder(encoder, self._components.engine(encoder.record.component, Shapes(profile=request.profile)))
-            for encoder in self._text_encoders
-        ]
-        conditioning = conditioning_of(
-            prompts, request.prompts, request.prompt_options, guided=request.guidance.used, time_ids=request.time_ids
-        )
+        denoiser = self._denoiser(request, initial)
         encoded = perf_counter()
-        chunks = self.manifest.chunks(UNET, conditioning.positive)
-        engine = self._components.engine(UNET, Shapes(profile=request.profile, chunks=chunks))
-        unet = GuidedUnet(engine, conditioning, request.guidance, start.channels)
-        watch = _Watch(self, request, start)
-        latents = denoise(
-            start.x, request.schedule, request.solver, unet, noise.between, watch.on_step, request.stop_below
+        run = Run(
+            initial.x,
+            request.sampling.schedule,
+            request.sampling.solver,
+            noise.between,
+            keep=initial.keep,
+            on_step=_Watch(self, request).on_step,
+            stop_below=request.sampling.stop_below,
         )
+        latents = denoise(run, denoiser)
         denoised = perf_counter()
         if not np.isfinite(latents).all():
             raise EngineError(
@@ -303,10 +295,10 @@ class Pipeline:
                 "again with --fp32 unet, or check it with latentrt verify"
             )
         images: list[Image.Image] | list[Array] = []
-        if request.output_type is not OutputType.LATENT:
-            decoder = vae_engine(self._components, VAE_DECODER, request.profile, request.vae)
+        if request.delivery.output_type is not OutputType.LATENT:
+            decoder = vae_engine(self._components, VAE_DECODER, request.canvas.profile, request.canvas.vae)
             pixels = pixels_from_latents(decoder, self.manifest.latents, latents)
-            images = _finished(pixels, start.paste, request.output_type)
+            images = _finished(pixels, initial.paste, request.delivery.output_type)
         end = perf_counter()
         return Result(
             images=images,
@@ -316,23 +308,39 @@ class Pipeline:
                 encode_prompt=encoded - started,
                 encode_image=started - begin,
                 denoise=denoised - encoded,
-                unet=unet.seconds,
-                unet_calls=unet.calls,
+                calls=tuple(run.seconds),
+                unet_calls=denoiser.engine_calls,
                 decode=end - denoised,
                 total=end - begin,
             ),
             metadata=request.metadata(),
-            interrupted=watch.interrupted,
+            interrupted=run.interrupted,
         )
+
+    def _denoiser(self, request: Request, initial: InitialLatents) -> Denoiser:
+        """The U-Net with all that conditions it: the prompts, the picture's size, guidance, a mask."""
+        profile, prompts, guider = request.canvas.profile, request.prompts, request.guidance.guider()
+        encoders = [
+            PromptEncoder(encoder, self._components.engine(encoder.record.component, Shapes(profile=profile)))
+            for encoder in self._text_encoders
+        ]
+        text = text_condition(encoders, prompts.of_encoders, prompts.options, prompts.trees, guides=guider.guides)
+        engine = self._components.engine(UNET, Shapes(profile=profile, chunks=text.chunks))
+        conditions = (
+            text,
+            *request.canvas.conditions(request.count),
+            *request.guidance.conditions(),
+            *initial.conditions,
+        )
+        return Denoiser(engine, conditions, guider)
 
 
 class _Watch:
-    """What happens after every model call: kept parts come back, then the caller sees, and may change, x."""
+    """Tells a call's caller of every update, who may change x or end the run."""
 
-    def __init__(self, pipeline: Pipeline, request: Request, start: Start) -> None:
-        self._pipeline, self._request, self._start = pipeline, request, start
-        self._total = 0 if request.progress is None else request.model_calls
-        self.interrupted = False
+    def __init__(self, pipeline: Pipeline, request: Request) -> None:
+        self._pipeline, self._request = pipeline, request
+        self._total = 0 if request.delivery.progress is None else len(request.sampling.levels)
 
     def on_step(self, update: Update) -> Array:
         """The x to go on with.
@@ -341,19 +349,15 @@ class _Watch:
             Interrupt: the callback did.
             RequestError: what the callback returned cannot go on.
         """
-        x = update.x
-        if self._start.blend is not None:
-            x = self._start.blend(x, update.next_level)
-        request = self._request
+        x, delivery = update.x, self._request.delivery
         try:
-            if request.callback is not None:
-                denoised = update.denoised * np.float32(request.schedule.data_scale)
+            if delivery.callback is not None:
+                denoised = update.denoised * np.float32(self._request.sampling.schedule.data_scale)
                 tensors = {"latents": x, "denoised": denoised}
-                x = replaced_latents(x, request.callback(self._pipeline, update.index, update.level.timestep, tensors))
-            if request.progress is not None:
-                request.progress(update.index + 1, self._total)
+                x = replaced_latents(x, delivery.callback(self._pipeline, update.index, update.level.timestep, tensors))
+            if delivery.progress is not None:
+                delivery.progress(update.index + 1, self._total)
         except Interrupt as interrupt:
-            self.interrupted = True
             raise Interrupt(
                 replaced_latents(x, {"latents": interrupt.latents} if interrupt.latents is not None else {})
             ) from None

@@ -10,7 +10,7 @@ from latentrt.engines.bundle.schedule_config import PredictionType, SigmaSpacing
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.grids.sigma_curves import spaced_sigmas
 from latentrt.runtime.sampling.noise import Noise
-from latentrt.runtime.sampling.run import Model, denoise
+from latentrt.runtime.sampling.run import Model, Run, denoise
 from latentrt.runtime.sampling.schedule import Level, Schedule
 from latentrt.runtime.sampling.solvers.solver import Solver
 
@@ -66,7 +66,7 @@ def error_of(solver: Solver, schedule: Schedule) -> float:
     """Largest distance to the exact answer after a deterministic run."""
     points = np.linspace(-2.0, 2.0, 9)
     first, last = schedule.steps[0].level, schedule.steps[-1].target
-    result = denoise(exact(points, first), schedule, solver, ideal_model(schedule), lambda *_: np.zeros(9))
+    result = denoise(Run(exact(points, first), schedule, solver, lambda *_: np.zeros(9)), ideal_model(schedule))
     return float(np.abs(result - exact(points, last)).max())
 
 
@@ -92,7 +92,7 @@ def distribution_after(solver: Solver, schedule: Schedule, draws: int) -> tuple[
     x = np.zeros(draws + 2)
     x[1] = 1.0
     noise = Impulses(draws)
-    result = denoise(x, schedule, solver, ideal_model(schedule), noise.between)
+    result = denoise(Run(x, schedule, solver, noise.between), ideal_model(schedule))
     offset, gain, weights = result[0], result[1] - result[0], result[2:] - result[0]
     mean = offset + gain * start.alpha * MEAN
     deviation = np.hypot(gain * np.hypot(start.alpha * DEVIATION, start.sigma), np.linalg.norm(weights))

@@ -12,7 +12,7 @@ from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.store import OpenComponents
 from latentrt.runtime.prompts.encoder import PromptEncoder
-from latentrt.runtime.prompts.style import prompt_options_from_arguments
+from latentrt.runtime.prompts.style import parsed_prompts, prompt_options_from_arguments
 from latentrt.runtime.prompts.text_encoder import text_encoders_from_bundle
 
 # fp32 in another order of operations, over a dozen layers; measured 5e-7
@@ -47,7 +47,8 @@ def prompt_encoder(bundle: Path) -> Iterator[Encode]:
             loaded = loaded.with_loaded(path, token)
         options = prompt_options_from_arguments(syntax, long_prompt, clip_skip, manifest.text_layers)
         sides = [[side] if isinstance(side, str) else side for side in (prompts, negatives)]
-        positive, negative = PromptEncoder(loaded, engine).encode(sides[0] or [], sides[1], options)
+        parsed = parsed_prompts([text for side in sides for text in side or ()], options)
+        positive, negative = PromptEncoder(loaded, engine).encode(sides[0] or [], sides[1], options, parsed)
         return positive.states, None if negative is None else negative.states
 
     try:

@@ -13,21 +13,7 @@ class Contender:
     """A bundle; ``options`` may name ``backend`` and ``threads``."""
 
     def open(self, model: str, options: Mapping[str, Any]) -> None:
-        """Opens the bundle; its U-Net tells every call's time."""
-        from latentrt.runtime import pipeline
-        from latentrt.runtime.denoiser.guidance import GuidedUnet
-
-        calls: list[float] = []
-
-        class Timed(GuidedUnet):
-            def __call__(self, x: Any, level: Any) -> Any:
-                before = self.seconds
-                prediction = super().__call__(x, level)
-                calls.append(self.seconds - before)
-                return prediction
-
-        vars(pipeline)["GuidedUnet"] = Timed
-        self._unet_calls = calls
+        """Opens the bundle."""
         self._pipe = latentrt.open(model, backend=options.get("backend", "auto"), threads=options.get("threads"))
 
     def versions(self) -> Mapping[str, str]:
@@ -48,7 +34,6 @@ class Contender:
 
     def draw(self, request: Mapping[str, Any], output: Path | None) -> Mapping[str, Any]:
         """Draws; the first step counts from the end of the text encoding."""
-        self._unet_calls.clear()
         marks: list[float] = []
         begin = perf_counter()
         result = self._pipe(
@@ -70,7 +55,7 @@ class Contender:
             "total": total,
             "encode": timings.encode_prompt,
             "denoise": timings.denoise,
-            "unet": list(self._unet_calls),
+            "unet": list(timings.calls),
             "decode": timings.decode,
             "steps": [after - mark for mark, after in zip([before, *marks], marks, strict=False)],
         }

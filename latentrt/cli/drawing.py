@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import wraps
@@ -13,83 +13,46 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from latentrt.engines.errors import RequestError
+from latentrt.runtime.call.flags import Flag, Form
+from latentrt.runtime.call.options import FLAGS
 
 _LATENTS = ".npy"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """One command's shared options, as typer reads them."""
+    """One command's shared options, as typer reads them.
 
-    negative: Annotated[str | None, typer.Option("--negative", "-n", help="What to steer away from.")] = None
-    prompt_2: Annotated[
-        str | None, typer.Option("--prompt-2", help="What SDXL's second text encoder reads instead.")
-    ] = None
-    negative_2: Annotated[str | None, typer.Option("--negative-2", help="The same for the negative prompt.")] = None
-    steps: Annotated[int | None, typer.Option("--steps", help="Sampler steps; the bundle's default if left out.")] = (
-        None
-    )
-    guidance: Annotated[
-        str | None, typer.Option("--guidance", help="Guidance scale, or one per step with commas; at most 1: none.")
-    ] = None
-    guidance_rescale: Annotated[float, typer.Option("--guidance-rescale", help="0 to 1, against overexposure.")] = 0.0
-    guidance_start: Annotated[float, typer.Option("--guidance-start", help="Part of the steps before guidance.")] = 0.0
-    guidance_end: Annotated[float, typer.Option("--guidance-end", help="Part of the steps after which it ends.")] = 1.0
+    ``keywords`` holds the options that stand for one keyword each, by the keyword; their declarations are in
+    ``runtime/call``.
+    """
+
     sampler: Annotated[str | None, typer.Option("--sampler", help="A name from `latentrt samplers`.")] = None
     sampler_option: Annotated[
         list[str] | None,
-        typer.Option("--sampler-option", metavar="NAME=VALUE", help="Such as eta=0.5; repeatable."),
-    ] = None
-    timesteps: Annotated[
-        str | None, typer.Option("--timesteps", help="Timesteps to visit, with commas; or ays, Align Your Steps.")
-    ] = None
-    sigmas: Annotated[str | None, typer.Option("--sigmas", help="Noise levels to visit, with commas, down to 0.")] = (
-        None
-    )
-    denoising_end: Annotated[
-        float | None, typer.Option("--denoising-end", help="Part of the schedule after which to stop.")
+        typer.Option(
+            "--sampler-option", metavar="NAME=VALUE", help="An option of the sampler, as eta=0.5; repeatable."
+        ),
     ] = None
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the first picture; the others count up.")] = None
     size: Annotated[str | None, typer.Option("--size", metavar="WxH", help="Picture size in pixels.")] = None
-    original_size: Annotated[
-        str | None,
-        typer.Option("--original-size", metavar="WxH", help="SDXL: size of the picture it shall look like."),
-    ] = None
-    crop_top_left: Annotated[
-        str | None, typer.Option("--crop-top-left", metavar="TOP,LEFT", help="SDXL: where that one shall look cropped.")
-    ] = None
-    target_size: Annotated[
-        str | None, typer.Option("--target-size", metavar="WxH", help="SDXL: the size it shall look made for.")
-    ] = None
-    aesthetic_score: Annotated[
-        float | None, typer.Option("--aesthetic-score", help="SDXL's refiner: how good it shall look; 6 if left out.")
-    ] = None
     count: Annotated[int, typer.Option("--count", help="How many pictures.")] = 1
-    prompt_syntax: Annotated[
-        str, typer.Option("--prompt-syntax", help="How weights are written: plain, compel or a1111.")
-    ] = "plain"
-    long_prompt: Annotated[
-        str | None, typer.Option("--long-prompt", help="truncate or chunk; plain prompts are truncated if left out.")
-    ] = None
-    clip_skip: Annotated[int | None, typer.Option("--clip-skip", help="Layers of the text encoder to leave out.")] = (
-        None
-    )
     textual_inversion: Annotated[
         list[Path] | None,
         typer.Option("--textual-inversion", metavar="PATH", help="An embedding file to load; repeatable."),
     ] = None
-    vae: Annotated[str, typer.Option("--vae", help="whole, sliced, or tiled for large pictures.")] = "whole"
     preview: Annotated[
         Path | None, typer.Option("--preview", metavar="FILE.png", help="Rewrite a small preview at every step.")
     ] = None
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT.png", help="Where to write; .npy writes the latents.")
     ] = Path("out.png")
-    backend: Annotated[str, typer.Option("--backend", help="auto, or one to insist on.")] = "auto"
+    backend: Annotated[str, typer.Option("--backend", help="The backend to use; auto takes the best one.")] = "auto"
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of a model's call; one per core if left out.")
+        int | None, typer.Option("--threads", help="CPU threads of a model call; default: one per core.")
     ] = None
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False
+    keywords: Mapping[str, Any]
 
     @contextmanager
     def opened(self, bundle: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -151,33 +114,13 @@ class Drawing:
 
     def _options(self) -> dict[str, Any]:
         width, height = _size(self.size, "size")
-        scales = None if self.guidance is None else _numbers(self.guidance, "--guidance")
+        written = {name: value for name, value in self.keywords.items() if value is not None}
         return {
-            "prompt_2": self.prompt_2,
-            "negative_prompt": self.negative,
-            "negative_prompt_2": self.negative_2,
-            "original_size": _height_first(self.original_size, "--original-size"),
-            "crops_coords_top_left": None
-            if self.crop_top_left is None
-            else _whole_numbers(self.crop_top_left, "--crop-top-left"),
-            "target_size": _height_first(self.target_size, "--target-size"),
-            "aesthetic_score": self.aesthetic_score,
+            **{name: _READ[FLAGS[name].form](value, FLAGS[name].name) for name, value in written.items()},
             "width": width,
             "height": height,
-            "num_inference_steps": self.steps,
-            "guidance_scale": scales[0] if scales is not None and len(scales) == 1 else scales,
-            "guidance_rescale": self.guidance_rescale,
-            "guidance_start": self.guidance_start,
-            "guidance_end": self.guidance_end,
-            "timesteps": _numbers_or_ays(self.timesteps, "--timesteps"),
-            "sigmas": _numbers_or_ays(self.sigmas, "--sigmas"),
-            "denoising_end": self.denoising_end,
             # one seed per picture, counting up, so that each picture can be drawn again alone
             "seed": None if self.seed is None else [self.seed + index for index in range(self.count)],
-            "prompt_syntax": self.prompt_syntax,
-            "long_prompt": self.long_prompt,
-            "clip_skip": self.clip_skip,
-            "vae": self.vae,
             "output_type": "latent" if self._latents else "pil",
         }
 
@@ -216,20 +159,33 @@ def _previews(path: Path) -> Callable[[Any, int, float, dict[str, Any]], None]:
 def draws(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command with a ``drawing`` parameter the options of ``Drawing`` beside its own."""
     shared = get_type_hints(Drawing, include_extras=True)
+    own = [field for field in fields(Drawing) if field.name != "keywords"]
     parameters = [p for p in signature(command).parameters.values() if p.name != "drawing"]
-    parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in parameters] + [
-        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=shared[field.name])
-        for field in fields(Drawing)
+    parameters = [
+        *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in parameters),
+        *(
+            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_option(flag))
+            for name, flag in FLAGS.items()
+        ),
+        *(Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=shared[f.name]) for f in own),
     ]
 
     @wraps(command)
     def run(**arguments: Any) -> None:
-        drawing = Drawing(**{field.name: arguments.pop(field.name) for field in fields(Drawing)})
+        keywords = {name: arguments.pop(name) for name in FLAGS}
+        drawing = Drawing(**{field.name: arguments.pop(field.name) for field in own}, keywords=keywords)
         command(**arguments, drawing=drawing)
 
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
+
+
+def _option(flag: Flag) -> Any:
+    """A keyword's option, as typer takes it."""
+    names = (flag.name, flag.short) if flag.short else (flag.name,)
+    kind = _KINDS.get(flag.form, str) | None
+    return Annotated[kind, typer.Option(*names, help=flag.help, metavar=flag.metavar)]
 
 
 def read_start(path: Path) -> Any:
@@ -266,9 +222,9 @@ def _size(text: str | None, name: str) -> tuple[int, int] | tuple[None, None]:
     return profile.width, profile.height
 
 
-def _height_first(text: str | None, option: str) -> tuple[int, int] | None:
+def _height_first(text: str, option: str) -> tuple[int | None, int | None]:
     width, height = _size(text, option)
-    return None if width is None or height is None else (height, width)
+    return height, width
 
 
 def _whole_numbers(text: str, option: str) -> list[int]:
@@ -285,8 +241,8 @@ def _numbers(text: str, option: str) -> list[float]:
         raise RequestError(f"got {option} {text!r}, expected numbers with commas between them; correct it") from error
 
 
-def _numbers_or_ays(text: str | None, option: str) -> list[float] | str | None:
-    return text if text is None or text.lower() == "ays" else _numbers(text, option)
+def _numbers_or_ays(text: str, option: str) -> list[float] | str:
+    return text if text.lower() == "ays" else _numbers(text, option)
 
 
 def _value(text: str) -> Any:
@@ -295,3 +251,24 @@ def _value(text: str) -> Any:
         return json.loads(text.lower() if text in ("True", "False") else text)
     except ValueError:
         return text
+
+
+def _number_or_numbers(text: str, option: str) -> float | list[float]:
+    numbers = _numbers(text, option)
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _as_it_is(value: Any, _: str) -> Any:
+    return value
+
+
+_KINDS: Mapping[Form, type] = {Form.NUMBER: float, Form.WHOLE_NUMBER: int}
+_READ: Mapping[Form, Callable[[Any, str], Any]] = {
+    Form.TEXT: _as_it_is,
+    Form.NUMBER: _as_it_is,
+    Form.WHOLE_NUMBER: _as_it_is,
+    Form.NUMBERS: _number_or_numbers,
+    Form.NUMBERS_OR_AYS: _numbers_or_ays,
+    Form.SIZE: _height_first,
+    Form.PAIR: _whole_numbers,
+}

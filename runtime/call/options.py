@@ -1,21 +1,31 @@
-"""The keywords that every way of drawing takes."""
+"""The keywords that every way of drawing takes, by group, and how the command line spells them.
+
+A new keyword is its line here, with its flag if the command line shall have it, and its reading in its group's file.
+The types behind the annotations are not imported: the command line reads this file, and starts without NumPy.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from difflib import get_close_matches
+from inspect import cleandoc
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from latentrt.engines.spec import Array
-from latentrt.runtime.pictures.tiling import VaeMode
-from latentrt.runtime.prompts.style import LongPrompt, PromptSyntax
-from latentrt.runtime.sampling.samplers import Sampler
+from latentrt.engines.errors import RequestError
+from latentrt.runtime.call.flags import Flag, Form
 
-CallbackOnStepEnd = Callable[[Any, int, float, dict[str, Array]], Mapping[str, Array] | None]
+if TYPE_CHECKING:
+    from latentrt.engines.spec import Array
+    from latentrt.runtime.pictures.tiling import VaeMode
+    from latentrt.runtime.prompts.style import LongPrompt, PromptSyntax
+    from latentrt.runtime.sampling.samplers import Sampler
+
+CallbackOnStepEnd = Callable[[Any, int, float, dict[str, Any]], Mapping[str, Any] | None]
 OnProgress = Callable[[int, int], None]
 
 
-class Options(TypedDict, total=False):
-    """What a call may say beyond its prompt and pictures; the names are diffusers' own where it has them.
-
-    What is left out, or None, is the bundle's default.
+class PromptKeywords(TypedDict, total=False):
+    """Prompts.
 
     Attributes:
         prompt_2: models with two text encoders: what the second one reads instead of the prompt, one for all or one
@@ -28,44 +38,7 @@ class Options(TypedDict, total=False):
             in chunks. None truncates plain prompts and chunks the others.
         clip_skip: how many of the text encoders' last layers to leave out for the prompt, beyond those that the model
             leaves out.
-        width: in pixels; together with ``height`` a size that the bundle has a profile for. None takes the size of
-            the picture given, or the bundle's first profile.
-        height: in pixels.
-        num_inference_steps: sampler steps of the whole schedule.
-        sampler: a name from ``latentrt samplers``, or a ``Sampler`` with wishes about its schedule and options.
-        timesteps: training timesteps to visit instead of the sampler's own, descending; "ays" for Align Your Steps.
-        sigmas: noise levels to visit instead, descending, the last one being where the last step ends (0); or "ays".
-        guidance_scale: weight of classifier-free guidance, one for all steps or one per step of the whole schedule,
-            also where strength leaves some out; at most 1 means none and half the work. Models that are told it (LCM)
-            need one half only, whatever it is.
-        guidance_rescale: φ of arXiv 2305.08891, 0 to 1, against the overexposure of strong guidance.
-        guidance_start: the part of the steps, 0 to 1, that passes before guidance begins.
-        guidance_end: the part of the steps after which it ends.
-        original_size: SDXL: (height, width) of the picture that the result shall look like a version of; the size
-            drawn if left out.
-        crops_coords_top_left: SDXL: (top, left) of the part of it that the result shall look like; (0, 0) is framed
-            best.
-        target_size: SDXL: (height, width) that the result shall look like; the size drawn if left out.
-        negative_original_size: SDXL: the same for what to steer away from, as with the two that follow.
-        negative_crops_coords_top_left: (top, left).
-        negative_target_size: (height, width).
-        aesthetic_score: SDXL's refiner: how good the result shall look, 6 if left out.
-        negative_aesthetic_score: how good what to steer away from looks, 2.5 if left out.
-        denoising_end: the part of the training timesteps, 0 to 1, after which to stop and hand the latents on. A
-            sampler with two calls a step may stop between them, as in diffusers; what goes on repeats the first.
-        denoising_start: image-to-image only: where such a hand-over goes on from the latents given as ``image``; no
-            noise is added.
-        seed: one seed for the whole batch, as ``torch.Generator().manual_seed`` in diffusers, or one per picture.
-            None draws one at random per picture.
         num_images_per_prompt: pictures of each prompt, in the order of the prompts.
-        latents: initial noise (N, C, H/f, W/f) float32 of unit variance instead of the seed's.
-        vae: how pictures go through the autoencoder: "whole", "sliced" (one by one), or "tiled", which needs far
-            less memory for large pictures.
-        output_type: "pil", "np" or "latent".
-        callback_on_step_end: called as f(pipeline, step, timestep, {"latents": x, "denoised": x₀}) after every
-            model call; ``latents`` in a returned mapping replaces x. ``pipeline.preview(x₀)`` shows it, and
-            ``raise latentrt.Interrupt`` ends the run with what there is.
-        progress: called as f(done, total) after every model call.
     """
 
     prompt_2: str | Sequence[str] | None
@@ -74,16 +47,23 @@ class Options(TypedDict, total=False):
     prompt_syntax: str | PromptSyntax
     long_prompt: str | LongPrompt | None
     clip_skip: int | None
-    width: int | None
-    height: int | None
-    num_inference_steps: int | None
-    sampler: str | Sampler | None
-    timesteps: Sequence[int] | str | None
-    sigmas: Sequence[float] | str | None
-    guidance_scale: float | Sequence[float] | None
-    guidance_rescale: float
-    guidance_start: float
-    guidance_end: float
+    num_images_per_prompt: int
+
+
+class PictureSizeKeywords(TypedDict, total=False):
+    """What SDXL is told of the picture.
+
+    Attributes:
+        original_size: SDXL: original size (height, width) to condition on; default: the output size.
+        crops_coords_top_left: SDXL: crop offset (top, left) to condition on; (0, 0) is framed best.
+        target_size: SDXL: target size (height, width) to condition on; default: the output size.
+        negative_original_size: SDXL: original size to steer away from, as with the two that follow.
+        negative_crops_coords_top_left: (top, left).
+        negative_target_size: (height, width).
+        aesthetic_score: SDXL's refiner: aesthetic score to condition on; default: 6.
+        negative_aesthetic_score: aesthetic score to steer away from; default: 2.5.
+    """
+
     original_size: tuple[int, int] | None
     crops_coords_top_left: tuple[int, int] | None
     target_size: tuple[int, int] | None
@@ -92,12 +72,147 @@ class Options(TypedDict, total=False):
     negative_target_size: tuple[int, int] | None
     aesthetic_score: float | None
     negative_aesthetic_score: float | None
+
+
+class CanvasKeywords(PictureSizeKeywords, total=False):
+    """The picture.
+
+    Attributes:
+        width: in pixels; together with ``height`` a size that the bundle has a profile for. None takes the size of
+            the picture given, or the bundle's first profile.
+        height: in pixels.
+        vae: how pictures go through the autoencoder: "whole", "sliced" (one by one), or "tiled", which needs far
+            less memory for large pictures.
+    """
+
+    width: int | None
+    height: int | None
+    vae: str | VaeMode
+
+
+class SamplingKeywords(TypedDict, total=False):
+    """Sampling.
+
+    Attributes:
+        num_inference_steps: sampler steps of the whole schedule.
+        sampler: a name from ``latentrt samplers``, or a ``Sampler`` with wishes about its schedule and options.
+        timesteps: training timesteps to visit instead of the sampler's own, descending; "ays" for Align Your Steps.
+        sigmas: noise levels to visit instead, descending, the last one being where the last step ends (0); or "ays".
+        denoising_end: the part of the training timesteps, 0 to 1, after which to stop and hand the latents on. A
+            sampler with two calls a step may stop between them, as in diffusers; what goes on repeats the first.
+        denoising_start: image-to-image only: where such a hand-over goes on from the latents given as ``image``; no
+            noise is added.
+        seed: one seed for the whole batch, as ``torch.Generator().manual_seed`` in diffusers, or one per picture.
+            None draws one at random per picture.
+        latents: initial noise (N, C, H/f, W/f) float32 of unit variance instead of the seed's.
+    """
+
+    num_inference_steps: int | None
+    sampler: str | Sampler | None
+    timesteps: Sequence[int] | str | None
+    sigmas: Sequence[float] | str | None
     denoising_end: float | None
     denoising_start: float | None
     seed: int | Sequence[int] | None
-    num_images_per_prompt: int
     latents: Array | None
-    vae: str | VaeMode
+
+
+class GuidanceKeywords(TypedDict, total=False):
+    """Guidance.
+
+    Attributes:
+        guidance_scale: weight of classifier-free guidance, one for all steps or one per step of the whole schedule,
+            also where strength leaves some out; at most 1 means none and half the work. Models that are told it (LCM)
+            need one pass only, whatever it is.
+        guidance_rescale: φ of arXiv 2305.08891, 0 to 1, against the overexposure of strong guidance.
+        guidance_start: the part of the steps, 0 to 1, that passes before guidance begins.
+        guidance_end: the part of the steps after which it ends.
+    """
+
+    guidance_scale: float | Sequence[float] | None
+    guidance_rescale: float
+    guidance_start: float
+    guidance_end: float
+
+
+class DeliveryKeywords(TypedDict, total=False):
+    """What comes back.
+
+    Attributes:
+        output_type: "pil", "np" or "latent".
+        callback_on_step_end: called as f(pipeline, step, timestep, {"latents": x, "denoised": x₀}) after every
+            model call; ``latents`` in a returned mapping replaces x. ``pipeline.preview(x₀)`` shows it, and
+            ``raise latentrt.Interrupt`` ends the run with what there is.
+        progress: called as f(done, total) after every model call.
+    """
+
     output_type: str
     callback_on_step_end: CallbackOnStepEnd | None
     progress: OnProgress | None
+
+
+class Options(PromptKeywords, CanvasKeywords, SamplingKeywords, GuidanceKeywords, DeliveryKeywords, total=False):
+    """What a call may say beyond its prompt and pictures; the names are diffusers' own where it has them.
+
+    What is left out, or None, is the bundle's default.
+    """
+
+
+_GROUPS = (PromptKeywords, CanvasKeywords, PictureSizeKeywords, SamplingKeywords, GuidanceKeywords, DeliveryKeywords)
+Options.__doc__ = "\n\n".join(cleandoc(group.__doc__ or "") for group in (Options, *_GROUPS))
+
+FLAGS: Mapping[str, Flag] = {
+    "prompt_2": Flag("--prompt-2", "SDXL: the prompt for the second text encoder."),
+    "negative_prompt": Flag("--negative", "What to steer away from.", short="-n"),
+    "negative_prompt_2": Flag("--negative-2", "SDXL: the negative prompt for the second text encoder."),
+    "prompt_syntax": Flag("--prompt-syntax", "How weights are written: plain (default), compel or a1111."),
+    "long_prompt": Flag("--long-prompt", "truncate or chunk prompts beyond 77 tokens; default: truncate plain ones."),
+    "clip_skip": Flag("--clip-skip", "How many last layers of the text encoder to skip.", Form.WHOLE_NUMBER),
+    "original_size": Flag(
+        "--original-size", "SDXL: original size to condition on; default: the output size.", Form.SIZE, "WxH"
+    ),
+    "crops_coords_top_left": Flag(
+        "--crop-top-left", "SDXL: crop offset (top,left) to condition on.", Form.PAIR, "TOP,LEFT"
+    ),
+    "target_size": Flag(
+        "--target-size", "SDXL: target size to condition on; default: the output size.", Form.SIZE, "WxH"
+    ),
+    "aesthetic_score": Flag(
+        "--aesthetic-score", "SDXL's refiner: aesthetic score to condition on; default: 6.", Form.NUMBER
+    ),
+    "vae": Flag("--vae", "whole (default), sliced, or tiled for large pictures."),
+    "num_inference_steps": Flag("--steps", "Sampler steps; default: the bundle's.", Form.WHOLE_NUMBER),
+    "timesteps": Flag(
+        "--timesteps", "Timesteps to visit, separated by commas; or ays (Align Your Steps).", Form.NUMBERS_OR_AYS
+    ),
+    "sigmas": Flag("--sigmas", "Noise levels to visit, separated by commas, down to 0; or ays.", Form.NUMBERS_OR_AYS),
+    "denoising_end": Flag("--denoising-end", "Part of the schedule, 0 to 1, after which to stop.", Form.NUMBER),
+    "guidance_scale": Flag(
+        "--guidance", "Guidance scale, or one per step separated by commas; at most 1: none.", Form.NUMBERS
+    ),
+    "guidance_rescale": Flag(
+        "--guidance-rescale", "0 to 1: against overexposure by strong guidance; default: 0.", Form.NUMBER
+    ),
+    "guidance_start": Flag(
+        "--guidance-start", "Part of the steps, 0 to 1, before guidance begins; default: 0.", Form.NUMBER
+    ),
+    "guidance_end": Flag("--guidance-end", "Part of the steps, 0 to 1, after which it ends; default: 1.", Form.NUMBER),
+}
+"""The keywords that the command line takes as they are; others, such as size and seed, it makes of its own options."""
+
+
+def set_options(options: Mapping[str, Any]) -> Options:
+    """The options that were set: those that are not None.
+
+    Raises:
+        RequestError: an unknown one, with the name that it comes close to.
+    """
+    known = list(Options.__annotations__)
+    for name in options:
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+            if name == "strength":
+                hint = "a picture to start from goes with it: use img2img"
+            raise RequestError(f"got keyword {name!r}, expected one that drawing knows; {hint}")
+    return cast(Options, {name: value for name, value in options.items() if value is not None})

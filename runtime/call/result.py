@@ -24,15 +24,24 @@ class OutputType(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """Seconds spent in each stage of one call; ``unet`` is the part of ``denoise`` inside the engine."""
+    """Seconds spent in each stage of one call.
+
+    ``calls`` are those of each model call in ``denoise``, with all of its passes; ``unet_calls`` is how often the
+    U-Net's engine ran for them.
+    """
 
     encode_prompt: float
     encode_image: float
     denoise: float
-    unet: float
+    calls: tuple[float, ...]
     unet_calls: int
     decode: float
     total: float
+
+    @property
+    def unet(self) -> float:
+        """Seconds of all model calls."""
+        return sum(self.calls)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from PIL import Image
 from latentrt.engines.errors import RequestError
 from latentrt.engines.pixels import normalized
 from latentrt.engines.spec import Array
-from latentrt.runtime.call.checks import whole
+from latentrt.runtime.checks import whole
 from latentrt.runtime.pictures.crop import Box, cover, crop_region, fit_and_fill
 from latentrt.runtime.pictures.image import array_from_image, images_from_pixels, rgb_from_image
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageFilter
 
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
-from latentrt.runtime.call.checks import whole
+from latentrt.runtime.checks import whole
 from latentrt.runtime.pictures.image import array_from_image, images_from_pixels, rgb_from_image
 
 # The new area's blur grows with the distance to the picture: by how many pixels of radius per pixel, in few steps

@@ -10,7 +10,7 @@ from latentrt.engines.batches import batch_results
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
-from latentrt.runtime.call.checks import warn_caller
+from latentrt.runtime.checks import warn_caller
 from latentrt.runtime.prompts.chunks import Framed, Token, framed
 from latentrt.runtime.prompts.style import STYLES, LongPrompt, PromptOptions, Style
 from latentrt.runtime.prompts.text_encoder import TextEncoder
@@ -19,6 +19,22 @@ from latentrt.runtime.prompts.tree import EMPTY, Blend, Fragment, Prompt, Text
 
 class PromptTruncatedWarning(UserWarning):
     """A prompt is longer than the text encoder reads; the warning quotes what was left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """The texts of N pictures for one text encoder; ``negatives`` is None where there is nothing to encode."""
+
+    positives: Sequence[str]
+    negatives: Sequence[str] | None
+
+    def repeated(self, times: int) -> "Prompts":
+        """Every text so many times in turn."""
+        positives, negatives = (
+            None if side is None else [text for text in side for _ in range(times)]
+            for side in (self.positives, self.negatives)
+        )
+        return Prompts(positives=positives or [], negatives=negatives)
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,13 @@ class PromptEncoder:
         self._engine = engine
 
     def encode(
-        self, prompts: Sequence[str], negatives: Sequence[str] | None, options: PromptOptions, *, chunks: int = 1
+        self,
+        prompts: Sequence[str],
+        negatives: Sequence[str] | None,
+        options: PromptOptions,
+        parsed: Mapping[str, Prompt],
+        *,
+        chunks: int = 1,
     ) -> tuple[Encoded, Encoded | None]:
         """Conditioning of prompts and negative prompts; equal texts are encoded once.
 
@@ -67,6 +89,7 @@ class PromptEncoder:
             prompts: N texts.
             negatives: N texts, or None where there are none.
             options: how to read them; ``clip_skip`` concerns the prompts alone.
+            parsed: the tree of every text.
             chunks: as many at least.
 
         Returns:
@@ -74,10 +97,10 @@ class PromptEncoder:
             the empty prompt.
 
         Raises:
-            RequestError: a malformed prompt, or weights so large that the result is not finite.
+            RequestError: weights so large that the result is not finite.
         """
         style = STYLES[options.syntax]
-        trees = {prompt: style.parse(prompt) for prompt in dict.fromkeys([*prompts, *(negatives or ())])}
+        trees = {prompt: parsed[prompt] for prompt in dict.fromkeys([*prompts, *(negatives or ())])}
         texts = dict.fromkeys(chain.from_iterable(tree.texts for tree in trees.values()))
         with np.errstate(over="ignore"):  # of weights beyond float32; the result is checked below
             read = {text: self._read(text, style, options.long_prompt) for text in texts}

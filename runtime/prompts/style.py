@@ -116,11 +116,11 @@ def prompt_options_from_arguments(
     )
 
 
-def check_prompts(prompts: Iterable[str], options: PromptOptions) -> None:
-    """Parses prompts for nothing but their mistakes.
+def parsed_prompts(prompts: Iterable[str], options: PromptOptions) -> dict[str, Prompt]:
+    """The tree of every text.
 
     Raises:
         RequestError: the first that is malformed.
     """
-    for prompt in dict.fromkeys(prompts):
-        STYLES[options.syntax].parse(prompt)
+    parse = STYLES[options.syntax].parse
+    return {prompt: parse(prompt) for prompt in dict.fromkeys(prompts)}

@@ -14,7 +14,7 @@ from latentrt.engines.bundle.tokenizer import Tokenizer
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.engines.tensors.torch_zip import LARGEST, array_from_bytes, load_torch_file
-from latentrt.runtime.call.checks import texts
+from latentrt.runtime.checks import texts
 
 _LEARNED = ("learned_embeds.safetensors", "learned_embeds.bin")  # diffusers' names inside a folder
 _BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL's second text encoder"}

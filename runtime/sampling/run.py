@@ -1,14 +1,25 @@
-"""The denoising loop: the one place that drives a solver, asks the model and tells the caller."""
+"""One sampling run, stepped from outside: it says what it wants of the model and goes on with the answer."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
 
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.schedule import Level, Schedule
 from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Solver
 
 Model = Callable[[Array, Level], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a run asks the model: x (N, C, H/f, W/f), scaled to unit variance, at a level."""
+
+    x: Array
+    level: Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,28 @@ class Update:
 OnStep = Callable[[Update], Array]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Keep:
+    """What inpainting keeps: after every update the original, noised to the level that x is at, replaces it.
+
+    Attributes:
+        mask: (N, 1, h, w): 1 is redrawn, 0 is kept.
+        clean: (N, C, h, w), in the scale of the schedule's levels.
+        noise: (N, C, h, w), the same at every level.
+        data_scale: what ``clean`` is multiplied by after the last update.
+    """
+
+    mask: Array
+    clean: Array
+    noise: Array
+    data_scale: float = 1.0
+
+    def applied(self, x: Array, level: Level | None) -> Array:
+        """x with its kept part at ``level``; None after the last update."""
+        kept = self.clean * np.float32(self.data_scale) if level is None else level.noised(self.clean, self.noise)
+        return np.asarray((1.0 - self.mask) * kept + self.mask * x, x.dtype)
+
+
 class Interrupt(Exception):  # noqa: N818 - control flow, as KeyboardInterrupt
     """Raised in a callback to end the run; what there is so far is decoded and returned.
 
@@ -39,65 +72,109 @@ class Interrupt(Exception):  # noqa: N818 - control flow, as KeyboardInterrupt
         self.latents = latents
 
 
-def denoise(
-    x: Array,
-    schedule: Schedule,
-    solver: Solver,
-    model: Model,
-    noise: NoiseSource,
-    on_step: OnStep | None = None,
-    stop_below: float = -math.inf,
-) -> Array:
-    """Runs a solver over a schedule.
+class Run:
+    """A solver on its way through a schedule. Whoever holds it calls the model, alone or for several runs at once.
 
-    Args:
-        x: (N, C, H/f, W/f) at the schedule's first level.
-        schedule: the levels.
-        solver: the generator to drive.
-        model: prediction from (x scaled to unit variance, level).
-        noise: standard normal noise of x's shape, for stochastic solvers.
-        on_step: called after each evaluation's update; the x it returns goes on.
-        stop_below: the run ends before the model would be asked at a lower timestep.
+    ::
 
-    Returns:
-        The last x.
+        while run.call is not None:
+            run.answer(model(run.call.x, run.call.level))
+
+    Attributes:
+        call: what the model is asked next; None once the run has ended.
+        x: (N, C, H/f, W/f), where the run is; its result once it has ended.
+        seconds: what each model call took, as its caller said.
+        interrupted: whether ``on_step`` ended the run.
     """
-    if len(schedule) == 0:
-        return x
-    run = solver(x, schedule, noise)
-    request: Evaluate | None = next(run)
-    index = 0
-    while request is not None and request.level.timestep >= stop_below:
-        x, level = request.x, request.level
-        scale = level.input_scale
-        output = model(x if scale == 1.0 else x * scale, level)
-        denoised = level.denoised(schedule.prediction_type, output, x)
+
+    def __init__(
+        self,
+        x: Array,
+        schedule: Schedule,
+        solver: Solver,
+        noise: NoiseSource,
+        *,
+        keep: Keep | None = None,
+        on_step: OnStep | None = None,
+        stop_below: float = -math.inf,
+    ) -> None:
+        """Begins the run.
+
+        Args:
+            x: (N, C, H/f, W/f) at the schedule's first level.
+            schedule: the levels.
+            solver: the generator to step.
+            noise: standard normal noise of x's shape, for stochastic solvers.
+            keep: what inpainting keeps.
+            on_step: called after each update, with what is kept in place; the x it returns goes on.
+            stop_below: the run ends before the model would be asked at a lower timestep.
+        """
+        self.x = x
+        self.call: Call | None = None
+        self.seconds: list[float] = []
+        self.interrupted = False
+        self._prediction_type = schedule.prediction_type
+        self._keep, self._on_step, self._stop_below = keep, on_step, stop_below
+        if len(schedule):
+            self._solver = solver(x, schedule, noise)
+            self._ask(next(self._solver))
+
+    def answer(self, prediction: Array, seconds: float = 0.0) -> None:
+        """Goes on with the model's prediction for ``call``.
+
+        Args:
+            prediction: (N, C, H/f, W/f).
+            seconds: what the model took, for ``seconds``.
+        """
+        x, level = self.x, self._level
+        denoised = level.denoised(self._prediction_type, prediction, x)
+        wanted: Evaluate | None = None
         try:
-            request = run.send((x, denoised))
-            x = request.x
+            wanted = self._solver.send((x, denoised))
+            x = wanted.x
         except StopIteration as finished:
-            request, x = None, finished.value
-        if on_step is not None:
+            x = finished.value
+        next_level = None if wanted is None else wanted.level
+        if self._keep is not None:
+            x = self._keep.applied(x, next_level)
+        self.seconds.append(seconds)
+        self.x, self.call = x, None
+        if self._on_step is not None:
             try:
-                x = on_step(Update(index, level, request.level if request else None, x, denoised))
+                self.x = self._on_step(Update(len(self.seconds) - 1, level, next_level, x, denoised))
             except Interrupt as interrupt:
-                return x if interrupt.latents is None else interrupt.latents
-            if request is not None:
-                request = Evaluate(x, request.level)
-        index += 1
-    return x
+                self.x = x if interrupt.latents is None else interrupt.latents
+                self.interrupted = True
+                return
+        if next_level is not None:
+            self._ask(Evaluate(self.x, next_level))
+
+    def _ask(self, wanted: Evaluate) -> None:
+        self.x, self._level = wanted.x, wanted.level
+        if wanted.level.timestep >= self._stop_below:
+            scale = wanted.level.input_scale
+            self.call = Call(self.x if scale == 1.0 else self.x * scale, wanted.level)
 
 
-def model_calls(schedule: Schedule, solver: Solver) -> list[Level]:
+def denoise(run: Run, model: Model) -> Array:
+    """Drives one run to its end; returns its x."""
+    while run.call is not None:
+        begin = perf_counter()
+        prediction = model(run.call.x, run.call.level)
+        run.answer(prediction, perf_counter() - begin)
+    return run.x
+
+
+def levels_asked(schedule: Schedule, solver: Solver) -> list[Level]:
     """The levels at which a run asks the model, in order; found by running the solver on a number."""
     levels: list[Level] = []
     if len(schedule):
-        run: object = solver(0.0, schedule, lambda *_: 0.0)  # type: ignore[arg-type]
-        request = next(run)  # type: ignore[call-overload]
+        steps = solver(0.0, schedule, lambda *_: 0.0)  # type: ignore[arg-type]
+        wanted = next(steps)
         try:
             while True:
-                levels.append(request.level)
-                request = run.send((0.0, 0.0))  # type: ignore[attr-defined]
+                levels.append(wanted.level)
+                wanted = steps.send((0.0, 0.0))  # type: ignore[arg-type]
         except StopIteration:
             pass
     return levels

@@ -18,7 +18,7 @@ from latentrt.engines.bundle.schedule_config import (
     TimestepSpacing,
 )
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.checks import chosen, number, numbers, whole
+from latentrt.runtime.checks import chosen, number, numbers, whole
 from latentrt.runtime.sampling.grids import dpm as dpm_grids
 from latentrt.runtime.sampling.grids import k_diffusion as k_grids
 from latentrt.runtime.sampling.grids import whole_timesteps as grids

@@ -78,7 +78,7 @@ def test_the_engine_equals_diffusers_unet(bundle: Bundle, checkpoint: Path) -> N
     engine = components.engine("unet", Shapes(profile=bundle.manifest.profiles[0]))
 
     def ours(array: np.ndarray) -> np.ndarray:
-        inputs = {"sample": array, "timestep": np.array([500.0], np.float32), "encoder_hidden_states": context}
+        inputs = {"sample": array, "timestep": np.full(2, 500.0, np.float32), "encoder_hidden_states": context}
         return engine.run(inputs)["out_sample"]
 
     with torch.inference_mode():

@@ -13,7 +13,7 @@ from latentrt.engines.bundle.schedule_config import ScheduleConfig
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.grids.align_your_steps import AYS_SIGMAS, AYS_TIMESTEPS
 from latentrt.runtime.sampling.noise import Noise
-from latentrt.runtime.sampling.run import Update, denoise, model_calls
+from latentrt.runtime.sampling.run import Run, Update, denoise, model_calls
 from latentrt.runtime.sampling.samplers import SAMPLERS, Sampler
 
 BETAS = {
@@ -121,7 +121,7 @@ def compare(sampler: Sampler, settings: dict[str, Any], steps: int, start: int =
     # the stand-in sees the timestep as the reference has it, so that its rounding is not compared again
     told = iter([float(t) for t in reference.timesteps[start * getattr(reference, "order", 1) :]])
     noise = Noise(3, shape)
-    denoise(x, schedule, sampler.solver(config), lambda x, _: model(x, next(told)), noise.between, keep)
+    denoise(Run(x, schedule, sampler.solver(config), noise.between, on_step=keep), lambda x, _: model(x, next(told)))
     assert len(seen) == len(expected)
     for index, (ours, theirs) in enumerate(zip(seen, expected, strict=True)):
         scale = np.abs(theirs).max()

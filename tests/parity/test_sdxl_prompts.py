@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 
 import latentrt
 from latentrt.engines.shapes import Shapes
-from latentrt.runtime.denoiser.conditions.text import Conditioning, Prompts, conditioning_of
+from latentrt.runtime.denoiser.conditions.text import TextCondition, text_condition
 from latentrt.runtime.denoiser.guidance import guidance_scale_embedding
-from latentrt.runtime.prompts.encoder import PromptEncoder
-from latentrt.runtime.prompts.style import prompt_options_from_arguments
+from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE
+from latentrt.runtime.prompts.encoder import PromptEncoder, Prompts
+from latentrt.runtime.prompts.style import parsed_prompts, prompt_options_from_arguments
 from latentrt.runtime.prompts.text_encoder import TextEncoder, text_encoders_from_bundle
 
 LONG = "a red apple. and then a long sentence, with many things; in it: more " * 8
@@ -32,7 +33,7 @@ PROMPTS = (
     "w " * 90 + "(a b)- c",
 )
 
-Encode = Callable[..., Conditioning]
+Encode = Callable[..., TextCondition]
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,11 @@ def encode(family_pipe: Callable[[str], latentrt.Pipeline], family_bundle: Calla
         syntax: str = "plain",
         long_prompt: str | None = None,
         clip_skip: int = 0,
-    ) -> Conditioning:
+    ) -> TextCondition:
         manifest = pipe.manifest
-        return conditioning_of(
+        options = prompt_options_from_arguments(syntax, long_prompt, clip_skip, manifest.text_layers)
+        second = prompt_2 or prompts
+        return text_condition(
             [
                 PromptEncoder(
                     encoder, pipe._components.engine(encoder.record.component, Shapes(profile=manifest.profiles[0]))
@@ -71,11 +74,11 @@ def encode(family_pipe: Callable[[str], latentrt.Pipeline], family_bundle: Calla
             ],
             [
                 Prompts(positives=prompts, negatives=negatives),
-                Prompts(positives=prompt_2 or prompts, negatives=negatives),
+                Prompts(positives=second, negatives=negatives),
             ],
-            prompt_options_from_arguments(syntax, long_prompt, clip_skip, manifest.text_layers),
-            guided=negatives is not None,
-            time_ids=None,
+            options,
+            parsed_prompts([*prompts, *second, *(negatives or ())], options),
+            guides=negatives is not None,
         )
 
     return encoded
@@ -90,11 +93,11 @@ def test_compel(encode: Encode, theirs: Any) -> None:
         with torch.no_grad():
             expected = reference(prompt, negative_prompt="blurry-- (ugly)1.4")
         ours = encode([prompt], ["blurry-- (ugly)1.4"], syntax="compel")
-        assert ours.negative is not None
-        assert_equal(ours.positive["encoder_hidden_states"], expected.embeds.numpy(), prompt)
-        assert_equal(ours.positive["text_embeds"], expected.pooled_embeds.numpy(), prompt)
-        assert_equal(ours.negative["encoder_hidden_states"], expected.negative_embeds.numpy(), prompt)
-        assert_equal(ours.negative["text_embeds"], expected.negative_pooled_embeds.numpy(), prompt)
+        assert ours.rows[NEGATIVE] is not None
+        assert_equal(ours.rows[POSITIVE]["encoder_hidden_states"], expected.embeds.numpy(), prompt)
+        assert_equal(ours.rows[POSITIVE]["text_embeds"], expected.pooled_embeds.numpy(), prompt)
+        assert_equal(ours.rows[NEGATIVE]["encoder_hidden_states"], expected.negative_embeds.numpy(), prompt)
+        assert_equal(ours.rows[NEGATIVE]["text_embeds"], expected.negative_pooled_embeds.numpy(), prompt)
 
 
 @pytest.mark.parametrize(("first", "second"), [("a cat", LONG), (LONG, "a cat")])
@@ -105,9 +108,9 @@ def test_prompts_of_different_lengths(encode: Encode, theirs: Any, first: str, s
     with torch.no_grad():
         expected = CompelForSDXL(theirs)(first, style_prompt=second)
     ours = encode([first], prompt_2=[second], syntax="compel")
-    assert ours.positive["encoder_hidden_states"].shape == (1, 308, 192)
-    assert_equal(ours.positive["encoder_hidden_states"], expected.embeds.numpy())
-    assert_equal(ours.positive["text_embeds"], expected.pooled_embeds.numpy())
+    assert ours.rows[POSITIVE]["encoder_hidden_states"].shape == (1, 308, 192)
+    assert_equal(ours.rows[POSITIVE]["encoder_hidden_states"], expected.embeds.numpy())
+    assert_equal(ours.rows[POSITIVE]["text_embeds"], expected.pooled_embeds.numpy())
 
 
 @pytest.mark.parametrize("clip_skip", [None, 1])
@@ -121,27 +124,27 @@ def test_diffusers(encode: Encode, theirs: Any, clip_skip: int | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", latentrt.PromptTruncatedWarning)
         ours = encode(prompts, negatives, prompt_2=["red", "b"], clip_skip=clip_skip or 0)
-    assert ours.negative is not None
-    assert_equal(ours.positive["encoder_hidden_states"], wide.numpy())
-    assert_equal(ours.negative["encoder_hidden_states"], against.numpy())
-    assert_equal(ours.positive["text_embeds"], pooled.numpy())
-    assert_equal(ours.negative["text_embeds"], pooled_against.numpy())
+    assert ours.rows[NEGATIVE] is not None
+    assert_equal(ours.rows[POSITIVE]["encoder_hidden_states"], wide.numpy())
+    assert_equal(ours.rows[NEGATIVE]["encoder_hidden_states"], against.numpy())
+    assert_equal(ours.rows[POSITIVE]["text_embeds"], pooled.numpy())
+    assert_equal(ours.rows[NEGATIVE]["text_embeds"], pooled_against.numpy())
 
 
 def test_a1111_pools_the_first_chunk_without_weights(encode: Encode) -> None:
     """As the web UI does: weights reach the states alone, and what follows the first chunk is not pooled."""
-    plain = encode(["a red apple"], syntax="a1111").positive
-    weighted = encode(["a (red:1.5) apple"], syntax="a1111").positive
+    plain = encode(["a red apple"], syntax="a1111").rows[POSITIVE]
+    weighted = encode(["a (red:1.5) apple"], syntax="a1111").rows[POSITIVE]
     assert np.abs(weighted["encoder_hidden_states"] - plain["encoder_hidden_states"]).max() > 1e-2
     assert_equal(weighted["text_embeds"], plain["text_embeds"])
-    longer = encode(["a red apple BREAK something else"], syntax="a1111").positive
+    longer = encode(["a red apple BREAK something else"], syntax="a1111").rows[POSITIVE]
     assert longer["encoder_hidden_states"].shape[1] == 154
     assert_equal(longer["text_embeds"], plain["text_embeds"])
 
 
 def test_no_negatives_are_zeros(encode: Encode, family_pipe: Callable[[str], latentrt.Pipeline]) -> None:
     """Of states and pooled vector; only where a half without the prompt is wanted at all."""
-    assert encode(["a"]).negative is None
+    assert encode(["a"]).rows[NEGATIVE] is None
     seen = []
 
     def watch(pipe: Any, step: int, timestep: float, tensors: Any) -> None:
@@ -188,7 +191,7 @@ def test_textual_inversion(
         wide, _, pooled, _ = pipe.encode_prompt("a <toy> on a table", do_classifier_free_guidance=False)
     own = text_encoders_from_bundle(open_bundle(family_bundle("sdxl")))
     loaded = [encoder.with_loaded(path, "<toy>") for encoder in own]
-    ours = encode(["a <toy> on a table"], encoders=loaded).positive
+    ours = encode(["a <toy> on a table"], encoders=loaded).rows[POSITIVE]
     assert_equal(ours["encoder_hidden_states"], wide.numpy())
     assert_equal(ours["text_embeds"], pooled.numpy())
 

@@ -11,7 +11,7 @@ from latentrt.engines.bundle.schedule_config import ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.noise import Noise
-from latentrt.runtime.sampling.run import denoise, model_calls
+from latentrt.runtime.sampling.run import Run, denoise, model_calls
 from latentrt.runtime.sampling.samplers import SAMPLERS, Sampler
 from latentrt.runtime.sampling.schedule import Schedule
 from latentrt.runtime.sampling.solvers.er_sde import er_sde
@@ -128,7 +128,7 @@ def test_er_sde_is_the_papers_update(order: int) -> None:
     model = ideal_model(schedule)
     waiting = iter(draws)
     start = np.linspace(-8.0, 8.0, 5)
-    ours = denoise(start, schedule, lambda *a: er_sde(*a, solver_order=order), model, lambda *_: next(waiting))
+    ours = denoise(Run(start, schedule, lambda *a: er_sde(*a, solver_order=order), lambda *_: next(waiting)), model)
 
     def scale(sigma: Any) -> Any:
         return sigma * (np.exp(sigma**0.3) + 10.0)
@@ -166,7 +166,7 @@ def test_few_steps_are_drawn(name: str, steps: int, final: str) -> None:
     schedule = sampler.schedule(CONFIG, steps)
     noise = Noise(1, (3, 4))
     x = noise() * np.float32(schedule.initial_scale)
-    result = denoise(x, schedule, sampler.solver(CONFIG), lambda x, _: np.tanh(x), noise.between)
+    result = denoise(Run(x, schedule, sampler.solver(CONFIG), noise.between), lambda x, _: np.tanh(x))
     assert result.dtype == np.float32
     assert np.isfinite(result).all()
     if not (name == "edm_euler" and steps == 1 and final == "sigma_min"):  # it ends where it begins
@@ -187,7 +187,7 @@ def test_any_number_of_steps_is_drawn_or_refused(name: str, spacing: str) -> Non
             continue
         schedule = sampler.schedule(CONFIG, steps)
         x = noise() * np.float32(schedule.initial_scale)
-        result = denoise(x, schedule, sampler.solver(CONFIG), lambda x, _: np.tanh(x), noise.between)
+        result = denoise(Run(x, schedule, sampler.solver(CONFIG), noise.between), lambda x, _: np.tanh(x))
         assert np.isfinite(result).all(), steps
 
 
@@ -200,7 +200,7 @@ def test_one_seed_one_result(name: str) -> None:
 
     def run(seed: int) -> Array:
         noise = Noise(seed, (2, 8))
-        return denoise(start, schedule, sampler.solver(CONFIG), lambda x, _: np.tanh(x), noise.between)
+        return denoise(Run(start, schedule, sampler.solver(CONFIG), noise.between), lambda x, _: np.tanh(x))
 
     np.testing.assert_array_equal(run(5), run(5))
     assert np.array_equal(run(5), run(6)) is not sampler.stochastic
@@ -307,5 +307,5 @@ def test_custom_sigmas_end_without_noise(name: str, sigmas: Any) -> None:
     schedule = sampler.schedule(CONFIG, None)
     noise = Noise(1, (1, 20))
     x = noise() * np.float32(schedule.initial_scale)
-    result = denoise(x, schedule, sampler.solver(CONFIG), lambda x, _: np.full_like(x, 0.25), noise.between)
+    result = denoise(Run(x, schedule, sampler.solver(CONFIG), noise.between), lambda x, _: np.full_like(x, 0.25))
     np.testing.assert_allclose(result, 0.25, atol=1e-5)

@@ -1,7 +1,7 @@
 """What models are told of sizes, and what is refused to models that are told less."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,14 +10,14 @@ import latentrt
 from latentrt.engines.bundle.conditioning import TimeIds
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile
-from latentrt.runtime.denoiser.conditions.time_ids import time_ids_from_options
+from latentrt.runtime.call.picture_size import PictureSizeKeywords, time_ids_from_keywords
 
 WIDE = Profile(width=96, height=64)
 
 
 def ids(kind: TimeIds, *, from_picture: bool = False, **given: Any) -> Any:
     """For a picture that is wider than high."""
-    return time_ids_from_options(kind, given, WIDE, from_picture=from_picture)
+    return time_ids_from_keywords(kind, cast(PictureSizeKeywords, given), WIDE, from_picture=from_picture)
 
 
 def test_the_size_drawn_stands_for_what_is_left_out() -> None:

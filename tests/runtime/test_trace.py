@@ -9,10 +9,10 @@ from latentrt.engines.bundle.schedule_config import ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.noise import Noise
-from latentrt.runtime.sampling.run import denoise
+from latentrt.runtime.sampling.run import Run, denoise
 from latentrt.runtime.sampling.samplers import SAMPLERS, Sampler
 from latentrt.runtime.sampling.schedule import Schedule
-from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Run
+from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Steps
 from latentrt.runtime.sampling.trace import PredictionKind, Table, trace
 
 CONFIG = ScheduleConfig(
@@ -91,7 +91,7 @@ def test_the_table_replays_the_run(name: str, options: dict[str, Any]) -> None:
         solver = sampler.solver(CONFIG)
         table = trace(schedule, solver, name)
         x = np.random.default_rng(0).standard_normal(SHAPE) * schedule.initial_scale
-        expected = denoise(x, schedule, solver, lambda x, level: model(x, level.timestep), Noise(4, SHAPE).between)
+        expected = denoise(Run(x, schedule, solver, Noise(4, SHAPE).between), lambda x, level: model(x, level.timestep))
         ours = replay(table, x, Noise(4, SHAPE).between)
         scale = np.abs(expected).max()
         np.testing.assert_allclose(ours / scale, expected / scale, atol=TOLERANCE, err_msg=f"{steps} steps")
@@ -138,7 +138,7 @@ def test_multistep_solvers_on_noise_keep_noise() -> None:
     assert kinds == {"lms": noise, "deis": noise, "dpmpp_2m": denoised, "unipc": denoised}
 
 
-def thresholded(x: Array, schedule: Schedule, noise: NoiseSource) -> Run:
+def thresholded(x: Array, schedule: Schedule, noise: NoiseSource) -> Steps:
     """Clips what the model predicts."""
     for step in schedule.steps:
         x, denoised = yield Evaluate(x, step.level)
@@ -146,7 +146,7 @@ def thresholded(x: Array, schedule: Schedule, noise: NoiseSource) -> Run:
     return x
 
 
-def multiplied(x: Array, schedule: Schedule, noise: NoiseSource) -> Run:
+def multiplied(x: Array, schedule: Schedule, noise: NoiseSource) -> Steps:
     """Multiplies two arrays."""
     for step in schedule.steps:
         x, denoised = yield Evaluate(x, step.level)
@@ -154,7 +154,7 @@ def multiplied(x: Array, schedule: Schedule, noise: NoiseSource) -> Run:
     return x
 
 
-def hoarding(x: Array, schedule: Schedule, noise: NoiseSource) -> Run:
+def hoarding(x: Array, schedule: Schedule, noise: NoiseSource) -> Steps:
     """Keeps every x there was."""
     seen = [x]
     for step in schedule.steps:

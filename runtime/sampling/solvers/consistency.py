@@ -5,12 +5,12 @@ import math
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.schedule import Schedule
-from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Run, deterministic_step
+from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Steps, deterministic_step
 
 _SIGMA_DATA = 0.5  # Luo et al. 2023, arXiv 2310.04378, section 4.3
 
 
-def lcm(x: Array, schedule: Schedule, noise: NoiseSource, *, timestep_scaling: float = 10.0) -> Run:
+def lcm(x: Array, schedule: Schedule, noise: NoiseSource, *, timestep_scaling: float = 10.0) -> Steps:
     """Multistep consistency sampling (Luo et al. 2023, arXiv 2310.04378, algorithm 3)."""
     for step in schedule.steps:
         x, denoised = yield Evaluate(x, step.level)
@@ -23,7 +23,7 @@ def lcm(x: Array, schedule: Schedule, noise: NoiseSource, *, timestep_scaling: f
     return x
 
 
-def tcd(x: Array, schedule: Schedule, noise: NoiseSource, *, eta: float = 0.0) -> Run:
+def tcd(x: Array, schedule: Schedule, noise: NoiseSource, *, eta: float = 0.0) -> Steps:
     """Strategic stochastic sampling (Zheng et al. 2024, arXiv 2402.19159, algorithm 4).
 
     ``eta`` is the paper's γ: how far below the target the deterministic jump goes before noise leads back up.

@@ -5,12 +5,12 @@ import math
 from latentrt.engines.bundle.schedule_config import PredictionType
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.schedule import Level, Schedule
-from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Run, ancestral_split, deterministic_step
+from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Steps, ancestral_split, deterministic_step
 
 _LARGEST_CHURN = math.sqrt(2.0) - 1.0  # Karras et al. 2022, algorithm 2
 
 
-def ddim(x: Array, schedule: Schedule, noise: NoiseSource, *, eta: float = 0.0) -> Run:
+def ddim(x: Array, schedule: Schedule, noise: NoiseSource, *, eta: float = 0.0) -> Steps:
     """DDIM (Song et al. 2021, eq. 12); with eta = 1 the ancestral sampling of DDPM (Ho et al. 2020).
 
     In the coordinates of k-diffusion (alpha = 1) the same update with eta = 1 is Euler ancestral.
@@ -33,7 +33,7 @@ def euler(
     s_tmin: float = 0.0,
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
-) -> Run:
+) -> Steps:
     """Euler's method on the probability-flow ODE, with churn (Karras et al. 2022, algorithm 2, first order).
 
     The paper adds the churn before it asks the model. Here, as in the reference, the model is asked first and

@@ -8,7 +8,7 @@ from enum import StrEnum
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.schedule import Level, Schedule
-from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Run
+from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Steps
 
 _FEW_STEPS = 15  # below, the last steps fall back to lower orders
 
@@ -57,7 +57,7 @@ def dpm_multistep(
     solver_type: SolverType = SolverType.MIDPOINT,
     lower_order_final: bool = True,
     euler_at_final: bool = False,
-) -> Run:
+) -> Steps:
     """DPM-Solver(++) from the predictions of earlier steps (arXiv 2211.01095, algorithm 2).
 
     First order where there is no earlier prediction and at a last step that ends without noise; with
@@ -87,7 +87,7 @@ def dpm_singlestep(
     algorithm_type: AlgorithmType = AlgorithmType.DPMSOLVERPP,
     solver_type: SolverType = SolverType.MIDPOINT,
     lower_order_final: bool = False,
-) -> Run:
+) -> Steps:
     """DPM-Solver(++) of second order in pairs of steps (arXiv 2211.01095, algorithm 1).
 
     The first step of a pair is of first order; the second starts again where the pair began, with both

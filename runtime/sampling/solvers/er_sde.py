@@ -7,12 +7,12 @@ import numpy as np
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.schedule import Schedule
-from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Run
+from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Steps
 
 _POINTS = 64  # Gauss-Legendre; in log ratio the integrands are smooth over any step
 
 
-def er_sde(x: Array, schedule: Schedule, noise: NoiseSource, *, solver_order: int = 3, s_noise: float = 1.0) -> Run:
+def er_sde(x: Array, schedule: Schedule, noise: NoiseSource, *, solver_order: int = 3, s_noise: float = 1.0) -> Steps:
     """ER-SDE-Solver-3 (Cui et al. 2023, arXiv 2309.06169, algorithms 1 to 3) in x/alpha along r = sigma/alpha.
 
     φ(r) of eq. 22 ("ER SDE 5") says how much of the noise in x survives a step; the difference to the target's

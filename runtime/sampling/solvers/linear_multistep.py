@@ -9,13 +9,13 @@ import numpy as np
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.schedule import Level, Schedule
-from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Run, deterministic_step
+from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Steps, deterministic_step
 
 _ADAMS_BASHFORTH = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 _FEW_STEPS = 15
 
 
-def lms(x: Array, schedule: Schedule, noise: NoiseSource, *, order: int = 4) -> Run:
+def lms(x: Array, schedule: Schedule, noise: NoiseSource, *, order: int = 4) -> Steps:
     """Linear multistep on dx/dσ (Katherine Crowson's variable-step Adams-Bashforth), alpha = 1."""
     slopes: list[Array] = []
     for step in schedule.steps:
@@ -31,7 +31,7 @@ def lms(x: Array, schedule: Schedule, noise: NoiseSource, *, order: int = 4) -> 
 
 def deis(
     x: Array, schedule: Schedule, noise: NoiseSource, *, solver_order: int = 2, lower_order_final: bool = True
-) -> Run:
+) -> Steps:
     """DEIS in log ρ (Zhang and Chen 2022, arXiv 2204.13902): x/alpha moves along ρ = sigma/alpha with slope ε."""
     if not 1 <= solver_order <= 3:
         raise RequestError(f"got solver_order {solver_order!r}, expected 1, 2 or 3; 2 is common")
@@ -51,7 +51,7 @@ def deis(
     return x
 
 
-def pndm(x: Array, schedule: Schedule, noise: NoiseSource, *, skip_prk_steps: bool = False) -> Run:
+def pndm(x: Array, schedule: Schedule, noise: NoiseSource, *, skip_prk_steps: bool = False) -> Steps:
     """PNDM (Liu et al. 2022, arXiv 2202.09778): Adams-Bashforth on the model's output, then DDIM's transfer.
 
     The first three steps are Runge-Kutta's, of four model calls each. With ``skip_prk_steps`` Heun's method makes

@@ -4,10 +4,10 @@ import math
 
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.schedule import Level, Schedule
-from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Run, ancestral_split, deterministic_step
+from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Steps, ancestral_split, deterministic_step
 
 
-def heun(x: Array, schedule: Schedule, noise: NoiseSource) -> Run:
+def heun(x: Array, schedule: Schedule, noise: NoiseSource) -> Steps:
     """Heun's method (Karras et al. 2022, algorithm 1): Euler's step, then the mean of the slopes at its ends."""
     for step in schedule.steps:
         start, denoised = yield Evaluate(x, step.level)
@@ -20,7 +20,7 @@ def heun(x: Array, schedule: Schedule, noise: NoiseSource) -> Run:
     return x
 
 
-def dpm_2(x: Array, schedule: Schedule, noise: NoiseSource, *, eta: float = 0.0) -> Run:
+def dpm_2(x: Array, schedule: Schedule, noise: NoiseSource, *, eta: float = 0.0) -> Steps:
     """DPM-Solver-2 (Karras et al. 2022, algorithm 2 of their code): the slope at the middle of log σ.
 
     With eta = 1 the step goes to DDPM's σ_down and fresh noise leads back up.
@@ -38,7 +38,7 @@ def dpm_2(x: Array, schedule: Schedule, noise: NoiseSource, *, eta: float = 0.0)
     return x
 
 
-def dpmpp_sde(x: Array, schedule: Schedule, noise: NoiseSource, *, s_noise: float = 1.0) -> Run:
+def dpmpp_sde(x: Array, schedule: Schedule, noise: NoiseSource, *, s_noise: float = 1.0) -> Steps:
     """DPM-Solver++ (stochastic, r = 1/2): an ancestral step to the middle of log σ, then a whole one from the start.
 
     The whole step takes the prediction from the middle and walks the same Brownian path.

@@ -24,8 +24,8 @@ class Evaluate:
 
 # Standard normal noise for the way between two levels; overlapping ways share the noise of one Brownian path.
 NoiseSource = Callable[[Level, Level], Array]
-Run = Generator[Evaluate, tuple[Array, Array], Array]
-Solver = Callable[[Array, Schedule, NoiseSource], Run]
+Steps = Generator[Evaluate, tuple[Array, Array], Array]
+Solver = Callable[[Array, Schedule, NoiseSource], Steps]
 
 
 def deterministic_step(x: Array, denoised: Array, level: Level, target: Level) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.schedule import Level, Schedule
-from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Run
+from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Steps
 
 
 class BFunction(StrEnum):
@@ -29,7 +29,7 @@ def unipc(
     predict_x0: bool = True,
     lower_order_final: bool = True,
     disable_corrector: Collection[int] = (),
-) -> Run:
+) -> Steps:
     """UniPC-p: each step is predicted from earlier predictions and, once the model has seen it, corrected.
 
     Predictor and corrector share their term in x, so the correction is a combination of predictions that is added

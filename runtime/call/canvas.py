@@ -1,0 +1,58 @@
+"""What a call draws on: the picture's size, what the model is told of it, and how it goes through the autoencoder."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from latentrt.engines.bundle.manifest import BundleManifest
+from latentrt.engines.shapes import Profile, profile_for_size
+from latentrt.runtime.call.options import CanvasKeywords
+from latentrt.runtime.call.picture_size import time_ids_from_keywords
+from latentrt.runtime.checks import chosen, whole
+from latentrt.runtime.denoiser.conditions.condition import Condition
+from latentrt.runtime.denoiser.conditions.time_ids import time_ids_condition
+from latentrt.runtime.pictures.tiling import VaeMode
+
+_Ids = tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """The size of the pictures, ``time_ids`` of their positive and negative passes, and the autoencoder's way."""
+
+    profile: Profile
+    time_ids: tuple[_Ids, _Ids] | None
+    vae: VaeMode
+
+    def conditions(self, count: int) -> tuple[Condition, ...]:
+        """What the U-Net is told of the size of ``count`` pictures."""
+        return () if self.time_ids is None else (time_ids_condition(*self.time_ids, count),)
+
+    def metadata(self) -> dict[str, Any]:
+        """What a picture's metadata say of its size."""
+        return {"width": self.profile.width, "height": self.profile.height, "time_ids": self.time_ids or ()}
+
+
+def canvas_from_keywords(
+    manifest: BundleManifest, keywords: CanvasKeywords, size: tuple[int, int] | None, *, from_picture: bool
+) -> Canvas:
+    """Checks the size and what the model is told of it.
+
+    Args:
+        manifest: the bundle's.
+        keywords: those of the group that were set.
+        size: width and height where neither is given; None takes the bundle's first profile.
+        from_picture: whether the run starts from a picture.
+
+    Raises:
+        RequestError: a size without a profile, or a keyword that the model does not take.
+    """
+    first = manifest.profiles[0]
+    if size is None or "width" in keywords or "height" in keywords:
+        size = (first.width, first.height)
+    width, height = keywords.get("width", size[0]), keywords.get("height", size[1])
+    profile = profile_for_size(manifest.profiles, whole(width, "width"), whole(height, "height"))
+    return Canvas(
+        profile=profile,
+        time_ids=time_ids_from_keywords(manifest.conditioning.time_ids, keywords, profile, from_picture=from_picture),
+        vae=chosen(VaeMode, keywords.get("vae", VaeMode.WHOLE), "vae"),
+    )

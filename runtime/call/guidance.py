@@ -1,0 +1,90 @@
+"""How strongly a call is guided."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latentrt.engines.bundle.manifest import BundleManifest
+from latentrt.engines.errors import RequestError
+from latentrt.runtime.call.options import GuidanceKeywords
+from latentrt.runtime.checks import number, numbers, share, warn_caller
+from latentrt.runtime.denoiser.conditions.condition import Condition
+from latentrt.runtime.denoiser.conditions.guidance_scale import GuidanceScaleCondition
+from latentrt.runtime.denoiser.guider import Guider, StepScales, classifier_free, rescaled, step_ratios
+from latentrt.runtime.sampling.schedule import Schedule
+
+_STRONG = 14.0  # above this, pictures of the SD family oversaturate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """How strongly each step is guided. ``embedding`` is the size of the embedded weight that the model takes; 0 where
+    it takes none."""
+
+    steps: StepScales
+    rescale: float
+    embedding: int
+
+    def guider(self) -> Guider:
+        """The passes of every step, and their combiner."""
+        if self.embedding:
+            return Guider(steps=self.steps, combine=None)
+        return Guider(
+            steps=self.steps, combine=rescaled(classifier_free, self.rescale) if self.rescale > 0.0 else classifier_free
+        )
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """What the U-Net is told of it."""
+        return (GuidanceScaleCondition(self.steps, self.embedding),) if self.embedding else ()
+
+    def metadata(self) -> dict[str, Any]:
+        """What a picture's metadata say of its guidance."""
+        scales = self.steps.scales
+        return {
+            "guidance_scale": max(scales),
+            "guidance_scales": () if len(set(scales)) == 1 else scales,
+            "guidance_rescale": self.rescale,
+        }
+
+
+def guidance_from_keywords(manifest: BundleManifest, keywords: GuidanceKeywords, schedule: Schedule) -> Guidance:
+    """The weight of every step of a schedule, off outside of the interval.
+
+    Raises:
+        RequestError: a weight, an interval or a rescale that cannot be.
+    """
+    ratios = step_ratios(schedule)
+    scale: Any = keywords.get("guidance_scale")
+    scale = manifest.defaults.guidance_scale if scale is None else scale
+    if isinstance(scale, (Sequence, np.ndarray)) and not isinstance(scale, str):
+        scales = numbers(scale, "guidance_scale")
+        if len(scales) != len(ratios):
+            raise RequestError(
+                f"got {len(scales)} guidance scales for a schedule of {len(ratios)} steps; give one, or one per step, "
+                "those before the start included"
+            )
+    else:
+        scales = (number(scale, "guidance_scale"),) * len(ratios)
+    for value in scales:
+        if not (math.isfinite(value) and value >= 0.0):
+            raise RequestError(f"got guidance_scale {value}, expected a number of at least 0; 7.5 is common")
+    if max(scales) > _STRONG:
+        warn_caller(f"guidance_scale {max(scales):g} is strong; colours may saturate")
+    start = share(keywords.get("guidance_start", 0.0), "guidance_start")
+    end = share(keywords.get("guidance_end", 1.0), "guidance_end")
+    if start >= end:
+        raise RequestError(f"got guidance_start {start:g} and guidance_end {end:g}, expected the end later; swap them")
+    count = len(ratios)
+    inside = [index / count >= start and (index + 1) / count <= end for index in range(count)]
+    rescale = share(keywords.get("guidance_rescale", 0.0), "guidance_rescale")
+    if rescale and manifest.guidance_embedding:
+        raise RequestError(
+            f"got guidance_rescale {rescale:g} with a model that has its guidance built in; leave it out"
+        )
+    weights = tuple(value if guided else 1.0 for value, guided in zip(scales, inside, strict=True))
+    return Guidance(
+        steps=StepScales(scales=weights, ratios=ratios), rescale=rescale, embedding=manifest.guidance_embedding
+    )

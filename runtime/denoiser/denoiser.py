@@ -1,0 +1,78 @@
+"""The U-Net's prediction under guidance, for any number of pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from latentrt.engines.batches import pieces_of
+from latentrt.engines.engine import Engine
+from latentrt.engines.spec import Array
+from latentrt.runtime.denoiser.conditions.condition import SAMPLE, Condition
+from latentrt.runtime.denoiser.guider import Guider, Pass
+from latentrt.runtime.sampling.schedule import Level
+
+_TIMESTEP, _OUTPUT = "timestep", "out_sample"
+
+
+class Denoiser:
+    """A U-Net engine, what conditions it, and the guider that says which passes a step makes.
+
+    All buffers that do not change between steps are made once. Belongs to one run.
+
+    Attributes:
+        engine_calls: how often the engine ran.
+    """
+
+    def __init__(self, engine: Engine, conditions: Sequence[Condition], guider: Guider) -> None:
+        """Takes what a step needs; nothing runs yet."""
+        self.engine_calls = 0
+        self._engine, self._conditions, self._guider = engine, conditions, guider
+        self._plans: dict[tuple[Pass, ...], list[_Piece]] = {}
+
+    def __call__(self, x: Array, level: Level) -> Array:
+        """The guided prediction at ``x`` (N, C, H/f, W/f), already scaled to unit variance; a new array."""
+        passes = self._guider.passes(level)
+        if passes not in self._plans:
+            self._plans[passes] = self._plan(passes, len(x))
+        changing = [condition.at(passes, x, level) for condition in self._conditions]
+        count, channels = x.shape[:2]
+        rows = np.empty((len(passes) * count, *x.shape[1:]), x.dtype)
+        for piece in self._plans[passes]:
+            inputs, filled = piece.inputs, piece.rows.stop - piece.rows.start
+            inputs[_TIMESTEP][:] = level.timestep
+            inputs[SAMPLE][:filled, :channels] = x[piece.pictures]
+            for arrays in changing:
+                for name, array in arrays.items():
+                    inputs[name][:filled] = array[piece.rows]
+            rows[piece.rows] = self._engine.run(inputs)[_OUTPUT][:filled]
+            self.engine_calls += 1
+        predictions = {which: rows[i * count : (i + 1) * count] for i, which in enumerate(passes)}
+        return self._guider.combined(predictions, level)
+
+    def _plan(self, passes: tuple[Pass, ...], count: int) -> list["_Piece"]:
+        """The engine calls of a step: the rows of all passes one below the other, cut to what a call holds."""
+        spec = self._engine.spec
+        fixed = [condition.inputs(passes) for condition in self._conditions]
+        plan = []
+        for start, stop, batch in pieces_of(count * len(passes), spec.batches):
+            inputs = {name: np.zeros(tensor.sized(batch), tensor.dtype) for name, tensor in spec.inputs.items()}
+            end = inputs[SAMPLE].shape[1]
+            for arrays in reversed(fixed):
+                for name, array in arrays.items():
+                    if name == SAMPLE:  # channels behind the latents' own, those of later conditions last
+                        inputs[name][: stop - start, end - array.shape[1] : end] = array[start:stop]
+                        end -= array.shape[1]
+                    else:
+                        inputs[name][: stop - start] = array[start:stop]
+            plan.append(_Piece(inputs=inputs, pictures=np.arange(start, stop) % count, rows=slice(start, stop)))
+        return plan
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Piece:
+    """One engine call: its inputs, whose pictures they belong to, and which rows of the step's they are."""
+
+    inputs: dict[str, Array]
+    pictures: Array
+    rows: slice
