@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.engines.backends.ort_cpu.backend import OrtCpuEngine, OrtCpuModel, in_halves
+from latentrt.engines.backends.ort_cpu.backend import in_halves
+from latentrt.engines.backends.ort_cpu.model import OrtCpuEngine, OrtCpuModel
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError

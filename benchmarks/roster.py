@@ -17,7 +17,7 @@ from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.progress import Progress, StageTimer
-from latentrt.engines.store.store import AUTO, chosen_backend
+from latentrt.engines.store.choose import AUTO, chosen_backend
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from latentrt.cli.demo import contact_sheet
 from latentrt.cli.terminal import print_table, step_bar
 from latentrt.engines.spec import Array
 from latentrt.models import EMBEDDED
-from latentrt.runtime.sampling.samplers import SAMPLERS
+from latentrt.runtime.sampling.sampler_table import SAMPLERS
 
 STEPS = (1, 2, 4, 8, 16, 32)
 GUIDANCE = 3.0

@@ -18,7 +18,8 @@ import numpy as np
 
 from latentrt.benchmarks.architectures import VAE
 from latentrt.cli.terminal import print_table
-from latentrt.engines.backends.ort_cpu.backend import OrtCpuEngine, OrtCpuModel, compile_onnx
+from latentrt.engines.backends.ort_cpu.compile import compile_onnx
+from latentrt.engines.backends.ort_cpu.model import OrtCpuEngine, OrtCpuModel
 from latentrt.engines.bundle.latent_space import LatentSpace
 from latentrt.engines.spec import BATCH, EngineSpec, TensorSpec
 from latentrt.runtime.pictures.autoencoder import pixels_from_latents

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import latentrt
-from latentrt.runtime.sampling.samplers import SAMPLERS
+from latentrt.runtime.sampling.sampler_table import SAMPLERS
 from latentrt.runtime.sampling.trace import trace
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "out")

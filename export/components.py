@@ -12,19 +12,19 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from latentrt.engines.bundle.bundle import Probe, record_files, write_probes
+from latentrt.engines.bundle.checked_files import record_files
+from latentrt.engines.bundle.component_record import ComponentRecord, ParityRecord
 from latentrt.engines.bundle.conditioning import ConditioningRecord, TextEncoderRecord
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER, ComponentKind
 from latentrt.engines.bundle.manifest import (
-    SCHEMA,
     BundleManifest,
-    ComponentRecord,
-    ParityRecord,
     PreviewRecord,
     SourceRecord,
     TokenEmbeddingsRecord,
     TokenizerRecord,
 )
+from latentrt.engines.bundle.manifest_file import SCHEMA
+from latentrt.engines.bundle.probes import Probe, write_probes
 from latentrt.engines.bundle.seamless import Seamless
 from latentrt.engines.bundle.tokenizer import Tokenizer, tokenizer_from_folder
 from latentrt.engines.errors import CheckpointError

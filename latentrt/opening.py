@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.engines.store.store import AUTO, OpenComponents, chosen_backend
+from latentrt.engines.store.choose import AUTO, chosen_backend
+from latentrt.engines.store.components import OpenComponents
 from latentrt.runtime.pipeline import Pipeline
 
 

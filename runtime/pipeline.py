@@ -17,7 +17,7 @@ from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
-from latentrt.engines.store.store import Engines
+from latentrt.engines.store.components import Engines
 from latentrt.runtime.call.initial_latents import (
     InitialLatents,
     KeptPixels,

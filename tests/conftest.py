@@ -25,17 +25,19 @@ from latentrt.models import EMBEDDED
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """ONNX Runtime takes one thread, too, where nobody says how many."""
-    from latentrt.engines.backends.ort_cpu import backend as ort_cpu
+    from latentrt.engines.backends.ort_cpu import compile as ort_compile
+    from latentrt.engines.backends.ort_cpu import model as ort_model
 
-    chosen = ort_cpu._run_options
+    chosen = ort_model.session_options
 
     @wraps(chosen)
     def options(level: Any, threads: int | None, *, packs: bool) -> Any:
         return chosen(level, threads or 1, packs=packs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ort_cpu, "_run_options", options)
-        patch.setattr(ort_cpu, "physical_cores", lambda: 2)  # a thread for each half of a batch, on any machine
+        patch.setattr(ort_model, "session_options", options)
+        patch.setattr(ort_compile, "session_options", options)
+        patch.setattr(ort_model, "physical_cores", lambda: 2)  # a thread for each half of a batch, on any machine
         yield
 
 

@@ -10,7 +10,7 @@ from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
-from latentrt.engines.store.store import OpenComponents
+from latentrt.engines.store.components import OpenComponents
 from latentrt.runtime.prompts.encoder import PromptEncoder
 from latentrt.runtime.prompts.style import parsed_prompts, prompt_options_from_arguments
 from latentrt.runtime.prompts.text_encoder import text_encoders_from_bundle

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from latentrt.engines.bundle.component_record import ComponentRecord, FileRecord
 from latentrt.engines.bundle.kinds import KindRow
-from latentrt.engines.bundle.manifest import BundleManifest, ComponentRecord, FileRecord
+from latentrt.engines.bundle.manifest import BundleManifest
 from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import EngineSpec
 

@@ -1,123 +1,26 @@
-"""``bundle.json`` and ``engine.json`` as frozen models: unknown keys and newer schemas are refused."""
+"""``bundle.json`` as a frozen model."""
 
-import json
 from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from latentrt.engines.bundle.component_record import ComponentRecord, FileRecord, TensorRecord
 from latentrt.engines.bundle.conditioning import ConditioningRecord
-from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER, ComponentKind
+from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
 from latentrt.engines.bundle.latent_space import LatentSpace
-from latentrt.engines.bundle.parity import Parity
+from latentrt.engines.bundle.profile_text import ProfileText
 from latentrt.engines.bundle.record import Record
 from latentrt.engines.bundle.schedule_config import ScheduleConfig
 from latentrt.engines.bundle.seamless import Seamless
-from latentrt.engines.errors import BundleError, LatentrtError
-from latentrt.engines.graphs.quantization.recipe import Recipe
-from latentrt.engines.precision import Backend, Precision
-from latentrt.engines.shapes import Profile, Shapes, profile_from_text
+from latentrt.engines.precision import Precision
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import BATCH, Array, EngineSpec, TensorSpec
 
-SCHEMA = 2
 BUNDLE_FILE = "bundle.json"
-ENGINE_FILE = "engine.json"
 CONTEXT_LENGTH = "context_length"
-
-
-def _profile(value: object) -> object:
-    return profile_from_text(value) if isinstance(value, str) else value
-
-
-ProfileText = Annotated[Profile, BeforeValidator(_profile), PlainSerializer(str)]
-
-
-class FileRecord(Record):
-    """Size in bytes and SHA-256 of one file."""
-
-    size: int
-    sha256: str
-
-
-class TensorRecord(Record):
-    """One tensor of a component; dimensions are numbers or the names in ``dimensions``."""
-
-    shape: tuple[Annotated[int, Field(gt=0)] | str, ...]
-    dtype: Literal["float32", "int64"]
-
-
-class ParityRecord(Record):
-    """The worst figures of a component against torch, over all of its probes."""
-
-    relative_error: float
-    psnr: float
-    cases: int
-
-    @property
-    def parity(self) -> Parity:
-        """The two figures."""
-        return Parity(relative_error=self.relative_error, psnr=self.psnr)
-
-
-class QuantizedNodeRecord(Record):
-    """One node that could be computed in eight bits.
-
-    ``score`` is by how much its rounding alone moves the final latents (root mean square, to first order), or of a
-    decoder's the picture in [−1, 1]; ``error``
-    the share of energy that the results of its input's nodes lose, ``alpha`` the strength of SmoothQuant.
-    """
-
-    int8: bool
-    score: float
-    error: float
-    alpha: float | None
-
-
-class QuantizationRecord(Record):
-    """How a component became int8, and how good its pictures are: PSNR in dB against the fp32 engine's.
-
-    The U-Net's are drawn with all that is int8; the decoder's are decoded of the same latents, and its ``quality`` is
-    higher than what was asked of pictures.
-
-    ``nodes`` are by the path of their torch module. ``prompts_sha256`` tells prompts, steps and seed, ``source_sha256``
-    the graph in fp32 with its weights.
-    """
-
-    recipe: Recipe
-    tool: str
-    quality: float
-    source_sha256: str
-    prompts_sha256: str
-    prompts: int
-    steps: int
-    pictures: int
-    psnr_mean: float
-    psnr_worst: float
-    worst_prompt: str
-    nodes: dict[str, QuantizedNodeRecord]
-
-
-class ComponentRecord(Record):
-    """One ONNX graph of the bundle with its weights, tensors, probes and parity.
-
-    ``islands`` says what stays in fp32 inside of an fp16 component: how many nodes, by the reason.
-    """
-
-    kind: ComponentKind
-    onnx: str
-    weights: str | None
-    precision: Precision
-    islands: dict[str, int] = Field(default_factory=dict)
-    quantization: QuantizationRecord | None = None
-    inputs: dict[str, TensorRecord]
-    outputs: dict[str, TensorRecord]
-    probes: str
-    parity: ParityRecord
-    batch_per_picture: Annotated[int, Field(gt=0)]
-    parameters: int
 
 
 class DecisionRecord(Record):
@@ -292,98 +195,3 @@ class BundleManifest(Record):
             }
 
         return EngineSpec(inputs=tensors(record.inputs), outputs=tensors(record.outputs), batches=batches)
-
-
-class ShapeRecord(Record):
-    """One tensor of a compiled engine: numbers alone."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-
-class ProfileShapesRecord(Record):
-    """The tensors of an engine at one of the shapes it was compiled for, and the profiles that run there."""
-
-    profiles: tuple[ProfileText, ...]
-    inputs: dict[str, ShapeRecord]
-    outputs: dict[str, ShapeRecord]
-
-
-class ContentsRecord(Record):
-    """What was seen of an engine as it was built.
-
-    ``shapes`` are empty where it takes every size. ``unoptimised``: too little memory was free to optimise the graph.
-    ``layers`` counts the layers of the typed network by kind and by the dtype of their first output, ``quantized``
-    those by kind that take both of their inputs dequantized from eight bits. ``kernels`` counts
-    what the builder made of them by kind, and ``device_memory`` is the scratch memory of a run in bytes; both are
-    known only where the engine could be opened.
-    """
-
-    shapes: tuple[ProfileShapesRecord, ...]
-    layers: dict[str, dict[str, int]]
-    quantized: dict[str, int] = Field(default_factory=dict)
-    unoptimised: bool = False
-    kernels: dict[str, int] | None = None
-    device_memory: int | None = None
-
-
-class EngineManifest(Record):
-    """``engine.json``: what one compiled component is and where it can run.
-
-    ``parity`` is None where the engine was built for a machine other than the one that built it: not measured.
-    ``shapes`` are the profiles that alone it runs; empty where it takes every size.
-    """
-
-    schema_version: int
-    key: str
-    component: str
-    backend: Backend
-    backend_version: str
-    precision: Precision
-    onnx_sha256: str
-    machine: str
-    flags: dict[str, str]
-    shapes: tuple[str, ...]
-    workspace_mb: int | None
-    contents: ContentsRecord | None
-    parity: ParityRecord | None
-    files: dict[str, FileRecord]
-
-
-_Manifest = TypeVar("_Manifest", BundleManifest, EngineManifest)
-
-
-def read_manifest(path: Path, kind: type[_Manifest]) -> _Manifest:
-    """Reads and checks a manifest file.
-
-    Raises:
-        BundleError: the file is missing, cut short, not ours, or of a newer schema.
-    """
-    try:
-        data: Any = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BundleError(
-            f"got {str(path.parent)!r}, which has no readable {path.name}; expected a folder written by latentrt build"
-        ) from error
-    except ValueError as error:
-        raise BundleError(f"{str(path)!r} is cut short or not JSON; build the bundle again") from error
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if not isinstance(version, int):
-        raise BundleError(f"{str(path)!r} was not written by latentrt (it has no schema_version); build the bundle")
-    if version != SCHEMA:
-        newer = version > SCHEMA
-        raise BundleError(
-            f"{str(path)!r} has schema {version}, this latentrt reads schema {SCHEMA}; "
-            + ("update latentrt" if newer else "build the bundle again with this latentrt")
-        )
-    try:
-        return kind.model_validate(data)
-    except (ValidationError, LatentrtError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
-        raise BundleError(f"{str(path)!r} was altered or is damaged ({reason}); build the bundle again") from error
-
-
-def write_manifest(path: Path, manifest: BundleManifest | EngineManifest) -> None:
-    """Writes a manifest as readable JSON."""
-    path.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from latentrt.engines.bundle.manifest import TensorRecord
+from latentrt.engines.bundle.component_record import TensorRecord
 from latentrt.engines.graphs.half import SCOPES, halve
 from latentrt.engines.graphs.islands import Island
 from latentrt.engines.spec import BATCH

@@ -12,7 +12,8 @@ from latentrt.building.compiling import EnginesToMake, compile_all, compile_miss
 from latentrt.building.packages import export_packages
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
-from latentrt.engines.bundle.manifest import BUNDLE_FILE, DecisionRecord, write_manifest
+from latentrt.engines.bundle.manifest import BUNDLE_FILE, DecisionRecord
+from latentrt.engines.bundle.manifest_file import write_manifest
 from latentrt.engines.bundle.schedule_config import PredictionType
 from latentrt.engines.bundle.seamless import Seamless
 from latentrt.engines.errors import BundleError, OutputError, RequestError

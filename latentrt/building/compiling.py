@@ -10,12 +10,14 @@ from latentrt.engines.backends.ort_cpu.backend import measure_onnx
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.manifest import BundleManifest, ParityRecord
+from latentrt.engines.bundle.component_record import ParityRecord
+from latentrt.engines.bundle.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.quantization.recipe import check_recipe
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import StageTimer
-from latentrt.engines.store.store import compile_component, engine_whole
+from latentrt.engines.store.compile import compile_component
+from latentrt.engines.store.store import engine_whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -299,7 +299,7 @@ def verify(
 def samplers(json: Json = False) -> None:
     """List the samplers."""
     from latentrt.cli.terminal import print_json, print_table
-    from latentrt.runtime.sampling.samplers import SAMPLERS
+    from latentrt.runtime.sampling.sampler_table import SAMPLERS
 
     if json:
         keys = ("name", "label", "order", "stochastic", "calls_per_step")

@@ -10,7 +10,7 @@ from latentrt.engines.bundle.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import check_writable
 from latentrt.engines.spec import Array
-from latentrt.engines.store.store import AUTO
+from latentrt.engines.store.choose import AUTO
 from latentrt.int8.quantizer import picture_psnr
 from latentrt.opening import open as open_pipeline
 from latentrt.runtime.pictures.image import write_png

@@ -9,15 +9,18 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.backends.tensorrt.contents import counts_with_weights
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.engine_manifest import EngineManifest
 from latentrt.engines.bundle.gate import measure
 from latentrt.engines.bundle.kinds import ComponentKind
-from latentrt.engines.bundle.manifest import BundleManifest, EngineManifest
+from latentrt.engines.bundle.manifest import BundleManifest
 from latentrt.engines.bundle.parity import Parity
 from latentrt.engines.bundle.seamless import Seamless
 from latentrt.engines.errors import LatentrtError
 from latentrt.engines.machine import gpu_of_machine
 from latentrt.engines.progress import Progress, StageTimer
-from latentrt.engines.store.store import AUTO, OpenComponents, chosen_backend, engines_in, identity_of, record_parity
+from latentrt.engines.store.choose import AUTO, chosen_backend
+from latentrt.engines.store.components import OpenComponents
+from latentrt.engines.store.store import engines_in, identity_of, record_parity
 
 _SHOWN_NODES = 12
 

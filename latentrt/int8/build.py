@@ -7,10 +7,12 @@ from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing, engines_to_make
 from latentrt.building.packages import export_packages
-from latentrt.engines.bundle.bundle import Bundle, open_bundle, record_files
+from latentrt.engines.bundle.bundle import Bundle, open_bundle
+from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.manifest import BUNDLE_FILE, BundleManifest, write_manifest
+from latentrt.engines.bundle.manifest import BUNDLE_FILE, BundleManifest
+from latentrt.engines.bundle.manifest_file import write_manifest
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.graphs.quantization.recipe import Recipe, recipe_for

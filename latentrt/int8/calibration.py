@@ -20,7 +20,7 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.files import write_file
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
-from latentrt.engines.store.store import Engines
+from latentrt.engines.store.components import Engines
 from latentrt.models import EMBEDDED, EMOJI
 from latentrt.runtime.call.options import Options
 from latentrt.runtime.call.result import Result

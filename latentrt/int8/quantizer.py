@@ -13,12 +13,13 @@ from time import monotonic
 
 import numpy as np
 
-from latentrt.engines.backends.ort_cpu.backend import DATA_FILE, OrtCpuEngine, OrtCpuModel, compile_onnx, group_norm_of
-from latentrt.engines.backends.ort_cpu.backend import version as onnxruntime_version
+from latentrt.engines.backends.ort_cpu.compile import compile_onnx
+from latentrt.engines.backends.ort_cpu.model import DATA_FILE, OrtCpuEngine, OrtCpuModel, group_norm_of
+from latentrt.engines.backends.ort_cpu.model import version as onnxruntime_version
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.component_record import QuantizationRecord, QuantizedNodeRecord
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
-from latentrt.engines.bundle.manifest import QuantizationRecord, QuantizedNodeRecord
 from latentrt.engines.bundle.noise_schedule import alphas_cumprod_from_config
 from latentrt.engines.bundle.schedule_config import PredictionType
 from latentrt.engines.engine import Engine
@@ -33,7 +34,7 @@ from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array, EngineSpec
-from latentrt.engines.store.store import OpenComponents
+from latentrt.engines.store.components import OpenComponents
 from latentrt.int8.calibration import Drawn, Kept, Replaced, check_prompts
 from latentrt.runtime.pictures.autoencoder import pixels_from_latents
 from latentrt.runtime.pipeline import Pipeline

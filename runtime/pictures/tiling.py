@@ -16,7 +16,7 @@ from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array, EngineSpec
-from latentrt.engines.store.store import Engines
+from latentrt.engines.store.components import Engines
 
 # Tiles overlap by a quarter of their size, as in diffusers; a build makes them a multiple of four latents
 _OVERLAP = 4

@@ -1,188 +1,24 @@
-"""The samplers by name: which solver walks which grid, and what a caller may wish otherwise."""
+"""A sampler as a caller chooses it: a name, and what it shall do otherwise than the model's schedule says."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from functools import cached_property, partial
-from inspect import Parameter, signature
-from types import MappingProxyType
+from functools import partial
 from typing import Any
 
-import numpy as np
-
 from latentrt.engines.bundle.schedule_config import (
-    FinalSigma,
-    PredictionType,
     ScheduleConfig,
-    SigmaSpacing,
-    TimestepSpacing,
 )
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.checks import chosen, number, numbers, whole
-from latentrt.runtime.sampling.grids import dpm as dpm_grids
 from latentrt.runtime.sampling.grids import k_diffusion as k_grids
-from latentrt.runtime.sampling.grids import whole_timesteps as grids
 from latentrt.runtime.sampling.grids.align_your_steps import ays_sigmas, ays_timesteps
-from latentrt.runtime.sampling.grids.common import Grid
-from latentrt.runtime.sampling.grids.k_diffusion import InterpolationType, TimestepType
+from latentrt.runtime.sampling.grids.k_diffusion import TimestepType
+from latentrt.runtime.sampling.sampler_options import AYS, CHOICES, OF_CONFIG, checked_option
+from latentrt.runtime.sampling.sampler_table import KARRAS_SUFFIX, SAMPLERS, SamplerInfo, keyword_defaults
 from latentrt.runtime.sampling.schedule import Schedule
-from latentrt.runtime.sampling.solvers.consistency import lcm, tcd
-from latentrt.runtime.sampling.solvers.ddim import ddim, euler
-from latentrt.runtime.sampling.solvers.dpm import AlgorithmType, SolverType, dpm_multistep, dpm_singlestep
-from latentrt.runtime.sampling.solvers.er_sde import er_sde
-from latentrt.runtime.sampling.solvers.linear_multistep import deis, lms, pndm
-from latentrt.runtime.sampling.solvers.midpoint import dpm_2, dpmpp_sde, heun
+from latentrt.runtime.sampling.solvers.dpm import AlgorithmType, SolverType
 from latentrt.runtime.sampling.solvers.solver import Solver
 from latentrt.runtime.sampling.solvers.unipc import BFunction, unipc
-
-_KARRAS_SUFFIX, _KARRAS_LABEL = "_k", "Karras"
-_AYS = "ays"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerInfo:
-    """One row of the table of samplers.
-
-    ``order`` is the solver's order of convergence, ``stochastic`` whether noise is added on the way unless an option
-    says otherwise, and ``calls_per_step`` how often the model is asked in each step but the last. ``fixed`` are the
-    solver's options that the name stands for.
-    """
-
-    name: str
-    label: str
-    order: int
-    solver: Solver
-    grid: Grid
-    stochastic: bool = False
-    calls_per_step: int = 1
-    sigma_spacing: SigmaSpacing | None = None
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def options(self) -> Mapping[str, Any]:
-        """What a caller may set for this sampler alone, with the defaults: the keywords of solver and grid."""
-        found = {**_keywords(self.solver), **_keywords(self.grid)}
-        found.pop("strength", None)  # which is image-to-image's own argument
-        return MappingProxyType({name: value for name, value in found.items() if name not in self.fixed})
-
-
-def _keywords(function: Any) -> dict[str, Any]:
-    parameters = signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is Parameter.KEYWORD_ONLY}
-
-
-def _rows() -> list[SamplerInfo]:
-    plain, karras = SigmaSpacing.TIMESTEPS, SigmaSpacing.KARRAS
-
-    def row(name: str, label: str, order: int, solver: Solver, grid: Grid, **rest: Any) -> list[SamplerInfo]:
-        return [SamplerInfo(name=name, label=label, order=order, solver=solver, grid=grid, **rest)]
-
-    def pair(name: str, label: str, *parts: Any, **rest: Any) -> list[SamplerInfo]:
-        """The sampler on the model's own timesteps, and on Karras's σ."""
-        return [
-            *row(name, label, *parts, sigma_spacing=plain, **rest),
-            *row(name + _KARRAS_SUFFIX, f"{label} {_KARRAS_LABEL}", *parts, sigma_spacing=karras, **rest),
-        ]
-
-    sde = {"algorithm_type": AlgorithmType.SDE_DPMSOLVERPP}
-    return [
-        *row("ddim", "DDIM", 1, ddim, grids.ddim_grid),
-        *row("ddpm", "DDPM", 1, ddim, grids.ddpm_grid, stochastic=True, fixed={"eta": 1.0}),
-        *row("pndm", "PNDM", 2, pndm, grids.pndm_grid),
-        *pair("euler", "Euler", 1, euler, k_grids.euler_grid),
-        *row(
-            "euler_a",
-            "Euler Ancestral",
-            1,
-            ddim,
-            k_grids.euler_ancestral_grid,
-            stochastic=True,
-            sigma_spacing=plain,
-            fixed={"eta": 1.0},
-        ),
-        *pair("heun", "Heun", 2, heun, k_grids.k_grid, calls_per_step=2),
-        *pair("kdpm_2", "KDPM 2", 2, dpm_2, k_grids.k_rounded_grid, calls_per_step=2, fixed={"eta": 0.0}),
-        *pair(
-            "kdpm_2_a",
-            "KDPM 2 Ancestral",
-            2,
-            dpm_2,
-            k_grids.k_rounded_grid,
-            calls_per_step=2,
-            stochastic=True,
-            fixed={"eta": 1.0},
-        ),
-        *pair("lms", "LMS", 4, lms, k_grids.k_grid),
-        *pair("dpmpp_2s", "DPM++ 2S", 2, dpm_singlestep, dpm_grids.singlestep_grid),
-        *pair("dpmpp_2m", "DPM++ 2M", 2, dpm_multistep, dpm_grids.dpm_grid, fixed={"solver_order": 2}),
-        *pair(
-            "dpmpp_2m_sde",
-            "DPM++ 2M SDE",
-            2,
-            dpm_multistep,
-            dpm_grids.dpm_grid,
-            stochastic=True,
-            fixed={"solver_order": 2, **sde},
-        ),
-        # three predictions, but the published curvature term has half its weight: second order is what it has
-        *pair("dpmpp_3m", "DPM++ 3M", 2, dpm_multistep, dpm_grids.dpm_grid, fixed={"solver_order": 3}),
-        *pair("dpmpp_sde", "DPM++ SDE", 2, dpmpp_sde, k_grids.k_grid, calls_per_step=2, stochastic=True),
-        *pair("deis", "DEIS", 2, deis, dpm_grids.deis_grid),
-        *pair("unipc", "UniPC", 2, unipc, dpm_grids.unipc_grid),
-        *row("lcm", "LCM", 1, lcm, grids.consistency_grid, stochastic=True),
-        *row("tcd", "TCD", 1, tcd, grids.tcd_grid),
-        *row("er_sde", "ER-SDE", 3, er_sde, k_grids.k_grid, stochastic=True, sigma_spacing=plain),
-        *row("edm_euler", "EDM Euler", 1, euler, k_grids.edm_grid),
-    ]
-
-
-SAMPLERS: Mapping[str, SamplerInfo] = MappingProxyType({row.name: row for row in _rows()})
-
-# Wishes about the schedule that every sampler's grid reads from the config
-_OF_CONFIG = (
-    "timestep_spacing",
-    "prediction_type",
-    "steps_offset",
-    "sigma_spacing",
-    "final_sigmas_type",
-    "rescale_betas_zero_snr",
-    "set_alpha_to_one",
-    "skip_prk_steps",
-)
-_CHOICES: Mapping[str, type[StrEnum]] = {
-    "timestep_spacing": TimestepSpacing,
-    "prediction_type": PredictionType,
-    "sigma_spacing": SigmaSpacing,
-    "final_sigmas_type": FinalSigma,
-    "algorithm_type": AlgorithmType,
-    "interpolation_type": InterpolationType,
-    "timestep_type": TimestepType,
-}
-# What else an option may be: whole numbers or numbers within bounds, which keep float64 finite
-_WHOLE = {"steps_offset": (0, 999), "solver_order": (1, 3), "order": (1, 4), "original_inference_steps": (1, 1000)}
-_NUMBERS = {
-    "eta": (0.0, 1.0),
-    "s_churn": (0.0, 1e6),
-    "s_tmin": (0.0, 1e6),
-    "s_tmax": (0.0, 1e6),
-    "s_noise": (0.0, 100.0),
-    "lambda_min_clipped": (-100.0, 100.0),
-    "timestep_scaling": (0.0, 1e6),
-    "sigma_min": (1e-5, 1e5),
-    "sigma_max": (1e-5, 1e5),
-    "sigma_data": (1e-5, 1e3),
-    "rho": (1.0, 100.0),
-}
-_SWITCHES = frozenset(
-    {
-        "rescale_betas_zero_snr",
-        "set_alpha_to_one",
-        "skip_prk_steps",
-        "lower_order_final",
-        "euler_at_final",
-        "predict_x0",
-    }
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,8 +74,8 @@ class Sampler:
             raise RequestError(f"got sampler {self.name!r}, expected one of {', '.join(SAMPLERS)}; choose one of these")
         for name, value in self.wishes.items():
             self._check_known(name)
-            choices = self._solver_types if name == "solver_type" else _CHOICES.get(name)
-            object.__setattr__(self, name, _wish(name, value, choices))
+            choices = self._solver_types if name == "solver_type" else CHOICES.get(name)
+            object.__setattr__(self, name, checked_option(name, value, choices))
         if self.timesteps is not None and self.sigmas is not None:
             raise RequestError("got timesteps and sigmas, expected one of them; leave one out")
 
@@ -273,12 +109,12 @@ class Sampler:
     @property
     def grid_takes_strength(self) -> bool:
         """Whether the timesteps can be chosen from a part of those that a model was distilled on."""
-        return self.timesteps is None and "strength" in _keywords(self.info.grid)
+        return self.timesteps is None and "strength" in keyword_defaults(self.info.grid)
 
     def config(self, config: ScheduleConfig) -> ScheduleConfig:
         """The model's schedule with the caller's wishes last."""
         row = {} if self.info.sigma_spacing is None else {"sigma_spacing": self.info.sigma_spacing}
-        wishes = {name: value for name, value in self.wishes.items() if name in _OF_CONFIG}
+        wishes = {name: value for name, value in self.wishes.items() if name in OF_CONFIG}
         return ScheduleConfig.model_validate({**config.model_dump(), **row, **wishes})
 
     def schedule(
@@ -291,9 +127,9 @@ class Sampler:
             RequestError: an impossible number of steps, or one that contradicts custom timesteps.
         """
         bound = self._bound(self.info.grid, config)
-        if bound.get("timesteps") == _AYS:
+        if bound.get("timesteps") == AYS:
             bound["timesteps"] = ays_timesteps(steps, ays_table)
-        if bound.get("sigmas") == _AYS:
+        if bound.get("sigmas") == AYS:
             bound["sigmas"] = ays_sigmas(steps, ays_table)
         if self.grid_takes_strength:
             bound["strength"] = strength
@@ -313,7 +149,7 @@ class Sampler:
 
     def _bound(self, function: Any, config: ScheduleConfig) -> dict[str, Any]:
         """The keywords of a solver or grid that the row, the caller or the model's schedule decides."""
-        known = _keywords(function)
+        known = keyword_defaults(function)
         of_model = {name: getattr(self.config(config), name) for name in known if name in ScheduleConfig.model_fields}
         wanted = {**of_model, **self.info.fixed, **self.wishes}
         return {name: value for name, value in wanted.items() if name in known}
@@ -327,7 +163,7 @@ class Sampler:
             return
         having = [row.name for row in SAMPLERS.values() if _has(row, name)]
         if name in ("timesteps", "sigmas"):  # which a curve of sigmas leaves no room for
-            having = [other for other in having if not other.endswith(_KARRAS_SUFFIX)]
+            having = [other for other in having if not other.endswith(KARRAS_SUFFIX)]
         raise RequestError(
             f"got {name} for sampler {self.name!r}, which has no such option; "
             f"leave it out, or choose one of {', '.join(having)}"
@@ -337,33 +173,4 @@ class Sampler:
 def _has(row: SamplerInfo, name: str) -> bool:
     """Whether a wish means something to a sampler; wishes about the schedule do to all but those without σ curves."""
     curves = row.sigma_spacing is not None or row.name == "edm_euler"
-    return name in row.options or (name in _OF_CONFIG and (name != "sigma_spacing" or curves))
-
-
-def _wish(name: str, value: Any, choices: type[StrEnum] | None) -> Any:
-    """A wish in Python's own types, whatever NumPy's it came in.
-
-    Raises:
-        RequestError: of the wrong kind or out of bounds.
-    """
-    if choices is not None:
-        if value == PredictionType.EDM:  # the solver's name for what EDM's samplers make of epsilon
-            value = repr(value)
-        return chosen(choices, value, name).value
-    if name in _SWITCHES:
-        if not isinstance(value, (bool, np.bool_)):
-            raise RequestError(f"got {name} {value!r}, expected True or False; change it")
-        return bool(value)
-    if name in _WHOLE or name in _NUMBERS:
-        read, (low, high) = (whole, _WHOLE[name]) if name in _WHOLE else (number, _NUMBERS[name])
-        found = read(value, name)
-        if not low <= found <= high:
-            raise RequestError(f"got {name} {found:g}, expected {low:g} to {high:g}; change it")
-        return found
-    if name == "disable_corrector":
-        return tuple(int(step) for step in numbers(value, name))
-    if isinstance(value, str):
-        if value.lower() != _AYS:
-            raise RequestError(f"got {name} {value!r}, expected a list of numbers, or {_AYS!r}; change it")
-        return _AYS
-    return numbers(value, name)
+    return name in row.options or (name in OF_CONFIG and (name != "sigma_spacing" or curves))

@@ -9,7 +9,7 @@ import pytest
 
 from latentrt.benchmarks import operators
 from latentrt.benchmarks.operators import PRODUCTS, operator_seconds, seconds_of_trace
-from latentrt.engines.backends.ort_cpu.backend import MODEL_FILE
+from latentrt.engines.backends.ort_cpu.model import MODEL_FILE
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError

@@ -28,7 +28,8 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.machine import gpu_machine, gpu_of_machine
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.store import store as cache
-from latentrt.engines.store.store import OpenComponents, engines_in, identity_of
+from latentrt.engines.store.components import OpenComponents
+from latentrt.engines.store.store import engines_in, identity_of
 
 
 @pytest.fixture

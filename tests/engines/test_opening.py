@@ -18,7 +18,8 @@ from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Shapes
-from latentrt.engines.store.store import OpenComponents, compiled_folder
+from latentrt.engines.store.components import OpenComponents
+from latentrt.engines.store.store import compiled_folder
 
 
 class Watched(OrtCpu):

@@ -10,7 +10,8 @@ from rich.console import Console
 
 import latentrt
 from latentrt.cli import terminal
-from latentrt.engines.backends.ort_cpu import backend as ort_cpu
+from latentrt.engines.backends.ort_cpu import compile as ort_compile
+from latentrt.engines.backends.ort_cpu import model as ort_model
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.machine import available_memory, memory_within_cgroup
 from latentrt.engines.store.store import engines_in
@@ -26,7 +27,8 @@ def test_too_large_to_optimise(
     sizes = []
     for memory in (available_memory(), 2**20):
         shutil.rmtree(folder / "engines")
-        monkeypatch.setattr(ort_cpu, "available_memory", lambda memory=memory: memory)
+        for module in (ort_compile, ort_model):
+            monkeypatch.setattr(module, "available_memory", lambda memory=memory: memory)
         latentrt.build(folder)
         unet = next(engine for engine in engines_in(folder) if engine.component == "unet")
         assert unet.parity is not None
@@ -45,7 +47,8 @@ def test_what_was_not_optimised_is_told_and_made_again(
 ) -> None:
     """At the build and by inspect; the next build optimises it once there is memory, and not before."""
     memory = [2**20]
-    monkeypatch.setattr(ort_cpu, "available_memory", lambda: memory[0])
+    for module in (ort_compile, ort_model):
+        monkeypatch.setattr(module, "available_memory", lambda: memory[0])
     monkeypatch.setattr(terminal, "stdout", Console(width=200, highlight=False, markup=False))
     shutil.rmtree(tiny_copy / "engines")
     with pytest.warns(UserWarning, match=r"too little memory is free to optimise unet for ort-cpu.*build again"):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from latentrt.engines.backends import ort_cuda
-from latentrt.engines.backends.ort_cpu.backend import OrtCpuModel, _OpenComponent
+from latentrt.engines.backends.ort_cpu.backend import _OpenComponent
+from latentrt.engines.backends.ort_cpu.model import OrtCpuModel
 from latentrt.engines.backends.ort_cuda import Device, OrtCuda, OrtCudaModel
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from latentrt.engines import machine
-from latentrt.engines.backends.ort_cpu import backend as ort_cpu
-from latentrt.engines.backends.ort_cpu.backend import OrtCpu, OrtCpuModel, in_halves
+from latentrt.engines.backends.ort_cpu import model as ort_cpu
+from latentrt.engines.backends.ort_cpu.backend import OrtCpu, in_halves
 from latentrt.engines.backends.ort_cpu.halves import HalvedEngine, Halves
+from latentrt.engines.backends.ort_cpu.model import OrtCpuModel
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentrt.engines.backends.ort_cpu.backend import OrtCpuEngine, OrtCpuModel, compile_onnx
+from latentrt.engines.backends.ort_cpu.compile import compile_onnx
+from latentrt.engines.backends.ort_cpu.model import OrtCpuEngine, OrtCpuModel
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import RequestError
@@ -459,7 +460,7 @@ def test_every_family_builds_for_a_gpu(family: str, family_bundle: Callable[[str
     pytest.importorskip("tensorrt_rtx")
     from latentrt.engines.backends.compiler import Target
     from latentrt.engines.backends.tensorrt.backend import TensorRTRTX
-    from latentrt.engines.bundle.manifest import QuantizationRecord, QuantizedNodeRecord
+    from latentrt.engines.bundle.component_record import QuantizationRecord, QuantizedNodeRecord
     from latentrt.engines.graphs.half import halve_file
     from latentrt.engines.graphs.islands import islands_of
     from latentrt.engines.machine import gpu_machine
@@ -473,7 +474,7 @@ def test_every_family_builds_for_a_gpu(family: str, family_bundle: Callable[[str
         recipe=Recipe.S8S8, tool="", quality=1.0, source_sha256="", prompts_sha256="", prompts=1, steps=1, pictures=1,
         psnr_mean=1.0, psnr_worst=1.0, worst_prompt="", nodes=nodes,
     )  # fmt: skip
-    from latentrt.engines.bundle.bundle import record_files
+    from latentrt.engines.bundle.checked_files import record_files
 
     record = manifest.components["unet"].model_copy(
         update={"onnx": "onnx/model.onnx", "weights": "onnx/model.onnx.data", "precision": "int8", "quantization": told}

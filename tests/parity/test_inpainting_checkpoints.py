@@ -68,7 +68,7 @@ def test_the_engine_equals_diffusers_unet(bundle: Bundle, checkpoint: Path) -> N
     from diffusers import UNet2DConditionModel
 
     from latentrt.engines.precision import Backend
-    from latentrt.engines.store.store import OpenComponents
+    from latentrt.engines.store.components import OpenComponents
 
     random = np.random.default_rng(0)
     sample = random.normal(size=(2, 9, 16, 16)).astype(np.float32)

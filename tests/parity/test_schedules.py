@@ -14,7 +14,8 @@ from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.grids.align_your_steps import AYS_SIGMAS, AYS_TIMESTEPS
 from latentrt.runtime.sampling.noise import Noise
 from latentrt.runtime.sampling.run import Run, Update, denoise, model_calls
-from latentrt.runtime.sampling.samplers import SAMPLERS, Sampler
+from latentrt.runtime.sampling.sampler_table import SAMPLERS
+from latentrt.runtime.sampling.samplers import Sampler
 
 BETAS = {
     "num_train_timesteps": 1000,

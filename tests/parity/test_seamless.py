@@ -19,7 +19,7 @@ from latentrt.engines.bundle.seamless import Seamless
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
-from latentrt.engines.store.store import OpenComponents
+from latentrt.engines.store.components import OpenComponents
 from latentrt.export.modules.seamless import seamless_module
 
 SIZE = (48, 32)

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Profile
-from latentrt.engines.store.store import OpenComponents
+from latentrt.engines.store.components import OpenComponents
 from latentrt.models import EMOJI
 from latentrt.runtime.pictures.autoencoder import latents_from_pixels, pixels_from_latents
 from latentrt.runtime.pictures.tiling import VaeMode, vae_engine

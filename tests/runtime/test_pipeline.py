@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import latentrt
-from latentrt.engines.backends.ort_cpu import backend as ort_cpu
-from latentrt.engines.backends.ort_cpu.backend import OrtCpuEngine
+from latentrt.engines.backends.ort_cpu import model as ort_cpu
+from latentrt.engines.backends.ort_cpu.model import OrtCpuEngine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 
@@ -253,14 +253,14 @@ def test_an_operator_has_one_thread_per_core_or_as_many_as_told(
 
     What sets one thread for the other tests is left out here.
     """
-    fixed: Any = ort_cpu._run_options
+    fixed: Any = ort_cpu.session_options
     made: list[Any] = []
 
     def seen(*arguments: Any, **keywords: Any) -> Any:
         made.append(fixed.__wrapped__(*arguments, **keywords))
         return made[-1]
 
-    monkeypatch.setattr(ort_cpu, "_run_options", seen)
+    monkeypatch.setattr(ort_cpu, "session_options", seen)
     monkeypatch.setattr(ort_cpu, "physical_cores", lambda: 4)
     latentrt.open(tiny_bundle, threads=threads).close()
     assert {option.intra_op_num_threads for option in made} == expected

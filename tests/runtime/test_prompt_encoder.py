@@ -10,7 +10,7 @@ import pytest
 from prompt_encoders import Encode, assert_equal, prompt_encoder
 
 import latentrt
-from latentrt.engines.backends.ort_cpu.backend import OrtCpuEngine
+from latentrt.engines.backends.ort_cpu.model import OrtCpuEngine
 from latentrt.engines.bundle.manifest import TokenEmbeddingsRecord
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.spec import Array

@@ -15,7 +15,7 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import BATCH, Array, EngineSpec, TensorSpec
-from latentrt.engines.store.store import OpenComponents
+from latentrt.engines.store.components import OpenComponents
 from latentrt.runtime.pictures.tiling import SlicedEngine, TiledEngine, VaeMode, vae_engine
 
 F = 4

@@ -10,7 +10,8 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.noise import Noise
 from latentrt.runtime.sampling.run import Run, denoise
-from latentrt.runtime.sampling.samplers import SAMPLERS, Sampler
+from latentrt.runtime.sampling.sampler_table import SAMPLERS
+from latentrt.runtime.sampling.samplers import Sampler
 from latentrt.runtime.sampling.schedule import Schedule
 from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Steps
 from latentrt.runtime.sampling.trace import PredictionKind, Table, trace

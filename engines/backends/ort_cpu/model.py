@@ -1,0 +1,178 @@
+"""A compiled component, opened: one session of ONNX Runtime, mapped weights, and the engines over it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_errors
+from latentrt.engines.backends.ort_cpu.halves import REMEDY, HalvedEngine, Halves
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.kinds import Planes
+from latentrt.engines.engine import ClosesItself, Engine
+from latentrt.engines.errors import EngineError
+from latentrt.engines.graphs.attention import fuse_attention
+from latentrt.engines.graphs.group_norm import GroupNorm, replace_group_norms
+from latentrt.engines.machine import available_memory, physical_cores
+from latentrt.engines.spec import Array, EngineSpec
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+
+
+def version() -> str:
+    """ONNX Runtime's version.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    return str(onnxruntime_module().__version__)
+
+
+def group_norm_of(component: Component) -> GroupNorm:
+    """How a component's group norms are computed."""
+    return GroupNorm.EXACT if component.kind.planes is Planes.PICTURE else GroupNorm.FAST
+
+
+class OrtCpuModel:
+    """A compiled component, opened: one session that serves every profile of a bundle."""
+
+    def __init__(self, session: Any) -> None:
+        """Takes an open session, or the ``Halves`` of one; closing releases it."""
+        self._session: Any = session
+
+    @classmethod
+    def of_compiled(cls, folder: Path, *, threads: int | None, trace: Path | None = None, halves: bool = False) -> Self:
+        """Opens what was compiled: its weights are mapped.
+
+        Args:
+            folder: what ``compile_onnx`` filled.
+            threads: threads of a call, its halves' together; None takes ONNX Runtime's choice, one per core.
+            trace: how the file begins in which ONNX Runtime's profiler tells every operator's time; None: no profiler.
+            halves: run the halves of a batch at once, where there are cores for both.
+
+        Raises:
+            EngineError: the session cannot be created.
+        """
+        level = onnxruntime_module().GraphOptimizationLevel.ORT_DISABLE_ALL
+        packs = 2 * (folder / DATA_FILE).stat().st_size < available_memory()  # what is packed already takes nothing
+
+        def opened(threads: int | None) -> Any:
+            options = session_options(level, threads, packs=packs)
+            if trace is not None:
+                options.enable_profiling, options.profile_file_prefix = True, str(trace)
+            return open_session(folder / MODEL_FILE, options)
+
+        cores = threads or physical_cores()
+        if halves and cores > 1:
+            return cls(Halves(opened(cores - 1), lambda: opened(threads)))
+        return cls(opened(threads))
+
+    @classmethod
+    def of_onnx(cls, onnx: Path, group_norm: GroupNorm = GroupNorm.FAST) -> Self:
+        """Opens a graph that was not compiled, for a few runs: its weights are mapped and not packed.
+
+        Raises:
+            EngineError: the session cannot be created.
+        """
+        level = onnxruntime_module().GraphOptimizationLevel.ORT_DISABLE_ALL
+        graph = rewritten_graph(onnx, group_norm, fuses=False)
+        return cls(open_session(onnx, session_options(level, None, packs=False), graph=graph))
+
+    @property
+    def session(self) -> Any:
+        """The open session; its ``run`` is thread-safe.
+
+        Raises:
+            EngineError: the model was closed.
+        """
+        if self._session is None:
+            raise EngineError(CLOSED)
+        return self._session
+
+    def engine(self, spec: EngineSpec) -> Engine:
+        """The component at the shapes of ``spec``.
+
+        Raises:
+            EngineError: the model was closed.
+        """
+        session = self.session
+        return HalvedEngine(session, spec) if isinstance(session, Halves) else OrtCpuEngine(self, spec)
+
+    def close(self) -> None:
+        """Unmaps the weights."""
+        session, self._session = self._session, None
+        if isinstance(session, Halves):
+            session.close()
+
+
+class OrtCpuEngine(ClosesItself):
+    """An ``Engine`` at one profile over a shared ``OrtCpuModel``."""
+
+    def __init__(self, model: OrtCpuModel, spec: EngineSpec) -> None:
+        self.spec = spec
+        self._model = model
+        self._outputs = list(spec.outputs)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the component on arrays that match ``spec``; new arrays come back."""
+        self.spec.check(inputs)
+        with run_errors(REMEDY):
+            return dict(zip(self._outputs, self._model.session.run(self._outputs, inputs), strict=True))
+
+    def close(self) -> None:
+        """Closes the shared model."""
+        self._model.close()
+
+
+def rewritten_graph(onnx: Path, group_norm: GroupNorm, *, fuses: bool) -> bytes | None:
+    """The graph with what ONNX Runtime has better kernels for, its weights still in their file; None if it has nothing.
+
+    Without the package onnx, which drawing does not need, the graph stays as it is and runs some percent slower.
+    """
+    try:
+        from onnx import load
+    except ImportError:
+        return None
+    model = load(str(onnx), load_external_data=False)
+    replaced = replace_group_norms(model, group_norm)
+    if fuses:
+        replaced += fuse_attention(model)
+    return bytes(model.SerializeToString()) if replaced else None
+
+
+def session_options(level: Any, threads: int | None, *, packs: bool) -> Any:
+    options = onnxruntime_module().SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    options.graph_optimization_level = level
+    options.intra_op_num_threads = threads or 0
+    # Plans memory per shape beside what the first run took: a third more for a decoder, and no faster
+    options.enable_mem_pattern = False
+    # Else a session's threads spin for some 50 ms behind its last call, on the cores that the next component needs
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not packs:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+def onnxruntime_module() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineError("backend ort-cpu needs the package onnxruntime; install latentrt[cpu]") from error
+    return onnxruntime
+
+
+def open_session(
+    path: Path,
+    options: Any,
+    verb: str = "open",
+    remedy: str = "open the bundle again, or build it again",
+    graph: bytes | None = None,
+) -> Any:
+    """A session of the graph at a path, or of one made of it, whose weights lie beside that."""
+    if graph is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    try:
+        return onnxruntime_module().InferenceSession(graph or str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+        raise EngineError(f"ONNX Runtime cannot {verb} {str(path)!r}: {first_line(error)}; {remedy}") from error

@@ -1,0 +1,96 @@
+"""What a bundle says of one component: its files, tensors, probes, parity and quantization."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from latentrt.engines.bundle.kinds import ComponentKind
+from latentrt.engines.bundle.parity import Parity
+from latentrt.engines.bundle.record import Record
+from latentrt.engines.graphs.quantization.recipe import Recipe
+from latentrt.engines.precision import Precision
+
+
+class FileRecord(Record):
+    """Size in bytes and SHA-256 of one file."""
+
+    size: int
+    sha256: str
+
+
+class TensorRecord(Record):
+    """One tensor of a component; dimensions are numbers or the names in ``dimensions``."""
+
+    shape: tuple[Annotated[int, Field(gt=0)] | str, ...]
+    dtype: Literal["float32", "int64"]
+
+
+class ParityRecord(Record):
+    """The worst figures of a component against torch, over all of its probes."""
+
+    relative_error: float
+    psnr: float
+    cases: int
+
+    @property
+    def parity(self) -> Parity:
+        """The two figures."""
+        return Parity(relative_error=self.relative_error, psnr=self.psnr)
+
+
+class QuantizedNodeRecord(Record):
+    """One node that could be computed in eight bits.
+
+    ``score`` is by how much its rounding alone moves the final latents (root mean square, to first order), or of a
+    decoder's the picture in [−1, 1]; ``error``
+    the share of energy that the results of its input's nodes lose, ``alpha`` the strength of SmoothQuant.
+    """
+
+    int8: bool
+    score: float
+    error: float
+    alpha: float | None
+
+
+class QuantizationRecord(Record):
+    """How a component became int8, and how good its pictures are: PSNR in dB against the fp32 engine's.
+
+    The U-Net's are drawn with all that is int8; the decoder's are decoded of the same latents, and its ``quality`` is
+    higher than what was asked of pictures.
+
+    ``nodes`` are by the path of their torch module. ``prompts_sha256`` tells prompts, steps and seed, ``source_sha256``
+    the graph in fp32 with its weights.
+    """
+
+    recipe: Recipe
+    tool: str
+    quality: float
+    source_sha256: str
+    prompts_sha256: str
+    prompts: int
+    steps: int
+    pictures: int
+    psnr_mean: float
+    psnr_worst: float
+    worst_prompt: str
+    nodes: dict[str, QuantizedNodeRecord]
+
+
+class ComponentRecord(Record):
+    """One ONNX graph of the bundle with its weights, tensors, probes and parity.
+
+    ``islands`` says what stays in fp32 inside of an fp16 component: how many nodes, by the reason.
+    """
+
+    kind: ComponentKind
+    onnx: str
+    weights: str | None
+    precision: Precision
+    islands: dict[str, int] = Field(default_factory=dict)
+    quantization: QuantizationRecord | None = None
+    inputs: dict[str, TensorRecord]
+    outputs: dict[str, TensorRecord]
+    probes: str
+    parity: ParityRecord
+    batch_per_picture: Annotated[int, Field(gt=0)]
+    parameters: int

@@ -1,0 +1,66 @@
+"""``engine.json``: what one compiled component is."""
+
+from pydantic import Field
+
+from latentrt.engines.bundle.component_record import FileRecord, ParityRecord
+from latentrt.engines.bundle.profile_text import ProfileText
+from latentrt.engines.bundle.record import Record
+from latentrt.engines.precision import Backend, Precision
+
+ENGINE_FILE = "engine.json"
+
+
+class ShapeRecord(Record):
+    """One tensor of a compiled engine: numbers alone."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class ProfileShapesRecord(Record):
+    """The tensors of an engine at one of the shapes it was compiled for, and the profiles that run there."""
+
+    profiles: tuple[ProfileText, ...]
+    inputs: dict[str, ShapeRecord]
+    outputs: dict[str, ShapeRecord]
+
+
+class ContentsRecord(Record):
+    """What was seen of an engine as it was built.
+
+    ``shapes`` are empty where it takes every size. ``unoptimised``: too little memory was free to optimise the graph.
+    ``layers`` counts the layers of the typed network by kind and by the dtype of their first output, ``quantized``
+    those by kind that take both of their inputs dequantized from eight bits. ``kernels`` counts
+    what the builder made of them by kind, and ``device_memory`` is the scratch memory of a run in bytes; both are
+    known only where the engine could be opened.
+    """
+
+    shapes: tuple[ProfileShapesRecord, ...]
+    layers: dict[str, dict[str, int]]
+    quantized: dict[str, int] = Field(default_factory=dict)
+    unoptimised: bool = False
+    kernels: dict[str, int] | None = None
+    device_memory: int | None = None
+
+
+class EngineManifest(Record):
+    """``engine.json``: what one compiled component is and where it can run.
+
+    ``parity`` is None where the engine was built for a machine other than the one that built it: not measured.
+    ``shapes`` are the profiles that alone it runs; empty where it takes every size.
+    """
+
+    schema_version: int
+    key: str
+    component: str
+    backend: Backend
+    backend_version: str
+    precision: Precision
+    onnx_sha256: str
+    machine: str
+    flags: dict[str, str]
+    shapes: tuple[str, ...]
+    workspace_mb: int | None
+    contents: ContentsRecord | None
+    parity: ParityRecord | None
+    files: dict[str, FileRecord]

@@ -1,0 +1,125 @@
+"""A bundle's components, opened on one backend."""
+
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from threading import Lock
+from typing import Protocol
+
+from latentrt.engines.backends.compiler import Model
+from latentrt.engines.backends.registry import COMPILERS
+from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.checked_files import check_files
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.kinds import Opening
+from latentrt.engines.engine import Engine
+from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import Shapes
+from latentrt.engines.store.store import compiled_folder, read_engine
+
+
+class Engines(Protocol):
+    """Opened components of a bundle, as a pipeline takes them."""
+
+    bundle: Bundle
+    backend: Backend
+
+    def engine(self, component: str, shapes: Shapes) -> Engine:
+        """The component at these shapes."""
+        ...
+
+    def close(self) -> None:
+        """Releases what it holds."""
+        ...
+
+
+class OpenComponents:
+    """The components of a bundle, opened on one backend; closes them together."""
+
+    def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None, hashed: Collection[str] = ()) -> None:
+        """Finds every component's engine, and opens all but those that only some calls need.
+
+        An engine's files are compared with their sizes here, and hashed as the engine is opened.
+
+        Args:
+            bundle: whose components they are.
+            backend: what runs them.
+            threads: threads of a call on the CPU; None takes one per core.
+            hashed: keys of engines whose files were hashed just now, and are not hashed again.
+
+        Raises:
+            EngineError: no engine fits this machine.
+            BundleError: an engine is damaged.
+            RequestError: fewer than 1 thread.
+        """
+        if threads is not None and threads < 1:
+            raise RequestError(f"got {threads} threads, expected at least 1; leave it out for one per core")
+        self.bundle = bundle
+        self.backend = backend
+        self._threads = threads
+        self._hashed = frozenset(hashed)
+        self._lock = Lock()
+        self._closed = False
+        self._compiler = COMPILERS[backend]
+        self._models: dict[str, Model] = {}
+        self._components = {
+            name: Component(root=bundle.root, manifest=bundle.manifest, name=name)
+            for name in bundle.manifest.components
+        }
+        self._folders = {name: compiled_folder(part, backend) for name, part in self._components.items()}
+        try:
+            at_once = (name for name, part in self._components.items() if part.kind.opening is Opening.WITH_BUNDLE)
+            self._open_all(sorted(at_once))
+        except BaseException:
+            self.close()
+            raise
+
+    def engine(self, component: str, shapes: Shapes) -> Engine:
+        """The component at these shapes; engines of one component share weights.
+
+        Where the backend's graph takes every size that the component's factors divide, the profile need not be one of
+        the bundle's: so the autoencoder runs tiles. A backend of fixed shapes returns the autoencoder's smallest
+        engine that holds the size; the caller of tiles copes with a larger one.
+
+        Raises:
+            RequestError: shapes that were not compiled.
+            EngineError: closed, or the device's memory does not hold it.
+        """
+        return self._model(component).engine(shapes)
+
+    def _model(self, component: str) -> Model:
+        with self._lock:
+            if self._closed:
+                raise EngineError("the pipeline is closed; open the bundle again")
+            if component not in self._models:
+                self._open(component)
+            return self._models[component]
+
+    def _open_all(self, names: Sequence[str]) -> None:
+        try:
+            with ThreadPoolExecutor(len(names), "latentrt-open") as pool:
+                opening = [pool.submit(self._open, name) for name in names if self._compiler.opens_at_once]
+        except RuntimeError:  # the interpreter ends, and this thread is left
+            opening = []
+        for one in opening:
+            one.result()
+        for name in names:
+            if name not in self._models:
+                self._open(name)
+
+    def _open(self, name: str) -> None:
+        part, folder = self._components[name], self._folders[name]
+        if folder.name not in self._hashed:
+            check_files(folder, read_engine(folder).files, largest_hashed=self._compiler.largest_hashed)
+        self._models[name] = self._compiler.open(part, folder, threads=self._threads)
+        if self._closed:  # as the opening was interrupted
+            self._models[name].close()
+
+    def close(self) -> None:
+        """Releases all weights; further runs are refused."""
+        with self._lock:
+            self._closed = True
+            with ExitStack() as rest:  # whichever of them fails, the others are closed
+                for model in list(self._models.values()):
+                    rest.callback(model.close)
