@@ -1,31 +1,49 @@
-# Every target installs what it needs into .venv first; nothing but Python 3.11+ has to be there.
+# Every target first installs into .venv what it needs; nothing but Python 3.11+ has to be there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# What is installed, by extra: `export` builds and draws; `dev` holds it and all that tests and benchmarks need
+EXPORT := $(VENV)/.installed-export
+DEV := $(VENV)/.installed-dev
 # Carries CLIP's vocabulary for the tokenizer's tests. Nothing of it is imported, so the torchvision and timm that it
 # asks for, and an extra could not leave out, stay away.
 CLIP_VOCABULARY := open-clip-torch==3.3.0
 # A process per core, four at most: each takes up to 2 GB
 TESTS := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check full-size bench bench-report bench-full-size samplers clean
+.PHONY: demo test test-all check full-size bench bench-report bench-full-size samplers clean
 
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "latentrt needs Python 3.11 or newer, got " + sys.version.split()[0] + "; set PYTHON=")'
-	@echo "installing into $(VENV) (torch alone is some hundred MB; once)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(CLIP_VOCABULARY)
+define new_venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "latentrt needs Python 3.11 or newer, got " + sys.version.split()[0] + "; set PYTHON=")'
+@$(PYTHON) -m venv $(VENV)
+endef
+
+$(EXPORT): pyproject.toml constraints.txt
+	@echo "installing what building needs into $(VENV): 1 to 2 minutes and the download, of which torch is some hundred MB"
+	$(new_venv)
+	@$(PIP) --editable '.[export]'
 	@touch $@
 
-demo: $(STAMP)  ## build the embedded model and draw a contact sheet
+$(DEV): pyproject.toml constraints.txt
+	@echo "installing what tests and benchmarks need into $(VENV): 2 to 3 minutes and the download; 2 GB of disk"
+	$(new_venv)
+	@$(PIP) --editable '.[dev]'
+	@$(PIP) --no-deps $(CLIP_VOCABULARY)
+	@touch $(EXPORT) $@
+
+demo:  ## build the embedded model and draw a contact sheet
+	@echo "make demo installs what building needs (once), builds the embedded model (1 minute), draws 32 pictures (10 seconds)"
+	@$(MAKE) --no-print-directory $(EXPORT)
 	@$(BIN)/latentrt demo --output out
 
-test: $(STAMP)  ## all fast tests, examples included
+test: $(DEV)  ## the tests that a change is tried with: every workflow, family, backend and kind of error (5 minutes on two cores)
 	@$(TESTS)
 
-check: $(STAMP)  ## what must be clean before a commit
+test-all: $(DEV)  ## these and the slow ones: every combination, and searches that run to their end
+	@$(TESTS) -m 'not heavy and not gpu'
+
+check: $(DEV)  ## what must be clean before a commit
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -34,19 +52,19 @@ check: $(STAMP)  ## what must be clean before a commit
 FAMILY ?= sd1
 PRECISION ?= fp32
 BACKEND ?= ort-cpu
-full-size: $(STAMP)  ## FAMILY=sd1 at its true size: build time, memory, parity (20 GB of disk; sdxl 30)
+full-size: $(DEV)  ## FAMILY=sd1 at its true size: build time, memory, parity (20 GB of disk; sdxl 30)
 	@$(BIN)/python -m latentrt.benchmarks.full_size --work out/full-size \
 		--family $(FAMILY) --precision $(PRECISION) --backend $(BACKEND) $(foreach gpu,$(GPU),--gpu $(gpu))
 
 BENCH := $(BIN)/latentrt bench
 PRECISIONS := fp32 int8
 SIZES := --profile 64x64x4 --profile 32x32 --profile 96x96 --profile 128x128
-bench: $(STAMP)  ## the embedded model against diffusers, into out/bench
+bench: $(DEV)  ## the embedded model against diffusers, into out/bench
 	@$(BIN)/latentrt build emoji -o out/bench/emoji-fp32.bundle $(SIZES)
 	@$(BENCH) out/bench/emoji-fp32.bundle --varied-runs 2 \
 		--json out/bench/emoji.json --report out/bench/emoji.html --markdown out/bench/emoji.md
 
-bench-report: $(STAMP)  ## the embedded model against every peer, into benchmarks/results and README.md (idle machine, 1 hour)
+bench-report: $(DEV)  ## the embedded model against every peer, into benchmarks/results and README.md (idle machine, 1 hour)
 	@for precision in $(PRECISIONS); do \
 		$(BIN)/latentrt build emoji -o out/bench/emoji-$$precision.bundle --precision $$precision $(SIZES) || exit; done
 	@mkdir -p benchmarks/results
@@ -54,7 +72,7 @@ bench-report: $(STAMP)  ## the embedded model against every peer, into benchmark
 		--json benchmarks/results/emoji.json --report benchmarks/results/emoji.html
 	@$(BIN)/python -m latentrt.benchmarks.readme
 
-bench-full-size: $(STAMP)  ## SD 1.5's architecture likewise, random weights (idle machine, 2 hours, 30 GB of disk)
+bench-full-size: $(DEV)  ## SD 1.5's architecture likewise, random weights (idle machine, 2 hours, 30 GB of disk)
 	@test -d out/full-size/sd1 || $(BIN)/python -m latentrt.benchmarks.full_size checkpoint sd1 out/full-size/sd1
 	@$(BIN)/latentrt build out/full-size/sd1 -o out/full-size/sd1-fp32.bundle --profile 512x512
 	@$(BIN)/python -m latentrt.benchmarks.full_size int8 out/full-size/sd1-fp32.bundle out/full-size/sd1-int8.bundle
@@ -65,7 +83,7 @@ bench-full-size: $(STAMP)  ## SD 1.5's architecture likewise, random weights (id
 		--json benchmarks/results/sd1.json --report benchmarks/results/sd1.html
 	@$(BIN)/python -m latentrt.benchmarks.readme
 
-samplers: $(STAMP)  ## a contact sheet of all samplers, and how fast they converge (10 minutes)
+samplers: $(DEV)  ## a contact sheet of all samplers, and how fast they converge (10 minutes)
 	@$(BIN)/python -m latentrt.benchmarks.samplers
 
 clean:  ## removes what the other targets made, but for .venv

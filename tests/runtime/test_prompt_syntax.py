@@ -189,8 +189,8 @@ def test_no_text_raises_anything_else(parse: object, seed: int) -> None:
 
 
 @pytest.mark.parametrize("parse", [prompt_from_compel, prompt_from_a1111])
-def test_long_texts_take_no_time(parse: object) -> None:
-    """Ten thousand characters of what could make a parser try again and again."""
+def test_long_texts_are_read_in_time(parse: object) -> None:
+    """Ten thousand characters of what could make a parser try again and again; then pytest's timeout ends the test."""
     for piece in ("(a - ", '"a \\" ', "((a)b)", "[a:", "a+", ",", '"', "\\", "(a)1.1"):
         prompt = piece * (10_000 // len(piece))
         try:
@@ -202,12 +202,12 @@ def test_long_texts_take_no_time(parse: object) -> None:
 @pytest.mark.parametrize(
     "text", ["(" * 32 + "a" + ")" * 32, "(" * 32 + "a = b" + ")" * 32, '("' * 1 + "(" * 31 + "a" + ")" * 31 + '")']
 )
-def test_nested_parentheses_take_no_longer_than_flat_ones(text: str) -> None:
-    """Each is read once, whatever may stand behind it; this would take hours otherwise."""
+def test_nested_parentheses_are_read_in_time(text: str) -> None:
+    """Each is read once, whatever may stand behind it; otherwise this takes hours, and pytest's timeout ends it."""
     prompt_from_compel(text)
 
 
-def test_white_space_is_read_in_one_go() -> None:
-    """Twenty thousand blanks, a colon before them, and a number that never ends."""
+def test_blanks_and_digits_are_read_in_time() -> None:
+    """Twenty thousand blanks, a colon before them, and a number that never ends; pytest's timeout is the limit."""
     for text in (" " * 20000, ":" + " " * 20000, "[:" + "1" * 20000):
         prompt_from_a1111(text)
