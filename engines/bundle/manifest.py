@@ -103,12 +103,14 @@ class QuantizationRecord(Record):
 class ComponentRecord(Record):
     """One ONNX graph of the bundle with its weights, tensors, probes and parity.
 
-    ``islands`` says what stays in fp32 inside of an fp16 component: how many nodes, by the reason.
+    ``islands`` says what stays in fp32 inside of an fp16 component: how many nodes, by the reason. ``named_weights`` is
+    the file that tells where each of the checkpoint's parameters lies.
     """
 
     kind: ComponentKind
     onnx: str
     weights: str | None
+    named_weights: str
     precision: Precision
     islands: dict[str, int] = Field(default_factory=dict)
     quantization: QuantizationRecord | None = None
@@ -224,7 +226,12 @@ class BundleManifest(Record):
 
     @model_validator(mode="after")
     def _lists_what_it_uses(self) -> "BundleManifest":
-        used = [name for part in self.components.values() for name in (part.onnx, part.weights, part.probes) if name]
+        used = [
+            name
+            for part in self.components.values()
+            for name in (part.onnx, part.weights, part.named_weights, part.probes)
+            if name
+        ]
         used += [table.file for table in self.token_embeddings.values()]
         missing = [name for name in used if name not in self.files]
         if missing:
