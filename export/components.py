@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,19 +27,27 @@ from latentrt.engines.bundle.manifest_file import SCHEMA
 from latentrt.engines.bundle.probes import Probe, write_probes
 from latentrt.engines.bundle.seamless import Seamless
 from latentrt.engines.bundle.tokenizer import Tokenizer, tokenizer_from_folder
+from latentrt.engines.bundle.weights import NamedWeights, WeightRecord, write_named_weights
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.graphs.islands import Island, islands_of
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array
+from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.modules.seamless import seamless_module
-from latentrt.export.modules.text_encoder import load_text_encoder, text_encoder_graph, write_token_embeddings
+from latentrt.export.modules.text_encoder import (
+    load_text_encoder,
+    text_encoder_graph,
+    token_embedding_weight,
+    write_token_embeddings,
+)
 from latentrt.export.modules.unet import load_unet, unet_graph
 from latentrt.export.modules.vae import load_vae, vae_decoder_graph, vae_encoder_graph
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.families import TextEncoderRow
 from latentrt.export.tracing.activations import ActivationRanges, extreme_inputs
+from latentrt.export.tracing.named_weights import bundle_records
 from latentrt.export.tracing.onnx_export import Graph, export_onnx, quiet
 from latentrt.export.tracing.preview import fit_preview
 from latentrt.export.tracing.probes import (
@@ -74,9 +82,18 @@ class _Export:
     ranges: ActivationRanges
 
     def component(
-        self, name: str, kind: ComponentKind, module: torch.nn.Module, graph: Graph, probes: Sequence[Probe]
+        self,
+        name: str,
+        kind: ComponentKind,
+        module: ComponentModule,
+        graph: Graph,
+        probes: Sequence[Probe],
+        beside: Mapping[str, WeightRecord] | None = None,
     ) -> None:
-        """Traces one module, refuses weights that are not finite, and records what was written."""
+        """Traces one module, refuses weights that are not finite, and records what was written.
+
+        ``beside`` are weights of the checkpoint's part that are not the module's.
+        """
         broken = [key for key, tensor in module.state_dict().items() if not torch.isfinite(tensor).all()]
         if broken:
             raise CheckpointError(
@@ -90,15 +107,19 @@ class _Export:
         folder = f"onnx/{precision}/{name}"
         example = {key: torch.from_numpy(array) for key, array in _pair(probes[0]).items()}
         with self.progress.stage(f"{name}: trace"):
-            written, kept = export_onnx(
+            written, kept, weights = export_onnx(
                 module, example, graph, self.root / folder, islands if precision is Precision.FP16 else None
             )
         write_probes(self.root / "probes" / f"{name}.safetensors", probes)
-        weights = [file for file in written if not file.endswith(".onnx")]
+        named = f"weights/{name}.json"
+        rows = bundle_records(weights, folder, module.checkpoint_names)
+        write_named_weights(self.root / named, NamedWeights(weights={**(beside or {}), **rows}))
+        external = [file for file in written if not file.endswith(".onnx")]
         self.records[name] = ComponentRecord(
             kind=kind,
             onnx=f"{folder}/model.onnx",
-            weights=f"{folder}/{weights[0]}" if weights else None,
+            weights=f"{folder}/{external[0]}" if external else None,
+            named_weights=named,
             precision=precision,
             islands=kept,
             inputs=dict(graph.inputs),
@@ -247,7 +268,7 @@ def _export_text_encoder(
 ) -> tuple[_Prompts, TokenEmbeddingsRecord]:
     """Exports a text encoder and its table."""
     with run.progress.stage(f"{row.part}: load"):
-        module, table = _loaded(lambda: load_text_encoder(run.checkpoint, row), row.part)
+        module, table, unused = _loaded(lambda: load_text_encoder(run.checkpoint, row), row.part)
         embeddings = write_token_embeddings(run.root, row.part, table, tokenizer.vocabulary_size)
     graph = text_encoder_graph(run.checkpoint, row)
     with run.reference(row.part):
@@ -259,7 +280,8 @@ def _export_text_encoder(
             inputs = {"inputs_embeds": vectors[pair], "attention_mask": mask, "end_position": ends[pair]}
             wanted = {name: inputs[name] for name in graph.inputs}
             probes.append(record_probe(module, run.profiles[0], wanted, list(graph.outputs)))
-    run.component(row.part, ComponentKind.TEXT_ENCODER, module, graph, probes)
+    outside = {**token_embedding_weight(run.root, embeddings), **unused}
+    run.component(row.part, ComponentKind.TEXT_ENCODER, module, graph, probes, outside)
     results = {
         name: torch.from_numpy(np.concatenate([probe.outputs[name] for probe in probes[:2]])) for name in graph.outputs
     }

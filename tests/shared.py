@@ -44,6 +44,7 @@ def remembered_exports(folder: Path) -> Iterator[None]:
     Half of a tiny model's parts are another one's, too: families share text encoders and autoencoders, and many tests
     build the same model.
     """
+    from latentrt.engines.bundle.weights import NamedWeights, read_named_weights, write_named_weights
     from latentrt.export import components
     from latentrt.export.tracing.onnx_export import Graph, Written
 
@@ -56,12 +57,14 @@ def remembered_exports(folder: Path) -> Iterator[None]:
             return trace(module, example, graph, target, islands)  # hooks cannot be told apart
 
         def fill(place: Path) -> None:
-            files, kept = trace(module, example, graph, place / "files", islands)
+            files, kept, weights = trace(module, example, graph, place / "files", islands)
             (place / "written.json").write_text(json.dumps([files, kept]))
+            write_named_weights(place / "weights.json", NamedWeights(weights=weights))
 
         place = filled_once(folder / _digest(module, example, graph, islands), fill)
         shutil.copytree(place / "files", target, dirs_exist_ok=True)
-        return Written(*json.loads((place / "written.json").read_text()))
+        files, kept = json.loads((place / "written.json").read_text())
+        return Written(files, kept, read_named_weights(place / "weights.json").weights)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(components, "export_onnx", export_onnx)

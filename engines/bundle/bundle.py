@@ -10,6 +10,7 @@ from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.manifest import BUNDLE_FILE, BundleManifest
 from latentrt.engines.bundle.manifest_file import read_manifest
 from latentrt.engines.bundle.probes import Probe, read_probes
+from latentrt.engines.bundle.weights import ComponentWeights, read_named_weights
 from latentrt.engines.errors import BundleError
 from latentrt.engines.files import recover_directory
 
@@ -49,6 +50,16 @@ class Bundle:
     def probes(self, component: str) -> list[Probe]:
         """The component's recorded torch runs."""
         return read_probes(self.path(self.manifest.components[component].probes))
+
+    def weights(self, component: str) -> ComponentWeights:
+        """The component's weights by their names in the checkpoint.
+
+        Raises:
+            BundleError: a file is missing, cut short or altered.
+        """
+        named = read_named_weights(self.path(self.manifest.components[component].named_weights))
+        files = {place.file for row in named.weights.values() for place in row.places} & self.manifest.files.keys()
+        return ComponentWeights(component, named, {name: self.path(name) for name in sorted(files)})
 
 
 def open_bundle(root: str | Path) -> Bundle:

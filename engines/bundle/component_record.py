@@ -79,12 +79,14 @@ class QuantizationRecord(Record):
 class ComponentRecord(Record):
     """One ONNX graph of the bundle with its weights, tensors, probes and parity.
 
-    ``islands`` says what stays in fp32 inside of an fp16 component: how many nodes, by the reason.
+    ``islands`` says what stays in fp32 inside of an fp16 component: how many nodes, by the reason. ``named_weights`` is
+    the file that tells where each of the checkpoint's parameters lies.
     """
 
     kind: ComponentKind
     onnx: str
     weights: str | None
+    named_weights: str
     precision: Precision
     islands: dict[str, int] = Field(default_factory=dict)
     quantization: QuantizationRecord | None = None

@@ -127,7 +127,12 @@ class BundleManifest(Record):
 
     @model_validator(mode="after")
     def _lists_what_it_uses(self) -> "BundleManifest":
-        used = [name for part in self.components.values() for name in (part.onnx, part.weights, part.probes) if name]
+        used = [
+            name
+            for part in self.components.values()
+            for name in (part.onnx, part.weights, part.named_weights, part.probes)
+            if name
+        ]
         used += [table.file for table in self.token_embeddings.values()]
         missing = [name for name in used if name not in self.files]
         if missing:

@@ -19,6 +19,7 @@ _MOVES = frozenset({"Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeez
 # Inputs that ONNX wants in fp32 whatever the data's type: scales of Resize
 _ALWAYS_FP32 = {"Resize": frozenset({1, 2})}
 SCOPES = "pkg.torch.onnx.name_scopes"
+HALF = ".fp16"  # ends the name of a weight's fp16 twin
 
 
 def halve(model: Any, islands: Sequence[Island]) -> dict[str, int]:
@@ -133,7 +134,7 @@ class _Halving:
     def _half_weight(self, value: Any) -> Any:
         ir, tensor = self._ir, value.const_value
         _check_range(value.name, tensor.numpy)
-        name = f"{value.name}.fp16"
+        name = f"{value.name}{HALF}"
         lazy = ir.LazyTensor(
             lambda: ir.tensor(_clamped(tensor.numpy()), name=name), dtype=self._half, shape=tensor.shape, name=name
         )

@@ -1,20 +1,26 @@
 """A CLIP text encoder as a component, and its token embeddings as a table beside it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 
 from latentrt.engines.bundle.manifest import TokenEmbeddingsRecord
+from latentrt.engines.bundle.weights import WeightRecord
 from latentrt.engines.errors import CheckpointError
+from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.families import TextEncoderRow
+from latentrt.export.tracing.named_weights import table_record
 from latentrt.export.tracing.onnx_export import Graph, batch_record
 
 _TENSOR = "weight"
+_NOT_COMPUTED = "the model takes nothing that this layer computes"
 
 
-class TextEncoderModule(torch.nn.Module):
+class TextEncoderModule(ComponentModule):
     """inputs_embeds (B, L, width), attention_mask (B, L) int64 → hidden_states (B, states, L, width).
 
     Token embeddings come from outside, so that a prompt may hold vectors of a textual inversion; positions are
@@ -24,6 +30,12 @@ class TextEncoderModule(torch.nn.Module):
     ``last_hidden_state``, all states having passed the final norm, or for a ``penultimate`` row ``hidden_states[-2]``
     without it. What a row does not take is not computed: the last layer matters there to the pooled vector alone.
     """
+
+    checkpoint_names: ClassVar[Mapping[str, str]] = {
+        "layers.": "text_model.encoder.layers.",
+        "positions.": "text_model.embeddings.position_embedding.",
+        "final_layer_norm.": "text_model.final_layer_norm.",
+    }
 
     def __init__(self, encoder: torch.nn.Module, row: TextEncoderRow) -> None:
         super().__init__()
@@ -78,11 +90,28 @@ class PooledTextEncoderModule(TextEncoderModule):
         return states, self.text_projection(self.final_layer_norm(hidden.gather(1, index)[:, 0]))
 
 
-def load_text_encoder(checkpoint: Checkpoint, row: TextEncoderRow) -> tuple[TextEncoderModule, torch.Tensor]:
-    """Loads one of the checkpoint's text encoders in fp32; its token embeddings (rows, width) come apart."""
+class LoadedTextEncoder(NamedTuple):
+    """A text encoder's module, its token embeddings (rows, width), and records of the weights that no graph needs."""
+
+    module: TextEncoderModule
+    table: torch.Tensor
+    unused: dict[str, WeightRecord]
+
+
+def load_text_encoder(checkpoint: Checkpoint, row: TextEncoderRow) -> LoadedTextEncoder:
+    """Loads one of the checkpoint's text encoders in fp32."""
     encoder = checkpoint.parts[row.part].module()
-    kind = PooledTextEncoderModule if row.pooled else TextEncoderModule
-    return kind(encoder, row), encoder.get_input_embeddings().weight.detach()
+    module = (PooledTextEncoderModule if row.pooled else TextEncoderModule)(encoder, row)
+    table = encoder.get_input_embeddings().weight
+    held = {id(parameter) for parameter in (*module.parameters(), table)}
+    unused = {
+        name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}": WeightRecord(
+            shape=tuple(parameter.shape), reason=_NOT_COMPUTED
+        )
+        for name, parameter in encoder.named_parameters()
+        if id(parameter) not in held
+    }
+    return LoadedTextEncoder(module, table.detach(), unused)
 
 
 def write_token_embeddings(root: Path, name: str, table: torch.Tensor, tokens: int) -> TokenEmbeddingsRecord:
@@ -113,6 +142,16 @@ def write_token_embeddings(root: Path, name: str, table: torch.Tensor, tokens: i
     (root / file).parent.mkdir(parents=True, exist_ok=True)
     (root / file).write_bytes(save({_TENSOR: table.contiguous()}))  # save_file raises no OSError
     return TokenEmbeddingsRecord(file=file, tensor=_TENSOR, rows=rows, width=width)
+
+
+def token_embedding_weight(root: Path, record: TokenEmbeddingsRecord) -> dict[str, WeightRecord]:
+    """The table that was written as a weight of the text encoder."""
+    size = record.rows * record.width * np.dtype(np.float32).itemsize
+    return {
+        "text_model.embeddings.token_embedding.weight": table_record(
+            (record.rows, record.width), record.file, (root / record.file).stat().st_size - size
+        )
+    }
 
 
 def text_encoder_graph(checkpoint: Checkpoint, row: TextEncoderRow) -> Graph:

@@ -1,11 +1,13 @@
 """The U-Net as a component."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 
 from latentrt.engines.bundle.conditioning import TimeIds
 from latentrt.engines.bundle.manifest import CONTEXT_LENGTH
+from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.tracing.onnx_export import Graph, batch_record
 
@@ -13,12 +15,14 @@ from latentrt.export.tracing.onnx_export import Graph, batch_record
 _TIME_IDS = {TimeIds.SIZE: 6, TimeIds.AESTHETIC: 5}
 
 
-class UnetModule(torch.nn.Module):
+class UnetModule(ComponentModule):
     """sample (B, C, h, w), timestep (B,), encoder_hidden_states (B, L, width) → out_sample (B, C, h, w).
 
     A U-Net for inpainting takes 2C + 1 channels: latents, mask (1 is redrawn), latents of the masked picture. One that
     was distilled from guidance takes its scale's embedding, timestep_cond (B, size), behind the rest.
     """
+
+    checkpoint_names: ClassVar[Mapping[str, str]] = {"unet.": ""}
 
     def __init__(self, unet: torch.nn.Module) -> None:
         super().__init__()

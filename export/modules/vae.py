@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 
+from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.tracing.onnx_export import Graph, batch_record
 
 
-class VaeEncoderModule(torch.nn.Module):
+class VaeEncoderModule(ComponentModule):
     """sample (B, 3, H, W) in [−1, 1] → latent_parameters (B, 2C, h, w): mean, then log variance."""
 
     def __init__(self, vae: Any) -> None:
@@ -21,7 +22,7 @@ class VaeEncoderModule(torch.nn.Module):
         return (self.quant_conv(self.encoder(sample)),)
 
 
-class VaeDecoderModule(torch.nn.Module):
+class VaeDecoderModule(ComponentModule):
     """latent_sample (B, C, h, w), unscaled → sample (B, 3, H, W), about [−1, 1]."""
 
     def __init__(self, vae: Any) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import torch
 
 from latentrt.engines.bundle.component_record import TensorRecord
+from latentrt.engines.bundle.weights import WeightRecord
 from latentrt.engines.graphs.half import SCOPES, halve
 from latentrt.engines.graphs.islands import Island
 from latentrt.engines.spec import BATCH
+from latentrt.export.tracing.named_weights import GraphWeights
 from latentrt.export.tracing.versions import OPSET
 
 MODEL_FILE = "model.onnx"
@@ -22,6 +24,7 @@ DATA_FILE = "model.onnx.data"
 # From 64 samples on diffusers' upsampling makes them contiguous, which leaves nothing in a graph. But the tracer sees a
 # branch, and without this limit, of which nothing is left either, refuses and begins again.
 _TRACED_BATCH = 63
+_INSIDE = 256  # bytes of a constant that stays in the graph, where shapes are inferred from it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ def quiet() -> Iterator[None]:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "transformers", "diffusers")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "transformers", "diffusers")]
     levels = [logger.level for logger in loggers]
     libraries = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
     for library in libraries:
@@ -63,10 +66,14 @@ def quiet() -> Iterator[None]:
 
 
 class Written(NamedTuple):
-    """The names of the files that were written, and how many nodes each island keeps in fp32."""
+    """The names of the files that were written, how many nodes each island keeps in fp32, and where each weight is.
+
+    ``weights`` are by the module's names, with files relative to the folder.
+    """
 
     files: list[str]
     islands: dict[str, int]
+    weights: dict[str, WeightRecord]
 
 
 def export_onnx(
@@ -86,7 +93,7 @@ def export_onnx(
         islands: None writes fp32; else fp16 with these parts in fp32. The weights are halved as they are written.
 
     Raises:
-        CheckpointError: weights that fp16 cannot hold.
+        CheckpointError: weights that fp16 cannot hold, or that are found nowhere in the graph.
     """
     folder.mkdir(parents=True, exist_ok=True)
     dimensions: dict[str, Any] = {}
@@ -112,14 +119,34 @@ def export_onnx(
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             verbose=False,
+            optimize=False,
         )
+        weights = GraphWeights(program.model.graph, module)
+        with weights.kept_apart():
+            program.optimize()
         _name_dimensions(program.model, graph)
         _forget_tracing(program.model)
         kept = {} if islands is None else halve(program.model, islands)
-        program.save(str(folder / MODEL_FILE), external_data=True)
+        _save(program.model, folder, weights.initializers)
+        records = weights.records(folder)
         for value in program.model.graph.initializers.values():
-            value.const_value = None  # torch keeps its last program, and transposed copies of weights with it
-    return Written(sorted(path.name for path in folder.iterdir()), kept)
+            value.const_value = None  # torch keeps its last program
+    return Written(sorted(path.name for path in folder.iterdir()), kept, records)
+
+
+def _save(model: Any, folder: Path, weights: Collection[str]) -> None:
+    """Writes the graph with its weights, and whatever else is large, beside it."""
+    import onnx_ir as ir
+
+    values = [
+        value
+        for value in model.graph.initializers.values()
+        if value.name in weights or value.const_value.nbytes > _INSIDE
+    ]
+    external = ir.external_data.convert_tensors_to_external([value.const_value for value in values], folder, DATA_FILE)
+    for value, tensor in zip(values, external, strict=True):
+        value.const_value = tensor
+    ir.save(model, folder / MODEL_FILE)
 
 
 def _name_dimensions(model: Any, graph: Graph) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from latentrt.export.sources.checkpoint import Checkpoint
     from latentrt.export.sources.partial_model import Ema
 
-_BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer", "tokenizer_2"}
+_BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer", "tokenizer_2", "weights"}
 # Per parameter, by precision
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 2}  # of int8 the autoencoder and the text encoders are wider
 _Choice = TypeVar("_Choice", bound=StrEnum)

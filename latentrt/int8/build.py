@@ -13,8 +13,10 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.manifest import BUNDLE_FILE, BundleManifest
 from latentrt.engines.bundle.manifest_file import write_manifest
+from latentrt.engines.bundle.weights import write_named_weights
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
+from latentrt.engines.graphs.quantization.named_weights import weights_after_quantization
 from latentrt.engines.graphs.quantization.recipe import Recipe, recipe_for
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
@@ -138,9 +140,9 @@ def _made(source: Bundle, output: Path, settings: QuantizationSettings, kept: tu
 
 
 def _graphs(manifest: BundleManifest, components: Collection[str]) -> set[str]:
-    """The files that hold some components' graphs and weights."""
+    """The files that hold some components' graphs and weights, and the names of these."""
     parts = [manifest.components[name] for name in components]
-    return {name for part in parts for name in (part.onnx, part.weights) if name}
+    return {name for part in parts for name in (part.onnx, part.weights, part.named_weights) if name}
 
 
 def work_folder(output: Path) -> Path:
@@ -178,9 +180,13 @@ def quantize(
             shutil.copyfile(source.path(name), root / name)
         components = dict(old.components)
         for name, record in records.items():
-            graph = f"{folder}/{name}/model.onnx"
+            graph, named = f"{folder}/{name}/model.onnx", old.components[name].named_weights
+            weights = weights_after_quantization(
+                source.weights(name), source.path(old.components[name].onnx), root / graph, root
+            )
+            write_named_weights(root / named, weights)
             written = {f"{folder}/{name}/{path.name}" for path in (root / folder / name).iterdir()}
-            files |= record_files(root, written)
+            files |= record_files(root, {*written, named})
             components[name] = old.components[name].model_copy(
                 update={
                     "onnx": graph,
