@@ -22,7 +22,7 @@ from latentrt.engines.backends.ort_cpu.backend import OrtCpu
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.backends.tensorrt import backend as tensorrt
 from latentrt.engines.backends.tensorrt.backend import TensorRT, TensorRTRTX
-from latentrt.engines.bundle import bundle
+from latentrt.engines.bundle import checked_files
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.machine import gpu_machine, gpu_of_machine
@@ -268,14 +268,14 @@ class TestOnAGpu:
         """The encoder of pictures when it is first asked for; verify hashes no plan twice."""
         names = {e.key: e.component for e in engines_in(both) if e.backend == Backend.TENSORRT_RTX}
         plans: list[str] = []
-        real = bundle.sha256_of_file
+        real = checked_files.sha256_of_file
 
         def spy(path: Path) -> str:
             if path.name == "model.plan":
                 plans.append(names[path.parent.name])
             return real(path)
 
-        monkeypatch.setattr(bundle, "sha256_of_file", spy)
+        monkeypatch.setattr(checked_files, "sha256_of_file", spy)
         with latentrt.open(both) as pipe:
             assert sorted(plans) == ["text_encoder", "unet", "vae_decoder"]
             picture = np.zeros((32, 32, 3), np.uint8)

@@ -13,7 +13,7 @@ from latentrt.engines.bundle.schedule_config import ScheduleConfig
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.grids.align_your_steps import AYS_SIGMAS, AYS_TIMESTEPS
 from latentrt.runtime.sampling.noise import Noise
-from latentrt.runtime.sampling.run import Run, Update, denoise, model_calls
+from latentrt.runtime.sampling.run import Run, Update, denoise, levels_asked
 from latentrt.runtime.sampling.sampler_table import SAMPLERS
 from latentrt.runtime.sampling.samplers import Sampler
 
@@ -72,7 +72,7 @@ def test_timesteps_of_every_model_call(name: str, spacing: str) -> None:
         reference.set_timesteps(steps)
         schedule = sampler.schedule(config, steps)
         expected = reference.timesteps.numpy()
-        calls = model_calls(schedule, sampler.solver(config))
+        calls = levels_asked(schedule, sampler.solver(config))
         ours = np.array([level.timestep for level in calls]).astype(expected.dtype)
         if fractional(name, config, sampler):
             allowed = 1e-2 if zero_snr or SAMPLERS[name].calls_per_step == 2 else KARRAS_TIMESTEP_TOLERANCE

@@ -12,9 +12,9 @@ from prompt_encoders import assert_equal
 from safetensors.torch import save_file
 
 import latentrt
+from latentrt.engines.bundle.conditioning import guidance_scale_embedding
 from latentrt.engines.shapes import Shapes
 from latentrt.runtime.denoiser.conditions.text import TextCondition, text_condition
-from latentrt.runtime.denoiser.guidance import guidance_scale_embedding
 from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE
 from latentrt.runtime.prompts.encoder import PromptEncoder, Prompts
 from latentrt.runtime.prompts.style import parsed_prompts, prompt_options_from_arguments

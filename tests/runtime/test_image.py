@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from latentrt.engines.errors import OutputError, RequestError
+from latentrt.runtime.call.metadata import PictureMetadata
 from latentrt.runtime.pictures.image import (
-    PictureMetadata,
     images_from_pixels,
     pixels_from_image,
     read_image,
@@ -135,7 +135,7 @@ def test_png_carries_settings_that_a1111_reads(tmp_path: Path, prompt: str, nega
     metadata = replace(
         METADATA, prompt=prompt, negative_prompt=negative, model=model, strength=0.5, clip_skip=1, batch_index=1
     )
-    write_png(tmp_path / "cat.png", noise_picture(), metadata)
+    write_png(tmp_path / "cat.png", noise_picture(), metadata.parameters())
     with Image.open(tmp_path / "cat.png") as image:
         found = a1111_settings(image.text["parameters"])  # type: ignore[attr-defined]
         np.testing.assert_array_equal(np.asarray(image), np.asarray(noise_picture()))
@@ -167,6 +167,6 @@ def test_a_failed_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(OutputError, match="disk is full"):
-        write_png(path, noise_picture(), METADATA)
+        write_png(path, noise_picture(), METADATA.parameters())
     assert path.read_bytes() == b"an earlier picture"
     assert list(tmp_path.iterdir()) == [path]

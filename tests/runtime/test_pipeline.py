@@ -13,6 +13,7 @@ import pytest
 
 import latentrt
 from latentrt.engines.backends.ort_cpu import model as ort_cpu
+from latentrt.engines.backends.ort_cpu.halves import HalvedEngine
 from latentrt.engines.backends.ort_cpu.model import OrtCpuEngine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
@@ -36,13 +37,13 @@ def draw(tiny_pipe: latentrt.Pipeline) -> Callable[..., latentrt.Result]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Array]]:
     """The inputs of every engine call of the test."""
     seen: list[dict[str, Array]] = []
-    run = OrtCpuEngine.run
+    for kind in (OrtCpuEngine, HalvedEngine):
 
-    def spy(self: OrtCpuEngine, inputs: Any) -> dict[str, Array]:
-        seen.append({name: array.copy() for name, array in inputs.items()})
-        return run(self, inputs)
+        def spy(self: Any, inputs: Any, run: Any = kind.run) -> dict[str, Array]:
+            seen.append({name: array.copy() for name, array in inputs.items()})
+            return run(self, inputs)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(OrtCpuEngine, "run", spy)
+        monkeypatch.setattr(kind, "run", spy)
     return seen
 
 

@@ -11,7 +11,7 @@ from latentrt.engines.bundle.schedule_config import ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.noise import Noise
-from latentrt.runtime.sampling.run import Run, denoise, model_calls
+from latentrt.runtime.sampling.run import Run, denoise, levels_asked
 from latentrt.runtime.sampling.sampler_table import SAMPLERS
 from latentrt.runtime.sampling.samplers import Sampler
 from latentrt.runtime.sampling.schedule import Schedule
@@ -211,7 +211,7 @@ def test_one_seed_one_result(name: str) -> None:
 def test_the_table_says_how_often_the_model_is_asked(name: str) -> None:
     """``calls_per_step`` holds for every step but the last; PNDM's first has one more."""
     sampler = Sampler(name=name)
-    calls = len(model_calls(sampler.schedule(CONFIG, 7), sampler.solver(CONFIG)))
+    calls = len(levels_asked(sampler.schedule(CONFIG, 7), sampler.solver(CONFIG)))
     expected = {1: 7, 2: 13}[SAMPLERS[name].calls_per_step] + (name == "pndm")
     assert calls == expected
 
@@ -277,7 +277,7 @@ def test_impossible_schedules_are_refused(options: dict[str, Any], steps: int | 
     """When the schedule is made or the run begins."""
     sampler = Sampler(**options)
     with pytest.raises(RequestError, match=reason):
-        model_calls(sampler.schedule(CONFIG, steps), sampler.solver(CONFIG))
+        levels_asked(sampler.schedule(CONFIG, steps), sampler.solver(CONFIG))
 
 
 def test_ays_is_interpolated_for_other_numbers_of_steps() -> None:
