@@ -38,8 +38,8 @@ def run(
     Args:
         plan: what.
         command: as it was typed, for the report.
-        journal_path: where to keep what was measured so far; a later run of the same plan goes on from there.
-        told: is given one line as each round begins.
+        journal_path: keeps what was measured so far; a later run of the same plan goes on from there.
+        told: is given a line as each round begins.
         progress: is given the stages of making environments.
 
     Raises:

@@ -19,13 +19,9 @@ _MINUTES = 60.0
 
 
 def environment_python(name: str, folder: Path, requirements: Sequence[str], alone: Sequence[str] = ()) -> Path:
-    """The interpreter of a peer's environment, which is made if it is missing or has other requirements.
+    """The interpreter of a peer's environment below ``folder``, made if it is missing or has other requirements.
 
-    Args:
-        name: the peer's.
-        folder: that holds all environments.
-        requirements: pinned, as pip takes them.
-        alone: packages to install without what they ask for.
+    ``requirements`` are pip's; packages that are ``alone`` are installed without what they ask for.
 
     Raises:
         WorkerError: it cannot be made, or would bring packages for GPUs.

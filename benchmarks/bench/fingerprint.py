@@ -17,12 +17,7 @@ _HERE = Path(__file__).resolve().parent
 
 
 def fingerprint(plan: Plan, *, resident: bool) -> dict[str, object]:
-    """Options, versions, and digests or states of files.
-
-    Args:
-        plan: of the benchmark.
-        resident: as it was decided.
-    """
+    """Options, versions, and digests or states of files; ``resident`` as it was decided."""
     options = plan.options
     return {
         "options": _texts(options),

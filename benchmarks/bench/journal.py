@@ -15,11 +15,7 @@ class Journal:
     """Answers by what was asked, kept in a file beside the result; one of other settings is started anew."""
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
-        """Reads what there is.
-
-        Args:
-            path: the file; None keeps nothing on disk.
-            settings: all that the answers depend on.
+        """Reads what there is in the file; None keeps nothing on disk. ``settings`` are all that answers depend on.
 
         Raises:
             OutputError: the file cannot be written.

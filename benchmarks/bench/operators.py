@@ -31,17 +31,11 @@ _CALLS = 5  # but for the first, which is not counted
 def operator_seconds(
     bundle: Bundle, profile: Profile, batch: int, *, threads: int | None, calls: int = _CALLS
 ) -> dict[str, float]:
-    """Seconds of one call of the U-Net by operator, the longest first; of each node the median over the calls.
+    """Seconds of one call of the U-Net on ``ort-cpu`` by operator, the longest first; of each node the median.
 
     The U-Net is opened beside whatever is open, and runs as it does when it draws: where the halves of a batch run at
-    once, it is the seconds of one. The profiler itself takes a microsecond or two per node.
-
-    Args:
-        bundle: with an engine for ``ort-cpu`` on this machine.
-        profile: the size.
-        batch: samples in a call.
-        threads: threads of a call; None takes one per core.
-        calls: calls that count.
+    once, it is the seconds of one. The profiler itself takes a microsecond or two per node. ``threads`` of None takes
+    one per core.
 
     Raises:
         BundleError: the engine is damaged.
@@ -74,11 +68,9 @@ def operator_seconds(
 
 
 def seconds_of_trace(events: Iterable[Mapping[str, Any]], calls: int) -> dict[str, float]:
-    """Seconds by operator, the longest first.
+    """Seconds by operator, the longest first, of events by ONNX Runtime's profiler.
 
-    Args:
-        events: what ONNX Runtime's profiler wrote, in microseconds.
-        calls: calls that count; the one before them does not. A node has an event per call, or one per half of it.
+    A node has an event per call, or one per half of it; the call before those that count is left out.
     """
     nodes: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:

@@ -13,14 +13,10 @@ class PeakMeter:
     """Measures it between the contenders' draws."""
 
     def __init__(self, *, timeout: float, threads: int | None) -> None:
-        """Starts its process.
-
-        Args:
-            timeout: seconds that a product may take.
-            threads: as many as the contenders have; None leaves it to the libraries.
+        """Starts its process, which has as many threads as the contenders; None leaves it to the libraries.
 
         Raises:
-            WorkerError: it does not start.
+            WorkerError: it does not start, or takes longer than ``timeout`` seconds.
         """
         self._worker = Worker(OWN_PYTHON, "matrix_product", timeout=timeout, threads=threads)
         self._worker.ask({"do": "open", "model": "", "options": {"size": SIZE}})

@@ -13,27 +13,19 @@ _WARMING_STEPS = 2
 class Pool:
     """Opens entrants as they are needed, and warms each up for a case before its first draw that counts.
 
-    A worker is warm for its latest case alone: some of them compile or allocate anew for every other one.
+    A worker is warm for its latest case alone: some of them compile or allocate anew for every other one. One that
+    fails (``WorkerError``) is given up.
     """
 
     def __init__(self, *, timeout: float, resident: bool) -> None:
-        """Nothing is opened yet.
-
-        Args:
-            timeout: seconds that one answer may take.
-            resident: whether all that were opened stay open.
-        """
+        """Nothing is opened yet; ``timeout`` are an answer's seconds, ``resident`` keeps open all that were opened."""
         self._timeout, self.resident = timeout, resident
         self._workers: dict[str, Worker] = {}
         self._warm: dict[str, Case] = {}
         self.opened: dict[str, dict[str, Any]] = {}
 
     def worker(self, entrant: Entrant) -> Worker:
-        """The entrant's worker, open.
-
-        Raises:
-            WorkerError: it cannot be opened.
-        """
+        """The entrant's worker, open."""
         if entrant.name not in self._workers:
             if not self.resident:
                 self.close()
@@ -42,21 +34,13 @@ class Pool:
         return self._workers[entrant.name]
 
     def warm(self, entrant: Entrant, case: Case, request: dict[str, Any]) -> None:
-        """An uncounted draw of the case, if the worker's latest one was of another.
-
-        Raises:
-            WorkerError: it did not draw; the worker is given up.
-        """
+        """An uncounted draw of the case, if the worker's latest one was of another."""
         if self._warm.get(entrant.name) != case:
             self._ask(entrant, {**request, "steps": min(_WARMING_STEPS, case.steps), "output": None})
             self._warm[entrant.name] = case
 
     def draw(self, entrant: Entrant, case: Case, request: dict[str, Any]) -> dict[str, Any]:
-        """Draws, warm.
-
-        Raises:
-            WorkerError: it did not; the worker is given up.
-        """
+        """Draws, warm."""
         self.warm(entrant, case, request)
         return self._ask(entrant, request)
 

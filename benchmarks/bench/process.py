@@ -57,14 +57,14 @@ class Worker:
         threads: int | None = None,
         once: Mapping[str, Any] | None = None,
     ) -> None:
-        """Starts it.
+        """Starts it; a request given as ``once`` is answered unasked, and the process ends.
 
         Args:
             python: the interpreter of its environment.
             adapter: a module of ``peers``.
             timeout: seconds that one answer may take.
             threads: of the libraries that it loads, where its adapter does not say.
-            once: a request whose answer it gives unasked, and then ends.
+            once: what to open and what to draw.
 
         Raises:
             WorkerError: the interpreter does not start.
@@ -171,16 +171,7 @@ class Worker:
 def cold_start(
     python: Path, adapter: str, request: Mapping[str, Any], *, timeout: float
 ) -> tuple[float, dict[str, Any]]:
-    """A picture from a new process.
-
-    Args:
-        python: the interpreter.
-        adapter: a module of ``peers``.
-        request: what to open and what to draw, with ``output`` a .png.
-        timeout: seconds that it may take.
-
-    Returns:
-        Seconds from the start of the process until the picture was on disk, and the worker's answer.
+    """Seconds from the start of a new process until its picture is on disk, and the worker's answer.
 
     Raises:
         WorkerError: no picture.

@@ -35,14 +35,9 @@ class QualityError(Exception):
 def quality_of(
     drawn: Sequence[Path], reference: Sequence[Path], prompts: Sequence[str], seed: int, clip: ClipScore | None
 ) -> Quality:
-    """Every prompt's picture against the reference's.
+    """Every prompt's picture against the reference's; seeds count up from the first prompt's.
 
-    Args:
-        drawn: a file of ``pixels`` (1, H, W, 3) in [0, 1] per prompt, and ``latents`` where there are any.
-        reference: the same of the reference.
-        prompts: the texts.
-        seed: of the first; the others count up.
-        clip: the agreement of a picture with a text.
+    Files have ``pixels`` (1, H, W, 3) in [0, 1], and ``latents`` where there are any.
 
     Raises:
         QualityError: a picture is damaged, has NaN or infinity, or another size than the reference's.
@@ -67,10 +62,7 @@ def quality_of(
         )
     worst = rows.index(Quality(pictures=tuple(rows)).worst)
     for place in {*range(min(SHOWN, len(rows))), worst}:
-        one, other = (
-            read_picture(drawn[place], "its picture"),
-            read_picture(reference[place], "the reference's picture"),
-        )
+        one, other = (read_picture(paths[place], "a picture") for paths in (drawn, reference))
         pictures = {
             "reference": picture_data(other.pixels),
             "picture": picture_data(one.pixels),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from latentrt.benchmarks.peers.older_names import with_older_names
+from latentrt.benchmarks.peers.older_names import export
 from latentrt.benchmarks.peers.stage_watch import StageWatch
 
 # Computed in float32, as the others do; where the processor has bfloat16 the default would be that
@@ -16,16 +16,9 @@ FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 def prepare(checkpoint: str, folder: Path) -> None:
     """Exports the checkpoint with weights in fp32; otherwise those of large models would be halved or quantized."""
-    export(checkpoint, folder, compile=False, load_in_8bit=False)
-
-
-def export(checkpoint: str, folder: Path, **options: Any) -> None:
-    """Converts a checkpoint by optimum-intel's own export."""
     from optimum.intel import OVStableDiffusionPipeline
 
-    with with_older_names(checkpoint, folder) as older:
-        pipe = OVStableDiffusionPipeline.from_pretrained(older, export=True, safety_checker=None, **options)
-        pipe.save_pretrained(folder)
+    export(OVStableDiffusionPipeline, checkpoint, folder, compile=False, load_in_8bit=False)
 
 
 class Adapter(StageWatch):

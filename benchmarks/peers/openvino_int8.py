@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from latentrt.benchmarks.peers.openvino_fp32 import FLOAT32, export
+from latentrt.benchmarks.peers.older_names import export
+from latentrt.benchmarks.peers.openvino_fp32 import FLOAT32
 from latentrt.benchmarks.peers.openvino_fp32 import Adapter as Float32
 
 # What is calibrated on; NNCF's own choice is a data set that it would have to fetch
@@ -17,10 +18,10 @@ _SAMPLES = 64  # calls of the U-Net
 
 def prepare(checkpoint: str, folder: Path) -> None:
     """Exports and quantizes the checkpoint."""
-    from optimum.intel import OVWeightQuantizationConfig
+    from optimum.intel import OVStableDiffusionPipeline, OVWeightQuantizationConfig
 
     hybrid = OVWeightQuantizationConfig(bits=8, quant_method="hybrid", dataset=list(_PROMPTS), num_samples=_SAMPLES)
-    export(checkpoint, folder, quantization_config=hybrid)
+    export(OVStableDiffusionPipeline, checkpoint, folder, quantization_config=hybrid)
 
 
 class Adapter(Float32):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from latentrt.benchmarks.peers.older_names import with_older_names
+from latentrt.benchmarks.peers.older_names import export
 from latentrt.benchmarks.peers.stage_watch import StageWatch
 
 
@@ -12,9 +12,7 @@ def prepare(checkpoint: str, folder: Path) -> None:
     """Exports the checkpoint."""
     from optimum.onnxruntime import ORTStableDiffusionPipeline
 
-    with with_older_names(checkpoint, folder) as older:
-        pipe = ORTStableDiffusionPipeline.from_pretrained(older, export=True, safety_checker=None)
-        pipe.save_pretrained(folder)
+    export(ORTStableDiffusionPipeline, checkpoint, folder)
 
 
 class Adapter(StageWatch):

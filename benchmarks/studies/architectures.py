@@ -139,12 +139,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 def part_module(row: Architecture, part: str, **settings: Any) -> Any:
-    """One part of a family as a module of its library, initialised at random.
+    """A family's ``unet``, ``vae`` or text encoder as a module of its library, initialised at random.
 
-    Args:
-        row: the family.
-        part: ``unet``, ``vae``, or one of its text encoders.
-        settings: keywords over the published ones: the ids of a text encoder's tokens.
+    ``settings`` are keywords over the published ones: the ids of a text encoder's tokens.
     """
     import diffusers
     import transformers

@@ -78,16 +78,7 @@ def quantize(source: Path, output: Path) -> None:
 
 
 def build(work: Path, family: str, options: Sequence[str]) -> dict[str, Any]:
-    """Makes the checkpoint where there is none, and builds it.
-
-    Args:
-        work: where the checkpoint and the bundle go.
-        family: a name in ``ARCHITECTURES``.
-        options: of ``latentrt build``.
-
-    Returns:
-        The figures.
-    """
+    """The figures of a build with options of ``latentrt build``; a missing checkpoint is made in ``work``."""
     work.mkdir(parents=True, exist_ok=True)
     checkpoint, bundle = work / family, work / f"{family}.bundle"
     if not checkpoint.exists():

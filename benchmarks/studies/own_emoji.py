@@ -72,16 +72,7 @@ def read_icons(path: Path) -> Icons:
 def own_emoji_of(
     draw: Draw, icons: Icons, *, every: int, steps: int, guidance_scale: float = GUIDANCE, batch: int = 8
 ) -> OwnEmoji:
-    """The rate of every so-many-th trained name.
-
-    Args:
-        draw: what draws.
-        icons: names and references.
-        every: 1 draws all names.
-        steps: of the sampler.
-        guidance_scale: of each picture.
-        batch: pictures drawn at once.
-    """
+    """The rate of every so-many-th trained name; ``batch`` names are drawn at once."""
     owners = icons.trained[::every]
     parts = [owners[start : start + batch] for start in range(0, len(owners), batch)]
     pictures = np.concatenate(
@@ -96,14 +87,9 @@ def own_emoji_of(
 
 
 def nearest_own(pictures: Pictures, references: Pictures, owners: Sequence[int]) -> npt.NDArray[np.bool_]:
-    """Which pictures are nearest to their own reference: (N,) bool.
+    """Which pictures (N, H, W, 3) are nearest to their own of the references (M, H, W, 3): (N,) bool.
 
-    A tie counts as their own: two icons of the set are drawn alike.
-
-    Args:
-        pictures: (N, H, W, 3) uint8.
-        references: (M, H, W, 3) uint8.
-        owners: the place of each picture's own reference.
+    ``owners`` are the places of their own. A tie counts as own: two icons of the set are drawn alike.
 
     Raises:
         ValueError: pictures and references differ in size.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from latentrt.cli.options import takes
+from latentrt.cli.options import parameters_of, takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class BenchOptions:
     ] = None
 
 
-@takes("options", BenchOptions)
+@takes("options", parameters_of(BenchOptions), BenchOptions)
 def bench(options: BenchOptions) -> None:
     """Measure bundles against other runtimes on this machine; or compare two results."""
     from latentrt.benchmarks.bench.command import bench as run
