@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from latentrt.engines.backends.ort_cpu.backend import in_halves
-from latentrt.engines.backends.ort_cpu.model import OrtCpuEngine, OrtCpuModel
+from latentrt.engines.backends.ort_cpu.model import OrtCpuModel
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError
@@ -52,7 +52,7 @@ def operator_seconds(
         trace = Path(temporary) / "trace"
         model = OrtCpuModel.of_compiled(folder, threads=threads, trace=trace, halves=batch > 1 and in_halves(component))
         try:
-            engine = OrtCpuEngine(model, spec)
+            engine = model.engine(spec)
             for _ in range(calls + 1):
                 engine.run(inputs)
             written = Path(model.session.end_profiling())

@@ -75,7 +75,8 @@ def test_a_trace_that_says_nothing(
     trace.write_text(text, "utf-8")
     monkeypatch.setattr(
         operators, "OrtCpuModel", SimpleNamespace(of_compiled=lambda *_, **__: SimpleNamespace(
-            session=SimpleNamespace(run=lambda names, inputs: [None for _ in names], end_profiling=lambda: str(trace)),
+            engine=lambda spec: SimpleNamespace(run=lambda inputs: None),
+            session=SimpleNamespace(end_profiling=lambda: str(trace)),
             close=lambda: None,
         ))
     )  # fmt: skip
