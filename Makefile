@@ -53,7 +53,7 @@ FAMILY ?= sd1
 PRECISION ?= fp32
 BACKEND ?= ort-cpu
 full-size: $(DEV)  ## FAMILY=sd1 at its true size: build time, memory, parity (20 GB of disk; sdxl 30)
-	@$(BIN)/python -m latentrt.benchmarks.full_size --work out/full-size \
+	@$(BIN)/python -m latentrt.benchmarks.studies.full_size --work out/full-size \
 		--family $(FAMILY) --precision $(PRECISION) --backend $(BACKEND) $(foreach gpu,$(GPU),--gpu $(gpu))
 
 BENCH := $(BIN)/latentrt bench
@@ -70,21 +70,21 @@ bench-report: $(DEV)  ## the embedded model against every peer, into benchmarks/
 	@mkdir -p benchmarks/results
 	@$(BENCH) $(PRECISIONS:%=out/bench/emoji-%.bundle) --against all $(if $(ICONS),--icons $(ICONS)) \
 		--json benchmarks/results/emoji.json --report benchmarks/results/emoji.html
-	@$(BIN)/python -m latentrt.benchmarks.readme
+	@$(BIN)/python -m latentrt.benchmarks.report.readme
 
 bench-full-size: $(DEV)  ## SD 1.5's architecture likewise, random weights (idle machine, 2 hours, 30 GB of disk)
-	@test -d out/full-size/sd1 || $(BIN)/python -m latentrt.benchmarks.full_size checkpoint sd1 out/full-size/sd1
+	@test -d out/full-size/sd1 || $(BIN)/python -m latentrt.benchmarks.studies.full_size checkpoint sd1 out/full-size/sd1
 	@$(BIN)/latentrt build out/full-size/sd1 -o out/full-size/sd1-fp32.bundle --profile 512x512
-	@$(BIN)/python -m latentrt.benchmarks.full_size int8 out/full-size/sd1-fp32.bundle out/full-size/sd1-int8.bundle
+	@$(BIN)/python -m latentrt.benchmarks.studies.full_size int8 out/full-size/sd1-fp32.bundle out/full-size/sd1-int8.bundle
 	@mkdir -p benchmarks/results
 	@$(BENCH) out/full-size/sd1-fp32.bundle out/full-size/sd1-int8.bundle --checkpoint out/full-size/sd1 --against all --resident one \
 		--runs 3 --cold-runs 1 --varied-runs 0 --steps 3 --timeout 3600 \
 		--note "The architecture of SD 1.5 with random weights: speed, memory and parity only." \
 		--json benchmarks/results/sd1.json --report benchmarks/results/sd1.html
-	@$(BIN)/python -m latentrt.benchmarks.readme
+	@$(BIN)/python -m latentrt.benchmarks.report.readme
 
 samplers: $(DEV)  ## a contact sheet of all samplers, and how fast they converge (10 minutes)
-	@$(BIN)/python -m latentrt.benchmarks.samplers
+	@$(BIN)/python -m latentrt.benchmarks.studies.sampler_convergence
 
 clean:  ## removes what the other targets made, but for .venv
 	rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from latentrt.benchmarks.quality import picture_data
-from latentrt.benchmarks.schema import (
+from latentrt.benchmarks.bench.quality import picture_data
+from latentrt.benchmarks.report.schema import (
     SCHEMA,
     BenchResult,
     Contender,
@@ -52,7 +52,7 @@ def contender(name: str, adapter: str, seconds: float, psnr: float | None = 90.0
         "model": "emoji.bundle",
         "precision": "fp32",
         "versions": {"library": "1.2.3"},
-        "command": f"python -P benchmarks/worker.py {adapter} --once '{{}}'",
+        "command": f"python -P benchmarks/bench/worker.py {adapter} --once '{{}}'",
         "latency": Latency(
             picture=spread(seconds),
             encode=spread(0.05 * seconds),

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from latentrt.benchmarks.peers.diffusers_eager import Contender as Eager
+from latentrt.benchmarks.peers.diffusers_eager import Adapter as Eager
 
 
-class Contender(Eager):
+class Adapter(Eager):
     """A checkpoint in diffusers layout, compiled when it first draws."""
 
     def pipeline(self, model: str) -> Any:

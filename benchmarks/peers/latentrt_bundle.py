@@ -9,7 +9,7 @@ import latentrt
 from latentrt.benchmarks.peers.output import save
 
 
-class Contender:
+class Adapter:
     """A bundle; ``options`` may name ``backend`` and ``threads``."""
 
     def open(self, model: str, options: Mapping[str, Any]) -> None:

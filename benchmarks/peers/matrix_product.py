@@ -10,7 +10,7 @@ import numpy as np
 _REPEATS = 3
 
 
-class Contender:
+class Adapter:
     """Draws nothing: its times are those of the product of two square matrices."""
 
     def open(self, model: str, options: Mapping[str, Any]) -> None:

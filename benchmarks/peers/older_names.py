@@ -36,6 +36,12 @@ def write_header(file: BinaryIO, header: dict[str, Any]) -> None:
     file.write(len(text).to_bytes(8, "little") + text)
 
 
+def export(pipeline: Any, checkpoint: str, folder: Path, **options: Any) -> None:
+    """Converts a checkpoint by the export of one of optimum's pipelines."""
+    with with_older_names(checkpoint, folder) as older:
+        pipeline.from_pretrained(older, export=True, safety_checker=None, **options).save_pretrained(folder)
+
+
 @contextmanager
 def with_older_names(checkpoint: str, near: Path) -> Iterator[str]:
     """A folder of links to a checkpoint in diffusers layout, but for its text encoders' weights.

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from latentrt.benchmarks.peers.older_names import with_older_names
-from latentrt.benchmarks.peers.openvino_fp32 import Contender as Float32
+from latentrt.benchmarks.peers.older_names import export
+from latentrt.benchmarks.peers.openvino_fp32 import FLOAT32
+from latentrt.benchmarks.peers.openvino_fp32 import Adapter as Float32
 
 # What is calibrated on; NNCF's own choice is a data set that it would have to fetch
 _PROMPTS = (
@@ -19,16 +20,11 @@ def prepare(checkpoint: str, folder: Path) -> None:
     """Exports and quantizes the checkpoint."""
     from optimum.intel import OVStableDiffusionPipeline, OVWeightQuantizationConfig
 
-    wanted = OVWeightQuantizationConfig(bits=8, quant_method="hybrid", dataset=list(_PROMPTS), num_samples=_SAMPLES)
-    with with_older_names(checkpoint, folder) as older:
-        pipe = OVStableDiffusionPipeline.from_pretrained(
-            older, export=True, quantization_config=wanted, safety_checker=None
-        )
-        pipe.save_pretrained(folder)
+    hybrid = OVWeightQuantizationConfig(bits=8, quant_method="hybrid", dataset=list(_PROMPTS), num_samples=_SAMPLES)
+    export(OVStableDiffusionPipeline, checkpoint, folder, quantization_config=hybrid)
 
 
-class Contender(Float32):
+class Adapter(Float32):
     """A quantized checkpoint; what is not int8 is computed in float32."""
 
-    settings: Mapping[str, str] = {"INFERENCE_PRECISION_HINT": "f32"}
-    precision = "int8"
+    settings: Mapping[str, str] = {"precision": "int8", **FLOAT32}

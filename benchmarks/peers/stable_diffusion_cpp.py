@@ -40,7 +40,7 @@ def prepare(checkpoint: str, folder: Path) -> None:
                 shutil.copyfileobj(file, target, 1 << 24)
 
 
-class Contender:
+class Adapter:
     """A checkpoint, in fp32."""
 
     def open(self, model: str, options: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
-"""Stage times of a pipeline that has diffusers' attributes: text encoding, every step, the U-Net, decoding."""
+"""What the adapters of diffusers and of pipelines made after it share: they draw alike, and tell stage times."""
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -9,17 +10,20 @@ from latentrt.benchmarks.peers.output import save
 
 
 class StageWatch:
-    """Draws with a pipeline of diffusers, or one made after it, and times what it passes through.
+    """Draws by DPM++ 2M on Karras's sigmas, and times text encoding, every step, the U-Net, and decoding.
 
     The U-Net is timed around ``__call__`` from a class laid over its own, so that what ``torch.compile`` compiles
     stays as it was.
     """
 
-    def __init__(self, pipe: Any) -> None:
-        self._pipe = pipe
-        self._seconds: dict[str, float] = {}
-        self._ends: dict[str, float] = {}
-        self._unet_calls: list[float] = []
+    libraries: tuple[str, ...]
+    settings: Mapping[str, str] = {"precision": "fp32"}
+
+    def watch(self, pipe: Any) -> None:
+        """Takes the pipeline that draws."""
+        from diffusers import DPMSolverMultistepScheduler
+
+        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
         if hasattr(pipe, "set_progress_bar_config"):
             pipe.set_progress_bar_config(disable=True)
         pipe.encode_prompt = self._timed("encode", pipe.encode_prompt)
@@ -27,6 +31,8 @@ class StageWatch:
         inner = type(pipe.unet)
         timed = self._timed("unet", inner.__call__)
         pipe.unet.__class__ = type(inner.__name__, (inner,), {"__call__": lambda *a, **k: timed(*a, **k)})
+        self._pipe = pipe
+        self._calls: dict[str, list[tuple[float, float]]] = {}
 
     def _timed(self, stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **keywords: Any) -> Any:
@@ -34,19 +40,19 @@ class StageWatch:
             try:
                 return work(*arguments, **keywords)
             finally:
-                self._ends[stage] = perf_counter()
-                seconds = self._ends[stage] - begin
-                self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
-                if stage == "unet":
-                    self._unet_calls.append(seconds)
+                self._calls.setdefault(stage, []).append((begin, perf_counter()))
 
         return run
+
+    def versions(self) -> Mapping[str, str]:
+        """Of the libraries, and how they compute."""
+        return {**{name: version(name) for name in self.libraries}, **self.settings}
 
     def draw(self, request: Mapping[str, Any], output: Path | None) -> Mapping[str, Any]:
         """As ``worker.Adapter``."""
         import torch
 
-        self._seconds, self._ends, self._unet_calls = {}, {}, []
+        self._calls.clear()
         marks: list[float] = []
         last: list[Any] = []
 
@@ -68,12 +74,14 @@ class StageWatch:
             callback_on_step_end=mark,
         ).images
         total = perf_counter() - begin
-        encoded = self._ends["encode"]
         save(output, pixels, last[0])
+        encoded = self._calls["encode"][-1][1]
+        seconds = {stage: [end - start for start, end in calls] for stage, calls in self._calls.items()}
         return {
             "total": total,
-            **{stage: seconds for stage, seconds in self._seconds.items() if stage != "unet"},
-            "unet": self._unet_calls,
+            "encode": sum(seconds["encode"]),
             "denoise": marks[-1] - encoded,
+            "decode": sum(seconds["decode"]),
+            "unet": seconds["unet"],
             "steps": [after - before for before, after in zip([encoded, *marks], marks, strict=False)],
         }

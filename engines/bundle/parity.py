@@ -60,6 +60,15 @@ def gate_at(kind: ComponentKind, precision: Precision, pixels: int) -> Parity:
     return Parity(relative_error=bound.relative_error * (pixels / _SQUARE) ** _GROWTH, psnr=bound.psnr)
 
 
+def psnr(result: Array, reference: Array, *, peak: float) -> float:
+    """PSNR in dB of arrays of one shape, in float64: 20 · log10(peak / √(mean squared error)); infinity if equal."""
+    difference = np.asarray(result, np.float64) - reference
+    rms = float(np.linalg.norm(difference)) / math.sqrt(difference.size)
+    if rms == 0.0:
+        return math.inf
+    return 20.0 * math.log10(peak / rms) if peak else -math.inf
+
+
 def parity_of(result: Array, reference: Array) -> Parity:
     """Compares arrays of one shape, in float64.
 
@@ -75,11 +84,9 @@ def parity_of(result: Array, reference: Array) -> Parity:
     if error == 0.0:
         return EXACT
     norm = float(np.linalg.norm(b))
-    peak = float(b.max() - b.min())
-    rms = error / math.sqrt(a.size)
     return Parity(
         relative_error=error / norm if norm else math.inf,
-        psnr=20.0 * math.log10(peak / rms) if peak else -math.inf,
+        psnr=psnr(a, b, peak=float(b.max() - b.min())),
     )
 
 

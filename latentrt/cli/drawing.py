@@ -4,14 +4,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
-from functools import wraps
-from inspect import Parameter, Signature, signature
+from dataclasses import asdict, dataclass
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
+from latentrt.cli.options import parameters_of, takes
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.flags import Flag, Form
 from latentrt.runtime.call.options import FLAGS
@@ -156,36 +156,16 @@ def _previews(path: Path) -> Callable[[Any, int, float, dict[str, Any]], None]:
     return write
 
 
-def draws(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command with a ``drawing`` parameter the options of ``Drawing`` beside its own."""
-    shared = get_type_hints(Drawing, include_extras=True)
-    own = [field for field in fields(Drawing) if field.name != "keywords"]
-    parameters = [p for p in signature(command).parameters.values() if p.name != "drawing"]
-    parameters = [
-        *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in parameters),
-        *(
-            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_option(flag))
-            for name, flag in FLAGS.items()
-        ),
-        *(Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=shared[f.name]) for f in own),
-    ]
-
-    @wraps(command)
-    def run(**arguments: Any) -> None:
-        keywords = {name: arguments.pop(name) for name in FLAGS}
-        drawing = Drawing(**{field.name: arguments.pop(field.name) for field in own}, keywords=keywords)
-        command(**arguments, drawing=drawing)
-
-    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run
-
-
 def _option(flag: Flag) -> Any:
     """A keyword's option, as typer takes it."""
     names = (flag.name, flag.short) if flag.short else (flag.name,)
     kind = _KINDS.get(flag.form, str) | None
     return Annotated[kind, typer.Option(*names, help=flag.help, metavar=flag.metavar)]
+
+
+def _drawing(**arguments: Any) -> Drawing:
+    keywords = {name: arguments.pop(name) for name in FLAGS}
+    return Drawing(**arguments, keywords=keywords)
 
 
 def read_start(path: Path) -> Any:
@@ -272,3 +252,8 @@ _READ: Mapping[Form, Callable[[Any, str], Any]] = {
     Form.SIZE: _height_first,
     Form.PAIR: _whole_numbers,
 }
+_FLAGS = [
+    Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_option(flag)) for name, flag in FLAGS.items()
+]
+draws = takes("drawing", [*_FLAGS, *(p for p in parameters_of(Drawing) if p.name != "keywords")], _drawing)
+"""Gives a command with a ``drawing`` parameter the options of ``Drawing`` beside its own."""

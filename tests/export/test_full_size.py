@@ -9,7 +9,7 @@ import pytest
 import torch
 from single_files import ldm_unet, ldm_vae, open_clip
 
-from latentrt.benchmarks.architectures import ARCHITECTURES, part_module
+from latentrt.benchmarks.studies.architectures import ARCHITECTURES, part_module
 from latentrt.export.sources.source import checkpoint_from_model
 
 PREFIXES = {

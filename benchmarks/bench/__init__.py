@@ -1,0 +1,1 @@
+"""What draws and measures: contenders in processes of their own, in interleaved rounds."""

@@ -1,0 +1,1 @@
+"""The result as JSON, page and table, and what changed between two."""

@@ -1,0 +1,81 @@
+"""The result as a table: for a README, and for the terminal."""
+
+import re
+
+from latentrt.benchmarks.report.schema import BenchResult, Contender
+from latentrt.benchmarks.report.units import DASH, bytes_text, psnr_text, seconds_text, share_text
+
+COLUMNS = ("", "picture", "step", "of peak", "cold start", "open", "memory", "worst PSNR")
+
+NOISY = 0.05  # of the processors, taken by other programs
+_FEW = 5
+
+
+def summary_rows(result: BenchResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns and one row per contender that drew: medians, and how many times ours the picture takes."""
+    return COLUMNS, [_row(result, row) for row in result.measured]
+
+
+def warnings(result: BenchResult) -> list[str]:
+    """What makes the figures doubtful, a sentence each."""
+    found = []
+    background = result.machine.background
+    if background is not None and background.median > NOISY:
+        found.append(
+            f"Other programs took {share_text(background.median)} of the processors in the median run: the times are "
+            "longer and spread wider than on an idle machine."
+        )
+    if not result.settings.resident:
+        found.append("Memory held one contender at a time: each was opened and warmed up anew in every round.")
+    if result.settings.runs < _FEW:
+        runs = result.settings.runs
+        found.append(f"{runs} run{'s are' if runs > 1 else ' is'} few: medians may be off by their spread.")
+    return found
+
+
+def quality_text(result: BenchResult, row: Contender) -> str:
+    """The worst PSNR against the reference."""
+    if row.name == result.reference:
+        return "reference"
+    return DASH if row.quality is None else psnr_text(row.quality.worst.psnr)
+
+
+def _row(result: BenchResult, row: Contender) -> tuple[str, ...]:
+    latency = row.latency
+    assert latency is not None
+    return (
+        row.name,
+        seconds_text(latency.picture.median),
+        seconds_text(latency.step.median if latency.step else None),
+        share_text(result.share_of_peak(row)),
+        seconds_text(row.cold_start.median if row.cold_start else None),
+        seconds_text(row.open.median if row.open else None),
+        bytes_text(row.peak_bytes),
+        quality_text(result, row),
+    )
+
+
+def _escaped(text: str) -> str:
+    """Text as Markdown shows it: what would end a cell, or be markup, HTML or a comment, stands for itself."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
+
+
+def markdown_table(result: BenchResult) -> str:
+    """The table with a line that says what was measured, and one for each contender that was not."""
+    settings, machine = result.settings, result.machine
+    columns, rows = summary_rows(result)
+    title = (
+        f"{result.model}, {settings.width}×{settings.height}, {settings.steps} steps, guidance "
+        f"{settings.guidance_scale:g}, {settings.sampler}; {machine.cores} cores of {machine.processor}; "
+        f"medians of interleaved runs: {settings.runs}"
+    )
+    lines = [
+        "| " + " | ".join((_escaped(title), *columns[1:])) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows),
+    ]
+    reasons = [
+        *warnings(result),
+        *(_escaped(f"{row.name} was not measured: {row.absent}.") for row in result.contenders if row.absent),
+    ]
+    return "\n".join([*lines, *(["", *reasons] if reasons else [])]) + "\n"

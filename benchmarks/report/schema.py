@@ -1,0 +1,274 @@
+"""The result of a benchmark as one JSON document: frozen, strict about keys, versioned.
+
+Seconds, bytes and FLOP unless a name says otherwise. Every sample is kept; medians and percentiles are computed from
+them. What a contender or a machine cannot tell is null.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from latentrt.benchmarks.peers.registry import OURS
+from latentrt.engines.documents import read_document
+from latentrt.engines.errors import RequestError
+from latentrt.engines.files import write_file
+
+SCHEMA = 1
+
+
+class Strict(BaseModel):
+    """Base of all parts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _percentile_90(samples: Sequence[float]) -> float:
+    """The 90th percentile, interpolated between samples; of few samples it lies near the largest."""
+    return quantiles(samples, n=10, method="inclusive")[-1] if len(samples) > 1 else samples[0]
+
+
+class Figure(Strict):
+    """One measured quantity: all samples in the order in which they were taken, their median and 90th percentile."""
+
+    samples: Annotated[tuple[float, ...], Field(min_length=1)]
+    median: float
+    p90: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> "Figure":
+        """The figure of some samples."""
+        return cls(samples=tuple(samples), median=median(samples), p90=_percentile_90(samples))
+
+    @model_validator(mode="after")
+    def _agrees_with_its_samples(self) -> "Figure":
+        for name, stated, computed in (
+            ("median", self.median, median(self.samples)),
+            ("p90", self.p90, _percentile_90(self.samples)),
+        ):
+            if abs(stated - computed) > 1e-9 * max(abs(computed), 1e-12):
+                raise ValueError(f"{name} is {stated}, its samples say {computed}")
+        return self
+
+
+def _positive(figure: Figure) -> Figure:
+    if min(figure.samples) <= 0:
+        raise ValueError("a sample is not above 0")
+    return figure
+
+
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+Time = Annotated[Figure, AfterValidator(_positive)]
+"""A figure whose samples are all above 0."""
+
+
+class Latency(Strict):
+    """One picture in a warm process, by stage.
+
+    ``step`` and ``unet_call`` have every one of every run but each run's first; ``rest`` is what no stage accounts
+    for; ``host_overhead`` is the same steps' time outside the U-Net.
+    """
+
+    picture: Time
+    encode: Time | None = None
+    denoise: Time | None = None
+    step: Time | None = None
+    unet_call: Time | None = None
+    decode: Time | None = None
+    rest: Figure | None = None
+    host_overhead: Figure | None = None
+
+
+class Point(Strict):
+    """A time at one value of what was varied."""
+
+    value: Positive
+    label: str
+    seconds: Time
+
+
+class Scaling(Strict):
+    """Times along one axis, and the exponent b of the least-squares fit of a · value^b to their medians."""
+
+    points: Annotated[tuple[Point, ...], Field(min_length=1)]
+    exponent: float | None
+
+
+class PictureQuality(Strict):
+    """One prompt against the reference. ``psnr`` in dB is null where the pictures are equal to the last bit.
+
+    Pictures are data URIs, kept for the first prompts and the worst; ``difference`` is grey where there is none, and
+    eight times as strong as it is.
+    """
+
+    prompt: str
+    seed: int
+    latent_relative_error: float | None
+    psnr: float | None
+    ssim: float
+    clip_score: float | None = None
+    reference: str | None = None
+    picture: str | None = None
+    difference: str | None = None
+
+
+class OwnEmoji(Strict):
+    """The share of pictures nearest to their own emoji among all of them."""
+
+    rate: Annotated[float, Field(ge=0, le=1)]
+    pictures: Count
+    references: Count
+    guidance_scale: float
+
+
+class Quality(Strict):
+    """Against the reference's pictures of the same prompts, seeds and steps."""
+
+    pictures: Annotated[tuple[PictureQuality, ...], Field(min_length=1)]
+
+    @property
+    def worst(self) -> PictureQuality:
+        """The picture farthest from its reference."""
+        return min(self.pictures, key=lambda row: (row.psnr is None, row.psnr or 0.0, row.ssim))
+
+
+class Contender(Strict):
+    """One row: who it is, and what was measured; or why it was not.
+
+    ``model_bytes`` is what it draws from on disk, ``packages_bytes`` the installed packages of which it loads
+    something. ``operators`` are the seconds of one U-Net call by operator, from a profiler's run apart from the rounds,
+    and those of one half where both run at once. ``failures`` says which phases it did not complete, and why.
+    """
+
+    name: str
+    adapter: str
+    model: str
+    precision: str
+    versions: dict[str, str] = {}
+    command: str = ""
+    absent: str | None = None
+    failures: dict[str, str] = {}
+    latency: Latency | None = None
+    cold_start: Time | None = None
+    open: Time | None = None
+    peak_bytes: Count | None = None
+    model_bytes: Count | None = None
+    packages_bytes: Count | None = None
+    operators: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    throughput: Scaling | None = None
+    by_pixels: Scaling | None = None
+    by_steps: Scaling | None = None
+    quality: Quality | None = None
+    own_emoji: OwnEmoji | None = None
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is latentrt."""
+        return self.adapter == OURS
+
+
+class Settings(Strict):
+    """What was drawn, and how often. ``threads`` is null where everyone chose for itself."""
+
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    seed: int
+    steps: Count
+    guidance_scale: float
+    sampler: str
+    width: Count
+    height: Count
+    runs: Count
+    cold_runs: Annotated[int, Field(ge=0)]
+    resident: bool
+    threads: Count | None = None
+
+
+class Machine(Strict):
+    """Where it ran. ``background`` is the share of all processors that other programs took during the runs;
+    ``idle_workers`` the share that the waiting contenders took."""
+
+    processor: str
+    cores: Count
+    memory_bytes: Count
+    system: str
+    python: str
+    features: str
+    background: Figure | None = None
+    idle_workers: Figure | None = None
+
+
+class Peak(Strict):
+    """FLOP per second of a large float32 matrix product, by library; measured between the contenders' runs."""
+
+    size: Count
+    by_library: Annotated[dict[str, Time], Field(min_length=1)]
+
+    @property
+    def best(self) -> float:
+        """The fastest product of all."""
+        return max(max(figure.samples) for figure in self.by_library.values())
+
+
+class Work(Strict):
+    """FLOP (2 · multiply-adds) of one call of each component at the size measured, for one picture.
+
+    ``unet`` counts both halves of a guided step, and the one of a step without guidance.
+    """
+
+    text_encoder: Positive
+    unet: Positive
+    vae_decoder: Positive
+
+
+class BenchResult(Strict):
+    """All of a benchmark."""
+
+    schema_version: int
+    latentrt: str
+    created: str
+    command: str
+    model: str
+    family: str
+    parameters: Count
+    note: str
+    settings: Settings
+    machine: Machine
+    peak: Peak | None
+    work: Work | None
+    reference: str | None
+    contenders: Annotated[tuple[Contender, ...], Field(min_length=1)]
+    seconds: Annotated[float, Field(ge=0)]
+
+    @property
+    def measured(self) -> tuple[Contender, ...]:
+        """The contenders that drew."""
+        return tuple(row for row in self.contenders if row.latency is not None)
+
+    def share_of_peak(self, row: Contender) -> float | None:
+        """The part of the machine's peak that a contender's U-Net step reaches; None where that is unknown."""
+        if self.peak is None or self.work is None or row.latency is None or row.latency.step is None:
+            return None
+        return self.work.unet / row.latency.step.median / self.peak.best
+
+
+def read_result(path: Path) -> BenchResult:
+    """Reads and validates a result.
+
+    Raises:
+        RequestError: it is missing, damaged, no result, or of a newer latentrt.
+    """
+    remedy = "name a file that latentrt bench --json wrote, or measure again"
+    return read_document(path, BenchResult, schema=SCHEMA, error=RequestError, remedy=remedy)
+
+
+def write_result(path: Path, result: BenchResult) -> None:
+    """Writes a result whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    text = result.model_dump_json(indent=1) + "\n"
+    write_file(path, lambda partial: partial.write_text(text, "utf-8"))

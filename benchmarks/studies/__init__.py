@@ -1,0 +1,1 @@
+"""Measurements of their own, each run by hand or by a target of the Makefile."""

@@ -1,0 +1,54 @@
+"""JSON documents that carry the number of their schema, read and checked."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from latentrt.engines.errors import LatentrtError
+
+_Document = TypeVar("_Document", bound=BaseModel)
+
+
+def read_document(
+    path: Path,
+    kind: type[_Document],
+    *,
+    schema: int,
+    error: type[LatentrtError],
+    remedy: str,
+    missing: str | None = None,
+) -> _Document:
+    """Reads and validates a document.
+
+    Args:
+        path: the file.
+        kind: the document's model, with a field ``schema_version``.
+        schema: the version that is read.
+        error: what is raised.
+        remedy: what to do about a file that is refused.
+        missing: what to say of one that cannot be opened, in place of the system's reason.
+
+    Raises:
+        LatentrtError: as ``error``: the file is missing, cut short, not ours, of another schema, or damaged.
+    """
+    name = repr(str(path))
+    try:
+        data: Any = json.loads(path.read_bytes())
+    except OSError as failure:
+        raise error(missing or f"cannot read {name} ({failure.strerror}); {remedy}") from failure
+    except ValueError as failure:
+        raise error(f"{name} is cut short or not JSON; {remedy}") from failure
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise error(f"{name} was not written by latentrt (it has no schema_version); {remedy}")
+    if version != schema:
+        newer = "update latentrt" if version > schema else remedy
+        raise error(f"{name} has schema {version}, this latentrt reads schema {schema}; {newer}")
+    try:
+        return kind.model_validate(data)
+    except (ValidationError, LatentrtError) as failure:
+        first = failure.errors()[0] if isinstance(failure, ValidationError) else None
+        reason = f"{'.'.join(map(str, first['loc'])) or 'the document'}: {first['msg']}" if first else str(failure)
+        raise error(f"{name} was altered or is damaged ({reason}); {remedy}") from failure
