@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from shared import filled_once
@@ -82,6 +83,34 @@ def test_what_the_bundle_says(int8_bundle: Path, emoji_bundle: Path, command: Ca
         [".int8.bundle.lock", "int8.bundle"],
     )
     assert command("verify", int8_bundle).status == 0
+
+
+def test_weights_by_name_tell_what_became_of_them(int8_bundle: Path, emoji_bundle: Path) -> None:
+    """Rounded and scaled weights are refused by a sentence; what is said to be there is the fp32 weight."""
+    bundle, whole = open_bundle(int8_bundle), open_bundle(emoji_bundle)
+    for component in ("unet", "vae_decoder"):
+        weights, before, record = (
+            bundle.weights(component),
+            whole.weights(component),
+            bundle.manifest.components[component],
+        )
+        rows, told = weights.named.weights, record.quantization
+        assert rows.keys() == before.named.weights.keys()
+        assert told is not None
+        rounded = {name: row.quantized for name, row in rows.items() if row.quantized is not None}
+        held = {
+            tensor.name for tensor in onnx.load(bundle.path(record.onnx), load_external_data=False).graph.initializer
+        }
+        assert {f"{name}" for row in rounded.values() for name in (row.initializer, row.scale)} <= held
+        for path, node in told.nodes.items():
+            assert (f"{path.removeprefix('unet.')}.weight" in rounded) is node.int8
+        with pytest.raises(RequestError, match="cannot be reached in this bundle: the graph holds it in eight bits"):
+            weights.placed(next(iter(rounded)), before.array(next(iter(rounded))))
+        kept = [name for name, row in rows.items() if row.places]
+        assert len(kept) > 20
+        for name in kept:
+            np.testing.assert_array_equal(weights.array(name), before.array(name))
+    assert bundle.weights("text_encoder").named == whole.weights("text_encoder").named
 
 
 def test_it_draws_nearly_the_same_picture(
