@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 from latentrt.engines.bundle.manifest import TensorRecord
-from latentrt.engines.graphs.half import SCOPES, halve
+from latentrt.engines.graphs.editor import SCOPES
+from latentrt.engines.graphs.half import halve
 from latentrt.engines.graphs.islands import Island
 from latentrt.engines.spec import BATCH
 from latentrt.export.tracing.versions import OPSET

@@ -25,6 +25,7 @@ from latentrt.engines.bundle.manifest import ContentsRecord, EngineManifest, Par
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.graphs.attention import fuse_attention
+from latentrt.engines.graphs.editor import load_graph, serialized
 from latentrt.engines.graphs.group_norm import GroupNorm, replace_group_norms
 from latentrt.engines.machine import available_memory, cpu_features, physical_cores
 from latentrt.engines.precision import Backend, Precision
@@ -98,17 +99,16 @@ def _save_optimised(
 def _rewritten(onnx: Path, group_norm: GroupNorm, *, fuses: bool) -> bytes | None:
     """The graph with what ONNX Runtime has better kernels for, its weights still in their file; None if it has nothing.
 
-    Without the package onnx, which drawing does not need, the graph stays as it is and runs some percent slower.
+    Without onnx and onnx_ir, which drawing does not need, the graph stays as it is and runs some percent slower.
     """
     try:
-        from onnx import load
+        model = load_graph(onnx)
     except ImportError:
         return None
-    model = load(str(onnx), load_external_data=False)
     replaced = replace_group_norms(model, group_norm)
     if fuses:
         replaced += fuse_attention(model)
-    return bytes(model.SerializeToString()) if replaced else None
+    return serialized(model) if replaced else None
 
 
 def group_norm_of(component: Component) -> GroupNorm:
