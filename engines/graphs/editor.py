@@ -194,7 +194,8 @@ class GraphEditor:
             name: it.
             dtype: of its numbers.
             shape: numbers, names of dimensions, or None for what may be anything.
-            default: what it is where a caller does not give it; it may broadcast to the shape.
+            default: what it is where a caller does not give it. ONNX Runtime holds it against the shape: a dimension
+                that it has only one of, to broadcast, must be a name or None there.
         """
         import onnx_ir as ir
 

@@ -29,7 +29,7 @@ from latentrt.engines.files import locked, output_error, write_file
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Shapes
-from latentrt.engines.store.key import EngineIdentity, onnx_digest
+from latentrt.engines.store.key import EngineIdentity
 
 AUTO = "auto"
 
@@ -38,7 +38,7 @@ def identity_of(component: Component, compiler: Compiler, machine: str) -> Engin
     """The engine that a component has on a machine, if it is made with what is installed here."""
     return EngineIdentity(
         component=component.name,
-        onnx_sha256=onnx_digest(component.manifest, component.name),
+        onnx_sha256=component.onnx_sha256,
         backend=compiler.backend,
         backend_version=compiler.version(),
         precision=component.record.precision,
