@@ -1,5 +1,6 @@
 """One component of a bundle: its ONNX, and the shapes that an engine of it takes at a profile."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,11 @@ class Component:
         """Names below ``root`` and records of graph and weights."""
         names = [name for name in (self.record.onnx, self.record.weights) if name]
         return {name: self.manifest.files[name] for name in names}
+
+    @property
+    def onnx_sha256(self) -> str:
+        """SHA-256 over the digests of graph and weights."""
+        return hashlib.sha256(" ".join(file.sha256 for file in self.onnx_files.values()).encode()).hexdigest()
 
     @property
     def onnx_bytes(self) -> int:

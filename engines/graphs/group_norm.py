@@ -7,11 +7,14 @@ are closer than 4e-7.
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latentrt.engines.spec import Array
+from latentrt.engines.graphs.editor import GraphEditor, Insertion, input_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 _EPSILON = 1e-5  # the operator's default
 
@@ -27,103 +30,64 @@ class GroupNorm(StrEnum):
     EXACT = "exact"
 
 
-def replace_group_norms(model: Any, way: GroupNorm) -> int:
+def replace_group_norms(model: "ir.Model", way: GroupNorm) -> int:
     """Puts operators that have kernels in the place of every GroupNormalization, in place; computed in float32.
 
     Args:
-        model: an ``onnx.ModelProto`` of opset 21 or later; its weights may be on disk.
+        model: the graph, of opset 21 or later; its weights may be on disk.
         way: how.
 
     Returns:
         How many were replaced; one whose scale is no weight stays.
     """
-    graph = model.graph
-    scales = {tensor.name: tensor for tensor in graph.initializer}
-    written = _Writer(graph)
-    nodes = list(graph.node)
-    del graph.node[:]
-    count = 0
-    for node in nodes:
-        scale = scales.get(node.input[1]) if node.op_type == "GroupNormalization" else None
-        if scale is None:
-            graph.node.append(node)
-            continue
-        written.begin(node.name or node.output[0])
-        _expand(written, node, scale.data_type, int(scale.dims[0]), way)
-        count += 1
+    editor, count = GraphEditor(model.graph), 0
+    for node in list(model.graph):
+        scale = input_of(node, 1).const_value if node.op_type == "GroupNormalization" else None
+        if scale is not None:
+            place = editor.before(node, node.name or str(node.outputs[0].name))
+            editor.replace(node, _expanded(place, node, scale.dtype, scale.shape.numpy()[0], way))
+            count += 1
     return count
 
 
-def _expand(written: "_Writer", node: Any, dtype: int, channels: int, way: GroupNorm) -> None:
+def _expanded(written: Insertion, node: "ir.Node", dtype: "ir.DataType", channels: int, way: GroupNorm) -> "ir.Value":
     """The nodes of one norm; of any rank, since only the batch and the channels are named."""
-    from onnx import TensorProto
+    import onnx_ir as ir
 
-    told = {attribute.name: attribute for attribute in node.attribute}
-    groups = told["num_groups"].i
-    epsilon = told["epsilon"].f if "epsilon" in told else _EPSILON
-    x, scale, bias = node.input
-    if dtype != TensorProto.FLOAT:
-        x, scale, bias = (written.add("Cast", name, to=TensorProto.FLOAT) for name in (x, scale, bias))
-    column = written.constant(np.array([channels, 1]))
-    planes = written.constant(np.array([0, channels, -1]))
-    scale, bias = written.add("Reshape", scale, column), written.add("Reshape", bias, column)
-    grouped = written.constant(np.array([0, groups, -1]))
+    add, constant = written.add, written.constant
+    groups = node.attributes["num_groups"].value
+    epsilon = node.attributes["epsilon"].value if "epsilon" in node.attributes else _EPSILON
+    x, scale, bias = (input_of(node, index) for index in range(3))
+    if dtype != ir.DataType.FLOAT:
+        x, scale, bias = (add("Cast", value, to=ir.DataType.FLOAT) for value in (x, scale, bias))
+    column = constant([channels, 1])
+    planes = constant([0, channels, -1])
+    scale, bias = add("Reshape", scale, column), add("Reshape", bias, column)
+    grouped = constant([0, groups, -1])
     if way is GroupNorm.FAST:
-        ones, zeros = (written.constant(np.full(groups, number, np.float32)) for number in (1.0, 0.0))
-        parts = written.add("Reshape", x, grouped)
-        normed = written.add("InstanceNormalization", parts, ones, zeros, epsilon=epsilon)
-        result = written.add("Mul", written.add("Reshape", normed, planes), scale)
+        ones, zeros = (constant(np.full(groups, number, np.float32)) for number in (1.0, 0.0))
+        parts = add("Reshape", x, grouped)
+        normed = add("InstanceNormalization", parts, ones, zeros, epsilon=epsilon)
+        result = add("Mul", add("Reshape", normed, planes), scale)
     else:
-        spread = written.constant(np.ones((1, groups, channels // groups), np.float32))
-        mean = written.add("Reshape", written.add("Mul", written.means(x, "ReduceMean", grouped), spread), planes)
-        rest = written.add("Sub", written.add("Reshape", x, planes), mean)
-        square = written.add("Reshape", rest, written.add("Shape", x))
-        rows = written.means(square, "ReduceSumSquare", grouped)
-        width = written.add("Cast", written.add("Shape", x, start=-1), to=TensorProto.FLOAT)
-        variance = written.add("Div", rows, width)
-        deviation = written.add("Sqrt", written.add("Add", variance, written.constant(np.array(epsilon, np.float32))))
-        factor = written.add("Div", spread, deviation)
-        result = written.add("Mul", rest, written.add("Mul", written.add("Reshape", factor, planes), scale))
-    result = written.add("Add", result, bias)
-    if dtype != TensorProto.FLOAT:
-        result = written.add("Cast", result, to=dtype)
-    written.add("Reshape", result, written.add("Shape", x), output=node.output[0])
+        spread = constant(np.ones((1, groups, channels // groups), np.float32))
+        mean = add("Reshape", add("Mul", _means(written, x, "ReduceMean", grouped), spread), planes)
+        rest = add("Sub", add("Reshape", x, planes), mean)
+        square = add("Reshape", rest, add("Shape", x))
+        rows = _means(written, square, "ReduceSumSquare", grouped)
+        width = add("Cast", add("Shape", x, start=-1), to=ir.DataType.FLOAT)
+        variance = add("Div", rows, width)
+        deviation = add("Sqrt", add("Add", variance, constant(np.array(epsilon, np.float32))))
+        factor = add("Div", spread, deviation)
+        result = add("Mul", rest, add("Mul", add("Reshape", factor, planes), scale))
+    result = add("Add", result, bias)
+    if dtype != ir.DataType.FLOAT:
+        result = add("Cast", result, to=dtype)
+    return add("Reshape", result, add("Shape", x))
 
 
-class _Writer:
-    """Appends nodes to a graph; equal constants are stored once."""
-
-    def __init__(self, graph: Any) -> None:
-        self._graph = graph
-        self._stem, self._count = "", 0
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-
-    def begin(self, stem: str) -> None:
-        """What follows belongs to this node."""
-        self._stem, self._count = stem, 0
-
-    def constant(self, array: Array) -> str:
-        """The name of an initializer."""
-        from onnx import numpy_helper
-
-        array = np.asarray(array)
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._constants:
-            self._constants[key] = f"group_norm.{len(self._constants)}"
-            self._graph.initializer.append(numpy_helper.from_array(array, self._constants[key]))
-        return self._constants[key]
-
-    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """A node; returns the name of its result."""
-        from onnx import helper
-
-        name = f"{self._stem}.{operator}.{self._count}"
-        self._count += 1
-        self._graph.node.append(helper.make_node(operator, list(inputs), [output or name], name=name, **attributes))
-        return output or name
-
-    def means(self, x: str, first: str, grouped: str) -> str:
-        """Per group (B, G, 1): ``first`` over every row, and the mean of the rows."""
-        last = self.constant(np.array([-1]))
-        rows = self.add("Reshape", self.add(first, x, last, keepdims=0), grouped)
-        return self.add("ReduceMean", rows, last)
+def _means(written: Insertion, x: "ir.Value", first: str, grouped: "ir.Value") -> "ir.Value":
+    """Per group (B, G, 1): ``first`` over every row, and the mean of the rows."""
+    last = written.constant([-1])
+    rows = written.add("Reshape", written.add(first, x, last, keepdims=0), grouped)
+    return written.add("ReduceMean", rows, last)

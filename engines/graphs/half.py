@@ -1,34 +1,42 @@
 """fp32 graphs to fp16: every floating-point node and weight but those of the declared islands."""
 
-import ast
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from latentrt.engines.errors import CheckpointError
+from latentrt.engines.graphs.editor import (
+    GraphEditor,
+    computed_weight,
+    load_graph,
+    save_with_weights,
+    scope_of,
+    weight_of,
+)
 from latentrt.engines.graphs.islands import Island
 from latentrt.engines.spec import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 LARGEST = float(np.finfo(np.float16).max)  # 65504
 # Nodes that move values without computing: what comes in as fp32 from outside stays so until something computes
 _MOVES = frozenset({"Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 # Inputs that ONNX wants in fp32 whatever the data's type: scales of Resize
 _ALWAYS_FP32 = {"Resize": frozenset({1, 2})}
-SCOPES = "pkg.torch.onnx.name_scopes"
 HALF = ".fp16"  # ends the name of a weight's fp16 twin
 
 
-def halve(model: Any, islands: Sequence[Island]) -> dict[str, int]:
+def halve(model: "ir.Model", islands: Sequence[Island]) -> dict[str, int]:
     """Rewrites a graph in place; its inputs and outputs stay fp32, with casts behind and before them.
 
     Weights are converted when the model is saved, one at a time.
 
     Args:
-        model: an ``onnx_ir.Model`` whose values have types, with torch's scopes on its nodes.
+        model: the graph; its values have types, and its nodes torch's scopes.
         islands: what stays in fp32.
 
     Returns:
@@ -48,26 +56,23 @@ def halve_file(path: Path, islands: Sequence[Island]) -> dict[str, int]:
     """
     import onnx_ir as ir
 
-    model = ir.load(path)
+    model = load_graph(path)
     for node in model.graph:
         if node.op_type == "DequantizeLinear":
             node.outputs[0].dtype = ir.DataType.FLOAT
     kept = halve(model, islands)
-    with TemporaryDirectory(dir=path.parent) as folder:
-        ir.save(model, Path(folder) / path.name, external_data=f"{path.name}.data")
-        for written in Path(folder).iterdir():
-            written.replace(path.with_name(written.name))
+    save_with_weights(model, path)
     return kept
 
 
 class _Halving:
     """One rewrite. ``_now`` holds the type that a value has in the new graph."""
 
-    def __init__(self, model: Any, islands: Sequence[Island]) -> None:
+    def __init__(self, model: "ir.Model", islands: Sequence[Island]) -> None:
         import onnx_ir as ir
 
         self._ir = ir
-        self._graph = model.graph
+        self._graph, self._editor = model.graph, GraphEditor(model.graph)
         self._islands = islands
         self._single, self._half = ir.DataType.FLOAT, ir.DataType.FLOAT16
         self._now: dict[Any, Any] = {}
@@ -80,19 +85,17 @@ class _Halving:
         """Rewrites all nodes, then the outputs and the weights."""
         for node in list(self._graph):
             self._rewrite(node)
-        for index, output in enumerate(self._graph.outputs):
+        for output in list(self._graph.outputs):
             if self._now.get(output) is self._half:
-                self._widen_output(index, output)
-        for value in self._initializers:
-            if not value.uses() and not value.is_graph_output() and value.name in self._graph.initializers:
-                del self._graph.initializers[value.name]
+                self._widen_output(output)
+        self._editor.prune()
         return dict(self._kept)
 
     def _rewrite(self, node: Any) -> None:
         floats = [value for value in (*node.inputs, *node.outputs) if value is not None and value.dtype is self._single]
         if not floats:
             return
-        island = next((island for island in self._islands if island.holds(_scope(node), node.op_type)), None)
+        island = next((island for island in self._islands if island.holds(scope_of(node), node.op_type)), None)
         wanted = self._half if island is None else self._single
         if island is not None:
             self._kept[island.reason] += 1
@@ -132,48 +135,20 @@ class _Halving:
         return self._casts[value, kind]
 
     def _half_weight(self, value: Any) -> Any:
-        ir, tensor = self._ir, value.const_value
-        _check_range(value.name, tensor.numpy)
+        _check_range(value.name, weight_of(value))
         name = f"{value.name}{HALF}"
-        lazy = ir.LazyTensor(
-            lambda: ir.tensor(_clamped(tensor.numpy()), name=name), dtype=self._half, shape=tensor.shape, name=name
-        )
-        twin = ir.Value(name=name, type=ir.TensorType(self._half), shape=tensor.shape, const_value=lazy)
-        self._graph.register_initializer(twin)
-        return twin
+        half = computed_weight(name, value.const_value, lambda: _clamped(weight_of(value)), self._half)
+        return self._editor.weight(name, half)
 
     def _cast(self, value: Any, kind: Any) -> Any:
-        ir, producer = self._ir, value.producer()
         name = f"{value.name}.{'fp16' if kind is self._half else 'fp32'}"
-        cast = ir.Node(
-            "",
-            "Cast",
-            [value],
-            [ir.AttrInt64("to", int(kind))],
-            outputs=[ir.Value(name=name, type=ir.TensorType(kind))],
-            name=f"node_{name}",
-        )
-        if producer is None:
-            self._graph.insert_before(self._graph[0], cast)
-        else:
-            self._graph.insert_after(producer, cast)
-        return cast.outputs[0]
+        cast = self._editor.after(value).add("Cast", value, to=kind, name=name)
+        cast.dtype = kind
+        return cast
 
-    def _widen_output(self, index: int, output: Any) -> None:
-        """Casts a graph's output back; the name stays with the graph's output."""
-        name = output.name
-        output.name = f"{name}.fp16"
-        widened = self._cast(output, self._single)
-        widened.name, widened.shape = name, output.shape
-        output.shape = None
-        self._graph.outputs[index] = widened
-
-
-def _scope(node: Any) -> str:
-    """The dotted path of the torch module that a node came from."""
-    scopes = node.metadata_props.get(SCOPES)
-    modules = [] if scopes is None else [path for path in ast.literal_eval(scopes)[:-1] if path]
-    return modules[-1] if modules else ""
+    def _widen_output(self, output: Any) -> None:
+        """Casts a graph's output back; the name stays with the graph's output, and nodes go on taking the other."""
+        self._editor.give(self._cast(output, self._single), output)
 
 
 def _clamped(array: Array) -> Array:
@@ -181,9 +156,8 @@ def _clamped(array: Array) -> Array:
     return np.clip(array, -LARGEST, LARGEST).astype(np.float16)
 
 
-def _check_range(name: str, read: Callable[[], Array]) -> None:
+def _check_range(name: str, array: Array) -> None:
     """Refuses weights beyond fp16's range; a single number is a constant of the graph, such as a mask's."""
-    array = read()
     largest = float(np.abs(array).max(initial=0.0))
     if array.size > 1 and largest > LARGEST:
         raise CheckpointError(

@@ -4,7 +4,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-from latentrt.engines.bundle.manifest import BundleManifest
 from latentrt.engines.precision import Backend, Precision
 
 
@@ -29,10 +28,3 @@ class EngineIdentity:
     def key(self) -> str:
         """The folder name under ``engines/``: 32 hex digits."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
-
-
-def onnx_digest(manifest: BundleManifest, component: str) -> str:
-    """SHA-256 over the digests of a component's graph and weights."""
-    record = manifest.components[component]
-    names = [record.onnx] + ([record.weights] if record.weights else [])
-    return hashlib.sha256(" ".join(manifest.files[name].sha256 for name in names).encode()).hexdigest()

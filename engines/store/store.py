@@ -13,14 +13,14 @@ from latentrt.engines.bundle.manifest_file import read_manifest, write_manifest
 from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError
 from latentrt.engines.files import locked, write_file
 from latentrt.engines.precision import Backend
-from latentrt.engines.store.key import EngineIdentity, onnx_digest
+from latentrt.engines.store.key import EngineIdentity
 
 
 def identity_of(component: Component, compiler: Compiler, machine: str) -> EngineIdentity:
     """The engine that a component has on a machine, if it is made with what is installed here."""
     return EngineIdentity(
         component=component.name,
-        onnx_sha256=onnx_digest(component.manifest, component.name),
+        onnx_sha256=component.onnx_sha256,
         backend=compiler.backend,
         backend_version=compiler.version(),
         precision=component.record.precision,

@@ -13,7 +13,8 @@ import torch
 
 from latentrt.engines.bundle.component_record import TensorRecord
 from latentrt.engines.bundle.weights import WeightRecord
-from latentrt.engines.graphs.half import SCOPES, halve
+from latentrt.engines.graphs.editor import SCOPES
+from latentrt.engines.graphs.half import halve
 from latentrt.engines.graphs.islands import Island
 from latentrt.engines.spec import BATCH
 from latentrt.export.tracing.named_weights import GraphWeights

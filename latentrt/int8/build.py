@@ -28,7 +28,6 @@ from latentrt.int8.quantizer import (
     Effort,
     QuantizationSettings,
     Quantizer,
-    source_sha256,
 )
 
 
@@ -126,7 +125,7 @@ def _made(source: Bundle, output: Path, settings: QuantizationSettings, kept: tu
         same = (
             settings.made(record)
             and record is not None
-            and record.source_sha256 == source_sha256(Component(root=source.root, manifest=old, name=UNET))
+            and record.source_sha256 == Component(root=source.root, manifest=old, name=UNET).onnx_sha256
             and old.latentrt == new.latentrt
             and old.exporter == new.exporter
             and new.kept_fp32 == kept

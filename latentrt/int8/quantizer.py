@@ -1,6 +1,5 @@
 """Conducts quantization: draws to see what flows, chooses ranges and nodes, and judges the pictures."""
 
-import hashlib
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -467,7 +466,7 @@ class Quantizer:
             recipe=settings.recipe,
             tool=_tool(),
             quality=found.quality,
-            source_sha256=source_sha256(part.component),
+            source_sha256=part.component.onnx_sha256,
             prompts_sha256=settings.drawn.sha256,
             prompts=len(settings.drawn.prompts),
             steps=settings.drawn.steps,
@@ -496,11 +495,6 @@ def _of(component: str, saved: Mapping[str, Array]) -> dict[str, Array]:
 def _tool() -> str:
     """What places Q/DQ, and its version."""
     return f"onnxruntime {onnxruntime_version()}"
-
-
-def source_sha256(component: Component) -> str:
-    """A digest of a component's graph and weights."""
-    return hashlib.sha256("".join(file.sha256 for file in component.onnx_files.values()).encode()).hexdigest()
 
 
 def worst_first(nodes: Sequence[QuantizableNode], scores: Mapping[str, float]) -> list[QuantizableNode]:

@@ -1,18 +1,20 @@
 """Q/DQ in the graph: ONNX Runtime's quantizer places them, at the ranges that were chosen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latentrt.engines.graphs.editor import GraphEditor, computed_weight, input_of, save_with_weights
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
 from latentrt.engines.graphs.quantization.ranges import InputChoice
 from latentrt.engines.graphs.quantization.recipe import Range, Recipe
 from latentrt.engines.graphs.quantization.smooth import SmoothedGraph
 
-DATA_FILE = "model.onnx.data"
-_EXTERNAL_FROM = 1024  # bytes
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 def write_quantized(
@@ -33,14 +35,14 @@ def write_quantized(
         recipe: the types.
         folder: where to write; created.
     """
-    import onnx
+    import onnx_ir as ir
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     smoothed = SmoothedGraph(weights, weights.quantizable(), inputs)
     _tell_types(smoothed.model)
-    _load_weights(smoothed, weights)
+    _load_weights(smoothed.model, weights)
     chosen = {node.input for node in nodes}
     ranges = {smoothed.renamed.get(name, name): choice.range for name, choice in inputs.items() if name in chosen}
     results = {node.output for node in nodes}
@@ -50,7 +52,7 @@ def write_quantized(
         for tensor, span in ranges.items()
     }
     quantizer = QDQQuantizer(
-        smoothed.model,
+        ir.to_proto(smoothed.model),
         per_channel=True,
         reduce_range=recipe is Recipe.U8S8_REDUCED,
         weight_qType=QuantType.QInt8,
@@ -66,60 +68,44 @@ def write_quantized(
             "QuantizeBias": not recipe.symmetric,
         },
     )
-    quantized = quantizer.quantize_model()
+    quantized = ir.from_proto(quantizer.quantize_model())
     _leave_to_others(quantized, {node.name for node in nodes}, set(outputs) & results)
-    del quantized.metadata_props[:]
+    quantized.metadata_props.clear()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / DATA_FILE).unlink(missing_ok=True)  # which onnx would append to
-    onnx.save_model(
-        quantized,
-        str(folder / "model.onnx"),
-        save_as_external_data=True,
-        location=DATA_FILE,
-        size_threshold=_EXTERNAL_FROM,
-    )
+    save_with_weights(quantized, folder / "model.onnx")
 
 
-def _tell_types(model: Any) -> None:
-    """Infers every tensor's type while the graph is small, and says so to the quantizer.
+def _tell_types(model: "ir.Model") -> None:
+    """Infers every tensor's type while the weights are elsewhere, and says so to the quantizer.
 
     It would find them out from copies of the whole graph with its weights, in memory and on disk.
     """
-    import onnx
+    from onnx_ir.passes.common import ShapeInferencePass
 
-    inferred = onnx.shape_inference.infer_shapes(model)
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(inferred.graph.value_info)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "onnx.infer", "onnxruntime.quant"
+    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model)
+    model.metadata_props["onnx.infer"] = "onnxruntime.quant"
 
 
-def _leave_to_others(model: Any, chosen: set[str], rounded_results: set[str]) -> None:
+def _leave_to_others(model: "ir.Model", chosen: set[str], rounded_results: Collection[str | None]) -> None:
     """Gives every node that is not chosen the tensor itself: the quantizer rounds it for all that take it.
 
     Results that are rounded as such stay so for everyone: behind an int8 convolution there is no other tensor.
     """
-    graph = model.graph
-    made = {node.output[0]: node for node in graph.node}
-    exact = {}
-    for node in graph.node:
-        if node.op_type == "DequantizeLinear":
-            quantize = made.get(node.input[0])
-            if quantize is not None and quantize.input[0] not in rounded_results:
-                exact[node.output[0]] = quantize.input[0]
-    for node in graph.node:
-        if node.name not in chosen:
-            for index, name in enumerate(node.input):
-                if name in exact:
-                    node.input[index] = exact[name]
+    editor = GraphEditor(model.graph)
+    for node in model.graph:
+        if node.op_type != "DequantizeLinear":
+            continue
+        rounded, quantize = node.outputs[0], input_of(node, 0).producer()
+        if quantize is not None and input_of(quantize, 0).name not in rounded_results:
+            takers = [taker for taker, _ in rounded.uses() if taker.name in chosen]
+            editor.rewire(rounded, input_of(quantize, 0), but=takers)
 
 
-def _load_weights(smoothed: SmoothedGraph, weights: OnnxWeights) -> None:
-    """Puts every weight into the graph: the quantizer reads them there."""
-    from onnx import numpy_helper
+def _load_weights(model: "ir.Model", weights: OnnxWeights) -> None:
+    """Has every weight written into the graph, where the quantizer reads it."""
+    import onnx_ir as ir
 
-    for tensor in smoothed.model.graph.initializer:
-        if tensor.name in smoothed.arrays:
-            tensor.CopyFrom(numpy_helper.from_array(smoothed.arrays.pop(tensor.name), tensor.name))
-        elif tensor.external_data:
-            tensor.CopyFrom(numpy_helper.from_array(np.array(weights.array(tensor.name)), tensor.name))
+    for name, value in model.graph.initializers.items():
+        stored = value.const_value
+        if isinstance(stored, ir.ExternalTensor):
+            value.const_value = computed_weight(name, stored, partial(weights.array, name))

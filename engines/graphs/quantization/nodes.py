@@ -1,17 +1,17 @@
 """Which nodes of an ONNX graph can be computed in eight bits: convolutions and products with a constant matrix."""
 
-import ast
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.errors import EngineError
 from latentrt.engines.graphs.attention import fuse_attention
+from latentrt.engines.graphs.editor import input_of, load_graph, scope_of, serialized, weight_of
 from latentrt.engines.spec import Array
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 _OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
@@ -47,11 +47,6 @@ class QuantizableNode:
         """How many channels its input has."""
         return self.shape[1 - self.channels]
 
-    @property
-    def input_axis(self) -> int:
-        """The axis of the input that counts its channels."""
-        return 1 if self.operator == "Conv" else -1
-
     def matrix(self, weight: Array) -> Array:
         """The weight as (inputs, outputs); a convolution's inputs are channel, row and column of its window."""
         if self.operator == "Conv":
@@ -69,52 +64,39 @@ class OnnxWeights:
             path: a graph whose external data lies beside it.
 
         Raises:
-            EngineError: the package onnx is missing.
+            EngineError: the packages that read it are missing.
         """
         try:
-            import onnx
+            self.model = load_graph(path)
         except ImportError as error:
             raise EngineError(
-                "int8 needs the package onnx, which is not installed; install latentrt[export]"
+                "int8 needs the packages onnx and onnx_ir, of which one is not installed; install latentrt[export]"
             ) from error
         self.path = path
-        self.model: Any = onnx.load(str(path), load_external_data=False)
-        self._tensors = {tensor.name: tensor for tensor in self.model.graph.initializer}
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of a weight; None for what is no weight."""
-        tensor = self._tensors.get(name)
-        return None if tensor is None else tuple(tensor.dims)
+        weight = self.model.graph.initializers.get(name)
+        return None if weight is None or weight.const_value is None else tuple(weight.const_value.shape.numpy())
 
     def array(self, name: str) -> Array:
         """One weight; large ones are mapped from the disk."""
-        from onnx import helper, numpy_helper
+        return weight_of(self.model.graph.initializers[name])
 
-        tensor = self._tensors[name]
-        if not tensor.external_data:
-            return np.asarray(numpy_helper.to_array(tensor))
-        place = {entry.key: entry.value for entry in tensor.external_data}
-        return np.memmap(
-            self.path.parent / place["location"],
-            dtype=helper.tensor_dtype_to_np_dtype(tensor.data_type),
-            mode="r",
-            offset=int(place.get("offset", 0)),
-            shape=tuple(tensor.dims),
-        )
+    def copy(self) -> "ir.Model":
+        """The graph again, to change; its large weights are the same file's."""
+        return load_graph(self.path)
 
-    def copy_for_cpu(self) -> Any:
+    def copy_for_cpu(self) -> "ir.Model":
         """A copy of the graph, to add to and to open as a session.
 
         Its attention is ONNX Runtime's own: the kernel of the standard operator holds the scores of all heads at once.
         """
-        import onnx
-
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
+        model = self.copy()
         fuse_attention(model)
         return model
 
-    def session(self, model: Any) -> Any:
+    def session(self, model: "ir.Model") -> Any:
         """An ONNX Runtime session on the CPU of a graph derived from this one, whose large weights are this one's.
 
         They stay mapped from the disk, and nodes run in the order of the list.
@@ -135,7 +117,7 @@ class OnnxWeights:
         # Packing would hold all weights twice
         options.add_session_config_entry("session.disable_prepacking", "1")
         try:
-            return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(serialized(model), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
             raise EngineError(
                 f"ONNX Runtime cannot open the graph of {str(self.path)!r} ({error}); report it"
@@ -143,37 +125,27 @@ class OnnxWeights:
 
     def quantizable(self) -> tuple[QuantizableNode, ...]:
         """Every node that can be computed in eight bits, in the order of the graph."""
-        found = []
-        for node in self.model.graph.node:
+        nodes = []
+        for node in self.model.graph:
             if node.op_type not in _OPERATORS:
                 continue
-            shape = self.shape(node.input[1])
-            attributes = {attribute.name: attribute for attribute in node.attribute}
-            grouped = "group" in attributes and attributes["group"].i != 1
-            if shape is None or self.shape(node.input[0]) is not None or grouped:
+            source, weight = str(input_of(node, 0).name), str(input_of(node, 1).name)
+            shape = self.shape(weight)
+            attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+            if shape is None or self.shape(source) is not None or attributes.get("group", 1) != 1:
                 continue
-            turned = "transB" in attributes and attributes["transB"].i == 1
-            found.append(
+            nodes.append(
                 QuantizableNode(
-                    path=_path(node),
-                    name=node.name,
+                    path=scope_of(node) or str(node.name),
+                    name=str(node.name),
                     operator=node.op_type,
-                    input=node.input[0],
-                    weight=node.input[1],
-                    output=node.output[0],
+                    input=source,
+                    weight=weight,
+                    output=str(node.outputs[0].name),
                     shape=shape,
-                    channels=0 if node.op_type == "Conv" or turned else 1,
-                    kernel=tuple(shape[2:]) if node.op_type == "Conv" else (),
-                    strides=tuple(attributes["strides"].ints) if "strides" in attributes else (1,) * (len(shape) - 2),
+                    channels=0 if node.op_type == "Conv" or attributes.get("transB") == 1 else 1,
+                    kernel=shape[2:] if node.op_type == "Conv" else (),
+                    strides=tuple(attributes.get("strides", (1,) * (len(shape) - 2))),
                 )
             )
-        return tuple(found)
-
-
-def _path(node: Any) -> str:
-    """The dotted path of the torch module that a node came from; its own name where the graph does not say."""
-    for entry in node.metadata_props:
-        if entry.key == _SCOPES:
-            modules = [path for path in ast.literal_eval(entry.value)[:-1] if path]
-            return str(modules[-1] if modules else node.name)
-    return str(node.name)
+        return tuple(nodes)
