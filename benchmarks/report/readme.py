@@ -1,4 +1,4 @@
-"""Writes the README's table of figures anew from the committed results.
+"""Writes the pages' tables of figures anew from the committed results.
 
 python -m latentrt.benchmarks.report.readme
 """
@@ -12,6 +12,7 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.files import write_file
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
+PAGES = ("README.md", "docs/benchmarks.md")
 _PLACE = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- end of figures -->)", re.S)
 
 
@@ -36,9 +37,9 @@ def with_tables(text: str, results: Path = RESULTS) -> str:
 
 def main() -> None:
     """The command, from the repository's root."""
-    readme = Path("README.md")
-    text = with_tables(readme.read_text("utf-8"))
-    write_file(readme, lambda path: path.write_text(text, "utf-8"))
+    for page in map(Path, PAGES):
+        text = with_tables(page.read_text("utf-8"))
+        write_file(page, lambda path, text=text: path.write_text(text, "utf-8"))
 
 
 if __name__ == "__main__":
