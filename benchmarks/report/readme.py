@@ -4,6 +4,7 @@ python -m latentrt.benchmarks.report.readme
 """
 
 import re
+from functools import partial
 from pathlib import Path
 
 from latentrt.benchmarks.report.markdown import markdown_table
@@ -38,8 +39,11 @@ def with_tables(text: str, results: Path = RESULTS) -> str:
 def main() -> None:
     """The command, from the repository's root."""
     for page in map(Path, PAGES):
-        text = with_tables(page.read_text("utf-8"))
-        write_file(page, lambda path, text=text: path.write_text(text, "utf-8"))
+        write_file(page, partial(_write, text=with_tables(page.read_text("utf-8"))))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":
