@@ -64,7 +64,7 @@ bench: $(DEV)  ## the embedded model against diffusers, into out/bench
 	@$(BENCH) out/bench/emoji-fp32.bundle --varied-runs 2 \
 		--json out/bench/emoji.json --report out/bench/emoji.html --markdown out/bench/emoji.md
 
-bench-report: $(DEV)  ## the embedded model against every peer, into benchmarks/results and README.md (idle machine, 1 hour)
+bench-report: $(DEV)  ## the embedded model against every peer, into benchmarks/results and the pages (idle machine, 1 hour)
 	@for precision in $(PRECISIONS); do \
 		$(BIN)/latentrt build emoji -o out/bench/emoji-$$precision.bundle --precision $$precision $(SIZES) || exit; done
 	@mkdir -p benchmarks/results

@@ -1,9 +1,10 @@
-"""Writes the README's table of figures anew from the committed results.
+"""Writes the pages' tables of figures anew from the committed results.
 
 python -m latentrt.benchmarks.report.readme
 """
 
 import re
+from functools import partial
 from pathlib import Path
 
 from latentrt.benchmarks.report.markdown import markdown_table
@@ -12,6 +13,7 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.files import write_file
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
+PAGES = ("README.md", "docs/benchmarks.md")
 _PLACE = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- end of figures -->)", re.S)
 
 
@@ -36,9 +38,12 @@ def with_tables(text: str, results: Path = RESULTS) -> str:
 
 def main() -> None:
     """The command, from the repository's root."""
-    readme = Path("README.md")
-    text = with_tables(readme.read_text("utf-8"))
-    write_file(readme, lambda path: path.write_text(text, "utf-8"))
+    for page in map(Path, PAGES):
+        write_file(page, partial(_write, text=with_tables(page.read_text("utf-8"))))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

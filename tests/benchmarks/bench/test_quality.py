@@ -12,7 +12,7 @@ from benchmark_sample import contender, result
 from latentrt.benchmarks.bench.quality import SHOWN, QualityError, clip_score, psnr_and_ssim, quality_of
 from latentrt.benchmarks.peers.output import save
 from latentrt.benchmarks.report.markdown import markdown_table
-from latentrt.benchmarks.report.readme import with_tables
+from latentrt.benchmarks.report.readme import PAGES, with_tables
 from latentrt.benchmarks.report.schema import read_result, write_result
 from latentrt.benchmarks.studies.own_emoji import read_icons
 from latentrt.engines.errors import RequestError
@@ -89,18 +89,19 @@ def test_clip_score_is_transformers_own_cosine(clip_folder: Path) -> None:
     assert clip_score(clip_folder)(pixels, "a cat") == pytest.approx(wanted, abs=1e-3)
 
 
-def test_readme_shows_the_committed_results() -> None:
-    """`python -m latentrt.benchmarks.report.readme` would change nothing; every committed result has its place."""
-    text = (HOUSE / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_show_the_committed_results(page: str) -> None:
+    """Writing them anew would change nothing."""
+    text = (HOUSE / page).read_text("utf-8")
     assert with_tables(text) == text
-    for path in RESULTS:
-        assert f"<!-- figures: {path.stem} -->\n| {path.stem}" in text
 
 
-@pytest.mark.parametrize("name", ["emoji", "sd1"])
-def test_readme_has_a_place_for_each_result(name: str) -> None:
-    """Filled or waiting."""
-    assert f"<!-- figures: {name} -->\n" in (HOUSE / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("name", sorted({"emoji", "sd1", *(path.stem for path in RESULTS)}))
+def test_each_result_has_its_place(name: str) -> None:
+    """Filled where there is a result, else waiting."""
+    text = (HOUSE / "docs" / "benchmarks.md").read_text("utf-8")
+    filled = f"| {name}" if any(path.stem == name for path in RESULTS) else ""
+    assert f"<!-- figures: {name} -->\n{filled}" in text
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
