@@ -17,7 +17,7 @@ from PIL import Image
 
 import latentrt
 from latentrt.cli.app import app
-from latentrt.runtime.sampling.samplers import SAMPLERS
+from latentrt.runtime.sampling.sampler_table import SAMPLERS
 
 HOUSE = Path(__file__).resolve().parent.parent
 PAGES = {
