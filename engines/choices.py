@@ -25,3 +25,12 @@ def choice(kind: type[_Kind], value: object, name: str, *, besides: Sequence[str
         return kind(value)
     given = str(value) if isinstance(value, str) else value
     raise RequestError(f"got {name} {given!r}, expected one of {', '.join((*besides, *kind))}; choose one of these")
+
+
+def choice_if_given(kind: type[_Kind], value: object, name: str) -> _Kind | None:
+    """The same, but None stays None.
+
+    Raises:
+        RequestError: none of the enum's values; they are listed.
+    """
+    return None if value is None else choice(kind, value, name)
