@@ -5,12 +5,12 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
+from latentrt.engines.bundle.kinds import VAE_DECODER
 from latentrt.engines.graphs.quantization.observe import Observations, ObservingEngine
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import OpenComponents
 from latentrt.int8.engine_overrides import EngineOverrides
-from latentrt.int8.quantization import Quantization
+from latentrt.int8.quantization import QuantizableComponent, Quantization
 from latentrt.runtime.pipeline import Pipeline
 
 _SAVED_AS = "observed"
@@ -45,7 +45,7 @@ def observe(quantization: Quantization, engines: OpenComponents) -> dict[str, Ob
                     part.nodes,
                     part.spec,
                     observations[part.name],
-                    _recorded_runs(quantization, part.name),
+                    _recorded_runs(quantization, part),
                 )
             )
             for part in quantization.components
@@ -57,14 +57,14 @@ def observe(quantization: Quantization, engines: OpenComponents) -> dict[str, Ob
     return observations
 
 
-def _recorded_runs(quantization: Quantization, component: str) -> list[int]:
+def _recorded_runs(quantization: Quantization, part: QuantizableComponent) -> list[int]:
     """The runs whose inputs are kept to measure sensitivity at.
 
     The U-Net's are spread over the first picture's schedule, a decoder's over the pictures.
     """
     calibration, calls = quantization.settings.calibration, quantization.settings.effort.calls
     batches = -(-len(calibration.prompts) // quantization.base.manifest.profiles[0].batch)
-    runs = calibration.steps if component == UNET else batches
+    runs = calibration.steps if part.has_timesteps else batches
     return sorted({index * runs // calls for index in range(calls)})
 
 

@@ -36,6 +36,11 @@ class QuantizableComponent:
         """The component's name."""
         return self.component.name
 
+    @property
+    def has_timesteps(self) -> bool:
+        """Whether it runs once per sampler step, as a U-Net does, and not once per picture."""
+        return "timestep" in self.spec.inputs
+
     def weight_share(self, nodes: Sequence[QuantizableNode]) -> float:
         """The share of the quantizable weights that belongs to some of the nodes."""
         return sum(node.parameters for node in nodes) / sum(node.parameters for node in self.nodes)

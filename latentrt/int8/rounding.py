@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.noise_schedule import alphas_cumprod_from_config
 from latentrt.engines.bundle.schedule_config import PredictionType, ScheduleConfig
 from latentrt.engines.graphs.quantization.observe import Observations
@@ -39,7 +38,7 @@ def rounding_from_observations(
             inputs[name] = choice
             progress.phase(f"tensor {len(inputs)} of {tensors}", len(inputs), tensors)
     outputs = output_ranges(part.nodes, observations, recipe)
-    if part.name == UNET:
+    if part.has_timesteps:
         calls = _schedule_calls(quantization.base.manifest.schedule, observations.calls)
     else:
         calls = [RecordedCall(inputs=call, weight=len(observations.calls) ** -0.5) for call in observations.calls]
