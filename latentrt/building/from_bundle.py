@@ -26,7 +26,10 @@ def build_from_bundle(request: BuildRequest, timer: StageTimer) -> Build:
         LatentrtError: of the kind that names the reason.
     """
     if request.choices != Choices():
-        raise RequestError("got a bundle as the model and options about a model; build from the model with them")
+        raise RequestError(
+            "got a bundle and options about a model, expected none of variant, base, vae, ema, family and prediction "
+            "type; build from the model with them"
+        )
     root = Path(request.model).resolve()
     with locked(root):
         bundle = open_bundle(root)
@@ -45,7 +48,9 @@ def build_from_bundle(request: BuildRequest, timer: StageTimer) -> Build:
 
 def _build_int8(bundle: Bundle, request: BuildRequest, int8: Int8Request, timer: StageTimer) -> Build:
     if request.profiles or request.seamless is not Seamless.NONE:
-        raise RequestError("got profiles or seamless for a bundle, which has its own; build from the model with them")
+        raise RequestError(
+            "got profiles or seamless for a bundle, which keeps its own in int8; build from the model with them"
+        )
     kept_fp32 = request.kept_fp32(bundle.manifest.needed)
     destination = destination_from_argument(request.output)
     made, up_to_date = quantize_bundle(bundle, destination, request.engines, int8, timer, kept_fp32=kept_fp32)
