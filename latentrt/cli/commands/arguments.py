@@ -12,5 +12,7 @@ Backend = Annotated[
     str,
     typer.Option("--backend", help="Whose engines to run: auto, ort-cpu, ort-cuda, tensorrt or tensorrt-rtx."),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads of a model call; one per core if left out.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="CPU threads of a model call; one per core if left out.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
