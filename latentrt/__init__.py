@@ -7,70 +7,52 @@ package loads neither NumPy nor any backend; names are fetched when they are fir
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from latentrt.building.build import Build, build
-    from latentrt.engines.errors import (
-        BundleError,
-        BusyError,
-        CheckpointError,
-        EngineError,
-        LatentrtError,
-        OutputError,
-        ParityError,
-        RequestError,
-    )
-    from latentrt.opening import open
-    from latentrt.runtime.call.options import Options
-    from latentrt.runtime.call.result import Result
-    from latentrt.runtime.pipeline import Pipeline
-    from latentrt.runtime.prompts.encoder import PromptTruncatedWarning
-    from latentrt.runtime.prompts.style import LongPrompt, PromptSyntax
-    from latentrt.runtime.sampling.run import Interrupt
-    from latentrt.runtime.sampling.samplers import Sampler
+if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" exports a name
+    from latentrt.building.build import build as build
+    from latentrt.building.result import Build as Build
+    from latentrt.engines.errors import BundleError as BundleError
+    from latentrt.engines.errors import BusyError as BusyError
+    from latentrt.engines.errors import CheckpointError as CheckpointError
+    from latentrt.engines.errors import EngineError as EngineError
+    from latentrt.engines.errors import LatentrtError as LatentrtError
+    from latentrt.engines.errors import OutputError as OutputError
+    from latentrt.engines.errors import ParityError as ParityError
+    from latentrt.engines.errors import RequestError as RequestError
+    from latentrt.opening import open as open
+    from latentrt.runtime.call.options import Options as Options
+    from latentrt.runtime.call.result import Result as Result
+    from latentrt.runtime.pipeline import Pipeline as Pipeline
+    from latentrt.runtime.prompts.encoder import PromptTruncatedWarning as PromptTruncatedWarning
+    from latentrt.runtime.prompts.style import LongPrompt as LongPrompt
+    from latentrt.runtime.prompts.style import PromptSyntax as PromptSyntax
+    from latentrt.runtime.sampling.run import Interrupt as Interrupt
+    from latentrt.runtime.sampling.samplers import Sampler as Sampler
 
-_HOMES = {
-    "Build": "latentrt.building.build",
-    "BundleError": "latentrt.engines.errors",
-    "BusyError": "latentrt.engines.errors",
-    "CheckpointError": "latentrt.engines.errors",
-    "EngineError": "latentrt.engines.errors",
-    "Interrupt": "latentrt.runtime.sampling.run",
-    "LatentrtError": "latentrt.engines.errors",
-    "LongPrompt": "latentrt.runtime.prompts.style",
-    "Options": "latentrt.runtime.call.options",
-    "OutputError": "latentrt.engines.errors",
-    "ParityError": "latentrt.engines.errors",
-    "Pipeline": "latentrt.runtime.pipeline",
-    "PromptSyntax": "latentrt.runtime.prompts.style",
-    "PromptTruncatedWarning": "latentrt.runtime.prompts.encoder",
-    "RequestError": "latentrt.engines.errors",
-    "Result": "latentrt.runtime.call.result",
-    "Sampler": "latentrt.runtime.sampling.samplers",
-    "build": "latentrt.building.build",
-    "open": "latentrt.opening",
+_NAMES = {
+    "latentrt.building.build": ("build",),
+    "latentrt.building.result": ("Build",),
+    "latentrt.engines.errors": (
+        "BundleError",
+        "BusyError",
+        "CheckpointError",
+        "EngineError",
+        "LatentrtError",
+        "OutputError",
+        "ParityError",
+        "RequestError",
+    ),
+    "latentrt.opening": ("open",),
+    "latentrt.runtime.call.options": ("Options",),
+    "latentrt.runtime.call.result": ("Result",),
+    "latentrt.runtime.pipeline": ("Pipeline",),
+    "latentrt.runtime.prompts.encoder": ("PromptTruncatedWarning",),
+    "latentrt.runtime.prompts.style": ("LongPrompt", "PromptSyntax"),
+    "latentrt.runtime.sampling.run": ("Interrupt",),
+    "latentrt.runtime.sampling.samplers": ("Sampler",),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "Build",
-    "BundleError",
-    "BusyError",
-    "CheckpointError",
-    "EngineError",
-    "Interrupt",
-    "LatentrtError",
-    "LongPrompt",
-    "Options",
-    "OutputError",
-    "ParityError",
-    "Pipeline",
-    "PromptSyntax",
-    "PromptTruncatedWarning",
-    "RequestError",
-    "Result",
-    "Sampler",
-    "build",
-    "open",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -80,4 +62,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

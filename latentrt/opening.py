@@ -13,8 +13,8 @@ def open(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -
 
     Args:
         path: the bundle's folder.
-        backend: the name of one, or ``"auto"``: the first of tensorrt, tensorrt-rtx, ort-cuda and ort-cpu whose
-            engines the bundle has and this machine can run. ``Pipeline.backend`` says which it became.
+        backend: its name, or ``"auto"``: the first of tensorrt, tensorrt-rtx, ort-cuda and ort-cpu whose
+            engines the bundle has and this machine can run. ``Pipeline.backend`` says which it is.
         threads: threads of a call on the CPU; None takes one per core.
 
     Raises:

@@ -1,20 +1,17 @@
-"""What callers give, read and checked: numbers, texts, choices, seeds, pictures and latents."""
+"""What callers give, read and checked: numbers, texts, seeds, pictures and latents."""
 
 import operator
 import secrets
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
-
-_Kind = TypeVar("_Kind", bound=StrEnum)
 
 
 def whole(value: Any, name: str) -> int:
@@ -69,17 +66,6 @@ def numbers(value: Any, name: str) -> tuple[float, ...]:
     if not np.isfinite(found).all():
         raise RequestError(f"got {name} {list(found)}, expected finite numbers; correct it")
     return found
-
-
-def chosen(kind: type[_Kind], value: Any, name: str) -> _Kind:
-    """One of an enum's members, or its name.
-
-    Raises:
-        RequestError: anything else; the choices are listed.
-    """
-    if not isinstance(value, str) or value not in tuple(kind):
-        raise RequestError(f"got {name} {value!r}, expected one of {', '.join(kind)}; choose one of these")
-    return kind(value)
 
 
 def texts(value: Any, name: str) -> list[str]:

@@ -13,6 +13,7 @@ from PIL import Image
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
 from latentrt.engines.bundle.manifest import BundleManifest
+from latentrt.engines.choices import choice
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.shapes import Shapes
@@ -31,7 +32,7 @@ from latentrt.runtime.call.options import Options, set_options
 from latentrt.runtime.call.request import Request, request_from_options
 from latentrt.runtime.call.result import OutputType, Result, Timings
 from latentrt.runtime.call.workflow import Workflow
-from latentrt.runtime.checks import chosen, images_from_argument, replaced_latents, size_of
+from latentrt.runtime.checks import images_from_argument, replaced_latents, size_of
 from latentrt.runtime.denoiser.conditions.text import text_condition
 from latentrt.runtime.denoiser.denoiser import Denoiser
 from latentrt.runtime.pictures.autoencoder import pixels_from_latents
@@ -193,7 +194,7 @@ class Pipeline:
             RequestError: an argument that cannot be served, with what to do.
         """
         begin = perf_counter()
-        if chosen(KeptPixels, kept_pixels, "kept_pixels") is KeptPixels.DECODED and padding_mask_crop is not None:
+        if choice(KeptPixels, kept_pixels, "kept_pixels") is KeptPixels.DECODED and padding_mask_crop is not None:
             raise RequestError(
                 "got kept_pixels 'decoded' with padding_mask_crop, which pastes into the picture; leave one out"
             )

@@ -30,15 +30,17 @@ from latentrt.benchmarks.bench.process import OWN_PYTHON, Worker
 from latentrt.benchmarks.peers.registry import OURS, PEERS, REFERENCE
 from latentrt.benchmarks.studies.architectures import ARCHITECTURES, save_checkpoint
 from latentrt.building.compiling import engines_to_make
+from latentrt.building.int8 import quantize_bundle
 from latentrt.cli.terminal import BuildProgress, megabytes, print_table, stderr
+from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.parity import parity_of, psnr
 from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.files import locked
 from latentrt.engines.graphs.quantization.recipe import recipe_for
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import StageTimer
-from latentrt.int8.build import Int8Wishes, quantize_bundle
-from latentrt.int8.calibration import Drawn
-from latentrt.int8.quantizer import Effort, QuantizationSettings
+from latentrt.int8.calibration import CalibrationSet
+from latentrt.int8.settings import Effort, Int8Request, QuantizationSettings
 from latentrt.runtime.pipeline import Pipeline
 
 PROMPT = "a photograph of an astronaut riding a horse"
@@ -48,7 +50,7 @@ _TIMEOUT = 3600.0  # seconds of a picture
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Noised(Drawn):
+class _Noised(CalibrationSet):
     """Calibrates on a noised photograph, one call per level: what random weights draw has no picture's range."""
 
     def calibrating(self, pipe: Pipeline, start: int, *, decoded: bool) -> Iterator[int]:
@@ -59,21 +61,25 @@ class _Noised(Drawn):
         yield len(self.prompts)
 
 
-class _ForSpeed(Int8Wishes):
+class _ForSpeed(Int8Request):
     """One picture judges, and no node is scored."""
 
     def settings(self, model: str, steps: int) -> QuantizationSettings:
-        drawn = _Noised(prompts=(PROMPT,), steps=STEPS)
-        return QuantizationSettings(recipe=self.recipe, drawn=drawn, effort=self.effort, quality=self.quality)
+        calibration = _Noised(prompts=(PROMPT,), steps=STEPS)
+        return QuantizationSettings(
+            recipe=self.recipe, calibration=calibration, effort=self.effort, quality=self.quality or 0.1
+        )
 
 
 def quantize(source: Path, output: Path) -> None:
     """Makes an int8 bundle of one with random weights, for speed and size."""
-    wishes = _ForSpeed(
+    request = _ForSpeed(
         recipe=recipe_for(Backend.ORT_CPU), prompts=None, quality=0.1, effort=Effort(steps=STEPS, pictures=1, calls=0)
     )
     timer = StageTimer(BuildProgress())
-    quantize_bundle(source, output.resolve(), engines_to_make(Backend.ORT_CPU, (), None), wishes, timer)
+    with locked(source.resolve()):
+        bundle = open_bundle(source.resolve())
+        quantize_bundle(bundle, output.resolve(), engines_to_make(Backend.ORT_CPU, (), None), request, timer)
     print_table("int8, by stage", ("stage", "s"), [(name, round(s, 1)) for name, s in timer.seconds.items()])
 
 

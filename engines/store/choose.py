@@ -3,7 +3,8 @@
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.choices import choice
+from latentrt.engines.errors import EngineError
 from latentrt.engines.precision import Backend
 from latentrt.engines.store.store import compiled_folder, engines_in
 
@@ -43,6 +44,4 @@ def chosen_backend(bundle: Bundle, name: str) -> Backend:
         RequestError: an unknown name.
         EngineError: the bundle has no engine that runs here.
     """
-    if name != AUTO and name not in tuple(Backend):
-        raise RequestError(f"got backend {name!r}, expected {', '.join((AUTO, *Backend))}; choose one of these")
-    return best_backend(bundle) if name == AUTO else Backend(name)
+    return best_backend(bundle) if name == AUTO else choice(Backend, name, "backend", besides=(AUTO,))

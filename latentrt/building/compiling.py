@@ -29,9 +29,16 @@ class EnginesToMake:
 
 
 def engines_to_make(backend: Backend, gpus: Sequence[str], workspace_mb: int | None) -> EnginesToMake:
-    """Finds out what can be compiled here, before the minutes that an export takes."""
+    """Finds out what can be compiled here, before the minutes that an export takes.
+
+    Raises:
+        RequestError: a workspace below 1 MB, or GPUs that the backend does not compile for.
+        EngineError: the backend is not installed or cannot run here.
+    """
     if workspace_mb is not None and workspace_mb < 1:
-        raise RequestError(f"got a workspace of {workspace_mb} MB, expected at least 1; leave it out for no limit")
+        raise RequestError(
+            f"got a workspace of {workspace_mb} MB, expected at least 1; raise it, or leave it out for no limit"
+        )
     compiler = COMPILERS[backend]
     targets = compiler.targets(gpus, workspace_mb)
     compiler.version()  # refuses where the backend is not installed
@@ -56,26 +63,26 @@ def compile_all(root: Path, manifest: BundleManifest, engines: EnginesToMake, ti
 
 
 def _compile(component: Component, bundle: Bundle, engines: EnginesToMake, timer: StageTimer) -> ParityRecord | None:
-    """Compiles one component for every target; returns the figures of one that could be run here."""
+    """Compiles one component for every target; returns the figures of an engine that could be run here, if any."""
     measured = None
     if component.record.quantization is not None:
         check_recipe(component.record.quantization.recipe, engines.compiler.backend)
     for target in engines.targets:
-        told = f" for {target.machine}" if len(engines.targets) > 1 else ""
-        with timer.stage(f"{component.name}: compile{told}"):
-            made = compile_component(component, engines.compiler, target, bundle.probes(component.name), timer)
-        if made.contents is not None and made.contents.unoptimised:
+        machine = f" for {target.machine}" if len(engines.targets) > 1 else ""
+        with timer.stage(f"{component.name}: compile{machine}"):
+            engine = compile_component(component, engines.compiler, target, bundle.probes(component.name), timer)
+        if engine.contents is not None and engine.contents.unoptimised:
             warnings.warn(
                 f"too little memory is free to optimise {component.name} for {engines.compiler.backend}, so it will "
                 "run slower; close other programs and build again",
                 stacklevel=2,
             )
-        measured = made.parity or measured
+        measured = engine.parity or measured
     return measured
 
 
 def compile_missing(bundle: Bundle, engines: EnginesToMake, timer: StageTimer) -> bool:
-    """Adds to a whole bundle the engines that it lacks; says whether there were any."""
+    """Adds to a whole bundle the engines that it lacks; returns whether there were any."""
     components = [Component(root=bundle.root, manifest=bundle.manifest, name=n) for n in bundle.manifest.components]
     lacking = [
         component

@@ -1,4 +1,4 @@
-"""Packages that only some commands need."""
+"""Packages that only an export needs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,11 @@ from latentrt.engines.errors import CheckpointError
 
 @contextmanager
 def export_packages() -> Iterator[None]:
-    """Turns a missing package of the exporter into a sentence."""
+    """Turns a missing package of the exporter into an error that says what to install.
+
+    Raises:
+        CheckpointError: a package is missing.
+    """
     try:
         yield
     except ImportError as error:

@@ -11,17 +11,17 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.files import check_writable
 from latentrt.engines.spec import Array
 from latentrt.engines.store.choose import AUTO
-from latentrt.int8.quantizer import picture_psnr
+from latentrt.int8.psnr import picture_psnr
 from latentrt.opening import open as open_pipeline
 from latentrt.runtime.pictures.image import write_png
 
-AMPLIFIED = 8  # by how much differences are shown larger than they are
-_SMALLEST = 256  # pixels a picture is shown at
+AMPLIFIED = 8  # factor by which differences are shown
+_SMALLEST = 256  # pixels of a shown side; smaller pictures are enlarged
 _GAP, _LABEL = 8, 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class BundleComparison:
     """Two bundles' pictures of one prompt and seed, (H, W, 3) in [0, 1], and the PSNR between them in dB."""
 
     names: tuple[str, str]
@@ -29,7 +29,7 @@ class Comparison:
 
     @property
     def psnr(self) -> float:
-        """Of the second against the first."""
+        """PSNR in dB of the second picture against the first."""
         return picture_psnr(self.pictures[1], self.pictures[0])
 
     @property
@@ -61,7 +61,7 @@ def compare(
     guidance_scale: float | None = None,
     backend: str = AUTO,
     threads: int | None = None,
-) -> Comparison:
+) -> BundleComparison:
     """Draws ``prompt`` with both bundles at the first profile of ``first``, and writes a sheet as PNG.
 
     Raises:
@@ -78,7 +78,7 @@ def compare(
             families.append(pipe.manifest.family)
             if families[0] != families[-1]:
                 raise RequestError(
-                    f"got bundles of {families[0]} and {families[-1]}, expected two of one model; choose another"
+                    f"got bundles of {families[0]} and {families[-1]}, expected two of one model; choose another bundle"
                 )
             result = pipe(
                 prompt,
@@ -91,7 +91,7 @@ def compare(
             )
             pictures.append(np.asarray(result.images[0]))
             names.append(_name(pipe.manifest, pipe.backend))
-    comparison = Comparison(names=(names[0], names[1]), pictures=(pictures[0], pictures[1]))
+    comparison = BundleComparison(names=(names[0], names[1]), pictures=(pictures[0], pictures[1]))
     write_png(output, comparison.sheet)
     return comparison
 

@@ -73,9 +73,14 @@ def run(folder: Path) -> Demo:
 def contact_sheet(
     pictures: Sequence[Image.Image], rows: Sequence[str], columns: Sequence[str], *, scale: int = 2, label: int = _LABEL
 ) -> Image.Image:
-    """Pictures in rows × columns, row-major, with their labels.
+    """Pictures in rows × columns with their labels.
 
-    A cell is 64 times ``scale`` pixels wide, the rows' labels ``label`` times as many.
+    Args:
+        pictures: row-major.
+        rows: a label per row.
+        columns: a label per column.
+        scale: a cell is 64 times as many pixels wide.
+        label: width of the row labels, in pixels times ``scale``.
 
     Raises:
         RequestError: the number of pictures is not rows times columns.

@@ -1,4 +1,4 @@
-"""Looks at a bundle: what it holds, and whether it is whole and right on this machine."""
+"""Describes a bundle, and verifies it on this machine."""
 
 from functools import partial
 from pathlib import Path
@@ -144,7 +144,7 @@ def print_description(description: dict[str, Any]) -> None:
                 _engine_name(row),
                 "yes" if row["fits_this_machine"] else "no",
                 megabytes(row["bytes"]),
-                _weights_told(row["contents"]),
+                _layers_by_dtype(row["contents"]),
                 f"{row['parity']['psnr']:.1f}" if row["parity"] else "–",
             )
             for row in description["engines"]
@@ -152,31 +152,32 @@ def print_description(description: dict[str, Any]) -> None:
     )
     for made in dict.fromkeys((row["backend"], row["version"], row["machine"]) for row in description["engines"]):
         say(f"{made[0]} {made[1]} for {made[2]}")
-    shapes = _shapes_told(description["engines"])
+    shapes = _shape_rows(description["engines"])
     if shapes:
         print_table("compiled shapes", ("component", "profiles", "inputs", "outputs", "layers"), shapes)
     if any(row["parity"] is None for row in description["engines"]):
-        say("–: compiled for another machine than the one that compiled it; verify measures it there")
+        say("–: not measured, as it was compiled for another machine; run latentrt verify there")
     if any(row["contents"] and row["contents"]["unoptimised"] for row in description["engines"]):
-        say("not optimised: too little memory was free; where there is enough, latentrt build optimises it")
+        say("not optimised: too little memory was free; run latentrt build again with more")
     if shapes:
-        say("layers: convolutions and matrix products by their dtype")
+        say("layers: convolutions and matrix products, by dtype")
 
 
-def _print_quantization(component: str, kind: ComponentKind, told: dict[str, Any]) -> None:
-    """How good int8 pictures are, and the nodes whose rounding costs most, with what became of them."""
-    nodes = told["nodes"]
+def _print_quantization(component: str, kind: ComponentKind, record: dict[str, Any]) -> None:
+    """How good int8 pictures are, and the nodes whose rounding costs most, in int8 or in floating point."""
+    nodes = record["nodes"]
     int8 = sum(node["int8"] for node in nodes.values())
     moved = kind.row.rounding_moves
-    of_same = "" if moved == "latents" else ", decoded of the same latents,"
+    of_same = "" if moved == "latents" else ", decoded from the same latents,"
     say(
-        f"{component} in int8 ({told['recipe']}, {told['tool']}): {int8} of {len(nodes)} nodes; {told['pictures']} "
-        f"pictures of {told['steps']} steps{of_same} against fp32: mean {told['psnr_mean']:.1f} dB, worst "
-        f"{told['psnr_worst']:.1f} dB ({told['worst_prompt']!r}); asked for {told['quality']:g} dB"
+        f"{component} in int8 ({record['recipe']}, {record['tool']}): {int8} of {len(nodes)} nodes; "
+        f"{record['pictures']} pictures of {record['steps']} steps{of_same} against fp32: mean "
+        f"{record['psnr_mean']:.1f} dB, worst {record['psnr_worst']:.1f} dB ({record['worst_prompt']!r}); required "
+        f"{record['quality']:g} dB"
     )
     worst = sorted(nodes.items(), key=lambda item: -item[1]["score"])[:_SHOWN_NODES]
     print_table(
-        f"{len(worst)} of {len(nodes)} nodes: rounding them moves the {moved} most (score)",
+        f"the {len(worst)} of {len(nodes)} nodes whose rounding moves the {moved} most (score)",
         ("node", "in", "score", "error", "alpha"),
         [
             (
@@ -197,8 +198,8 @@ def _engine_name(engine: dict[str, Any]) -> str:
     return f"{engine['backend']} {gpu_of_machine(engine['machine'])}" if fixed else str(engine["backend"])
 
 
-def _shapes_told(engines: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Rows for the tensors of engines of fixed shapes; those that are equal for several machines once."""
+def _shape_rows(engines: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows for the tensors of engines of fixed shapes; equal rows of several machines once."""
     rows = []
     for engine in engines:
         for shape in engine["contents"]["shapes"] if engine["contents"] else ():
@@ -211,20 +212,20 @@ def _shapes_told(engines: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(rows))
 
 
-def _weights_told(contents: dict[str, Any] | None) -> str:
+def _layers_by_dtype(contents: dict[str, Any] | None) -> str:
     """The convolutions and matrix products of a typed network by dtype, as in ``98 fp16, 2 fp32``."""
     if contents is None:
         return ""
     if contents["unoptimised"]:
         return "not optimised"
     counts = counts_with_weights(contents["layers"])
-    told = [f"{count} {dtype.replace('float', 'fp')}" for dtype, count in sorted(counts.items())]
+    layers = [f"{count} {dtype.replace('float', 'fp')}" for dtype, count in sorted(counts.items())]
     quantized = sum(contents["quantized"].values())
-    return ", ".join([*told, *([f"{quantized} with Q/DQ"] if quantized else [])])
+    return ", ".join([*layers, *([f"{quantized} with Q/DQ"] if quantized else [])])
 
 
 def _precision(component: dict[str, Any]) -> str:
-    """What a component is in, and how many of its nodes are in fp32 all the same: ``fp16 + 8 fp32``."""
+    """A component's precision, and how many of its nodes stay in fp32: ``fp16 + 8 fp32``."""
     kept = sum(component["islands"].values())
     return f"{component['precision']} + {kept} fp32" if kept else str(component["precision"])
 

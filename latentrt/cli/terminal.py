@@ -42,7 +42,7 @@ class BuildLog:
 
 
 class BuildProgress(BuildLog):
-    """The same, and on a terminal a spinner while a stage runs, or a bar where it tells its phases."""
+    """The same, and on a terminal a spinner while a stage runs, or a bar where the stage reports phases."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
@@ -84,7 +84,7 @@ class _PhaseColumn(ProgressColumn):
 
 
 def print_decisions(decisions: Mapping[str, Any]) -> None:
-    """What was worked out about a model and how, one line each on stderr."""
+    """What was worked out about a model, and why, one line each on stderr."""
     for name, decision in decisions.items():
         sys.stderr.write(f"{name:>15}: {decision.value} ({decision.reason})\n")
 
@@ -102,7 +102,7 @@ def step_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def say(line: str) -> None:
-    """One line on stdout, to the letter: paths are neither wrapped nor read as markup."""
+    """One line on stdout, verbatim: paths are neither wrapped nor read as markup."""
     sys.stdout.write(line + "\n")
 
 
@@ -123,5 +123,5 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 def megabytes(size: int) -> str:
-    """A size in bytes as readers expect it."""
+    """A size in bytes as text, in MB or GB."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

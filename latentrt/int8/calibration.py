@@ -1,38 +1,31 @@
-"""Prompts to calibrate with, pictures drawn from them, and what a killed calibration leaves for the next."""
+"""The calibration set: prompts, where they come from, and the pictures drawn from them to calibrate and to judge."""
 
 import hashlib
 import json
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.manifest import Start
 from latentrt.engines.bundle.photograph import photograph
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
-from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
-from latentrt.engines.files import write_file
-from latentrt.engines.shapes import Shapes
-from latentrt.engines.spec import Array
-from latentrt.engines.store.components import Engines
 from latentrt.models import EMBEDDED, EMOJI
 from latentrt.runtime.call.options import Options
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.pipeline import Pipeline
 
-# Pictures that judge have seeds that no calibration has
-_JUDGING = 1_000_000
+# Pictures to judge by have other seeds than those to calibrate with
+_JUDGING_SEED = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """What is drawn: every prompt once, with guidance, at the first profile's size, over ``steps`` steps."""
+class CalibrationSet:
+    """Prompts, each drawn once with guidance, at the first profile's size, over ``steps`` steps."""
 
     prompts: tuple[str, ...]
     steps: int
@@ -40,7 +33,7 @@ class Drawn:
 
     @property
     def sha256(self) -> str:
-        """A digest of all of it."""
+        """A digest of prompts, steps and seed."""
         return hashlib.sha256(json.dumps([self.prompts, self.steps, self.seed]).encode()).hexdigest()
 
     def calibrating(self, pipe: Pipeline, start: int, *, decoded: bool) -> Iterator[int]:
@@ -49,15 +42,15 @@ class Drawn:
             yield stop
 
     def judging(self, pipe: Pipeline, start: int, count: int) -> Iterator[Result]:
-        """Draws the ``start``-th to the ``count``-th of the pictures that judge, as arrays; yields batches.
+        """Draws the pictures to judge by, from the ``start``-th to the ``count``-th, as arrays; yields batches.
 
-        Prompts take turns where there are fewer, with another seed each time.
+        Where there are fewer prompts than pictures they are repeated, with another seed each time.
         """
-        for _, drawn in self._batches(pipe, start, count, self.seed + _JUDGING, "np"):
-            yield drawn
+        for _, result in self._batches(pipe, start, count, self.seed + _JUDGING_SEED, "np"):
+            yield result
 
     def prompt_of(self, index: int) -> str:
-        """The prompt of a picture that judges."""
+        """The prompt of a picture to judge by."""
         return self.prompts[index % len(self.prompts)]
 
     def _batches(
@@ -66,7 +59,7 @@ class Drawn:
         profile = pipe.manifest.profiles[0]
         while start < count:
             stop = min(start + profile.batch, count)
-            result = _drawn(
+            result = _draw(
                 pipe,
                 [self.prompt_of(index) for index in range(start, stop)],
                 seed=[seed + index for index in range(start, stop)],
@@ -79,8 +72,8 @@ class Drawn:
             start = stop
 
 
-def _drawn(pipe: Pipeline, prompts: list[str], **options: Unpack[Options]) -> Result:
-    """Draws as the model is made to: from noise, or from the photograph of the probes, or into its middle."""
+def _draw(pipe: Pipeline, prompts: list[str], **options: Unpack[Options]) -> Result:
+    """Draws in the model's own workflow: from noise, from the probes' photograph, or into a mask in its middle."""
     manifest = pipe.manifest
     if not (manifest.unet_takes_mask or manifest.traits.starts_from is Start.PICTURE):
         return pipe(prompts, **options)
@@ -94,7 +87,7 @@ def _drawn(pipe: Pipeline, prompts: list[str], **options: Unpack[Options]) -> Re
 
 
 def default_prompts(model: str) -> tuple[str, ...]:
-    """What a model is calibrated with where nothing is said: the embedded model knows other words than the rest."""
+    """The prompts for a model where the caller gives none; the embedded model knows other words than the rest."""
     return prompts_from_file((EMOJI if model == EMBEDDED else Path(__file__).resolve().parent) / "prompts.txt")
 
 
@@ -121,7 +114,7 @@ def prompts_from_file(path: Path) -> tuple[str, ...]:
 
 
 def check_prompts(bundle: Bundle, prompts: tuple[str, ...]) -> None:
-    """Refuses prompts that the model would not see anything of.
+    """Refuses prompts of which the model would see no token.
 
     Raises:
         RequestError: naming the first of them.
@@ -132,59 +125,3 @@ def check_prompts(bundle: Bundle, prompts: tuple[str, ...]) -> None:
         ids = tokenizer.encode(prompt).ids
         if int(tokenizer.end_positions(ids[None])[0]) <= 1:
             raise RequestError(f"got the prompt {prompt!r}, which has no tokens, expected words; remove it")
-
-
-class Replaced:
-    """A bundle's opened components with other engines in the place of some."""
-
-    def __init__(self, components: Engines, engines: Mapping[str, Engine]) -> None:
-        self.bundle, self.backend = components.bundle, components.backend
-        self._components, self._engines = components, engines
-
-    def engine(self, component: str, shapes: Shapes) -> Engine:
-        """The engine given for it, or the bundle's."""
-        return self._engines.get(component) or self._components.engine(component, shapes)
-
-    def close(self) -> None:
-        """Closes the engines given, and no other."""
-        for engine in self._engines.values():
-            engine.close()
-
-
-class Kept:
-    """Results of a calibration in files, so that one that was killed goes on where it was.
-
-    They belong to one fingerprint: what was kept for another is removed.
-    """
-
-    def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
-        """Opens or makes the folder."""
-        self._folder = folder
-        told = json.dumps(dict(fingerprint), sort_keys=True)
-        stamp = folder / "fingerprint.json"
-        if not stamp.is_file() or stamp.read_text("utf-8") != told:
-            folder.mkdir(parents=True, exist_ok=True)
-            for old in folder.glob("*.npz"):
-                old.unlink()
-            write_file(stamp, lambda path: _write_text(path, told))
-
-    def load(self, name: str) -> dict[str, Array] | None:
-        """The arrays kept under a name; None if there are none, or a damaged file."""
-        try:
-            with np.load(self._folder / f"{name}.npz") as saved:
-                return dict(saved)
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-            return None
-
-    def save(self, name: str, arrays: Mapping[str, Array]) -> None:
-        """Replaces what is kept under a name, in one rename."""
-
-        def write(path: Path) -> None:
-            with path.open("wb") as file:
-                np.savez(file, **dict(arrays))  # type: ignore[arg-type]  # names are the caller's
-
-        write_file(self._folder / f"{name}.npz", write)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, "utf-8")

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from latentrt.engines.bundle.manifest import BundleManifest
+from latentrt.engines.choices import choice
 from latentrt.engines.shapes import Profile, profile_for_size
 from latentrt.runtime.call.options import CanvasKeywords
 from latentrt.runtime.call.picture_size import time_ids_from_keywords
-from latentrt.runtime.checks import chosen, whole
+from latentrt.runtime.checks import whole
 from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.time_ids import time_ids_condition
 from latentrt.runtime.pictures.tiling import VaeMode
@@ -54,5 +55,5 @@ def canvas_from_keywords(
     return Canvas(
         profile=profile,
         time_ids=time_ids_from_keywords(manifest.conditioning.time_ids, keywords, profile, from_picture=from_picture),
-        vae=chosen(VaeMode, keywords.get("vae", VaeMode.WHOLE), "vae"),
+        vae=choice(VaeMode, keywords.get("vae", VaeMode.WHOLE), "vae"),
     )

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from latentrt.engines.choices import choice
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.options import CallbackOnStepEnd, DeliveryKeywords, OnProgress
 from latentrt.runtime.call.result import OutputType
-from latentrt.runtime.checks import chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ def delivery_from_keywords(keywords: DeliveryKeywords) -> Delivery:
         if function is not None and not callable(function):
             raise RequestError(f"got {name} {function!r}, expected a function; give one")
     return Delivery(
-        output_type=chosen(OutputType, keywords.get("output_type", OutputType.PIL), "output_type"),
+        output_type=choice(OutputType, keywords.get("output_type", OutputType.PIL), "output_type"),
         callback=callback,
         progress=progress,
     )

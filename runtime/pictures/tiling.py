@@ -12,6 +12,7 @@ import numpy as np
 from latentrt.engines.batches import in_batches
 from latentrt.engines.bundle.latent_space import LatentSpace
 from latentrt.engines.bundle.seamless import Seamless
+from latentrt.engines.choices import choice
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile, Shapes
@@ -42,13 +43,12 @@ def vae_engine(components: Engines, component: str, profile: Profile, mode: str 
     Raises:
         RequestError: an unknown mode, or tiles of a bundle that was built seamless.
     """
-    if mode not in tuple(VaeMode):
-        raise RequestError(f"got VAE mode {mode!r}, expected one of {', '.join(VaeMode)}; choose one of these")
+    mode = choice(VaeMode, mode, "VAE mode")
     manifest = components.bundle.manifest
-    if mode == VaeMode.WHOLE:
+    if mode is VaeMode.WHOLE:
         return components.engine(component, Shapes(profile=profile))
     tile = manifest.latents.tile_pixels
-    if mode == VaeMode.SLICED or max(profile.width, profile.height) <= tile:
+    if mode is VaeMode.SLICED or max(profile.width, profile.height) <= tile:
         return SlicedEngine(components.engine(component, Shapes(profile=profile)))
     if manifest.seamless is not Seamless.NONE:
         raise RequestError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from latentrt.engines.bundle.tokenizer import Tokenizer
+from latentrt.engines.choices import choice
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.prompts.a1111_syntax import prompt_from_a1111
@@ -100,20 +101,13 @@ def prompt_options_from_arguments(
     Raises:
         RequestError: another name, or as many layers as there are or more.
     """
-    if syntax not in tuple(PromptSyntax):
-        raise RequestError(f"got prompt_syntax {syntax!r}, expected one of {', '.join(PromptSyntax)}; choose one")
-    if long_prompt is not None and long_prompt not in tuple(LongPrompt):
-        raise RequestError(f"got long_prompt {long_prompt!r}, expected one of {', '.join(LongPrompt)}; choose one")
+    chosen = choice(PromptSyntax, syntax, "prompt_syntax")
+    policy = STYLES[chosen].long_prompt if long_prompt is None else choice(LongPrompt, long_prompt, "long_prompt")
     if clip_skip is not None and not 0 <= clip_skip < layers:
         raise RequestError(
             f"got clip_skip {clip_skip}, expected 0 to {layers - 1} for a text encoder of {layers} layers; lower it"
         )
-    chosen = PromptSyntax(str(syntax))
-    return PromptOptions(
-        syntax=chosen,
-        long_prompt=STYLES[chosen].long_prompt if long_prompt is None else LongPrompt(str(long_prompt)),
-        clip_skip=clip_skip or 0,
-    )
+    return PromptOptions(syntax=chosen, long_prompt=policy, clip_skip=clip_skip or 0)
 
 
 def parsed_prompts(prompts: Iterable[str], options: PromptOptions) -> dict[str, Prompt]:

@@ -12,8 +12,9 @@ from latentrt.engines.bundle.schedule_config import (
     SigmaSpacing,
     TimestepSpacing,
 )
+from latentrt.engines.choices import choice
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.checks import chosen, number, numbers, whole
+from latentrt.runtime.checks import number, numbers, whole
 from latentrt.runtime.sampling.grids.k_diffusion import InterpolationType, TimestepType
 from latentrt.runtime.sampling.solvers.dpm import AlgorithmType
 
@@ -75,7 +76,7 @@ def checked_option(name: str, value: Any, choices: type[StrEnum] | None) -> Any:
     if choices is not None:
         if value == PredictionType.EDM:  # the solver's name for what EDM's samplers make of epsilon
             value = repr(value)
-        return chosen(choices, value, name).value
+        return choice(choices, value, name).value
     if name in _SWITCHES:
         if not isinstance(value, (bool, np.bool_)):
             raise RequestError(f"got {name} {value!r}, expected True or False; change it")

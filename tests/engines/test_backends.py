@@ -13,7 +13,7 @@ import pytest
 from stand_ins import StandInDriver, StandInRTX
 
 import latentrt
-from latentrt.building import build as building
+from latentrt.building import destination
 from latentrt.building.compiling import EnginesToMake
 from latentrt.cli.inspection import verify
 from latentrt.engines.backends.compiler import Target
@@ -173,11 +173,11 @@ def test_space_for_a_bundle(
     compiler = COMPILERS[backend]
     engines = EnginesToMake(compiler=compiler, targets=compiler.targets(["sm89", "sm120"][:gpus]))
     free = [megabytes * 2**20 - 1]
-    monkeypatch.setattr(building.shutil, "disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    monkeypatch.setattr(destination.shutil, "disk_usage", lambda path: SimpleNamespace(free=free[0]))
     with pytest.raises(latentrt.OutputError, match=f"the bundle needs about {megabytes} MB"):
-        building._check_space(tmp_path / "new.bundle", 100 * 2**20, precision, engines)
+        destination.check_space(tmp_path / "new.bundle", 100 * 2**20, precision, engines)
     free[0] += 1
-    building._check_space(tmp_path / "new.bundle", 100 * 2**20, precision, engines)
+    destination.check_space(tmp_path / "new.bundle", 100 * 2**20, precision, engines)
 
 
 class TestOnAGpu:
@@ -301,7 +301,7 @@ class TestOnAGpu:
         assert (unmeasured(), len(rtx.driver.log)) == (4, launched)
         refused = command("verify", both, "--backend", "cpu")
         assert refused.status == 2
-        assert "got backend 'cpu', expected auto, " in refused.stderr
+        assert "got backend 'cpu', expected one of auto, " in refused.stderr
         before = {path: path.stat().st_mtime_ns for path in both.rglob("*") if path.is_file()}
         assert command("verify", both, "--backend", "tensorrt-rtx").status == 0
         assert unmeasured() == 0

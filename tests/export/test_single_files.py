@@ -153,7 +153,7 @@ def test_other_choices_are_another_build(tiny_checkpoint: Path, tiny_copy: Path)
     """The same files, understood otherwise, are not up to date."""
     same = {"profiles": ["32x32x2", "48x32"]}
     assert latentrt.build(tiny_checkpoint, tiny_copy, **same, family="sd1").up_to_date
-    from latentrt.building.build import _up_to_date
+    from latentrt.building.plan import BundlePlan, existing_bundle
     from latentrt.engines.bundle.seamless import Seamless
     from latentrt.engines.precision import Precision
     from latentrt.export.tracing.versions import exporter_versions
@@ -161,9 +161,15 @@ def test_other_choices_are_another_build(tiny_checkpoint: Path, tiny_copy: Path)
     def up_to_date(choices: Choices) -> bool:
         profiles = latentrt.engines.bundle.bundle.open_bundle(tiny_copy).manifest.profiles
         checkpoint = checkpoint_from_model(str(tiny_checkpoint), choices)
-        versions = exporter_versions()
-        found = _up_to_date(tiny_copy, checkpoint, versions, Precision.FP32, (), profiles, Seamless.NONE)
-        return found is not None
+        plan = BundlePlan(
+            checkpoint=checkpoint,
+            versions=exporter_versions(),
+            precision=Precision.FP32,
+            kept_fp32=(),
+            profiles=profiles,
+            seamless=Seamless.NONE,
+        )
+        return existing_bundle(tiny_copy, plan) is not None
 
     assert up_to_date(Choices())
     assert not up_to_date(Choices(prediction_type=PredictionType.V_PREDICTION))

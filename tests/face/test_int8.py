@@ -20,15 +20,15 @@ from latentrt.engines.errors import ParityError, RequestError
 from latentrt.engines.graphs.quantization.nodes import QuantizableNode
 from latentrt.engines.graphs.quantization.recipe import recipe_for
 from latentrt.engines.precision import Backend, Precision
-from latentrt.int8 import calibration
-from latentrt.int8 import quantizer as quantizing
-from latentrt.int8.quantizer import worst_first
+from latentrt.int8 import calibration, checkpoints, search
+from latentrt.int8.search import worst_first
+from latentrt.int8.settings import Effort
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four steps and a few pictures are enough to see that everything is there."""
-    monkeypatch.setattr("latentrt.int8.build.EFFORT", quantizing.Effort(steps=4, pictures=6))
+    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=4, pictures=6))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def int8_bundle(emoji_bundle: Path, prompts: Path, shared: Path) -> Path:
     def build(folder: Path) -> None:
         source = shutil.copytree(emoji_bundle, folder / "fp32.bundle")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("latentrt.int8.build.EFFORT", quantizing.Effort(steps=4, pictures=6))
+            patch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=4, pictures=6))
             latentrt.build(source, folder / "made" / "int8.bundle", precision="int8", prompts=prompts, quality=24.0)
 
     return filled_once(shared / "int8", build) / "made" / "int8.bundle"
@@ -136,7 +136,7 @@ def test_a_quality_out_of_reach_fails_and_says_what_was_reached(
 
     The decoder may stay in floating point: that alone ends nothing.
     """
-    monkeypatch.setattr(quantizing, "_KEPT", (0, 2))
+    monkeypatch.setattr(search, "FLOATING_COUNTS", (0, 2))
     source = shutil.copytree(emoji_bundle, tmp_path / "fp32.bundle")
     with (
         pytest.warns(UserWarning, match=r"^vae_decoder stays in fp32, .* reached a mean of \d+\.\d dB .* 100 dB"),
@@ -155,7 +155,7 @@ def test_a_decoder_may_stay_as_it_is(
     emoji_bundle: Path, prompts: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where that is wished."""
-    monkeypatch.setattr("latentrt.int8.build.EFFORT", quantizing.Effort(steps=2, pictures=2, calls=0))
+    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=2, calls=0))
     source, output = shutil.copytree(emoji_bundle, tmp_path / "fp32.bundle"), tmp_path / "int8.bundle"
     wishes = (source, "-o", output, "--precision", "int8", "--prompts", prompts, "--quality", 10)
     ran = command("build", *wishes, "--fp32", "vae_decoder")
@@ -175,18 +175,18 @@ def test_a_killed_calibration_goes_on_where_it_was(
 ) -> None:
     """What two pictures showed is not drawn again, and the result is that of an undisturbed run."""
     source = shutil.copytree(emoji_bundle, tmp_path / "fp32.bundle")
-    monkeypatch.setattr(quantizing, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY", 0.0)
     drawn: list[int] = []
-    calibrating = calibration.Drawn.calibrating
+    calibrating = calibration.CalibrationSet.calibrating
 
-    def counted(self: calibration.Drawn, pipe: latentrt.Pipeline, start: int, *, decoded: bool) -> Any:
+    def counted(self: calibration.CalibrationSet, pipe: latentrt.Pipeline, start: int, *, decoded: bool) -> Any:
         for done in calibrating(self, pipe, start, decoded=decoded):
             drawn.append(done)
             yield done
             if drawn == [1, 2]:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(calibration.Drawn, "calibrating", counted)
+    monkeypatch.setattr(calibration.CalibrationSet, "calibrating", counted)
     output = tmp_path / "int8.bundle"
     with pytest.raises(KeyboardInterrupt):
         latentrt.build(source, output, precision="int8", prompts=prompts, quality=24.0)
@@ -299,7 +299,7 @@ def test_prompts_without_tokens(emoji_bundle: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("family", ["sd1-inpaint", "lcm-sd1", "sdxl-turbo", "sdxl-refiner"])
 def test_every_kind_of_model_is_drawn_with(family: str, family_pipe: Callable[[str], latentrt.Pipeline]) -> None:
     """From noise, from a picture or into one, with guidance or without."""
-    pipe, drawn = family_pipe(family), calibration.Drawn(prompts=("a cat", "a frog"), steps=4)
+    pipe, drawn = family_pipe(family), calibration.CalibrationSet(prompts=("a cat", "a frog"), steps=4)
     assert list(drawn.calibrating(pipe, 0, decoded=True))[-1] == 2
     pictures = np.concatenate([np.array(batch.images) for batch in drawn.judging(pipe, 0, 3)])
     profile = pipe.manifest.profiles[0]

@@ -1,0 +1,55 @@
+"""Where a bundle is written: a folder that may be replaced, on a disk with room for it."""
+
+import shutil
+from pathlib import Path
+
+from latentrt.building.compiling import EnginesToMake
+from latentrt.engines.bundle.manifest import BUNDLE_FILE
+from latentrt.engines.errors import OutputError, RequestError
+from latentrt.engines.precision import Backend, Precision
+
+_BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer", "tokenizer_2", "weights"}
+# Per parameter of the ONNX; in int8 the autoencoder and the text encoders are wider
+_BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.INT8: 2}
+_ENGINE_SHARE = 1.4  # engines are up to so many times as large as their weights
+
+
+def destination_from_argument(output: Path | None) -> Path:
+    """The folder to write, resolved, so that every spelling of it meets the same lock.
+
+    Raises:
+        RequestError: no folder was given.
+        OutputError: there is something else than a bundle.
+    """
+    if output is None:
+        raise RequestError("got no output folder, expected one for the bundle; add -o DIR")
+    folder = output.resolve()
+    if folder.exists() and not _replaceable(folder):
+        raise OutputError(f"{str(folder)!r} exists and is no bundle; choose a new folder or remove it")
+    return folder
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether a folder is empty, or holds nothing but a bundle, damaged or not."""
+    return folder.is_dir() and all(path.name in _BUNDLE_ENTRIES for path in folder.iterdir())
+
+
+def check_space(destination: Path, parameters: int, precision: Precision, engines: EnginesToMake) -> None:
+    """Refuses to start where the disk cannot hold the result.
+
+    Raises:
+        OutputError: too little space is free.
+    """
+    parent = next(folder for folder in destination.absolute().parents if folder.exists())
+    onnx = _BYTES[precision]
+    # ONNX Runtime's CPU kernels are fp32: weights in fp16 are folded to that as they are packed
+    weights = 4 if engines.compiler.backend is Backend.ORT_CPU else onnx
+    needed = int((onnx + _ENGINE_SHARE * weights * len(engines.targets)) * parameters)
+    if precision is Precision.INT8:  # the fp32 bundle that it is made of, and its engines
+        needed += int((4 + _ENGINE_SHARE * 4) * parameters)
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise OutputError(
+            f"{str(parent)!r} has {free // 2**20} MB free, the bundle needs about {needed // 2**20} MB; "
+            "free some space or choose another disk"
+        )

@@ -1,0 +1,91 @@
+"""Builds from a bundle: the engines that it lacks on this machine, or an int8 bundle of it."""
+
+from pathlib import Path
+
+from latentrt.building.compiling import compile_missing
+from latentrt.building.destination import destination_from_argument
+from latentrt.building.int8 import quantize_bundle
+from latentrt.building.request import BuildRequest
+from latentrt.building.result import Build
+from latentrt.engines.bundle.bundle import Bundle, open_bundle
+from latentrt.engines.bundle.manifest import BundleManifest
+from latentrt.engines.bundle.seamless import Seamless
+from latentrt.engines.errors import RequestError
+from latentrt.engines.files import locked
+from latentrt.engines.precision import Precision
+from latentrt.engines.progress import StageTimer
+from latentrt.export.sources.partial_model import Choices
+from latentrt.int8.settings import Int8Request
+
+
+def build_from_bundle(request: BuildRequest, timer: StageTimer) -> Build:
+    """Makes an int8 bundle of one in another precision, or else adds the engines that are missing.
+
+    Raises:
+        RequestError: something that only a build from the model can change.
+        LatentrtError: of the kind that names the reason.
+    """
+    if request.choices != Choices():
+        raise RequestError(
+            "got a bundle and options about a model, expected none of variant, base, vae, ema, family and prediction "
+            "type; build from the model with them"
+        )
+    root = Path(request.model).resolve()
+    with locked(root):
+        bundle = open_bundle(root)
+        if request.int8 is not None and bundle.manifest.precision is not Precision.INT8:
+            return _build_int8(bundle, request, request.int8, timer)
+        _check_portable_files_stay(bundle.manifest, request)
+        if request.output is not None and request.output.resolve() != root:
+            raise RequestError(
+                f"got a bundle as the model and output {str(request.output)!r}, expected no output, as engines are "
+                "added to the bundle itself; leave -o out"
+            )
+        bundle.check_all()
+        compiled = compile_missing(bundle, request.engines, timer)
+    return Build(bundle=bundle, up_to_date=not compiled, seconds=timer.seconds)
+
+
+def _build_int8(bundle: Bundle, request: BuildRequest, int8: Int8Request, timer: StageTimer) -> Build:
+    if request.profiles or request.seamless is not Seamless.NONE:
+        raise RequestError(
+            "got profiles or seamless for a bundle, which keeps its own in int8; build from the model with them"
+        )
+    kept_fp32 = request.kept_fp32(bundle.manifest.needed)
+    destination = destination_from_argument(request.output)
+    made, up_to_date = quantize_bundle(bundle, destination, request.engines, int8, timer, kept_fp32=kept_fp32)
+    return Build(bundle=made, up_to_date=up_to_date, seconds=timer.seconds)
+
+
+def _check_portable_files_stay(manifest: BundleManifest, request: BuildRequest) -> None:
+    """Refuses what would change anything but engines.
+
+    Raises:
+        RequestError: naming what to build from the model.
+    """
+    if request.int8 is not None and (request.int8.prompts is not None or request.int8.quality is not None):
+        raise RequestError(
+            "got prompts or quality for a bundle that is in int8 already; build from the model or from its bundle "
+            "in fp32 with them"
+        )
+    if request.precision not in (None, manifest.precision):
+        raise RequestError(
+            f"got precision {request.precision} for a bundle built in {manifest.precision}; build from the model in "
+            f"{request.precision}"
+        )
+    if request.fp32:
+        raise RequestError(
+            f"got components to keep in fp32 ({', '.join(request.fp32)}) for a bundle built in {manifest.precision}; "
+            "build from the model with them"
+        )
+    unknown = [str(profile) for profile in request.profiles if profile not in manifest.profiles]
+    if unknown:
+        raise RequestError(
+            f"got profile {', '.join(unknown)} for a bundle made for {', '.join(map(str, manifest.profiles))}; build "
+            "from the model with all the profiles"
+        )
+    if request.seamless not in (Seamless.NONE, manifest.seamless):
+        raise RequestError(
+            f"got seamless {str(request.seamless)!r} for a bundle built with {str(manifest.seamless)!r}; build from "
+            f"the model with seamless {str(request.seamless)!r}"
+        )

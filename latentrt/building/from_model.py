@@ -1,0 +1,70 @@
+"""Builds a bundle from a model."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from latentrt.building.compiling import EnginesToMake, compile_missing, engines_to_make
+from latentrt.building.destination import check_space, destination_from_argument
+from latentrt.building.int8 import work_folder, write_int8_bundle
+from latentrt.building.plan import BundlePlan, existing_bundle, export_bundle, plan_from_request
+from latentrt.building.request import BuildRequest
+from latentrt.building.result import Build
+from latentrt.engines.bundle.bundle import Bundle, open_bundle
+from latentrt.engines.bundle.manifest import DecisionRecord
+from latentrt.engines.files import locked
+from latentrt.engines.precision import Backend
+from latentrt.engines.progress import StageTimer
+from latentrt.int8.settings import QuantizationSettings
+
+
+def build_from_model(
+    request: BuildRequest, timer: StageTimer, decided: Callable[[Mapping[str, DecisionRecord]], None] | None
+) -> Build:
+    """Exports the model unless the destination holds the same bundle already, and compiles what is missing.
+
+    Args:
+        request: what was asked for.
+        timer: receives the stages.
+        decided: receives what was worked out about the model, before the work begins.
+
+    Raises:
+        LatentrtError: of the kind that names the reason.
+    """
+    destination = destination_from_argument(request.output)
+    plan = plan_from_request(request)
+    with locked(destination):
+        bundle = existing_bundle(destination, plan)
+        if bundle is None:
+            check_space(destination, plan.checkpoint.parameters, plan.precision, request.engines)
+        if decided is not None:
+            decided(plan.checkpoint.decisions)
+        if bundle is not None:
+            compiled = compile_missing(bundle, request.engines, timer)
+            return Build(bundle=bundle, up_to_date=not compiled, seconds=timer.seconds)
+        if plan.quantization is None:
+            export_bundle(plan, destination, request.engines, timer)
+        else:
+            _export_int8(plan, plan.quantization, destination, request.engines, timer)
+    return Build(bundle=open_bundle(destination), up_to_date=False, seconds=timer.seconds)
+
+
+def _export_int8(
+    plan: BundlePlan, settings: QuantizationSettings, destination: Path, engines: EnginesToMake, timer: StageTimer
+) -> None:
+    """Exports a bundle to calibrate with, and makes an int8 bundle of it; the former outlives a killed build."""
+    work = work_folder(destination)
+    source = _calibration_bundle(plan.source_for(settings), work / "source.bundle", timer)
+    write_int8_bundle(source, destination, plan.kept_fp32, engines, settings, work, timer)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _calibration_bundle(plan: BundlePlan, folder: Path, timer: StageTimer) -> Bundle:
+    """A bundle by the plan with engines for this CPU; that of a killed build is taken again."""
+    cpu = engines_to_make(Backend.ORT_CPU, (), None)
+    bundle = existing_bundle(folder, plan)
+    if bundle is None:
+        export_bundle(plan, folder, cpu, timer)
+        return open_bundle(folder)
+    compile_missing(bundle, cpu, timer)  # its engines may be of another version
+    return bundle

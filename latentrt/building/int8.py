@@ -1,0 +1,201 @@
+"""Makes an int8 bundle of one whose U-Net is in fp32."""
+
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing, engines_to_make
+from latentrt.building.packages import export_packages
+from latentrt.engines.bundle.bundle import Bundle, open_bundle
+from latentrt.engines.bundle.checked_files import record_files
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.component_record import QuantizationRecord
+from latentrt.engines.bundle.kinds import UNET
+from latentrt.engines.bundle.manifest import BUNDLE_FILE, BundleManifest
+from latentrt.engines.bundle.manifest_file import write_manifest
+from latentrt.engines.bundle.weights import write_named_weights
+from latentrt.engines.errors import BundleError, RequestError
+from latentrt.engines.files import locked, staged_directory
+from latentrt.engines.graphs.quantization.named_weights import weights_after_quantization
+from latentrt.engines.graphs.quantization.recipe import Recipe
+from latentrt.engines.precision import Backend, Precision
+from latentrt.engines.progress import StageTimer
+from latentrt.int8.quantization import quantization_of_bundle
+from latentrt.int8.quantizer import quantized_components
+from latentrt.int8.settings import Int8Request, QuantizationSettings
+
+_FOLDER = f"onnx/{Precision.INT8}"
+
+
+def quantize_bundle(
+    source: Bundle,
+    destination: Path,
+    engines: EnginesToMake,
+    int8: Int8Request,
+    timer: StageTimer,
+    *,
+    kept_fp32: Sequence[str] = (),
+) -> tuple[Bundle, bool]:
+    """Makes an int8 bundle of another, unless it is there already; no checkpoint and no torch are needed.
+
+    Args:
+        source: the other bundle, with its U-Net in fp32; the caller holds its lock.
+        destination: where to write.
+        engines: what is compiled of the result.
+        int8: what was asked for.
+        timer: receives the stages.
+        kept_fp32: components that stay in fp32, beside those that the source keeps.
+
+    Returns:
+        The bundle, and whether it was there already and lacked nothing.
+
+    Raises:
+        RequestError: the destination is the source, or the U-Net is not fp32.
+        ParityError: the quality asked for is not reached.
+    """
+    if destination == source.root:
+        raise RequestError(
+            f"got {str(destination)!r} as the bundle and as the result; choose another folder for the result"
+        )
+    old = source.manifest
+    # Of a bundle in fp16 but for its U-Net, the U-Net is what becomes int8
+    kept_fp32 = tuple(name for name in old.needed if name in kept_fp32 or (name in old.kept_fp32 and name != UNET))
+    settings = int8.settings(old.source.name, old.defaults.num_inference_steps)
+    with locked(destination):
+        source.check_all()
+        existing = _existing(source, destination, settings, kept_fp32)
+        if existing is not None:
+            return existing, not compile_missing(existing, engines, timer)
+        compile_missing(source, engines_to_make(Backend.ORT_CPU, (), None), timer)
+        work = work_folder(destination)
+        write_int8_bundle(source, destination, kept_fp32, engines, settings, work, timer)
+        shutil.rmtree(work, ignore_errors=True)
+    return open_bundle(destination), False
+
+
+def _existing(
+    source: Bundle, destination: Path, settings: QuantizationSettings, kept_fp32: Sequence[str]
+) -> Bundle | None:
+    """The whole bundle at ``destination`` if the source would become the same again."""
+    try:
+        bundle = open_bundle(destination)
+        if not _made_of(source, bundle.manifest, settings, kept_fp32):
+            return None
+        bundle.check_all()
+    except BundleError:
+        return None
+    return bundle
+
+
+def _made_of(source: Bundle, made: BundleManifest, settings: QuantizationSettings, kept_fp32: Sequence[str]) -> bool:
+    """Whether a bundle was made of the source by these settings."""
+    old, unet = source.manifest, made.components[UNET].quantization
+    quantized = {name for name, record in made.components.items() if record.quantization is not None}
+    shared = {name: file for name, file in old.files.items() if name not in _graph_files(old, quantized)}
+    return (
+        settings.made(unet)
+        and unet is not None
+        and unet.source_sha256 == Component(root=source.root, manifest=old, name=UNET).onnx_sha256
+        and old.latentrt == made.latentrt
+        and old.exporter == made.exporter
+        and made.kept_fp32 == tuple(kept_fp32)
+        and shared.items() <= made.files.items()
+    )
+
+
+def work_folder(destination: Path) -> Path:
+    """Where that lies which outlives a killed build, until the bundle is there."""
+    return destination.with_name(f".{destination.name}.int8")
+
+
+def write_int8_bundle(
+    source: Bundle,
+    destination: Path,
+    kept_fp32: Sequence[str],
+    engines: EnginesToMake,
+    settings: QuantizationSettings,
+    work: Path,
+    timer: StageTimer,
+) -> None:
+    """Quantizes, compiles and gates; puts the bundle at ``destination`` in one rename.
+
+    Raises:
+        CheckpointError: a package is missing.
+        ParityError: the quality asked for is not reached, or an engine misses its gate.
+        RequestError: the U-Net is not fp32, or a prompt has no tokens.
+    """
+    recipe = settings.recipe
+    _check_packages(recipe)
+    quantization = quantization_of_bundle(source, settings, kept_fp32, work, timer)
+    islands: dict[str, int] = {}
+
+    def finish(folder: Path) -> None:
+        if recipe.symmetric:  # what is left in floating point is fp16 on GPUs
+            islands.clear()
+            islands.update(_halve(folder / "model.onnx", source.manifest.family))
+
+    with staged_directory(destination) as root:
+        records = quantized_components(quantization, root / _FOLDER, finish)
+        manifest = _with_int8(source, root, records, islands)
+        manifest = manifest.model_copy(update={"kept_fp32": tuple(kept_fp32)})
+        manifest = compile_all(root, manifest, engines, timer)
+        write_manifest(root / BUNDLE_FILE, manifest)
+
+
+def _with_int8(
+    source: Bundle, root: Path, records: Mapping[str, QuantizationRecord], islands: Mapping[str, int]
+) -> BundleManifest:
+    """Copies the source's files to ``root``, but for the graphs that became int8 there; returns the new manifest."""
+    old = source.manifest
+    replaced = _graph_files(old, records)
+    files = {name: file for name, file in old.files.items() if name not in replaced}
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.path(name), root / name)
+    components = dict(old.components)
+    for name, record in records.items():
+        graph, named_weights = f"{_FOLDER}/{name}/model.onnx", old.components[name].named_weights
+        weights = weights_after_quantization(
+            source.weights(name), source.path(old.components[name].onnx), root / graph, root
+        )
+        write_named_weights(root / named_weights, weights)
+        written = {f"{_FOLDER}/{name}/{path.name}" for path in (root / _FOLDER / name).iterdir()}
+        files |= record_files(root, {*written, named_weights})
+        components[name] = old.components[name].model_copy(
+            update={
+                "onnx": graph,
+                "weights": next(iter(written - {graph}), None),
+                "precision": Precision.INT8,
+                "islands": dict(islands),
+                "quantization": record,
+            }
+        )
+    return old.model_copy(update={"precision": Precision.INT8, "components": components, "files": files})
+
+
+def _graph_files(manifest: BundleManifest, components: Collection[str]) -> set[str]:
+    """The files that hold some components' graphs, weights, and the names of the weights."""
+    records = [manifest.components[name] for name in components]
+    return {name for record in records for name in (record.onnx, record.weights, record.named_weights) if name}
+
+
+def _check_packages(recipe: Recipe) -> None:
+    """Finds out before the hours of calibration whether the graph can be written.
+
+    Raises:
+        CheckpointError: a package is missing.
+    """
+    with export_packages():
+        import onnxruntime.quantization  # noqa: F401
+
+        if recipe.symmetric:
+            import latentrt.engines.graphs.half  # noqa: F401
+
+
+def _halve(graph: Path, family: str) -> dict[str, int]:
+    """Turns what a quantized U-Net computes in fp32 into fp16; returns the number of nodes that stay, by reason."""
+    with export_packages():
+        from latentrt.engines.graphs.half import halve_file
+        from latentrt.engines.graphs.islands import islands_of
+
+        return halve_file(graph, islands_of(family, UNET))

@@ -1,0 +1,148 @@
+"""What decides the files of a bundle that is built from a model, and the export that writes them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latentrt.building.compiling import EnginesToMake, compile_all
+from latentrt.building.packages import export_packages
+from latentrt.building.request import BuildRequest
+from latentrt.engines.bundle.bundle import Bundle, open_bundle
+from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
+from latentrt.engines.bundle.manifest import BUNDLE_FILE, BundleManifest, DecisionRecord
+from latentrt.engines.bundle.manifest_file import write_manifest
+from latentrt.engines.bundle.seamless import Seamless
+from latentrt.engines.errors import BundleError, RequestError
+from latentrt.engines.files import staged_directory
+from latentrt.engines.precision import Precision
+from latentrt.engines.progress import StageTimer
+from latentrt.engines.shapes import Profile
+from latentrt.int8.settings import QuantizationSettings
+
+if TYPE_CHECKING:
+    from latentrt.export.sources.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundlePlan:
+    """All that decides a bundle's files, engines aside: the model, the exporter's versions, and the request."""
+
+    checkpoint: "Checkpoint"
+    versions: Mapping[str, str]
+    precision: Precision
+    kept_fp32: tuple[str, ...]
+    profiles: tuple[Profile, ...]
+    seamless: Seamless
+    quantization: QuantizationSettings | None = None
+
+    def made(self, manifest: BundleManifest) -> bool:
+        """Whether an export would write the manifest's bundle again."""
+        return (
+            manifest.latentrt == version("latentrt")
+            and manifest.exporter == self.versions
+            and manifest.profiles == self.profiles
+            and manifest.seamless == self.seamless
+            and manifest.precision == self.precision
+            and manifest.kept_fp32 == self.kept_fp32
+            and _values(manifest.source.decisions) == _values(self.checkpoint.decisions)
+            and manifest.source.files == self.checkpoint.files
+            and (self.quantization is None or self.quantization.made(manifest.components[UNET].quantization))
+        )
+
+    def source_for(self, settings: QuantizationSettings) -> "BundlePlan":
+        """The plan of the bundle that an int8 one is made of: its U-Net is in fp32, the rest as in the result."""
+        if settings.recipe.symmetric:  # what is not int8 is fp16 on GPUs
+            return replace(self, precision=Precision.FP16, kept_fp32=(*self.kept_fp32, UNET), quantization=None)
+        return replace(self, precision=Precision.FP32, kept_fp32=(), quantization=None)
+
+
+def plan_from_request(request: BuildRequest) -> BundlePlan:
+    """Finds and checks the model, and what is asked of it.
+
+    Raises:
+        CheckpointError: the model cannot be built, or a package of the exporter is missing.
+        RequestError: profiles or components that the model does not have.
+    """
+    from latentrt.export.tracing.versions import exporter_versions
+
+    with export_packages():
+        versions = exporter_versions()
+        from latentrt.export.sources.source import checkpoint_from_model
+
+        checkpoint = checkpoint_from_model(request.model, request.choices)
+    components = (*(row.part for row in checkpoint.family.text_encoders), UNET, VAE_ENCODER, VAE_DECODER)
+    kept_fp32 = request.kept_fp32(components)
+    settings = None
+    if request.int8 is not None:
+        settings = request.int8.settings(checkpoint.name, checkpoint.family.defaults.num_inference_steps)
+    return BundlePlan(
+        checkpoint=checkpoint,
+        versions=versions,
+        precision=request.precision or Precision.FP32,
+        kept_fp32=kept_fp32,
+        profiles=_profiles_for(checkpoint, request.profiles),
+        seamless=request.seamless,
+        quantization=settings,
+    )
+
+
+def _profiles_for(checkpoint: "Checkpoint", requested: Sequence[Profile]) -> tuple[Profile, ...]:
+    """The profiles that were asked for, or the model's own size.
+
+    Raises:
+        RequestError: a size that the model's down- and upsampling cannot meet, or one that is named twice.
+    """
+    if not requested:
+        width, height = checkpoint.default_size
+        requested = (Profile(width=width, height=height),)
+    multiple = checkpoint.pixel_multiple
+    uneven = [profile for profile in requested if profile.width % multiple or profile.height % multiple]
+    if uneven:
+        width, height = (-(-size // multiple) * multiple for size in (uneven[0].width, uneven[0].height))
+        raise RequestError(
+            f"got profile {', '.join(map(str, uneven))}, expected multiples of {multiple} pixels for this model; use "
+            f"sizes such as {width}x{height}"
+        )
+    sizes = [(profile.width, profile.height) for profile in requested]
+    if len(set(sizes)) < len(sizes):
+        raise RequestError(
+            "got a size twice among the profiles, expected each once; keep the one with the larger batch"
+        )
+    return tuple(requested)
+
+
+def existing_bundle(destination: Path, plan: BundlePlan) -> Bundle | None:
+    """The whole bundle at ``destination`` if an export by the plan would write it again."""
+    if not (destination / BUNDLE_FILE).is_file():
+        return None
+    try:
+        bundle = open_bundle(destination)
+        if not plan.made(bundle.manifest):
+            return None
+        bundle.check_all()
+    except BundleError:
+        return None
+    return bundle
+
+
+def export_bundle(plan: BundlePlan, destination: Path, engines: EnginesToMake, timer: StageTimer) -> None:
+    """Exports every component, compiles and gates them, and puts the bundle at ``destination`` in one rename.
+
+    Raises:
+        LatentrtError: CheckpointError, ParityError or OutputError.
+    """
+    with export_packages():
+        from latentrt.export.components import export_components
+    with staged_directory(destination) as root:
+        manifest = export_components(
+            plan.checkpoint, root, plan.precision, plan.profiles, timer, plan.seamless, plan.kept_fp32
+        )
+        manifest = compile_all(root, manifest, engines, timer)
+        write_manifest(root / BUNDLE_FILE, manifest)
+
+
+def _values(decisions: Mapping[str, DecisionRecord]) -> dict[str, str]:
+    """What was decided, whatever the reasons."""
+    return {name: decision.value for name, decision in decisions.items()}

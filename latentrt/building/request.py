@@ -1,0 +1,69 @@
+"""What a build was asked for, each argument read once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentrt.building.compiling import EnginesToMake
+from latentrt.engines.bundle.kinds import UNET
+from latentrt.engines.bundle.manifest import BUNDLE_FILE
+from latentrt.engines.bundle.seamless import Seamless
+from latentrt.engines.errors import RequestError
+from latentrt.engines.precision import Precision
+from latentrt.engines.shapes import Profile, profile_from_text
+from latentrt.export.sources.partial_model import Choices
+from latentrt.int8.settings import Int8Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """The arguments of a build, in their own types.
+
+    ``precision`` is None where none was given, ``profiles`` are empty where the model's own size is wanted. ``fp32``
+    names components, which only the model can confirm. ``int8`` is None for other precisions.
+    """
+
+    model: str
+    output: Path | None
+    precision: Precision | None
+    profiles: tuple[Profile, ...]
+    engines: EnginesToMake
+    seamless: Seamless
+    fp32: tuple[str, ...]
+    choices: Choices
+    int8: Int8Request | None
+
+    @property
+    def starts_from_bundle(self) -> bool:
+        """Whether the model is a bundle."""
+        return (Path(self.model) / BUNDLE_FILE).is_file()
+
+    def kept_fp32(self, components: Sequence[str]) -> tuple[str, ...]:
+        """Of a model's components those to keep in fp32, in the order of the components.
+
+        Raises:
+            RequestError: other components, or a precision that leaves no such choice.
+        """
+        unknown = [name for name in self.fp32 if name not in components]
+        if unknown:
+            raise RequestError(
+                f"got fp32 {', '.join(unknown)}, expected some of {', '.join(components)}; choose among these"
+            )
+        if self.fp32 and self.precision in (None, Precision.FP32):
+            raise RequestError(
+                "got components to keep in fp32 for a bundle in fp32, expected precision fp16 or int8; leave one out"
+            )
+        if UNET in self.fp32 and self.precision is Precision.INT8:
+            raise RequestError(
+                "got fp32 unet for a bundle in int8, which is the U-Net's precision; leave one of the two out"
+            )
+        return tuple(name for name in components if name in self.fp32)
+
+
+def profiles_from_arguments(profiles: Sequence[str | Profile]) -> tuple[Profile, ...]:
+    """Profiles, from themselves or from texts such as ``512x512x2``.
+
+    Raises:
+        RequestError: a text of another form.
+    """
+    return tuple(profile if isinstance(profile, Profile) else profile_from_text(profile) for profile in profiles)

@@ -1,0 +1,136 @@
+"""``latentrt build``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentrt.cli.commands.arguments import Json
+
+if TYPE_CHECKING:
+    from latentrt.building.result import Build
+
+
+def build(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A diffusers folder, a checkpoint file, a hub id, emoji (the embedded model), or a bundle.",
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to write the bundle to.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32, fp16 or int8; fp32 or the bundle's own if left out.")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="Compile for ort-cpu, ort-cuda, tensorrt or tensorrt-rtx.")
+    ] = "ort-cpu",
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gpu",
+            metavar="ARCH",
+            help="tensorrt-rtx: compile for this GPU architecture, such as sm89; repeatable; this machine's GPU if "
+            "left out.",
+        ),
+    ] = None,
+    workspace: Annotated[
+        int | None,
+        typer.Option("--workspace", metavar="MB", help="TensorRT: limit on scratch memory per layer."),
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--profile",
+            metavar="WxH[xBATCH]",
+            help="Picture size, and pictures per call, to build for; repeatable; the model's own size if left out.",
+        ),
+    ] = None,
+    seamless: Annotated[
+        str,
+        typer.Option("--seamless", help="Axes on which the model's pictures tile without a seam: none, x, y or xy."),
+    ] = "none",
+    fp32: Annotated[
+        list[str] | None,
+        typer.Option("--fp32", metavar="COMPONENT", help="Component to keep in fp32, such as vae_decoder; repeatable."),
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option("--variant", help="Variant of a folder's weights to read, such as fp16.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="BASE", help="Model that supplies the components MODEL lacks.")
+    ] = None,
+    vae: Annotated[
+        Path | None,
+        typer.Option("--vae", metavar="PATH", help="Folder or file of an autoencoder in place of the model's."),
+    ] = None,
+    ema: Annotated[
+        bool | None, typer.Option("--ema/--no-ema", help="Averaged or last weights, where the model has both.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option("--family", help="Family, such as sd1, sd2 or sdxl; detected if left out.")
+    ] = None,
+    prediction_type: Annotated[
+        str | None, typer.Option("--prediction-type", help="epsilon or v_prediction; detected if left out.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", metavar="FILE", help="int8: calibration prompts, one a line; built-in if left out."),
+    ] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option("--quality", metavar="DB", help="int8: required mean PSNR against fp32 pictures; 30 if left out."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Build a bundle from a model. Given a bundle, compile its engines for this machine, or make it int8."""
+    from latentrt.building.build import build as build_bundle
+    from latentrt.cli.terminal import BuildLog, BuildProgress, print_decisions
+
+    made = build_bundle(
+        model,
+        output,
+        precision=precision,
+        profiles=profile or (),
+        backend=backend,
+        gpus=gpu or (),
+        workspace_mb=workspace,
+        seamless=seamless,
+        fp32=fp32 or (),
+        variant=variant,
+        base=base,
+        vae=vae,
+        ema=None if ema is None else "ema" if ema else "non-ema",
+        family=family,
+        prediction_type=prediction_type,
+        prompts=prompts,
+        quality=quality,
+        progress=BuildLog() if json else BuildProgress(),
+        decided=print_decisions,
+    )
+    _print(made, json=json)
+
+
+def _print(made: "Build", *, json: bool) -> None:
+    from latentrt.cli.terminal import print_json, say
+
+    manifest, root = made.bundle.manifest, made.bundle.root
+    if json:
+        print_json(
+            {
+                "bundle": str(root),
+                "up_to_date": made.up_to_date,
+                "seconds": made.seconds,
+                "decisions": {name: decision.model_dump() for name, decision in manifest.source.decisions.items()},
+                "parity": {name: record.parity.model_dump() for name, record in manifest.components.items()},
+            }
+        )
+    elif made.up_to_date:
+        say(f"{root} is up to date")
+    else:
+        say(f"{root} built in {sum(made.seconds.values()):.1f} s")
+        for name, record in manifest.components.items():
+            say(f"  {name:<13} against torch: {record.parity.parity}")

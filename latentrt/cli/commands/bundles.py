@@ -1,0 +1,70 @@
+"""``latentrt inspect``, ``verify`` and ``compare``: looking at bundles."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentrt.cli.commands.arguments import Backend, Bundle, Json, Prompt, Steps, Threads
+
+
+def inspect(bundle: Bundle, json: Json = False) -> None:
+    """Show what a bundle holds: source, profiles, components and engines, with precision and parity."""
+    from latentrt.cli.inspection import describe, print_description
+    from latentrt.cli.terminal import print_json
+
+    description = describe(bundle)
+    if json:
+        print_json(description)
+    else:
+        print_description(description)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The reference, such as the bundle in fp32.")],
+    second: Annotated[Path, typer.Argument(metavar="OTHER", help="A bundle of the same model, such as int8.")],
+    prompt: Prompt,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="Where to write the picture.")],
+    seed: Annotated[int, typer.Option("--seed", help="The seed of both pictures.")] = 0,
+    steps: Steps = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", help="Guidance scale; the bundle's default if left out.")
+    ] = None,
+    backend: Backend = "auto",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Draw one prompt with two bundles: both pictures and their difference, amplified eight times."""
+    from latentrt.cli.comparing import compare as compare_bundles
+    from latentrt.cli.terminal import print_json, say
+
+    comparison = compare_bundles(
+        first,
+        second,
+        prompt,
+        output,
+        seed=seed,
+        steps=steps,
+        guidance_scale=guidance,
+        backend=backend,
+        threads=threads,
+    )
+    if json:
+        print_json({"picture": str(output), "psnr": comparison.psnr})
+    else:
+        say(f"{output}  ({comparison.names[1]} against {comparison.names[0]}: PSNR {comparison.psnr:.1f} dB)")
+
+
+def verify(bundle: Bundle, backend: Backend = "auto", threads: Threads = None, json: Json = False) -> None:
+    """Check every file of a bundle, and compare its engines on this machine with torch's recorded outputs."""
+    from latentrt.cli.inspection import verify as verify_bundle
+    from latentrt.cli.terminal import BuildProgress, print_json, say
+
+    figures = verify_bundle(bundle, backend=backend, threads=threads, progress=BuildProgress())
+    if json:
+        print_json({"bundle": str(bundle), "parity": {name: asdict(parity) for name, parity in figures.items()}})
+        return
+    for name, parity in figures.items():
+        say(f"{name:<13} {parity}")
+    say(f"{bundle} is whole, and its engines agree with torch")

@@ -1,0 +1,111 @@
+"""How good int8 pictures are: their PSNR against what the fp32 engines draw."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from latentrt.engines.backends.ort_cpu.compile import compile_onnx
+from latentrt.engines.backends.ort_cpu.model import DATA_FILE, OrtCpuEngine, OrtCpuModel, group_norm_of
+from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
+from latentrt.engines.engine import Engine
+from latentrt.engines.shapes import Shapes
+from latentrt.engines.spec import Array
+from latentrt.engines.store.components import OpenComponents
+from latentrt.int8.engine_overrides import EngineOverrides
+from latentrt.int8.psnr import picture_psnr
+from latentrt.int8.quantization import QuantizableComponent, Quantization
+from latentrt.runtime.pictures.autoencoder import pixels_from_latents
+from latentrt.runtime.pipeline import Pipeline
+
+TOLERANCE = 8.0  # dB that the worst picture may be below the mean that is required
+_SAVED_AS = "references"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureQuality:
+    """The PSNR of int8 pictures against fp32 ones, in dB."""
+
+    mean: float
+    worst: float
+    worst_prompt: str
+
+    def reaches(self, required: float) -> bool:
+        """Whether the mean is that good and no picture is far from it."""
+        return self.mean >= required and self.worst >= required - TOLERANCE
+
+
+def quality_from_psnrs(quantization: Quantization, psnrs: Array) -> PictureQuality:
+    """Sums up the PSNR of every judged picture."""
+    worst = int(np.argmin(psnrs))
+    return PictureQuality(
+        mean=float(np.mean(psnrs)),
+        worst=float(psnrs[worst]),
+        worst_prompt=quantization.settings.calibration.prompt_of(worst),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """What the fp32 engines drew: pictures (n, H, W, 3) float16 in [0, 1], and their latents (n, C, h, w)."""
+
+    pictures: Array
+    latents: Array
+
+
+def reference_pictures(quantization: Quantization, engines: OpenComponents) -> References:
+    """Draws the pictures that int8 is judged by; goes on where a killed calibration stopped."""
+    saved, count = quantization.checkpoints.load(_SAVED_AS), quantization.settings.pictures
+    pictures, latents = ([], []) if saved is None else (list(saved["pictures"]), list(saved["latents"]))
+
+    def arrays() -> dict[str, Array]:
+        return {"pictures": np.array(pictures), "latents": np.array(latents)}
+
+    with (
+        quantization.progress.stage("int8: fp32 pictures"),
+        quantization.checkpoints.autosaved(_SAVED_AS, arrays) as save_if_due,
+    ):
+        pipe = Pipeline(quantization.base, engines)
+        for result in quantization.settings.calibration.judging(pipe, len(pictures), count):
+            pictures.extend(np.array(result.images).astype(np.float16))
+            latents.extend(result.latents)
+            quantization.progress.phase(f"picture {len(pictures)} of {count}", len(pictures), count)
+            save_if_due()
+    return References(pictures=np.array(pictures), latents=np.array(latents))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Draws with int8 engines and compares with the references; ``engines`` are the fp32 ones."""
+
+    quantization: Quantization
+    engines: OpenComponents
+    references: References
+
+    def decoder_psnrs(self, decoder: Engine) -> Iterator[float]:
+        """The PSNR in dB of every picture that a decoder makes of the references' latents."""
+        manifest = self.quantization.base.manifest
+        exact = self.engines.engine(VAE_DECODER, Shapes(profile=manifest.profiles[0]))
+        for latents in self.references.latents:
+            decoded, expected = (pixels_from_latents(one, manifest.latents, latents[None]) for one in (decoder, exact))
+            yield picture_psnr(decoded, expected)
+
+    def unet_psnrs(self, unet: Engine, *, overrides: Mapping[str, Engine]) -> Iterator[float]:
+        """The PSNR in dB of every picture that is drawn with a U-Net and with the overrides of other components."""
+        pipe = Pipeline(self.quantization.base, EngineOverrides(self.engines, {**overrides, UNET: unet}))
+        results = self.quantization.settings.calibration.judging(pipe, 0, len(self.references.pictures))
+        pictures = (np.asarray(picture) for result in results for picture in result.images)
+        yield from map(picture_psnr, pictures, self.references.pictures)
+
+
+@contextmanager
+def compiled_graph(part: QuantizableComponent, folder: Path) -> Iterator[Engine]:
+    """The graph in a folder as an engine on this CPU, which lasts as long as the block."""
+    with TemporaryDirectory(dir=folder, prefix=".engine-") as compiled:
+        parameters = (folder / DATA_FILE).stat().st_size // 4
+        compile_onnx(folder / "model.onnx", Path(compiled), parameters, group_norm=group_norm_of(part.component))
+        with OrtCpuEngine(OrtCpuModel.of_compiled(Path(compiled), threads=None), part.spec) as engine:
+            yield engine

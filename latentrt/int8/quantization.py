@@ -1,0 +1,120 @@
+"""A quantization in progress: the components that become int8, the settings, and what an earlier attempt left."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
+from latentrt.engines.errors import RequestError
+from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
+from latentrt.engines.precision import Precision
+from latentrt.engines.progress import Progress
+from latentrt.engines.shapes import Shapes
+from latentrt.engines.spec import EngineSpec
+from latentrt.int8.calibration import check_prompts
+from latentrt.int8.checkpoints import Checkpoints
+from latentrt.int8.settings import QuantizationSettings, quantization_tool
+
+_ALGORITHM = 3  # counted up when other code would come to other results
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizableComponent:
+    """A component whose fp32 graph can become int8."""
+
+    component: Component
+    weights: OnnxWeights
+    nodes: tuple[QuantizableNode, ...]
+    spec: EngineSpec
+
+    @property
+    def name(self) -> str:
+        """The component's name."""
+        return self.component.name
+
+    @property
+    def has_timesteps(self) -> bool:
+        """Whether it runs once per sampler step, as a U-Net does, and not once per picture."""
+        return "timestep" in self.spec.inputs
+
+    def weight_share(self, nodes: Sequence[QuantizableNode]) -> float:
+        """The share of the quantizable weights that belongs to some of the nodes."""
+        return sum(node.parameters for node in nodes) / sum(node.parameters for node in self.nodes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """One bundle's U-Net, and its decoder unless that stays as it is, on their way to int8."""
+
+    base: Bundle
+    settings: QuantizationSettings
+    unet: QuantizableComponent
+    decoder: QuantizableComponent | None
+    checkpoints: Checkpoints
+    progress: Progress
+
+    @property
+    def components(self) -> tuple[QuantizableComponent, ...]:
+        """What becomes int8."""
+        return (self.unet,) if self.decoder is None else (self.unet, self.decoder)
+
+
+def quantization_of_bundle(
+    base: Bundle, settings: QuantizationSettings, kept_fp32: Collection[str], work: Path, progress: Progress
+) -> Quantization:
+    """Reads the graphs of a bundle that shall become int8.
+
+    Args:
+        base: a bundle with its U-Net in fp32 and engines for the CPU.
+        settings: what the result must reach.
+        kept_fp32: components that stay as they are.
+        work: a folder for results that outlive the process.
+        progress: receives the stages.
+
+    Raises:
+        RequestError: the U-Net is not fp32, or a prompt has no tokens.
+    """
+    records = base.manifest.components
+    if records[UNET].precision is not Precision.FP32:
+        raise RequestError(
+            f"got a bundle whose U-Net is {records[UNET].precision}, expected fp32 to make int8 of; build from the "
+            "model"
+        )
+    check_prompts(base, settings.calibration.prompts)
+    decodes = (
+        VAE_DECODER in settings.recipe.components
+        and VAE_DECODER not in kept_fp32
+        and records[VAE_DECODER].precision is Precision.FP32
+    )
+    unet, decoder = _quantizable(base, UNET), _quantizable(base, VAE_DECODER) if decodes else None
+    fingerprint = {
+        "base": base.manifest.model_dump(mode="json", include={"files", "schedule", "defaults", "conditioning"}),
+        "profile": str(base.manifest.profiles[0]),
+        "calibration": settings.calibration.sha256,
+        "effort": str(settings.effort),
+        "components": [UNET, VAE_DECODER] if decodes else [UNET],
+        "made by": [_ALGORITHM, np.__version__, quantization_tool()],
+    }
+    return Quantization(
+        base=base,
+        settings=settings,
+        unet=unet,
+        decoder=decoder,
+        checkpoints=Checkpoints(work / "calibration", fingerprint),
+        progress=progress,
+    )
+
+
+def _quantizable(base: Bundle, name: str) -> QuantizableComponent:
+    component = Component(root=base.root, manifest=base.manifest, name=name)
+    weights = OnnxWeights(component.onnx)
+    return QuantizableComponent(
+        component=component,
+        weights=weights,
+        nodes=weights.quantizable(),
+        spec=component.spec_of_any_batch(Shapes(profile=base.manifest.profiles[0])),
+    )

@@ -1,0 +1,113 @@
+"""What is asked of an int8 build, and how much work it may take."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentrt.engines.backends.ort_cpu.model import version as onnxruntime_version
+from latentrt.engines.bundle.component_record import QuantizationRecord
+from latentrt.engines.errors import RequestError
+from latentrt.engines.graphs.quantization.recipe import Recipe, recipe_for
+from latentrt.engines.precision import Backend, Precision
+from latentrt.int8.calibration import CalibrationSet, default_prompts, prompts_from_file
+from latentrt.int8.psnr import EXACT
+
+QUALITY = 30.0  # dB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is drawn.
+
+    ``steps`` is the most per picture: a longer schedule visits the same noise levels, only closer together.
+    ``pictures`` is the least number of pictures to judge by. ``calls`` counts the U-Net and decoder calls that
+    sensitivity is measured at; with 0 every node scores 0.
+    """
+
+    steps: int = 20
+    pictures: int = 32
+    calls: int = 4
+
+
+EFFORT = Effort()
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizationSettings:
+    """What a quantization must reach, and what it draws.
+
+    ``quality`` is the mean PSNR in dB that int8 pictures must have against the fp32 engine's; the worst picture may be
+    8 dB below.
+    """
+
+    recipe: Recipe
+    calibration: CalibrationSet
+    effort: Effort
+    quality: float = QUALITY
+
+    def made(self, record: QuantizationRecord | None) -> bool:
+        """Whether a component became int8 by these settings and this version of the tools."""
+        return record is not None and (record.recipe, record.prompts_sha256, record.quality, record.tool) == (
+            self.recipe,
+            self.calibration.sha256,
+            self.quality,
+            quantization_tool(),
+        )
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures are judged."""
+        return max(self.effort.pictures, len(self.calibration.prompts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Request:
+    """What a caller asked of int8; None stands for the defaults."""
+
+    recipe: Recipe
+    prompts: tuple[str, ...] | None
+    quality: float | None
+    effort: Effort
+
+    def settings(self, model: str, steps: int) -> QuantizationSettings:
+        """The settings for a model.
+
+        Args:
+            model: its name, which decides the default prompts.
+            steps: its default number of steps.
+        """
+        calibration = CalibrationSet(
+            prompts=self.prompts or default_prompts(model), steps=min(steps, self.effort.steps)
+        )
+        quality = QUALITY if self.quality is None else self.quality
+        return QuantizationSettings(recipe=self.recipe, calibration=calibration, effort=self.effort, quality=quality)
+
+
+def int8_request_from_arguments(
+    precision: Precision | None, backend: Backend, prompts: str | Path | None, quality: float | None
+) -> Int8Request | None:
+    """What is asked of int8, checked; None for other precisions.
+
+    Raises:
+        RequestError: prompts or a quality for another precision, a quality out of range, prompts that cannot be read,
+            or a backend without int8.
+    """
+    if precision is not Precision.INT8:
+        given = "prompts" if prompts is not None else "quality" if quality is not None else None
+        if given is not None:
+            raise RequestError(f"got {given} for a build that is not int8; leave it out, or ask for precision int8")
+        return None
+    if quality is not None and not 0.0 < quality < EXACT:
+        raise RequestError(
+            f"got quality {quality:g} dB, expected above 0 and below {EXACT:g}; ask for {QUALITY:g} or a value near it"
+        )
+    return Int8Request(
+        recipe=recipe_for(backend),
+        prompts=None if prompts is None else prompts_from_file(Path(prompts)),
+        quality=quality,
+        effort=EFFORT,
+    )
+
+
+def quantization_tool() -> str:
+    """The tool that places Q/DQ nodes, and its version."""
+    return f"onnxruntime {onnxruntime_version()}"
