@@ -13,19 +13,19 @@ import numpy as np
 import torch
 
 from latentrt.engines.bundle.checked_files import record_files
-from latentrt.engines.bundle.component_record import ComponentRecord, ParityRecord
-from latentrt.engines.bundle.conditioning import ConditioningRecord, TextEncoderRecord
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER, ComponentKind
-from latentrt.engines.bundle.manifest import (
+from latentrt.engines.bundle.probes import Probe, write_probes
+from latentrt.engines.bundle.records.component import ComponentRecord, ParityRecord
+from latentrt.engines.bundle.records.conditioning import ConditioningRecord, TextEncoderRecord
+from latentrt.engines.bundle.records.manifest import (
     BundleManifest,
     PreviewRecord,
     SourceRecord,
     TokenEmbeddingsRecord,
     TokenizerRecord,
 )
-from latentrt.engines.bundle.manifest_file import SCHEMA
-from latentrt.engines.bundle.probes import Probe, write_probes
-from latentrt.engines.bundle.seamless import Seamless
+from latentrt.engines.bundle.records.manifest_file import SCHEMA
+from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.bundle.tokenizer import Tokenizer, tokenizer_from_folder
 from latentrt.engines.bundle.weights import NamedWeights, WeightRecord, write_named_weights
 from latentrt.engines.errors import CheckpointError

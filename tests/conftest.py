@@ -128,7 +128,7 @@ def family_bundle(
 
     No preview is fitted but for those of SD 1.x, which all tests share: it takes as long as the rest.
     """
-    from latentrt.engines.bundle.manifest import PreviewRecord
+    from latentrt.engines.bundle.records.manifest import PreviewRecord
     from latentrt.export import components
 
     preview = PreviewRecord(matrix=((0.1, 0.1, 0.1),) * 4, bias=(0.5, 0.5, 0.5), psnr=0.0)

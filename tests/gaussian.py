@@ -6,7 +6,7 @@ and along the probability-flow ODE (x − α μ) / √(α² s² + σ²) is const
 
 import numpy as np
 
-from latentrt.engines.bundle.schedule_config import PredictionType, SigmaSpacing
+from latentrt.engines.bundle.records.schedule_config import PredictionType, SigmaSpacing
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.grids.sigma_curves import spaced_sigmas
 from latentrt.runtime.sampling.noise import Noise

@@ -18,7 +18,7 @@ from latentrt.engines.backends.tensorrt.backend import PLAN_FILE, TensorRTRTX
 from latentrt.engines.backends.tensorrt.contents import shapes_record
 from latentrt.engines.backends.tensorrt.run import TensorRTModel
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.engine_manifest import ContentsRecord
+from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
 from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import Array, TensorSpec
 

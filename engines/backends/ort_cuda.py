@@ -18,7 +18,7 @@ from latentrt.engines.backends.cuda import CudaPython, architecture
 from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_errors
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.engine_manifest import EngineManifest
+from latentrt.engines.bundle.records.engine_manifest import EngineManifest
 from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine

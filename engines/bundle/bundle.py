@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
-from latentrt.engines.bundle.conditioning import TimeIds
-from latentrt.engines.bundle.engine_manifest import EngineManifest
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.manifest import BUNDLE_FILE, BundleManifest
-from latentrt.engines.bundle.manifest_file import read_manifest
 from latentrt.engines.bundle.probes import Probe, read_probes
+from latentrt.engines.bundle.records.conditioning import TimeIds
+from latentrt.engines.bundle.records.engine_manifest import EngineManifest
+from latentrt.engines.bundle.records.manifest import BUNDLE_FILE, BundleManifest
+from latentrt.engines.bundle.records.manifest_file import read_manifest
 from latentrt.engines.bundle.weights import ComponentWeights, read_named_weights
 from latentrt.engines.errors import BundleError
 from latentrt.engines.files import recover_directory

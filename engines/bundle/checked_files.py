@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from latentrt.engines.bundle.component_record import FileRecord
+from latentrt.engines.bundle.records.component import FileRecord
 from latentrt.engines.errors import BundleError
 from latentrt.engines.files import sha256_of_file
 

@@ -4,9 +4,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentrt.engines.bundle.component_record import ComponentRecord, FileRecord
 from latentrt.engines.bundle.kinds import KindRow
-from latentrt.engines.bundle.manifest import BundleManifest
+from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import EngineSpec
 

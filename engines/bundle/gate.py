@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.component_record import ParityRecord
 from latentrt.engines.bundle.parity import EXACT, gate
 from latentrt.engines.bundle.probes import Probe
+from latentrt.engines.bundle.records.component import ParityRecord
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.shapes import Shapes

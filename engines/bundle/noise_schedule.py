@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from latentrt.engines.bundle.schedule_config import BetaSchedule, ScheduleConfig
+from latentrt.engines.bundle.records.schedule_config import BetaSchedule, ScheduleConfig
 from latentrt.engines.spec import Array
 
 

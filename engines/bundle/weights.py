@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from latentrt.engines.bundle.record import Record
+from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.spec import Array
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from latentrt.engines.backends.compiler import Compiler, Target, runs_here
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.engine_manifest import ENGINE_FILE, EngineManifest
 from latentrt.engines.bundle.gate import measure
-from latentrt.engines.bundle.manifest_file import SCHEMA, write_manifest
 from latentrt.engines.bundle.probes import Probe
+from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, EngineManifest
+from latentrt.engines.bundle.records.manifest_file import SCHEMA, write_manifest
 from latentrt.engines.files import output_error
 from latentrt.engines.progress import Progress
 from latentrt.engines.store.store import (

@@ -7,9 +7,9 @@ from latentrt.engines.backends.compiler import Compiler, Target
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.checked_files import check_files
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.component_record import ParityRecord
-from latentrt.engines.bundle.engine_manifest import ENGINE_FILE, EngineManifest
-from latentrt.engines.bundle.manifest_file import read_manifest, write_manifest
+from latentrt.engines.bundle.records.component import ParityRecord
+from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, EngineManifest
+from latentrt.engines.bundle.records.manifest_file import read_manifest, write_manifest
 from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError
 from latentrt.engines.files import locked, write_file
 from latentrt.engines.precision import Backend

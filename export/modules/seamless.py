@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from latentrt.engines.bundle.seamless import Seamless
+from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import CheckpointError
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from latentrt.engines.bundle.manifest import TokenEmbeddingsRecord
+from latentrt.engines.bundle.records.manifest import TokenEmbeddingsRecord
 from latentrt.engines.bundle.weights import WeightRecord
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.modules.component_module import ComponentModule

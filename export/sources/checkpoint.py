@@ -9,10 +9,10 @@ from typing import Any
 from packaging.version import Version
 
 from latentrt.engines.bundle.checked_files import record_file
-from latentrt.engines.bundle.component_record import FileRecord
-from latentrt.engines.bundle.latent_space import LatentSpace
-from latentrt.engines.bundle.manifest import DecisionRecord
-from latentrt.engines.bundle.schedule_config import ScheduleConfig
+from latentrt.engines.bundle.records.component import FileRecord
+from latentrt.engines.bundle.records.latent_space import LatentSpace
+from latentrt.engines.bundle.records.manifest import DecisionRecord
+from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.families import Family
 from latentrt.export.sources.parts import Part

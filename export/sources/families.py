@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from latentrt.engines.bundle.conditioning import TimeIds
-from latentrt.engines.bundle.manifest import DefaultsRecord, Start, TraitsRecord
+from latentrt.engines.bundle.records.conditioning import TimeIds
+from latentrt.engines.bundle.records.manifest import DefaultsRecord, Start, TraitsRecord
 from latentrt.engines.errors import CheckpointError
 
 

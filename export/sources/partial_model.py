@@ -6,8 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.bundle.manifest import DecisionRecord
-from latentrt.engines.bundle.schedule_config import PredictionType
+from latentrt.engines.bundle.records.manifest import DecisionRecord
+from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.export.sources.parts import Part
 
 

@@ -1,6 +1,6 @@
 """What a model_index.json says beside its parts."""
 
-from latentrt.engines.bundle.conditioning import TimeIds
+from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.export.sources.families import Family
 from latentrt.export.sources.partial_model import Offer
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.bundle.manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifest import DecisionRecord
 from latentrt.engines.bundle.tokenizer import END
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.clip_tokenizer import VOCABULARY, clip_tokenizer_folder

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.bundle.manifest import DecisionRecord
-from latentrt.engines.bundle.schedule_config import PredictionType
+from latentrt.engines.bundle.records.manifest import DecisionRecord
+from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.config_checks import part_faults

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from latentrt.engines.bundle.component_record import TensorRecord
+from latentrt.engines.bundle.records.component import TensorRecord
 from latentrt.engines.bundle.weights import WeightRecord
 from latentrt.engines.graphs.editor import SCOPES
 from latentrt.engines.graphs.half import halve

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from latentrt.engines.bundle.conditioning import TimeIds, guidance_scale_embedding
-from latentrt.engines.bundle.latent_space import LatentSpace
 from latentrt.engines.bundle.noise_schedule import alphas_cumprod_from_config
 from latentrt.engines.bundle.photograph import photograph
 from latentrt.engines.bundle.probes import Probe
+from latentrt.engines.bundle.records.conditioning import TimeIds, guidance_scale_embedding
+from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.bundle.tokenizer import Tokenizer
 from latentrt.engines.pixels import normalized
 from latentrt.engines.shapes import Profile

@@ -8,9 +8,9 @@ from latentrt.building.from_bundle import build_from_bundle
 from latentrt.building.from_model import build_from_model
 from latentrt.building.request import BuildRequest, profiles_from_arguments
 from latentrt.building.result import Build
-from latentrt.engines.bundle.manifest import DecisionRecord
-from latentrt.engines.bundle.schedule_config import PredictionType
-from latentrt.engines.bundle.seamless import Seamless
+from latentrt.engines.bundle.records.manifest import DecisionRecord
+from latentrt.engines.bundle.records.schedule_config import PredictionType
+from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.choices import choice, choice_if_given
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import Progress, StageTimer

@@ -10,8 +10,8 @@ from latentrt.engines.backends.ort_cpu.backend import measure_onnx
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.component_record import ParityRecord
-from latentrt.engines.bundle.manifest import BundleManifest
+from latentrt.engines.bundle.records.component import ParityRecord
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.quantization.recipe import check_recipe
 from latentrt.engines.precision import Backend

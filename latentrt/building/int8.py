@@ -9,10 +9,10 @@ from latentrt.building.packages import export_packages
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.component_record import QuantizationRecord
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.manifest import BUNDLE_FILE, BundleManifest
-from latentrt.engines.bundle.manifest_file import write_manifest
+from latentrt.engines.bundle.records.component import QuantizationRecord
+from latentrt.engines.bundle.records.manifest import BUNDLE_FILE, BundleManifest
+from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.bundle.weights import write_named_weights
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory

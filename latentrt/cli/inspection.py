@@ -9,12 +9,12 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.backends.tensorrt.contents import counts_with_weights
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.engine_manifest import EngineManifest
 from latentrt.engines.bundle.gate import measure
 from latentrt.engines.bundle.kinds import ComponentKind
-from latentrt.engines.bundle.manifest import BundleManifest
 from latentrt.engines.bundle.parity import Parity
-from latentrt.engines.bundle.seamless import Seamless
+from latentrt.engines.bundle.records.engine_manifest import EngineManifest
+from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import LatentrtError
 from latentrt.engines.machine import gpu_of_machine
 from latentrt.engines.progress import Progress, StageTimer

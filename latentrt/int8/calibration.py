@@ -10,8 +10,8 @@ from typing import Unpack
 from PIL import Image, ImageDraw
 
 from latentrt.engines.bundle.bundle import Bundle
-from latentrt.engines.bundle.manifest import Start
 from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.bundle.records.manifest import Start
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import RequestError
 from latentrt.models import EMBEDDED, EMOJI

@@ -7,8 +7,8 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
-from latentrt.engines.bundle.component_record import QuantizationRecord, QuantizedNodeRecord
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
+from latentrt.engines.bundle.records.component import QuantizationRecord, QuantizedNodeRecord
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import ParityError
 from latentrt.engines.precision import Backend

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentrt.engines.bundle.noise_schedule import alphas_cumprod_from_config
-from latentrt.engines.bundle.schedule_config import PredictionType, ScheduleConfig
+from latentrt.engines.bundle.records.schedule_config import PredictionType, ScheduleConfig
 from latentrt.engines.graphs.quantization.observe import Observations
 from latentrt.engines.graphs.quantization.ranges import InputChoice, choose_inputs, output_ranges
 from latentrt.engines.graphs.quantization.recipe import Range

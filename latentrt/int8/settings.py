@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.engines.backends.ort_cpu.model import version as onnxruntime_version
-from latentrt.engines.bundle.component_record import QuantizationRecord
+from latentrt.engines.bundle.records.component import QuantizationRecord
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.quantization.recipe import Recipe, recipe_for
 from latentrt.engines.precision import Backend, Precision

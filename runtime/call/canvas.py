@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from latentrt.engines.bundle.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.choices import choice
 from latentrt.engines.shapes import Profile, profile_for_size
 from latentrt.runtime.call.options import CanvasKeywords

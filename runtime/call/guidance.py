@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.engines.bundle.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.options import GuidanceKeywords
 from latentrt.runtime.checks import number, numbers, share, warn_caller

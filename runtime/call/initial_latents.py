@@ -7,7 +7,7 @@ from enum import StrEnum
 import numpy as np
 from PIL import Image
 
-from latentrt.engines.bundle.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.engine import Engine
 from latentrt.engines.spec import Array
 from latentrt.runtime.call.request import Request

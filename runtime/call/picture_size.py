@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.engines.bundle.conditioning import TimeIds
+from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile
 from latentrt.runtime.call.options import PictureSizeKeywords

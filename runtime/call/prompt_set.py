@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from latentrt.engines.bundle.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.options import PromptKeywords
 from latentrt.runtime.checks import texts, texts_for, whole

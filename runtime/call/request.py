@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from latentrt.engines.bundle.manifest import BundleManifest, Start
+from latentrt.engines.bundle.records.manifest import BundleManifest, Start
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.canvas import Canvas, canvas_from_keywords
 from latentrt.runtime.call.delivery import Delivery, delivery_from_keywords

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.engines.bundle.manifest import BundleManifest
-from latentrt.engines.bundle.schedule_config import PredictionType, ScheduleConfig
+from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.schedule_config import PredictionType, ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.call.options import SamplingKeywords

@@ -3,7 +3,7 @@
 import numpy as np
 
 from latentrt.engines.batches import in_batches
-from latentrt.engines.bundle.latent_space import LatentSpace
+from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import Array

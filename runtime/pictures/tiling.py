@@ -10,8 +10,8 @@ from enum import StrEnum
 import numpy as np
 
 from latentrt.engines.batches import in_batches
-from latentrt.engines.bundle.latent_space import LatentSpace
-from latentrt.engines.bundle.seamless import Seamless
+from latentrt.engines.bundle.records.latent_space import LatentSpace
+from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.choices import choice
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import RequestError

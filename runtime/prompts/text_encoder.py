@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from latentrt.engines.bundle.bundle import Bundle
-from latentrt.engines.bundle.conditioning import TextEncoderRecord
+from latentrt.engines.bundle.records.conditioning import TextEncoderRecord
 from latentrt.engines.bundle.tokenizer import Tokenizer, tokenizer_from_folder
 from latentrt.runtime.prompts.textual_inversion import TextualInversions, inversions_from_paths
 from latentrt.runtime.prompts.token_embeddings import TokenEmbeddings

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentrt.engines.bundle.manifest import TokenEmbeddingsRecord
+from latentrt.engines.bundle.records.manifest import TokenEmbeddingsRecord
 from latentrt.engines.errors import BundleError
 from latentrt.engines.spec import Array
 

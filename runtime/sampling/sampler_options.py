@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.engines.bundle.schedule_config import (
+from latentrt.engines.bundle.records.schedule_config import (
     FinalSigma,
     PredictionType,
     SigmaSpacing,

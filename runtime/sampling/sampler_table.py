@@ -7,7 +7,7 @@ from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import Any
 
-from latentrt.engines.bundle.schedule_config import (
+from latentrt.engines.bundle.records.schedule_config import (
     SigmaSpacing,
 )
 from latentrt.runtime.sampling.grids import dpm as dpm_grids

@@ -6,7 +6,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from latentrt.engines.bundle.schedule_config import (
+from latentrt.engines.bundle.records.schedule_config import (
     ScheduleConfig,
 )
 from latentrt.engines.errors import RequestError

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from latentrt.engines.bundle.noise_schedule import alphas_cumprod_from_config
-from latentrt.engines.bundle.schedule_config import PredictionType, ScheduleConfig
+from latentrt.engines.bundle.records.schedule_config import PredictionType, ScheduleConfig
 from latentrt.engines.spec import Array
 
 _SMALLEST_ALPHA_CUMPROD = 2.0**-24  # keeps σ finite under zero terminal SNR, as the reference does

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from latentrt.engines.bundle.schedule_config import PredictionType
+from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.sampling.schedule import Level, Schedule
 from latentrt.runtime.sampling.solvers.solver import Solver

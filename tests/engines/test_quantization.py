@@ -460,7 +460,7 @@ def test_every_family_builds_for_a_gpu(family: str, family_bundle: Callable[[str
     pytest.importorskip("tensorrt_rtx")
     from latentrt.engines.backends.compiler import Target
     from latentrt.engines.backends.tensorrt.backend import TensorRTRTX
-    from latentrt.engines.bundle.component_record import QuantizationRecord, QuantizedNodeRecord
+    from latentrt.engines.bundle.records.component import QuantizationRecord, QuantizedNodeRecord
     from latentrt.engines.graphs.half import halve_file
     from latentrt.engines.graphs.islands import islands_of
     from latentrt.engines.machine import gpu_machine

@@ -17,7 +17,7 @@ from latentrt.engines.backends.tensorrt.build import (
 from latentrt.engines.backends.tensorrt.contents import check_precision, counts_with_weights, kernels_from_inspection
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.component_record import ComponentRecord, FileRecord, ParityRecord, TensorRecord
+from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord, ParityRecord, TensorRecord
 from latentrt.engines.errors import EngineError
 from latentrt.engines.progress import StageTimer
 

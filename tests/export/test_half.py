@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 import torch
 
-from latentrt.engines.bundle.component_record import TensorRecord
 from latentrt.engines.bundle.kinds import ComponentKind
+from latentrt.engines.bundle.records.component import TensorRecord
 from latentrt.engines.errors import CheckpointError, ParityError
 from latentrt.engines.graphs.half import LARGEST, halve
 from latentrt.engines.graphs.islands import ISLANDS, Island, islands_of

@@ -15,7 +15,7 @@ from single_files import averaged, ldm_tensors, save_single_file, save_tensors
 
 import latentrt
 import latentrt.engines.bundle.bundle
-from latentrt.engines.bundle.schedule_config import PredictionType
+from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.families import FAMILIES
@@ -154,7 +154,7 @@ def test_other_choices_are_another_build(tiny_checkpoint: Path, tiny_copy: Path)
     same = {"profiles": ["32x32x2", "48x32"]}
     assert latentrt.build(tiny_checkpoint, tiny_copy, **same, family="sd1").up_to_date
     from latentrt.building.plan import BundlePlan, existing_bundle
-    from latentrt.engines.bundle.seamless import Seamless
+    from latentrt.engines.bundle.records.seamless import Seamless
     from latentrt.engines.precision import Precision
     from latentrt.export.tracing.versions import exporter_versions
 

@@ -14,7 +14,7 @@ from shared import filled_once
 
 import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.engines.bundle.component_record import TensorRecord
+from latentrt.engines.bundle.records.component import TensorRecord
 from latentrt.engines.bundle.weights import Layout, StoredWeight
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.spec import Array

@@ -23,8 +23,8 @@ from latentrt.engines.backends.tensorrt.contents import counts_with_weights
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.engine_manifest import EngineManifest
 from latentrt.engines.bundle.probes import read_probes, write_probes
+from latentrt.engines.bundle.records.engine_manifest import EngineManifest
 from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Shapes

@@ -13,8 +13,8 @@ from parity.reference import DiffusersReference, Reference
 from PIL import Image, ImageDraw
 
 import latentrt
-from latentrt.engines.bundle.conditioning import TimeIds
 from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.export.sources.families import FAMILIES, Family
 
 # fp32 in another order of operations, over a few steps; measured 1e-7 to 1e-5

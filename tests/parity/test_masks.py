@@ -8,7 +8,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageDraw, ImageFilter
 
-from latentrt.engines.bundle.latent_space import LatentSpace
+from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.runtime.pictures.crop import cover, crop_region, fit_and_fill
 from latentrt.runtime.pictures.image import images_from_pixels
 from latentrt.runtime.pictures.mask import inpaint_input_from_pictures, paste_back

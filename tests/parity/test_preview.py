@@ -84,7 +84,7 @@ def test_a_broken_autoencoder_does_not_stop_the_fit() -> None:
     """Its component's gate names the fault; until then the fit goes through, whatever it is worth."""
     import torch
 
-    from latentrt.engines.bundle.latent_space import LatentSpace
+    from latentrt.engines.bundle.records.latent_space import LatentSpace
     from latentrt.export.tracing.preview import fit_preview
 
     class Broken(torch.nn.Module):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from parity.reference import SCHEDULERS, reference_steps, scheduler_for, set_timesteps
 
-from latentrt.engines.bundle.schedule_config import ScheduleConfig
+from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.grids.align_your_steps import AYS_SIGMAS, AYS_TIMESTEPS
 from latentrt.runtime.sampling.noise import Noise

@@ -12,7 +12,7 @@ from prompt_encoders import assert_equal
 from safetensors.torch import save_file
 
 import latentrt
-from latentrt.engines.bundle.conditioning import guidance_scale_embedding
+from latentrt.engines.bundle.records.conditioning import guidance_scale_embedding
 from latentrt.engines.shapes import Shapes
 from latentrt.runtime.denoiser.conditions.text import TextCondition, text_condition
 from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE

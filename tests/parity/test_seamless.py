@@ -15,7 +15,7 @@ from parity.reference import DiffusersReference
 import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.parity import parity_of
-from latentrt.engines.bundle.seamless import Seamless
+from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentrt.engines.bundle.latent_space import LatentSpace
+from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.pictures.image import images_from_pixels

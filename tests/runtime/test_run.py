@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from latentrt.engines.bundle.schedule_config import BetaSchedule, ScheduleConfig
+from latentrt.engines.bundle.records.schedule_config import BetaSchedule, ScheduleConfig
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.noise import Noise
 from latentrt.runtime.sampling.run import Interrupt, Keep, Run, Update, denoise, levels_asked

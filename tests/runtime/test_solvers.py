@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gaussian import distribution_after, error_of, ideal_model, schedule_through, uniform
 
-from latentrt.engines.bundle.schedule_config import ScheduleConfig
+from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.noise import Noise

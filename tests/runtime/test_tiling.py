@@ -9,8 +9,8 @@ import pytest
 import latentrt
 from latentrt.engines.batches import in_batches
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
-from latentrt.engines.bundle.latent_space import LatentSpace
-from latentrt.engines.bundle.seamless import Seamless
+from latentrt.engines.bundle.records.latent_space import LatentSpace
+from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Profile

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import latentrt
-from latentrt.engines.bundle.conditioning import TimeIds
+from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile
 from latentrt.runtime.call.picture_size import PictureSizeKeywords, time_ids_from_keywords

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentrt.engines.bundle.schedule_config import ScheduleConfig
+from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.noise import Noise

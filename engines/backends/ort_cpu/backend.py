@@ -17,10 +17,10 @@ from latentrt.engines.backends.ort_cpu.compile import compile_onnx, memory_to_op
 from latentrt.engines.backends.ort_cpu.model import OrtCpuModel, group_norm_of, version
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.component_record import ParityRecord
-from latentrt.engines.bundle.engine_manifest import ContentsRecord, EngineManifest
 from latentrt.engines.bundle.gate import measure
 from latentrt.engines.bundle.probes import Probe
+from latentrt.engines.bundle.records.component import ParityRecord
+from latentrt.engines.bundle.records.engine_manifest import ContentsRecord, EngineManifest
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.machine import cpu_features

@@ -18,7 +18,7 @@ from latentrt.engines.backends.tensorrt.build import PlanBuilder, user_timing_ca
 from latentrt.engines.backends.tensorrt.contents import seen_by_inspector
 from latentrt.engines.backends.tensorrt.run import TensorRTModel
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.engine_manifest import ContentsRecord, EngineManifest
+from latentrt.engines.bundle.records.engine_manifest import ContentsRecord, EngineManifest
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine, gpu_of_machine
 from latentrt.engines.precision import Backend

@@ -14,7 +14,7 @@ from latentrt.engines.backends.tensorrt.contents import (
     shapes_record,
 )
 from latentrt.engines.bundle.component import Component, StaticShape
-from latentrt.engines.bundle.engine_manifest import ContentsRecord
+from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
 from latentrt.engines.errors import EngineError, OutputError
 from latentrt.engines.files import write_file
 from latentrt.engines.progress import Progress

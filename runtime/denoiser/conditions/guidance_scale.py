@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from latentrt.engines.bundle.conditioning import guidance_scale_embedding
+from latentrt.engines.bundle.records.conditioning import guidance_scale_embedding
 from latentrt.engines.spec import Array
 from latentrt.runtime.denoiser.guider import Pass, StepScales
 from latentrt.runtime.sampling.schedule import Level

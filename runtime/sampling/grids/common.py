@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from latentrt.engines.bundle.noise_schedule import alphas_cumprod_from_config
-from latentrt.engines.bundle.schedule_config import FinalSigma, ScheduleConfig, SigmaSpacing, TimestepSpacing
+from latentrt.engines.bundle.records.schedule_config import FinalSigma, ScheduleConfig, SigmaSpacing, TimestepSpacing
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.schedule import Schedule, training_sigmas

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from latentrt.engines.bundle.schedule_config import (
+from latentrt.engines.bundle.records.schedule_config import (
     BetaSchedule,
     FinalSigma,
     ScheduleConfig,

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from latentrt.engines.bundle.schedule_config import (
+from latentrt.engines.bundle.records.schedule_config import (
     FinalSigma,
     PredictionType,
     ScheduleConfig,

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from latentrt.engines.bundle.schedule_config import SigmaSpacing
+from latentrt.engines.bundle.records.schedule_config import SigmaSpacing
 from latentrt.engines.spec import Array
 
 _KARRAS_RHO = 7.0  # arXiv 2206.00364, section 3.2

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from latentrt.engines.bundle.schedule_config import ScheduleConfig, TimestepSpacing
+from latentrt.engines.bundle.records.schedule_config import ScheduleConfig, TimestepSpacing
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.grids.common import (

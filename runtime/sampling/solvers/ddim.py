@@ -2,7 +2,7 @@
 
 import math
 
-from latentrt.engines.bundle.schedule_config import PredictionType
+from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.schedule import Level, Schedule
 from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Steps, ancestral_split, deterministic_step

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from latentrt.engines.bundle.component_record import ComponentRecord, FileRecord, TensorRecord
-from latentrt.engines.bundle.conditioning import ConditioningRecord
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
-from latentrt.engines.bundle.latent_space import LatentSpace
-from latentrt.engines.bundle.profile_text import ProfileText
-from latentrt.engines.bundle.record import Record
-from latentrt.engines.bundle.schedule_config import ScheduleConfig
-from latentrt.engines.bundle.seamless import Seamless
+from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord, TensorRecord
+from latentrt.engines.bundle.records.conditioning import ConditioningRecord
+from latentrt.engines.bundle.records.latent_space import LatentSpace
+from latentrt.engines.bundle.records.profile_text import ProfileText
+from latentrt.engines.bundle.records.record import Record
+from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
+from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.precision import Precision
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import BATCH, Array, EngineSpec, TensorSpec

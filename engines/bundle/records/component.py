@@ -6,7 +6,7 @@ from pydantic import Field
 
 from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.parity import Parity
-from latentrt.engines.bundle.record import Record
+from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.graphs.quantization.recipe import Recipe
 from latentrt.engines.precision import Precision
 

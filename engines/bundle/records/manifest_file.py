@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
-from latentrt.engines.bundle.engine_manifest import EngineManifest
-from latentrt.engines.bundle.manifest import BundleManifest
+from latentrt.engines.bundle.records.engine_manifest import EngineManifest
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.documents import read_document
 from latentrt.engines.errors import BundleError
 

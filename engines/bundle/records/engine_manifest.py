@@ -2,9 +2,9 @@
 
 from pydantic import Field
 
-from latentrt.engines.bundle.component_record import FileRecord, ParityRecord
-from latentrt.engines.bundle.profile_text import ProfileText
-from latentrt.engines.bundle.record import Record
+from latentrt.engines.bundle.records.component import FileRecord, ParityRecord
+from latentrt.engines.bundle.records.profile_text import ProfileText
+from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.precision import Backend, Precision
 
 ENGINE_FILE = "engine.json"

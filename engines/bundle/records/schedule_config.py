@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from latentrt.engines.bundle.record import Record
+from latentrt.engines.bundle.records.record import Record
 
 
 class PredictionType(StrEnum):

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from latentrt.engines.bundle.record import Record
+from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from latentrt.engines.bundle.record import Record
+from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.spec import Array
 
 
