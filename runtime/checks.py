@@ -4,7 +4,7 @@ import operator
 import secrets
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -170,31 +170,6 @@ def checked_latents(latents: Any, shape: tuple[int, ...], what: str = "latents")
     if not np.isfinite(array).all():
         raise RequestError(f"got {what} with NaN or infinity, expected finite values; draw them anew")
     return array
-
-
-def replaced_latents(x: Array, returned: Any) -> Array:
-    """The x that a callback wants to go on with: its own, or the one that it was given.
-
-    Raises:
-        RequestError: no mapping, or latents of another shape or with values that are not finite.
-    """
-    if returned is None:
-        return x
-    if not isinstance(returned, Mapping):
-        raise RequestError(
-            f"callback_on_step_end returned {type(returned).__name__}, expected None or {{'latents': x}}; return that"
-        )
-    try:
-        latents = np.asarray(returned.get("latents", x), x.dtype)
-    except (TypeError, ValueError) as error:
-        raise RequestError(
-            f"callback_on_step_end returned latents that are no numbers ({error}); return an array"
-        ) from error
-    if latents.shape != x.shape:
-        raise RequestError(f"callback_on_step_end returned latents {latents.shape}, expected {x.shape}; keep the shape")
-    if not np.isfinite(latents).all():
-        raise RequestError("callback_on_step_end returned latents with NaN or infinity, expected finite values")
-    return latents
 
 
 def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:

@@ -19,6 +19,7 @@ from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
+from latentrt.runtime.call.callbacks import StepCallbacks
 from latentrt.runtime.call.initial_latents import (
     InitialLatents,
     KeptPixels,
@@ -32,7 +33,7 @@ from latentrt.runtime.call.options import Options, set_options
 from latentrt.runtime.call.request import Request, request_from_options
 from latentrt.runtime.call.result import OutputType, Result, Timings
 from latentrt.runtime.call.workflow import Workflow
-from latentrt.runtime.checks import images_from_argument, replaced_latents, size_of
+from latentrt.runtime.checks import images_from_argument, size_of
 from latentrt.runtime.denoiser.conditions.text import text_condition
 from latentrt.runtime.denoiser.denoiser import Denoiser
 from latentrt.runtime.pictures.autoencoder import pixels_from_latents
@@ -44,7 +45,7 @@ from latentrt.runtime.pictures.tiling import vae_engine
 from latentrt.runtime.prompts.encoder import PromptEncoder
 from latentrt.runtime.prompts.text_encoder import text_encoders_from_bundle
 from latentrt.runtime.sampling.noise import Noise
-from latentrt.runtime.sampling.run import Interrupt, Run, Update, denoise
+from latentrt.runtime.sampling.run import Run, denoise
 
 
 class Pipeline:
@@ -285,7 +286,7 @@ class Pipeline:
             request.sampling.solver,
             noise.between,
             keep=initial.keep,
-            on_step=_Watch(self, request).on_step,
+            on_step=StepCallbacks(self, request).on_step,
             stop_below=request.sampling.stop_below,
         )
         latents = denoise(run, denoiser)
@@ -334,35 +335,6 @@ class Pipeline:
             *initial.conditions,
         )
         return Denoiser(engine, conditions, guider)
-
-
-class _Watch:
-    """Tells a call's caller of every update, who may change x or end the run."""
-
-    def __init__(self, pipeline: Pipeline, request: Request) -> None:
-        self._pipeline, self._request = pipeline, request
-        self._total = 0 if request.delivery.progress is None else len(request.sampling.levels)
-
-    def on_step(self, update: Update) -> Array:
-        """The x to go on with.
-
-        Raises:
-            Interrupt: the callback did.
-            RequestError: what the callback returned cannot go on.
-        """
-        x, delivery = update.x, self._request.delivery
-        try:
-            if delivery.callback is not None:
-                denoised = update.denoised * np.float32(self._request.sampling.schedule.data_scale)
-                tensors = {"latents": x, "denoised": denoised}
-                x = replaced_latents(x, delivery.callback(self._pipeline, update.index, update.level.timestep, tensors))
-            if delivery.progress is not None:
-                delivery.progress(update.index + 1, self._total)
-        except Interrupt as interrupt:
-            raise Interrupt(
-                replaced_latents(x, {"latents": interrupt.latents} if interrupt.latents is not None else {})
-            ) from None
-        return x
 
 
 def _check_count(given: int, request: Request, what: str) -> None:
