@@ -1,9 +1,7 @@
 """A checkpoint's components, one after the other: loaded, traced to ONNX, run once in torch, let go."""
 
-import gc
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +12,6 @@ import torch
 
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER, ComponentKind
-from latentrt.engines.bundle.probes import Probe, write_probes
-from latentrt.engines.bundle.records.component import ComponentRecord, ParityRecord
 from latentrt.engines.bundle.records.conditioning import ConditioningRecord, TextEncoderRecord
 from latentrt.engines.bundle.records.manifest import (
     BundleManifest,
@@ -27,14 +23,11 @@ from latentrt.engines.bundle.records.manifest import (
 from latentrt.engines.bundle.records.manifest_file import SCHEMA
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.bundle.tokenizer import Tokenizer, tokenizer_from_folder
-from latentrt.engines.bundle.weights import NamedWeights, WeightRecord, write_named_weights
 from latentrt.engines.errors import CheckpointError
-from latentrt.engines.graphs.islands import Island, islands_of
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Profile
-from latentrt.engines.spec import Array
-from latentrt.export.modules.component_module import ComponentModule
+from latentrt.export.component_exports import ComponentExports, release
 from latentrt.export.modules.seamless import seamless_module
 from latentrt.export.modules.text_encoder import (
     load_text_encoder,
@@ -46,9 +39,8 @@ from latentrt.export.modules.unet import load_unet, unet_graph
 from latentrt.export.modules.vae import load_vae, vae_decoder_graph, vae_encoder_graph
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.families import TextEncoderRow
-from latentrt.export.tracing.activations import ActivationRanges, extreme_inputs
-from latentrt.export.tracing.named_weights import bundle_records
-from latentrt.export.tracing.onnx_export import Graph, export_onnx, quiet
+from latentrt.export.tracing.activations import ActivationRanges
+from latentrt.export.tracing.onnx_export import quiet
 from latentrt.export.tracing.preview import fit_preview
 from latentrt.export.tracing.probes import (
     added_inputs,
@@ -64,113 +56,6 @@ from latentrt.export.tracing.probes import (
 from latentrt.export.tracing.versions import exporter_versions
 
 _T = TypeVar("_T")
-_UNMEASURED = ParityRecord(relative_error=float("nan"), psnr=float("nan"), cases=0)
-
-
-@dataclass
-class _Export:
-    """One run over all components."""
-
-    checkpoint: Checkpoint
-    root: Path
-    precision: Precision
-    profiles: Sequence[Profile]
-    progress: Progress
-    seamless: Seamless
-    kept_fp32: Sequence[str]
-    records: dict[str, ComponentRecord]
-    ranges: ActivationRanges
-
-    def component(
-        self,
-        name: str,
-        kind: ComponentKind,
-        module: ComponentModule,
-        graph: Graph,
-        probes: Sequence[Probe],
-        beside: Mapping[str, WeightRecord] | None = None,
-    ) -> None:
-        """Traces one module, refuses weights that are not finite, and records what was written.
-
-        ``beside`` are weights of the checkpoint's part that are not the module's.
-        """
-        broken = [key for key, tensor in module.state_dict().items() if not torch.isfinite(tensor).all()]
-        if broken:
-            raise CheckpointError(
-                f"{name} has NaN or infinite weights in {broken[0]} and {len(broken) - 1} other tensors; "
-                "download the model again or choose another"
-            )
-        precision, islands = self._precision_of(name)
-        if precision is Precision.FP16:
-            probes = [*probes, *self._extreme_probes(name, kind, module, graph, probes[0])]
-            self.ranges.check(name, module, islands)
-        folder = f"onnx/{precision}/{name}"
-        example = {key: torch.from_numpy(array) for key, array in _pair(probes[0]).items()}
-        with self.progress.stage(f"{name}: trace"):
-            written, kept, weights = export_onnx(
-                module, example, graph, self.root / folder, islands if precision is Precision.FP16 else None
-            )
-        write_probes(self.root / "probes" / f"{name}.safetensors", probes)
-        named = f"weights/{name}.json"
-        rows = bundle_records(weights, folder, module.checkpoint_names)
-        write_named_weights(self.root / named, NamedWeights(weights={**(beside or {}), **rows}))
-        external = [file for file in written if not file.endswith(".onnx")]
-        self.records[name] = ComponentRecord(
-            kind=kind,
-            onnx=f"{folder}/model.onnx",
-            weights=f"{folder}/{external[0]}" if external else None,
-            named_weights=named,
-            precision=precision,
-            islands=kept,
-            inputs=dict(graph.inputs),
-            outputs=dict(graph.outputs),
-            probes=f"probes/{name}.safetensors",
-            parity=_UNMEASURED,
-            batch_per_picture=2 if self.checkpoint.guided and kind.row.guided else 1,
-            parameters=sum(parameter.numel() for parameter in module.parameters()),
-        )
-
-    @contextmanager
-    def reference(self, name: str) -> Iterator[None]:
-        """The stage of a component's runs in torch; for fp16 their activations are watched."""
-        with self.progress.stage(f"{name}: reference"):
-            if self.precision is Precision.FP16:
-                with self.ranges.watching():
-                    yield
-            else:
-                yield
-
-    def _precision_of(self, name: str) -> tuple[Precision, Sequence[Island]]:
-        """A component's precision and what of it stays in fp32."""
-        islands = islands_of(self.checkpoint.family.name, name)
-        whole = name in self.kept_fp32 or any(island.is_whole for island in islands)
-        return (Precision.FP32 if whole else self.precision), islands
-
-    def _extreme_probes(
-        self, name: str, kind: ComponentKind, module: torch.nn.Module, graph: Graph, probe: Probe
-    ) -> Sequence[Probe]:
-        """One more run with stretched inputs, where fp16 would overflow first."""
-        inputs = extreme_inputs(kind, probe.inputs, self.checkpoint.latents.channels)
-        if inputs is None:
-            return ()
-        tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}
-        with self.reference(name):
-            return (record_probe(module, probe.profile, tensors, list(graph.outputs)),)
-
-
-def _let_go(module: torch.nn.Module) -> None:
-    """Frees a module's weights: torch's exporter keeps the last program that it made, and with it what was traced."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        tensor.data = torch.empty(0, dtype=tensor.dtype)
-    gc.collect()
-
-
-def _pair(probe: Probe) -> dict[str, Array]:
-    """The probe's inputs with at least two samples: the tracer takes a batch of one for a constant."""
-    return {
-        name: np.concatenate([array, array]) if array.ndim > 1 and len(array) == 1 else array
-        for name, array in probe.inputs.items()
-    }
 
 
 def export_components(
@@ -194,7 +79,7 @@ def export_components(
         CheckpointError: weights that torch cannot load, or that are not finite.
         ParityError: activations that fp16 cannot hold.
     """
-    run = _Export(checkpoint, root, precision, profiles, progress, seamless, kept_fp32, {}, ActivationRanges())
+    run = ComponentExports(checkpoint, root, precision, profiles, progress, seamless, kept_fp32, {}, ActivationRanges())
     family, tokenizers, embeddings = checkpoint.family, {}, {}
     prompts = []
     with quiet():
@@ -264,7 +149,7 @@ class _Picture:
 
 
 def _export_text_encoder(
-    run: _Export, row: TextEncoderRow, tokenizer: Tokenizer
+    run: ComponentExports, row: TextEncoderRow, tokenizer: Tokenizer
 ) -> tuple[_Prompts, TokenEmbeddingsRecord]:
     """Exports a text encoder and its table."""
     with run.progress.stage(f"{row.part}: load"):
@@ -285,11 +170,11 @@ def _export_text_encoder(
     results = {
         name: torch.from_numpy(np.concatenate([probe.outputs[name] for probe in probes[:2]])) for name in graph.outputs
     }
-    _let_go(module)
+    release(module)
     return _Prompts(states=results["hidden_states"][:, -1], pooled=results.get("text_embeds")), embeddings
 
 
-def _export_autoencoder(run: _Export) -> tuple[list[_Picture], PreviewRecord]:
+def _export_autoencoder(run: ComponentExports) -> tuple[list[_Picture], PreviewRecord]:
     """Exports the autoencoder's halves, and fits a preview to them."""
     checkpoint = run.checkpoint
     with run.progress.stage("vae: load"):
@@ -317,12 +202,12 @@ def _export_autoencoder(run: _Export) -> tuple[list[_Picture], PreviewRecord]:
     with run.progress.stage("vae: preview"):
         smallest = min(min(profile.width, profile.height) for profile in run.profiles)
         preview = fit_preview(encoder, decoder, checkpoint.latents, smallest)
-    _let_go(encoder)
-    _let_go(decoder)
+    release(encoder)
+    release(decoder)
     return pictures, preview
 
 
-def _export_unet(run: _Export, prompts: Sequence[_Prompts], pictures: Sequence[_Picture]) -> None:
+def _export_unet(run: ComponentExports, prompts: Sequence[_Prompts], pictures: Sequence[_Picture]) -> None:
     """Exports the U-Net."""
     checkpoint = run.checkpoint
     with run.progress.stage("unet: load"):
@@ -354,7 +239,7 @@ def _export_unet(run: _Export, prompts: Sequence[_Prompts], pictures: Sequence[_
                 wanted = {name: inputs[name] for name in graph.inputs}
                 probes.append(record_probe(unet, picture.profile, wanted, ["out_sample"]))
     run.component(UNET, ComponentKind.UNET, unet, graph, probes)
-    _let_go(unet)
+    release(unet)
 
 
 def _mask_channels(encoder: torch.nn.Module, checkpoint: Checkpoint, profile: Profile) -> torch.Tensor | None:

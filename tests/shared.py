@@ -45,10 +45,10 @@ def remembered_exports(folder: Path) -> Iterator[None]:
     build the same model.
     """
     from latentrt.engines.bundle.weights import NamedWeights, read_named_weights, write_named_weights
-    from latentrt.export import components
+    from latentrt.export import component_exports
     from latentrt.export.tracing.onnx_export import Graph, Written
 
-    trace = components.export_onnx
+    trace = component_exports.export_onnx
 
     def export_onnx(
         module: Any, example: Mapping[str, Any], graph: Graph, target: Path, islands: Any = None
@@ -67,7 +67,7 @@ def remembered_exports(folder: Path) -> Iterator[None]:
         return Written(files, kept, read_named_weights(place / "weights.json").weights)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(components, "export_onnx", export_onnx)
+        patch.setattr(component_exports, "export_onnx", export_onnx)
         yield
 
 

@@ -146,9 +146,9 @@ def test_a_module_that_changes_before_it_is_traced_fails_the_build(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real exporter: torch answers, one weight changes, the graph no longer repeats the answer."""
-    from latentrt.export import components
+    from latentrt.export import component_exports, components
 
-    trace = components.export_onnx
+    trace = component_exports.export_onnx
 
     def spoiled(module: Any, example: Any, graph: Any, folder: Path, islands: Any) -> Any:
         if folder.name == "unet":
@@ -160,7 +160,7 @@ def test_a_module_that_changes_before_it_is_traced_fails_the_build(
     # Leaves the other components out, to save their time
     preview = PreviewRecord(matrix=((0.0, 0.0, 0.0),) * 4, bias=(0.0, 0.0, 0.0), psnr=0.0)
 
-    monkeypatch.setattr(components, "export_onnx", spoiled)
+    monkeypatch.setattr(component_exports, "export_onnx", spoiled)
     monkeypatch.setattr(components, "_export_autoencoder", lambda run: ([], preview))
     monkeypatch.setattr(components, "_export_unet", lambda run, prompts, pictures: None)
     with pytest.raises(latentrt.ParityError, match="text_encoder"):

@@ -1,0 +1,138 @@
+"""What every component goes through: checked, traced, recorded, run in torch."""
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from latentrt.engines.bundle.kinds import ComponentKind
+from latentrt.engines.bundle.probes import Probe, write_probes
+from latentrt.engines.bundle.records.component import ComponentRecord, ParityRecord
+from latentrt.engines.bundle.records.seamless import Seamless
+from latentrt.engines.bundle.weights import NamedWeights, WeightRecord, write_named_weights
+from latentrt.engines.errors import CheckpointError
+from latentrt.engines.graphs.islands import Island, islands_of
+from latentrt.engines.precision import Precision
+from latentrt.engines.progress import Progress
+from latentrt.engines.shapes import Profile
+from latentrt.engines.spec import Array
+from latentrt.export.modules.component_module import ComponentModule
+from latentrt.export.sources.checkpoint import Checkpoint
+from latentrt.export.tracing.activations import ActivationRanges, extreme_inputs
+from latentrt.export.tracing.named_weights import bundle_records
+from latentrt.export.tracing.onnx_export import Graph, export_onnx
+from latentrt.export.tracing.probes import (
+    record_probe,
+)
+
+_UNMEASURED = ParityRecord(relative_error=float("nan"), psnr=float("nan"), cases=0)
+
+
+@dataclass
+class ComponentExports:
+    """One run over all components."""
+
+    checkpoint: Checkpoint
+    root: Path
+    precision: Precision
+    profiles: Sequence[Profile]
+    progress: Progress
+    seamless: Seamless
+    kept_fp32: Sequence[str]
+    records: dict[str, ComponentRecord]
+    ranges: ActivationRanges
+
+    def component(
+        self,
+        name: str,
+        kind: ComponentKind,
+        module: ComponentModule,
+        graph: Graph,
+        probes: Sequence[Probe],
+        beside: Mapping[str, WeightRecord] | None = None,
+    ) -> None:
+        """Traces one module, refuses weights that are not finite, and records what was written.
+
+        ``beside`` are weights of the checkpoint's part that are not the module's.
+        """
+        broken = [key for key, tensor in module.state_dict().items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise CheckpointError(
+                f"{name} has NaN or infinite weights in {broken[0]} and {len(broken) - 1} other tensors; "
+                "download the model again or choose another"
+            )
+        precision, islands = self._precision_of(name)
+        if precision is Precision.FP16:
+            probes = [*probes, *self._extreme_probes(name, kind, module, graph, probes[0])]
+            self.ranges.check(name, module, islands)
+        folder = f"onnx/{precision}/{name}"
+        example = {key: torch.from_numpy(array) for key, array in _pair(probes[0]).items()}
+        with self.progress.stage(f"{name}: trace"):
+            written, kept, weights = export_onnx(
+                module, example, graph, self.root / folder, islands if precision is Precision.FP16 else None
+            )
+        write_probes(self.root / "probes" / f"{name}.safetensors", probes)
+        named = f"weights/{name}.json"
+        rows = bundle_records(weights, folder, module.checkpoint_names)
+        write_named_weights(self.root / named, NamedWeights(weights={**(beside or {}), **rows}))
+        external = [file for file in written if not file.endswith(".onnx")]
+        self.records[name] = ComponentRecord(
+            kind=kind,
+            onnx=f"{folder}/model.onnx",
+            weights=f"{folder}/{external[0]}" if external else None,
+            named_weights=named,
+            precision=precision,
+            islands=kept,
+            inputs=dict(graph.inputs),
+            outputs=dict(graph.outputs),
+            probes=f"probes/{name}.safetensors",
+            parity=_UNMEASURED,
+            batch_per_picture=2 if self.checkpoint.guided and kind.row.guided else 1,
+            parameters=sum(parameter.numel() for parameter in module.parameters()),
+        )
+
+    @contextmanager
+    def reference(self, name: str) -> Iterator[None]:
+        """The stage of a component's runs in torch; for fp16 their activations are watched."""
+        with self.progress.stage(f"{name}: reference"):
+            if self.precision is Precision.FP16:
+                with self.ranges.watching():
+                    yield
+            else:
+                yield
+
+    def _precision_of(self, name: str) -> tuple[Precision, Sequence[Island]]:
+        """A component's precision and what of it stays in fp32."""
+        islands = islands_of(self.checkpoint.family.name, name)
+        whole = name in self.kept_fp32 or any(island.is_whole for island in islands)
+        return (Precision.FP32 if whole else self.precision), islands
+
+    def _extreme_probes(
+        self, name: str, kind: ComponentKind, module: torch.nn.Module, graph: Graph, probe: Probe
+    ) -> Sequence[Probe]:
+        """One more run with stretched inputs, where fp16 would overflow first."""
+        inputs = extreme_inputs(kind, probe.inputs, self.checkpoint.latents.channels)
+        if inputs is None:
+            return ()
+        tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}
+        with self.reference(name):
+            return (record_probe(module, probe.profile, tensors, list(graph.outputs)),)
+
+
+def release(module: torch.nn.Module) -> None:
+    """Frees a module's weights: torch's exporter keeps the last program that it made, and with it what was traced."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = torch.empty(0, dtype=tensor.dtype)
+    gc.collect()
+
+
+def _pair(probe: Probe) -> dict[str, Array]:
+    """The probe's inputs with at least two samples: the tracer takes a batch of one for a constant."""
+    return {
+        name: np.concatenate([array, array]) if array.ndim > 1 and len(array) == 1 else array
+        for name, array in probe.inputs.items()
+    }
