@@ -112,3 +112,25 @@ def test_rooms_are_imported_by_their_full_names() -> None:
     for folder in ("latentrt", *ROOMS, "tests", "examples"):
         for path in (HOUSE / folder).rglob("*.py"):
             assert not {name.partition(".")[0] for name in imported_by(path)} & set(ROOMS), path
+
+
+def test_no_module_needs_itself() -> None:
+    """Imports at the top of modules make no circle, however long."""
+    modules = {}
+    for folder in ("latentrt", *ROOMS):
+        for path in (HOUSE / folder).rglob("*.py"):
+            name = ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix(".__init__")
+            modules[name if folder == "latentrt" else f"latentrt.{name}"] = path
+    needs = {name: imported_at_top(path) & modules.keys() for name, path in modules.items()}
+    while ready := {name for name, others in needs.items() if not others}:
+        needs = {name: others - ready for name, others in needs.items() if name not in ready}
+    assert not needs
+
+
+def imported_at_top(path: Path) -> set[str]:
+    """What a file imports as it is imported itself."""
+    names = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
