@@ -22,6 +22,32 @@ import latentrt
 from latentrt.models import EMBEDDED
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves the slow ones out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked ``grid``, what shows nothing new is slow: all values of its parameters were shown before.
+
+    ``most`` bounds what is left, evenly spread over the grid.
+    """
+    grids: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("grid"):
+            grids.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in grids.values():
+        shown: set[tuple[str, str]] = set()
+        kept = []
+        for item in cases:
+            values = {(name, repr(value)) for name, value in item.callspec.params.items()}  # type: ignore[attr-defined]
+            if values - shown:
+                kept.append(item)
+                shown |= values
+        marker = cases[0].get_closest_marker("grid")
+        most = marker.kwargs.get("most", len(kept)) if marker is not None else len(kept)
+        spread = {kept[index * len(kept) // most].nodeid for index in range(min(most, len(kept)))}
+        for item in cases:
+            if item.nodeid not in spread:
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """ONNX Runtime takes one thread, too, where nobody says how many."""

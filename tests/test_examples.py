@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import latentrt
-from latentrt.models import EMBEDDED
-
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TRAINING = EXAMPLES / "90_train_emoji.py"
 SCRIPTS = [path for path in sorted(EXAMPLES.glob("[0-9][0-9]_*.py")) if path != TRAINING]
+# The others draw with the same functions, or build first
+OFTEN = {"00_draw", "02_img2img", "10_sdxl"}
 COLOURS = ("red", "orange", "gold", "green", "teal", "blue", "purple", "black")
 
 
@@ -43,13 +42,18 @@ def folder(
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(emoji_bundle, folder / "emoji.bundle")
     shutil.copytree(wide_bundle, folder / "wide.bundle")
-    latentrt.build(EMBEDDED, folder / "seamless.bundle", seamless="xy")
     shutil.copytree(family_bundle("sdxl"), folder / "sdxl.bundle")
     shutil.copytree(family_bundle("sdxl-refiner"), folder / "refiner.bundle")
     return folder
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(script, id=script.stem, marks=() if script.stem in OFTEN else pytest.mark.slow)
+        for script in SCRIPTS
+    ],
+)
 def test_example_runs(script: Path, folder: Path) -> None:
     """It prints something and leaves a new picture."""
     before = set(folder.glob("*.png"))
@@ -57,6 +61,7 @@ def test_example_runs(script: Path, folder: Path) -> None:
     assert set(folder.glob("*.png")) - before
 
 
+@pytest.mark.slow
 def test_training_makes_a_checkpoint(tmp_path: Path) -> None:
     """A step of each stage on eight drawn icons, in the place of the npm package's."""
     pytest.importorskip("resvg_py", reason="the dev extra is not installed")

@@ -18,6 +18,7 @@ from latentrt.engines.store.store import engines_in
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.slow
 def test_too_large_to_optimise(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:

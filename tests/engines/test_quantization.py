@@ -455,6 +455,7 @@ FAMILIES = (
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.grid(most=1)
 def test_every_family_builds_for_a_gpu(family: str, family_bundle: Callable[[str], Path], tmp_path: Path) -> None:
     """TensorRT-RTX's own parser and builder take the symmetric graph, halved; Q/DQ stand around every node."""
     pytest.importorskip("tensorrt_rtx")

@@ -74,6 +74,7 @@ def assert_equal_parts(one: Checkpoint, two: Checkpoint) -> None:
 
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES])
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.grid(most=8)
 def test_equal_to_the_folder(family: str, suffix: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     """Weights bit for bit, configs, family, schedule, and what a part's module is made of."""
     folder = folders(family)
@@ -127,6 +128,7 @@ def test_another_vocabulary_needs_a_base(folders: Callable[[str], Path], tmp_pat
         checkpoint_from_model(str(path))
 
 
+@pytest.mark.slow
 def test_draws_the_same_picture(
     tiny_checkpoint: Path, tiny_pipe: latentrt.Pipeline, tmp_path: Path, command: Callable[..., Any]
 ) -> None:

@@ -71,6 +71,7 @@ def compiled(
     return Compiled(root=root)
 
 
+@pytest.mark.grid(most=2)
 def test_every_component_has_a_plan_for_every_gpu(compiled: Compiled) -> None:
     """Each under its own key, marked as not measured, and not made again."""
     components = open_bundle(compiled.root).manifest.components

@@ -129,6 +129,7 @@ def test_it_draws_nearly_the_same_picture(
     assert json.loads(same.stdout)["psnr"] == 99.0
 
 
+@pytest.mark.slow
 def test_a_quality_out_of_reach_fails_and_says_what_was_reached(
     emoji_bundle: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +171,7 @@ def test_a_decoder_may_stay_as_it_is(
     assert "got fp32 unet for a bundle in int8" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_calibration_goes_on_where_it_was(
     emoji_bundle: Path, int8_bundle: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_what_the_bundle_says(half_bundle: Path, tiny_bundle: Path, command: Cal
     assert command("verify", half_bundle).status == 0
 
 
+@pytest.mark.slow
 def test_components_can_be_kept(half_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """What is asked for stays in fp32 and is exact; a later build with other wishes is another bundle."""
     folder = tmp_path / "kept.bundle"

@@ -75,6 +75,7 @@ SAMPLERS = ("ddim", "euler", "euler_a", "dpmpp_2m_k", "dpmpp_2m_sde", "heun", "p
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 @pytest.mark.parametrize("channels", [4, 9])
+@pytest.mark.grid
 def test_inpainting(
     tiny_pipe: latentrt.Pipeline,
     masked_pipe: latentrt.Pipeline,

@@ -212,6 +212,7 @@ def test_peers_default_to_the_reference_where_there_is_a_checkpoint() -> None:
     assert _peers(["all"], checkpoint) == tuple(PEERS)
 
 
+@pytest.mark.slow
 def test_one_resident_goes_on_where_it_was_stopped(
     tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
