@@ -245,8 +245,9 @@ class GraphEditor:
             makers = [value.producer() for value in node.inputs if value is not None]
             self.graph.remove(node, safe=True)
             unneeded |= dict.fromkeys(maker for maker in makers if maker is not None and idle(maker))
+        outside = {*self.graph.inputs, *self.graph.outputs}
         for name, value in list(self.graph.initializers.items()):
-            if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
+            if not value.uses() and value not in outside:
                 del self.graph.initializers[name]
 
 

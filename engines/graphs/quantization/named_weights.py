@@ -14,8 +14,8 @@ from latentrt.engines.bundle.weights import (
     StoredWeight,
     WeightRecord,
 )
+from latentrt.engines.graphs.editor import load_graph, save_graph, weight_of
 from latentrt.engines.graphs.half import HALF
-from latentrt.engines.spec import Array
 
 _ROUNDED = "the graph holds it in eight bits"
 _SMOOTHED = "its channels were scaled for the rounding of others (SmoothQuant)"
@@ -32,18 +32,16 @@ def weights_after_quantization(source: ComponentWeights, source_graph: Path, gra
         graph: the one that was made of it, its weights beside it; it is written again.
         root: the bundle that ``graph`` is in.
     """
-    import onnx_ir as ir
-
-    model = ir.load(graph)
+    model = load_graph(graph)
     rows = _Rows(
         source=source,
         folder=str(graph.parent.relative_to(root)),
         path=graph.with_name(f"{graph.name}.data"),
-        before=ir.load(source_graph).graph.initializers,
+        before=load_graph(source_graph).graph.initializers,
         now=model.graph.initializers,
     )
     named = NamedWeights(weights={name: rows.row(name, row) for name, row in source.named.weights.items()})
-    ir.save(model, graph)
+    save_graph(model, graph)
     return named
 
 
@@ -83,7 +81,7 @@ class _Rows:
                 now = place.model_copy(
                     update={"initializer": initializer, "dtype": str(value.const_value.dtype.numpy())}
                 )
-                if not np.array_equal(_numbers(value.const_value), now.stored(weight)):
+                if not np.array_equal(weight_of(value), now.stored(weight)):
                     return None
                 found[initializer] = (now, value)
         before = sum(len(self.before[place.initializer].uses()) for place in places)
@@ -111,13 +109,3 @@ class _Rows:
             )
             value.const_value = tensor
         return place.model_copy(update={"file": f"{self.folder}/{tensor.location}", "offset": int(tensor.offset or 0)})
-
-
-def _numbers(tensor: Any) -> Array:
-    """An initializer's numbers, mapped for as long as they are needed: onnx_ir would keep a file open for each."""
-    import onnx_ir as ir
-
-    if not isinstance(tensor, ir.ExternalTensor):
-        return np.asarray(tensor.numpy())
-    shape = tuple(tensor.shape.numpy())
-    return np.memmap(tensor.path, tensor.dtype.numpy(), "r", int(tensor.offset or 0), shape)
