@@ -12,6 +12,7 @@ from typing import Any
 from latentrt.benchmarks.report.schema import Work
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
 from latentrt.engines.errors import EngineError
 from latentrt.engines.shapes import Profile, Shapes
 
@@ -23,13 +24,13 @@ def work_of(bundle: Bundle, profile: Profile, told: Callable[[str], None], *, gu
     parts = {
         name: Component(root=bundle.root, manifest=bundle.manifest, name=name) for name in bundle.manifest.components
     }
-    encoders = [name for name in parts if name.startswith("text_encoder")]
-    halves = parts["unet"].record.batch_per_picture if guided else 1
+    encoders = [encoder.component for encoder in bundle.manifest.conditioning.text_encoders]
+    halves = parts[UNET].record.batch_per_picture if guided else 1
     try:
         return Work(
             text_encoder=sum(flops_of_component(parts[name], profile, halves) for name in encoders),
-            unet=flops_of_component(parts["unet"], profile, halves),
-            vae_decoder=flops_of_component(parts["vae_decoder"], profile, 1),
+            unet=flops_of_component(parts[UNET], profile, halves),
+            vae_decoder=flops_of_component(parts[VAE_DECODER], profile, 1),
         )
     except Exception as error:  # onnx raises what it likes; a share of the peak is not worth a run
         told(f"FLOP are not counted: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
