@@ -23,7 +23,7 @@ PAIR, WIDE = Profile(width=32, height=32, batch=2), Profile(width=48, height=32)
 def affine(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
     """A U-Net that depends on every element of every input."""
     context = inputs["encoder_hidden_states"].sum((1, 2))[:, None, None, None]
-    return {"out_sample": inputs["sample"] * 2 + inputs["timestep"] + context}
+    return {"out_sample": inputs["sample"] * 2 + inputs["timestep"][:, None, None, None] + context}
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def settings_of(**changes: Any) -> dict[str, Any]:
 def fractional(name: str, config: ScheduleConfig, sampler: Sampler) -> bool:
     """Whether a sampler's timesteps are found by interpolating σ, and not rounded."""
     curved = str(sampler.config(config).sigma_spacing) != "timesteps"
-    return (curved and SAMPLERS[name].grid.__module__.endswith("k_grids")) or SAMPLERS[name].calls_per_step == 2
+    return (curved and SAMPLERS[name].grid.__module__.endswith("k_diffusion")) or SAMPLERS[name].calls_per_step == 2
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
