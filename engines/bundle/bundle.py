@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.kinds import UNET
@@ -10,9 +11,11 @@ from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.bundle.records.engine_manifest import EngineManifest
 from latentrt.engines.bundle.records.manifest import BUNDLE_FILE, BundleManifest
 from latentrt.engines.bundle.records.manifest_file import read_manifest
-from latentrt.engines.bundle.weights import ComponentWeights, read_named_weights
 from latentrt.engines.errors import BundleError
 from latentrt.engines.files import recover_directory
+
+if TYPE_CHECKING:
+    from latentrt.engines.bundle.weights import ComponentWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +54,14 @@ class Bundle:
         """The component's recorded torch runs."""
         return read_probes(self.path(self.manifest.components[component].probes))
 
-    def weights(self, component: str) -> ComponentWeights:
+    def weights(self, component: str) -> "ComponentWeights":
         """The component's weights by their names in the checkpoint.
 
         Raises:
             BundleError: a file is missing, cut short or altered.
         """
+        from latentrt.engines.bundle.weights import ComponentWeights, read_named_weights  # drawing needs none of it
+
         named = read_named_weights(self.path(self.manifest.components[component].named_weights))
         files = {place.file for row in named.weights.values() for place in row.places} & self.manifest.files.keys()
         return ComponentWeights(component, named, {name: self.path(name) for name in sorted(files)})

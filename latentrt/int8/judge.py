@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from latentrt.engines.backends.ort_cpu.compile import compile_onnx
-from latentrt.engines.backends.ort_cpu.model import DATA_FILE, OrtCpuEngine, OrtCpuModel, group_norm_of
+from latentrt.engines.backends.ort_cpu.compile import compile_onnx, group_norm_of
+from latentrt.engines.backends.ort_cpu.model import DATA_FILE, OrtCpuEngine, OrtCpuModel
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
 from latentrt.engines.engine import Engine
 from latentrt.engines.shapes import Shapes

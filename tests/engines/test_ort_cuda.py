@@ -11,7 +11,7 @@ import pytest
 
 from latentrt.engines.backends import ort_cuda
 from latentrt.engines.backends.ort_cpu.backend import _OpenComponent
-from latentrt.engines.backends.ort_cpu.model import OrtCpuModel
+from latentrt.engines.backends.ort_cpu.compile import open_onnx
 from latentrt.engines.backends.ort_cuda import Device, OrtCuda, OrtCudaModel
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
@@ -40,7 +40,7 @@ def model(unet: Component) -> Iterator[OrtCudaModel]:
 @pytest.fixture
 def reference(unet: Component) -> Iterator[_OpenComponent]:
     """The same without bindings."""
-    opened = _OpenComponent(unet, OrtCpuModel.of_onnx(unet.onnx))
+    opened = _OpenComponent(unet, open_onnx(unet.onnx))
     yield opened
     opened.close()
 

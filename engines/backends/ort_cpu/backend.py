@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from latentrt.engines.backends.compiler import Target, refuse_workspace
-from latentrt.engines.backends.ort_cpu.compile import compile_onnx, memory_to_optimise
-from latentrt.engines.backends.ort_cpu.model import OrtCpuModel, group_norm_of, version
+from latentrt.engines.backends.ort_cpu.model import OrtCpuModel, version
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.gate import measure
@@ -82,6 +81,8 @@ class OrtCpu:
         self, component: Component, target: Target, folder: Path, progress: Progress | None
     ) -> ContentsRecord | None:
         """Optimises the graph and packs its weights; what comes back says that there was no memory for it."""
+        from latentrt.engines.backends.ort_cpu.compile import compile_onnx, group_norm_of  # drawing needs none of it
+
         optimised = compile_onnx(
             component.onnx, folder, _weights_to_optimise(component), group_norm=group_norm_of(component)
         )
@@ -89,6 +90,8 @@ class OrtCpu:
 
     def would_improve(self, component: Component, engine: EngineManifest) -> bool:
         """Where it was not optimised for want of memory that is there now."""
+        from latentrt.engines.backends.ort_cpu.compile import memory_to_optimise
+
         unoptimised = engine.contents is not None and engine.contents.unoptimised
         return unoptimised and memory_to_optimise(_weights_to_optimise(component))
 
@@ -118,7 +121,9 @@ def measure_onnx(component: Component, probes: Iterable[Probe]) -> ParityRecord:
         EngineError: ONNX Runtime refuses the graph.
         ParityError: the gate is missed.
     """
-    model = _OpenComponent(component, OrtCpuModel.of_onnx(component.onnx, group_norm_of(component)))
+    from latentrt.engines.backends.ort_cpu.compile import group_norm_of, open_onnx
+
+    model = _OpenComponent(component, open_onnx(component.onnx, group_norm_of(component)))
     try:
         return measure(component, model.engine, probes)
     finally:

@@ -6,12 +6,16 @@ from pathlib import Path
 from latentrt.engines.backends.ort_cpu.model import (
     DATA_FILE,
     MODEL_FILE,
+    OrtCpuModel,
     onnxruntime_module,
     open_session,
-    rewritten_graph,
     session_options,
 )
-from latentrt.engines.graphs.group_norm import GroupNorm
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.kinds import Planes
+from latentrt.engines.graphs.attention import fuse_attention
+from latentrt.engines.graphs.editor import load_graph, serialized
+from latentrt.engines.graphs.group_norm import GroupNorm, replace_group_norms
 from latentrt.engines.machine import available_memory
 
 _EXTERNAL_FROM = 65536  # bytes; smaller tensors, odd-sized masks among them, stay in the graph
@@ -74,3 +78,34 @@ def _packing_aligned(model: Path) -> bool:
     """
     places = re.findall(rb"\+\d+\|(\d+);\d+;", model.read_bytes())
     return all(int(offset) % _ALIGNMENT == 0 for offset in places)
+
+
+def group_norm_of(component: Component) -> GroupNorm:
+    """How a component's group norms are computed."""
+    return GroupNorm.EXACT if component.kind.planes is Planes.PICTURE else GroupNorm.FAST
+
+
+def open_onnx(onnx: Path, group_norm: GroupNorm = GroupNorm.FAST) -> OrtCpuModel:
+    """Opens a graph that was not compiled, for a few runs: its weights are mapped and not packed.
+
+    Raises:
+        EngineError: the session cannot be created.
+    """
+    level = onnxruntime_module().GraphOptimizationLevel.ORT_DISABLE_ALL
+    graph = rewritten_graph(onnx, group_norm, fuses=False)
+    return OrtCpuModel(open_session(onnx, session_options(level, None, packs=False), graph=graph))
+
+
+def rewritten_graph(onnx: Path, group_norm: GroupNorm, *, fuses: bool) -> bytes | None:
+    """The graph with what ONNX Runtime has better kernels for, its weights still in their file; None if it has nothing.
+
+    Without onnx and onnx_ir, which drawing does not need, the graph stays as it is and runs some percent slower.
+    """
+    try:
+        model = load_graph(onnx)
+    except ImportError:
+        return None
+    replaced = replace_group_norms(model, group_norm)
+    if fuses:
+        replaced += fuse_attention(model)
+    return serialized(model) if replaced else None

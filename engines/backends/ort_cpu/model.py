@@ -6,13 +6,8 @@ from typing import Any, Self
 
 from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_errors
 from latentrt.engines.backends.ort_cpu.halves import REMEDY, HalvedEngine, Halves
-from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.kinds import Planes
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError
-from latentrt.engines.graphs.attention import fuse_attention
-from latentrt.engines.graphs.editor import load_graph, serialized
-from latentrt.engines.graphs.group_norm import GroupNorm, replace_group_norms
 from latentrt.engines.machine import available_memory, physical_cores
 from latentrt.engines.spec import Array, EngineSpec
 
@@ -27,11 +22,6 @@ def version() -> str:
         EngineError: it is not installed.
     """
     return str(onnxruntime_module().__version__)
-
-
-def group_norm_of(component: Component) -> GroupNorm:
-    """How a component's group norms are computed."""
-    return GroupNorm.EXACT if component.kind.planes is Planes.PICTURE else GroupNorm.FAST
 
 
 class OrtCpuModel:
@@ -67,17 +57,6 @@ class OrtCpuModel:
         if halves and cores > 1:
             return cls(Halves(opened(cores - 1), lambda: opened(threads)))
         return cls(opened(threads))
-
-    @classmethod
-    def of_onnx(cls, onnx: Path, group_norm: GroupNorm = GroupNorm.FAST) -> Self:
-        """Opens a graph that was not compiled, for a few runs: its weights are mapped and not packed.
-
-        Raises:
-            EngineError: the session cannot be created.
-        """
-        level = onnxruntime_module().GraphOptimizationLevel.ORT_DISABLE_ALL
-        graph = rewritten_graph(onnx, group_norm, fuses=False)
-        return cls(open_session(onnx, session_options(level, None, packs=False), graph=graph))
 
     @property
     def session(self) -> Any:
@@ -123,21 +102,6 @@ class OrtCpuEngine(ClosesItself):
     def close(self) -> None:
         """Closes the shared model."""
         self._model.close()
-
-
-def rewritten_graph(onnx: Path, group_norm: GroupNorm, *, fuses: bool) -> bytes | None:
-    """The graph with what ONNX Runtime has better kernels for, its weights still in their file; None if it has nothing.
-
-    Without onnx and onnx_ir, which drawing does not need, the graph stays as it is and runs some percent slower.
-    """
-    try:
-        model = load_graph(onnx)
-    except ImportError:
-        return None
-    replaced = replace_group_norms(model, group_norm)
-    if fuses:
-        replaced += fuse_attention(model)
-    return serialized(model) if replaced else None
 
 
 def session_options(level: Any, threads: int | None, *, packs: bool) -> Any:

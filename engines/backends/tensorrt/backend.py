@@ -14,8 +14,6 @@ from typing import Any
 
 from latentrt.engines.backends.compiler import Target, runs_here
 from latentrt.engines.backends.cuda import CudaPython, Driver, architecture
-from latentrt.engines.backends.tensorrt.build import PlanBuilder, user_timing_cache
-from latentrt.engines.backends.tensorrt.contents import seen_by_inspector
 from latentrt.engines.backends.tensorrt.run import TensorRTModel
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.engine_manifest import ContentsRecord, EngineManifest
@@ -76,6 +74,9 @@ class TensorRT:
         Raises:
             EngineError: the parser or the builder refuses, or the precision is not the one asked for.
         """
+        from latentrt.engines.backends.tensorrt.build import PlanBuilder
+        from latentrt.engines.backends.tensorrt.contents import seen_by_inspector
+
         trt = self._trt()
         builder = PlanBuilder(trt, maker=self.maker, workspace_mb=target.workspace_mb, progress=progress)
         plan = folder / PLAN_FILE
@@ -97,6 +98,8 @@ class TensorRT:
         return None
 
     def _timing_cache(self, machine: str) -> Path | None:
+        from latentrt.engines.backends.tensorrt.build import user_timing_cache
+
         return user_timing_cache(self.backend, self.version(), machine)
 
     def _driver(self) -> Driver:

@@ -13,6 +13,7 @@ from latentrt.engines.backends.tensorrt.contents import (
     quantized_layers,
     shapes_record,
 )
+from latentrt.engines.backends.tensorrt.logger import first_error, tensorrt_logger
 from latentrt.engines.bundle.component import Component, StaticShape
 from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
 from latentrt.engines.errors import EngineError, OutputError
@@ -20,27 +21,6 @@ from latentrt.engines.files import write_file
 from latentrt.engines.progress import Progress
 
 _MEGABYTE = 2**20
-
-
-def tensorrt_logger(trt: Any) -> Any:
-    """A logger for TensorRT that keeps warnings and errors in ``messages``, as (severity, text)."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]  # the module is known at run time alone
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.messages: list[tuple[str, str]] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING):
-                self.messages.append((severity.name, message))
-
-    return Log()
-
-
-def first_error(log: Any, default: str) -> str:
-    """The first error that a logger kept: later ones follow from it."""
-    errors = (text for severity, text in log.messages if severity != "WARNING")
-    return " ".join(next(errors, default).split())[:600]
 
 
 def user_timing_cache(backend: str, version: str, machine: str) -> Path:

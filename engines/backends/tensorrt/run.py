@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from latentrt.engines.backends.cuda import Driver, require_memory
-from latentrt.engines.backends.tensorrt.build import first_error, tensorrt_logger
+from latentrt.engines.backends.tensorrt.logger import first_error, tensorrt_logger
 from latentrt.engines.bundle.component import Component, StaticShape
 from latentrt.engines.bundle.kinds import Planes
 from latentrt.engines.engine import ClosesItself
