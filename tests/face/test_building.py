@@ -42,6 +42,7 @@ def check_old_bundle(bundle: Path) -> None:
     latentrt.open(bundle).close()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_old_bundle_stays(tiny_bundle: Path, tiny_copy: Path, tiny_checkpoint: Path) -> None:
     """SIGKILL at six random moments of a build over a bundle; the next build succeeds and clears up."""
     arguments = (STUB, tiny_bundle, "build", tiny_checkpoint, "-o", tiny_copy)

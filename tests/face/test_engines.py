@@ -58,7 +58,16 @@ def half_xl_bundle(family_checkpoint: Callable[[str], Path], tmp_path_factory: p
     return folder
 
 
-@pytest.fixture(scope="module", params=[*BUNDLES, *reversed(TINY)])
+# One of each: the embedded model, and a tiny one with two text encoders
+OFTEN = ("emoji_bundle", "sdxl")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in (*BUNDLES, *reversed(TINY))
+    ],
+)
 def compiled(
     request: pytest.FixtureRequest,
     family_bundle: Callable[[str], Path],
@@ -71,7 +80,6 @@ def compiled(
     return Compiled(root=root)
 
 
-@pytest.mark.grid(most=2)
 def test_every_component_has_a_plan_for_every_gpu(compiled: Compiled) -> None:
     """Each under its own key, marked as not measured, and not made again."""
     components = open_bundle(compiled.root).manifest.components
