@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -39,41 +39,81 @@ def filled_once(folder: Path, fill: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def remembered_exports(folder: Path) -> Iterator[None]:
-    """While it lasts, what was exported before is not traced again: its files are copied.
+    """While it lasts, what was exported before is not exported again, and no two modules of one structure are traced.
 
-    Half of a tiny model's parts are another one's, too: families share text encoders and autoencoders, and many tests
-    build the same model.
+    Half of a tiny model's parts are another one's, too: families share text encoders and autoencoders, many tests build
+    the same model, or one with other weights or in fp16.
     """
     from latentrt.engines.bundle.weights import NamedWeights, read_named_weights, write_named_weights
     from latentrt.export import component_exports
+    from latentrt.export.tracing import onnx_export as tracing
     from latentrt.export.tracing.onnx_export import Graph, Written
 
-    trace = component_exports.export_onnx
+    export, trace = component_exports.export_onnx, tracing.traced
 
     def export_onnx(
         module: Any, example: Mapping[str, Any], graph: Graph, target: Path, islands: Any = None
     ) -> Written:
-        if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
-            return trace(module, example, graph, target, islands)  # hooks cannot be told apart
+        structure = _structure(module, example, graph)
+        if structure is None:
+            return export(module, example, graph, target, islands)
 
         def fill(place: Path) -> None:
-            files, kept, weights = trace(module, example, graph, place / "files", islands)
+            files, kept, weights = export(module, example, graph, place / "files", islands)
             (place / "written.json").write_text(json.dumps([files, kept]))
             write_named_weights(place / "weights.json", NamedWeights(weights=weights))
 
-        place = filled_once(folder / _digest(module, example, graph, islands), fill)
+        digest = sha256(repr((structure, islands)).encode())
+        for tensor in module.state_dict().values():
+            digest.update(tensor.detach().contiguous().numpy().tobytes())
+        place = filled_once(folder / digest.hexdigest()[:32], fill)
         shutil.copytree(place / "files", target, dirs_exist_ok=True)
         files, kept = json.loads((place / "written.json").read_text())
         return Written(files, kept, read_named_weights(place / "weights.json").weights)
 
+    def traced(module: Any, example: Mapping[str, Any], graph: Graph) -> Any:
+        structure = _structure(module, example, graph)
+        if structure is None:
+            return trace(module, example, graph)
+        programs: list[Any] = []
+
+        def fill(place: Path) -> None:
+            programs.append(trace(module, example, graph))
+            place.mkdir()
+            programs[0].save(str(place / tracing.MODEL_FILE), external_data=True)
+
+        place = filled_once(folder / f"trace-{structure}", fill)
+        return programs[0] if programs else _program(place / tracing.MODEL_FILE, module)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(component_exports, "export_onnx", export_onnx)
+        patch.setattr(tracing, "traced", traced)
         yield
 
 
-def _digest(module: Any, example: Mapping[str, Any], graph: object, islands: Sequence[object] | None) -> str:
-    """Of all that an export depends on: code, the modules with their settings, every weight, shapes, names, islands."""
-    digest = sha256(repr((graph, islands)).encode())
+def _program(path: Path, module: Any) -> Any:
+    """A traced program from its file, with a module's weights."""
+    import onnx_ir as ir
+    import torch
+
+    model = ir.load(path)
+    for name, tensor in module.state_dict().items():
+        if name in model.graph.initializers:
+            value = model.graph.initializers[name]
+            value.const_value = ir.Tensor(tensor.detach().numpy(), name=name, dtype=value.const_value.dtype)
+    return torch.onnx.ONNXProgram(model, None)
+
+
+# What of a part's settings no forward pass sees
+_UNSEEN = ("_name_or_path", "scaling_factor", "shift_factor", "force_upcast", "_use_default_values")
+
+
+def _structure(module: Any, example: Mapping[str, Any], graph: object) -> str | None:
+    """A digest of all that a trace depends on: code, the modules with their settings, shapes, names; not the weights.
+
+    None if a hook's effect cannot be told.
+    """
+    digest = sha256(repr(graph).encode())
     for source in _EXPORTERS:
         digest.update(source.read_bytes())
     for name, tensor in example.items():
@@ -82,10 +122,20 @@ def _digest(module: Any, example: Mapping[str, Any], graph: object, islands: Seq
         plain = {key: value for key, value in vars(part).items() if isinstance(value, bool | int | float | str | tuple)}
         config = getattr(part, "config", {})
         settings = dict(config.to_dict() if hasattr(config, "to_dict") else config)
-        settings.pop("_name_or_path", None)
+        settings = {key: value for key, value in settings.items() if key not in _UNSEEN}
         described = (name, type(part).__qualname__, sorted(vars(part)), sorted(plain.items()), sorted(settings.items()))
         digest.update(repr(described).encode())
+        if part._forward_hooks:
+            return None
+        for hook in part._forward_pre_hooks.values():
+            enclosed = [cell.cell_contents for cell in hook.__closure__ or ()]
+            if hook.__module__ != "latentrt.export.modules.seamless" or not all(
+                isinstance(e, int | tuple) for e in enclosed
+            ):
+                return None
+            digest.update(repr((hook.__qualname__, enclosed)).encode())
+    first: dict[int, str] = {}  # tied tensors are one
     for name, tensor in module.state_dict().items():
-        digest.update(repr((name, tuple(tensor.shape), tensor.dtype)).encode())
-        digest.update(tensor.detach().contiguous().numpy().tobytes())
+        row = (name, tuple(tensor.shape), tensor.dtype, first.setdefault(tensor.data_ptr(), name))
+        digest.update(repr(row).encode())
     return digest.hexdigest()[:32]

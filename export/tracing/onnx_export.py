@@ -97,6 +97,23 @@ def export_onnx(
         CheckpointError: weights that fp16 cannot hold, or that are found nowhere in the graph.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with quiet(), torch.inference_mode():
+        program = traced(module, example, graph)
+        weights = GraphWeights(program.model.graph, module)
+        with weights.kept_apart():
+            program.optimize()
+        _name_dimensions(program.model, graph)
+        _forget_tracing(program.model)
+        kept = {} if islands is None else halve(program.model, islands)
+        _save(program.model, folder, weights.initializers)
+        records = weights.records(folder)
+        for value in program.model.graph.initializers.values():
+            value.const_value = None  # torch keeps its last program
+    return Written(sorted(path.name for path in folder.iterdir()), kept, records)
+
+
+def traced(module: torch.nn.Module, example: Mapping[str, torch.Tensor], graph: Graph) -> Any:
+    """The ``torch.onnx.ONNXProgram`` of a module, not optimised; its initializers have the names of its parameters."""
     dimensions: dict[str, Any] = {}
 
     def dynamic(record: TensorRecord) -> dict[int, Any] | None:
@@ -110,29 +127,17 @@ def export_onnx(
                 axes[axis] = multiple * base if multiple > 1 else base
         return axes or None
 
-    with quiet(), torch.inference_mode():
-        program = torch.onnx.export(
-            module,
-            tuple(example[name] for name in graph.inputs),
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=tuple(dynamic(record) for record in graph.inputs.values()),
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            verbose=False,
-            optimize=False,
-        )
-        weights = GraphWeights(program.model.graph, module)
-        with weights.kept_apart():
-            program.optimize()
-        _name_dimensions(program.model, graph)
-        _forget_tracing(program.model)
-        kept = {} if islands is None else halve(program.model, islands)
-        _save(program.model, folder, weights.initializers)
-        records = weights.records(folder)
-        for value in program.model.graph.initializers.values():
-            value.const_value = None  # torch keeps its last program
-    return Written(sorted(path.name for path in folder.iterdir()), kept, records)
+    return torch.onnx.export(
+        module,
+        tuple(example[name] for name in graph.inputs),
+        dynamo=True,
+        opset_version=OPSET,
+        dynamic_shapes=tuple(dynamic(record) for record in graph.inputs.values()),
+        input_names=list(graph.inputs),
+        output_names=list(graph.outputs),
+        verbose=False,
+        optimize=False,
+    )
 
 
 def _save(model: Any, folder: Path, weights: Collection[str]) -> None:
