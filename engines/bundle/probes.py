@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from latentrt.engines.bundle.parity import EXACT, Parity, parity_of
+from latentrt.engines.errors import BundleError
 from latentrt.engines.shapes import Profile, profile_from_text
 from latentrt.engines.spec import Array
+from latentrt.engines.tensors.tensor_file import TensorFileError, open_tensor_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +43,20 @@ def write_probes(path: Path, probes: Iterable[Probe]) -> None:
 
 
 def read_probes(path: Path) -> list[Probe]:
-    """Reads what ``write_probes`` wrote, in order."""
-    from safetensors.numpy import load_file
+    """Reads what ``write_probes`` wrote, in order.
 
+    Raises:
+        BundleError: the file does not hold it.
+    """
     cases: dict[int, tuple[Profile, dict[str, Array], dict[str, Array]]] = {}
-    for key, array in load_file(path).items():
+    try:
+        tensors = open_tensor_file(path).tensors
+    except TensorFileError as error:
+        raise BundleError(str(error)) from error
+    for key, tensor in tensors.items():
         case, profile, side, name = key.split("/", 3)
         _, inputs, outputs = cases.setdefault(int(case), (profile_from_text(profile), {}, {}))
-        (inputs if side == "inputs" else outputs)[name] = array
+        (inputs if side == "inputs" else outputs)[name] = tensor.array()
     return [
         Probe(profile=profile, inputs=inputs, outputs=outputs)
         for _, (profile, inputs, outputs) in sorted(cases.items())

@@ -9,7 +9,7 @@ import numpy as np
 
 from latentrt.engines.bundle.noise_schedule import zero_terminal_snr
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.tensor_file import TensorFile
+from latentrt.export.sources.weights_file import WeightsFile
 
 # Of SD 1.x, 2.x and XL alike (v1-inference.yaml: linear in sqrt(beta), which diffusers calls scaled_linear)
 STANDARD: Mapping[str, Any] = {
@@ -40,7 +40,7 @@ class FileSchedule:
     prediction: str | None
 
 
-def schedule_in_file(file: TensorFile, unet: Mapping[str, Any], unet_prefix: str) -> FileSchedule:
+def schedule_in_file(file: WeightsFile, unet: Mapping[str, Any], unet_prefix: str) -> FileSchedule:
     """What the file says, by its metadata, by marks among its tensors, by its training step, by one weight.
 
     Raises:
@@ -55,7 +55,7 @@ def schedule_in_file(file: TensorFile, unet: Mapping[str, Any], unet_prefix: str
     return FileSchedule(training=training, prediction=prediction)
 
 
-def _prediction(file: TensorFile, unet: Mapping[str, Any], unet_prefix: str) -> tuple[str | None, str | None]:
+def _prediction(file: WeightsFile, unet: Mapping[str, Any], unet_prefix: str) -> tuple[str | None, str | None]:
     stated = file.metadata.get("modelspec.prediction_type", "").strip().lower()
     if stated in _PREDICTIONS:
         return _PREDICTIONS[stated], f"the file's modelspec.prediction_type {stated!r}"
@@ -75,11 +75,11 @@ def _prediction(file: TensorFile, unet: Mapping[str, Any], unet_prefix: str) -> 
     return None, None
 
 
-def _number(file: TensorFile, key: str) -> int | None:
+def _number(file: WeightsFile, key: str) -> int | None:
     return int(file.read([key])[key]) if file.shapes.get(key) == () else None
 
 
-def _betas(file: TensorFile) -> dict[str, Any]:
+def _betas(file: WeightsFile) -> dict[str, Any]:
     """The noise schedule that the file lists, if it does: SD's, SD's rescaled to no signal, or its own numbers."""
     if "alphas_cumprod" not in file.shapes:
         return {}

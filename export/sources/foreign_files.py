@@ -1,19 +1,9 @@
-"""What kind of file a path holds, by its first bytes; those that hold no tensors are refused by name."""
+"""Files that hold no tensors, refused by name from their first bytes."""
 
 import zipfile
-from enum import StrEnum
 from pathlib import Path
 
 from latentrt.engines.errors import CheckpointError
-
-
-class FileKind(StrEnum):
-    """The forms in which tensors are read."""
-
-    SAFETENSORS = "safetensors"
-    TORCH_ZIP = "torch.save's archive"
-    TORCH_STREAM = "torch.save's older stream"
-
 
 _PICTURE = "a picture"
 _ARCHIVE = "an archive"
@@ -44,20 +34,18 @@ _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"oggs", "a sound file", ""),
     (b"{", "a JSON file", "give the weights beside it"),
 )
-_HEADER_LIMIT = 100_000_000  # bytes; safetensors' own
 _GIVE = "give a checkpoint in .safetensors or .ckpt form"
 
 
-def kind_of_file(path: Path) -> FileKind:
-    """The form of a file of tensors.
+def check_kind(path: Path) -> None:
+    """Refuses a file that holds no tensors, by name.
 
     Raises:
-        CheckpointError: it is empty, cannot be read, is cut short within its header or holds something else.
+        CheckpointError: it is empty, cannot be read, or holds something else.
     """
     if path.exists() and not path.is_file():  # a pipe would never end
         raise _refusal(path, "no file")
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
@@ -65,15 +53,10 @@ def kind_of_file(path: Path) -> FileKind:
     if not head:
         raise _refusal(path, "an empty file", "download it again")
     if head.startswith(b"PK\x03\x04"):
-        return _kind_of_zip(path)
+        _check_zip(path)
+        return
     if head[8:9] == b"{":
-        header = int.from_bytes(head[:8], "little")
-        if 8 + header <= size and header <= _HEADER_LIMIT:
-            return FileKind.SAFETENSORS
-        raise CheckpointError(
-            f"{str(path)!r} is cut short ({size} bytes, of which the header alone takes {header}), expected a whole "
-            "safetensors file; download it again"
-        )
+        return  # safetensors
     for magic, kind, advice in _MAGICS:
         if head.lower().lstrip().startswith(magic.lower()):
             raise _refusal(path, kind, advice)
@@ -87,14 +70,14 @@ def kind_of_file(path: Path) -> FileKind:
     if head[:1] == b"\x08" and (path.suffix.lower() == ".onnx" or b"pytorch" in head or b"onnx" in head):
         raise _refusal(path, "an ONNX model", "give the checkpoint that it was exported from")
     if head.startswith(b"\x80"):
-        return FileKind.TORCH_STREAM
+        return  # a pickle
     if not head.strip(b"\0"):
         raise _refusal(path, "a file that begins with zeros, as one whose download was not finished", "download it")
     text = "a text" if all(byte >= 32 or byte in b"\t\r\n\f" for byte in head) else "no file of tensors"
     raise _refusal(path, text)
 
 
-def _kind_of_zip(path: Path) -> FileKind:
+def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -104,7 +87,7 @@ def _kind_of_zip(path: Path) -> FileKind:
             "download it again"
         ) from error
     if any(name.rpartition("/")[2] == "data.pkl" for name in names):
-        return FileKind.TORCH_ZIP
+        return
     if any(name.endswith(".npy") for name in names):
         raise _refusal(path, "an archive of NumPy arrays")
     raise _refusal(path, "a zip archive", "unpack it first")

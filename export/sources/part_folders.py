@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.tensor_file import open_tensor_file
+from latentrt.export.sources.weights_file import open_weights_file
 
 # The stems of a part's weights: diffusers', and transformers' for safetensors and for pickles
 STEMS = {
@@ -37,7 +37,7 @@ class WeightFiles:
             faults.append(f"of {int(shards[0][2])} shards {self.paths[0].parent.name} lacks {', '.join(absent)}")
         for path in self.paths:
             try:
-                open_tensor_file(path)
+                open_weights_file(path)
             except CheckpointError as error:
                 faults.append(f"{path.parent.name}/{path.name} is damaged or no file of weights ({error})")
         return faults

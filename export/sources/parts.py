@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from latentrt.export.sources.ldm_layout import fitting_tensors
-from latentrt.export.sources.tensor_file import TensorFile, open_tensor_file
+from latentrt.export.sources.weights_file import WeightsFile, open_weights_file
 
 
 class Part(Protocol):
@@ -68,7 +68,7 @@ class FolderPart:
     def _tensors(self) -> Mapping[str, tuple[int, str]]:
         found: dict[str, tuple[int, str]] = {}
         for path in self.weights:
-            file = open_tensor_file(path)
+            file = open_weights_file(path)
             found |= {key: (math.prod(shape), file.dtypes[key]) for key, shape in file.shapes.items()}
         return found
 
@@ -104,7 +104,7 @@ class FilePart:
     name: str
     recorded: str
     config: Mapping[str, Any]
-    file: TensorFile
+    file: WeightsFile
     keys: Mapping[str, str]
     convert: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
 

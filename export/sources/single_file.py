@@ -26,7 +26,7 @@ from latentrt.export.sources.ldm_layout import (
 )
 from latentrt.export.sources.partial_model import Ema, Offer, decision
 from latentrt.export.sources.parts import FilePart
-from latentrt.export.sources.tensor_file import TensorFile, open_tensor_file
+from latentrt.export.sources.weights_file import WeightsFile, open_weights_file
 
 UNET = "model.diffusion_model."
 _EMA = "model_ema."
@@ -96,7 +96,7 @@ def offer_from_file(path: Path, *, ema: Ema | None, recorded: str = "") -> Offer
     Raises:
         CheckpointError: it is no file of tensors, another model, or incomplete.
     """
-    file = open_tensor_file(path)
+    file = open_weights_file(path)
     foreign = model_beside_unet(file.shapes)
     unet_prefix = next((prefix for prefix in (UNET, "") if prefix + _FIRST in file.shapes), None)
     if foreign is None and unet_prefix is None:
@@ -117,7 +117,9 @@ def offer_from_file(path: Path, *, ema: Ema | None, recorded: str = "") -> Offer
     recorded += path.name
     decisions: dict[str, DecisionRecord] = {}
     if file.renamed:
-        decisions["format"] = decision(file.kind.value, f"its content, though it is called {path.suffix or path.name}")
+        decisions["format"] = decision(
+            file.format.value, f"its content, though it is called {path.suffix or path.name}"
+        )
     try:
         encoders = _encoders(file, recorded)
         unet, decisions["weights"] = _unet(file, recorded, unet_prefix, ema, encoders)
@@ -159,7 +161,7 @@ def vae_from_file(path: Path, *, recorded: str) -> FilePart:
     Raises:
         CheckpointError: it holds none, or an incomplete one.
     """
-    file = open_tensor_file(path)
+    file = open_weights_file(path)
     try:
         part = _vae(file, recorded + path.name)
     except LayoutError as error:
@@ -174,7 +176,7 @@ def vae_from_file(path: Path, *, recorded: str) -> FilePart:
 
 
 def _unet(
-    file: TensorFile, recorded: str, prefix: str, ema: Ema | None, encoders: Mapping[str, FilePart]
+    file: WeightsFile, recorded: str, prefix: str, ema: Ema | None, encoders: Mapping[str, FilePart]
 ) -> tuple[FilePart, DecisionRecord]:
     shapes = below(file.shapes, prefix)
     if not prefix:  # the rest of such a file is none of the U-Net's
@@ -218,7 +220,7 @@ def _unet(
 _UNET_TOPS = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed", "label_emb.", "out.")
 
 
-def _encoders(file: TensorFile, recorded: str) -> dict[str, FilePart]:
+def _encoders(file: WeightsFile, recorded: str) -> dict[str, FilePart]:
     found = {}
     for row in _ENCODERS:
         if not any(row.prefix + mark in file.shapes for mark in row.mark):
@@ -235,7 +237,7 @@ def _encoders(file: TensorFile, recorded: str) -> dict[str, FilePart]:
     return found
 
 
-def _vae(file: TensorFile, recorded: str) -> FilePart | None:
+def _vae(file: WeightsFile, recorded: str) -> FilePart | None:
     for prefix in _VAE_PREFIXES:
         if any(prefix + mark in file.shapes for mark in _VAE_MARKS):
             tops = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
@@ -286,7 +288,7 @@ def _tokenizers(parts: Mapping[str, FilePart]) -> dict[str, Path]:
     return folders
 
 
-def _turbo(file: TensorFile, schedule: FileSchedule) -> str | None:
+def _turbo(file: WeightsFile, schedule: FileSchedule) -> str | None:
     """Why a file is taken for a model distilled to a few steps; its tensors do not tell."""
     if schedule.training.get("prediction_type", "epsilon") != "epsilon":
         return None

@@ -13,12 +13,11 @@ import numpy as np
 from latentrt.engines.bundle.tokenizer import Tokenizer
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
-from latentrt.engines.tensors.torch_zip import LARGEST, array_from_bytes, load_torch_file
+from latentrt.engines.tensors.tensor_file import StoredTensor, TensorFileError, open_tensor_file
 from latentrt.runtime.checks import texts
 
 _LEARNED = ("learned_embeds.safetensors", "learned_embeds.bin")  # diffusers' names inside a folder
 _BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL's second text encoder"}
-_SAFETENSORS = {"F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "F64": "<f8"}
 _SDXL = ("clip_l", "clip_g")
 
 
@@ -156,17 +155,19 @@ def _inversion(path: Path, token: str | None, tokenizer: Tokenizer, width: int) 
 
 def _vectors(tensor: Any, name: str, width: int, room: int) -> Array:
     """Checked vectors (n, width) float32."""
-    if not isinstance(tensor, np.ndarray) or tensor.dtype.kind != "f" or tensor.ndim not in (1, 2) or not tensor.size:
-        got = f"{tensor.shape} {tensor.dtype}" if isinstance(tensor, np.ndarray) else type(tensor).__name__
+    stored = tensor if isinstance(tensor, StoredTensor) else None
+    floats = stored is not None and "float" in stored.dtype_name
+    if stored is None or not floats or len(stored.shape) not in (1, 2) or 0 in stored.shape:
+        got = f"{stored.shape} {stored.dtype_name}" if stored is not None else type(tensor).__name__
         raise RequestError(f"{name!r} holds {got}, expected vectors (n, {width}) of floats; choose another file")
-    vectors = np.atleast_2d(tensor)
-    if vectors.shape[1] != width:
+    if stored.shape[-1] != width:
         raise RequestError(
-            f"{name!r} was made for {_base(vectors.shape[1])}, expected an embedding for {_base(width)}; "
+            f"{name!r} was made for {_base(stored.shape[-1])}, expected an embedding for {_base(width)}; "
             "choose one that was trained for this model"
         )
-    if len(vectors) > room:
-        raise RequestError(f"{name!r} has {len(vectors)} vectors, expected at most {room}; choose a smaller one")
+    if len(stored.shape) == 2 and stored.shape[0] > room:
+        raise RequestError(f"{name!r} has {stored.shape[0]} vectors, expected at most {room}; choose a smaller one")
+    vectors = np.atleast_2d(stored.array())
     with np.errstate(over="ignore"):
         vectors = vectors.astype(np.float32)
     if not np.isfinite(vectors).all():
@@ -179,44 +180,21 @@ def _base(width: int) -> str:
 
 
 def _content(path: Path) -> Any:
-    """A file's tensors in their containers, whatever its name says it is."""
+    """A file's tensors in their containers, whatever its name says it is; none of them is read."""
     if not path.is_file():
         missing = "is no file" if path.exists() else "does not exist"
         raise RequestError(f"{str(path)!r} {missing}, expected an embedding file; check the path")
     try:
-        size = path.stat().st_size
-        if size > LARGEST:
-            raise RequestError(
-                f"{path.name!r} has {size // 2**20} MB, expected a textual inversion of at most "
-                f"{LARGEST // 2**20} MB; choose another file"
-            )
-        content = path.read_bytes()
-    except OSError as error:
-        raise RequestError(
-            f"cannot read {str(path)!r} ({error.strerror}), expected an embedding file; check it"
-        ) from error
-    if not content:
-        raise RequestError(f"{path.name!r} is empty, expected an embedding file; download it again")
-    if content[8:9] != b"{" or content.startswith(b"PK"):
-        return load_torch_file(content, path.name)
-    import safetensors
-
-    read: Any = safetensors.deserialize
-    try:
-        tensors = {key: (t["shape"], t["dtype"], bytes(t["data"])) for key, t in read(content)}
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise RequestError(
-            f"{path.name!r} is cut short or damaged ({str(error)[:80]}), expected safetensors; download it again"
-        ) from error
-    return {
-        key: array_from_bytes(data, _SAFETENSORS[dtype]).reshape(shape) if dtype in _SAFETENSORS else dtype
-        for key, (shape, dtype, data) in tensors.items()
-    }
+        if path.stat().st_size == 0:
+            raise RequestError(f"{path.name!r} is empty, expected an embedding file; download it again")
+        return open_tensor_file(path, path.name).tree
+    except TensorFileError as error:
+        raise RequestError(str(error)) from error
 
 
 def _tensor(content: Any, name: str, width: int) -> tuple[str | None, Any]:
     """The trigger that a file stores, if any, and its tensor."""
-    if isinstance(content, np.ndarray):
+    if isinstance(content, StoredTensor):
         return None, content
     if not isinstance(content, Mapping) or not content:
         raise RequestError(f"{name!r} holds no tensors, expected a textual inversion; choose another file")
@@ -229,7 +207,7 @@ def _tensor(content: Any, name: str, width: int) -> tuple[str | None, Any]:
         return None, content[flat[0] if flat else "emb_params"]
     sdxl = [content[key] for key in _SDXL if key in content]
     if sdxl:
-        return None, next((tensor for tensor in sdxl if np.shape(tensor)[-1:] == (width,)), sdxl[0])
+        return None, next((tensor for tensor in sdxl if getattr(tensor, "shape", ())[-1:] == (width,)), sdxl[0])
     if len(content) == 1 and isinstance(next(iter(content)), str):
         return next(iter(content.items()))
     keys = sorted(map(str, content))

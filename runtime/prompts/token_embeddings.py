@@ -1,6 +1,5 @@
 """The vectors that a text encoder takes for its tokens, read row by row from the bundle."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,7 @@ import numpy as np
 from latentrt.engines.bundle.records.manifest import TokenEmbeddingsRecord
 from latentrt.engines.errors import BundleError
 from latentrt.engines.spec import Array
-
-_LENGTH_BYTES = 8  # safetensors: the header's length, then the header as JSON, then the tensors
+from latentrt.engines.tensors.tensor_file import TensorFileError, open_tensor_file
 
 
 class TokenEmbeddings:
@@ -23,15 +21,11 @@ class TokenEmbeddings:
         """
         self.rows, self.width = record.rows, record.width
         try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-                tensor = json.loads(file.read(length))[record.tensor]
-            begin, _ = tensor["data_offsets"]
-            shape = (record.rows, record.width)
-            if (tensor["dtype"], tuple(tensor["shape"])) != ("F32", shape):
-                raise ValueError(f"it holds {tensor['dtype']} {tensor['shape']}")
-            self._table: Array = np.memmap(path, np.float32, "r", _LENGTH_BYTES + length + begin, shape)
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+            table = open_tensor_file(path).tensors[record.tensor]
+            if (table.dtype_name, table.shape) != ("float32", (record.rows, record.width)):
+                raise TensorFileError(f"it holds {table.dtype_name} {list(table.shape)}")
+            self._table = table.bits()
+        except (TensorFileError, KeyError) as error:
             raise BundleError(
                 f"cannot read the token embeddings in {str(path)!r} ({str(error)[:200]}), expected {record.rows} × "
                 f"{record.width} float32; build the bundle again"

@@ -17,6 +17,7 @@ import latentrt
 import latentrt.engines.bundle.bundle
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
+from latentrt.engines.tensors.tensor_file import StoredTensor, open_tensor_file
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.families import FAMILIES
 from latentrt.export.sources.file_schedule import STANDARD
@@ -251,12 +252,12 @@ class TestWhatTheFileTells:
     def test_sd_2_by_a_bias(self, tmp_path: Path) -> None:
         """The deviation of one bias tells SD 2.x's two kinds apart; a U-Net of true width has it."""
         from latentrt.export.sources.file_schedule import _BIAS, schedule_in_file
-        from latentrt.export.sources.tensor_file import open_tensor_file
+        from latentrt.export.sources.weights_file import open_weights_file
 
         unet = {"use_linear_projection": True, "in_channels": 4, "cross_attention_dim": 1024}
         for scale, expected in ((0.2, "v_prediction"), (0.01, "epsilon")):
             path = save_tensors({_BIAS: scale * torch.randn(320)}, tmp_path / "bias.safetensors")
-            found = schedule_in_file(open_tensor_file(path), unet, "")
+            found = schedule_in_file(open_weights_file(path), unet, "")
             assert found.training["prediction_type"] == expected
             assert "deviation" in str(found.prediction)
 
@@ -386,24 +387,18 @@ def test_only_a_parts_tensors_are_read(
     folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checking reads none at all, loading the autoencoder its own."""
-    import latentrt.export.sources.tensor_file as tensor_file
+    read: list[int] = []
+    bits = StoredTensor.bits
 
-    read: list[str] = []
+    def watched(tensor: StoredTensor) -> Any:
+        read.append(tensor.block.offset)
+        return bits(tensor)
 
-    class Watched:
-        def __init__(self, *arguments: Any) -> None:
-            self._file = tensor_file_open(*arguments)
-
-        def __getattr__(self, name: str) -> Any:
-            if name == "get_tensor":
-                return lambda key: read.append(key) or self._file.get_tensor(key)
-            return getattr(self._file, name)
-
-    tensor_file_open = tensor_file.safe_open
-    monkeypatch.setattr(tensor_file, "safe_open", Watched)
+    monkeypatch.setattr(StoredTensor, "bits", watched)
     folder = folders("sd1")
     found = opened(save_single_file(folder, tmp_path / "model.safetensors"), folder)
     assert read == []
     found.parts["vae"].module()
     assert read
-    assert all(key.startswith("first_stage_model.") for key in read)
+    names = {t.block.offset: key for key, t in open_tensor_file(tmp_path / "model.safetensors").tensors.items()}
+    assert all(names[offset].startswith("first_stage_model.") for offset in read)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 import latentrt
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import RequestError
-from latentrt.engines.tensors.torch_zip import load_torch_file
+from latentrt.engines.tensors.tensor_file import TensorFileError, open_tensor_file
 from latentrt.models import EMOJI
 from latentrt.runtime.prompts.textual_inversion import TextualInversion, TextualInversions, inversions_from_paths
 
@@ -209,12 +209,15 @@ def test_a_pickle_runs_nothing(tmp_path: Path, wrap: Callable[[bytes], bytes], p
     victim.touch()
     cases: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [(os.unlink, (str(victim),)), (eval, ("1 + 1",))]
     for call, arguments in cases:
-        with pytest.raises(RequestError, match=rf"holds \w+\.{call.__name__}, expected tensors"):
-            load_torch_file(wrap(pickle.dumps({"<toy>": Evil(call, *arguments)}, protocol)), "evil.pt")
+        (tmp_path / "evil.pt").write_bytes(wrap(pickle.dumps({"<toy>": Evil(call, *arguments)}, protocol)))
+        with pytest.raises(TensorFileError, match=rf"holds \w+\.{call.__name__}, expected tensors"):
+            open_tensor_file(tmp_path / "evil.pt")
+        with pytest.raises(RequestError, match=rf"'evil\.pt' holds \w+\.{call.__name__}, expected tensors"):
+            load(tmp_path / "evil.pt")
     assert victim.exists()
 
 
-def test_pickles_that_eat_memory_are_refused() -> None:
+def test_pickles_that_eat_memory_are_refused(tmp_path: Path) -> None:
     """A memo number of billions, nested references that double, a tensor larger than its storage, itself inside."""
     laughs: list[Any] = []
     for _ in range(60):
@@ -223,15 +226,16 @@ def test_pickles_that_eat_memory_are_refused() -> None:
     itself.append(itself)
     memo = b"\x80\x02]r" + struct.pack("<I", 2**31 - 1) + b"."
     for data in (pickle.dumps(laughs), pickle.dumps(itself), memo):
-        with pytest.raises(RequestError, match=r"far more than an embedding|nested too deep"):
-            load_torch_file(zipped(data), "bomb.pt")
+        (tmp_path / "bomb.pt").write_bytes(zipped(data))
+        with pytest.raises(RequestError, match=r"far more than|nested too deep|holds no tensors"):
+            load(tmp_path / "bomb.pt")
 
 
 @pytest.mark.parametrize(
     "arguments",
     [(0, (4, WIDTH), (WIDTH, 1)), (-1, (1,), (1,)), (0, (10**9,), (0,)), (0, (2,), (10**9,)), (0, (2,), (-1,))],
 )
-def test_a_tensor_outside_of_its_storage(arguments: tuple[Any, ...]) -> None:
+def test_a_tensor_outside_of_its_storage(arguments: tuple[Any, ...], tmp_path: Path) -> None:
     """Shape, offset and stride of a file are claims."""
     buffer = io.BytesIO()
 
@@ -240,11 +244,12 @@ def test_a_tensor_outside_of_its_storage(arguments: tuple[Any, ...]) -> None:
             return ("storage", torch.FloatStorage, "0", "cpu", 4) if value == "STORAGE" else None
 
     Pickler(buffer, 2).dump(Evil(torch._utils._rebuild_tensor_v2, "STORAGE", *arguments, False, OrderedDict()))
+    (tmp_path / "claims.pt").write_bytes(zipped(buffer.getvalue(), **{"0": bytes(16)}))
     with pytest.raises(RequestError, match=r"storage does not hold|malformed|far more"):
-        load_torch_file(zipped(buffer.getvalue(), **{"0": bytes(16)}), "claims.pt")
+        load(tmp_path / "claims.pt")
 
 
-def test_damaged_torch_files_are_refused_in_a_sentence() -> None:
+def test_damaged_torch_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
     """One byte changed anywhere, or cut anywhere: read, or refused, and nothing else."""
     old = io.BytesIO()
     legacy({"<toy>": VECTORS[:1, :8].clone()}, old)  # type: ignore[arg-type]
@@ -253,8 +258,10 @@ def test_damaged_torch_files_are_refused_in_a_sentence() -> None:
             damaged = bytearray(content)
             damaged[place] ^= 0x55
             for variant in (bytes(damaged), content[:place]):
-                with suppress(RequestError):
-                    load_torch_file(variant, "damaged.pt")
+                (tmp_path / "damaged.pt").write_bytes(variant)
+                with suppress(TensorFileError):
+                    for tensor in open_tensor_file(tmp_path / "damaged.pt").tensors.values():
+                        tensor.array()
 
 
 def pieces(text: str, *triggers: str) -> list[str | int]:

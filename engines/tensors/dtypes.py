@@ -1,0 +1,67 @@
+"""Types of stored numbers: what they are called, how wide they are, and their values in types that NumPy has."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from latentrt.engines.spec import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredDtype:
+    """One of them: torch's name, safetensors' name, the type of torch's storage, and the bits as NumPy has them."""
+
+    name: str
+    safetensors: str
+    storage: str
+    bits: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(self.bits).itemsize
+
+    def values(self, bits: Array) -> Array:
+        """Numbers of the same shape: bfloat16 and the two kinds of float8 exactly as float32, others as they are."""
+        if self.name == "bfloat16":  # the upper half of a float32
+            return (bits.astype(np.uint32) << 16).view(np.float32)
+        if self.name == "float8_e5m2":  # the upper half of a float16
+            return (bits.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
+        if self.name == "float8_e4m3fn":
+            return _e4m3_values()[bits]
+        return bits
+
+
+def _dtype(name: str, safetensors: str, storage: str, bits: str) -> StoredDtype:
+    return StoredDtype(name=name, safetensors=safetensors, storage=storage, bits=bits)
+
+
+DTYPES = (
+    _dtype("float64", "F64", "DoubleStorage", "<f8"),
+    _dtype("float32", "F32", "FloatStorage", "<f4"),
+    _dtype("float16", "F16", "HalfStorage", "<f2"),
+    _dtype("bfloat16", "BF16", "BFloat16Storage", "<u2"),
+    _dtype("float8_e4m3fn", "F8_E4M3", "", "|u1"),
+    _dtype("float8_e5m2", "F8_E5M2", "", "|u1"),
+    _dtype("int64", "I64", "LongStorage", "<i8"),
+    _dtype("int32", "I32", "IntStorage", "<i4"),
+    _dtype("int16", "I16", "ShortStorage", "<i2"),
+    _dtype("int8", "I8", "CharStorage", "|i1"),
+    _dtype("uint64", "U64", "", "<u8"),
+    _dtype("uint32", "U32", "", "<u4"),
+    _dtype("uint16", "U16", "", "<u2"),
+    _dtype("uint8", "U8", "ByteStorage", "|u1"),
+    _dtype("bool", "BOOL", "BoolStorage", "|b1"),
+)
+
+
+@cache
+def _e4m3_values() -> Array:
+    """The 256 numbers of float8_e4m3fn: no infinities, and NaN where all bits but the sign are set (2209.05433)."""
+    code = np.arange(256)
+    exponent, fraction = (code >> 3) & 15, (code & 7) / 8
+    magnitude = np.where(exponent == 0, fraction * 2.0**-6, (1 + fraction) * 2.0 ** (exponent - 7))
+    values = np.where(code & 0x80, -magnitude, magnitude)
+    values[[0x7F, 0xFF]] = np.nan
+    return values.astype(np.float32)
