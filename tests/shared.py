@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,6 +89,8 @@ def remembered_exports(folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(component_exports, "export_onnx", export_onnx)
         patch.setattr(tracing, "traced", traced)
+        # The models are too small to be worth the second that looking for garbage of torch's takes
+        patch.setattr(component_exports, "gc", SimpleNamespace(collect=lambda: None))
         yield
 
 
