@@ -183,6 +183,7 @@ def test_inspect_shows_plans(planned: Path, command: Callable[..., Any], monkeyp
     assert all(row["contents"]["layers"] and row["contents"]["shapes"] for row in rows)
 
 
+@pytest.mark.slow
 def test_what_was_not_run_is_gated_by_its_onnx(
     tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_gpu: None
 ) -> None:
@@ -255,6 +256,7 @@ def test_refused_in_one_line(
     assert [path for path in sorted(tiny_copy.rglob("*")) if path not in before and path.is_file()] == []
 
 
+@pytest.mark.slow
 def test_json_is_quiet_and_a_terminal_shows_a_bar(
     tiny_copy: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,6 +152,7 @@ def test_a_quality_out_of_reach_fails_and_says_what_was_reached(
     assert {path.stem for path in kept.glob("*.npz")} == names
 
 
+@pytest.mark.slow
 def test_a_decoder_may_stay_as_it_is(
     emoji_bundle: Path, prompts: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -285,6 +285,7 @@ def test_a_closed_pipeline_refuses(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_memory_does_not_grow(draw: Callable[..., latentrt.Result]) -> None:
     """200 pictures after 20 to warm up: less than 30 MB more."""
 
