@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 from PIL import Image
@@ -38,14 +38,15 @@ from latentrt.runtime.denoiser.conditions.text import text_condition
 from latentrt.runtime.denoiser.denoiser import Denoiser
 from latentrt.runtime.pictures.autoencoder import pixels_from_latents
 from latentrt.runtime.pictures.image import images_from_pixels
-from latentrt.runtime.pictures.mask import InpaintInput, inpaint_input_from_pictures, masks_from_argument, paste_back
-from latentrt.runtime.pictures.outpaint import outpaint_canvas
 from latentrt.runtime.pictures.preview import preview_from_latents
 from latentrt.runtime.pictures.tiling import vae_engine
 from latentrt.runtime.prompts.encoder import PromptEncoder
 from latentrt.runtime.prompts.text_encoder import text_encoders_from_bundle
 from latentrt.runtime.sampling.noise import Noise
 from latentrt.runtime.sampling.run import Run, denoise
+
+if TYPE_CHECKING:
+    from latentrt.runtime.pictures.mask import InpaintInput
 
 
 class Pipeline:
@@ -194,6 +195,8 @@ class Pipeline:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
+        from latentrt.runtime.pictures.mask import inpaint_input_from_pictures, masks_from_argument
+
         begin = perf_counter()
         if choice(KeptPixels, kept_pixels, "kept_pixels") is KeptPixels.DECODED and padding_mask_crop is not None:
             raise RequestError(
@@ -248,6 +251,8 @@ class Pipeline:
             RequestError: an argument that cannot be served, with what to do.
         """
         set_options(options)
+        from latentrt.runtime.pictures.outpaint import outpaint_canvas  # loaded by those who use it
+
         canvas, mask = outpaint_canvas(image, left=left, top=top, right=right, bottom=bottom, overlap=overlap)
         wanted = options.get("width") or canvas.width, options.get("height") or canvas.height
         if wanted != canvas.size:
@@ -342,9 +347,13 @@ def _check_count(given: int, request: Request, what: str) -> None:
         raise RequestError(f"got {given} {what} for {request.count} pictures; give one, or one per picture")
 
 
-def _finished(pixels: Array, paste: InpaintInput | None, output_type: OutputType) -> list[Image.Image] | list[Array]:
+def _finished(pixels: Array, paste: "InpaintInput | None", output_type: OutputType) -> list[Image.Image] | list[Array]:
     """Drawn pictures (N, H, W, 3) in the form wanted, laid over their sources where there are any."""
-    pictures = list(pixels) if paste is None else paste_back(paste, pixels)
+    pictures = list(pixels)
+    if paste is not None:
+        from latentrt.runtime.pictures.mask import paste_back
+
+        pictures = paste_back(paste, pixels)
     if output_type is OutputType.NUMPY:
         return pictures
     return [images_from_pixels(picture[None])[0] for picture in pictures]

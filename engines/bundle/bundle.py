@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.probes import Probe, read_probes
 from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.bundle.records.engine_manifest import EngineManifest
 from latentrt.engines.bundle.records.manifest import BUNDLE_FILE, BundleManifest
@@ -15,6 +14,7 @@ from latentrt.engines.errors import BundleError
 from latentrt.engines.files import recover_directory
 
 if TYPE_CHECKING:
+    from latentrt.engines.bundle.probes import Probe
     from latentrt.engines.bundle.weights import ComponentWeights
 
 
@@ -50,8 +50,10 @@ class Bundle:
         """
         check_files(self.root / "engines" / engine.key, engine.files, largest_hashed=None)
 
-    def probes(self, component: str) -> list[Probe]:
+    def probes(self, component: str) -> "list[Probe]":
         """The component's recorded torch runs."""
+        from latentrt.engines.bundle.probes import read_probes
+
         return read_probes(self.path(self.manifest.components[component].probes))
 
     def weights(self, component: str) -> "ComponentWeights":

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -16,9 +17,11 @@ from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.mask import mask_condition
 from latentrt.runtime.pictures.autoencoder import latents_from_pixels
 from latentrt.runtime.pictures.image import pixels_from_image
-from latentrt.runtime.pictures.mask import InpaintInput
 from latentrt.runtime.sampling.noise import Noise
 from latentrt.runtime.sampling.run import Keep
+
+if TYPE_CHECKING:
+    from latentrt.runtime.pictures.mask import InpaintInput
 
 Picture = Image.Image | Array
 Pictures = list[Picture] | Array
@@ -45,7 +48,7 @@ class InitialLatents:
     x: Array
     keep: Keep | None = None
     conditions: tuple[Condition, ...] = ()
-    paste: InpaintInput | None = None
+    paste: "InpaintInput | None" = None
 
 
 def latents_from_noise(request: Request, noise: Noise) -> InitialLatents:
@@ -76,7 +79,7 @@ def latents_from_images(
 
 
 def latents_from_masked(
-    manifest: BundleManifest, request: Request, inputs: InpaintInput, noise: Noise, encoder: Callable[[], Engine]
+    manifest: BundleManifest, request: Request, inputs: "InpaintInput", noise: Noise, encoder: Callable[[], Engine]
 ) -> InitialLatents:
     """A picture with a mask, for a U-Net with mask channels or without.
 

@@ -8,9 +8,7 @@ from latentrt.engines.bundle.tokenizer import Tokenizer
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
-from latentrt.runtime.prompts.a1111_syntax import prompt_from_a1111
 from latentrt.runtime.prompts.chunks import Framed, Token, near_commas, whole_sentences
-from latentrt.runtime.prompts.compel_syntax import prompt_from_compel
 from latentrt.runtime.prompts.tree import Prompt, Text, plain_prompt
 from latentrt.runtime.prompts.weighting import weighted_as_a1111, weighted_as_compel
 
@@ -55,6 +53,18 @@ class Style:
     long_prompt: LongPrompt
 
 
+def _prompt_from_compel(text: str) -> Prompt:
+    from latentrt.runtime.prompts.compel_syntax import prompt_from_compel  # plain prompts do without it
+
+    return prompt_from_compel(text)
+
+
+def _prompt_from_a1111(text: str) -> Prompt:
+    from latentrt.runtime.prompts.a1111_syntax import prompt_from_a1111
+
+    return prompt_from_a1111(text)
+
+
 def _lowered_masks(text: Framed) -> list[Array]:
     return [mask for _, mask in text.lowered]
 
@@ -69,7 +79,7 @@ STYLES = {
         long_prompt=LongPrompt.TRUNCATE,
     ),
     PromptSyntax.COMPEL: Style(
-        parse=prompt_from_compel,
+        parse=_prompt_from_compel,
         ends=whole_sentences,
         weighted=weighted_as_compel,
         masks=_lowered_masks,
@@ -77,7 +87,7 @@ STYLES = {
         long_prompt=LongPrompt.CHUNK,
     ),
     PromptSyntax.A1111: Style(
-        parse=prompt_from_a1111,
+        parse=_prompt_from_a1111,
         ends=near_commas,
         weighted=weighted_as_a1111,
         masks=lambda text: [],

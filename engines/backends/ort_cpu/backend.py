@@ -11,13 +11,12 @@ if there is memory then.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latentrt.engines.backends.compiler import Target, refuse_workspace
 from latentrt.engines.backends.ort_cpu.model import OrtCpuModel, version
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.gate import measure
-from latentrt.engines.bundle.probes import Probe
 from latentrt.engines.bundle.records.component import ParityRecord
 from latentrt.engines.bundle.records.engine_manifest import ContentsRecord, EngineManifest
 from latentrt.engines.engine import Engine
@@ -26,6 +25,9 @@ from latentrt.engines.machine import cpu_features
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Profile, Shapes
+
+if TYPE_CHECKING:
+    from latentrt.engines.bundle.probes import Probe
 
 FLAGS = {"optimization": "all", "prepacked": "1", "attention": "fused", "group_norm": "expanded", "recipe": "4"}
 
@@ -114,7 +116,7 @@ def _weights_to_optimise(component: Component) -> int:
     return component.manifest.files[weights].size // 4
 
 
-def measure_onnx(component: Component, probes: Iterable[Probe]) -> ParityRecord:
+def measure_onnx(component: Component, probes: "Iterable[Probe]") -> ParityRecord:
     """Gates a component's ONNX itself, on the CPU: where its engines cannot run on the machine that builds them.
 
     Raises:
@@ -122,6 +124,7 @@ def measure_onnx(component: Component, probes: Iterable[Probe]) -> ParityRecord:
         ParityError: the gate is missed.
     """
     from latentrt.engines.backends.ort_cpu.compile import group_norm_of, open_onnx
+    from latentrt.engines.bundle.gate import measure
 
     model = _OpenComponent(component, open_onnx(component.onnx, group_norm_of(component)))
     try:

@@ -10,11 +10,10 @@ them is these few calls.
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.backends.compiler import Target, runs_here
 from latentrt.engines.backends.cuda import CudaPython, Driver, architecture
-from latentrt.engines.backends.tensorrt.run import TensorRTModel
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.engine_manifest import ContentsRecord, EngineManifest
 from latentrt.engines.errors import EngineError, RequestError
@@ -22,6 +21,9 @@ from latentrt.engines.machine import gpu_machine, gpu_of_machine
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Profile
+
+if TYPE_CHECKING:
+    from latentrt.engines.backends.tensorrt.run import TensorRTModel
 
 PLAN_FILE = "model.plan"
 
@@ -89,8 +91,10 @@ class TensorRT:
         """Never."""
         return False
 
-    def open(self, component: Component, folder: Path, *, threads: int | None) -> TensorRTModel:
+    def open(self, component: Component, folder: Path, *, threads: int | None) -> "TensorRTModel":
         """Reads the plan onto the GPU; ``threads`` means nothing there."""
+        from latentrt.engines.backends.tensorrt.run import TensorRTModel
+
         return TensorRTModel(self._trt(), self._driver(), component, folder / PLAN_FILE, maker=self.maker)
 
     def _choose_gpu(self, machine: str) -> Any | None:

@@ -52,6 +52,7 @@ def measured(
     return folder, read_result(folder / "r.json")
 
 
+@pytest.mark.slow
 def test_measures_every_stage_of_both(measured: tuple[Path, BenchResult]) -> None:
     """Every figure has a sample a run, and stages add up to the picture."""
     _, found = measured
@@ -87,6 +88,7 @@ def test_measures_every_stage_of_both(measured: tuple[Path, BenchResult]) -> Non
     assert theirs.operators is None
 
 
+@pytest.mark.slow
 def test_pictures_are_compared_with_the_reference(measured: tuple[Path, BenchResult]) -> None:
     """The same prompts; ours is near, the reference is itself."""
     _, found = measured
@@ -103,6 +105,7 @@ def test_pictures_are_compared_with_the_reference(measured: tuple[Path, BenchRes
     assert [row.psnr for row in theirs.quality.pictures] == [None, None]
 
 
+@pytest.mark.slow
 def test_varies_pictures_sizes_and_steps(measured: tuple[Path, BenchResult]) -> None:
     """What the bundle's profiles allow: two at once, two sizes; and step counts around the one asked for."""
     ours = measured[1].contenders[0]
@@ -115,6 +118,7 @@ def test_varies_pictures_sizes_and_steps(measured: tuple[Path, BenchResult]) -> 
     assert ours.by_pixels.exponent is not None
 
 
+@pytest.mark.slow
 def test_what_cannot_run_is_a_row_with_its_reason(measured: tuple[Path, BenchResult]) -> None:
     """In the JSON and in the table."""
     folder, found = measured
@@ -123,6 +127,7 @@ def test_what_cannot_run_is_a_row_with_its_reason(measured: tuple[Path, BenchRes
     assert "broken was not measured: ModuleNotFoundError" in (folder / "r.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_leaves_nothing_behind_but_its_outputs(measured: tuple[Path, BenchResult]) -> None:
     """No journal, no pictures; no path of this machine in the result."""
     folder, _ = measured
@@ -131,6 +136,7 @@ def test_leaves_nothing_behind_but_its_outputs(measured: tuple[Path, BenchResult
     assert str(Path.home()) not in (folder / "r.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_renders_again_from_the_json(
     measured: tuple[Path, BenchResult], command: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -346,6 +352,7 @@ def test_missing_packages_are_said_first(
     assert "install latentrt[bench]" in ran.stderr
 
 
+@pytest.mark.slow
 def test_result_is_json_that_others_can_read(measured: tuple[Path, BenchResult]) -> None:
     """No NaN, no infinity."""
 
