@@ -67,6 +67,7 @@ def test_it_is_the_same_norm(way: GroupNorm, shape: tuple[int, ...], dtype: Any,
     assert error < bound
 
 
+@pytest.mark.slow
 def test_planes_of_a_picture_lose_nothing() -> None:
     """Where ONNX Runtime's own expansion is off by more than 1e-5."""
     x = (np.random.default_rng(0).normal(size=(1, CHANNELS, 512, 512)) + 3.0).astype(np.float32)

@@ -382,6 +382,7 @@ def test_the_written_graph(recipe: Recipe, unet: Unet, tmp_path: Path) -> None:
         assert int8 == len(unet.nodes)
 
 
+@pytest.mark.slow
 def test_some_nodes_can_stay_in_floating_point(unet: Unet, tmp_path: Path) -> None:
     """With the worst third of them left out the prediction is nearer."""
     recipe = Recipe.U8S8
@@ -399,6 +400,7 @@ def test_some_nodes_can_stay_in_floating_point(unet: Unet, tmp_path: Path) -> No
     assert errors[1] < 0.8 * errors[0]
 
 
+@pytest.mark.slow
 def test_the_sum_of_what_nodes_cost_is_what_all_cost(unet: Unet, tmp_path: Path) -> None:
     """Rounding every node at once moves the prediction about as far as their scores say, taken as independent."""
     recipe = Recipe.S8S8

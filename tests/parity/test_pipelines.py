@@ -97,7 +97,7 @@ def check(
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)
-@pytest.mark.grid(most=8)
+@pytest.mark.grid(most=5)
 def test_tiny_model_with_every_sampler(
     tiny_pipe: latentrt.Pipeline, tiny_reference: DiffusersReference, sampler: str
 ) -> None:
@@ -135,7 +135,7 @@ def test_embedded_model(emoji_pipe: latentrt.Pipeline, emoji_reference: Diffuser
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)
-@pytest.mark.grid(most=3)
+@pytest.mark.grid(most=1)
 def test_embedded_model_over_twenty_steps(
     emoji_pipe: latentrt.Pipeline, emoji_reference: DiffusersReference, sampler: str
 ) -> None:
