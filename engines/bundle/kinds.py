@@ -66,7 +66,7 @@ _ROWS = {
     ComponentKind.TEXT_ENCODER: KindRow(guided=True),
     ComponentKind.UNET: KindRow(guided=True, halves=True, int8_on_cpu=True, int8_on_gpu=True, stretched="sample"),
     ComponentKind.VAE_ENCODER: KindRow(opening=Opening.ON_DEMAND, planes=Planes.PICTURE),
-    # Of GPUs tensor cores decode in fp16; a CPU takes as long as for some steps
+    # On a CPU decoding costs several steps; a GPU's tensor cores decode in fp16
     ComponentKind.VAE_DECODER: KindRow(
         planes=Planes.PICTURE, int8_on_cpu=True, rounding_moves="picture", stretched="latent_sample"
     ),

@@ -17,7 +17,6 @@ _TARGETS = ("target_size", "negative_target_size")
 _SCORES = ("aesthetic_score", "negative_aesthetic_score")
 _TAKEN = {TimeIds.NONE: (), TimeIds.SIZE: (*_SIZES, *_TARGETS), TimeIds.AESTHETIC: (*_SIZES, *_SCORES)}
 
-
 _Ids = tuple[float, ...]
 
 
