@@ -52,7 +52,7 @@ def contender(name: str, adapter: str, seconds: float, psnr: float | None = 90.0
         "model": "emoji.bundle",
         "precision": "fp32",
         "versions": {"library": "1.2.3"},
-        "command": f"python -P benchmarks/bench/worker.py {adapter} --once '{{}}'",
+        "command": f"python -P benchmarks/bench/workers/worker.py {adapter} --once '{{}}'",
         "latency": Latency(
             picture=spread(seconds),
             encode=spread(0.05 * seconds),

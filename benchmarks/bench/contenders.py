@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from latentrt.benchmarks.bench.environments import environment_python
 from latentrt.benchmarks.bench.fingerprint import states_of
 from latentrt.benchmarks.bench.plan import Plan
-from latentrt.benchmarks.bench.process import OWN_PYTHON, Worker, WorkerError
+from latentrt.benchmarks.bench.workers.environments import environment_python
+from latentrt.benchmarks.bench.workers.process import OWN_PYTHON, Worker, WorkerError
 from latentrt.benchmarks.peers.registry import OURS, PEERS, Peer
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import open_bundle
@@ -60,7 +60,7 @@ class Entrant:
             python, pip = "peer/bin/python", ["peer/bin/python", "-m", "pip", "install"]
             lines = ["python -m venv peer", shlex.join([*pip, *self.peer.requirements])]
             lines += [shlex.join([*pip, "--no-deps", *self.peer.alone])] if self.peer.alone else []
-        worker = [python, "-P", "benchmarks/bench/worker.py", self.adapter]
+        worker = [python, "-P", "benchmarks/bench/workers/worker.py", self.adapter]
         if self.peer is not None and self.peer.converts:
             prepare = {"do": "prepare", "checkpoint": self.checkpoint, "folder": self.model.name}
             lines.append(f"mkdir {shlex.quote(self.model.name)}")

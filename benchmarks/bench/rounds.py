@@ -9,12 +9,12 @@ from time import perf_counter, sleep
 
 from latentrt.benchmarks.bench.contenders import Entrant
 from latentrt.benchmarks.bench.journal import Answer, Journal
-from latentrt.benchmarks.bench.operators import operator_seconds
-from latentrt.benchmarks.bench.peak import PeakMeter
+from latentrt.benchmarks.bench.machine.operators import operator_seconds
+from latentrt.benchmarks.bench.machine.peak import PeakMeter
 from latentrt.benchmarks.bench.plan import AXES, Case, Plan
-from latentrt.benchmarks.bench.pool import Pool
-from latentrt.benchmarks.bench.process import WorkerError, cold_start
 from latentrt.benchmarks.bench.quality import ClipScore, QualityError, quality_of
+from latentrt.benchmarks.bench.workers.pool import Pool
+from latentrt.benchmarks.bench.workers.process import WorkerError, cold_start
 from latentrt.benchmarks.peers.registry import PEERS, REFERENCE
 from latentrt.benchmarks.report.schema import Quality
 from latentrt.benchmarks.studies.own_emoji import Icons, Pictures, own_emoji_of

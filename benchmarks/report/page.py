@@ -6,7 +6,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from latentrt.benchmarks.bench.operators import PRODUCTS
+from latentrt.benchmarks.bench.machine.operators import PRODUCTS
 from latentrt.benchmarks.report.markdown import quality_text, warnings
 from latentrt.benchmarks.report.plots import plots, series_color
 from latentrt.benchmarks.report.schema import BenchResult, Contender, Quality

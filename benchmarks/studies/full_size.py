@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.benchmarks.bench.process import OWN_PYTHON, Worker
+from latentrt.benchmarks.bench.workers.process import OWN_PYTHON, Worker
 from latentrt.benchmarks.peers.registry import OURS, PEERS, REFERENCE
 from latentrt.benchmarks.studies.architectures import ARCHITECTURES, save_checkpoint
 from latentrt.building.compiling import engines_to_make

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from latentrt.export.sources.ldm_layout import fitting_tensors
+from latentrt.export.sources.single_file.ldm_layout import fitting_tensors
 from latentrt.export.sources.weights_file import WeightsFile, open_weights_file
 
 

@@ -12,13 +12,13 @@ from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.config_checks import part_faults
 from latentrt.export.sources.families import Family, chosen_family, family_of
-from latentrt.export.sources.file_schedule import STANDARD
-from latentrt.export.sources.folder_source import offer_from_folder, part_folder
+from latentrt.export.sources.folder.offer import offer_from_folder, part_folder
+from latentrt.export.sources.folder.pipeline_index import index_faults, zero_empty_negative
 from latentrt.export.sources.hub import folder_from_hub
 from latentrt.export.sources.partial_model import Choices, Offer, decision
 from latentrt.export.sources.parts import Part
-from latentrt.export.sources.pipeline_index import index_faults, zero_empty_negative
-from latentrt.export.sources.single_file import offer_from_file, vae_from_file
+from latentrt.export.sources.single_file.offer import offer_from_file, vae_from_file
+from latentrt.export.sources.single_file.schedule import STANDARD
 from latentrt.models import EMBEDDED, EMOJI
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

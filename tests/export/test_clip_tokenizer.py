@@ -7,7 +7,7 @@ import pytest
 from clip_vocabulary import write_clip_tokenizer
 
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
-from latentrt.export.sources.clip_tokenizer import VOCABULARY, clip_tokenizer_folder
+from latentrt.export.sources.single_file.tokenizer import VOCABULARY, clip_tokenizer_folder
 
 TEXTS = (
     "",

@@ -20,8 +20,8 @@ from latentrt.engines.errors import CheckpointError
 from latentrt.engines.tensors.tensor_file import StoredTensor, open_tensor_file
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.families import FAMILIES
-from latentrt.export.sources.file_schedule import STANDARD
 from latentrt.export.sources.partial_model import Choices, Ema
+from latentrt.export.sources.single_file.schedule import STANDARD
 from latentrt.export.sources.source import checkpoint_from_model
 
 # What does not show in a file of tensors: how the part was saved, sizes that only set defaults, habits of training;
@@ -111,7 +111,7 @@ def test_without_a_base_the_family_supplies_the_schedule(
     family: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And CLIP's own vocabulary the tokenizer, where it is embedded."""
-    monkeypatch.setattr("latentrt.export.sources.single_file.VOCABULARY", 100)
+    monkeypatch.setattr("latentrt.export.sources.single_file.offer.VOCABULARY", 100)
     path = save_single_file(folders(family), tmp_path / "model.safetensors")
     found = checkpoint_from_model(str(path))
     assert found.family.name == family
@@ -251,7 +251,7 @@ class TestWhatTheFileTells:
 
     def test_sd_2_by_a_bias(self, tmp_path: Path) -> None:
         """The deviation of one bias tells SD 2.x's two kinds apart; a U-Net of true width has it."""
-        from latentrt.export.sources.file_schedule import _BIAS, schedule_in_file
+        from latentrt.export.sources.single_file.schedule import _BIAS, schedule_in_file
         from latentrt.export.sources.weights_file import open_weights_file
 
         unet = {"use_linear_projection": True, "in_channels": 4, "cross_attention_dim": 1024}
@@ -320,7 +320,7 @@ class TestWhatTheFileTells:
         self, family: str, plain: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Told by metadata or by the name alone, which is said; --family goes before both."""
-        monkeypatch.setattr("latentrt.export.sources.single_file.VOCABULARY", 100)
+        monkeypatch.setattr("latentrt.export.sources.single_file.offer.VOCABULARY", 100)
         tensors = ldm_tensors(folders(family))
         named = save_tensors(tensors, tmp_path / "my_turbo_v2.safetensors")
         told = save_tensors(tensors, tmp_path / "a.safetensors", metadata={"modelspec.title": "Some Turbo"})

@@ -14,10 +14,10 @@ from benchmark_sample import contender, result
 
 from latentrt.benchmarks.bench import contenders, rounds
 from latentrt.benchmarks.bench.contenders import Entrant
-from latentrt.benchmarks.bench.flops import work_of
+from latentrt.benchmarks.bench.machine.flops import work_of
 from latentrt.benchmarks.bench.plan import Case, _peers
-from latentrt.benchmarks.bench.pool import Pool
 from latentrt.benchmarks.bench.rounds import Rounds
+from latentrt.benchmarks.bench.workers.pool import Pool
 from latentrt.benchmarks.report.schema import BenchResult, read_result, write_result
 from latentrt.engines.bundle.bundle import open_bundle
 

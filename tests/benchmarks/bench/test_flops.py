@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from onnx import TensorProto, helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentrt.benchmarks.bench.flops import flops_of_component, flops_of_graph
+from latentrt.benchmarks.bench.machine.flops import flops_of_component, flops_of_graph
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError

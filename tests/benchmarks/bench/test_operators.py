@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import onnx
 import pytest
 
-from latentrt.benchmarks.bench import operators
-from latentrt.benchmarks.bench.operators import PRODUCTS, operator_seconds, seconds_of_trace
+from latentrt.benchmarks.bench.machine import operators
+from latentrt.benchmarks.bench.machine.operators import PRODUCTS, operator_seconds, seconds_of_trace
 from latentrt.engines.backends.ort_cpu.model import MODEL_FILE
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from latentrt.benchmarks.bench import environments, process
-from latentrt.benchmarks.bench import pool as pool_module
 from latentrt.benchmarks.bench.aggregate import exponent, latency_of
 from latentrt.benchmarks.bench.contenders import Entrant
-from latentrt.benchmarks.bench.environments import environment_python
 from latentrt.benchmarks.bench.journal import Journal
 from latentrt.benchmarks.bench.plan import Case
-from latentrt.benchmarks.bench.pool import Pool
-from latentrt.benchmarks.bench.process import OWN_PYTHON, Worker, WorkerError, cold_start
+from latentrt.benchmarks.bench.workers import environments, process
+from latentrt.benchmarks.bench.workers import pool as pool_module
+from latentrt.benchmarks.bench.workers.environments import environment_python
+from latentrt.benchmarks.bench.workers.pool import Pool
+from latentrt.benchmarks.bench.workers.process import OWN_PYTHON, Worker, WorkerError, cold_start
 from latentrt.benchmarks.peers import stable_diffusion_cpp
 from latentrt.benchmarks.peers.registry import PEERS, Peer
 
@@ -231,9 +231,9 @@ def test_commands_are_whole() -> None:
     ]
     asked = json.loads(shlex.split(lines[4])[1])
     assert asked == {"do": "prepare", "checkpoint": "model", "folder": "converted"}
-    assert lines[4].endswith("| peer/bin/python -P benchmarks/bench/worker.py a")
+    assert lines[4].endswith("| peer/bin/python -P benchmarks/bench/workers/worker.py a")
     drawn = shlex.split(lines[5])
-    assert drawn[:5] == ["peer/bin/python", "-P", "benchmarks/bench/worker.py", "a", "--once"]
+    assert drawn[:5] == ["peer/bin/python", "-P", "benchmarks/bench/workers/worker.py", "a", "--once"]
     assert json.loads(drawn[5]) == {"model": "converted", "options": {}, "steps": 2, "output": "out.png"}
     ours = Entrant(name="o", adapter="latentrt_bundle", model=Path("one.bundle"), **common)  # type: ignore[arg-type]
     assert ours.command({}).splitlines()[0] == "pip install -c constraints.txt ."

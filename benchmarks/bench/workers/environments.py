@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latentrt.benchmarks.bench.process import WorkerError
+from latentrt.benchmarks.bench.workers.process import WorkerError
 from latentrt.engines.files import locked
 
 # What a looser range would bring, some gigabytes of it

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from latentrt.benchmarks.bench.process import OWN_PYTHON, Worker
+from latentrt.benchmarks.bench.workers.process import OWN_PYTHON, Worker
 from latentrt.benchmarks.report.schema import Figure, Peak
 
 SIZE = 2048  # rows of the matrices

@@ -9,10 +9,10 @@ from typing import Any
 from latentrt.engines.bundle.records.manifest import DecisionRecord
 from latentrt.engines.bundle.tokenizer import END
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.clip_tokenizer import VOCABULARY, clip_tokenizer_folder
-from latentrt.export.sources.file_schedule import FileSchedule, schedule_in_file
-from latentrt.export.sources.foreign_models import model_beside_unet, model_without_unet
-from latentrt.export.sources.ldm_layout import (
+from latentrt.export.sources.partial_model import Ema, Offer, decision
+from latentrt.export.sources.parts import FilePart
+from latentrt.export.sources.single_file.foreign_models import model_beside_unet, model_without_unet
+from latentrt.export.sources.single_file.ldm_layout import (
     LayoutError,
     below,
     clip_config,
@@ -24,8 +24,8 @@ from latentrt.export.sources.ldm_layout import (
     vae_config,
     vae_tensors,
 )
-from latentrt.export.sources.partial_model import Ema, Offer, decision
-from latentrt.export.sources.parts import FilePart
+from latentrt.export.sources.single_file.schedule import FileSchedule, schedule_in_file
+from latentrt.export.sources.single_file.tokenizer import VOCABULARY, clip_tokenizer_folder
 from latentrt.export.sources.weights_file import WeightsFile, open_weights_file
 
 UNET = "model.diffusion_model."

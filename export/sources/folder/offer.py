@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.part_folders import STEMS, chosen_variant, weights_in, weights_of
+from latentrt.export.sources.folder.part_folders import STEMS, chosen_variant, weights_in, weights_of
 from latentrt.export.sources.partial_model import Choices, Ema, Offer, decision
 from latentrt.export.sources.parts import FolderPart
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from latentrt.benchmarks.bench.contenders import Entrant
 from latentrt.benchmarks.bench.plan import Case
-from latentrt.benchmarks.bench.process import Worker, WorkerError
+from latentrt.benchmarks.bench.workers.process import Worker, WorkerError
 
 _WARMING_STEPS = 2
 

@@ -1,0 +1,1 @@
+"""A checkpoint in one file: its parts by shape, its schedule, and what it leaves out."""
