@@ -15,7 +15,6 @@ from stand_ins import StandInDriver, StandInRTX
 import latentrt
 from latentrt.building import destination
 from latentrt.building.compiling import EnginesToMake
-from latentrt.cli.inspection import verify
 from latentrt.engines.backends.compiler import Target
 from latentrt.engines.backends.cuda import CudaPython
 from latentrt.engines.backends.ort_cpu.backend import OrtCpu
@@ -30,6 +29,7 @@ from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.store import store as cache
 from latentrt.engines.store.components import OpenComponents
 from latentrt.engines.store.store import engines_in, identity_of
+from latentrt.verifying import verify
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import latentrt
-from latentrt.cli.inspection import verify
 from latentrt.engines.backends.ort_cpu import backend as ort_cpu
+from latentrt.verifying import verify
 
 PORTABLE = {
     "onnx": "onnx/fp32/unet/model.onnx",

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 import latentrt
-from latentrt.cli.inspection import describe, verify
+from latentrt.describing import describe
 from latentrt.engines.backends.cuda import CudaPython
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.store.store import engines_in
+from latentrt.verifying import verify
 
 pytestmark = pytest.mark.gpu
 

@@ -15,11 +15,11 @@ import pytest
 from stub_export import stub_exporter
 
 import latentrt
-from latentrt.cli.inspection import verify
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.probes import read_probes, write_probes
 from latentrt.engines.bundle.records.manifest import PreviewRecord
+from latentrt.verifying import verify
 
 STUB = Path(__file__).resolve().parents[1] / "stub_export.py"
 

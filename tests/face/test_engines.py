@@ -18,7 +18,6 @@ from stub_export import stub_exporter
 
 import latentrt
 from latentrt.cli import terminal
-from latentrt.cli.inspection import verify
 from latentrt.engines.backends.tensorrt.contents import counts_with_weights
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.checked_files import record_files
@@ -29,6 +28,7 @@ from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.store.store import engines_in
+from latentrt.verifying import verify
 
 pytest.importorskip("tensorrt_rtx")
 

@@ -10,11 +10,11 @@ import torch
 from checkpoints import save_tiny_checkpoint
 
 import latentrt
-from latentrt.cli.inspection import verify
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.parity import parity_of
 from latentrt.engines.shapes import Shapes
 from latentrt.export.sources.source import checkpoint_from_model
+from latentrt.verifying import verify
 
 INPAINT = "StableDiffusionInpaintPipeline"
 TEXT = "StableDiffusionPipeline"

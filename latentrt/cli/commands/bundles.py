@@ -11,8 +11,9 @@ from latentrt.cli.commands.arguments import Backend, Bundle, Json, Prompt, Steps
 
 def inspect(bundle: Bundle, json: Json = False) -> None:
     """Show what a bundle holds: source, profiles, components and engines, with precision and parity."""
-    from latentrt.cli.inspection import describe, print_description
+    from latentrt.cli.description import print_description
     from latentrt.cli.terminal import print_json
+    from latentrt.describing import describe
 
     description = describe(bundle)
     if json:
@@ -58,8 +59,8 @@ def compare(
 
 def verify(bundle: Bundle, backend: Backend = "auto", threads: Threads = None, json: Json = False) -> None:
     """Check every file of a bundle, and compare its engines on this machine with torch's recorded outputs."""
-    from latentrt.cli.inspection import verify as verify_bundle
     from latentrt.cli.terminal import BuildProgress, print_json, say
+    from latentrt.verifying import verify as verify_bundle
 
     figures = verify_bundle(bundle, backend=backend, threads=threads, progress=BuildProgress())
     if json:

@@ -1,0 +1,88 @@
+"""A bundle as plain data: source, profiles, components and engines."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from latentrt.engines.backends.registry import COMPILERS
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.records.engine_manifest import EngineManifest
+from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.errors import LatentrtError
+from latentrt.engines.store.store import engines_in, identity_of
+
+
+def describe(root: Path) -> dict[str, Any]:
+    """The bundle as plain data: source, profiles, components with sizes and parity, engines.
+
+    Raises:
+        BundleError: no bundle, or damaged.
+    """
+    manifest = open_bundle(root).manifest
+    components = {
+        name: {
+            "kind": record.kind.value,
+            "precision": record.precision.value,
+            "islands": record.islands,
+            "quantization": record.quantization.model_dump(mode="json") if record.quantization else None,
+            "parameters": record.parameters,
+            "onnx_bytes": sum(manifest.files[file].size for file in (record.onnx, record.weights) if file),
+            "inputs": {key: list(tensor.shape) for key, tensor in record.inputs.items()},
+            "outputs": {key: list(tensor.shape) for key, tensor in record.outputs.items()},
+            "parity": record.parity.model_dump(),
+        }
+        for name, record in manifest.components.items()
+    }
+    engines = [
+        {
+            "key": engine.key,
+            "component": engine.component,
+            "backend": engine.backend.value,
+            "version": engine.backend_version,
+            "precision": engine.precision.value,
+            "machine": engine.machine,
+            "profiles": list(engine.shapes),
+            "workspace_mb": engine.workspace_mb,
+            "bytes": sum(file.size for file in engine.files.values()),
+            "contents": engine.contents.model_dump(mode="json") if engine.contents else None,
+            "parity": engine.parity.model_dump() if engine.parity else None,
+            "fits_this_machine": _fits(root, manifest, engine),
+        }
+        for engine in sorted(engines_in(root), key=partial(_place, tuple(manifest.components)))
+    ]
+    return {
+        "bundle": str(root),
+        "family": manifest.family,
+        "precision": manifest.precision.value,
+        "source": manifest.source.name,
+        "revision": manifest.source.revision,
+        "decisions": {name: row.model_dump() for name, row in manifest.source.decisions.items()},
+        "latentrt": manifest.latentrt,
+        "exporter": manifest.exporter,
+        "profiles": [str(profile) for profile in manifest.profiles],
+        "schedule": manifest.schedule.model_dump(mode="json"),
+        "latents": manifest.latents.model_dump(),
+        "preview_psnr": manifest.preview.psnr,
+        "seamless": manifest.seamless.value,
+        "defaults": manifest.defaults.model_dump(),
+        "components": components,
+        "engines": engines,
+    }
+
+
+def _place(components: tuple[str, ...], engine: EngineManifest) -> tuple[object, ...]:
+    """Engines are listed by component, backend and machine; those of no component of the bundle at the end."""
+    known = engine.component in components
+    return components.index(engine.component) if known else len(components), engine.backend, engine.machine, engine.key
+
+
+def _fits(root: Path, manifest: BundleManifest, engine: EngineManifest) -> bool:
+    if engine.component not in manifest.components:
+        return False
+    compiler = COMPILERS[engine.backend]
+    try:
+        component = Component(root=root, manifest=manifest, name=engine.component)
+        return identity_of(component, compiler, compiler.here()).key == engine.key
+    except LatentrtError:
+        return False
