@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.folder.offer import NON_EMA
+from latentrt.export.sources.folder.folder import NON_EMA
 from latentrt.export.sources.folder.part_folders import STEMS
 from latentrt.export.sources.partial_model import Choices
 

@@ -1,4 +1,4 @@
-"""What one place, a folder or a file, offers to a checkpoint, and what the user chose about it."""
+"""A partial model: what one place, a folder or a file, adds to a checkpoint; and what the user chose about it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class Choices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Offer:
+class PartialModel:
     """Parts, tokenizers and settings from one place.
 
     ``pipeline`` is the class in model_index.json, where there is one, ``listed`` the parts that it names, and ``index``

@@ -12,13 +12,13 @@ from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.config_checks import part_faults
 from latentrt.export.sources.families import Family, chosen_family, family_of
-from latentrt.export.sources.folder.offer import offer_from_folder, part_folder
+from latentrt.export.sources.folder.folder import part_folder, partial_model_from_folder
 from latentrt.export.sources.folder.pipeline_index import index_faults, zero_empty_negative
 from latentrt.export.sources.hub import folder_from_hub
-from latentrt.export.sources.partial_model import Choices, Offer, decision
+from latentrt.export.sources.partial_model import Choices, PartialModel, decision
 from latentrt.export.sources.parts import Part
-from latentrt.export.sources.single_file.offer import offer_from_file, vae_from_file
 from latentrt.export.sources.single_file.schedule import STANDARD
+from latentrt.export.sources.single_file.single_file import partial_model_from_file, vae_from_file
 from latentrt.models import EMBEDDED, EMOJI
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -37,38 +37,38 @@ def checkpoint_from_model(model: str, choices: Choices | None = None) -> Checkpo
         CheckpointError: missing, incomplete or of no known family; every fault found is named.
     """
     choices = choices or Choices()
-    own = _offer(model, choices)
-    base = _offer(choices.base, Choices(), recorded="base/") if choices.base is not None else None
+    own = _partial_model(model, choices)
+    base = _partial_model(choices.base, Choices(), recorded="base/") if choices.base is not None else None
     return _assembled(own, base, choices)
 
 
-def _offer(model: str, choices: Choices, *, recorded: str = "") -> Offer:
+def _partial_model(model: str, choices: Choices, *, recorded: str = "") -> PartialModel:
     if model == EMBEDDED:
-        return offer_from_folder(EMOJI, choices, name=EMBEDDED, recorded=recorded)
+        return partial_model_from_folder(EMOJI, choices, name=EMBEDDED, recorded=recorded)
     path = Path(model)
     if path.is_dir():
-        return offer_from_folder(path, choices, recorded=recorded)
+        return partial_model_from_folder(path, choices, recorded=recorded)
     if path.exists():
         if (path.parent / "config.json").is_file() and path.name.startswith("diffusion_pytorch_model"):
             # A part's own weights, named by the file instead of by the folder
-            return offer_from_folder(path.parent, choices, recorded=recorded)
+            return partial_model_from_folder(path.parent, choices, recorded=recorded)
         if choices.variant is not None:
             raise CheckpointError(
                 f"got --variant {choices.variant} for the file {model!r}, which has none; leave it out"
             )
-        return offer_from_file(path, ema=choices.ema, recorded=recorded)
+        return partial_model_from_file(path, ema=choices.ema, recorded=recorded)
     identifier, _, revision = model.partition("@")
     if _HUB_ID.fullmatch(identifier):
         folder = folder_from_hub(identifier, revision or None, choices)
         # A snapshot is named by its commit
-        return offer_from_folder(folder, choices, name=identifier, revision=folder.name, recorded=recorded)
+        return partial_model_from_folder(folder, choices, name=identifier, revision=folder.name, recorded=recorded)
     raise CheckpointError(
         f"got model {model!r}, expected a diffusers folder, a checkpoint file, a hub id such as owner/name, or "
         f"{EMBEDDED}; check the path"
     )
 
 
-def _assembled(own: Offer, base: Offer | None, choices: Choices) -> Checkpoint:
+def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -> Checkpoint:
     """A whole checkpoint of what the model offers, what its base adds, and the VAE in place of theirs."""
     if "unet" not in own.parts and not own.faults and own.pipeline is None:
         raise CheckpointError(
@@ -124,14 +124,14 @@ def _wanted(family: Family) -> list[str]:
     return [*(row.part for row in family.text_encoders), "unet", "vae"]
 
 
-def _cannot_be_built(own: Offer, faults: list[str], base: Offer | None) -> str:
+def _cannot_be_built(own: PartialModel, faults: list[str], base: PartialModel | None) -> str:
     advice = "download the model again, or mend these"
     if base is None and any("missing" in fault for fault in faults):
         advice += ", or add --base with a model that has what is missing"
     return f"{own.source!r} cannot be built: {'; '.join(dict.fromkeys(faults))}; {advice}"
 
 
-def _parts(own: Offer, base: Offer | None) -> tuple[dict[str, Part], list[str]]:
+def _parts(own: PartialModel, base: PartialModel | None) -> tuple[dict[str, Part], list[str]]:
     """The model's parts, and those of the base that it lacks, of which the names are returned, too.
 
     Text encoders come from one place: SDXL's second beside SD's first would be of no family.
@@ -144,17 +144,17 @@ def _parts(own: Offer, base: Offer | None) -> tuple[dict[str, Part], list[str]]:
     return parts, taken
 
 
-def _encoder_names(own: Offer, base: Offer | None) -> frozenset[str]:
+def _encoder_names(own: PartialModel, base: PartialModel | None) -> frozenset[str]:
     """Which text encoders the model has: those that model_index.json lists, or those that are there."""
-    for offer in (own, base):
-        named = frozenset() if offer is None else (offer.listed or frozenset(offer.parts)) & frozenset(_ENCODERS)
+    for partial in (own, base):
+        named = frozenset() if partial is None else (partial.listed or frozenset(partial.parts)) & frozenset(_ENCODERS)
         if named:
             return named
     return frozenset()
 
 
 def _family(
-    own: Offer, base: Offer | None, parts: Mapping[str, Part], encoders: frozenset[str], choices: Choices
+    own: PartialModel, base: PartialModel | None, parts: Mapping[str, Part], encoders: frozenset[str], choices: Choices
 ) -> tuple[Family, DecisionRecord]:
     unet = parts["unet"].config
     if choices.family is not None:
@@ -172,7 +172,7 @@ def _family(
     return family, decision(family.name, reason)
 
 
-def _family_of_base(base: Offer, wanted: Family) -> Family | None:
+def _family_of_base(base: PartialModel, wanted: Family) -> Family | None:
     """The base's own family, whose scheduler need not be the model's: a teacher is another than what it distils.
 
     One without a U-Net counts as of the wanted family; one of no known family has None.
@@ -186,7 +186,7 @@ def _family_of_base(base: Offer, wanted: Family) -> Family | None:
 
 
 def _scheduler(
-    own: Offer, base: Offer | None, family: Family, choices: Choices
+    own: PartialModel, base: PartialModel | None, family: Family, choices: Choices
 ) -> tuple[dict[str, Any], DecisionRecord]:
     """The scheduler's config, and what the U-Net predicts; the base, if given, is of the same family.
 
@@ -257,26 +257,30 @@ def _replaced_vae(vae: str, own: Part | None, family: Family) -> Part:
 
 
 def _tokenizers(
-    own: Offer, base: Offer | None, family: Family, parts: Mapping[str, Part], decisions: dict[str, DecisionRecord]
+    own: PartialModel,
+    base: PartialModel | None,
+    family: Family,
+    parts: Mapping[str, Part],
+    decisions: dict[str, DecisionRecord],
 ) -> dict[str, Path]:
     """A tokenizer per text encoder, from where the encoder comes from if it is there."""
     found = {}
     for row in family.text_encoders:
         from_base = base is not None and parts.get(row.part) is base.parts.get(row.part)
-        for offer in (base, own) if from_base else (own, base):
-            if offer is not None and row.tokenizer in offer.tokenizers:
-                found[row.tokenizer] = offer.tokenizers[row.tokenizer]
-                if offer.tokenizer_origin is not None:
-                    decisions[row.tokenizer] = offer.tokenizer_origin
-                elif offer is base:
-                    decisions[row.tokenizer] = decision(offer.name, "the base's")
+        for partial in (base, own) if from_base else (own, base):
+            if partial is not None and row.tokenizer in partial.tokenizers:
+                found[row.tokenizer] = partial.tokenizers[row.tokenizer]
+                if partial.tokenizer_origin is not None:
+                    decisions[row.tokenizer] = partial.tokenizer_origin
+                elif partial is base:
+                    decisions[row.tokenizer] = decision(partial.name, "the base's")
                 break
     return found
 
 
 def _faults(
-    own: Offer,
-    base: Offer | None,
+    own: PartialModel,
+    base: PartialModel | None,
     family: Family,
     parts: Mapping[str, Part],
     tokenizers: Mapping[str, Path],

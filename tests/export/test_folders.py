@@ -147,7 +147,7 @@ def test_a_u_net_with_a_base(
     form: str, base: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The U-Net is the model's, everything else the base's; files of both are recorded."""
-    monkeypatch.setattr("latentrt.export.sources.single_file.offer.VOCABULARY", 100)
+    monkeypatch.setattr("latentrt.export.sources.single_file.single_file.VOCABULARY", 100)
     unet = shutil.copytree(saved / "unet", tmp_path / "tuned" / "unet")
     weights = unet / "diffusion_pytorch_model.safetensors"
     save_file({key: 2 * tensor for key, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
@@ -188,14 +188,14 @@ def test_what_a_base_in_one_file_tells_of_its_training(saved: Path, tmp_path: Pa
     """Holds for a U-Net that does not say."""
     base = save_tensors({**ldm_tensors(saved), "v_pred": torch.zeros(0)}, tmp_path / "base.safetensors")
     tokenizer = {"tokenizer": saved / "tokenizer"}
-    from latentrt.export.sources.folder.offer import offer_from_folder
-    from latentrt.export.sources.partial_model import Offer
-    from latentrt.export.sources.single_file.offer import offer_from_file
+    from latentrt.export.sources.folder.folder import partial_model_from_folder
+    from latentrt.export.sources.partial_model import PartialModel
+    from latentrt.export.sources.single_file.single_file import partial_model_from_file
     from latentrt.export.sources.source import _assembled
 
-    unet = offer_from_folder(saved / "unet", Choices())
-    offered = offer_from_file(base, ema=None, recorded="base/")
-    whole = Offer(**{**vars(offered), "tokenizers": tokenizer})
+    unet = partial_model_from_folder(saved / "unet", Choices())
+    offered = partial_model_from_file(base, ema=None, recorded="base/")
+    whole = PartialModel(**{**vars(offered), "tokenizers": tokenizer})
     found = _assembled(unet, whole, Choices())
     assert found.schedule().prediction_type == "v_prediction"
     assert "of the base: the file's tensor v_pred" in found.decisions["prediction type"].reason

@@ -111,7 +111,7 @@ def test_without_a_base_the_family_supplies_the_schedule(
     family: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And CLIP's own vocabulary the tokenizer, where it is embedded."""
-    monkeypatch.setattr("latentrt.export.sources.single_file.offer.VOCABULARY", 100)
+    monkeypatch.setattr("latentrt.export.sources.single_file.single_file.VOCABULARY", 100)
     path = save_single_file(folders(family), tmp_path / "model.safetensors")
     found = checkpoint_from_model(str(path))
     assert found.family.name == family
@@ -320,7 +320,7 @@ class TestWhatTheFileTells:
         self, family: str, plain: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Told by metadata or by the name alone, which is said; --family goes before both."""
-        monkeypatch.setattr("latentrt.export.sources.single_file.offer.VOCABULARY", 100)
+        monkeypatch.setattr("latentrt.export.sources.single_file.single_file.VOCABULARY", 100)
         tensors = ldm_tensors(folders(family))
         named = save_tensors(tensors, tmp_path / "my_turbo_v2.safetensors")
         told = save_tensors(tensors, tmp_path / "a.safetensors", metadata={"modelspec.title": "Some Turbo"})

@@ -2,21 +2,21 @@
 
 from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.export.sources.families import Family
-from latentrt.export.sources.partial_model import Offer
+from latentrt.export.sources.partial_model import PartialModel
 
 _ZEROS, _SCORED = "force_zeros_for_empty_prompt", "requires_aesthetics_score"
 
 
-def zero_empty_negative(own: Offer, base: Offer | None, family: Family) -> bool:
+def zero_empty_negative(own: PartialModel, base: PartialModel | None, family: Family) -> bool:
     """What model_index.json says, of the model or else of its base; only pipelines of SDXL's kind read it."""
     if family.time_ids is not TimeIds.NONE:
-        for offer in (own, base):
-            if offer is not None and offer.index.get(_ZEROS) is not None:
-                return bool(offer.index[_ZEROS])
+        for model in (own, base):
+            if model is not None and model.index.get(_ZEROS) is not None:
+                return bool(model.index[_ZEROS])
     return family.zero_empty_negative
 
 
-def index_faults(own: Offer, family: Family) -> list[str]:
+def index_faults(own: PartialModel, family: Family) -> list[str]:
     """Settings in model_index.json that are none, or that contradict the U-Net."""
     if family.time_ids is TimeIds.NONE:
         return []

@@ -1,4 +1,4 @@
-"""What a folder offers: a diffusers pipeline, whole or in part, or one part alone."""
+"""A folder: a diffusers pipeline, whole or in part, or one part alone."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.folder.part_folders import STEMS, chosen_variant, weights_in, weights_of
-from latentrt.export.sources.partial_model import Choices, Ema, Offer, decision
+from latentrt.export.sources.partial_model import Choices, Ema, PartialModel, decision
 from latentrt.export.sources.parts import FolderPart
 
 # A bare part's class, and what it is in a pipeline
@@ -14,9 +14,9 @@ _BARE = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
 NON_EMA = "non_ema"  # the variant that training scripts of diffusers write beside the averaged weights
 
 
-def offer_from_folder(
+def partial_model_from_folder(
     folder: Path, choices: Choices, *, name: str | None = None, revision: str | None = None, recorded: str = ""
-) -> Offer:
+) -> PartialModel:
     """What a folder offers.
 
     Args:
@@ -68,7 +68,7 @@ def offer_from_folder(
     settings = {
         f"{recorded}{file.relative_to(folder)}": file for file in (index_file, scheduler_file) if file.is_file()
     }
-    return Offer(
+    return PartialModel(
         source=str(folder),
         name=name or folder.resolve().name,
         revision=revision,
@@ -90,11 +90,11 @@ def part_folder(folder: Path, part: str, choices: Choices, *, recorded: str) -> 
     Raises:
         CheckpointError: it has no such part, or one that cannot be read.
     """
-    offer = offer_from_folder(folder, choices, recorded=recorded)
-    if offer.faults or part not in offer.parts:
-        reason = "; ".join(offer.faults) or f"it holds {', '.join(offer.parts) or 'no part of a model'}"
+    model = partial_model_from_folder(folder, choices, recorded=recorded)
+    if model.faults or part not in model.parts:
+        reason = "; ".join(model.faults) or f"it holds {', '.join(model.parts) or 'no part of a model'}"
         raise CheckpointError(f"{str(folder)!r} has no usable {part} ({reason}); choose another folder")
-    found = offer.parts[part]
+    found = model.parts[part]
     assert isinstance(found, FolderPart)
     return found
 

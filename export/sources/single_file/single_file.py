@@ -9,7 +9,7 @@ from typing import Any
 from latentrt.engines.bundle.records.manifest import DecisionRecord
 from latentrt.engines.bundle.tokenizer import END
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.partial_model import Ema, Offer, decision
+from latentrt.export.sources.partial_model import Ema, PartialModel, decision
 from latentrt.export.sources.parts import FilePart
 from latentrt.export.sources.single_file.foreign_models import model_beside_unet, model_without_unet
 from latentrt.export.sources.single_file.ldm_layout import (
@@ -85,7 +85,7 @@ _VAE_PREFIXES = ("first_stage_model.", "vae.", "")
 _VAE_MARKS = ("encoder.down.0.block.0.conv1.weight", "encoder.down_blocks.0.resnets.0.conv1.weight")
 
 
-def offer_from_file(path: Path, *, ema: Ema | None, recorded: str = "") -> Offer:
+def partial_model_from_file(path: Path, *, ema: Ema | None, recorded: str = "") -> PartialModel:
     """What a single file offers: any of U-Net, autoencoder and text encoders.
 
     Args:
@@ -142,7 +142,7 @@ def offer_from_file(path: Path, *, ema: Ema | None, recorded: str = "") -> Offer
                 f"{len(unplaced)} of the file's", f"a U-Net of this kind has none called {names}"
             )
     schedule = schedule_in_file(file, unet.config, unet_prefix)
-    return Offer(
+    return PartialModel(
         source=str(path),
         name=path.stem,
         parts=parts,
