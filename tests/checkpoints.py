@@ -81,7 +81,7 @@ def _sdxl(
 ) -> _Tiny:
     return _Tiny(
         pipeline=pipeline,
-        unet={**_SDXL_BLOCKS, **(unet or {})},
+        unet={**_SDXL_BLOCKS, "transformer_layers_per_block": (1, 2), **(unet or {})},
         scheduler=scheduler,
         encoders={**_CLIP_L_OF_XL, **_CLIP_G},
         vae={"scaling_factor": 0.13025, "force_upcast": True},
@@ -122,12 +122,12 @@ TINY: Mapping[str, _Tiny] = {
         scheduler=("EulerDiscreteScheduler", {**_BETAS, "timestep_spacing": "trailing", "steps_offset": 1}),
         encoders=_CLIP_H,
     ),
-    "sdxl": _sdxl(unet={"transformer_layers_per_block": (1, 2)}),
+    "sdxl": _sdxl(),
     "sdxl-inpaint": _sdxl("StableDiffusionXLInpaintPipeline", unet=_MASKED),
     "sdxl-turbo": _sdxl(
         scheduler=("EulerAncestralDiscreteScheduler", {**_BETAS, "timestep_spacing": "trailing", "steps_offset": 1})
     ),
-    "lcm-sdxl": _sdxl(scheduler=_LCM, unet=_GUIDANCE_EMBEDDING),
+    "lcm-sdxl": _sdxl(scheduler=_LCM, unet={**_GUIDANCE_EMBEDDING, "transformer_layers_per_block": 1}),
     "sdxl-refiner": _Tiny(
         pipeline="StableDiffusionXLImg2ImgPipeline",
         unet=_SDXL_BLOCKS,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -104,6 +105,7 @@ def _program(path: Path, module: Any) -> Any:
         if name in model.graph.initializers:
             value = model.graph.initializers[name]
             value.const_value = ir.Tensor(tensor.detach().numpy(), name=name, dtype=value.const_value.dtype)
+            value.shape = ir.Shape(tensor.shape)
     return torch.onnx.ONNXProgram(model, None)
 
 
@@ -114,18 +116,23 @@ _UNSEEN = ("_name_or_path", "scaling_factor", "shift_factor", "force_upcast", "_
 def _structure(module: Any, example: Mapping[str, Any], graph: object) -> str | None:
     """A digest of all that a trace depends on: code, the modules with their settings, shapes, names; not the weights.
 
-    None if a hook's effect cannot be told.
+    Nor the number of channels that a U-Net takes: a convolution's node is the same for any. None if a hook's effect
+    cannot be told.
     """
-    digest = sha256(repr(graph).encode())
+    digest = sha256(re.sub(r"('sample': TensorRecord\(shape=\('batch', )\d+", r"\1any", repr(graph)).encode())
     for source in _EXPORTERS:
         digest.update(source.read_bytes())
     for name, tensor in example.items():
-        digest.update(repr((name, tuple(tensor.shape), tensor.dtype)).encode())
+        shape = ["any" if axis == 1 and name == "sample" else size for axis, size in enumerate(tensor.shape)]
+        digest.update(repr((name, shape, tensor.dtype)).encode())
     for name, part in module.named_modules():
         plain = {key: value for key, value in vars(part).items() if isinstance(value, bool | int | float | str | tuple)}
         config = getattr(part, "config", {})
         settings = dict(config.to_dict() if hasattr(config, "to_dict") else config)
         settings = {key: value for key, value in settings.items() if key not in _UNSEEN}
+        if name in ("unet", "unet.conv_in"):
+            plain.pop("in_channels", None)
+            settings.pop("in_channels", None)
         described = (name, type(part).__qualname__, sorted(vars(part)), sorted(plain.items()), sorted(settings.items()))
         digest.update(repr(described).encode())
         if part._forward_hooks:
@@ -139,6 +146,7 @@ def _structure(module: Any, example: Mapping[str, Any], graph: object) -> str | 
             digest.update(repr((hook.__qualname__, enclosed)).encode())
     first: dict[int, str] = {}  # tied tensors are one
     for name, tensor in module.state_dict().items():
-        row = (name, tuple(tensor.shape), tensor.dtype, first.setdefault(tensor.data_ptr(), name))
+        shape = [size for axis, size in enumerate(tensor.shape) if not (axis == 1 and name == "unet.conv_in.weight")]
+        row = (name, shape, tensor.dtype, first.setdefault(tensor.data_ptr(), name))
         digest.update(repr(row).encode())
     return digest.hexdigest()[:32]

@@ -62,7 +62,7 @@ def test_killed_at_any_moment_the_old_bundle_stays(tiny_bundle: Path, tiny_copy:
 
 
 @pytest.mark.parametrize("stage", ["text_encoder: trace", "vae_encoder: trace"])
-@pytest.mark.grid(most=1)
+@pytest.mark.slow
 def test_killed_while_torch_exports(tiny_copy: Path, tiny_checkpoint: Path, stage: str) -> None:
     """The same in the middle of a real export: two seconds into a stage."""
     code = f"""

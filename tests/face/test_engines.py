@@ -14,6 +14,7 @@ import pytest
 from checkpoints import TINY
 from rich.console import Console
 from rich.progress import Progress
+from shared import filled_once
 from stub_export import stub_exporter
 
 import latentrt
@@ -58,8 +59,7 @@ def half_xl_bundle(family_checkpoint: Callable[[str], Path], tmp_path_factory: p
     return folder
 
 
-# One of each: the embedded model, and a tiny one with two text encoders
-OFTEN = ("emoji_bundle", "sdxl")
+OFTEN = ("sdxl",)  # two text encoders, pooled states and time ids
 
 
 @pytest.fixture(
@@ -148,11 +148,14 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def planned(tiny_bundle: Path, tmp_path: Path, no_gpu: None) -> Path:
+def planned(tiny_bundle: Path, shared: Path, tmp_path: Path, no_gpu: None) -> Path:
     """The tiny bundle with plans for an sm89 alone."""
-    root = shutil.copytree(tiny_bundle, tmp_path / "planned.bundle", ignore=shutil.ignore_patterns("engines"))
-    latentrt.build(root, backend="tensorrt-rtx", gpus=["sm89"])
-    return root
+
+    def build(folder: Path) -> None:
+        shutil.copytree(tiny_bundle, folder, ignore=shutil.ignore_patterns("engines"))
+        latentrt.build(folder, backend="tensorrt-rtx", gpus=["sm89"])
+
+    return shutil.copytree(filled_once(shared / "planned.bundle", build), tmp_path / "planned.bundle")
 
 
 def test_a_bundle_of_plans_alone_says_why_it_does_not_open(planned: Path) -> None:

@@ -51,7 +51,7 @@ def fractional(name: str, config: ScheduleConfig, sampler: Sampler) -> bool:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
-@pytest.mark.grid(most=10)
+@pytest.mark.grid(most=6)
 def test_timesteps_of_every_model_call(name: str, spacing: str) -> None:
     """Over beta schedules, offsets, zero terminal SNR, final sigmas and numbers of steps."""
     betas, finals = ("linear", "scaled_linear", "squaredcos_cap_v2"), ("zero", "sigma_min")

@@ -19,7 +19,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
-_BENCHMARKS = Path(__file__).resolve().parent.parent
+_BENCHMARKS = Path(__file__).resolve().parents[2]
 _OURS = "latentrt_bundle"
 
 

@@ -103,7 +103,8 @@ def test_adapters_import_where_latentrt_is_not_installed(tmp_path: Path) -> None
     for library in site.glob("numpy*.libs"):
         (tmp_path / library.name).symlink_to(library)
     code = f"import sys; sys.path.append({str(tmp_path)!r}); sys.argv = ['worker.py', 'matrix_product']\n"
-    code += f"import runpy; runpy.run_path({str(HOUSE / 'benchmarks' / 'bench' / 'worker.py')!r}, run_name='__main__')"
+    worker = HOUSE / "benchmarks" / "bench" / "workers" / "worker.py"
+    code += f"import runpy; runpy.run_path({str(worker)!r}, run_name='__main__')"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], input=json.dumps(MATRIX) + "\n", capture_output=True, text=True
     )
