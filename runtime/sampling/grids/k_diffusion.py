@@ -73,7 +73,7 @@ def euler_grid(
     interpolation_type: InterpolationType = InterpolationType.LINEAR,
     timestep_type: TimestepType = TimestepType.DISCRETE,
 ) -> Schedule:
-    """The same with Euler's wishes; ends at no noise, or at the smallest trained σ."""
+    """Euler's: linear or even in log σ between the trained σ, with timesteps of either type; ends as the config says."""
     schedule = _k_grid(
         config,
         steps,

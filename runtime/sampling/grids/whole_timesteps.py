@@ -1,8 +1,8 @@
 """The grids on whole timesteps: DDIM, DDPM, PNDM and the consistency models.
 
 A grid says which noise levels a sampler visits, as a pure function of a config and a number of steps. Timesteps are
-equal to those of the diffusers class that a sampler stands for, with the traps that this brings: the families (here,
-`k_grids`, `dpm_grids`) divide the training timesteps differently, and only some round timesteps found from σ.
+equal to those of the diffusers class that a sampler stands for. Those classes differ: each family (here,
+`k_diffusion`, `dpm`) divides the training timesteps in its own way, and only some round the timesteps found from σ.
 """
 
 from collections.abc import Sequence
