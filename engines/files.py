@@ -12,8 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import filelock
-
 from latentrt.engines.errors import BusyError, LatentrtError, OutputError
 
 _DISK_ERRORS = {
@@ -86,6 +84,8 @@ def locked(destination: Path) -> Iterator[None]:
         OutputError: the lock cannot be created.
     """
     path = destination.parent / f".{destination.name}.lock"
+    import filelock  # not needed to draw
+
     lock = filelock.FileLock(path, timeout=0)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,31 @@
 """The backends there are, best first."""
 
+from collections import UserDict
+from importlib import import_module
+from typing import Any
+
 from latentrt.engines.backends.compiler import Compiler
-from latentrt.engines.backends.ort_cpu.backend import OrtCpu
-from latentrt.engines.backends.ort_cuda import OrtCuda
-from latentrt.engines.backends.tensorrt.backend import TensorRT, TensorRTRTX
 from latentrt.engines.precision import Backend
 
+
+class _Compilers(UserDict[Backend, Any]):
+    """Every backend's compiler; module and class until it is first asked for, as a bundle opens with one alone."""
+
+    def __getitem__(self, backend: Backend) -> Compiler:
+        compiler = self.data[backend]
+        if isinstance(compiler, tuple):
+            module, name = compiler
+            compiler = getattr(import_module(f"latentrt.engines.backends.{module}"), name)()
+            self.data[backend] = compiler
+        return compiler  # type: ignore[no-any-return]
+
+
 # In the order in which they are preferred where a bundle and the machine have several
-COMPILERS: dict[Backend, Compiler] = {
-    Backend.TENSORRT: TensorRT(),
-    Backend.TENSORRT_RTX: TensorRTRTX(),
-    Backend.ORT_CUDA: OrtCuda(),
-    Backend.ORT_CPU: OrtCpu(),
-}
+COMPILERS = _Compilers(
+    {
+        Backend.TENSORRT: ("tensorrt.backend", "TensorRT"),
+        Backend.TENSORRT_RTX: ("tensorrt.backend", "TensorRTRTX"),
+        Backend.ORT_CUDA: ("ort_cuda", "OrtCuda"),
+        Backend.ORT_CPU: ("ort_cpu.backend", "OrtCpu"),
+    }
+)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from latentrt.engines.backends.ort_cpu.model import version as onnxruntime_version
 from latentrt.engines.bundle.records.component import QuantizationRecord
+from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import RequestError
-from latentrt.engines.graphs.quantization.recipe import Recipe, recipe_for
+from latentrt.engines.graphs.quantization.recipe import recipe_for
 from latentrt.engines.precision import Backend, Precision
 from latentrt.int8.calibration import CalibrationSet, default_prompts, prompts_from_file
 from latentrt.int8.psnr import EXACT

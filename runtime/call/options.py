@@ -7,7 +7,6 @@ The types behind the annotations are not imported: the command line reads this f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -210,6 +209,8 @@ def set_options(options: Mapping[str, Any]) -> Options:
     known = list(Options.__annotations__)
     for name in options:
         if name not in known:
+            from difflib import get_close_matches  # not needed by a call that is right
+
             close = get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
             if name == "strength":

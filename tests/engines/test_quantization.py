@@ -14,6 +14,7 @@ from latentrt.engines.backends.ort_cpu.compile import compile_onnx
 from latentrt.engines.backends.ort_cpu.model import OrtCpuEngine, OrtCpuModel
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.editor import GraphEditor, weight_of
 from latentrt.engines.graphs.group_norm import GroupNorm
@@ -22,7 +23,7 @@ from latentrt.engines.graphs.quantization.insert import write_quantized
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights
 from latentrt.engines.graphs.quantization.observe import Observations, ObservingEngine
 from latentrt.engines.graphs.quantization.ranges import InputChoice, choose_inputs, output_ranges
-from latentrt.engines.graphs.quantization.recipe import Range, Recipe, recipe_for, rounded_weight
+from latentrt.engines.graphs.quantization.recipe import Range, recipe_for, rounded_weight
 from latentrt.engines.graphs.quantization.sensitivity import RecordedCall, sensitivities
 from latentrt.engines.graphs.quantization.smooth import SmoothedGraph
 from latentrt.engines.precision import Backend

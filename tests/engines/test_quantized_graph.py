@@ -10,11 +10,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.graphs.editor import input_of, weight_of
 from latentrt.engines.graphs.quantization.insert import write_quantized
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
 from latentrt.engines.graphs.quantization.ranges import InputChoice
-from latentrt.engines.graphs.quantization.recipe import Range, Recipe
+from latentrt.engines.graphs.quantization.recipe import Range
 from latentrt.engines.graphs.quantization.smooth import SmoothedGraph
 from latentrt.engines.precision import Backend
 

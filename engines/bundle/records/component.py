@@ -6,8 +6,8 @@ from pydantic import Field
 
 from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.parity import Parity
+from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.bundle.records.record import Record
-from latentrt.engines.graphs.quantization.recipe import Recipe
 from latentrt.engines.precision import Precision
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.graphs.editor import GraphEditor, computed_weight, input_of, save_with_weights
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
 from latentrt.engines.graphs.quantization.ranges import InputChoice
-from latentrt.engines.graphs.quantization.recipe import Range, Recipe
+from latentrt.engines.graphs.quantization.recipe import Range
 from latentrt.engines.graphs.quantization.smooth import SmoothedGraph
 
 if TYPE_CHECKING:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
 from latentrt.engines.graphs.quantization.observe import Observations, Observed
-from latentrt.engines.graphs.quantization.recipe import Range, Recipe, rounded_weight
+from latentrt.engines.graphs.quantization.recipe import Range, rounded_weight
 from latentrt.engines.spec import Array
 
 # Of the timesteps' extremes: 100 is the widest, less leaves out the timesteps that went furthest

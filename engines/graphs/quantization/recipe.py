@@ -1,12 +1,11 @@
 """What int8 is for a machine: the types of activations and weights, and how much of their range is used."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 
-from latentrt.engines.bundle.kinds import ComponentKind
+from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import RequestError
 from latentrt.engines.machine import cpu_features
 from latentrt.engines.precision import Backend
@@ -14,42 +13,6 @@ from latentrt.engines.spec import Array
 
 # NumPy's names of extensions whose dot products of eight-bit numbers sum up in 32 bits: VNNI, AMX, ARM's
 _WIDE_SUMS = frozenset({"AVX512_CLX", "AVX512_ICL", "AVX512_SPR", "ASIMDDP"})
-
-
-class Recipe(StrEnum):
-    """How numbers become eight bits.
-
-    ``u8s8``: unsigned activations with a zero point, signed weights per channel: ONNX Runtime's CPU kernels.
-    ``u8s8-reduced``: the same with weights of seven bits, for AVX2 and AVX-512 without VNNI, whose sums of two products
-    would saturate.
-    ``s8s8``: both signed and symmetric, which TensorRT wants.
-    """
-
-    U8S8 = "u8s8"
-    U8S8_REDUCED = "u8s8-reduced"
-    S8S8 = "s8s8"
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether activations have zero in the middle of their range."""
-        return self is Recipe.S8S8
-
-    @property
-    def largest_weight(self) -> int:
-        """The number that a channel's largest weight becomes."""
-        return 64 if self is Recipe.U8S8_REDUCED else 127
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """Components to quantize, in the order of drawing."""
-        return tuple(
-            kind for kind in ComponentKind if (kind.row.int8_on_gpu if self is Recipe.S8S8 else kind.row.int8_on_cpu)
-        )
-
-    @property
-    def quantizes_outputs(self) -> frozenset[str]:
-        """Operators whose results become eight bits, too: ONNX Runtime has no other int8 convolution on the CPU."""
-        return frozenset() if self is Recipe.S8S8 else frozenset({"Conv"})
 
 
 def recipe_for(backend: Backend) -> Recipe:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.graphs.editor import GraphEditor, Insertion, input_of
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
 from latentrt.engines.graphs.quantization.ranges import InputChoice
-from latentrt.engines.graphs.quantization.recipe import Range, Recipe
+from latentrt.engines.graphs.quantization.recipe import Range
 from latentrt.engines.spec import Array
 
 if TYPE_CHECKING:

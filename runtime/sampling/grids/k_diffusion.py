@@ -73,7 +73,7 @@ def euler_grid(
     interpolation_type: InterpolationType = InterpolationType.LINEAR,
     timestep_type: TimestepType = TimestepType.DISCRETE,
 ) -> Schedule:
-    """Euler's: linear or even in log σ between the trained σ, with timesteps of either type; ends as the config says."""
+    """Euler's: linear, or even in log σ, between the trained σ; timesteps of either type; ends as the config says."""
     schedule = _k_grid(
         config,
         steps,
