@@ -14,7 +14,6 @@ from latentrt.engines.bundle.probes import Probe, write_probes
 from latentrt.engines.bundle.records.component import ComponentRecord, ParityRecord
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.bundle.weights import NamedWeights, WeightRecord, write_named_weights
-from latentrt.engines.errors import CheckpointError
 from latentrt.engines.graphs.islands import Island, islands_of
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import Progress
@@ -55,16 +54,10 @@ class ComponentExports:
         probes: Sequence[Probe],
         beside: Mapping[str, WeightRecord] | None = None,
     ) -> None:
-        """Traces one module, refuses weights that are not finite, and records what was written.
+        """Traces one module and records what was written.
 
         ``beside`` are weights of the checkpoint's part that are not the module's.
         """
-        broken = [key for key, tensor in module.state_dict().items() if not torch.isfinite(tensor).all()]
-        if broken:
-            raise CheckpointError(
-                f"{name} has NaN or infinite weights in {broken[0]} and {len(broken) - 1} other tensors; "
-                "download the model again or choose another"
-            )
         precision, islands = self._precision_of(name)
         if precision is Precision.FP16:
             probes = [*probes, *self._extreme_probes(name, kind, module, graph, probes[0])]

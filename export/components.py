@@ -37,10 +37,10 @@ from latentrt.export.modules.text_encoder import (
 )
 from latentrt.export.modules.unet import load_unet, unet_graph
 from latentrt.export.modules.vae import load_vae, vae_decoder_graph, vae_encoder_graph
+from latentrt.export.quiet import quiet
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.families import TextEncoderRow
 from latentrt.export.tracing.activations import ActivationRanges
-from latentrt.export.tracing.onnx_export import quiet
 from latentrt.export.tracing.preview import fit_preview
 from latentrt.export.tracing.probes import (
     added_inputs,
@@ -76,12 +76,14 @@ def export_components(
         The manifest, with parity figures still to be measured.
 
     Raises:
-        CheckpointError: weights that torch cannot load, or that are not finite.
+        CheckpointError: weights that are not the modules', that torch cannot load, or that are not finite.
         ParityError: activations that fp16 cannot hold.
     """
     run = ComponentExports(checkpoint, root, precision, profiles, progress, seamless, kept_fp32, {}, ActivationRanges())
     family, tokenizers, embeddings = checkpoint.family, {}, {}
     prompts = []
+    with progress.stage("weights: check"):
+        checkpoint.check_values()
     with quiet():
         for row in family.text_encoders:
             length = checkpoint.parts[row.part].config["max_position_embeddings"]
@@ -97,6 +99,7 @@ def export_components(
             name=checkpoint.name,
             revision=checkpoint.revision,
             decisions=dict(checkpoint.decisions),
+            unread=checkpoint.unread,
             files=checkpoint.files,
         )
         recorded = record_files(root, files)

@@ -58,6 +58,7 @@ def describe(root: Path) -> dict[str, Any]:
         "source": manifest.source.name,
         "revision": manifest.source.revision,
         "decisions": {name: row.model_dump() for name, row in manifest.source.decisions.items()},
+        "unread": {name: list(names) for name, names in manifest.source.unread.items()},
         "latentrt": manifest.latentrt,
         "exporter": manifest.exporter,
         "profiles": [str(profile) for profile in manifest.profiles],

@@ -32,6 +32,31 @@ class StoredDtype:
             return _e4m3_values()[bits]
         return bits
 
+    def is_finite(self, bits: Array) -> bool:
+        """Whether all numbers are finite in float32; whole numbers always are.
+
+        Without its sign, a float's bits grow with its size, so that the largest ones tell.
+        """
+        limit = _LIMITS.get(self.name)
+        if limit is None:
+            return True
+        unsigned = bits.view(f"<u{self.size}").reshape(-1)
+        mask = (1 << (8 * self.size - 1)) - 1
+        blocks = (unsigned[begin : begin + _BLOCK] for begin in range(0, unsigned.size, _BLOCK))
+        return all(int((block & unsigned.dtype.type(mask)).max()) < limit for block in blocks)
+
+
+_BLOCK = 2**18  # numbers that are looked at together: what is computed of them stays in the processor's cache
+# The bits of each type's least number that is none, or that float32 does not hold
+_LIMITS = {
+    "float64": 0x47F0000000000000,
+    "float32": 0x7F800000,
+    "float16": 0x7C00,
+    "bfloat16": 0x7F80,
+    "float8_e5m2": 0x7C,
+    "float8_e4m3fn": 0x7F,
+}
+
 
 def _dtype(name: str, safetensors: str, storage: str, bits: str) -> StoredDtype:
     return StoredDtype(name=name, safetensors=safetensors, storage=storage, bits=bits)

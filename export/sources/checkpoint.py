@@ -1,7 +1,7 @@
 """A checked model: what its configs say and which files a build reads."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ class Checkpoint:
     ``parts`` holds the family's text encoders, ``unet`` and ``vae``; ``tokenizers`` the folder of each tokenizer by
     its name; ``settings`` further files that a build reads, such as model_index.json; ``source`` is how messages call
     the model; ``decisions`` says what was worked out about it and how, for the user to read;
-    ``zero_empty_negative`` whether an unconditional half without a prompt sees zeros.
+    ``zero_empty_negative`` whether an unconditional half without a prompt sees zeros; ``outside`` lists the tensors of
+    a file that are no part's.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Checkpoint:
     settings: Mapping[str, Path]
     decisions: Mapping[str, DecisionRecord]
     zero_empty_negative: bool
+    outside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def unet(self) -> Mapping[str, Any]:
@@ -106,6 +108,39 @@ class Checkpoint:
         """How many weights the components have, from the headers of their files."""
         return sum(part.parameters for part in self.parts.values())
 
+    def check(self) -> None:
+        """Compares names, shapes and types of all tensors with the parts' modules. Reads no weight.
+
+        Raises:
+            CheckpointError: some do not fit; the first of each part are named.
+        """
+        faults = []
+        for part in self.parts.values():
+            try:
+                part.read  # noqa: B018  # found once, and kept
+            except CheckpointError as error:
+                faults.append(str(error))
+        if faults:
+            raise tensor_refusal(self.source, faults)
+
+    def check_values(self) -> None:
+        """Reads every weight once.
+
+        Raises:
+            CheckpointError: some are NaN or infinite; the first of each part are named.
+        """
+        faults = [fault for part in self.parts.values() if (fault := part.value_fault()) is not None]
+        if faults:
+            raise CheckpointError(
+                f"{self.source!r} cannot be built: {'; '.join(faults)}; choose another copy of the model"
+            )
+
+    @property
+    def unread(self) -> dict[str, tuple[str, ...]]:
+        """What the files hold and nothing reads, by part or by file, but for what is known to be idle."""
+        found = {name: part.unread for name, part in self.parts.items()} | dict(self.outside)
+        return {name: names for name, names in found.items() if names}
+
     def schedule(self) -> ScheduleConfig:
         """The training schedule; keys that concern only one sampler's habits are left to the samplers.
 
@@ -133,3 +168,11 @@ class Checkpoint:
         for part in self.parts.values():
             paths |= part.files
         return {name: record_file(path) for name, path in sorted(paths.items())}
+
+
+def tensor_refusal(source: str, faults: Sequence[str]) -> CheckpointError:
+    """The error for parts whose tensors do not fit."""
+    return CheckpointError(
+        f"{source!r} cannot be built: {'; '.join(faults)}; take the model as its author saved it, or save it again "
+        "with save_pretrained"
+    )

@@ -42,7 +42,8 @@ class PartialModel:
     ``scheduler`` is the whole config of a folder;
     ``training`` what a single file tells about its training, as keys of that config; ``prediction`` why it is so.
     ``turbo`` says why the model is taken for one distilled to a few steps, None where nothing says so.
-    ``faults`` are parts that are there and cannot be read.
+    ``faults`` are parts that are there and cannot be read. ``outside`` are tensors of a file that are no
+    part's, but for those known to be idle.
     """
 
     source: str
@@ -60,6 +61,7 @@ class PartialModel:
     turbo: str | None = None
     settings: Mapping[str, Path] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
     decisions: Mapping[str, DecisionRecord] = field(default_factory=dict)
 
 

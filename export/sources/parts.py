@@ -1,60 +1,172 @@
 """Where a component's configuration and weights are read from."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from latentrt.export.sources.single_file.ldm_layout import fitting_tensors
+from latentrt.engines.errors import CheckpointError
+from latentrt.export.quiet import quiet
+from latentrt.export.sources.fitting import FittingError, fitting_tensors, header_faults, named
+from latentrt.export.sources.single_file.ldm_layout import clip_tensors, diffusers_vae_tensors, is_left_out
+from latentrt.export.sources.unread import is_idle
 from latentrt.export.sources.weights_file import WeightsFile, open_weights_file
 
+FLOATS = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"})
+# OpenCLIP's names for what its converter takes apart or turns, so that no tensor of the module is the file's own
+_TAKEN_APART = (".in_proj_weight", ".in_proj_bias")
 
-class Part(Protocol):
-    """One component of a checkpoint, checked but not loaded."""
+
+@dataclass(frozen=True, kw_only=True)
+class Part(ABC):
+    """One component of a checkpoint: known from the headers of its files, loaded when it is asked for.
+
+    ``config`` is as diffusers or transformers stores it; ``recorded`` is what the bundle calls the folder or the file.
+    """
+
+    name: str
+    recorded: str
+    config: Mapping[str, Any]
 
     @property
-    def config(self) -> Mapping[str, Any]:
-        """The configuration as diffusers or transformers stores it."""
-        ...
-
-    @property
+    @abstractmethod
     def files(self) -> Mapping[str, Path]:
         """Every file that loading reads, under the name that the bundle records."""
-        ...
+
+    @property
+    @abstractmethod
+    def places(self) -> Mapping[str, tuple[WeightsFile, str]]:
+        """The file and the name there of each tensor, by the name that ``converted`` knows."""
+
+    @abstractmethod
+    def converted(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors of ``places`` under the library's names."""
 
     @property
     def parameters(self) -> int:
-        """How many weights it has."""
-        ...
+        """How many weights it has, from the headers."""
+        return sum(math.prod(file.shapes[key]) for file, key in self.places.values())
 
     @property
     def dtypes(self) -> frozenset[str]:
-        """The types in which its weights are stored, in torch's names."""
-        ...
+        """The types in which its weights are stored, in torch's names, from the headers."""
+        return frozenset(file.dtypes[key] for file, key in self.places.values() if file.shapes[key])
+
+    @property
+    def called(self) -> str:
+        """The part and its first file, for messages."""
+        file, _ = next(iter(self.places.values()), (None, ""))
+        path = None if file is None else next((name for name, path in self.files.items() if path == file.path), None)
+        return f"{self.name} ({path or self.recorded})"
+
+    def header_faults(self) -> list[str]:
+        """What is wrong with its tensors, as far as the headers tell without torch."""
+        return []
+
+    @cached_property
+    def read(self) -> frozenset[str]:
+        """The names in ``places`` of what the module takes, found without reading a weight.
+
+        Raises:
+            CheckpointError: tensors are missing, of other shapes or of types that are no weights; some are named.
+        """
+        import torch
+
+        empty = {name: torch.empty(file.shapes[key], device="meta") for name, (file, key) in self.places.items()}
+        placed = self._fitting(empty, self._empty_module())
+        used = {id(tensor) for tensor in placed.values()} | {id(tensor._base) for tensor in placed.values()}
+        read = frozenset(
+            name
+            for name, tensor in empty.items()
+            if id(tensor) in used
+            or name.endswith(_TAKEN_APART)
+            or (name == "text_projection" and self.name == "text_encoder_2")
+        )
+        odd = {name: dtype for name in sorted(read) if (dtype := self._dtype(name)) not in FLOATS}
+        if odd:
+            types = ", ".join(sorted(set(odd.values())))
+            raise CheckpointError(
+                f"{self.called} is stored as {types} ({named(odd)}), expected float32, float16 or bfloat16"
+            )
+        return read
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What the files hold of it and the module does not take, by the files' names; known idle tensors aside."""
+        return tuple(
+            key
+            for name, (_, key) in self.places.items()
+            if name not in self.read and not is_idle(key) and not self._left_out(name)
+        )
+
+    def value_fault(self) -> str | None:
+        """Reads all weights once and names those that are NaN or infinite in float32, if there are any."""
+        broken = [key for name, (file, key) in self.places.items() if name in self.read and not file.is_finite(key)]
+        return f"{self.called} has NaN or infinite numbers in {named(broken)}" if broken else None
 
     def module(self) -> Any:
         """The torch module in fp32 on the CPU, in evaluation mode; each call loads it anew.
 
         Raises:
-            OSError, ValueError, RuntimeError, KeyError: weights that do not fit the configuration.
-            CheckpointError: weights that are missing.
+            CheckpointError: tensors are missing or of other shapes.
         """
-        ...
+        import torch
+
+        stored = {name: file.tensor(key) for name, (file, key) in self.places.items()}
+        module = self._empty_module()
+        state = {key: tensor.to(torch.float32).contiguous() for key, tensor in self._fitting(stored, module).items()}
+        module.load_state_dict(state, strict=True, assign=True)
+        return module.eval().requires_grad_(requires_grad=False)
+
+    def _dtype(self, name: str) -> str:
+        file, key = self.places[name]
+        return file.dtypes[key]
+
+    def _left_out(self, name: str) -> bool:
+        """Whether such a part is known to do without a tensor: OpenCLIP's last layer, a projection for the pooled."""
+        if self.name == "text_encoder" and name.startswith("text_projection"):
+            return True
+        return self.name.startswith("text_encoder") and is_left_out(name, self.config["num_hidden_layers"])
+
+    def _fitting(self, tensors: Mapping[str, Any], module: Any) -> dict[str, Any]:
+        try:
+            return fitting_tensors(self.converted(tensors), module)
+        except FittingError as error:
+            raise CheckpointError(f"{self.called} {error}") from error
+        except Exception as error:  # the libraries' converters believe what they are given
+            first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise CheckpointError(
+                f"{self.called} has tensors that cannot be put into the module's form ({type(error).__name__}: {first})"
+            ) from error
+
+    def _empty_module(self) -> Any:
+        """The library's module without storage for its weights."""
+        from accelerate import init_empty_weights
+
+        kind = module_class(self.name)
+        try:
+            with init_empty_weights(), quiet():
+                if self.name.startswith("text_encoder"):
+                    return kind(kind.config_class.from_dict(dict(self.config)))
+                return kind.from_config(dict(self.config))
+        except Exception as error:  # whatever a strange value leads to
+            first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise CheckpointError(
+                f"the config of {self.called} describes no {kind.__name__} ({type(error).__name__}: {first})"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderPart:
+class FolderPart(Part):
     """A part in a folder of its own, as diffusers and transformers save it.
 
-    ``weights`` are the whole file or its shards, of one variant; ``recorded`` is what the bundle calls the folder.
+    ``weights`` are the whole file or its shards, of one variant.
     """
 
-    name: str
     folder: Path
-    recorded: str
-    config: Mapping[str, Any]
     weights: tuple[Path, ...]
     variant: str | None
 
@@ -65,45 +177,30 @@ class FolderPart:
         return {f"{self.recorded}/{path.name}": path for path in paths}
 
     @cached_property
-    def _tensors(self) -> Mapping[str, tuple[int, str]]:
-        found: dict[str, tuple[int, str]] = {}
-        for path in self.weights:
-            file = open_weights_file(path)
-            found |= {key: (math.prod(shape), file.dtypes[key]) for key, shape in file.shapes.items()}
-        return found
+    def places(self) -> Mapping[str, tuple[WeightsFile, str]]:
+        """The library's names are the files' own."""
+        return {key: (file, key) for file in map(open_weights_file, self.weights) for key in file.shapes}
 
-    @property
-    def parameters(self) -> int:
-        """From the headers of the files."""
-        return sum(size for size, _ in self._tensors.values())
+    def header_faults(self) -> list[str]:
+        """Names and shapes that its config tells, compared with the files'."""
+        shapes = {name: file.shapes[key] for name, (file, key) in self.places.items()}
+        return [f"{self.called} {fault}" for fault in header_faults(self.name, self.config, shapes)]
 
-    @property
-    def dtypes(self) -> frozenset[str]:
-        """From the headers of the files."""
-        return frozenset(dtype for _, dtype in self._tensors.values())
-
-    def module(self) -> Any:
-        """Loads the part; the libraries read pickles (``.bin``) with torch's restricted reader, as their check did."""
-        import torch
-
-        kind = module_class(self.name)
-        options = {"variant": self.variant, "use_safetensors": self.weights[0].suffix == ".safetensors"}
-        if self.name.startswith("text_encoder"):
-            return kind.from_pretrained(self.folder, dtype=torch.float32, **options).eval()
-        return kind.from_pretrained(self.folder, torch_dtype=torch.float32, **options).eval()
+    def converted(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """The same, but for names of earlier releases."""
+        if self.name == "vae":
+            return diffusers_vae_tensors(tensors)
+        return dict(tensors) if self.name == "unet" else clip_tensors(tensors, self.config)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilePart:
+class FilePart(Part):
     """A part of a single file: some of its tensors, under other names.
 
     ``keys`` gives the tensor in the file for each name that ``convert`` knows; ``convert`` turns those into the
-    library's; ``recorded`` is what the bundle calls the file.
+    library's.
     """
 
-    name: str
-    recorded: str
-    config: Mapping[str, Any]
     file: WeightsFile
     keys: Mapping[str, str]
     convert: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
@@ -113,53 +210,14 @@ class FilePart:
         """The one file."""
         return {self.recorded: self.file.path}
 
-    @property
-    def parameters(self) -> int:
-        """From the file's header."""
-        return self.file.parameters(self.keys.values())
+    @cached_property
+    def places(self) -> Mapping[str, tuple[WeightsFile, str]]:
+        """All in the one file."""
+        return {name: (self.file, key) for name, key in self.keys.items()}
 
-    @property
-    def dtypes(self) -> frozenset[str]:
-        """From the file's header."""
-        return frozenset(self.file.dtypes[key] for key in self.keys.values() if self.file.shapes[key])
-
-    def check(self) -> list[str]:
-        """Compares names and shapes with the module's, without reading a weight; returns what has no place in it.
-
-        Tensors that are taken apart on the way count as having none, which holds for text encoders' alone.
-
-        Raises:
-            CheckpointError: tensors are missing or of other shapes.
-        """
-        import torch
-
-        empty = {name: torch.empty(self.file.shapes[key], device="meta") for name, key in self.keys.items()}
-        placed = fitting_tensors(self.name, self.convert(empty, self.config), self._empty_module())
-        used = {id(tensor) for tensor in placed.values()}
-        return [self.keys[name] for name, tensor in empty.items() if id(tensor) not in used]
-
-    def module(self) -> Any:
-        """Loads the part."""
-        import torch
-
-        stored = self.file.read(self.keys.values())
-        converted = self.convert({name: stored[key] for name, key in self.keys.items()}, self.config)
-        module = self._empty_module()
-        state = {
-            key: tensor.to(torch.float32).contiguous()
-            for key, tensor in fitting_tensors(self.name, converted, module).items()
-        }
-        module.load_state_dict(state, strict=True, assign=True)
-        return module.eval().requires_grad_(requires_grad=False)
-
-    def _empty_module(self) -> Any:
-        from accelerate import init_empty_weights
-
-        kind = module_class(self.name)
-        with init_empty_weights():
-            if self.name.startswith("text_encoder"):
-                return kind(kind.config_class(**self.config))
-            return kind.from_config(dict(self.config))
+    def converted(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """By the layout's converter."""
+        return self.convert(tensors, self.config)
 
 
 def module_class(part: str) -> Any:

@@ -9,10 +9,10 @@ from typing import Any
 from latentrt.engines.bundle.records.manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.checkpoint import Checkpoint
+from latentrt.export.sources.checkpoint import Checkpoint, tensor_refusal
 from latentrt.export.sources.config_checks import part_faults
 from latentrt.export.sources.families import Family, chosen_family, family_of
-from latentrt.export.sources.folder.folder import part_folder, partial_model_from_folder
+from latentrt.export.sources.folder.folder import part_folder, partial_model_from_folder, partial_model_from_part_file
 from latentrt.export.sources.folder.pipeline_index import index_faults, zero_empty_negative
 from latentrt.export.sources.hub import folder_from_hub
 from latentrt.export.sources.partial_model import Choices, PartialModel, decision
@@ -26,7 +26,20 @@ _ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 def checkpoint_from_model(model: str, choices: Choices | None = None) -> Checkpoint:
-    """Finds and checks a model.
+    """Finds a model, and compares the names and shapes of its tensors with its modules'.
+
+    As ``checkpoint_from_headers``, and with torch.
+
+    Raises:
+        CheckpointError: missing, incomplete or of no known family; every fault found is named.
+    """
+    checkpoint = checkpoint_from_headers(model, choices)
+    checkpoint.check()
+    return checkpoint
+
+
+def checkpoint_from_headers(model: str, choices: Choices | None = None) -> Checkpoint:
+    """Finds and checks a model by its configs and the headers of its files. torch is not needed.
 
     Args:
         model: a diffusers folder, a single file, a folder with a U-Net alone, ``emoji`` for the embedded model
@@ -49,13 +62,18 @@ def _partial_model(model: str, choices: Choices, *, recorded: str = "") -> Parti
     if path.is_dir():
         return partial_model_from_folder(path, choices, recorded=recorded)
     if path.exists():
-        if (path.parent / "config.json").is_file() and path.name.startswith("diffusion_pytorch_model"):
-            # A part's own weights, named by the file instead of by the folder
-            return partial_model_from_folder(path.parent, choices, recorded=recorded)
         if choices.variant is not None:
             raise CheckpointError(
                 f"got --variant {choices.variant} for the file {model!r}, which has none; leave it out"
             )
+        part = partial_model_from_part_file(path, recorded=recorded)
+        if part is not None:
+            if choices.ema is not None:
+                raise CheckpointError(
+                    f"got a choice of averaged weights for the file {model!r}, which holds one set; leave it out, or "
+                    "give the folder"
+                )
+            return part
         return partial_model_from_file(path, ema=choices.ema, recorded=recorded)
     identifier, _, revision = model.partition("@")
     if _HUB_ID.fullmatch(identifier):
@@ -102,6 +120,9 @@ def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -
     faults += part_faults(family, {part: found.config for part, found in parts.items()}, sources)
     if faults:
         raise CheckpointError(_cannot_be_built(own, faults, base))
+    faults = [fault for part in parts.values() for fault in part.header_faults()]
+    if faults:
+        raise tensor_refusal(own.source, faults)
     decisions["dtype"] = decision(_dtypes(parts), "as stored; computed from in float32")
     settings = {**own.settings, **(base.settings if base and (taken or own.scheduler is None) else {})}
     checkpoint = Checkpoint(
@@ -115,6 +136,7 @@ def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -
         settings=settings,
         decisions=decisions,
         zero_empty_negative=zero_empty_negative(own, base, family),
+        outside={Path(own.source).name: own.outside} if own.outside else {},
     )
     checkpoint.schedule()  # refuses now what would otherwise stop the build half way
     return checkpoint
@@ -234,18 +256,20 @@ def _with_family_settings(part: Part, family: Family, scheduler: Mapping[str, An
             config.setdefault("force_upcast", True)
     else:
         return part
-    return replace(part, config=config)  # type: ignore[type-var]
+    return replace(part, config=config)
 
 
 def _replaced_vae(vae: str, own: Part | None, family: Family) -> Part:
     path = Path(vae)
     if not path.exists():
         raise CheckpointError(f"got --vae {vae!r}, expected a folder or a file of an autoencoder; check the path")
-    part: Part = (
-        part_folder(path, "vae", Choices(), recorded="replaced/")
-        if path.is_dir()
-        else vae_from_file(path, recorded="replaced/vae/")
-    )
+    part: Part
+    if path.is_dir():
+        part = part_folder(path, "vae", Choices(), recorded="replaced/")
+    else:
+        beside = partial_model_from_part_file(path, recorded="replaced/")
+        own_config = beside is not None and "vae" in beside.parts
+        part = beside.parts["vae"] if beside and own_config else vae_from_file(path, recorded="replaced/vae/")
     expected = (own.config.get("scaling_factor") if own else None) or family.scaling_factor
     stated = part.config.get("scaling_factor")
     if stated is not None and abs(stated - expected) > 1e-6:
@@ -253,7 +277,7 @@ def _replaced_vae(vae: str, own: Part | None, family: Family) -> Part:
             f"got --vae {vae!r} with scaling_factor {stated}, expected {expected:g}, for which the U-Net was trained; "
             f"choose a VAE of {family.label}"
         )
-    return part if stated is not None else replace(part, config={**part.config, "scaling_factor": expected})  # type: ignore[type-var]
+    return part if stated is not None else replace(part, config={**part.config, "scaling_factor": expected})
 
 
 def _tokenizers(

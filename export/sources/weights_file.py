@@ -63,9 +63,14 @@ class WeightsFile:
         Raises:
             CheckpointError: one of a type that is not read.
         """
-        return {key: self._tensor(key) for key in keys}
+        return {key: self.tensor(key) for key in keys}
 
-    def _tensor(self, key: str) -> Any:
+    def tensor(self, key: str) -> Any:
+        """One of them.
+
+        Raises:
+            CheckpointError: it is of a type that is not read.
+        """
         import torch
 
         try:
@@ -73,6 +78,20 @@ class WeightsFile:
         except TensorFileError as error:
             raise CheckpointError(f"{key}: {error}") from error
         return torch.from_numpy(bits).view(getattr(torch, self.dtypes[key]))
+
+    def is_finite(self, key: str) -> bool:
+        """Whether a tensor's numbers are finite in float32. Reads them all, without torch.
+
+        Raises:
+            CheckpointError: it is of a type that is not read.
+        """
+        stored = self.file.tensors[key]
+        try:
+            bits = stored.bits()
+        except TensorFileError as error:
+            raise CheckpointError(f"{key}: {error}") from error
+        assert stored.dtype is not None
+        return stored.dtype.is_finite(bits)
 
 
 def open_weights_file(path: Path) -> WeightsFile:

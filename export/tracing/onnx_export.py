@@ -1,10 +1,6 @@
 """Torch modules to ONNX: one graph with named dimensions that serves every profile."""
 
-import logging
-import os
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +13,7 @@ from latentrt.engines.graphs.editor import SCOPES
 from latentrt.engines.graphs.half import halve
 from latentrt.engines.graphs.islands import Island
 from latentrt.engines.spec import BATCH
+from latentrt.export.quiet import quiet
 from latentrt.export.tracing.named_weights import GraphWeights
 from latentrt.export.tracing.versions import OPSET
 
@@ -39,31 +36,6 @@ class Graph:
     inputs: Mapping[str, TensorRecord]
     outputs: Mapping[str, TensorRecord]
     multiples: Mapping[str, int]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences what exporters and model libraries say about their own insides: warnings and progress bars."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "transformers", "diffusers")]
-    levels = [logger.level for logger in loggers]
-    libraries = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
-    for library in libraries:
-        library.disable_progress_bar()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        for library in libraries:
-            library.enable_progress_bar()
 
 
 class Written(NamedTuple):

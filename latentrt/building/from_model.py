@@ -7,6 +7,7 @@ from pathlib import Path
 from latentrt.building.compiling import EnginesToMake, compile_missing, engines_to_make
 from latentrt.building.destination import check_space, destination_from_argument
 from latentrt.building.int8 import work_folder, write_int8_bundle
+from latentrt.building.packages import export_packages
 from latentrt.building.plan import BundlePlan, existing_bundle, export_bundle, plan_from_request
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
@@ -37,8 +38,11 @@ def build_from_model(
         bundle = existing_bundle(destination, plan)
         if bundle is None:
             check_space(destination, plan.checkpoint.parameters, plan.precision, request.engines)
+            with export_packages():
+                plan.checkpoint.check()
         if decided is not None:
-            decided(plan.checkpoint.decisions)
+            unread = plan.checkpoint.unread if bundle is None else bundle.manifest.source.unread
+            decided({**plan.checkpoint.decisions, **_unread_decision(unread)})
         if bundle is not None:
             compiled = compile_missing(bundle, request.engines, timer)
             return Build(bundle=bundle, up_to_date=not compiled, seconds=timer.seconds)
@@ -47,6 +51,15 @@ def build_from_model(
         else:
             _export_int8(plan, plan.quantization, destination, request.engines, timer)
     return Build(bundle=open_bundle(destination), up_to_date=False, seconds=timer.seconds)
+
+
+def _unread_decision(unread: Mapping[str, tuple[str, ...]]) -> dict[str, DecisionRecord]:
+    """A line on the tensors that nothing reads, where there are some."""
+    names = [name for part in unread.values() for name in part]
+    if not names:
+        return {}
+    first = f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+    return {"unread": DecisionRecord(value=f"{len(names)} of the tensors", reason=f"no part has a place for {first}")}
 
 
 def _export_int8(

@@ -69,9 +69,9 @@ def plan_from_request(request: BuildRequest) -> BundlePlan:
 
     with export_packages():
         versions = exporter_versions()
-        from latentrt.export.sources.source import checkpoint_from_model
+        from latentrt.export.sources.source import checkpoint_from_headers
 
-        checkpoint = checkpoint_from_model(request.model, request.choices)
+        checkpoint = checkpoint_from_headers(request.model, request.choices)
     components = (*(row.part for row in checkpoint.family.text_encoders), UNET, VAE_ENCODER, VAE_DECODER)
     kept_fp32 = request.kept_fp32(components)
     settings = None

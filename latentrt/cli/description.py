@@ -9,6 +9,7 @@ from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.machine import gpu_of_machine
 
 _SHOWN_NODES = 12
+_SHOWN_TENSORS = 8
 
 
 def print_description(description: dict[str, Any]) -> None:
@@ -28,6 +29,10 @@ def print_description(description: dict[str, Any]) -> None:
         f"defaults   {defaults['sampler']}, {defaults['num_inference_steps']} steps, "
         f"guidance {defaults['guidance_scale']:g}"
     )
+    for name, names in description["unread"].items():
+        more = len(names) - _SHOWN_TENSORS
+        said = f"{', '.join(names[:_SHOWN_TENSORS])}{f' and {more} more' if more > 0 else ''}"
+        say(f"unread     {len(names)} tensors of {name}: {said}")
     print_table(
         "components",
         ("component", "precision", "parameters", "ONNX", "rel. error", "PSNR dB"),

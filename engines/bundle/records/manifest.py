@@ -31,12 +31,16 @@ class DecisionRecord(Record):
 
 
 class SourceRecord(Record):
-    """Where the weights came from: a name, a revision if it has one, what was decided, a digest of every file read."""
+    """Where the weights came from: a name, a revision if it has one, what was decided, a digest of every file read.
+
+    ``unread`` lists tensors that the files hold and nothing reads, by part or by file, but for those known to be idle.
+    """
 
     name: str
     revision: str | None
     decisions: dict[str, DecisionRecord]
     files: dict[str, FileRecord]
+    unread: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
 
 class PreviewRecord(Record):

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.folder.part_folders import STEMS, chosen_variant, weights_in, weights_of
+from latentrt.engines.tensors.tensor_file import Format
+from latentrt.export.sources.fitting import MARKS
+from latentrt.export.sources.folder.part_folders import SHARD, STEMS, chosen_variant, weights_in, weights_of
 from latentrt.export.sources.partial_model import Choices, Ema, PartialModel, decision
 from latentrt.export.sources.parts import FolderPart
+from latentrt.export.sources.weights_file import open_weights_file
 
 # A bare part's class, and what it is in a pipeline
 _BARE = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
@@ -80,6 +83,44 @@ def partial_model_from_folder(
         scheduler=read_json(scheduler_file) if scheduler_file.is_file() else None,
         settings=settings,
         faults=tuple(faults),
+        decisions=decisions,
+    )
+
+
+def partial_model_from_part_file(path: Path, *, recorded: str = "") -> PartialModel | None:
+    """What a part's weight file offers that lies beside the part's config, whatever else lies there.
+
+    None where it does not: no config of a U-Net or an autoencoder, or tensors in another layout than diffusers'.
+
+    Raises:
+        CheckpointError: it is one of several shards, is no file of weights, or its config is not readable.
+    """
+    config_file = path.parent / "config.json"
+    config = read_json(config_file) if config_file.is_file() else {}
+    kind = config.get("_class_name")
+    part = _BARE.get(kind) if isinstance(kind, str) else None
+    if part is None:
+        return None
+    shard = SHARD.search(path.name)
+    if shard is not None and int(shard[2]) > 1:
+        raise CheckpointError(
+            f"got {str(path)!r}, one of {int(shard[2])} shards of a {part}, expected all of them; give the folder "
+            f"{str(path.parent)!r}"
+        )
+    file = open_weights_file(path)
+    if MARKS[part] not in file.shapes:
+        return None
+    part_in_file = FolderPart(
+        name=part, folder=path.parent, recorded=recorded + part, config=config, weights=(path,), variant=None
+    )
+    decisions = {"weights": decision(path.name, "the file that was given")}
+    if file.format is not Format.SAFETENSORS:
+        decisions["format"] = decision(file.format.value, "read without running anything")
+    usual = any(path.stem.startswith(stem) for stem in STEMS[part])
+    return PartialModel(
+        source=str(path),
+        name=path.parent.resolve().name if usual else path.stem,
+        parts={part: part_in_file},
         decisions=decisions,
     )
 

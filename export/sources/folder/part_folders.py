@@ -15,7 +15,7 @@ STEMS = {
     "unet": ("diffusion_pytorch_model",),
     "vae": ("diffusion_pytorch_model",),
 }
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class WeightFiles:
     def faults(self) -> list[str]:
         """Shards that are missing, and files that are damaged or would run something."""
         faults = []
-        shards = [found for path in self.paths if (found := _SHARD.search(path.name))]
+        shards = [found for path in self.paths if (found := SHARD.search(path.name))]
         if shards and len(self.paths) != int(shards[0][2]):
             there = {int(shard[1]) for shard in shards}
             absent = [str(number) for number in range(1, int(shards[0][2]) + 1) if number not in there]
@@ -49,7 +49,7 @@ def weights_in(folder: Path, part: str) -> list[WeightFiles]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         for stem in STEMS[part]:
             # diffusers writes model.fp16-00001-of-00002, and formerly model-00001-of-00002.fp16
-            pattern = rf"{stem}(?:\.([\w-]+?))?(?:{_SHARD.pattern})?(?:\.([\w-]+))?(\.safetensors|\.bin)"
+            pattern = rf"{stem}(?:\.([\w-]+?))?(?:{SHARD.pattern})?(?:\.([\w-]+))?(\.safetensors|\.bin)"
             found = re.fullmatch(pattern, path.name)
             if found:
                 groups.setdefault((found[1] or found[4], found[5]), []).append(path)
@@ -63,7 +63,7 @@ def weights_in(folder: Path, part: str) -> list[WeightFiles]:
 
 def _whole_or_shards(paths: list[Path]) -> list[Path]:
     """The libraries prefer the whole file where both are there."""
-    whole = [path for path in paths if not _SHARD.search(path.name)]
+    whole = [path for path in paths if not SHARD.search(path.name)]
     return whole[:1] or paths
 
 

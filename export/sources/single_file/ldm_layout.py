@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from latentrt.engines.errors import CheckpointError
-
 Shapes = Mapping[str, tuple[int, ...]]
 _GROUPS = 32
 _HEAD = 64
@@ -241,16 +239,21 @@ _OLD_ATTENTION = (("query.", "to_q."), ("key.", "to_k."), ("value.", "to_v."), (
 def vae_tensors(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """An autoencoder's tensors, without a prefix, in diffusers' names."""
     if "encoder.down_blocks.0.resnets.0.conv1.weight" in tensors:
-        renamed = dict(tensors)
-        for key in [key for key in tensors if ".attentions." in key]:
-            name = key
-            for old, new in _OLD_ATTENTION:
-                name = name.replace(f".{old}", f".{new}")
-            renamed[name] = renamed.pop(key)
-        return renamed
+        return diffusers_vae_tensors(tensors)
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     return dict(convert_ldm_vae_checkpoint(dict(tensors), config))
+
+
+def diffusers_vae_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """An autoencoder's tensors in diffusers' names, whose attention may have those of earlier releases."""
+    renamed = dict(tensors)
+    for key in [key for key in tensors if ".attentions." in key]:
+        name = key
+        for old, new in _OLD_ATTENTION:
+            name = name.replace(f".{old}", f".{new}")
+        renamed[name] = renamed.pop(key)
+    return renamed
 
 
 def clip_tensors(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,41 +270,12 @@ def open_clip_tensors(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> 
             hidden_size: int
 
     _Model.config.hidden_size = config["hidden_size"]
-    kept = {key: t for key, t in tensors.items() if not _is_left_out(key, config["num_hidden_layers"])}
+    kept = {key: t for key, t in tensors.items() if not is_left_out(key, config["num_hidden_layers"])}
     # The converter knows SD 2.x's own prefix and leaves out what that model does without
     return dict(convert_open_clip_checkpoint(_Model, kept, prefix=""))
 
 
-def _is_left_out(key: str, layers: int) -> bool:
+def is_left_out(key: str, layers: int) -> bool:
+    """Whether an OpenCLIP text encoder of some layers does without a tensor."""
     found = re.match(r"transformer\.resblocks\.(\d+)\.", key)
     return (found is not None and int(found[1]) >= layers) or key in ("logit_scale", "attn_mask")
-
-
-def fitting_tensors(part: str, tensors: Mapping[str, Any], module: Any) -> dict[str, Any]:
-    """The tensors under the names that a module has.
-
-    Raises:
-        CheckpointError: some are missing, or of other shapes; the first few are named.
-    """
-    wanted = module.state_dict()
-    # transformers wraps its text model in some classes and releases and not in others
-    wrapped = any(key.startswith("text_model.") for key in wanted)
-    named = {}
-    for key, tensor in tensors.items():
-        bare = key.removeprefix("text_model.")
-        name = f"text_model.{bare}" if wrapped and not bare.startswith("text_projection") else bare
-        named[name] = tensor
-    missing = [key for key in wanted if key not in named]
-    odd = [
-        f"{key} {tuple(named[key].shape)} instead of {tuple(tensor.shape)}"
-        for key, tensor in wanted.items()
-        if key in named and named[key].shape != tensor.shape
-    ]
-    if missing or odd:
-        first = [*(f"{key} is missing" for key in missing[:3]), *odd[:3]]
-        more = len(missing) + len(odd) - len(first)
-        raise CheckpointError(
-            f"{part} is incomplete or of another kind: {', '.join(first)}{f' and {more} more' if more else ''}; "
-            "download the model again"
-        )
-    return {key: named[key] for key in wanted}

@@ -26,6 +26,7 @@ from latentrt.export.sources.single_file.ldm_layout import (
 )
 from latentrt.export.sources.single_file.schedule import FileSchedule, schedule_in_file
 from latentrt.export.sources.single_file.tokenizer import VOCABULARY, clip_tokenizer_folder
+from latentrt.export.sources.unread import is_idle
 from latentrt.export.sources.weights_file import WeightsFile, open_weights_file
 
 UNET = "model.diffusion_model."
@@ -132,15 +133,6 @@ def partial_model_from_file(path: Path, *, ema: Ema | None, recorded: str = "") 
     _check_channels(file.path, unet.config)
     for part in parts.values():
         _check_dtypes(part)
-        try:
-            unplaced = part.check()
-        except CheckpointError as error:
-            raise CheckpointError(f"{str(path)!r} cannot be built: {error}") from error
-        if part.name == "unet" and unplaced:
-            names = f"{', '.join(unplaced[:3])}{', …' if len(unplaced) > 3 else ''}"
-            decisions["unread"] = decision(
-                f"{len(unplaced)} of the file's", f"a U-Net of this kind has none called {names}"
-            )
     schedule = schedule_in_file(file, unet.config, unet_prefix)
     return PartialModel(
         source=str(path),
@@ -151,7 +143,18 @@ def partial_model_from_file(path: Path, *, ema: Ema | None, recorded: str = "") 
         training=schedule.training,
         prediction=schedule.prediction,
         turbo=_turbo(file, schedule),
+        outside=_outside(file, parts, unet_prefix),
         decisions=decisions,
+    )
+
+
+def _outside(file: WeightsFile, parts: Mapping[str, FilePart], unet_prefix: str) -> tuple[str, ...]:
+    """The tensors that are no part's; of a U-Net's two sets of weights, a decision tells."""
+    read = {key for part in parts.values() for key in part.keys.values()}
+    return tuple(
+        key
+        for key in file.shapes
+        if key not in read and not is_idle(key) and not (unet_prefix and key.startswith(unet_prefix))
     )
 
 
@@ -171,7 +174,6 @@ def vae_from_file(path: Path, *, recorded: str) -> FilePart:
         kind = f", {foreign.name}" if foreign else ""
         raise CheckpointError(f"got --vae {str(path)!r}{kind}, expected an autoencoder (AutoencoderKL); choose one")
     _check_dtypes(part)
-    part.check()
     return part
 
 
