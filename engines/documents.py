@@ -18,7 +18,6 @@ def read_document(
     schema: int,
     error: type[LatentrtError],
     remedy: str,
-    missing: str | None = None,
 ) -> _Document:
     """Reads and validates a document.
 
@@ -28,16 +27,28 @@ def read_document(
         schema: the version that is read.
         error: what is raised.
         remedy: what to do about a file that is refused.
-        missing: what to say of one that cannot be opened, in place of the system's reason.
 
     Raises:
         LatentrtError: as ``error``: the file is missing, cut short, not ours, of another schema, or damaged.
     """
     name = repr(str(path))
     try:
-        data: Any = json.loads(path.read_bytes())
+        content = path.read_bytes()
     except OSError as failure:
-        raise error(missing or f"cannot read {name} ({failure.strerror}); {remedy}") from failure
+        raise error(f"cannot read {name} ({failure.strerror}); {remedy}") from failure
+    return document_from_content(content, name, kind, schema=schema, error=error, remedy=remedy)
+
+
+def document_from_content(
+    content: bytes, name: str, kind: type[_Document], *, schema: int, error: type[LatentrtError], remedy: str
+) -> _Document:
+    """Validates a document's content; ``name`` is what messages call it, and the rest is as for ``read_document``.
+
+    Raises:
+        LatentrtError: as ``error``: it is cut short, not ours, of another schema, or damaged.
+    """
+    try:
+        data: Any = json.loads(content)
     except ValueError as failure:
         raise error(f"{name} is cut short or not JSON; {remedy}") from failure
     version = data.get("schema_version") if isinstance(data, dict) else None

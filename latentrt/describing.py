@@ -1,25 +1,30 @@
 """A bundle as plain data: source, profiles, components and engines."""
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from latentrt.engines.backends.registry import COMPILERS
-from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.bundle import bundle_and_seal
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.engine_manifest import EngineManifest
 from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.errors import LatentrtError
-from latentrt.engines.store.store import engines_in, identity_of
+from latentrt.engines.bundle.records.seal import Seal
+from latentrt.engines.errors import BundleError, LatentrtError
+from latentrt.engines.store.store import engine_and_seal, engine_folders, identity_of
 
 
 def describe(root: Path) -> dict[str, Any]:
     """The bundle as plain data: source, profiles, components with sizes and parity, engines.
 
+    One whose seal is broken is described as it is; ``seal`` says so, of the bundle and of each engine.
+
     Raises:
         BundleError: no bundle, or damaged.
     """
-    manifest = open_bundle(root).manifest
+    bundle, seal = bundle_and_seal(root)
+    manifest = bundle.manifest
     components = {
         name: {
             "kind": record.kind.value,
@@ -47,12 +52,14 @@ def describe(root: Path) -> dict[str, Any]:
             "bytes": sum(file.size for file in engine.files.values()),
             "contents": engine.contents.model_dump(mode="json") if engine.contents else None,
             "parity": engine.parity.model_dump() if engine.parity else None,
-            "fits_this_machine": _fits(root, manifest, engine),
+            "seal": _described(engine_seal),
+            "fits_this_machine": engine_seal.intact and _fits(root, manifest, engine),
         }
-        for engine in sorted(engines_in(root), key=partial(_place, tuple(manifest.components)))
+        for engine, engine_seal in sorted(_engines(root), key=partial(_place, tuple(manifest.components)))
     ]
     return {
         "bundle": str(root),
+        "seal": _described(seal),
         "family": manifest.family,
         "precision": manifest.precision.value,
         "source": manifest.source.name,
@@ -72,8 +79,21 @@ def describe(root: Path) -> dict[str, Any]:
     }
 
 
-def _place(components: tuple[str, ...], engine: EngineManifest) -> tuple[object, ...]:
+def _described(seal: Seal) -> dict[str, Any]:
+    return {"intact": seal.intact, "got": seal.computed, "expected": seal.recorded}
+
+
+def _engines(root: Path) -> list[tuple[EngineManifest, Seal]]:
+    found = []
+    for folder in engine_folders(root):
+        with suppress(BundleError):
+            found.append(engine_and_seal(folder))
+    return found
+
+
+def _place(components: tuple[str, ...], sealed: tuple[EngineManifest, Seal]) -> tuple[object, ...]:
     """Engines are listed by component, backend and machine; those of no component of the bundle at the end."""
+    engine = sealed[0]
     known = engine.component in components
     return components.index(engine.component) if known else len(components), engine.backend, engine.machine, engine.key
 

@@ -4,14 +4,18 @@ from functools import partial
 from pathlib import Path
 
 from latentrt.engines.backends.registry import COMPILERS
-from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.bundle import bundle_and_seal
+from latentrt.engines.bundle.checked_files import file_faults, refuse_damaged
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.gate import measure
 from latentrt.engines.bundle.parity import Parity
+from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, EngineManifest
+from latentrt.engines.bundle.records.manifest import BUNDLE_FILE
+from latentrt.engines.errors import BundleError
 from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.store.choose import AUTO, chosen_backend
 from latentrt.engines.store.components import OpenComponents
-from latentrt.engines.store.store import engines_in, identity_of, record_parity
+from latentrt.engines.store.store import engine_and_seal, engine_folders, identity_of, record_parity
 
 
 def verify(
@@ -31,18 +35,19 @@ def verify(
         The worst figures per component.
 
     Raises:
-        BundleError: files are missing or altered.
+        BundleError: files are missing or altered, manifests edited; every one is named.
         EngineError: no engine fits this machine.
         RequestError: an unknown backend or a number of threads below 1.
         ParityError: an engine misses its gate here.
     """
     timer = StageTimer(progress)
-    bundle = open_bundle(root)
+    bundle, seal = bundle_and_seal(root)
     with timer.stage("files"):
-        bundle.check_all()
-        engines = engines_in(root)
-        for engine in engines:
-            bundle.check_engine(engine)
+        edited = seal.fault(BUNDLE_FILE)
+        faults = [edited] if edited is not None else []
+        faults += file_faults(bundle.root, bundle.manifest.files, largest_hashed=None)
+        engines, engine_faults = _engines(bundle.root)
+        refuse_damaged(bundle.root, [*faults, *engine_faults])
     figures = {}
     with timer.stage("open"):
         chosen = chosen_backend(bundle, backend)
@@ -63,3 +68,19 @@ def verify(
     finally:
         components.close()
     return figures
+
+
+def _engines(root: Path) -> tuple[list[EngineManifest], list[str]]:
+    """All engines of a bundle, and what is wrong with their files and records."""
+    engines, faults = [], []
+    for folder in engine_folders(root):
+        try:
+            engine, seal = engine_and_seal(folder)
+        except BundleError as error:
+            faults.append(str(error))
+            continue
+        edited = seal.fault(f"engines/{folder.name}/{ENGINE_FILE}")
+        faults += [edited] if edited is not None else []
+        faults += [f"engines/{folder.name}/{fault}" for fault in file_faults(folder, engine.files, largest_hashed=None)]
+        engines.append(engine)
+    return engines, faults

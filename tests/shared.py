@@ -39,6 +39,14 @@ def filled_once(folder: Path, fill: Callable[[Path], object]) -> Path:
     return folder
 
 
+def write_sealed(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes a manifest that was changed, with a new seal, so that what it says is read."""
+    from latentrt.engines.bundle.records.seal import sealed
+
+    rest = {key: value for key, value in manifest.items() if key != "seal"}
+    path.write_text(sealed(json.dumps(rest)), "utf-8")
+
+
 @contextmanager
 def remembered_exports(folder: Path) -> Iterator[None]:
     """While it lasts, what was exported before is not exported again, and no two modules of one structure are traced.

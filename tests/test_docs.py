@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
+from shared import write_sealed
 
 import latentrt
 from latentrt.cli.app import app
@@ -141,7 +142,7 @@ def emoji_here(wide_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     bundle = shutil.copytree(wide_bundle, tmp_path / "emoji.bundle")
     manifest = json.loads((bundle / "bundle.json").read_text("utf-8"))
     manifest["defaults"]["num_inference_steps"] = 4
-    (bundle / "bundle.json").write_text(json.dumps(manifest), "utf-8")
+    write_sealed(bundle / "bundle.json", manifest)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

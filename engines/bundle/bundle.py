@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.conditioning import TimeIds
-from latentrt.engines.bundle.records.engine_manifest import EngineManifest
 from latentrt.engines.bundle.records.manifest import BUNDLE_FILE, BundleManifest
-from latentrt.engines.bundle.records.manifest_file import read_manifest
+from latentrt.engines.bundle.records.manifest_file import check_seal, read_manifest_and_seal
+from latentrt.engines.bundle.records.seal import Seal
 from latentrt.engines.errors import BundleError
 from latentrt.engines.files import recover_directory
 
@@ -42,14 +42,6 @@ class Bundle:
         """
         check_files(self.root, self.manifest.files, largest_hashed=None)
 
-    def check_engine(self, engine: EngineManifest) -> None:
-        """Hashes every file of one of the bundle's engines.
-
-        Raises:
-            BundleError: naming every file that is missing or altered.
-        """
-        check_files(self.root / "engines" / engine.key, engine.files, largest_hashed=None)
-
     def probes(self, component: str) -> "list[Probe]":
         """The component's recorded torch runs."""
         from latentrt.engines.bundle.probes import read_probes
@@ -73,17 +65,28 @@ def open_bundle(root: str | Path) -> Bundle:
     """Reads a bundle's manifest; files are checked as they are used.
 
     Raises:
+        BundleError: no bundle, damaged, edited, or written by a newer latentrt.
+    """
+    bundle, seal = bundle_and_seal(root)
+    check_seal(seal, bundle.root / BUNDLE_FILE)
+    return bundle
+
+
+def bundle_and_seal(root: str | Path) -> tuple[Bundle, Seal]:
+    """A bundle, for callers who look at one whose seal is broken, too.
+
+    Raises:
         BundleError: no bundle, damaged, or written by a newer latentrt.
     """
     root = Path(root)
     recover_directory(root)
     if not root.is_dir():
         raise BundleError(f"got {str(root)!r}, expected the folder of a bundle; make one with latentrt build")
-    manifest = read_manifest(root / BUNDLE_FILE, BundleManifest)
+    manifest, seal = read_manifest_and_seal(root / BUNDLE_FILE, BundleManifest)
     faults = _conditioning_faults(manifest)
     if faults:
         raise BundleError(f"{str(root)!r} was altered: it {', '.join(faults)}; build the bundle again")
-    return Bundle(root=root, manifest=manifest)
+    return Bundle(root=root, manifest=manifest), seal
 
 
 def _conditioning_faults(manifest: BundleManifest) -> list[str]:

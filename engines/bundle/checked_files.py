@@ -1,6 +1,6 @@
 """Files with recorded sizes and digests."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from latentrt.engines.bundle.records.component import FileRecord
@@ -27,6 +27,21 @@ def check_files(root: Path, files: Mapping[str, FileRecord], *, largest_hashed: 
     Raises:
         BundleError: naming every file that differs and how.
     """
+    refuse_damaged(root, file_faults(root, files, largest_hashed=largest_hashed))
+
+
+def refuse_damaged(root: Path, faults: Sequence[str]) -> None:
+    """Says all that is wrong with the files below ``root``.
+
+    Raises:
+        BundleError: there are faults.
+    """
+    if faults:
+        raise BundleError(f"{str(root)!r} is damaged: {'; '.join(faults)}; build the bundle again")
+
+
+def file_faults(root: Path, files: Mapping[str, FileRecord], *, largest_hashed: int | None) -> list[str]:
+    """Which files differ from their records and how, as ``check_files`` compares them."""
     faults = []
     for name, record in files.items():
         path = root / name
@@ -37,5 +52,4 @@ def check_files(root: Path, files: Mapping[str, FileRecord], *, largest_hashed: 
             faults.append(f"{name} has {size} bytes instead of {record.size}")
         elif (largest_hashed is None or size <= largest_hashed) and sha256_of_file(path) != record.sha256:
             faults.append(f"{name} was altered")
-    if faults:
-        raise BundleError(f"{str(root)!r} is damaged: {'; '.join(faults)}; build the bundle again")
+    return faults

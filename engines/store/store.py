@@ -9,7 +9,8 @@ from latentrt.engines.bundle.checked_files import check_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ParityRecord
 from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, EngineManifest
-from latentrt.engines.bundle.records.manifest_file import read_manifest, write_manifest
+from latentrt.engines.bundle.records.manifest_file import check_seal, read_manifest_and_seal, write_manifest
+from latentrt.engines.bundle.records.seal import Seal
 from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError
 from latentrt.engines.files import locked, write_file
 from latentrt.engines.precision import Backend
@@ -65,22 +66,36 @@ def read_engine(folder: Path) -> EngineManifest:
     """Reads ``engine.json`` and checks that it belongs to its folder.
 
     Raises:
+        BundleError: missing, damaged, edited, or copied from elsewhere.
+    """
+    engine, seal = engine_and_seal(folder)
+    check_seal(seal, folder / ENGINE_FILE)
+    return engine
+
+
+def engine_and_seal(folder: Path) -> tuple[EngineManifest, Seal]:
+    """What ``engine.json`` says, for callers who look at one whose seal is broken, too.
+
+    Raises:
         BundleError: missing, damaged, or copied from elsewhere.
     """
-    engine = read_manifest(folder / ENGINE_FILE, EngineManifest)
+    engine, seal = read_manifest_and_seal(folder / ENGINE_FILE, EngineManifest)
     if engine.key != folder.name:
         raise BundleError(f"{str(folder)!r} holds the engine of another key; build the bundle again")
-    return engine
+    return engine, seal
+
+
+def engine_folders(root: Path) -> list[Path]:
+    """Where a bundle's engines lie, readable or not."""
+    return sorted((root / "engines").glob("[0-9a-f]*"))
 
 
 def engines_in(root: Path) -> list[EngineManifest]:
     """Every readable engine of a bundle."""
     found = []
-    for folder in sorted((root / "engines").glob("[0-9a-f]*")):
-        try:
+    for folder in engine_folders(root):
+        with suppress(BundleError):
             found.append(read_engine(folder))
-        except BundleError:
-            continue
     return found
 
 

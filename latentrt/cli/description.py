@@ -16,6 +16,8 @@ def print_description(description: dict[str, Any]) -> None:
     """``describe``'s data as tables."""
     schedule, defaults = description["schedule"], description["defaults"]
     say(f"{description['bundle']}: {description['source']} ({description['family']})")
+    if not description["seal"]["intact"]:
+        say("seal       broken: bundle.json was edited, and is shown as it is now; nothing draws with it")
     for name, row in description["decisions"].items():
         say(f"{name.removesuffix(' type'):<10} {row['value']} ({row['reason']})")
     say(f"profiles   {', '.join(description['profiles'])}")
@@ -58,7 +60,7 @@ def print_description(description: dict[str, Any]) -> None:
             (
                 row["component"],
                 _engine_name(row),
-                "yes" if row["fits_this_machine"] else "no",
+                _fits(row),
                 megabytes(row["bytes"]),
                 _layers_by_dtype(row["contents"]),
                 f"{row['parity']['psnr']:.1f}" if row["parity"] else "–",
@@ -106,6 +108,13 @@ def _print_quantization(component: str, kind: ComponentKind, record: dict[str, A
             for path, node in worst
         ],
     )
+
+
+def _fits(engine: dict[str, Any]) -> str:
+    """Whether an engine runs on this machine."""
+    if not engine["seal"]["intact"]:
+        return "no, edited"
+    return "yes" if engine["fits_this_machine"] else "no"
 
 
 def _engine_name(engine: dict[str, Any]) -> str:

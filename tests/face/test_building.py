@@ -19,6 +19,7 @@ from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.probes import read_probes, write_probes
 from latentrt.engines.bundle.records.manifest import PreviewRecord
+from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.verifying import verify
 
 STUB = Path(__file__).resolve().parents[1] / "stub_export.py"
@@ -174,8 +175,8 @@ def test_verify_finds_an_engine_that_computes_something_else(tiny_copy: Path) ->
     """Files that are whole but wrong: the probes say otherwise."""
     spoil_probe(tiny_copy)
     manifest = open_bundle(tiny_copy).manifest
-    text = manifest.model_copy(update={"files": record_files(tiny_copy, manifest.files)}).model_dump_json()
-    (tiny_copy / "bundle.json").write_text(text)
+    spoiled = manifest.model_copy(update={"files": record_files(tiny_copy, manifest.files)})
+    write_manifest(tiny_copy / "bundle.json", spoiled)
     with pytest.raises(latentrt.ParityError, match="vae_decoder"):
         verify(tiny_copy)
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
-from shared import filled_once
+from shared import filled_once, write_sealed
 
 import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
@@ -254,7 +254,7 @@ def test_eight_whole_bits_are_refused_where_they_would_overflow(
     manifest = json.loads((int8_bundle / "bundle.json").read_text("utf-8"))
     manifest["components"]["unet"]["quantization"]["recipe"] = "u8s8"
     folder = shutil.copytree(int8_bundle, tmp_path / "u8s8.bundle", ignore=shutil.ignore_patterns("engines"))
-    (folder / "bundle.json").write_text(json.dumps(manifest), "utf-8")
+    write_sealed(folder / "bundle.json", manifest)
     monkeypatch.setattr("latentrt.engines.graphs.quantization.recipe.cpu_sums_widely", lambda: False)
     ran = command("build", folder)
     assert ran.status != 0
@@ -272,7 +272,7 @@ def test_weights_that_are_no_numbers(emoji_bundle: Path, tmp_path: Path, command
     weights[weights.size // 2 :][:1000] = np.nan
     weights.flush()
     manifest["files"][name]["sha256"] = hashlib.sha256((source / name).read_bytes()).hexdigest()
-    path.write_text(json.dumps(manifest), "utf-8")
+    write_sealed(path, manifest)
     ran = command("build", source, "-o", tmp_path / "x.bundle", "--precision", "int8")
     assert ran.status == 2
     assert "Traceback" not in ran.stderr

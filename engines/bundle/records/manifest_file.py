@@ -1,4 +1,4 @@
-"""Reads and writes ``bundle.json`` and ``engine.json``: unknown keys and other schemas are refused."""
+"""Reads and writes ``bundle.json`` and ``engine.json``: unknown keys, other schemas and edited values are refused."""
 
 import json
 from pathlib import Path
@@ -6,30 +6,42 @@ from typing import TypeVar
 
 from latentrt.engines.bundle.records.engine_manifest import EngineManifest
 from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.documents import read_document
+from latentrt.engines.bundle.records.seal import Seal, opened, sealed
+from latentrt.engines.documents import document_from_content
 from latentrt.engines.errors import BundleError
 
-SCHEMA = 2
+SCHEMA = 3
+_REMEDY = "build the bundle again with this latentrt"
 _Manifest = TypeVar("_Manifest", BundleManifest, EngineManifest)
 
 
-def read_manifest(path: Path, kind: type[_Manifest]) -> _Manifest:
-    """Reads and checks a manifest file.
+def read_manifest_and_seal(path: Path, kind: type[_Manifest]) -> tuple[_Manifest, Seal]:
+    """A manifest file, for callers who look at one whose seal is broken, too.
 
     Raises:
-        BundleError: the file is missing, cut short, not ours, or of a newer schema.
+        BundleError: the file is missing, cut short, not ours, of another schema, or holds what no manifest may.
     """
-    return read_document(
-        path,
-        kind,
-        schema=SCHEMA,
-        error=BundleError,
-        remedy="build the bundle again with this latentrt",
-        missing=f"got {str(path.parent)!r}, which has no readable {path.name}; "
-        "expected a folder written by latentrt build",
-    )
+    try:
+        content, seal = opened(path.read_bytes())
+    except OSError as failure:
+        raise BundleError(
+            f"got {str(path.parent)!r}, which has no readable {path.name}; expected a folder written by latentrt build"
+        ) from failure
+    return document_from_content(content, repr(str(path)), kind, schema=SCHEMA, error=BundleError, remedy=_REMEDY), seal
+
+
+def check_seal(seal: Seal, path: Path) -> None:
+    """Refuses a manifest file whose seal is broken.
+
+    Raises:
+        BundleError: with both digests.
+    """
+    fault = seal.fault(repr(str(path)))
+    if fault is not None:
+        raise BundleError(f"{fault}; undo the edit or build the bundle again; latentrt inspect still shows it")
 
 
 def write_manifest(path: Path, manifest: BundleManifest | EngineManifest) -> None:
-    """Writes a manifest as readable JSON."""
-    path.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    """Writes a manifest as readable JSON, sealed."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    path.write_text(sealed(text), "utf-8", newline="\n")

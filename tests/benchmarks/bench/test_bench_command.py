@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmark_sample import contender, result
+from shared import write_sealed
 
 from latentrt.benchmarks.bench import contenders, rounds
 from latentrt.benchmarks.bench.contenders import Entrant
@@ -297,7 +298,7 @@ def test_a_checkpoint_that_the_bundle_was_not_built_from_is_refused(
     bundle = shutil.copytree(tiny_bundle, tmp_path / "another.bundle")
     manifest = json.loads((bundle / "bundle.json").read_text())
     manifest["source"]["files"][f"unet/{weights.name}"]["sha256"] = "0" * 64
-    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    write_sealed(bundle / "bundle.json", manifest)
     ran = command("bench", tiny_bundle, bundle)
     assert ran.status == 2
     assert f"got bundles tiny.bundle and another.bundle, whose checkpoints differ in unet/{weights.name}" in ran.stderr
