@@ -1,7 +1,6 @@
 """Where a model comes from: a folder, a single file, a hub id or the embedded model; checked before torch loads it."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,15 @@ from latentrt.export.sources.config_checks import part_faults
 from latentrt.export.sources.families import Family, chosen_family, family_of
 from latentrt.export.sources.folder.folder import part_folder, partial_model_from_folder, partial_model_from_part_file
 from latentrt.export.sources.folder.pipeline_index import index_faults, zero_empty_negative
-from latentrt.export.sources.hub import folder_from_hub
 from latentrt.export.sources.partial_model import Choices, PartialModel, decision
 from latentrt.export.sources.parts import Part
+from latentrt.export.sources.place import Place, place_of_model
 from latentrt.export.sources.single_file.schedule import STANDARD
 from latentrt.export.sources.single_file.single_file import partial_model_from_file, vae_from_file
 from latentrt.models import EMBEDDED, EMOJI
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ENCODERS = ("text_encoder", "text_encoder_2")
+_PARTS = frozenset((*_ENCODERS, "unet", "vae"))
 
 
 def checkpoint_from_model(model: str, choices: Choices | None = None) -> Checkpoint:
@@ -43,47 +42,60 @@ def checkpoint_from_headers(model: str, choices: Choices | None = None) -> Check
 
     Args:
         model: a diffusers folder, a single file, a folder with a U-Net alone, ``emoji`` for the embedded model
-            (``./emoji`` for a folder of that name), or a hub id ``owner/name[@revision]``.
+            (``./emoji`` for a folder of that name), or what ``place_of_model`` finds on the hub or in its cache.
         choices: what the user says about it.
 
     Raises:
         CheckpointError: missing, incomplete or of no known family; every fault found is named.
     """
     choices = choices or Choices()
-    own = _partial_model(model, choices)
-    base = _partial_model(choices.base, Choices(), recorded="base/") if choices.base is not None else None
+    own = _partial_model(model, choices, _PARTS if choices.vae is None else _PARTS - {"vae"})
+    base = None
+    if choices.base is not None:
+        base = _partial_model(choices.base, Choices(), _lacking(own, choices), recorded="base/")
     return _assembled(own, base, choices)
 
 
-def _partial_model(model: str, choices: Choices, *, recorded: str = "") -> PartialModel:
+def _lacking(own: PartialModel, choices: Choices) -> Set[str]:
+    """The parts that a base has to supply, of which alone its weights are read."""
+    lacking = _PARTS - own.parts.keys() - ({"vae"} if choices.vae is not None else set())
+    return lacking - set(_ENCODERS) if any(name in own.parts for name in _ENCODERS) else lacking
+
+
+def _partial_model(model: str, choices: Choices, wanted: Set[str], *, recorded: str = "") -> PartialModel:
     if model == EMBEDDED:
-        return partial_model_from_folder(EMOJI, choices, name=EMBEDDED, recorded=recorded)
-    path = Path(model)
+        return partial_model_from_folder(EMOJI, choices, name=EMBEDDED, recorded=recorded, wanted=wanted)
+    place = _place(model, choices, wanted, "--base: " if recorded else "")
+    path = place.path
     if path.is_dir():
-        return partial_model_from_folder(path, choices, recorded=recorded)
-    if path.exists():
-        if choices.variant is not None:
-            raise CheckpointError(
-                f"got --variant {choices.variant} for the file {model!r}, which has none; leave it out"
-            )
-        part = partial_model_from_part_file(path, recorded=recorded)
-        if part is not None:
-            if choices.ema is not None:
-                raise CheckpointError(
-                    f"got a choice of averaged weights for the file {model!r}, which holds one set; leave it out, or "
-                    "give the folder"
-                )
-            return part
-        return partial_model_from_file(path, ema=choices.ema, recorded=recorded)
-    identifier, _, revision = model.partition("@")
-    if _HUB_ID.fullmatch(identifier):
-        folder = folder_from_hub(identifier, revision or None, choices)
-        # A snapshot is named by its commit
-        return partial_model_from_folder(folder, choices, name=identifier, revision=folder.name, recorded=recorded)
-    raise CheckpointError(
-        f"got model {model!r}, expected a diffusers folder, a checkpoint file, a hub id such as owner/name, or "
-        f"{EMBEDDED}; check the path"
-    )
+        return partial_model_from_folder(
+            path,
+            choices,
+            name=place.name,
+            revision=place.revision,
+            recorded=recorded,
+            wanted=wanted,
+            published=place.published,
+        )
+    if choices.variant is not None:
+        raise CheckpointError(f"got --variant {choices.variant} for the file {model!r}, which has none; leave it out")
+    partial = partial_model_from_part_file(path, recorded=recorded)
+    if partial is None:
+        partial = partial_model_from_file(path, ema=choices.ema, recorded=recorded)
+    elif choices.ema is not None:
+        raise CheckpointError(
+            f"got a choice of averaged weights for the file {model!r}, which holds one set; leave it out, or give the "
+            "folder"
+        )
+    return replace(partial, name=place.name or partial.name, revision=place.revision)
+
+
+def _place(model: str, choices: Choices, wanted: Set[str], option: str) -> Place:
+    """As ``place_of_model``; the option that gave the model is named where it is refused."""
+    try:
+        return place_of_model(model, choices, wanted)
+    except CheckpointError as error:
+        raise CheckpointError(f"{option}{error}") from error
 
 
 def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -> Checkpoint:
@@ -110,9 +122,11 @@ def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -
             used += f"; not its scheduler: it is no {family.label}"
         decisions["base"] = decision(base.name, f"supplies {used}")
     if choices.vae is not None:
-        parts["vae"] = _replaced_vae(choices.vae, parts.get("vae"), family)
+        place = _place(choices.vae, Choices(), frozenset(("vae",)), "--vae: ")
+        parts["vae"] = _replaced_vae(place, choices.vae, parts.get("vae"), family)
         sources["vae"] = choices.vae
-        decisions["vae"] = decision(Path(choices.vae).resolve().name, "given with --vae in place of the model's own")
+        name = place.name or place.path.absolute().name
+        decisions["vae"] = decision(name, "given with --vae in place of the model's own")
     parts = {part: _with_family_settings(parts[part], family, scheduler) for part in _wanted(family) if part in parts}
     tokenizers = _tokenizers(own, base, family, parts, decisions)
     faults = _faults(own, base, family, parts, tokenizers, choices)
@@ -259,13 +273,11 @@ def _with_family_settings(part: Part, family: Family, scheduler: Mapping[str, An
     return replace(part, config=config)
 
 
-def _replaced_vae(vae: str, own: Part | None, family: Family) -> Part:
-    path = Path(vae)
-    if not path.exists():
-        raise CheckpointError(f"got --vae {vae!r}, expected a folder or a file of an autoencoder; check the path")
+def _replaced_vae(place: Place, vae: str, own: Part | None, family: Family) -> Part:
+    path = place.path
     part: Part
     if path.is_dir():
-        part = part_folder(path, "vae", Choices(), recorded="replaced/")
+        part = part_folder(path, "vae", Choices(), recorded="replaced/", published=place.published)
     else:
         beside = partial_model_from_part_file(path, recorded="replaced/")
         own_config = beside is not None and "vae" in beside.parts

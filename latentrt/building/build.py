@@ -48,8 +48,9 @@ def build(
     is kept as it is.
 
     Args:
-        model: a diffusers folder, a single file (``.safetensors``, ``.ckpt``), a folder with a U-Net alone, a hub id,
-            ``emoji`` for the embedded model, or a bundle.
+        model: a diffusers folder, a single file (``.safetensors``, ``.ckpt``), a folder with a U-Net alone, a hub id
+            (``owner/name[@revision]``, with a folder or a file after a slash) or address, ``emoji`` for the embedded
+            model, or a bundle.
         output: the bundle's folder; needed unless engines are added to a bundle.
         precision: element type of weights and arithmetic: "fp32" (also None), "fp16" or "int8". Parts that overflow or
             lose too much in fp16 stay in fp32: SDXL's autoencoder, the timestep embedding's sines, and what else
@@ -65,7 +66,7 @@ def build(
         fp32: components that stay in fp32 whatever the precision, such as ``"vae_decoder"``.
         variant: which weights of a folder, ``"fp16"`` or another; None takes the plain ones, or the only ones.
         base: a model that supplies the components that ``model`` lacks.
-        vae: an autoencoder in place of the model's own: a folder or a file.
+        vae: an autoencoder in place of the model's own: a folder, a file, a hub id or address.
         ema: ``"ema"`` or ``"non-ema"``, the averaged or the last weights, where a model has both; None takes the last
             ones of a single file, and the plain ones of a folder.
         family: the model's family, such as ``"sdxl"``; None works it out.

@@ -349,74 +349,23 @@ def test_folders_of_other_kinds(tmp_path: Path, saved: Path) -> None:
     with pytest.raises(CheckpointError, match="holds a FluxTransformer2DModel"):
         opened(other)
     (other / "config.json").unlink()
-    save_tensors({"a": torch.zeros(1)}, other / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"no model_index\.json.*give the file '.*model\.safetensors'"):
+    with pytest.raises(CheckpointError, match=r"no model_index\.json.*give the folder that holds it"):
         opened(other)
 
 
-def hub_of(remote: Path, snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
-    """Makes a folder the only repository of the hub; returns what will be fetched, call by call."""
-    import fnmatch
-
-    asked: list[set[str]] = []
-
-    def snapshot_download(identifier: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        names = {str(path.relative_to(remote)) for path in remote.rglob("*") if path.is_file()}
-        asked.append({name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns)})
-        for name in asked[-1]:
-            (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(remote / name, snapshot / name)
-        return str(snapshot)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    return asked
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
-def test_averaged_weights_of_a_repository(
-    suffix: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Are fetched where they are asked for, in the form that the repository has; else they are not."""
-    remote = shutil.copytree(saved, tmp_path / "remote")
-    path = variant_of(remote, "unet", "non_ema", 4)
-    if suffix == ".bin":
-        torch.save(load_file(path), path.with_suffix(".bin"))
-        path.unlink()
-    asked = hub_of(remote, tmp_path / "abc123", monkeypatch)
-    plain = weight(checkpoint_from_model("owner/name"))
-    assert not any("non_ema" in name for name in asked[0])
-    others = checkpoint_from_model("owner/name", Choices(ema=Ema.NON_EMA))
-    assert torch.equal(weight(others), (4 * plain).half().float())
-    assert torch.equal(weight(checkpoint_from_model("owner/name", Choices(ema=Ema.EMA))), plain)
-
-
-def test_a_repository_of_a_u_net_alone(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As LCM for SDXL is published: its config and its weights lie at the top."""
-    remote = shutil.copytree(saved / "unet", tmp_path / "remote")
-    (remote / "other_model.safetensors").write_bytes(b"large")
-    asked = hub_of(remote, tmp_path / "abc123", monkeypatch)
-    found = checkpoint_from_model("owner/name", Choices(base=str(saved)))
-    assert torch.equal(weight(found), weight(opened(saved)))
-    assert asked == [{"config.json", "diffusion_pytorch_model.safetensors"}]
-
-
-def test_a_repository_is_fetched_with_pickles_only_where_it_has_nothing_else(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is asked of the hub, for a repository as the tiny folder, and one of .bin alone."""
-    remote = shutil.copytree(saved, tmp_path / "remote")
-    variant_of(remote, "unet", "fp16", 1)
-    (remote / "safety_checker").mkdir()
-    (remote / "safety_checker" / "model.safetensors").write_bytes(b"large")
-    asked = hub_of(remote, tmp_path / "abc123", monkeypatch)
-    found = checkpoint_from_model("owner/name")
-    assert (found.name, found.revision) == ("owner/name", "abc123")
-    assert "unet/diffusion_pytorch_model.safetensors" in asked[0]
-    assert not any("fp16" in name or "safety_checker/model" in name for name in asked[0])
-    checkpoint_from_model("owner/name", Choices(variant="fp16"))
-    assert "unet/diffusion_pytorch_model.fp16.safetensors" in asked[1]
-    shutil.rmtree(tmp_path / "abc123")
-    torch.save(load_file(remote / f"{_UNET}.safetensors"), remote / f"{_UNET}.bin")
-    for path in (remote / "unet").glob("*.safetensors"):
-        path.unlink()
-    assert "pickles" in checkpoint_from_model("owner/name").decisions["format"].value
+def test_a_folder_with_nothing_but_a_single_file(saved: Path, tmp_path: Path) -> None:
+    """Is that file, also as a VAE; of two the user has to choose."""
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    (folder / "README.md").write_text("A model")
+    file = save_single_file(saved, folder / "model.safetensors")
+    whole = opened(saved)
+    found = opened(folder, base=str(saved))
+    assert torch.equal(weight(found), weight(whole))
+    assert found.source == str(file)
+    shutil.copy(file, folder / "model.ckpt")  # the same in another form, as many publish it
+    assert opened(folder, base=str(saved)).source == str(file)
+    assert torch.equal(weight(opened(saved, vae=str(folder)), "vae"), weight(whole, "vae"))
+    shutil.copy(file, folder / "other.ckpt")
+    with pytest.raises(CheckpointError, match=r"the files model\.safetensors, other\.ckpt, expected one; give one"):
+        opened(folder)

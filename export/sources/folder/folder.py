@@ -1,13 +1,22 @@
 """A folder: a diffusers pipeline, whole or in part, or one part alone."""
 
 import json
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.tensors.tensor_file import Format
 from latentrt.export.sources.fitting import MARKS
-from latentrt.export.sources.folder.part_folders import SHARD, STEMS, chosen_variant, weights_in, weights_of
+from latentrt.export.sources.folder.part_folders import (
+    SHARD,
+    STEMS,
+    WeightFiles,
+    chosen_variant,
+    files_in,
+    weights_in,
+    weights_of,
+)
 from latentrt.export.sources.partial_model import Choices, Ema, PartialModel, decision
 from latentrt.export.sources.parts import FolderPart
 from latentrt.export.sources.weights_file import open_weights_file
@@ -18,7 +27,14 @@ NON_EMA = "non_ema"  # the variant that training scripts of diffusers write besi
 
 
 def partial_model_from_folder(
-    folder: Path, choices: Choices, *, name: str | None = None, revision: str | None = None, recorded: str = ""
+    folder: Path,
+    choices: Choices,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    recorded: str = "",
+    wanted: Set[str] = frozenset(STEMS),
+    published: Sequence[Path] | None = None,
 ) -> PartialModel:
     """What a folder offers.
 
@@ -28,17 +44,22 @@ def partial_model_from_folder(
         name: of the model; None takes the folder's.
         revision: of a hub's repository.
         recorded: what the bundle puts before the names of files.
+        wanted: the parts whose weights are read; of the others the configuration alone is.
+        published: the paths of a repository's files, of which only those that are read were fetched.
 
     Raises:
         CheckpointError: no such folder, unreadable configs, a variant that is not there.
     """
     folders = _part_folders(folder)
-    wanted, said = _wanted_variant(folder, folders, choices)
-    found = {part: weights_in(path, part) for part, path in folders.items()}
-    variant, why = chosen_variant(found, wanted, str(folder))
+    found = {part: weights_in(path, part, published) for part, path in folders.items() if part in wanted}
+    variant, why, said = _variant(found, choices, str(folder))
     parts, faults, decisions = {}, [], {}
     for part, path in folders.items():
         config_file = path / "config.json"
+        if part not in wanted:
+            if config_file.is_file():
+                parts[part] = _config_alone(part, path)
+            continue
         if not config_file.is_file():
             faults.append(f"{part}/config.json is missing")
         files = weights_of(found[part], variant)
@@ -56,12 +77,12 @@ def partial_model_from_folder(
                 variant=files.variant,
             )
     if any(part.variant for part in parts.values()):
-        plain = [name for name, part in parts.items() if part.variant is None]
+        plain = [name for name, part in parts.items() if part.variant is None and part.weights]
         why += f"; plain for {', '.join(plain)}, which lacks it" if plain else ""
         decisions["variant"] = decision(variant or "plain", said or why)
     elif said is not None or any(len({row.variant for row in rows}) > 1 for rows in found.values()):
         decisions["variant"] = decision("plain", said or why)
-    pickles = [name for name, part in parts.items() if part.weights[0].suffix != ".safetensors"]
+    pickles = [name for name, part in parts.items() if any(path.suffix != ".safetensors" for path in part.weights)]
     if pickles:
         decisions["format"] = decision(
             "pickles", f"{', '.join(pickles)} as .bin alone, read by torch without running anything"
@@ -125,13 +146,60 @@ def partial_model_from_part_file(path: Path, *, recorded: str = "") -> PartialMo
     )
 
 
-def part_folder(folder: Path, part: str, choices: Choices, *, recorded: str) -> FolderPart:
+def _config_alone(part: str, folder: Path) -> FolderPart:
+    config = read_json(folder / "config.json")
+    return FolderPart(name=part, folder=folder, recorded=part, config=config, weights=(), variant=None)
+
+
+def weights_to_read(
+    folder: Path, choices: Choices, wanted: Set[str], published: Sequence[Path], *, called: str
+) -> list[Path]:
+    """Of a repository's published files the weights that ``partial_model_from_folder`` reads; its configs are there.
+
+    Raises:
+        CheckpointError: it is of another kind, or a variant has to be chosen.
+    """
+    folders = _part_folders(folder)
+    found = {part: weights_in(path, part, published) for part, path in folders.items() if part in wanted}
+    variant = _variant(found, choices, called)[0]
+    return [path for rows in found.values() if (files := weights_of(rows, variant)) for path in files.paths]
+
+
+def single_file_in(folder: Path, published: Sequence[Path] | None = None, *, called: str | None = None) -> Path | None:
+    """The one checkpoint of a folder that holds no diffusers model; None where there is none, or such a model.
+
+    Of a name with both endings, ``.safetensors`` goes first.
+
+    Raises:
+        CheckpointError: there are several, which are named; or a config that is not readable.
+    """
+    if any((folder / name).is_file() for name in ("model_index.json", *(f"{part}/config.json" for part in STEMS))):
+        return None
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if any(key in config for key in ("_class_name", "architectures", "model_type")):
+        return None  # some hub pages count downloads by a config that says nothing
+    files = [path for path in files_in(folder, published) if path.suffix.lower() in (".safetensors", ".ckpt")]
+    by_stem = {path.stem: path for path in sorted(files, key=lambda path: path.suffix.lower() == ".safetensors")}
+    if len(by_stem) > 1:
+        names = sorted(path.name for path in by_stem.values())
+        raise CheckpointError(
+            f"{called or str(folder)!r} holds no diffusers folder but the files {', '.join(names)}, expected one; give "
+            f"one of them, such as {called or folder}/{names[0]}"
+        )
+    return next(iter(by_stem.values()), None)
+
+
+def part_folder(
+    folder: Path, part: str, choices: Choices, *, recorded: str, published: Sequence[Path] | None = None
+) -> FolderPart:
     """One part of a folder: its own, or a pipeline's that holds it.
 
     Raises:
         CheckpointError: it has no such part, or one that cannot be read.
     """
-    model = partial_model_from_folder(folder, choices, recorded=recorded)
+    model = partial_model_from_folder(
+        folder, choices, recorded=recorded, wanted=frozenset((part,)), published=published
+    )
     if model.faults or part not in model.parts:
         reason = "; ".join(model.faults) or f"it holds {', '.join(model.parts) or 'no part of a model'}"
         raise CheckpointError(f"{str(folder)!r} has no usable {part} ({reason}); choose another folder")
@@ -155,23 +223,29 @@ def _part_folders(folder: Path) -> dict[str, Path]:
         )
     folders = {part: folder / part for part in STEMS if (folder / part / "config.json").is_file()}
     if not folders:
-        single = sorted([*folder.glob("*.safetensors"), *folder.glob("*.ckpt")])
         raise CheckpointError(
-            f"{str(folder)!r} has no model_index.json, expected a diffusers folder; "
-            f"{f'give the file {str(single[0])!r}' if single else 'give the folder that holds it'}"
+            f"{str(folder)!r} has no model_index.json, expected a diffusers folder; give the folder that holds it"
         )
     return folders
 
 
-def _wanted_variant(folder: Path, folders: dict[str, Path], choices: Choices) -> tuple[str | None, str | None]:
+def _variant(
+    found: Mapping[str, list[WeightFiles]], choices: Choices, called: str
+) -> tuple[str | None, str, str | None]:
+    """The variant of a folder's weights that is read, why, and what ``--ema`` or ``--no-ema`` say about it."""
+    wanted, said = _wanted_variant(found, choices, called)
+    return *chosen_variant(found, wanted, called), said
+
+
+def _wanted_variant(
+    found: Mapping[str, list[WeightFiles]], choices: Choices, called: str
+) -> tuple[str | None, str | None]:
     """``--variant``, or what ``--ema`` and ``--no-ema`` mean for a folder."""
     if choices.ema is None:
         return choices.variant, None
-    unet = folders.get("unet")
-    there = {files.variant for files in weights_in(unet, "unet")} if unet else set()
-    if NON_EMA not in there:
+    if NON_EMA not in {files.variant for files in found.get("unet", ())}:
         raise CheckpointError(
-            f"got --{'ema' if choices.ema is Ema.EMA else 'no-ema'} for {str(folder)!r}, which does not keep averaged "
+            f"got --{'ema' if choices.ema is Ema.EMA else 'no-ema'} for {called!r}, which does not keep averaged "
             f"weights and others apart (a variant {NON_EMA}); leave it out"
         )
     if choices.variant not in (None, NON_EMA):

@@ -1,7 +1,7 @@
 """A part's folder: which weights lie there, in which variants, and which of them a build reads."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +43,13 @@ class WeightFiles:
         return faults
 
 
-def weights_in(folder: Path, part: str) -> list[WeightFiles]:
-    """All weights of a part that lie in a folder, safetensors first."""
+def weights_in(folder: Path, part: str, published: Iterable[Path] | None = None) -> list[WeightFiles]:
+    """All weights of a part that lie in a folder, safetensors first.
+
+    ``published`` are the paths of a repository's files, fetched or not; None where all are there.
+    """
     groups: dict[tuple[str | None, str], list[Path]] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in files_in(folder, published):
         for stem in STEMS[part]:
             # diffusers writes model.fp16-00001-of-00002, and formerly model-00001-of-00002.fp16
             pattern = rf"{stem}(?:\.([\w-]+?))?(?:{SHARD.pattern})?(?:\.([\w-]+))?(\.safetensors|\.bin)"
@@ -59,6 +62,13 @@ def weights_in(folder: Path, part: str) -> list[WeightFiles]:
             groups.items(), key=lambda item: (item[0][1] != ".safetensors", str(item))
         )
     ]
+
+
+def files_in(folder: Path, published: Iterable[Path] | None = None) -> list[Path]:
+    """What lies in a folder, in the order of names; of a repository's what is published there."""
+    if published is not None:
+        return sorted(path for path in published if path.parent == folder)
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _whole_or_shards(paths: list[Path]) -> list[Path]:

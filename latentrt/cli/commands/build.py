@@ -16,7 +16,7 @@ def build(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A diffusers folder, a checkpoint file, a hub id, emoji (the embedded model), or a bundle.",
+            help="A diffusers folder, a checkpoint file, a hub id or address, emoji (the embedded model), or a bundle.",
         ),
     ],
     output: Annotated[
@@ -64,8 +64,10 @@ def build(
         str | None, typer.Option("--base", metavar="BASE", help="Model that supplies the components MODEL lacks.")
     ] = None,
     vae: Annotated[
-        Path | None,
-        typer.Option("--vae", metavar="PATH", help="Folder or file of an autoencoder in place of the model's."),
+        str | None,
+        typer.Option(
+            "--vae", metavar="MODEL", help="Folder, file or hub id of an autoencoder in place of the model's."
+        ),
     ] = None,
     ema: Annotated[
         bool | None, typer.Option("--ema/--no-ema", help="Averaged or last weights, where the model has both.")

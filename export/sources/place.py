@@ -1,0 +1,135 @@
+"""Where a model lies: a path here, a folder of the hub's cache, or the hub, from which its files are fetched."""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentrt.engines.errors import CheckpointError
+from latentrt.export.sources.folder.folder import single_file_in, weights_to_read
+from latentrt.export.sources.folder.part_folders import STEMS
+from latentrt.export.sources.hub.cache import cached_snapshot, repositories_in, snapshot_around
+from latentrt.export.sources.hub.reference import HubReference, reference_from_text
+from latentrt.export.sources.hub.repository import Repository, repository_of_reference
+from latentrt.export.sources.partial_model import Choices
+from latentrt.models import EMBEDDED
+
+# Of a repository's files those that say how to read the others, all of them small
+_SETTINGS = (".json", ".txt")
+_SETTING_FOLDERS = ("scheduler", "tokenizer", "tokenizer_2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A folder or a file with a model.
+
+    ``name`` and ``revision`` are what the hub calls it, None for what is no repository's. ``published`` are the paths
+    of all files of a repository, those among them that were not fetched, too; None where all lie in the folder.
+    """
+
+    path: Path
+    name: str | None = None
+    revision: str | None = None
+    published: tuple[Path, ...] | None = None
+
+
+def place_of_model(model: str, choices: Choices, parts: Set[str]) -> Place:
+    """Finds a model; of one on the hub, the files are fetched that a build reads.
+
+    Args:
+        model: a path; a hub id ``owner/name[@revision]``, with a folder or a file in it after a slash; the address of
+            one of these on the hub; a repository's folder in the hub's cache, also with ``@revision``.
+        choices: what the user says about it, of which ``variant`` and ``ema`` decide what is fetched.
+        parts: the parts whose weights are wanted.
+
+    Raises:
+        CheckpointError: it is nowhere, cannot be fetched, or could be several things.
+    """
+    path = Path(model)
+    if not path.exists():
+        start, at, revision = model.rpartition("@")
+        if at and Path(start).is_dir():
+            snapshot = cached_snapshot(Path(start), revision)
+            if snapshot is not None:
+                return _alone(Place(path=snapshot.folder, name=snapshot.repository, revision=snapshot.commit))
+        if path.is_symlink():
+            raise CheckpointError(
+                f"got {model!r}, a link to {str(path.readlink())!r}, which is not there; download the model again"
+            )
+        reference = reference_from_text(model)
+        if reference is None:
+            raise CheckpointError(
+                f"got model {model!r}, expected a diffusers folder, a checkpoint file, a hub id such as owner/name, or "
+                f"{EMBEDDED}; check the path"
+            )
+        return _fetched(repository_of_reference(reference), choices, parts)
+    snapshot = cached_snapshot(path, None) if path.is_dir() else None
+    if snapshot is not None:
+        return _alone(Place(path=snapshot.folder, name=snapshot.repository, revision=snapshot.commit))
+    around = snapshot_around(path)
+    if around is not None:
+        inside = path.absolute().relative_to(around.folder).as_posix()
+        return _alone(Place(path=path, name=f"{around.repository}/{inside}", revision=around.commit))
+    cached = repositories_in(path) if path.is_dir() else []
+    if cached:
+        raise CheckpointError(
+            f"{str(path)!r} is the hub's cache of {', '.join(cached)}, expected one model; give its id, such as "
+            f"{cached[0]}"
+        )
+    return _alone(Place(path=path))
+
+
+def _alone(place: Place) -> Place:
+    """Of a folder that holds nothing but a single file, the file."""
+    file = single_file_in(place.path) if place.path.is_dir() else None
+    return place if file is None else Place(path=file, name=place.name, revision=place.revision)
+
+
+def _fetched(repository: Repository, choices: Choices, parts: Set[str]) -> Place:
+    reference, names = repository.reference, repository.names
+    below = "" if reference.path is None else f"{reference.path}/"
+    if reference.path in names:
+        beside = f"{reference.path.rpartition('/')[0]}/config.json".lstrip("/")  # of a part's own weights
+        folder = repository.fetched([name for name in names if name in (reference.path, beside)])
+        return Place(path=folder / reference.path, name=_name(reference), revision=folder.name)
+    inside = [name for name in names if name.startswith(below)]
+    if not inside:
+        holds = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+        raise CheckpointError(
+            f"got model {str(reference)!r}, but {reference.repository} has no {reference.path or 'files'}; it holds "
+            f"{holds or 'nothing'}; choose among these"
+        )
+    settings = [name for name in inside if _is_setting(name.removeprefix(below), parts)]
+    root = repository.fetched(settings) if settings else None
+    folder = root or Path()
+    published = tuple(folder / name for name in inside)
+    file = single_file_in(folder / below, published, called=str(reference))
+    if file is not None:
+        wanted: Sequence[Path] = [file]
+    elif root is None:
+        holds = ", ".join(inside[:10]) + (", …" if len(inside) > 10 else "")
+        raise CheckpointError(
+            f"got model {str(reference)!r}, which holds {holds}, expected a diffusers folder, or a file of weights "
+            "beside nothing else; choose another, or give one of its files"
+        )
+    else:
+        wanted = weights_to_read(folder / below, choices, parts, published, called=str(reference))
+    chosen = [path.relative_to(folder).as_posix() for path in wanted]
+    if chosen:
+        root = repository.fetched(chosen, None if root is None else root.name)
+    assert root is not None
+    path = root / below if file is None else root / chosen[0]
+    here = tuple(root / name for name in inside) if file is None else None
+    return Place(path=path, name=_name(reference), revision=root.name, published=here)
+
+
+def _name(reference: HubReference) -> str:
+    return reference.repository if reference.path is None else f"{reference.repository}/{reference.path}"
+
+
+def _is_setting(name: str, parts: Set[str]) -> bool:
+    folder, _, file = name.rpartition("/")
+    if not folder:
+        return file in ("model_index.json", "config.json")
+    whole = parts != {"vae"}  # otherwise nothing else is looked at
+    needed = folder in parts or (whole and (folder in _SETTING_FOLDERS or (folder in STEMS and file == "config.json")))
+    return file.endswith(_SETTINGS) and needed
