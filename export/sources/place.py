@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.folder.folder import single_file_in, weights_to_read
+from latentrt.export.sources.folder.folder import LAYOUT, single_file_in, weights_to_read
 from latentrt.export.sources.folder.part_folders import STEMS
 from latentrt.export.sources.hub.cache import cached_snapshot, repositories_in, snapshot_around
 from latentrt.export.sources.hub.reference import HubReference, reference_from_text
@@ -93,10 +93,9 @@ def _fetched(repository: Repository, choices: Choices, parts: Set[str]) -> Place
         return Place(path=folder / reference.path, name=_name(reference), revision=folder.name)
     inside = [name for name in names if name.startswith(below)]
     if not inside:
-        holds = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
         raise CheckpointError(
             f"got model {str(reference)!r}, but {reference.repository} has no {reference.path or 'files'}; it holds "
-            f"{holds or 'nothing'}; choose among these"
+            f"{_listed(names)}; choose among these"
         )
     settings = [name for name in inside if _is_setting(name.removeprefix(below), parts)]
     root = repository.fetched(settings) if settings else None
@@ -105,11 +104,13 @@ def _fetched(repository: Repository, choices: Choices, parts: Set[str]) -> Place
     file = single_file_in(folder / below, published, called=str(reference))
     if file is not None:
         wanted: Sequence[Path] = [file]
-    elif root is None:
-        holds = ", ".join(inside[:10]) + (", …" if len(inside) > 10 else "")
+    elif root is None or not any(f"{below}{mark}" in names for mark in LAYOUT):
+        deeper = [name.rpartition("/")[0] for name in inside if name.endswith("/model_index.json")]
+        deeper += [name for name in inside if name.endswith((".safetensors", ".ckpt"))]
+        advice = f"give a model in it, such as {reference.repository}/{deeper[0]}" if deeper else "choose another"
         raise CheckpointError(
-            f"got model {str(reference)!r}, which holds {holds}, expected a diffusers folder, or a file of weights "
-            "beside nothing else; choose another, or give one of its files"
+            f"got model {str(reference)!r}, which holds {_listed(inside)}, expected a diffusers folder or one file of "
+            f"weights; {advice}"
         )
     else:
         wanted = weights_to_read(folder / below, choices, parts, published, called=str(reference))
@@ -120,6 +121,10 @@ def _fetched(repository: Repository, choices: Choices, parts: Set[str]) -> Place
     path = root / below if file is None else root / chosen[0]
     here = tuple(root / name for name in inside) if file is None else None
     return Place(path=path, name=_name(reference), revision=root.name, published=here)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "") if names else "nothing"
 
 
 def _name(reference: HubReference) -> str:

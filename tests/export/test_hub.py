@@ -278,6 +278,20 @@ class TestWhatIsFetched:
         with pytest.raises(CheckpointError, match=r"owner/name has no v2; it holds other\.safetensors, v1/"):
             opened(f"{NAME}/v2")
 
+    def test_a_model_that_lies_deeper(self, hub: Hub, saved: Path, tmp_path: Path) -> None:
+        """Is named."""
+        remote = hub.add(NAME, tmp_path / "remote")
+        lighter(saved, remote / "diffusers")
+        with pytest.raises(CheckpointError, match=r"expected a diffusers folder .* such as owner/name/diffusers"):
+            opened(NAME)
+
+    def test_weights_of_another_framework(self, hub: Hub, remote: Path) -> None:
+        """Are named, before the weights of the other parts are fetched."""
+        (remote / f"{UNET}.safetensors").rename(remote / "unet" / "openvino_model.bin")
+        with pytest.raises(CheckpointError, match=r"no weights of unet .*unet/openvino_model\.bin.*choose a model"):
+            opened(NAME)
+        assert hub.weights() == set()
+
     def test_other_models_are_refused_by_their_configs(self, hub: Hub, remote: Path) -> None:
         """Before their weights are fetched."""
         (remote / "model_index.json").unlink()
@@ -334,6 +348,8 @@ class TestTheCache:
         assert opened(f"{NAME}/unet", base=NAME).name == f"{NAME}/unet"
         with pytest.raises(CheckpointError, match=r"'owner/none'.*\(owner/name\), and HF_HUB_OFFLINE.*hf download"):
             opened("owner/none")
+        with pytest.raises(CheckpointError, match=r"hf download owner/none a\.safetensors --revision v2$"):
+            opened("owner/none@v2/a.safetensors")
         with pytest.raises(CheckpointError, match=rf"revision 'v2' of owner/name, the cache has {commit_of('main')}"):
             opened(f"{NAME}@v2")
         with pytest.raises(CheckpointError, match=r"got variant 'fp16'"):
@@ -401,6 +417,20 @@ class TestTheCache:
         shutil.rmtree(folder / "snapshots" / commit_of("main"))
         with pytest.raises(CheckpointError, match=r"holds no snapshot.*hf download owner/name"):
             opened(folder)
+
+    def test_a_single_file(self, hub: Hub, saved: Path, tmp_path: Path, offline: Callable[[], None]) -> None:
+        """In a cache that was copied by hand: files in place of links, no refs, a name that is no commit's."""
+        offline()
+        snapshot = hub.cached(NAME) / "snapshots" / "copied"
+        snapshot.mkdir(parents=True)
+        save_single_file(saved, snapshot / "model.safetensors")
+        for form in (NAME, f"{NAME}/model.safetensors", hub.cached(NAME), snapshot, snapshot / "model.safetensors"):
+            found = opened(form, base=str(saved))
+            assert found.revision == "copied"
+            assert found.name in (NAME, f"{NAME}/model.safetensors")
+        renamed = hub.cached(NAME).rename(tmp_path / "mine")
+        (renamed / "snapshots" / "copied").rename(renamed / "snapshots" / commit_of("main"))
+        assert opened(renamed, base=str(saved)).name == "mine"
 
     def test_a_link_to_a_file_that_is_gone(self, hub: Hub, remote: Path) -> None:
         """As after the cache was cleaned by hand."""

@@ -23,6 +23,8 @@ from latentrt.export.sources.weights_file import open_weights_file
 
 # A bare part's class, and what it is in a pipeline
 _BARE = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
+# Of these files a folder has one if it is a diffusers model, whole or in part, or a part alone
+LAYOUT = ("model_index.json", "config.json", *(f"{part}/config.json" for part in STEMS))
 NON_EMA = "non_ema"  # the variant that training scripts of diffusers write beside the averaged weights
 
 
@@ -161,6 +163,13 @@ def weights_to_read(
     """
     folders = _part_folders(folder)
     found = {part: weights_in(path, part, published) for part, path in folders.items() if part in wanted}
+    lacking = [part for part, rows in found.items() if not rows]
+    if lacking:
+        there = [path.relative_to(folder).as_posix() for part in lacking for path in files_in(folders[part], published)]
+        raise CheckpointError(
+            f"{called!r} has no weights of {', '.join(lacking)} that are read, expected safetensors or .bin (it has "
+            f"{', '.join(there[:6]) or 'none'}); choose a model with these"
+        )
     variant = _variant(found, choices, called)[0]
     return [path for rows in found.values() if (files := weights_of(rows, variant)) for path in files.paths]
 
@@ -173,7 +182,7 @@ def single_file_in(folder: Path, published: Sequence[Path] | None = None, *, cal
     Raises:
         CheckpointError: there are several, which are named; or a config that is not readable.
     """
-    if any((folder / name).is_file() for name in ("model_index.json", *(f"{part}/config.json" for part in STEMS))):
+    if any((folder / name).is_file() for name in LAYOUT if name != "config.json"):
         return None
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if any(key in config for key in ("_class_name", "architectures", "model_type")):

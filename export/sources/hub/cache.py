@@ -32,11 +32,11 @@ def cached_snapshot(folder: Path, revision: str | None) -> CachedSnapshot | None
         CheckpointError: the revision is not there, or of several none is the main branch's.
     """
     folder = folder.absolute()
-    if _COMMIT.fullmatch(folder.name) and folder.parent.name == "snapshots":
+    if _is_snapshot(folder):
         return CachedSnapshot(repository=_repository(folder.parent.parent), commit=folder.name, folder=folder)
-    if folder.name == "snapshots" and not (folder / "snapshots").is_dir():
+    if folder.name == "snapshots" and _is_repository(folder.parent):
         folder = folder.parent
-    if not (folder / "snapshots").is_dir() or not (folder.name.startswith(_PREFIX) or _commits(folder)):
+    if not _is_repository(folder):
         return None
     commit = _commit(folder, revision)
     return CachedSnapshot(repository=_repository(folder), commit=commit, folder=folder / "snapshots" / commit)
@@ -45,7 +45,7 @@ def cached_snapshot(folder: Path, revision: str | None) -> CachedSnapshot | None
 def snapshot_around(path: Path) -> CachedSnapshot | None:
     """The snapshot that a file or a folder lies in, if it does."""
     for folder in path.absolute().parents:
-        if _COMMIT.fullmatch(folder.name) and folder.parent.name == "snapshots":
+        if _is_snapshot(folder):
             return cached_snapshot(folder, None)
     return None
 
@@ -60,6 +60,17 @@ def repositories_in(folder: Path) -> list[str]:
     return sorted(_repository(path) for path in folder.glob(f"{_PREFIX}*--*") if (path / "snapshots").is_dir())
 
 
+def _is_repository(folder: Path) -> bool:
+    """By its name, or by the names of its commits where it was renamed."""
+    if not (folder / "snapshots").is_dir():
+        return False
+    return folder.name.startswith(_PREFIX) or any(_COMMIT.fullmatch(commit) for commit in _commits(folder))
+
+
+def _is_snapshot(folder: Path) -> bool:
+    return folder.parent.name == "snapshots" and _is_repository(folder.parent.parent)
+
+
 def _repository(folder: Path) -> str:
     """``owner/name`` of ``models--owner--name``; of a folder that was renamed its name."""
     return folder.name.removeprefix(_PREFIX).replace("--", "/")
@@ -67,11 +78,7 @@ def _repository(folder: Path) -> str:
 
 def _commits(folder: Path) -> list[str]:
     """The commits of which there are files, without folders that were only begun."""
-    return sorted(
-        path.name
-        for path in (folder / "snapshots").iterdir()
-        if _COMMIT.fullmatch(path.name) and path.is_dir() and any(path.iterdir())
-    )
+    return sorted(path.name for path in (folder / "snapshots").iterdir() if path.is_dir() and any(path.iterdir()))
 
 
 def _refs(folder: Path) -> Mapping[str, str]:

@@ -1,14 +1,14 @@
 """What a repository on the hub holds, and how its files come here: from the hub, or offline from its cache."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.hub.cache import cached_snapshot, repositories_in, repository_folder
-from latentrt.export.sources.hub.reference import HubReference
+from latentrt.export.sources.hub.cache import MAIN, cached_snapshot, repositories_in, repository_folder
+from latentrt.export.sources.hub.reference import WEIGHTS, HubReference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +52,14 @@ def repository_of_reference(reference: HubReference) -> Repository:
     Raises:
         CheckpointError: there is no such repository or revision, or the hub cannot be reached and the cache lacks it.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
     try:
-        info = HfApi().model_info(reference.repository, revision=reference.revision)
+        hub, revision = HfApi(), reference.revision or MAIN
+        info = hub.model_info(reference.repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        names = [file.rfilename for file in info.siblings or ()]
+        names = names or hub.list_repo_files(reference.repository, revision=revision)  # of a mirror that says less
     except (HFValidationError, RevisionNotFoundError) as error:
         raise _refusal(reference, error) from error
     except Exception as error:  # the client lets through errors of its own, of httpx, of the system
@@ -70,11 +73,7 @@ def repository_of_reference(reference: HubReference) -> Repository:
                 stacklevel=2,
             )
         return cached
-    siblings: Sequence[object] = info.siblings or ()
-    return Repository(
-        reference=reference,
-        names=tuple(sorted(str(getattr(file, "rfilename", "")) for file in siblings)),
-    )
+    return Repository(reference=reference, names=tuple(sorted(names)))
 
 
 def _cached(reference: HubReference) -> Repository | None:
@@ -134,7 +133,7 @@ def _refusal(reference: HubReference, error: Exception) -> CheckpointError:
         return CheckpointError(
             f"{got}, which is no file or folder here and not in the hub's cache {str(_cache())!r} "
             f"({', '.join(there[:10]) or 'it is empty'}), and HF_HUB_OFFLINE forbids a connection; unset it, or fetch "
-            f"the model on a machine with a connection: hf download {repository}"
+            f"the model on a machine with a connection: {_command(reference)}"
         )
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
         return CheckpointError(
@@ -145,3 +144,10 @@ def _refusal(reference: HubReference, error: Exception) -> CheckpointError:
         f"{got}, which is no file or folder here and could not be fetched from the hub ({type(error).__name__}); check "
         "the name and the connection and try again, or give a local folder"
     )
+
+
+def _command(reference: HubReference) -> str:
+    """The command that fetches a repository, or a file of it, into the cache."""
+    one = reference.path if reference.path is not None and reference.path.endswith(WEIGHTS) else None
+    revision = f"--revision {reference.revision}" if reference.revision is not None else None
+    return " ".join(filter(None, ("hf download", reference.repository, one, revision)))
