@@ -125,7 +125,12 @@ class Run:
         Args:
             prediction: (N, C, H/f, W/f).
             seconds: what the model took, for ``seconds``.
+
+        Raises:
+            ValueError: the run has ended and asks for nothing.
         """
+        if self.call is None:
+            raise ValueError("got a prediction for a run that has ended, expected one that asks (run.call); begin another")
         x, level = self.x, self._level
         denoised = level.denoised(self._prediction_type, prediction, x)
         wanted: Evaluate | None = None

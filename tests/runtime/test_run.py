@@ -100,3 +100,12 @@ def test_an_interrupted_run_ends_with_what_there_is(given: Array | None) -> None
     assert run.call is None
     assert len(run.seconds) == 2
     np.testing.assert_array_equal(result, last[-1] if given is None else given)
+
+
+def test_an_answer_to_no_question_is_refused() -> None:
+    """Once it has ended."""
+    chosen = Sampler(name="euler")
+    run = Run(np.ones(SHAPE, np.float32), chosen.schedule(CONFIG, 2), chosen.solver(CONFIG), lambda *_: 0.0)  # type: ignore[arg-type, return-value]
+    denoise(run, model)
+    with pytest.raises(ValueError, match="has ended"):
+        run.answer(run.x)
