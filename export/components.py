@@ -128,7 +128,12 @@ def export_components(
         traits=family.traits,
         tokenizers=tokenizers,
         token_embeddings=embeddings,
-        defaults=family.defaults.model_copy(update={"sampler": checkpoint.sampler}),
+        defaults=family.defaults.model_copy(
+            update={
+                "sampler": checkpoint.sampler,
+                "sampler_options": dict(checkpoint.scheduler_reading.options),
+            }
+        ),
         files=recorded,
     )
 

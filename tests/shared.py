@@ -118,7 +118,15 @@ def _program(path: Path, module: Any) -> Any:
 
 
 # What of a part's settings no forward pass sees
-_UNSEEN = ("_name_or_path", "scaling_factor", "shift_factor", "force_upcast", "_use_default_values")
+_UNSEEN = (
+    "_name_or_path",
+    "scaling_factor",
+    "shift_factor",
+    "latents_mean",
+    "latents_std",
+    "force_upcast",
+    "_use_default_values",
+)
 
 
 def _structure(module: Any, example: Mapping[str, Any], graph: object) -> str | None:

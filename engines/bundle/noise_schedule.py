@@ -1,5 +1,6 @@
 """The signal that training timesteps keep, ᾱ, from a schedule's config."""
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -31,6 +32,27 @@ def alphas_cumprod_from_config(config: ScheduleConfig) -> Array:
     bar = _cumprod(np.float32(1.0) - betas)
     bar.setflags(write=False)  # the cache shares it
     return bar
+
+
+def alpha_cumprod_at(config: ScheduleConfig, timestep: float) -> float:
+    """ᾱ where the model is told ``timestep``; EDM's is that of data divided by its deviation."""
+    if config.edm is not None:
+        return 1.0 / (1.0 + (math.exp(4.0 * timestep) / config.edm.sigma_data) ** 2)
+    bar = alphas_cumprod_from_config(config)
+    return float(bar[min(max(round(timestep), 0), len(bar) - 1)])
+
+
+def timestep_at(config: ScheduleConfig, share: float) -> float:
+    """What the model is told at a share of its schedule, from no noise (0) to the most (1)."""
+    if config.edm is not None:
+        low, high = edm_timestep(config.edm.sigma_min), edm_timestep(config.edm.sigma_max)
+        return low + share * (high - low)
+    return float(round(share * (config.num_train_timesteps - 1)))
+
+
+def edm_timestep(sigma: float) -> float:
+    """c_noise of arXiv 2206.00364, table 1: what an EDM model is told of σ."""
+    return math.log(sigma) / 4.0
 
 
 def _betas(config: ScheduleConfig) -> Array:

@@ -16,7 +16,7 @@ from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.families import Family
 from latentrt.export.sources.parts import Part
-from latentrt.export.sources.scheduler_samplers import sampler_of_scheduler
+from latentrt.export.sources.scheduler_settings import SchedulerReading, scheduler_reading
 
 # Before this version, converted U-Nets stated sample_size 32 where 64 was meant; diffusers mends it likewise.
 _SIZES_RIGHT = Version("0.9.0.dev0")
@@ -66,7 +66,9 @@ class Checkpoint:
         return LatentSpace(
             channels=self.vae["latent_channels"],
             scaling_factor=self.vae.get("scaling_factor") or 0.18215,  # AutoencoderKL's default
-            shift_factor=self.vae.get("shift_factor") or 0.0,
+            shift_factor=0.0,  # diffusers' pipelines of Stable Diffusion know none, and another is refused
+            latents_mean=self.vae.get("latents_mean"),
+            latents_std=self.vae.get("latents_std"),
             height_factor=self._pixels_per_latent,
             width_factor=self._pixels_per_latent,
             tile_pixels=self._tile_pixels,
@@ -98,10 +100,15 @@ class Checkpoint:
         height, width = size if isinstance(size, list) else (size, size)
         return width * self._pixels_per_latent, height * self._pixels_per_latent
 
+    @cached_property
+    def scheduler_reading(self) -> SchedulerReading:
+        """What the checkpoint's own scheduler decides."""
+        return scheduler_reading(self.scheduler, self.family)
+
     @property
     def sampler(self) -> str:
         """The sampler that stands for the checkpoint's own scheduler."""
-        return sampler_of_scheduler(self.scheduler, self.family)
+        return self.scheduler_reading.sampler
 
     @property
     def parameters(self) -> int:
@@ -147,11 +154,11 @@ class Checkpoint:
         Raises:
             CheckpointError: a value that no sampler knows.
         """
-        known = {key: self.scheduler[key] for key in ScheduleConfig.model_fields if key in self.scheduler}
+        known = dict(self.scheduler_reading.schedule)
         if self.family.steps_offset is not None:
             known["steps_offset"] = self.family.steps_offset
         try:
-            return ScheduleConfig.model_validate({key: value for key, value in known.items() if value is not None})
+            return ScheduleConfig.model_validate(known)
         except ValueError as error:
             first = error.errors()[0]  # type: ignore[attr-defined]
             raise CheckpointError(

@@ -1,9 +1,12 @@
-"""Whether the configs of a model's parts say what a build needs, and fit each other."""
+"""Whether the configs of a model's parts say what a build needs, fit each other, and ask for nothing else."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.export.sources.families import Family
+from latentrt.export.sources.library_settings import constructor_settings
 
 _Configs = Mapping[str, Mapping[str, Any]]
 # What a build reads from the configs and cannot guess, with the types it can have
@@ -12,6 +15,24 @@ _KEYS: dict[str, dict[str, type]] = {
     "text_encoder_2": {"max_position_embeddings": int, "hidden_size": int, "projection_dim": int},
     "unet": {"in_channels": int, "out_channels": int, "block_out_channels": list, "cross_attention_dim": int},
     "vae": {"latent_channels": int, "block_out_channels": list},
+}
+
+
+# Where diffusers' classes of the parts are
+_CLASSES = {
+    "unet": ("models/unets/unet_2d_condition.py", "UNet2DConditionModel"),
+    "vae": ("models/autoencoders/autoencoder_kl.py", "AutoencoderKL"),
+}
+_CLIP = "clip_text_model"
+LATENT_STATISTICS = ("latents_mean", "latents_std")
+# Settings of U-Nets with which they take inputs that no family gives, and what they are without; the family's row
+# knows addition_embed_type and time_cond_proj_dim
+_WITHOUT_INPUTS: Mapping[str, Any] = {
+    "attention_type": "default",
+    "class_embed_type": None,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "num_class_embeds": None,
 }
 
 
@@ -40,10 +61,72 @@ def part_faults(family: Family, configs: _Configs, sources: Mapping[str, str]) -
             f"{called['unet']} has in_channels {taken} but {called['vae']} has latent_channels {latents}, expected "
             f"{latents}, or {2 * latents + 1} with a mask"
         )
-    kind = vae.get("_class_name", "AutoencoderKL")
-    if kind != "AutoencoderKL":
-        faults.append(f"the VAE is a {kind}, expected AutoencoderKL")
+    for part, (_, expected) in _CLASSES.items():
+        kind = configs.get(part, {}).get("_class_name", expected)
+        if kind != expected:
+            faults.append(f"the {'VAE' if part == 'vae' else 'U-Net'} is a {kind}, expected {expected}")
     return faults
+
+
+def setting_faults(family: Family, configs: _Configs) -> list[str]:
+    """Settings that move pictures, and that nothing here draws with.
+
+    What the library's classes compute is traced as they compute it. What is left is what a U-Net is given beside its
+    usual inputs, and what is done to latents outside of the autoencoder.
+    """
+    unet = configs.get("unet", {})
+    faults = [
+        f"unet/config.json has {key} {unet[key]!r}, expected {neutral!r}: the U-Net would want unknown inputs"
+        for key, neutral in _WITHOUT_INPUTS.items()
+        if unet.get(key) not in (None, neutral)
+    ]
+    for part in ("text_encoder", "text_encoder_2"):
+        kind = configs.get(part, {}).get("model_type")
+        if kind not in (None, _CLIP):
+            faults.append(f"{part}/config.json has model_type {kind!r}, expected {_CLIP!r}")
+    return [*faults, *_latent_faults(family, configs.get("vae", {}))]
+
+
+def _latent_faults(family: Family, vae: Mapping[str, Any]) -> list[str]:
+    """The scale of latents, and their statistics, which diffusers' pipelines of SDXL alone know."""
+    faults, file = [], "vae/config.json"
+    scale, shift = vae.get("scaling_factor"), vae.get("shift_factor")
+    if scale is not None and not (_is_number(scale) and scale > 0):
+        faults.append(f"{file} has scaling_factor {scale!r}, expected a number above 0")
+    if shift is not None and shift != 0:
+        faults.append(f"{file} has shift_factor {shift!r}, expected null: diffusers' pipelines of this kind know none")
+    values = {name: vae[name] for name in LATENT_STATISTICS if vae.get(name) is not None}
+    channels = vae.get("latent_channels")
+    for name, numbers in values.items():
+        if not (isinstance(numbers, list | tuple) and len(numbers) == channels and all(map(_is_number, numbers))):
+            faults.append(f"{file} has {name} {numbers!r}, expected {channels} numbers")
+        elif name == "latents_std" and min(numbers) <= 0:
+            faults.append(f"{file} has {name} {numbers!r}, expected numbers above 0")
+        elif len(values) < len(LATENT_STATISTICS):
+            faults.append(f"{file} has {name} {numbers!r} alone, expected {' and '.join(LATENT_STATISTICS)}")
+        elif family.time_ids is TimeIds.NONE:
+            faults.append(f"{file} has {name} {numbers!r}, expected null: diffusers' pipelines of this kind know none")
+    return faults
+
+
+def passed_over_settings(configs: _Configs) -> dict[str, dict[str, Any]]:
+    """The settings of U-Net and autoencoder that the library does not know, and that are not off."""
+    return {
+        part: {
+            key: value
+            for key, value in configs[part].items()
+            if not key.startswith("_")
+            and value is not None
+            and value is not False
+            and key not in constructor_settings("diffusers", file, kind)
+        }
+        for part, (file, kind) in _CLASSES.items()
+        if part in configs
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _width_faults(family: Family, configs: _Configs, called: Mapping[str, str]) -> list[str]:

@@ -211,9 +211,6 @@ FAMILIES = (
     _SDXL_ROW,
 )
 
-# Parts of a U-Net's config that need inputs no listed family has
-_NOWHERE_USED = ("class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
-
 
 def family_of(
     pipeline: str | None,
@@ -238,7 +235,7 @@ def family_of(
     if not candidates:
         known = sorted({name for family in FAMILIES for name in family.pipeline_classes})
         raise CheckpointError(f"{source!r} is a {pipeline}, expected one of {', '.join(known)}; choose such a model")
-    faults = [f"its U-Net has {key} {unet[key]!r}" for key in _NOWHERE_USED if unet.get(key) is not None]
+    faults = []
     fitting = [family for family in candidates if _fits(family.unet, unet) and _has_encoders(family, encoders)]
     described = [family for family in fitting if _fits(family.scheduler, scheduler)]
     if not described:

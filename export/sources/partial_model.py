@@ -41,6 +41,7 @@ class PartialModel:
     all that it says. ``tokenizer_origin`` says where tokenizers come from that are not the place's own.
     ``scheduler`` is the whole config of a folder;
     ``training`` what a single file tells about its training, as keys of that config; ``prediction`` why it is so.
+    ``latents`` is what it tells of the scale of its latents, as keys of the autoencoder's config.
     ``turbo`` says why the model is taken for one distilled to a few steps, None where nothing says so.
     ``faults`` are parts that are there and cannot be read. ``outside`` are tensors of a file that are no
     part's, but for those known to be idle.
@@ -58,6 +59,7 @@ class PartialModel:
     scheduler: Mapping[str, Any] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     prediction: str | None = None
+    latents: Mapping[str, Any] = field(default_factory=dict)
     turbo: str | None = None
     settings: Mapping[str, Path] = field(default_factory=dict)
     faults: tuple[str, ...] = ()

@@ -5,23 +5,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from latentrt.engines.bundle.records.manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
+from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checkpoint import Checkpoint, tensor_refusal
-from latentrt.export.sources.config_checks import part_faults
+from latentrt.export.sources.config_checks import (
+    LATENT_STATISTICS,
+    part_faults,
+    passed_over_settings,
+    setting_faults,
+)
 from latentrt.export.sources.families import Family, chosen_family, family_of
 from latentrt.export.sources.folder.folder import part_folder, partial_model_from_folder, partial_model_from_part_file
 from latentrt.export.sources.folder.pipeline_index import index_faults, zero_empty_negative
 from latentrt.export.sources.partial_model import Choices, PartialModel, decision
 from latentrt.export.sources.parts import Part
 from latentrt.export.sources.place import Place, place_of_model
+from latentrt.export.sources.scheduler_settings import scheduler_reading
 from latentrt.export.sources.single_file.schedule import STANDARD
 from latentrt.export.sources.single_file.single_file import partial_model_from_file, vae_from_file
 from latentrt.models import EMBEDDED, EMOJI
 
 _ENCODERS = ("text_encoder", "text_encoder_2")
 _PARTS = frozenset((*_ENCODERS, "unet", "vae"))
+_CLIPS_END, _OLD_END = 49407, 2  # CLIPTextConfig's default, and what it was before transformers 4.31
 
 
 def checkpoint_from_model(model: str, choices: Choices | None = None) -> Checkpoint:
@@ -107,6 +117,8 @@ def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -
         )
     decisions = dict(own.decisions)
     parts, taken = _parts(own, base)
+    if own.latents and "vae" in parts:  # whichever it is, the U-Net was trained on these
+        parts["vae"] = _with_settings(parts["vae"], own.latents)
     sources = dict.fromkeys(own.parts, own.source) | {part: base.source for part in taken if base}
     encoders = _encoder_names(own, base)
     if "unet" not in parts or not encoders:
@@ -123,7 +135,8 @@ def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -
         decisions["base"] = decision(base.name, f"supplies {used}")
     if choices.vae is not None:
         place = _place(choices.vae, Choices(), frozenset(("vae",)), "--vae: ")
-        parts["vae"] = _replaced_vae(place, choices.vae, parts.get("vae"), family)
+        expected = parts["vae"].config if "vae" in parts else own.latents
+        parts["vae"] = _replaced_vae(place, choices.vae, expected, family)
         sources["vae"] = choices.vae
         name = place.name or place.path.absolute().name
         decisions["vae"] = decision(name, "given with --vae in place of the model's own")
@@ -131,12 +144,24 @@ def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -
     tokenizers = _tokenizers(own, base, family, parts, decisions)
     faults = _faults(own, base, family, parts, tokenizers, choices)
     faults += index_faults(own, family)
-    faults += part_faults(family, {part: found.config for part, found in parts.items()}, sources)
+    configs = {part: found.config for part, found in parts.items()}
+    faults += part_faults(family, configs, sources)
+    reading = scheduler_reading(scheduler, family)
+    settings_faults = [*reading.faults, *setting_faults(family, configs), *_end_faults(family, configs, tokenizers)]
     if faults:
-        raise CheckpointError(_cannot_be_built(own, faults, base))
+        raise CheckpointError(_cannot_be_built(own, [*faults, *settings_faults], base))
+    if settings_faults:
+        raise CheckpointError(
+            f"{own.source!r} cannot be built: {'; '.join(settings_faults)}; "
+            "change these settings if they are mistaken, or choose another model"
+        )
     faults = [fault for part in parts.values() for fault in part.header_faults()]
     if faults:
         raise tensor_refusal(own.source, faults)
+    passed_over = {"scheduler": reading.passed_over, **passed_over_settings(configs)}
+    if any(passed_over.values()):
+        rows = (f"{part} {key} {value!r}" for part, keys in passed_over.items() for key, value in keys.items())
+        decisions["settings"] = decision(f"without {', '.join(rows)}", "diffusers does not know these, either")
     decisions["dtype"] = decision(_dtypes(parts), "as stored; computed from in float32")
     settings = {**own.settings, **(base.settings if base and (taken or own.scheduler is None) else {})}
     checkpoint = Checkpoint(
@@ -245,6 +270,8 @@ def _scheduler(
     scheduler: dict[str, Any] = {}
     reason = f"{layers[0][1]}, which does not say, so that it is the usual" if layers[0][1] != silent else silent
     for keys, origin in layers:
+        if "_class_name" in keys:  # which knows settings of its own
+            scheduler = {}
         if "trained_betas" in keys:  # in place of a formula's numbers
             scheduler = {key: value for key, value in scheduler.items() if key not in STANDARD}
         scheduler |= keys
@@ -270,10 +297,15 @@ def _with_family_settings(part: Part, family: Family, scheduler: Mapping[str, An
             config.setdefault("force_upcast", True)
     else:
         return part
-    return replace(part, config=config)
+    return _with_settings(part, config)
 
 
-def _replaced_vae(place: Place, vae: str, own: Part | None, family: Family) -> Part:
+def _with_settings(part: Part, settings: Mapping[str, Any]) -> Part:
+    return replace(part, config={**part.config, **settings})
+
+
+def _replaced_vae(place: Place, vae: str, own: Mapping[str, Any], family: Family) -> Part:
+    """The autoencoder in place of the one with the config ``own``, whose scale of the latents must be its own, too."""
     path = place.path
     part: Part
     if path.is_dir():
@@ -282,14 +314,24 @@ def _replaced_vae(place: Place, vae: str, own: Part | None, family: Family) -> P
         beside = partial_model_from_part_file(path, recorded="replaced/")
         own_config = beside is not None and "vae" in beside.parts
         part = beside.parts["vae"] if beside and own_config else vae_from_file(path, recorded="replaced/vae/")
-    expected = (own.config.get("scaling_factor") if own else None) or family.scaling_factor
-    stated = part.config.get("scaling_factor")
-    if stated is not None and abs(stated - expected) > 1e-6:
-        raise CheckpointError(
-            f"got --vae {vae!r} with scaling_factor {stated}, expected {expected:g}, for which the U-Net was trained; "
-            f"choose a VAE of {family.label}"
-        )
-    return part if stated is not None else replace(part, config={**part.config, "scaling_factor": expected})
+    scale = {name: own.get(name) for name in LATENT_STATISTICS}
+    scale["scaling_factor"] = own.get("scaling_factor") or family.scaling_factor
+    for name, expected in scale.items():
+        stated = part.config.get(name)
+        if stated is not None and not _is_close(stated, expected):
+            raise CheckpointError(
+                f"got --vae {vae!r} with {name} {stated}, expected {expected}, for which the U-Net was trained; "
+                f"choose a VAE of {family.label}"
+            )
+    return _with_settings(part, scale)
+
+
+def _is_close(stated: Any, expected: Any) -> bool:
+    """Whether a setting is a number, or a list of numbers, and the expected one."""
+    try:
+        return bool(np.allclose(np.asarray(stated, float), np.asarray(expected, float), rtol=0, atol=1e-6))
+    except (TypeError, ValueError):
+        return False
 
 
 def _tokenizers(
@@ -341,6 +383,24 @@ def _faults(
         elif row.part in parts:
             rows = parts[row.part].config.get("vocab_size")
             faults.append(f"{row.tokenizer} is missing: {row.part} embeds {rows} tokens, CLIP has 49408")
+    return faults
+
+
+def _end_faults(family: Family, configs: Mapping[str, Mapping[str, Any]], tokenizers: Mapping[str, Path]) -> list[str]:
+    """Text encoders that pool at another token than their tokenizer ends a text with.
+
+    2 is what old configs say; transformers then takes the highest id there is.
+    """
+    faults = []
+    for row in family.text_encoders:
+        if not row.pooled or row.part not in configs or row.tokenizer not in tokenizers:
+            continue
+        end = configs[row.part].get("eos_token_id", _CLIPS_END)
+        if end == _OLD_END:
+            continue
+        ends = tokenizer_from_folder(tokenizers[row.tokenizer]).eos_id
+        if end != ends:
+            faults.append(f"{row.part}/config.json has eos_token_id {end!r}, expected {ends}, the tokenizer's, or 2")
     return faults
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from latentrt.engines.bundle.noise_schedule import alphas_cumprod_from_config
+from latentrt.engines.bundle.noise_schedule import alpha_cumprod_at, timestep_at
 from latentrt.engines.bundle.photograph import photograph
 from latentrt.engines.bundle.probes import Probe
 from latentrt.engines.bundle.records.conditioning import TimeIds, guidance_scale_embedding
@@ -70,22 +70,25 @@ def masks(length: int) -> tuple[Array, Array]:
     return seen, some
 
 
-def noised_latents(checkpoint: Checkpoint, clean: torch.Tensor, timesteps: Sequence[int]) -> torch.Tensor:
-    """Scaled latents (1, C, h, w) brought to each of N training timesteps, with noise of its own: (N, C, h, w)."""
-    kept = alphas_cumprod_from_config(checkpoint.schedule())
-    generator = torch.Generator().manual_seed(_SEED + timesteps[0])
+def noised_latents(checkpoint: Checkpoint, clean: torch.Tensor, timesteps: Sequence[float]) -> torch.Tensor:
+    """Scaled latents (1, C, h, w) as the U-Net is given them where it is told each of N timesteps: (N, C, h, w).
+
+    Each has noise of its own, and all have unit variance.
+    """
+    schedule = checkpoint.schedule()
+    generator = torch.Generator().manual_seed(_SEED + abs(round(timesteps[0])))
     noise = torch.randn((len(timesteps), *clean.shape[1:]), generator=generator)
-    bars = torch.tensor([float(kept[timestep]) for timestep in timesteps], dtype=torch.float32)[:, None, None, None]
+    bars = torch.tensor([alpha_cumprod_at(schedule, timestep) for timestep in timesteps])[:, None, None, None]
+    clean = clean if schedule.edm is None else clean / schedule.edm.sigma_data
     return bars**0.5 * clean + (1.0 - bars) ** 0.5 * noise
 
 
-def timesteps(checkpoint: Checkpoint, *, first_profile: bool) -> Sequence[tuple[int, int]]:
+def timesteps(checkpoint: Checkpoint, *, first_profile: bool) -> Sequence[tuple[float, float]]:
     """Where the U-Net is compared: pairs across the range at the first profile, one in its middle at the others.
 
     A batch may hold requests at different steps, so the two samples of a pair have timesteps of their own.
     """
-    last = checkpoint.schedule().num_train_timesteps - 1
-    start, middle, end = (round(fraction * last) for fraction in _NOISE_FRACTIONS)
+    start, middle, end = (timestep_at(checkpoint.schedule(), fraction) for fraction in _NOISE_FRACTIONS)
     return [(start, start), (middle, end), (end, middle)] if first_profile else [(middle, start)]
 
 

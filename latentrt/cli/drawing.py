@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from latentrt.cli.options import parameters_of, takes
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.flags import Flag, Form
 from latentrt.runtime.call.options import FLAGS
+
+if TYPE_CHECKING:
+    from latentrt.engines.bundle.records.manifest import DefaultsRecord
 
 _LATENTS = ".npy"
 
@@ -79,7 +82,7 @@ class Drawing:
         options = self._options()
         with open_pipeline(bundle, backend=self.backend, threads=self.threads) as pipe, step_bar("denoising") as bar:
             pipe.load_textual_inversion(self.textual_inversion or ())
-            options["sampler"] = self._sampler(pipe.manifest.defaults.sampler)
+            options["sampler"] = self._sampler(pipe.manifest.defaults)
             options["progress"] = bar
             if self.preview is not None:
                 options["callback_on_step_end"] = _previews(self.preview)
@@ -124,11 +127,11 @@ class Drawing:
             "output_type": "latent" if self._latents else "pil",
         }
 
-    def _sampler(self, default: str) -> Any:
+    def _sampler(self, defaults: "DefaultsRecord") -> Any:
         from latentrt.runtime.sampling.samplers import Sampler
 
-        sampler = Sampler(name=self.sampler or default)
-        wishes = {}
+        sampler = Sampler(name=self.sampler or defaults.sampler)
+        wishes: dict[str, Any] = {}
         for text in self.sampler_option or ():
             name, _, value = text.partition("=")
             if name not in sampler.options or not value or name in wishes:
@@ -139,7 +142,8 @@ class Drawing:
             wishes[name] = _value(value)
         if self.sampler is None and not wishes:
             return None  # the bundle's own, which gives way to custom timesteps
-        return Sampler(name=sampler.name, **wishes)
+        own = {} if self.sampler is not None else defaults.sampler_options
+        return Sampler(name=sampler.name, **{**own, **wishes})
 
 
 def _previews(path: Path) -> Callable[[Any, int, float, dict[str, Any]], None]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latentrt.engines.bundle.noise_schedule import alphas_cumprod_from_config
+from latentrt.engines.bundle.noise_schedule import alpha_cumprod_at
 from latentrt.engines.bundle.records.schedule_config import PredictionType, ScheduleConfig
 from latentrt.engines.graphs.quantization.observe import Observations
 from latentrt.engines.graphs.quantization.ranges import InputChoice, choose_inputs, output_ranges
@@ -49,15 +49,12 @@ def _schedule_calls(schedule: ScheduleConfig, calls: Sequence[Mapping[str, Array
     """The U-Net's recorded calls, each weighted by the part of the schedule that it stands for.
 
     An Euler step from σᵢ to σᵢ₊₁ moves the latents by (σᵢ − σᵢ₊₁) times the predicted noise, of which a velocity counts
-    √ᾱ times.
+    √ᾱ times; what EDM's networks give is one, too.
     """
-    alphas_cumprod = alphas_cumprod_from_config(schedule)
     ordered = sorted(calls, key=lambda call: -float(call["timestep"][0]))
-    last = len(alphas_cumprod) - 1
-    indices = [min(max(round(float(call["timestep"][0])), 0), last) for call in ordered]
-    alphas = [max(float(alphas_cumprod[index]), _LEAST_ALPHA) for index in indices]
+    alphas = [max(alpha_cumprod_at(schedule, float(call["timestep"][0])), _LEAST_ALPHA) for call in ordered]
     sigmas = [*(((1.0 - alpha) / alpha) ** 0.5 for alpha in alphas), 0.0]
-    velocity = schedule.prediction_type is PredictionType.V_PREDICTION
+    velocity = schedule.prediction_type is PredictionType.V_PREDICTION or schedule.edm is not None
     return [
         RecordedCall(inputs=call, weight=(sigmas[i] - sigmas[i + 1]) * (alphas[i] ** 0.5 if velocity else 1.0))
         for i, call in enumerate(ordered)

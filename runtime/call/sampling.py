@@ -109,7 +109,9 @@ def sampling_from_keywords(
 def _sampler(manifest: BundleManifest, keywords: SamplingKeywords) -> Sampler:
     """The sampler, with custom timesteps or sigmas."""
     named = keywords.get("sampler")
-    named = manifest.defaults.sampler if named is None else named
+    if named is None:
+        options: dict[str, Any] = dict(manifest.defaults.sampler_options)
+        named = Sampler(name=manifest.defaults.sampler, **options)
     sampler = named if isinstance(named, Sampler) else Sampler(name=named)
     custom: dict[str, Any] = {}
     if "timesteps" in keywords:
@@ -118,8 +120,9 @@ def _sampler(manifest: BundleManifest, keywords: SamplingKeywords) -> Sampler:
         custom["sigmas"] = keywords["sigmas"]
     if custom:
         # they take the place of a default sampler's curve of sigmas
-        plain = sampler.name if "sampler" in keywords else sampler.name.removesuffix("_k")
-        sampler = replace(sampler, name=plain, **custom)
+        if "sampler" not in keywords:
+            custom |= {"name": sampler.name.removesuffix("_k"), "sigma_spacing": None}
+        sampler = replace(sampler, **custom)
     return sampler
 
 
@@ -148,7 +151,7 @@ def _scheduled(
 def _check_schedule(keywords: SamplingKeywords, sampler: Sampler, schedule: Schedule) -> None:
     """Refuses parts of a schedule without timesteps, nothing between start and end, and ε where there is only noise."""
     for name in ("denoising_start", "denoising_end"):
-        if name in keywords and not sampler.tells_timesteps:
+        if name in keywords and (schedule.edm or not sampler.tells_timesteps):
             raise RequestError(f"got {name} with sampler {sampler.name!r}, which has no timesteps; use strength")
     start = share(keywords.get("denoising_start", 0.0), "denoising_start")
     end = share(keywords.get("denoising_end", 1.0), "denoising_end")

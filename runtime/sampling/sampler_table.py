@@ -32,7 +32,8 @@ class SamplerInfo:
 
     ``order`` is the solver's order of convergence, ``stochastic`` whether noise is added on the way unless an option
     says otherwise, and ``calls_per_step`` how often the model is asked in each step but the last. ``fixed`` are the
-    solver's options that the name stands for.
+    solver's options that the name stands for. A solver that ``counts_timesteps`` cannot draw with a model that has
+    none (EDM); all others walk EDM's grid there.
     """
 
     name: str
@@ -42,6 +43,7 @@ class SamplerInfo:
     grid: Grid
     stochastic: bool = False
     calls_per_step: int = 1
+    counts_timesteps: bool = False
     sigma_spacing: SigmaSpacing | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
@@ -76,7 +78,7 @@ def _rows() -> list[SamplerInfo]:
     return [
         *row("ddim", "DDIM", 1, ddim, grids.ddim_grid),
         *row("ddpm", "DDPM", 1, ddim, grids.ddpm_grid, stochastic=True, fixed={"eta": 1.0}),
-        *row("pndm", "PNDM", 2, pndm, grids.pndm_grid),
+        *row("pndm", "PNDM", 2, pndm, grids.pndm_grid, counts_timesteps=True),
         *pair("euler", "Euler", 1, euler, k_grids.euler_grid),
         *row(
             "euler_a",
@@ -117,8 +119,8 @@ def _rows() -> list[SamplerInfo]:
         *pair("dpmpp_sde", "DPM++ SDE", 2, dpmpp_sde, k_grids.k_grid, calls_per_step=2, stochastic=True),
         *pair("deis", "DEIS", 2, deis, dpm_grids.deis_grid),
         *pair("unipc", "UniPC", 2, unipc, dpm_grids.unipc_grid),
-        *row("lcm", "LCM", 1, lcm, grids.consistency_grid, stochastic=True),
-        *row("tcd", "TCD", 1, tcd, grids.tcd_grid),
+        *row("lcm", "LCM", 1, lcm, grids.consistency_grid, stochastic=True, counts_timesteps=True),
+        *row("tcd", "TCD", 1, tcd, grids.tcd_grid, counts_timesteps=True),
         *row("er_sde", "ER-SDE", 3, er_sde, k_grids.k_grid, stochastic=True, sigma_spacing=plain),
         *row("edm_euler", "EDM Euler", 1, euler, k_grids.edm_grid),
     ]

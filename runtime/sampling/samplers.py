@@ -6,9 +6,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from latentrt.engines.bundle.records.schedule_config import (
-    ScheduleConfig,
-)
+from latentrt.engines.bundle.records.schedule_config import EdmLevels, ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.sampling.grids import k_diffusion as k_grids
 from latentrt.runtime.sampling.grids.align_your_steps import ays_sigmas, ays_timesteps
@@ -103,7 +101,7 @@ class Sampler:
 
     @property
     def tells_timesteps(self) -> bool:
-        """Whether the model is told training timesteps, not log(σ)/4."""
+        """Whether a model that has timesteps is told them, not log(σ)/4."""
         return self.info.grid is not k_grids.edm_grid and self.timestep_type != TimestepType.CONTINUOUS
 
     @property
@@ -124,8 +122,12 @@ class Sampler:
         Steps table; ``strength`` is for grids that take one.
 
         Raises:
-            RequestError: an impossible number of steps, or one that contradicts custom timesteps.
+            RequestError: an impossible number of steps, one that contradicts custom timesteps, or a wish that means
+                nothing to a model without timesteps.
         """
+        if config.edm is not None:
+            self._check_edm()
+            return k_grids.edm_grid(self.config(config), steps or 0, **self._bound(k_grids.edm_grid, config))
         bound = self._bound(self.info.grid, config)
         if bound.get("timesteps") == AYS:
             bound["timesteps"] = ays_timesteps(steps, ays_table)
@@ -151,12 +153,31 @@ class Sampler:
         """The keywords of a solver or grid that the row, the caller or the model's schedule decides."""
         known = keyword_defaults(function)
         of_model = {name: getattr(self.config(config), name) for name in known if name in ScheduleConfig.model_fields}
+        if config.edm is not None:
+            of_model |= {name: getattr(config.edm, name) for name in known if name in EdmLevels.model_fields}
         wanted = {**of_model, **self.info.fixed, **self.wishes}
         return {name: value for name, value in wanted.items() if name in known}
 
     @property
     def _solver_types(self) -> type[StrEnum]:
         return BFunction if self.info.solver is unipc else SolverType
+
+    def _check_edm(self) -> None:
+        """Refuses what a model that was trained on EDM's noise levels has no timesteps for."""
+        if self.info.counts_timesteps:
+            able = ", ".join(row.name for row in SAMPLERS.values() if not row.counts_timesteps)
+            raise RequestError(
+                f"got sampler {self.name!r} for a model with EDM's noise levels, which has no timesteps; "
+                f"choose one of {able}"
+            )
+        known = {"prediction_type", "sigma_spacing", "final_sigmas_type", *keyword_defaults(self.info.solver)}
+        if self.info.grid is k_grids.edm_grid:
+            known |= keyword_defaults(k_grids.edm_grid).keys()
+        for name, value in self.wishes.items():
+            if name not in known:
+                raise RequestError(
+                    f"got {name} {value!r} for a model with EDM's noise levels, to which it means nothing; leave it out"
+                )
 
     def _check_known(self, name: str) -> None:
         if _has(self.info, name):

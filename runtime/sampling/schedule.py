@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from latentrt.engines.bundle.noise_schedule import alphas_cumprod_from_config
+from latentrt.engines.bundle.noise_schedule import alphas_cumprod_from_config, edm_timestep
 from latentrt.engines.bundle.records.schedule_config import PredictionType, ScheduleConfig
 from latentrt.engines.spec import Array
 
@@ -89,7 +89,8 @@ class Schedule:
     All arrays are read-only float64 of length N, one entry per step of the whole run; ``start`` is the first
     step that is taken (image-to-image starts in the middle). ``initial_scale`` is the standard deviation of the
     first x. ``data_scale`` times the solver's clean sample is the latent: 1 but for EDM, whose solver works on
-    data of unit variance. ``trained_sigmas`` are the (T,) noise-to-signal ratios of the training timesteps.
+    data of unit variance. ``trained_sigmas`` are the (T,) noise-to-signal ratios of the training timesteps. With
+    ``edm`` there are none: the model is told ln(σ)/4, and alpha is ``data_scale`` everywhere.
     """
 
     timesteps: Array
@@ -102,6 +103,7 @@ class Schedule:
     initial_scale: float
     prediction_type: PredictionType
     data_scale: float = 1.0
+    edm: bool = False
     start: int = 0
 
     def __post_init__(self) -> None:
@@ -135,10 +137,12 @@ class Schedule:
         """The same run without its first ``start`` steps."""
         return replace(self, start=start)
 
-    def level_at(self, ratio: float) -> Level:
-        """The level with alpha = 1 and this σ, at the (fractional) timestep that was trained with it."""
-        timestep = float(timesteps_from_sigmas(np.array([ratio]), self.trained_sigmas)[0])
-        return Level(timestep, 1.0, ratio)
+    def level_at(self, sigma: float) -> Level:
+        """The level of this σ in a schedule of one alpha, under what the model was trained to be told there."""
+        if self.edm:
+            return Level(edm_timestep(sigma), self.data_scale, sigma)
+        timestep = float(timesteps_from_sigmas(np.array([sigma]), self.trained_sigmas)[0])
+        return Level(timestep, 1.0, sigma)
 
     def trained_level(self, timestep: float) -> Level:
         """The variance-preserving level of a whole training timestep."""

@@ -70,7 +70,6 @@ FOREIGN = {
     "audio model (speech": ("wav2vec2.feature_extractor.conv_layers.0.conv.weight",),
     "AudioLDM": ("model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.vocoder.conv_pre.weight"),
     "Zero123": ("model.diffusion_model.input_blocks.0.0.weight", "cc_projection.weight"),
-    "Playground": ("model.diffusion_model.input_blocks.0.0.weight", "edm_mean"),
     "quantized": ("model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.out.2.weight.absmax"),
     "ESRGAN": ("model.1.sub.0.RDB1.conv1.0.weight",),
     "Segment Anything": ("image_encoder.blocks.0.norm1.weight",),

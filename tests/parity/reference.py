@@ -49,6 +49,16 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     **_PAIRS,
     **{f"{name}_k": (of, {**keywords, **_KARRAS}) for name, (of, keywords) in _PAIRS.items()},
 }
+# The same on EDM's noise levels
+EDM_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "edm_euler": ("EDMEulerScheduler", {}),
+    "euler": ("EDMEulerScheduler", {}),
+    "euler_k": ("EDMEulerScheduler", {"sigma_schedule": "karras"}),
+    "dpmpp_2m": ("EDMDPMSolverMultistepScheduler", {}),
+    "dpmpp_2m_k": ("EDMDPMSolverMultistepScheduler", {"sigma_schedule": "karras"}),
+    "dpmpp_2m_sde": ("EDMDPMSolverMultistepScheduler", _SDE),
+    "dpmpp_3m": ("EDMDPMSolverMultistepScheduler", {"solver_order": 3}),
+}
 # Wishes that the reference takes in `step`, or in `set_timesteps`; the rest belongs to its config
 _OF_STEP = {"eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "order"}
 _OF_TIMESTEPS = {"timesteps", "sigmas"}
@@ -67,11 +77,13 @@ def scheduler_for(sampler: str | Sampler, config: Mapping[str, Any], **changes: 
     import diffusers
 
     sampler = Sampler(name=sampler) if isinstance(sampler, str) else sampler
-    name, keywords = SCHEDULERS[sampler.name]
+    edm = "sigma_data" in config
+    name, keywords = (EDM_SCHEDULERS if edm else SCHEDULERS)[sampler.name]
     wishes = {k: v for k, v in sampler.wishes.items() if k not in _OF_STEP | _OF_TIMESTEPS}
     spacing = wishes.pop("sigma_spacing", None)
     if spacing is not None:
-        wishes[{"lu": "use_lu_lambdas"}.get(spacing, f"use_{spacing}_sigmas")] = True
+        wishes |= {"sigma_schedule": spacing} if edm else {}
+        wishes |= {} if edm else {{"lu": "use_lu_lambdas"}.get(spacing, f"use_{spacing}_sigmas"): True}
     kind = getattr(diffusers, name)
     # from_config hides what a class does not know; here it would hide a test that compares nothing
     unknown = wishes.keys() - signature(kind.__init__).parameters.keys()
@@ -213,8 +225,14 @@ class DiffusersReference:
 
     def decoded(self, latents: Any) -> Array:
         """The pixels (N, H, W, 3) in [0, 1] of latents."""
+        config = self.text.vae.config
+        if config.latents_mean is None:
+            raw = latents / config.scaling_factor
+        else:  # as the pipelines of SDXL do
+            mean, deviation = (torch.tensor(s).view(1, -1, 1, 1) for s in (config.latents_mean, config.latents_std))
+            raw = latents * deviation / config.scaling_factor + mean
         with torch.inference_mode():
-            decoded = self.text.vae.decode(latents / self.text.vae.config.scaling_factor, return_dict=False)[0]
+            decoded = self.text.vae.decode(raw, return_dict=False)[0]
         return np.asarray(self.text.image_processor.postprocess(decoded, output_type="np"))
 
 

@@ -261,19 +261,3 @@ def test_options(sampler: Sampler) -> None:
         compare(sampler, settings, steps)
         if sampler.skip_prk_steps is None:  # the reference's Runge-Kutta steps assume the start of the run
             compare(sampler, settings, steps, start=steps // 2)
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_a_checkpoints_own_scheduler_becomes_its_default_sampler(name: str) -> None:
-    """As the class saves itself; PNDM, which nobody chose, and EDM's, of other models, become the family's default."""
-    from latentrt.export.sources.families import FAMILIES
-    from latentrt.export.sources.scheduler_samplers import sampler_of_scheduler
-
-    sd1 = next(family for family in FAMILIES if family.name == "sd1")
-
-    reference = scheduler_for(name, settings_of())
-    saved = {**reference.config, "_class_name": type(reference).__name__}
-    unmapped = name in ("pndm", "edm_euler")
-    assert sampler_of_scheduler(saved, sd1) == (sd1.defaults.sampler if unmapped else name)
-    for other in ({"use_exponential_sigmas": True}, {"thresholding": True}):
-        assert sampler_of_scheduler({**saved, **other}, sd1) == sd1.defaults.sampler

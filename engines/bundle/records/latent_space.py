@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.shapes import Profile
@@ -19,6 +19,8 @@ class LatentSpace(Record):
         channels: C.
         scaling_factor: what the autoencoder's own latents are multiplied by for the U-Net.
         shift_factor: what is taken from them before.
+        latents_mean: the mean of each channel of the autoencoder's own latents, which is taken from them, too.
+        latents_std: the deviation of each channel, by which they are divided.
         height_factor: how many rows of pixels one latent stands for.
         width_factor: how many columns.
         time_factor: how many frames; 1 for pictures.
@@ -29,6 +31,8 @@ class LatentSpace(Record):
     channels: _Positive
     scaling_factor: Annotated[float, Field(gt=0)]
     shift_factor: float
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[PositiveFloat, ...] | None = None
     height_factor: _Positive
     width_factor: _Positive
     time_factor: _Positive = 1
@@ -39,6 +43,14 @@ class LatentSpace(Record):
         for factor in (self.height_factor, self.width_factor):
             if self.tile_pixels % (4 * factor):
                 raise ValueError(f"tile_pixels {self.tile_pixels} is no multiple of {4 * factor}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_statistic_per_channel(self) -> "LatentSpace":
+        for name in ("latents_mean", "latents_std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.channels:
+                raise ValueError(f"{name} has {len(values)} values for {self.channels} channels")
         return self
 
     def size(self, profile: Profile) -> tuple[int, int]:
@@ -60,12 +72,18 @@ class LatentSpace(Record):
         return self.tile_pixels // self.height_factor, self.tile_pixels // self.width_factor
 
     def scaled(self, raw: Any) -> Any:
-        """The autoencoder's latents as the U-Net takes them: NumPy's arrays or torch's tensors."""
-        return (raw - self.shift_factor) * self.scaling_factor
+        """The autoencoder's latents (…, C, h, w) as the U-Net takes them: NumPy's arrays or torch's tensors."""
+        if self.latents_mean is not None:
+            raw = raw - _per_channel(self.latents_mean, raw)
+        scaled = (raw - self.shift_factor) * self.scaling_factor
+        return scaled if self.latents_std is None else scaled / _per_channel(self.latents_std, raw)
 
     def unscaled(self, latents: Any) -> Any:
         """The U-Net's latents as the autoencoder takes them."""
-        return latents / self.scaling_factor + self.shift_factor
+        if self.latents_std is not None:
+            latents = latents * _per_channel(self.latents_std, latents)
+        raw = latents / self.scaling_factor + self.shift_factor
+        return raw if self.latents_mean is None else raw + _per_channel(self.latents_mean, raw)
 
     def mask(self, mask: Array) -> Array:
         """A mask (M, 1, H, W) at the latents' size: (M, 1, h, w), each value that of its top left pixel.
@@ -73,3 +91,9 @@ class LatentSpace(Record):
         That is torch's ``interpolate(mode="nearest")``, floor(i · scale), for a whole scale.
         """
         return np.ascontiguousarray(mask[:, :, :: self.height_factor, :: self.width_factor])
+
+
+def _per_channel(values: tuple[float, ...], like: Any) -> Any:
+    """One number a channel (C, 1, 1), of the kind of ``like``."""
+    column = np.array(values, np.float32)[:, None, None]
+    return column if isinstance(like, np.ndarray) else like.new_tensor(column)

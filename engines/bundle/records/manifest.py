@@ -75,9 +75,13 @@ class TokenEmbeddingsRecord(Record):
 
 
 class DefaultsRecord(Record):
-    """What a call uses where the caller says nothing."""
+    """What a call uses where the caller says nothing.
+
+    ``sampler_options`` are what the model's own scheduler wants of the sampler otherwise than it does by itself.
+    """
 
     sampler: str
+    sampler_options: dict[str, bool | int | float | str | tuple[int, ...]] = Field(default_factory=dict)
     num_inference_steps: int
     guidance_scale: float
     strength: float

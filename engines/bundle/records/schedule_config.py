@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from latentrt.engines.bundle.records.record import Record
 
@@ -58,9 +58,39 @@ class FinalSigma(StrEnum):
     SIGMA_MIN = "sigma_min"
 
 
+class EdmLevels(Record):
+    """The noise levels of a model that was trained as arXiv 2206.00364 has it, in place of timesteps.
+
+    x = x₀ + σ · noise, and the model is told ln(σ)/4.
+
+    Attributes:
+        sigma_min: the smallest σ that is visited.
+        sigma_max: the largest.
+        sigma_data: the deviation of the data, of which c_in, c_skip and c_out are made (table 1 there).
+        rho: the exponent of Karras's ramp.
+        sigma_spacing: the curve of σ that the model prefers, ``karras`` or ``exponential``.
+    """
+
+    sigma_min: PositiveFloat = 0.002
+    sigma_max: PositiveFloat = 80.0
+    sigma_data: PositiveFloat = 0.5
+    rho: PositiveFloat = 7.0
+    sigma_spacing: SigmaSpacing = SigmaSpacing.KARRAS
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "EdmLevels":
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min:g} is not below sigma_max {self.sigma_max:g}")
+        if self.sigma_spacing not in (SigmaSpacing.KARRAS, SigmaSpacing.EXPONENTIAL):
+            raise ValueError(f"{self.sigma_spacing} is no curve of EDM's")
+        return self
+
+
 class ScheduleConfig(Record):
     """A training noise schedule and the model's preferences for sampling it.
 
+    ``edm`` takes the place of timesteps and betas where it is given; ``prediction_type`` is then ``epsilon`` for the
+    raw network of that paper, eq. 7, or ``v_prediction``, as in diffusers' EDM schedulers.
     ``timestep_spacing`` is None where the model does not state one: each sampler then has its own default,
     as in diffusers. ``skip_prk_steps`` concerns ``pndm`` alone: whether its first steps are multistep already.
     """
@@ -78,6 +108,13 @@ class ScheduleConfig(Record):
     skip_prk_steps: bool = False
     sigma_spacing: SigmaSpacing = SigmaSpacing.TIMESTEPS
     final_sigmas_type: FinalSigma = FinalSigma.ZERO
+    edm: EdmLevels | None = None
+
+    @model_validator(mode="after")
+    def _edm_predicts_no_sample(self) -> "ScheduleConfig":
+        if self.edm is not None and self.prediction_type is PredictionType.SAMPLE:
+            raise ValueError("EDM's models predict epsilon or v_prediction")
+        return self
 
     @model_validator(mode="after")
     def _has_a_beta_per_timestep(self) -> "ScheduleConfig":

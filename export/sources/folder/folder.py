@@ -103,7 +103,7 @@ def partial_model_from_folder(
         listed=frozenset(part for part in STEMS if (index.get(part) or (None,))[0] is not None),
         parts=parts,
         tokenizers={name: folder / name for name in ("tokenizer", "tokenizer_2") if _is_tokenizer(folder / name)},
-        scheduler=read_json(scheduler_file) if scheduler_file.is_file() else None,
+        scheduler={**read_json(scheduler_file), **_listed_class(index)} if scheduler_file.is_file() else None,
         settings=settings,
         faults=tuple(faults),
         decisions=decisions,
@@ -196,6 +196,13 @@ def single_file_in(folder: Path, published: Sequence[Path] | None = None, *, cal
             f"one of them, such as {called or folder}/{names[0]}"
         )
     return next(iter(by_stem.values()), None)
+
+
+def _listed_class(index: dict[str, Any]) -> dict[str, str]:
+    """The scheduler's class in model_index.json, which is the one that diffusers takes, whatever its own file says."""
+    listed = index.get("scheduler")
+    named = isinstance(listed, list) and len(listed) == 2 and isinstance(listed[1], str)
+    return {"_class_name": listed[1]} if named else {}  # type: ignore[index]
 
 
 def part_folder(

@@ -38,8 +38,6 @@ _BESIDE_A_UNET = (
         advice=_ADDS,
     ),
     ForeignModel(name="Zero123", pattern=r"^cc_projection\."),
-    ForeignModel(name="Playground v2.5 (EDM)", pattern=r"^edm_mean$"),
-    ForeignModel(name="an EDM v-prediction model (CosXL)", pattern=r"^edm_vpred\."),
     ForeignModel(name="AudioLDM", pattern=r"(^|\.)vocoder\.|\.audio_branch\.|\.film_emb\."),
     ForeignModel(name="unCLIP", pattern=r"(^|\.)noise_augmentor\.|^embedder\.model\."),
     ForeignModel(name="the SD upscaler", pattern=r"^low_scale_model\."),

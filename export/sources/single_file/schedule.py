@@ -1,5 +1,6 @@
 """What a single file tells of its training: the noise schedule, and what the U-Net predicts."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,23 @@ _PREDICTIONS = {
 _BIAS, _DEVIATION = "output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
 
 
+_PLAYGROUND: Mapping[str, Any] = {
+    "_class_name": "EDMDPMSolverMultistepScheduler",
+    "sigma_min": 0.002,
+    "sigma_max": 80.0,
+    "sigma_data": 0.5,
+}
+_PLAYGROUND_SCALE = 0.5
+_COSXL: Mapping[str, Any] = {
+    "_class_name": "EDMEulerScheduler",
+    "sigma_min": 0.002,
+    "sigma_max": 120.0,
+    "sigma_data": 1.0,
+    "sigma_schedule": "exponential",
+}
+_EDM_V = "edm_vpred."
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileSchedule:
     """Keys of a scheduler's config that the file decides; ``prediction`` says how, None where it does not."""
@@ -46,6 +64,9 @@ def schedule_in_file(file: WeightsFile, unet: Mapping[str, Any], unet_prefix: st
     Raises:
         CheckpointError: a noise schedule that cannot be told from rounded numbers.
     """
+    edm = _edm(file)
+    if edm is not None:
+        return edm
     training = _betas(file)
     if "ztsnr" in file.shapes:
         training["rescale_betas_zero_snr"] = True
@@ -53,6 +74,62 @@ def schedule_in_file(file: WeightsFile, unet: Mapping[str, Any], unet_prefix: st
     if predicted is not None:
         training["prediction_type"] = predicted
     return FileSchedule(training=training, prediction=prediction)
+
+
+def latents_in_file(file: WeightsFile, channels: int) -> dict[str, Any]:
+    """What the file says of the scale of its latents, as keys of the autoencoder's config: Playground's statistics.
+
+    Raises:
+        CheckpointError: statistics that are none.
+    """
+    if not _has_statistics(file):
+        return {}
+    found: dict[str, Any] = {"scaling_factor": _PLAYGROUND_SCALE}
+    for key, name in (("edm_mean", "latents_mean"), ("edm_std", "latents_std")):
+        values = file.read([key])[key].double().flatten().tolist()
+        if (
+            len(values) != channels
+            or not all(map(math.isfinite, values))
+            or (name == "latents_std" and min(values) <= 0)
+        ):
+            raise CheckpointError(
+                f"{str(file.path)!r} has {key} {values!r}, expected a {name} for each of {channels} channels; "
+                "choose another file"
+            )
+        # As the numbers were written that float32 or float16 holds
+        found[name] = [float(f"{value:.6g}") for value in values]
+    return found
+
+
+def _has_statistics(file: WeightsFile) -> bool:
+    return "edm_mean" in file.shapes and "edm_std" in file.shapes
+
+
+def _edm(file: WeightsFile) -> FileSchedule | None:
+    """Noise levels in place of timesteps: Playground v2.5's, and those of CosXL, which names its own.
+
+    ComfyUI knows both by these tensors (supported_models.py, SDXL); the schedulers are those of Playground's folder and
+    of CosXL's authors.
+    """
+    if _has_statistics(file):
+        training = {**_PLAYGROUND, "prediction_type": "epsilon"}
+        return FileSchedule(training=training, prediction="the file's tensors edm_mean and edm_std, Playground v2.5's")
+    if _EDM_V + "sigma_max" not in file.shapes:
+        return None
+    training = {**_COSXL, "prediction_type": "v_prediction"}
+    for name in ("sigma_max", "sigma_min", "sigma_data"):
+        if _EDM_V + name in file.shapes:
+            training[name] = _positive(file, _EDM_V + name)
+    return FileSchedule(training=training, prediction=f"the file's tensor {_EDM_V}sigma_max, CosXL's")
+
+
+def _positive(file: WeightsFile, key: str) -> float:
+    values = file.read([key])[key].double().flatten().tolist() if math.prod(file.shapes[key]) == 1 else []
+    if not values or not 0 < values[0] < math.inf:
+        raise CheckpointError(
+            f"{str(file.path)!r} has {key} {values!r}, expected one number above 0; choose another file"
+        )
+    return float(f"{values[0]:.6g}")
 
 
 def _prediction(file: WeightsFile, unet: Mapping[str, Any], unet_prefix: str) -> tuple[str | None, str | None]:

@@ -24,7 +24,7 @@ from latentrt.export.sources.single_file.ldm_layout import (
     vae_config,
     vae_tensors,
 )
-from latentrt.export.sources.single_file.schedule import FileSchedule, schedule_in_file
+from latentrt.export.sources.single_file.schedule import FileSchedule, latents_in_file, schedule_in_file
 from latentrt.export.sources.single_file.tokenizer import VOCABULARY, clip_tokenizer_folder
 from latentrt.export.sources.unread import is_idle
 from latentrt.export.sources.weights_file import WeightsFile, open_weights_file
@@ -142,6 +142,7 @@ def partial_model_from_file(path: Path, *, ema: Ema | None, recorded: str = "") 
         tokenizer_origin=decision("CLIP's own", "a single file has none"),
         training=schedule.training,
         prediction=schedule.prediction,
+        latents=latents_in_file(file, unet.config["out_channels"]),
         turbo=_turbo(file, schedule),
         outside=_outside(file, parts, unet_prefix),
         decisions=decisions,

@@ -145,16 +145,22 @@ def edm_grid(
 ) -> Schedule:
     """EDM's own σ and preconditioning (arXiv 2206.00364, table 1); the model is told log(σ)/4.
 
-    The data's deviation stands in alpha, so that the solver sees clean samples of unit variance.
+    The data's deviation stands in alpha, so that the solver sees clean samples of unit variance: c_in is then the
+    level's ``input_scale``, and c_skip and c_out are those of a velocity. The curve of σ is the model's own where
+    neither sampler nor caller chose one.
     """
     check_steps(config, steps)
     if sigma_min >= sigma_max:
         raise RequestError(
             f"got sigma_min {sigma_min:g} and sigma_max {sigma_max:g}, expected the first lower; swap them"
         )
-    spacing = SigmaSpacing.KARRAS if config.sigma_spacing is SigmaSpacing.TIMESTEPS else config.sigma_spacing
+    spacing = config.sigma_spacing
+    if spacing is SigmaSpacing.TIMESTEPS:
+        spacing = SigmaSpacing.KARRAS if config.edm is None else config.edm.sigma_spacing
     curve = spaced_sigmas(spacing, sigma_min, sigma_max, steps, rho=rho).astype(np.float32)
-    final = curve[-1] if config.final_sigmas_type is FinalSigma.SIGMA_MIN else 0.0
+    final = 0.0
+    if config.final_sigmas_type is FinalSigma.SIGMA_MIN:  # which a single step is far from
+        final = curve[-1] if steps > 1 or config.edm is None else sigma_min
     schedule = exploding_schedule(config, np.log(curve) / 4, np.append(curve, final), math.hypot(sigma_max, 1.0))
     prediction = config.prediction_type
     return replace(
@@ -162,6 +168,7 @@ def edm_grid(
         alphas=np.full(steps, sigma_data),
         target_alphas=np.full(steps, sigma_data),
         data_scale=sigma_data,
+        edm=True,
         prediction_type=PredictionType.EDM if prediction is PredictionType.EPSILON else prediction,
     )
 

@@ -47,8 +47,9 @@ def euler(
             level = Level(level.timestep, level.alpha, level.sigma * (1.0 + gamma))
             output = step.level.output(schedule.prediction_type, denoised, x)
             x = x + s_noise * math.sqrt(level.sigma**2 - step.level.sigma**2) * noise(step.level, level)
-            # the reference rescales a velocity by the σ before the churn
-            scaled = step.level if schedule.prediction_type is PredictionType.V_PREDICTION else level
+            # the reference rescales a velocity by the σ before the churn, but not EDM's
+            velocity = schedule.prediction_type is PredictionType.V_PREDICTION and not schedule.edm
+            scaled = step.level if velocity else level
             denoised = scaled.denoised(schedule.prediction_type, output, x)
         x = deterministic_step(x, denoised, level, step.target)
     return x

@@ -1,4 +1,4 @@
-"""Second-order solvers that ask the model twice a step: Heun, DPM2 and DPM++ SDE. All on alpha = 1."""
+"""Second-order solvers that ask the model twice a step: Heun, DPM2 and DPM++ SDE. All on one alpha."""
 
 import math
 
@@ -12,7 +12,7 @@ def heun(x: Array, schedule: Schedule, noise: NoiseSource) -> Steps:
     for step in schedule.steps:
         start, denoised = yield Evaluate(x, step.level)
         if step.target.sigma == 0.0:
-            return denoised
+            return step.target.alpha * denoised
         width = step.target.sigma - step.level.sigma
         slope = step.level.noise(start, denoised)
         x, denoised = yield Evaluate(start + width * slope, step.target)
@@ -28,7 +28,7 @@ def dpm_2(x: Array, schedule: Schedule, noise: NoiseSource, *, eta: float = 0.0)
     for step in schedule.steps:
         start, denoised = yield Evaluate(x, step.level)
         if step.target.sigma == 0.0:
-            return denoised
+            return step.target.alpha * denoised
         down, fresh = ancestral_split(step.level, step.target, eta)
         middle = schedule.level_at(math.sqrt(step.level.sigma * down.sigma))
         x, denoised = yield Evaluate(deterministic_step(start, denoised, step.level, middle), middle)
@@ -51,7 +51,7 @@ def dpmpp_sde(x: Array, schedule: Schedule, noise: NoiseSource, *, s_noise: floa
     for step in schedule.steps:
         start, denoised = yield Evaluate(x, step.level)
         if step.target.sigma == 0.0:
-            return denoised
+            return step.target.alpha * denoised
         middle = schedule.level_at(math.sqrt(step.level.sigma * step.target.sigma))
         x, denoised = yield Evaluate(ancestral_step(start, denoised, step.level, middle), middle)
         x = ancestral_step(start, denoised, step.level, step.target)
