@@ -128,12 +128,7 @@ def export_components(
         traits=family.traits,
         tokenizers=tokenizers,
         token_embeddings=embeddings,
-        defaults=family.defaults.model_copy(
-            update={
-                "sampler": checkpoint.sampler,
-                "sampler_options": dict(checkpoint.scheduler_reading.options),
-            }
-        ),
+        defaults=checkpoint.defaults,
         files=recorded,
     )
 

@@ -11,7 +11,7 @@ from packaging.version import Version
 from latentrt.engines.bundle.checked_files import record_file
 from latentrt.engines.bundle.records.component import FileRecord
 from latentrt.engines.bundle.records.latent_space import LatentSpace
-from latentrt.engines.bundle.records.manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifest import DecisionRecord, DefaultsRecord
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.families import Family
@@ -109,6 +109,14 @@ class Checkpoint:
     def sampler(self) -> str:
         """The sampler that stands for the checkpoint's own scheduler."""
         return self.scheduler_reading.sampler
+
+    @property
+    def defaults(self) -> DefaultsRecord:
+        """The family's, with that sampler."""
+        reading = self.scheduler_reading
+        return self.family.defaults.model_copy(
+            update={"sampler": reading.sampler, "sampler_options": dict(reading.options)}
+        )
 
     @property
     def parameters(self) -> int:

@@ -6,13 +6,14 @@ samplers draw with; every other value is refused by name.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.export.sources.families import Family
 from latentrt.export.sources.library_settings import constructor_settings
 
+LISTED_CLASS = "_listed_class"  # beside a config's keys: the class that model_index.json names
 _FILE = "scheduler/scheduler_config.json"
 
 
@@ -149,8 +150,22 @@ _OPTIONS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def scheduler_reading(config: Mapping[str, Any], family: Family) -> SchedulerReading:
-    """Understands a scheduler's config: its whole file, or what is known of a single file's training."""
-    name = config.get("_class_name")
+    """Understands a scheduler's config: its whole file, or what is known of a single file's training.
+
+    The class is the one that model_index.json names, as in diffusers. Where the file names another, that one must be
+    able to draw with its settings, too, and have noise levels of the same kind.
+    """
+    own, listed = config.get("_class_name"), config.get(LISTED_CLASS)
+    if listed is None or own in (None, listed):
+        return _reading_of_class(listed or own, config, family)
+    read, other = (_reading_of_class(name, config, family) for name in (listed, own))
+    faults = [*read.faults, *other.faults]
+    if not faults and (read.schedule.get("edm") is None) != (other.schedule.get("edm") is None):
+        faults.append(f"model_index.json has the scheduler {listed}, but {_FILE} is of {own}")
+    return replace(read, faults=tuple(dict.fromkeys(faults)))
+
+
+def _reading_of_class(name: Any, config: Mapping[str, Any], family: Family) -> SchedulerReading:
     stated = {key: value for key, value in config.items() if key in ScheduleConfig.model_fields and value is not None}
     stated.pop("edm", None)
     if name is None:  # not even model_index.json says which

@@ -48,6 +48,9 @@ class BundlePlan:
             and manifest.kept_fp32 == self.kept_fp32
             and _values(manifest.source.decisions) == _values(self.checkpoint.decisions)
             and manifest.source.files == self.checkpoint.files
+            and manifest.schedule == self.checkpoint.schedule()
+            and manifest.latents == self.checkpoint.latents
+            and manifest.defaults == self.checkpoint.defaults
             and (self.quantization is None or self.quantization.made(manifest.components[UNET].quantization))
         )
 

@@ -21,14 +21,12 @@ def print_description(description: dict[str, Any]) -> None:
     for name, row in description["decisions"].items():
         say(f"{name.removesuffix(' type'):<10} {row['value']} ({row['reason']})")
     say(f"profiles   {', '.join(description['profiles'])}")
-    say(
-        f"schedule   {schedule['prediction_type']}, {schedule['beta_schedule']} "
-        f"{schedule['beta_start']:g} to {schedule['beta_end']:g}, {schedule['num_train_timesteps']} timesteps"
-    )
+    say(f"schedule   {schedule['prediction_type']}, {_noise_levels(schedule)}")
     if description["seamless"] != Seamless.NONE:
         say(f"seamless   {description['seamless']}")
+    options = "".join(f" {name}={value}" for name, value in defaults["sampler_options"].items())
     say(
-        f"defaults   {defaults['sampler']}, {defaults['num_inference_steps']} steps, "
+        f"defaults   {defaults['sampler']}{options}, {defaults['num_inference_steps']} steps, "
         f"guidance {defaults['guidance_scale']:g}"
     )
     for name, names in description["unread"].items():
@@ -79,6 +77,20 @@ def print_description(description: dict[str, Any]) -> None:
         say("not optimised: too little memory was free; run latentrt build again with more")
     if shapes:
         say("layers: convolutions and matrix products, by dtype")
+
+
+def _noise_levels(schedule: dict[str, Any]) -> str:
+    """The betas of the timesteps, or EDM's levels."""
+    edm = schedule["edm"]
+    if edm is None:
+        return (
+            f"{schedule['beta_schedule']} {schedule['beta_start']:g} to {schedule['beta_end']:g}, "
+            f"{schedule['num_train_timesteps']} timesteps"
+        )
+    return (
+        f"EDM: sigma {edm['sigma_min']:g} to {edm['sigma_max']:g}, {edm['sigma_spacing']}, "
+        f"sigma_data {edm['sigma_data']:g}"
+    )
 
 
 def _print_quantization(component: str, kind: ComponentKind, record: dict[str, Any]) -> None:

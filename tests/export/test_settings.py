@@ -324,7 +324,10 @@ REFUSED = [
     ("sd1", UNET, {"_class_name": "UNetMotionModel"}, "the U-Net is a UNetMotionModel, expected UNet2DConditionModel"),
     ("sd1", "text_encoder/config.json", {"model_type": "t5"}, "text_encoder/config.json has model_type 't5', expected"),
     ("sdxl", "text_encoder_2/config.json", {"eos_token_id": 7}, r"has eos_token_id 7, expected \d+, the tokenizer's"),
-    ("sd1", SCHEDULER, {"use_flow_sigmas": True, "_class_name": "DPMSolverMultistepScheduler"}, None),
+    ("sd1", SCHEDULER, {"use_flow_sigmas": True}, None),
+    ("sd1", SCHEDULER, {"use_flow_sigmas": True, "_class_name": "DPMSolverMultistepScheduler"}, "has use_flow_sigmas"),
+    ("sd1", SCHEDULER, {"_class_name": "FlowMatchHeunDiscreteScheduler"}, "scheduler is 'FlowMatchHeunDiscrete"),
+    ("sd1", SCHEDULER, {"_class_name": "EDMEulerScheduler"}, "has the scheduler PNDMScheduler, but .* is of EDMEuler"),
     (
         "sdxl",
         INDEX,
@@ -343,7 +346,7 @@ def test_a_folders_settings(
     saved: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
-    """Are refused before anything is loaded, in one sentence; None where model_index.json names another class."""
+    """Are refused before anything is loaded, in one sentence; None where the class does not know the setting."""
     folder = in_folder(saved, tmp_path, family, file, **settings)
     if reason is None:
         found = checkpoint_from_model(str(folder))
@@ -426,3 +429,9 @@ def test_a_replaced_autoencoder_keeps_the_statistics(saved: Callable[[str], Path
     changed(other / "config.json", latents_mean=[0.0] * 4)
     with pytest.raises(CheckpointError, match=r"latents_mean \[0\.0.* expected \[-1\.5.* for which the U-Net was"):
         opened(other)
+
+
+def test_the_class_is_the_one_in_the_index(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    """As diffusers takes it, where the scheduler's own file names another that draws, too."""
+    folder = in_folder(saved, tmp_path, "sd1", INDEX, scheduler=["diffusers", "EulerAncestralDiscreteScheduler"])
+    assert checkpoint_from_model(str(folder)).sampler == "euler_a"

@@ -227,6 +227,7 @@ class TestWhatTheFileTells:
                 "modelspec.prediction_type 'v'",
             ),
             ({"modelspec.prediction_type": "epsilon"}, ("v_pred",), 0, "a.safetensors", "epsilon", "modelspec"),
+            ({"modelspec.predict_key": "v"}, (), 0, "a.safetensors", "v_prediction", "modelspec.predict_key 'v'"),
             ({}, ("v_pred", "ztsnr"), 0, "a.safetensors", "v_prediction", "tensor v_pred"),
             ({}, (), 110000, "a.ckpt", "v_prediction", "global_step 110000"),
             ({}, (), 875000, "a.ckpt", "epsilon", "global_step 875000"),

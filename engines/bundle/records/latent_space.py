@@ -3,13 +3,14 @@
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array
 
 _Positive = Annotated[int, Field(gt=0)]
+_PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class LatentSpace(Record):
@@ -29,10 +30,10 @@ class LatentSpace(Record):
     """
 
     channels: _Positive
-    scaling_factor: Annotated[float, Field(gt=0)]
-    shift_factor: float
-    latents_mean: tuple[float, ...] | None = None
-    latents_std: tuple[PositiveFloat, ...] | None = None
+    scaling_factor: _PositiveFloat
+    shift_factor: FiniteFloat
+    latents_mean: tuple[FiniteFloat, ...] | None = None
+    latents_std: tuple[_PositiveFloat, ...] | None = None
     height_factor: _Positive
     width_factor: _Positive
     time_factor: _Positive = 1

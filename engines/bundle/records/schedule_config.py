@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from latentrt.engines.bundle.records.record import Record
 
@@ -58,6 +58,9 @@ class FinalSigma(StrEnum):
     SIGMA_MIN = "sigma_min"
 
 
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class EdmLevels(Record):
     """The noise levels of a model that was trained as arXiv 2206.00364 has it, in place of timesteps.
 
@@ -71,10 +74,10 @@ class EdmLevels(Record):
         sigma_spacing: the curve of σ that the model prefers, ``karras`` or ``exponential``.
     """
 
-    sigma_min: PositiveFloat = 0.002
-    sigma_max: PositiveFloat = 80.0
-    sigma_data: PositiveFloat = 0.5
-    rho: PositiveFloat = 7.0
+    sigma_min: _Positive = 0.002
+    sigma_max: _Positive = 80.0
+    sigma_data: _Positive = 0.5
+    rho: _Positive = 7.0
     sigma_spacing: SigmaSpacing = SigmaSpacing.KARRAS
 
     @model_validator(mode="after")
@@ -96,10 +99,10 @@ class ScheduleConfig(Record):
     """
 
     num_train_timesteps: Annotated[int, Field(ge=2)] = 1000
-    beta_start: float = 0.0001
-    beta_end: float = 0.02
+    beta_start: FiniteFloat = 0.0001
+    beta_end: FiniteFloat = 0.02
     beta_schedule: BetaSchedule = BetaSchedule.LINEAR
-    trained_betas: tuple[float, ...] | None = None
+    trained_betas: tuple[FiniteFloat, ...] | None = None
     prediction_type: PredictionType = PredictionType.EPSILON
     timestep_spacing: TimestepSpacing | None = None
     steps_offset: int = 0

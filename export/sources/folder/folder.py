@@ -19,6 +19,7 @@ from latentrt.export.sources.folder.part_folders import (
 )
 from latentrt.export.sources.partial_model import Choices, Ema, PartialModel, decision
 from latentrt.export.sources.parts import FolderPart
+from latentrt.export.sources.scheduler_settings import LISTED_CLASS
 from latentrt.export.sources.weights_file import open_weights_file
 
 # A bare part's class, and what it is in a pipeline
@@ -202,7 +203,7 @@ def _listed_class(index: dict[str, Any]) -> dict[str, str]:
     """The scheduler's class in model_index.json, which is the one that diffusers takes, whatever its own file says."""
     listed = index.get("scheduler")
     named = isinstance(listed, list) and len(listed) == 2 and isinstance(listed[1], str)
-    return {"_class_name": listed[1]} if named else {}  # type: ignore[index]
+    return {LISTED_CLASS: listed[1]} if named else {}  # type: ignore[index]
 
 
 def part_folder(

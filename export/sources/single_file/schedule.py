@@ -133,9 +133,10 @@ def _positive(file: WeightsFile, key: str) -> float:
 
 
 def _prediction(file: WeightsFile, unet: Mapping[str, Any], unet_prefix: str) -> tuple[str | None, str | None]:
-    stated = file.metadata.get("modelspec.prediction_type", "").strip().lower()
-    if stated in _PREDICTIONS:
-        return _PREDICTIONS[stated], f"the file's modelspec.prediction_type {stated!r}"
+    for key in ("modelspec.prediction_type", "modelspec.predict_key"):  # the second is what ComfyUI writes
+        stated = file.metadata.get(key, "").strip().lower()
+        if stated in _PREDICTIONS:
+            return _PREDICTIONS[stated], f"the file's {key} {stated!r}"
     if "v_pred" in file.shapes:
         return "v_prediction", "the file's tensor v_pred"
     step = file.numbers.get("global_step", _number(file, "global_step"))
