@@ -329,13 +329,10 @@ def test_the_table_is_the_checkpoints(tiny_bundle: Path, tiny_checkpoint: Path) 
 
 
 def test_a_table_that_cannot_serve_fails_the_build(tmp_path: Path) -> None:
-    """Fewer rows than the tokenizer has ids, or a vector that is not finite."""
+    """Fewer rows than the tokenizer has ids."""
     from latentrt.export.modules.text_encoder import write_token_embeddings
 
     table = torch.ones(4, 3)
     with pytest.raises(latentrt.CheckpointError, match="embeds 4 tokens and the tokenizer has 5"):
         write_token_embeddings(tmp_path, "text_encoder", table, 5)
-    table[2, 1] = float("inf")
-    with pytest.raises(latentrt.CheckpointError, match="NaN or infinite token embeddings"):
-        write_token_embeddings(tmp_path, "text_encoder", table, 4)
     assert list(tmp_path.iterdir()) == []
