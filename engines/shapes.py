@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from latentrt.engines.errors import RequestError
 
 _PATTERN = re.compile(r"(\d{1,5})x(\d{1,5})(?:x(\d{1,3}))?")
+_LARGEST = 99999  # pixels of a side that the pattern takes
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -59,8 +60,14 @@ def profile_from_text(text: str) -> Profile:
     return Profile(width=int(width), height=int(height), batch=int(batch or 1))
 
 
-def profile_for_size(profiles: Iterable[Profile], width: int, height: int) -> Profile:
+def profile_for_size(profiles: Iterable[Profile], width: int, height: int, *, multiple: int) -> Profile:
     """The profile of exactly this size.
+
+    Args:
+        profiles: the bundle's.
+        width: in pixels.
+        height: in pixels.
+        multiple: what the sides of the model's pictures must be multiples of, for the advice.
 
     Raises:
         RequestError: the bundle has no profile of the size.
@@ -70,6 +77,15 @@ def profile_for_size(profiles: Iterable[Profile], width: int, height: int) -> Pr
         if (profile.width, profile.height) == (width, height):
             return profile
     raise RequestError(
-        f"got size {width}x{height}, but the bundle has {', '.join(map(str, known))}; "
-        f"ask for one of these, or build again with --profile {width}x{height}"
+        f"got size {width}x{height}, but the bundle has {', '.join(map(str, known))}; ask for one of these"
+        f"{_build_advice(known, width, height, multiple)}"
     )
+
+
+def _build_advice(known: Iterable[Profile], width: int, height: int, multiple: int) -> str:
+    """What to build for a size, where a build takes it or one near to it that the bundle lacks."""
+    sides = tuple(max((side + multiple // 2) // multiple, 1) * multiple for side in (width, height))
+    if min(width, height) < 1 or max(sides) > _LARGEST or sides in [(one.width, one.height) for one in known]:
+        return ""
+    reason = "" if sides == (width, height) else f" (sides are multiples of {multiple} pixels)"
+    return f", or build again with --profile {sides[0]}x{sides[1]}{reason}"

@@ -113,6 +113,7 @@ def export_components(
         kept_fp32=tuple(kept_fp32),
         components=run.records,
         profiles=tuple(profiles),
+        pixel_multiple=checkpoint.pixel_multiple,
         schedule=checkpoint.schedule(),
         latents=checkpoint.latents,
         preview=preview,

@@ -19,12 +19,16 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" 
     from latentrt.engines.errors import ParityError as ParityError
     from latentrt.engines.errors import RequestError as RequestError
     from latentrt.opening import open as open
+    from latentrt.runtime.call.options import Embeds as Embeds
     from latentrt.runtime.call.options import Options as Options
     from latentrt.runtime.call.result import Result as Result
     from latentrt.runtime.pipeline import Pipeline as Pipeline
     from latentrt.runtime.prompts.encoder import PromptTruncatedWarning as PromptTruncatedWarning
     from latentrt.runtime.prompts.style import LongPrompt as LongPrompt
     from latentrt.runtime.prompts.style import PromptSyntax as PromptSyntax
+    from latentrt.runtime.prompts.textual_inversion import (
+        UnusedTextualInversionWarning as UnusedTextualInversionWarning,
+    )
     from latentrt.runtime.sampling.run import Interrupt as Interrupt
     from latentrt.runtime.sampling.samplers import Sampler as Sampler
 
@@ -42,11 +46,12 @@ _NAMES = {
         "RequestError",
     ),
     "latentrt.opening": ("open",),
-    "latentrt.runtime.call.options": ("Options",),
+    "latentrt.runtime.call.options": ("Embeds", "Options"),
     "latentrt.runtime.call.result": ("Result",),
     "latentrt.runtime.pipeline": ("Pipeline",),
     "latentrt.runtime.prompts.encoder": ("PromptTruncatedWarning",),
     "latentrt.runtime.prompts.style": ("LongPrompt", "PromptSyntax"),
+    "latentrt.runtime.prompts.textual_inversion": ("UnusedTextualInversionWarning",),
     "latentrt.runtime.sampling.run": ("Interrupt",),
     "latentrt.runtime.sampling.samplers": ("Sampler",),
 }

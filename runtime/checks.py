@@ -1,4 +1,4 @@
-"""What callers give, read and checked: numbers, texts, seeds, pictures and latents."""
+"""What callers give, read and checked: numbers, texts, seeds and latents."""
 
 import operator
 import secrets
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
@@ -121,48 +120,15 @@ def seeds_for(value: Any, count: int) -> int | tuple[int, ...]:
     return seeds
 
 
-def images_from_argument(image: Any, channels: int) -> list[Image.Image | Array] | Array:
-    """The picture or pictures to start from, or latents (N, ``channels``, h, w) as they are.
-
-    Raises:
-        RequestError: none, or something that is no picture.
-    """
-    if getattr(image, "ndim", 0) == 4 and np.shape(image)[1] == channels:
-        return np.asarray(image)
-    images = [image] if isinstance(image, Image.Image) or getattr(image, "ndim", 0) == 3 else image
-    images = list(images) if getattr(images, "ndim", 0) == 4 else images
-    if not isinstance(images, (list, tuple)) or not images:
-        raise RequestError(f"got image {_named(image)}, expected a PIL picture, an array, or a list of them; give one")
-    for one in images:
-        if getattr(one, "ndim", 0) == 4 and np.shape(one)[1] == channels:
-            raise RequestError(
-                f"got a list with latents {np.shape(one)}, expected one array (N, {channels}, h, w); stack them"
-            )
-        if not (isinstance(one, Image.Image) or getattr(one, "ndim", 0) == 3):
-            raise RequestError(
-                f"got image {_named(one)}, expected a PIL picture or an array (height, width, 3); convert it"
-            )
-    return list(images)
-
-
-def _named(value: Any) -> str:
-    return f"{type(value).__name__} {np.shape(value)}" if hasattr(value, "shape") else repr(value)
-
-
-def size_of(image: Image.Image | Array) -> tuple[int, int]:
-    """Width and height of a picture."""
-    if isinstance(image, Image.Image):
-        return image.size
-    return int(image.shape[1]), int(image.shape[0])
-
-
 def checked_latents(latents: Any, shape: tuple[int, ...], what: str = "latents") -> Array:
     """Latents of a caller.
 
     Raises:
         RequestError: another shape or type, NaN or infinity.
     """
-    array = np.asarray(latents)
+    from latentrt.runtime.arrays import as_array  # loaded by those who give arrays
+
+    array = as_array(latents, what)
     if array.shape != shape or array.dtype != np.float32:
         raise RequestError(
             f"got {what} {array.shape} {array.dtype}, expected {shape} float32; give one latent per picture"

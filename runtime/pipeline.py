@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 from PIL import Image
@@ -16,32 +16,33 @@ from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.choices import choice
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.shapes import Shapes
+from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
-from latentrt.runtime.call.callbacks import StepCallbacks
+from latentrt.runtime.call.conditioning import Conditioning
 from latentrt.runtime.call.initial_latents import (
     InitialLatents,
     KeptPixels,
-    Picture,
     Pictures,
     latents_from_images,
     latents_from_masked,
     latents_from_noise,
 )
-from latentrt.runtime.call.options import Options, set_options
+from latentrt.runtime.call.options import Embeds, Options, PromptKeywords, set_options
+from latentrt.runtime.call.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.request import Request, request_from_options
 from latentrt.runtime.call.result import OutputType, Result, Timings
 from latentrt.runtime.call.workflow import Workflow
-from latentrt.runtime.checks import images_from_argument, size_of
-from latentrt.runtime.denoiser.conditions.text import text_condition
+from latentrt.runtime.checks import warn_caller
+from latentrt.runtime.denoiser.conditions.text import TextCondition, text_condition
 from latentrt.runtime.denoiser.denoiser import Denoiser
 from latentrt.runtime.pictures.autoencoder import pixels_from_latents
-from latentrt.runtime.pictures.image import images_from_pixels
+from latentrt.runtime.pictures.image import Picture, images_from_pixels
 from latentrt.runtime.pictures.preview import preview_from_latents
 from latentrt.runtime.pictures.tiling import vae_engine
 from latentrt.runtime.prompts.encoder import PromptEncoder
-from latentrt.runtime.prompts.text_encoder import text_encoders_from_bundle
+from latentrt.runtime.prompts.text_encoder import TextEncoder, text_encoders_from_bundle
+from latentrt.runtime.prompts.textual_inversion import UnusedTextualInversionWarning
 from latentrt.runtime.sampling.noise import Noise
 from latentrt.runtime.sampling.run import Run, denoise
 
@@ -52,7 +53,8 @@ if TYPE_CHECKING:
 class Pipeline:
     """Draws pictures from a bundle. Threads may share one; calls keep no state in it.
 
-    Textual inversions are the one thing that is loaded into it; a call takes those that are there as it begins.
+    Textual inversions are the one thing that is loaded into it; a call takes those that are there as it begins. To set
+    another attribute would change nothing, and is refused.
     """
 
     def __init__(self, bundle: Bundle, components: Engines) -> None:
@@ -61,6 +63,19 @@ class Pipeline:
         self._components = components
         self._text_encoders = text_encoders_from_bundle(bundle)
         self._loading = Lock()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        made = "_loading" in self.__dict__  # which is set last
+        if made and name not in self.__dict__ and not hasattr(type(self), name):
+            from latentrt.runtime.call.elsewhere import unknown_attribute  # loaded by mistakes
+
+            raise unknown_attribute(name, Options.__annotations__, to_set=True)
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:  # asked for what is not there
+        from latentrt.runtime.call.elsewhere import unknown_attribute
+
+        raise unknown_attribute(name, Options.__annotations__, to_set=False)
 
     @property
     def manifest(self) -> BundleManifest:
@@ -102,6 +117,31 @@ class Pipeline:
         with self._loading:
             self._text_encoders = tuple(encoder.without(token) for encoder in self._text_encoders)
 
+    def encode(self, prompt: str | Sequence[str], **keywords: Unpack[PromptKeywords]) -> Embeds:
+        """Encodes prompts, for calls that take them in place of texts: ``pipe(**pipe.encode("a cat"))``.
+
+        Args:
+            prompt: one text or several, B.
+            **keywords: see ``Options``: all that are about prompts.
+
+        Returns:
+            ``prompt_embeds`` and ``negative_prompt_embeds`` (B · num_images_per_prompt, 77 · k, width), and for SDXL
+            ``pooled_prompt_embeds`` and ``negative_pooled_prompt_embeds`` (…, projection); float32, the caller's own.
+            Models that have their guidance built in have no negative ones.
+
+        Raises:
+            RequestError: an argument that cannot be served, with what to do.
+        """
+        from latentrt.runtime.prompts.embeds import embeds_of
+
+        options = set_options(keywords, PromptKeywords)
+        if prompt is None:
+            raise RequestError("got no prompt, expected a text; give one")
+        prompts = prompt_set_from_keywords(self.manifest, prompt, options)
+        guides = not self.manifest.guidance_embedding
+        text = self._text(prompts, self.manifest.profiles[0], self._text_encoders, guides=guides)
+        return cast(Embeds, embeds_of(text))
+
     def close(self) -> None:
         """Releases the engines; later calls are refused."""
         self._components.close()
@@ -112,11 +152,11 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __call__(self, prompt: str | Sequence[str], **options: Unpack[Options]) -> Result:
+    def __call__(self, prompt: str | Sequence[str] | None = None, **options: Unpack[Options]) -> Result:
         """Draws pictures from text.
 
         Args:
-            prompt: one text or several.
+            prompt: one text or several; None where ``prompt_embeds`` are given.
             **options: see ``Options``.
 
         Raises:
@@ -129,7 +169,7 @@ class Pipeline:
 
     def img2img(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
         image: Picture | Sequence[Picture],
         strength: float | None = None,
@@ -138,9 +178,9 @@ class Pipeline:
         """Draws pictures that start from a picture.
 
         Args:
-            prompt: one text or several.
-            image: the picture for all, or one per picture drawn: PIL, arrays (H, W, 3), or latents (N, C, H/f, W/f)
-                as a result has them.
+            prompt: one text or several; None where ``prompt_embeds`` are given.
+            image: the picture for all, or one per picture drawn: PIL; arrays or torch's tensors, uint8 or floats in
+                [0, 1], with the channels (1, 3 or 4) last or first; or latents (N, C, H/f, W/f) as a result has them.
             strength: how much of the schedule runs, 0 to 1: the last int(steps · strength) steps. At 0 the
                 U-Net is not called and the picture only passes through the autoencoder. LCM distilled from SD 1.x,
                 with its own sampler, takes all steps, from that share of its distilled timesteps.
@@ -150,8 +190,10 @@ class Pipeline:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
+        from latentrt.runtime.pictures.arrays import pictures_from_argument  # loaded by those who start from pictures
+
         begin = perf_counter()
-        images = images_from_argument(image, self.manifest.latents.channels)
+        images = pictures_from_argument(image, self.manifest.latents.channels, latents=True)
         if options.get("denoising_start") is None:
             strength = self.manifest.defaults.strength if strength is None else strength
         elif strength is not None or not isinstance(images, np.ndarray):
@@ -168,7 +210,7 @@ class Pipeline:
 
     def inpaint(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
         image: Picture | Sequence[Picture],
         mask_image: Picture | Sequence[Picture],
@@ -180,10 +222,10 @@ class Pipeline:
         """Redraws parts of a picture.
 
         Args:
-            prompt: one text or several.
-            image: the picture for all, or one per picture drawn: PIL or arrays (H, W, 3).
+            prompt: one text or several; None where ``prompt_embeds`` are given.
+            image: the picture for all, or one per picture drawn: PIL or arrays, as ``img2img`` takes them.
             mask_image: what to redraw: white is redrawn, black is kept, one half and above counts as white. One for
-                all, or one per picture.
+                all, or one per picture: PIL, or arrays (H, W), (H, W, 1), (1, H, W), or (N, …) of several.
             strength: how much of the schedule runs; at 1 the masked part starts from pure noise. None is 1, or what a
                 model with mask channels was made for (SDXL's: 0.99).
             padding_mask_crop: draws only the mask's surroundings, with so many pixels of margin, at the full size
@@ -195,6 +237,7 @@ class Pipeline:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
+        from latentrt.runtime.pictures.arrays import pictures_from_argument
         from latentrt.runtime.pictures.mask import inpaint_input_from_pictures, masks_from_argument
 
         begin = perf_counter()
@@ -202,7 +245,8 @@ class Pipeline:
             raise RequestError(
                 "got kept_pixels 'decoded' with padding_mask_crop, which pastes into the picture; leave one out"
             )
-        images, masks = images_from_argument(image, channels=0), masks_from_argument(mask_image)
+        images = pictures_from_argument(image, self.manifest.latents.channels, latents=False)
+        masks = masks_from_argument(mask_image)
         size = self._size(images) if padding_mask_crop is None else None
         if strength is None:
             strength = self.manifest.defaults.strength if self.manifest.unet_takes_mask else 1.0
@@ -221,7 +265,7 @@ class Pipeline:
 
     def outpaint(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
         image: Picture,
         left: int = 0,
@@ -235,8 +279,8 @@ class Pipeline:
         """Draws what lies around a picture; the picture itself comes back bit for bit.
 
         Args:
-            prompt: one text or several.
-            image: the picture: PIL or an array (H, W, 3).
+            prompt: one text or several; None where ``prompt_embeds`` are given.
+            image: the picture: PIL or an array, as ``img2img`` takes them.
             left: pixels to add on that side, as with the three that follow; the sum must be a size that the bundle
                 has a profile for.
             top: pixels.
@@ -251,9 +295,11 @@ class Pipeline:
             RequestError: an argument that cannot be served, with what to do.
         """
         set_options(options)
+        from latentrt.runtime.pictures.arrays import picture_from_argument
         from latentrt.runtime.pictures.outpaint import outpaint_canvas  # loaded by those who use it
 
-        canvas, mask = outpaint_canvas(image, left=left, top=top, right=right, bottom=bottom, overlap=overlap)
+        picture = picture_from_argument(image, self.manifest.latents.channels)
+        canvas, mask = outpaint_canvas(picture, left=left, top=top, right=right, bottom=bottom, overlap=overlap)
         wanted = options.get("width") or canvas.width, options.get("height") or canvas.height
         if wanted != canvas.size:
             raise RequestError(
@@ -274,6 +320,8 @@ class Pipeline:
 
     def _size(self, images: Pictures) -> tuple[int, int]:
         """Width and height of the first picture, or of the picture that latents stand for."""
+        from latentrt.runtime.pictures.arrays import size_of
+
         return self.manifest.latents.pixel_size(images) if isinstance(images, np.ndarray) else size_of(images[0])
 
     def _encoder(self, request: Request) -> Callable[[], Engine]:
@@ -283,7 +331,15 @@ class Pipeline:
     def _draw(self, request: Request, initial: InitialLatents, noise: Noise, begin: float) -> Result:
         """Encodes the prompts, denoises and decodes."""
         started = perf_counter()
-        denoiser = self._denoiser(request, initial)
+        text_encoders = self._text_encoders  # as they are now, whatever is loaded meanwhile
+        conditioning = self._conditioning(request, initial, text_encoders)
+        engine = self._components.engine(UNET, Shapes(profile=request.canvas.profile, chunks=conditioning.text.chunks))
+        denoiser = Denoiser(engine, conditioning.conditions, conditioning.guidance.guider())
+        on_step = None
+        if request.delivery.watched:
+            from latentrt.runtime.call.callbacks import StepCallbacks  # loaded by those who watch
+
+            on_step = StepCallbacks(self, request, denoiser, conditioning).on_step
         encoded = perf_counter()
         run = Run(
             initial.x,
@@ -291,7 +347,7 @@ class Pipeline:
             request.sampling.solver,
             noise.between,
             keep=initial.keep,
-            on_step=StepCallbacks(self, request).on_step,
+            on_step=on_step,
             stop_below=request.sampling.stop_below,
         )
         latents = denoise(run, denoiser)
@@ -324,22 +380,35 @@ class Pipeline:
             interrupted=run.interrupted,
         )
 
-    def _denoiser(self, request: Request, initial: InitialLatents) -> Denoiser:
-        """The U-Net with all that conditions it: the prompts, the picture's size, guidance, a mask."""
-        profile, prompts, guider = request.canvas.profile, request.prompts, request.guidance.guider()
+    def _conditioning(
+        self, request: Request, initial: InitialLatents, text_encoders: Sequence[TextEncoder]
+    ) -> Conditioning:
+        """All that the U-Net is told: the prompts, the picture's size, guidance, a mask."""
+        guides = request.guidance.guider().guides
+        return Conditioning(
+            text=self._text(request.prompts, request.canvas.profile, text_encoders, guides=guides),
+            guidance=request.guidance,
+            others=(*request.canvas.conditions(request.count), *initial.conditions),
+        )
+
+    def _text(
+        self, prompts: PromptSet, profile: Profile, text_encoders: Sequence[TextEncoder], *, guides: bool
+    ) -> TextCondition:
+        """The prompts, encoded."""
+        unnamed = text_encoders[0].inversions.unnamed(prompts.written)
+        if unnamed and prompts.given is None:  # what was encoded before may name them
+            warn_caller(
+                f"no prompt names the textual inversion {', '.join(map(repr, unnamed))}; write the trigger in one, or "
+                "unload it",
+                UnusedTextualInversionWarning,
+            )
         encoders = [
             PromptEncoder(encoder, self._components.engine(encoder.record.component, Shapes(profile=profile)))
-            for encoder in self._text_encoders
+            for encoder in text_encoders
         ]
-        text = text_condition(encoders, prompts.of_encoders, prompts.options, prompts.trees, guides=guider.guides)
-        engine = self._components.engine(UNET, Shapes(profile=profile, chunks=text.chunks))
-        conditions = (
-            text,
-            *request.canvas.conditions(request.count),
-            *request.guidance.conditions(),
-            *initial.conditions,
+        return text_condition(
+            encoders, prompts.of_encoders, prompts.options, prompts.trees, guides=guides, given=prompts.given
         )
-        return Denoiser(engine, conditions, guider)
 
 
 def _check_count(given: int, request: Request, what: str) -> None:

@@ -91,7 +91,7 @@ def plan_from_options(options: BenchOptions) -> Plan:
     profile = manifest.profiles[0]
     if options.size is not None:
         asked = profile_from_text(options.size)
-        profile = profile_for_size(manifest.profiles, asked.width, asked.height)
+        profile = profile_for_size(manifest.profiles, asked.width, asked.height, multiple=manifest.pixel_multiple)
     embedded = manifest.source.name in (EMBEDDED, str(EMOJI))
     checkpoint = EMOJI if options.checkpoint is None and embedded else options.checkpoint
     case = Case(width=profile.width, height=profile.height, batch=1, steps=options.steps)

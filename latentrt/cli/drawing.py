@@ -41,8 +41,12 @@ class Drawing:
     size: Annotated[str | None, typer.Option("--size", metavar="WxH", help="Picture size in pixels.")] = None
     count: Annotated[int, typer.Option("--count", help="How many pictures.")] = 1
     textual_inversion: Annotated[
-        list[Path] | None,
-        typer.Option("--textual-inversion", metavar="PATH", help="An embedding file to load; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--textual-inversion",
+            metavar="PATH[:TOKEN]",
+            help="An embedding file to load, and its trigger if not the file's own; repeatable.",
+        ),
     ] = None
     preview: Annotated[
         Path | None, typer.Option("--preview", metavar="FILE.png", help="Rewrite a small preview at every step.")
@@ -81,7 +85,9 @@ class Drawing:
             check_writable(self.preview)
         options = self._options()
         with open_pipeline(bundle, backend=self.backend, threads=self.threads) as pipe, step_bar("denoising") as bar:
-            pipe.load_textual_inversion(self.textual_inversion or ())
+            for file, token in map(_file_and_token, self.textual_inversion or ()):
+                triggers = pipe.load_textual_inversion(file, token)
+                sys.stderr.write(f"latentrt: {file.name}: write {' and '.join(triggers)} in a prompt\n")
             options["sampler"] = self._sampler(pipe.manifest.defaults)
             options["progress"] = bar
             if self.preview is not None:
@@ -144,6 +150,15 @@ class Drawing:
             return None  # the bundle's own, which gives way to custom timesteps
         own = {} if self.sampler is not None else defaults.sampler_options
         return Sampler(name=sampler.name, **{**own, **wishes})
+
+
+def _file_and_token(text: str) -> tuple[Path, str | None]:
+    """An embedding file and the trigger behind its last colon, if any; the names of files may have colons, too."""
+    colons = [place for place, character in enumerate(text) if character == ":"]
+    for end in (len(text), *reversed(colons)):
+        if Path(text[:end]).exists():
+            return Path(text[:end]), text[end + 1 :] if end < len(text) else None
+    return Path(text), None
 
 
 def _previews(path: Path) -> Callable[[Any, int, float, dict[str, Any]], None]:

@@ -1,5 +1,6 @@
-"""What happens after every model call: the caller sees x, and may replace it or end the run."""
+"""What happens after every model call: the caller sees what the run is told, and may change it or end the run."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,15 +8,23 @@ import numpy as np
 
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
+from latentrt.runtime.arrays import as_array
+from latentrt.runtime.call.conditioning import Conditioning
+from latentrt.runtime.call.delivery import DENOISED, GUIDANCE_SCALE, LATENTS, refuse_unknown
 from latentrt.runtime.call.request import Request
+from latentrt.runtime.checks import number
+from latentrt.runtime.denoiser.conditions.text import EMBEDS
+from latentrt.runtime.denoiser.denoiser import Denoiser
 from latentrt.runtime.sampling.run import Interrupt, Update
 
 
 class StepCallbacks:
-    """Tells a call's caller of every update, who may change x or end the run."""
+    """Tells a call's caller of every update, who may change x and the conditioning, or end the run."""
 
-    def __init__(self, pipeline: Any, request: Request) -> None:
+    def __init__(self, pipeline: Any, request: Request, denoiser: Denoiser, conditioning: Conditioning) -> None:
+        """Takes the call's denoiser, and what it was made of."""
         self._pipeline, self._request = pipeline, request
+        self._denoiser, self._conditioning = denoiser, conditioning
         self._total = 0 if request.delivery.progress is None else len(request.sampling.levels)
 
     def on_step(self, update: Update) -> Array:
@@ -28,40 +37,89 @@ class StepCallbacks:
         x, delivery = update.x, self._request.delivery
         try:
             if delivery.callback is not None:
-                denoised = update.denoised * np.float32(self._request.sampling.schedule.data_scale)
-                tensors = {"latents": x, "denoised": denoised}
-                x = latents_from_callback(
-                    x, delivery.callback(self._pipeline, update.index, update.level.timestep, tensors)
-                )
+                x = self._called(update)
             if delivery.progress is not None:
                 delivery.progress(update.index + 1, self._total)
         except Interrupt as interrupt:
-            raise Interrupt(
-                latents_from_callback(x, {"latents": interrupt.latents} if interrupt.latents is not None else {})
-            ) from None
+            raise Interrupt(x if interrupt.latents is None else latents_from_callback(x, interrupt.latents)) from None
         return x
 
+    def _called(self, update: Update) -> Array:
+        """Calls the callback; what it returned counts, and what it left in the mapping that it was given."""
+        delivery = self._request.delivery
+        assert delivery.callback is not None  # the caller saw to it; for the type checker
+        tensors = {name: self._tensor(name, update) for name in delivery.tensors}
+        returned = delivery.callback(self._pipeline, update.index, update.level.timestep, tensors)
+        if returned is not None and not isinstance(returned, Mapping):
+            raise RequestError(
+                f"callback_on_step_end returned {type(returned).__name__}, expected None or {{'latents': x}}; return "
+                "that"
+            )
+        told = {**tensors, **(returned or {})}
+        refuse_unknown(told, (*delivery.changeable, DENOISED), "callback_on_step_end returned")
+        if DENOISED in told and not _same(told[DENOISED], self._tensor(DENOISED, update)):
+            raise RequestError(
+                f"callback_on_step_end changed {DENOISED}, which is there to be looked at; change {LATENTS}, or work "
+                "on a copy"
+            )
+        self._condition(told, update)
+        return latents_from_callback(update.x, told.get(LATENTS, update.x))
 
-def latents_from_callback(x: Array, returned: Any) -> Array:
-    """The x that a callback wants to go on with: its own, or the one that it was given.
+    def _tensor(self, name: str, update: Update) -> Any:
+        """What the callback is given under a name; new arrays but for the latents, which it may change in place."""
+        if name == LATENTS:
+            return update.x
+        if name == DENOISED:
+            return update.denoised * np.float32(self._request.sampling.schedule.data_scale)
+        if name == GUIDANCE_SCALE:
+            return self._conditioning.guidance.steps.at(update.next_level or update.level)
+        return self._conditioning.embeds(name)
+
+    def _condition(self, told: Mapping[str, Any], update: Update) -> None:
+        """Goes on with the embeddings and the weight that the callback changed."""
+        before = changed = self._conditioning
+        for name in EMBEDS:
+            if name in told and not _same(told[name], before.embeds(name)):
+                changed = changed.with_embeds(name, told[name])
+        if GUIDANCE_SCALE in told:
+            scale = number(told[GUIDANCE_SCALE], "guidance_scale of callback_on_step_end")
+            if not (math.isfinite(scale) and scale >= 0.0):
+                raise RequestError(
+                    f"callback_on_step_end returned guidance_scale {scale}, expected a number of at least 0; 7.5 is "
+                    "common"
+                )
+            if scale != self._tensor(GUIDANCE_SCALE, update):
+                changed = changed.with_scale(scale)
+        if changed is not before:
+            changed.check()
+            self._conditioning = changed
+            self._denoiser.condition(changed.conditions, changed.guidance.guider())
+
+
+def latents_from_callback(x: Array, latents: Any) -> Array:
+    """The x that a callback wants to go on with, as an array of x's shape and type.
 
     Raises:
-        RequestError: no mapping, or latents of another shape or with values that are not finite.
+        RequestError: another shape, or values that are no finite numbers.
     """
-    if returned is None:
-        return x
-    if not isinstance(returned, Mapping):
-        raise RequestError(
-            f"callback_on_step_end returned {type(returned).__name__}, expected None or {{'latents': x}}; return that"
-        )
     try:
-        latents = np.asarray(returned.get("latents", x), x.dtype)
+        array = np.asarray(as_array(latents, LATENTS), x.dtype)
     except (TypeError, ValueError) as error:
         raise RequestError(
             f"callback_on_step_end returned latents that are no numbers ({error}); return an array"
         ) from error
-    if latents.shape != x.shape:
-        raise RequestError(f"callback_on_step_end returned latents {latents.shape}, expected {x.shape}; keep the shape")
-    if not np.isfinite(latents).all():
+    if array.shape != x.shape:
+        raise RequestError(f"callback_on_step_end returned latents {array.shape}, expected {x.shape}; keep the shape")
+    if not np.isfinite(array).all():
         raise RequestError("callback_on_step_end returned latents with NaN or infinity, expected finite values")
-    return latents
+    return array
+
+
+def _same(value: Any, kept: Array | None) -> bool:
+    """Whether a callback left an array as it was."""
+    if value is None or kept is None:
+        return value is kept
+    try:
+        return np.array_equal(as_array(value, "what callback_on_step_end returned"), kept, equal_nan=True)
+    except TypeError:  # no numbers
+        return False

@@ -51,7 +51,9 @@ def canvas_from_keywords(
     if size is None or "width" in keywords or "height" in keywords:
         size = (first.width, first.height)
     width, height = keywords.get("width", size[0]), keywords.get("height", size[1])
-    profile = profile_for_size(manifest.profiles, whole(width, "width"), whole(height, "height"))
+    profile = profile_for_size(
+        manifest.profiles, whole(width, "width"), whole(height, "height"), multiple=manifest.pixel_multiple
+    )
     return Canvas(
         profile=profile,
         time_ids=time_ids_from_keywords(manifest.conditioning.time_ids, keywords, profile, from_picture=from_picture),

@@ -6,7 +6,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.engine import Engine
@@ -16,14 +15,13 @@ from latentrt.runtime.checks import checked_latents
 from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.mask import mask_condition
 from latentrt.runtime.pictures.autoencoder import latents_from_pixels
-from latentrt.runtime.pictures.image import pixels_from_image
+from latentrt.runtime.pictures.image import Picture, pixels_from_image
 from latentrt.runtime.sampling.noise import Noise
 from latentrt.runtime.sampling.run import Keep
 
 if TYPE_CHECKING:
     from latentrt.runtime.pictures.mask import InpaintInput
 
-Picture = Image.Image | Array
 Pictures = list[Picture] | Array
 
 

@@ -11,7 +11,8 @@ class PictureMetadata:
     """The settings that drew one picture.
 
     ``negative_prompt`` is None where the model steered away from zeros; the second prompts are None where the second
-    text encoder read the first. ``time_ids`` is what SDXL was told of the picture, and of what to steer away from.
+    text encoder read the first. ``embeds`` names what was given encoded, in place of a text. ``time_ids`` is what SDXL
+    was told of the picture, and of what to steer away from.
     """
 
     prompt: str
@@ -30,6 +31,7 @@ class PictureMetadata:
     prompt_syntax: str = "plain"
     prompt_2: str | None = None
     negative_prompt_2: str | None = None
+    embeds: tuple[str, ...] = ()
     time_ids: tuple[tuple[float, ...], ...] = ()
     denoising_start: float | None = None
     denoising_end: float | None = None
@@ -54,6 +56,8 @@ class PictureMetadata:
         for name, second in (("Prompt 2", self.prompt_2), ("Negative prompt 2", self.negative_prompt_2)):
             if second is not None:
                 pairs[name] = _quoted(second)
+        if self.embeds:
+            pairs["Embeds"] = _quoted(", ".join(self.embeds))
         if self.time_ids:
             pairs["Time ids"] = _quoted(" / ".join(" ".join(f"{one:g}" for one in ids) for ids in self.time_ids))
         if self.denoising_start is not None:

@@ -49,6 +49,22 @@ class PromptKeywords(TypedDict, total=False):
     num_images_per_prompt: int
 
 
+class Embeds(TypedDict, total=False):
+    """Prompts that were encoded before, in place of their texts: NumPy's arrays or torch's tensors, N prompts each.
+
+    Attributes:
+        prompt_embeds: what the U-Net attends to, (N, 77 · k, width), as ``Pipeline.encode`` makes it.
+        negative_prompt_embeds: what to steer away from, of the same length; one for all or one per prompt.
+        pooled_prompt_embeds: SDXL: the pooled vectors (N, projection) that belong to ``prompt_embeds``.
+        negative_pooled_prompt_embeds: SDXL: those that belong to ``negative_prompt_embeds``.
+    """
+
+    prompt_embeds: Any
+    negative_prompt_embeds: Any
+    pooled_prompt_embeds: Any
+    negative_pooled_prompt_embeds: Any
+
+
 class PictureSizeKeywords(TypedDict, total=False):
     """What SDXL is told of the picture.
 
@@ -140,24 +156,40 @@ class DeliveryKeywords(TypedDict, total=False):
     Attributes:
         output_type: "pil", "np" or "latent".
         callback_on_step_end: called as f(pipeline, step, timestep, {"latents": x, "denoised": x₀}) after every
-            model call; ``latents`` in a returned mapping replaces x. ``pipeline.preview(x₀)`` shows it, and
-            ``raise latentrt.Interrupt`` ends the run with what there is.
+            model call. What it changes in the mapping, or returns in one, holds for the steps to come: ``latents``,
+            ``guidance_scale``, and embeddings. ``pipeline.preview(x₀)`` shows x₀, and ``raise latentrt.Interrupt``
+            ends the run with what there is.
+        callback_on_step_end_tensor_inputs: what the callback is given instead, by name: "latents", "denoised",
+            "guidance_scale", "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds",
+            "negative_pooled_prompt_embeds". As in diffusers, ``prompt_embeds`` of a guided run begin with the
+            negatives, and so do the pooled ones.
         progress: called as f(done, total) after every model call.
     """
 
     output_type: str
     callback_on_step_end: CallbackOnStepEnd | None
+    callback_on_step_end_tensor_inputs: Sequence[str] | None
     progress: OnProgress | None
 
 
-class Options(PromptKeywords, CanvasKeywords, SamplingKeywords, GuidanceKeywords, DeliveryKeywords, total=False):
+class Options(
+    PromptKeywords, Embeds, CanvasKeywords, SamplingKeywords, GuidanceKeywords, DeliveryKeywords, total=False
+):
     """What a call may say beyond its prompt and pictures; the names are diffusers' own where it has them.
 
     What is left out, or None, is the bundle's default.
     """
 
 
-_GROUPS = (PromptKeywords, CanvasKeywords, PictureSizeKeywords, SamplingKeywords, GuidanceKeywords, DeliveryKeywords)
+_GROUPS = (
+    PromptKeywords,
+    Embeds,
+    CanvasKeywords,
+    PictureSizeKeywords,
+    SamplingKeywords,
+    GuidanceKeywords,
+    DeliveryKeywords,
+)
 Options.__doc__ = "\n\n".join(cleandoc(group.__doc__ or "") for group in (Options, *_GROUPS))
 
 FLAGS: Mapping[str, Flag] = {
@@ -200,20 +232,24 @@ FLAGS: Mapping[str, Flag] = {
 """The keywords that the command line takes as they are; others, such as size and seed, it makes of its own options."""
 
 
-def set_options(options: Mapping[str, Any]) -> Options:
+def set_options(options: Mapping[str, Any], group: type[Any] = Options) -> Options:
     """The options that were set: those that are not None.
 
+    Args:
+        options: as a caller gave them.
+        group: the keywords that may be among them.
+
     Raises:
-        RequestError: an unknown one, with the name that it comes close to.
+        RequestError: an unknown one, with the name that it comes close to, or what does here what it does elsewhere.
     """
-    known = list(Options.__annotations__)
+    known = list(group.__annotations__)
     for name in options:
         if name not in known:
             from difflib import get_close_matches  # not needed by a call that is right
 
+            from latentrt.runtime.call.elsewhere import ELSEWHERE
+
             close = get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
-            if name == "strength":
-                hint = "a picture to start from goes with it: use img2img"
-            raise RequestError(f"got keyword {name!r}, expected one that drawing knows; {hint}")
+            raise RequestError(f"got keyword {name!r}, expected one that drawing knows; {ELSEWHERE.get(name, hint)}")
     return cast(Options, {name: value for name, value in options.items() if value is not None})

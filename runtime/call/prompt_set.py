@@ -1,13 +1,15 @@
 """The prompts of a call: texts for every text encoder, parsed once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.options import PromptKeywords
+from latentrt.runtime.call.options import Embeds, Options
 from latentrt.runtime.checks import texts, texts_for, whole
+from latentrt.runtime.denoiser.conditions.text import TextCondition
+from latentrt.runtime.denoiser.guider import POSITIVE
 from latentrt.runtime.prompts.encoder import Prompts
 from latentrt.runtime.prompts.style import (
     PromptOptions,
@@ -20,16 +22,22 @@ from latentrt.runtime.prompts.tree import Prompt
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSet:
-    """The texts of N pictures for each text encoder, how to read them, and the tree of every text."""
+    """The texts of N pictures for each text encoder, how to read them, and the tree of every text.
 
+    ``given`` has the sides that were encoded before, under the names in ``embeds``; they have no texts.
+    """
+
+    count: int
     of_encoders: tuple[Prompts, ...]
     options: PromptOptions
     trees: Mapping[str, Prompt]
+    given: TextCondition | None = None
+    embeds: tuple[str, ...] = ()
 
     @property
-    def count(self) -> int:
-        """N."""
-        return len(self.of_encoders[0].positives)
+    def written(self) -> Iterator[str]:
+        """All that was written, syntax aside."""
+        return (fragment.text for tree in self.trees.values() for text in tree.texts for fragment in text.fragments)
 
     def metadata(self, index: int) -> dict[str, Any]:
         """What a picture's metadata say of its prompts."""
@@ -37,25 +45,39 @@ class PromptSet:
         # A second text encoder that reads the same needs no mention
         second = None if not others or others[-1] == first else others[-1]
         return {
-            "prompt": first.positives[index],
+            "prompt": first.positives[index] if first.positives else "",
             "negative_prompt": None if first.negatives is None else first.negatives[index],
-            "prompt_2": None if second is None else second.positives[index],
+            "prompt_2": None if second is None or not second.positives else second.positives[index],
             "negative_prompt_2": None if second is None or not second.negatives else second.negatives[index],
             "clip_skip": self.options.clip_skip,
             "prompt_syntax": self.options.syntax.value,
+            "embeds": self.embeds,
         }
 
 
-def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: PromptKeywords) -> PromptSet:
+def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Options) -> PromptSet:
     """Checks and parses the prompts.
 
+    Args:
+        manifest: the bundle's.
+        prompt: one text or several; None where ``prompt_embeds`` are given.
+        keywords: those that were set.
+
     Raises:
-        RequestError: none, malformed ones, or a keyword that the model does not take.
+        RequestError: none, malformed ones, texts beside their embeddings, or a keyword that the model does not take.
     """
-    prompts = texts(prompt, "prompt")
+    embeds = {name: value for name, value in keywords.items() if name in Embeds.__annotations__}
+    prompts = _prompts(prompt, keywords)
     repeats = whole(keywords.get("num_images_per_prompt", 1), "num_images_per_prompt")
-    if not prompts or repeats < 1:
+    if (not prompts and prompt is not None) or repeats < 1:
         raise RequestError(f"got {len(prompts)} prompts × {repeats} pictures, expected at least 1 of each; raise it")
+    given, count = None, len(prompts)
+    if embeds:
+        from latentrt.runtime.prompts.embeds import text_from_embeds  # texts do without it
+
+        given = text_from_embeds(manifest, embeds, None if prompt is None else count, repeats)
+        if prompt is None:
+            count = len(next(iter(given.rows[POSITIVE].values()))) // repeats
     clip_skip = keywords.get("clip_skip")
     options = prompt_options_from_arguments(
         keywords.get("prompt_syntax", PromptSyntax.PLAIN),
@@ -63,19 +85,47 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Pr
         None if clip_skip is None else whole(clip_skip, "clip_skip"),
         manifest.text_layers,
     )
-    of_encoders = _of_encoders(manifest, prompts, keywords)
+    of_encoders = _of_encoders(manifest, prompts, keywords, count)
     every = [text for one in of_encoders for text in (*one.positives, *(one.negatives or ()))]
     return PromptSet(
+        count=count * repeats,
         of_encoders=tuple(one.repeated(repeats) for one in of_encoders),
         options=options,
         trees=parsed_prompts(every, options),
+        given=given,
+        embeds=tuple(embeds),
     )
 
 
-def _of_encoders(manifest: BundleManifest, prompts: list[str], keywords: PromptKeywords) -> tuple[Prompts, ...]:
-    """What each text encoder reads, one text per prompt.
+def _prompts(prompt: Any, keywords: Options) -> list[str]:
+    """The prompts, none where they are encoded; refuses a side that is both text and embeddings, and what reads texts
+    that there are not."""
+    if prompt is None and "prompt_embeds" not in keywords:
+        raise RequestError("got no prompt, expected a text or prompt_embeds; give one of them")
+    reads = ("prompt_2", "clip_skip") if prompt is None else ()
+    if prompt is None and not keywords.get("negative_prompt"):
+        reads = (*reads, "prompt_syntax", "long_prompt")
+    beside = [name for name in reads if name in keywords]
+    if prompt is not None and "prompt_embeds" in keywords:
+        beside.append("prompt")
+    if beside:
+        raise RequestError(
+            f"got {' and '.join(beside)} with prompt_embeds, which are encoded already; leave it out, or give it to "
+            "pipe.encode"
+        )
+    beside = [name for name in ("negative_prompt", "negative_prompt_2") if name in keywords]
+    if beside and "negative_prompt_embeds" in keywords:
+        raise RequestError(
+            f"got {' and '.join(beside)} with negative_prompt_embeds, which are encoded already; leave one out"
+        )
+    return [] if prompt is None else texts(prompt, "prompt")
 
-    Negatives are None where the model wants zeros instead of an empty prompt that nobody gave.
+
+def _of_encoders(manifest: BundleManifest, prompts: list[str], keywords: Options, count: int) -> tuple[Prompts, ...]:
+    """What each text encoder reads, one text per prompt; ``prompts`` are none where they are encoded already.
+
+    Negatives are None where the model wants zeros instead of an empty prompt that nobody gave, and where they are
+    encoded already.
     """
     second = [name for name in ("prompt_2", "negative_prompt_2") if name in keywords]
     encoders = len(manifest.conditioning.text_encoders)
@@ -83,22 +133,22 @@ def _of_encoders(manifest: BundleManifest, prompts: list[str], keywords: PromptK
         raise RequestError(f"got {' and '.join(second)} with a model that has one text encoder; leave it out")
     if "negative_prompt_2" in keywords and "negative_prompt" not in keywords:
         raise RequestError("got negative_prompt_2 alone, expected negative_prompt, too; give it, if only ''")
-    if manifest.guidance_embedding and (keywords.get("negative_prompt") or keywords.get("negative_prompt_2")):
+    negative = keywords.get("negative_prompt") or keywords.get("negative_prompt_2")
+    if manifest.guidance_embedding and (negative or "negative_prompt_embeds" in keywords):
         raise RequestError(
             "got a negative prompt with a model that has its guidance built in and knows none; leave it out"
         )
     against: list[str] | None = None
-    if "negative_prompt" in keywords or not manifest.conditioning.zero_empty_negative:
-        against = texts_for(keywords.get("negative_prompt", ""), len(prompts), "negative_prompt")
+    encoded = "negative_prompt_embeds" in keywords
+    if "negative_prompt" in keywords or not (encoded or manifest.conditioning.zero_empty_negative):
+        against = texts_for(keywords.get("negative_prompt", ""), count, "negative_prompt")
     first = Prompts(positives=prompts, negatives=against)
     if encoders == 1:
         return (first,)
     # An empty second prompt is none, as in diffusers
     positives = texts_for(keywords.get("prompt_2") or "", len(prompts), "prompt_2")
     negatives = (
-        None
-        if against is None
-        else texts_for(keywords.get("negative_prompt_2") or "", len(prompts), "negative_prompt_2")
+        None if against is None else texts_for(keywords.get("negative_prompt_2") or "", count, "negative_prompt_2")
     )
     other = Prompts(
         positives=[own or text for own, text in zip(positives, prompts, strict=True)],

@@ -56,7 +56,7 @@ class Request:
 
 def request_from_options(
     manifest: BundleManifest,
-    prompt: str | Sequence[str],
+    prompt: str | Sequence[str] | None,
     options: Options,
     workflow: Workflow,
     *,
@@ -67,7 +67,7 @@ def request_from_options(
 
     Args:
         manifest: the bundle's.
-        prompt: one text or several.
+        prompt: one text or several; None where ``prompt_embeds`` are given.
         options: the keywords.
         workflow: what the call starts from.
         strength: how much of the schedule runs; None for text-to-image.
@@ -78,7 +78,7 @@ def request_from_options(
     """
     keywords = set_options(options)
     _check_workflow(manifest, workflow)
-    delivery = delivery_from_keywords(keywords)
+    delivery = delivery_from_keywords(manifest, keywords)
     prompts = prompt_set_from_keywords(manifest, prompt, keywords)
     canvas = canvas_from_keywords(manifest, keywords, size, from_picture=workflow is not Workflow.TEXT)
     shape = manifest.latents.shape(canvas.profile, prompts.count)

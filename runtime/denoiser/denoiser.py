@@ -30,6 +30,11 @@ class Denoiser:
         self._engine, self._conditions, self._guider = engine, conditions, guider
         self._plans: dict[tuple[Pass, ...], list[_Piece]] = {}
 
+    def condition(self, conditions: Sequence[Condition], guider: Guider) -> None:
+        """Goes on with other conditions and another guider from the next call on."""
+        self._conditions, self._guider = conditions, guider
+        self._plans.clear()
+
     def __call__(self, x: Array, level: Level) -> Array:
         """The guided prediction at ``x`` (N, C, H/f, W/f), already scaled to unit variance; a new array."""
         passes = self._guider.passes(level)

@@ -13,6 +13,8 @@ from latentrt.engines.files import write_file
 from latentrt.engines.pixels import normalized
 from latentrt.engines.spec import Array
 
+Picture = Image.Image | Array
+
 
 def read_image(path: Path) -> Image.Image:
     """Opens a picture file upright (EXIF orientation applied).
@@ -22,7 +24,9 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return exif_transpose(image).copy()
+            # both formats have 16 bits where Pillow says 32, whose range would be unknown
+            sixteen_bits = image.mode == "I" and image.format in ("PNG", "PPM")
+            return exif_transpose(image.convert("I;16") if sixteen_bits else image).copy()
     except UnidentifiedImageError as error:
         raise RequestError(f"got {str(path)!r}, expected a picture file; give a PNG, JPEG or WebP") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -45,11 +49,11 @@ def write_png(path: Path, image: Image.Image, parameters: str | None = None) -> 
 def pixels_from_image(image: Image.Image | Array, width: int, height: int) -> Array:
     """A picture as the VAE encoder wants it: (3, H, W) float32 in [−1, 1].
 
-    PIL pictures become RGB, transparency on white, and are resized with Lanczos. Arrays are (H, W, 3), uint8 or
-    float in [0, 1], and must have the size already.
+    PIL pictures become RGB, transparency on white, and are resized with Lanczos. Arrays, of any layout and range that
+    ``rgb_array`` reads, must have the size already.
 
     Raises:
-        RequestError: an array of another shape or type, or with NaN or values outside [0, 1].
+        RequestError: a mode of unknown range; an array of another shape or type, or with values out of range.
     """
     return normalized(array_from_image(image, width, height))
 
@@ -57,7 +61,7 @@ def pixels_from_image(image: Image.Image | Array, width: int, height: int) -> Ar
 def array_from_image(image: Image.Image | Array, width: int, height: int) -> Array:
     """A picture as (H, W, 3) float32 in [0, 1]; the rules and errors are ``pixels_from_image``'s."""
     if not isinstance(image, Image.Image):
-        return _checked_array(image, width, height)
+        return _array_of_size(image, width, height)
     image = rgb_from_image(image)
     if image.size != (width, height):
         image = image.resize((width, height), resample=Image.Resampling.LANCZOS)
@@ -65,7 +69,16 @@ def array_from_image(image: Image.Image | Array, width: int, height: int) -> Arr
 
 
 def rgb_from_image(image: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB: 16-bit grey scaled to 8 bits, transparency laid on white."""
+    """A picture of any mode as RGB: 16-bit grey scaled to 8 bits, transparency laid on white.
+
+    Raises:
+        RequestError: a mode of unknown range, F or I.
+    """
+    if image.mode in ("F", "I"):
+        raise RequestError(
+            f"got a picture of mode {image.mode!r}, whose range is unknown, expected 'RGB' or 'L'; convert it to 0 to "
+            "255"
+        )
     if image.mode == "La":  # grey with premultiplied alpha, which Pillow brings to nothing but LA
         image = image.convert("LA")
     if image.mode.startswith("I"):
@@ -77,20 +90,15 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _checked_array(image: Any, width: int, height: int) -> Array:
-    array = np.asarray(image)
-    if array.shape != (height, width, 3) or array.size == 0:
+def _array_of_size(image: Any, width: int, height: int) -> Array:
+    from latentrt.runtime.pictures.arrays import rgb_array  # loaded by those who draw from arrays
+
+    array = rgb_array(image)
+    if array.shape != (height, width, 3):
         raise RequestError(
             f"got an image array of shape {array.shape}, expected ({height}, {width}, 3); resize it first"
         )
-    if array.dtype == np.uint8:
-        return array.astype(np.float32) / np.float32(255.0)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise RequestError(f"got an image array of {array.dtype}, expected uint8, or floats in [0, 1]; convert it")
-    floats = array.astype(np.float32)
-    if not (floats.min() >= 0.0 and floats.max() <= 1.0):
-        raise RequestError("got an image array with NaN or values outside [0, 1]; give uint8, or floats in [0, 1]")
-    return floats
+    return array
 
 
 def images_from_pixels(pixels: Array) -> list[Image.Image]:

@@ -14,11 +14,12 @@ from PIL import Image
 from latentrt.engines.errors import RequestError
 from latentrt.engines.pixels import normalized
 from latentrt.engines.spec import Array
+from latentrt.runtime.arrays import as_array, is_array
 from latentrt.runtime.checks import whole
+from latentrt.runtime.pictures.arrays import rgb_array, size_of
 from latentrt.runtime.pictures.crop import Box, cover, crop_region, fit_and_fill
-from latentrt.runtime.pictures.image import array_from_image, images_from_pixels, rgb_from_image
+from latentrt.runtime.pictures.image import Picture, array_from_image, images_from_pixels, rgb_from_image
 
-Picture = Image.Image | Array
 _REDRAWN_FROM = 128  # of 255: the first 8-bit value at or above one half
 
 
@@ -58,18 +59,42 @@ class InpaintInput:
 
 
 def masks_from_argument(mask_image: Any) -> list[Picture]:
-    """The mask or masks that a caller gave: one, or a list of them.
+    """The mask or masks that a caller gave: PIL, an array or torch's tensor, or a list of them.
+
+    An array is one mask, (H, W), (H, W, 1) or (1, H, W), or several: (N, H, W), (N, H, W, 1) or (N, 1, H, W).
+
+    Returns:
+        PIL pictures as they are, and arrays (H, W).
 
     Raises:
-        RequestError: none, or a list with something that is no mask.
+        RequestError: none, a list with something that is no mask, or an array of another layout.
     """
-    masks = [mask_image] if isinstance(mask_image, Image.Image) or hasattr(mask_image, "ndim") else mask_image
+    masks = [mask_image] if isinstance(mask_image, Image.Image) or is_array(mask_image) else mask_image
     if not isinstance(masks, (list, tuple)) or not masks:
         raise RequestError(f"got mask_image {mask_image!r}, expected a PIL picture, an array, or a list; give one")
-    wrong = [mask for mask in masks if not (isinstance(mask, Image.Image) or hasattr(mask, "ndim"))]
-    if wrong:
-        raise RequestError(f"got mask_image {wrong[0]!r}, expected a PIL picture or an array; open it first")
-    return list(masks)
+    found: list[Picture] = []
+    for mask in masks:
+        if isinstance(mask, Image.Image):
+            found.append(mask)
+        elif is_array(mask):
+            found += _masks_of_array(as_array(mask, "mask_image"))
+        else:
+            raise RequestError(f"got mask_image {mask!r}, expected a PIL picture or an array; open it first")
+    return found
+
+
+def _masks_of_array(array: Array) -> list[Array]:
+    """The masks (H, W) of an array of one or several, each of one channel."""
+    if array.ndim == 2:
+        return [array]
+    if array.ndim == 3 and array.shape[2] not in (2, 3, 4):
+        return [array[..., 0]] if array.shape[2] == 1 else list(array)
+    if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
+        return list(array[..., 0] if array.shape[3] == 1 else array[:, 0])
+    raise RequestError(
+        f"got mask_image {array.shape}, expected (height, width), or (N, height, width) for several, of one channel; "
+        "give that, or a PIL picture, whose brightness counts"
+    )
 
 
 def inpaint_input_from_pictures(
@@ -83,8 +108,8 @@ def inpaint_input_from_pictures(
     """Pictures and masks at the model's size.
 
     Args:
-        images: PIL pictures of any size, resized with Lanczos; or arrays (H, W, 3), uint8 or float in [0, 1], which
-            must have the model's size unless there is a crop.
+        images: PIL pictures of any size, resized with Lanczos; or arrays as ``rgb_array`` reads them, which must have
+            the model's size unless there is a crop.
         masks: one for all, or one per picture, each of its picture's size: PIL of any mode (its brightness counts;
             transparent is black, so kept), or arrays (H, W) or (H, W, 1), bool, uint8 or float in [0, 1].
         width: of the model's picture, in pixels.
@@ -118,11 +143,8 @@ def _prepared(
 ) -> tuple[Array, Image.Image, Overlay]:
     """The picture (H, W, 3) in [0, 1] and the grey mask at the model's size, and the way back."""
     layer = _mask_image(mask)
-    if not isinstance(image, Image.Image) and np.ndim(image) != 3:
-        raise RequestError(
-            f"got image {np.shape(image)}, expected a PIL picture or an array (height, width, 3); give one"
-        )
-    size = image.size if isinstance(image, Image.Image) else (np.shape(image)[1], np.shape(image)[0])
+    image = image if isinstance(image, Image.Image) else rgb_array(image)
+    size = size_of(image)
     if layer.size != size:
         raise RequestError(
             f"got a mask of {layer.width}x{layer.height} for an image of {size[0]}x{size[1]}, expected equal sizes; "

@@ -8,7 +8,8 @@ from PIL import Image, ImageFilter
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.checks import whole
-from latentrt.runtime.pictures.image import array_from_image, images_from_pixels, rgb_from_image
+from latentrt.runtime.pictures.arrays import rgb_array
+from latentrt.runtime.pictures.image import images_from_pixels, rgb_from_image
 
 # The new area's blur grows with the distance to the picture: by how many pixels of radius per pixel, in few steps
 _BLUR_PER_PIXEL = 0.25
@@ -26,7 +27,7 @@ def outpaint_canvas(
     which a model without mask channels can go on at a strength below 1.
 
     Args:
-        image: PIL of any mode, or an array (h, w, 3), uint8 or float in [0, 1].
+        image: PIL of any mode, or an array as ``rgb_array`` reads it.
         left: pixels to add on that side, as with the three that follow.
         top: pixels.
         right: pixels.
@@ -95,12 +96,11 @@ def _filled(extended: Array, distance: Array) -> Image.Image:
 
 
 def _picture(image: Any) -> Image.Image:
-    shape = (image.height, image.width, 3) if isinstance(image, Image.Image) else np.shape(image)
-    if len(shape) != 3 or 0 in shape:
-        raise RequestError(f"got image {shape}, expected a PIL picture or an array (height, width, 3); give one")
-    if isinstance(image, Image.Image):
-        return rgb_from_image(image)
-    return images_from_pixels(array_from_image(image, shape[1], shape[0])[None])[0]
+    if not isinstance(image, Image.Image):
+        return images_from_pixels(rgb_array(image)[None])[0]
+    if 0 in image.size:
+        raise RequestError(f"got image {(image.height, image.width, 3)}, expected some pixels; give another picture")
+    return rgb_from_image(image)
 
 
 def _check_pixels(name: str, value: Any) -> None:

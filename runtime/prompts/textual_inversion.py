@@ -2,9 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from latentrt.runtime.checks import texts
 _LEARNED = ("learned_embeds.safetensors", "learned_embeds.bin")  # diffusers' names inside a folder
 _BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL's second text encoder"}
 _SDXL = ("clip_l", "clip_g")
+
+
+class UnusedTextualInversionWarning(UserWarning):
+    """A textual inversion is loaded, but no prompt of the call names it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,12 @@ class TextualInversions:
             yield match.start(), self._forms[(match.lastindex or 1) - 1][1]
             end = match.end()
         yield end, text[end:]
+
+    def unnamed(self, texts: Iterable[str]) -> tuple[str, ...]:
+        """The triggers that stand in none of the texts."""
+        named = {piece.start for text in texts for _, piece in self.pieces(text) if isinstance(piece, range)}
+        begins = accumulate((len(inversion.vectors) for inversion in self.loaded), initial=0)
+        return tuple(one.trigger for one, begin in zip(self.loaded, begins, strict=False) if begin not in named)
 
     def with_loaded(self, added: Sequence[TextualInversion]) -> "TextualInversions":
         """These and more.

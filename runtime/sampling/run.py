@@ -130,7 +130,9 @@ class Run:
             ValueError: the run has ended and asks for nothing.
         """
         if self.call is None:
-            raise ValueError("got a prediction for a run that has ended, expected one that asks (run.call); begin another")
+            raise ValueError(
+                "got a prediction for a run that has ended, expected one that asks (run.call); begin another"
+            )
         x, level = self.x, self._level
         denoised = level.denoised(self._prediction_type, prediction, x)
         wanted: Evaluate | None = None

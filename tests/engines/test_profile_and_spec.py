@@ -1,5 +1,6 @@
 """Profiles as text, and tensors checked before native code sees them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,33 @@ def test_other_texts_are_refused(text: str) -> None:
 def test_a_size_is_found_exactly_or_not_at_all() -> None:
     """Never another one that is close."""
     profiles = [Profile(width=64, height=48), Profile(width=32, height=32, batch=2)]
-    assert profile_for_size(profiles, 32, 32) is profiles[1]
-    with pytest.raises(RequestError, match=r"48x64.*64x48, 32x32x2.*--profile 48x64"):
-        profile_for_size(profiles, 48, 64)
+    assert profile_for_size(profiles, 32, 32, multiple=8) is profiles[1]
+    with pytest.raises(RequestError, match=r"48x64.*64x48, 32x32x2.*--profile 48x64$"):
+        profile_for_size(profiles, 48, 64, multiple=8)
+
+
+@pytest.mark.parametrize(
+    ("size", "advised"),
+    [
+        ((513, 511), "512x512"),
+        ((65, 64), "64x64"),
+        ((1, 700), "64x704"),
+        ((95, 97), "64x128"),
+        ((760, 520), None),  # the bundle has the nearest one
+        ((0, 512), None),
+        ((-64, 512), None),
+        ((100000, 512), None),  # more than a profile can be written with
+    ],
+)
+def test_what_is_advised_can_be_built(size: tuple[int, int], advised: str | None) -> None:
+    """The nearest size whose sides the model can halve, if the bundle lacks it, or none."""
+    with pytest.raises(RequestError, match=f"got size {size[0]}x{size[1]}.*ask for one of these") as refused:
+        profile_for_size([Profile(width=768, height=512, batch=2)], *size, multiple=64)
+    profiles = re.findall(r"--profile (\S+)", str(refused.value))
+    assert profiles == ([] if advised is None else [advised])
+    for text in profiles:
+        profile = profile_from_text(text)
+        assert profile.width % 64 == profile.height % 64 == 0
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])

@@ -88,6 +88,25 @@ def test_refused(tiny_pipe: Pipe, call: Callable[[Pipe], Any], reason: str) -> N
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("size", [(33, 35), (50, 32), (64, 64)])
+def test_a_size_that_is_advised_can_be_built(tiny_pipe: Pipe, tiny_checkpoint: Path, size: tuple[int, int]) -> None:
+    """Where the size is asked for, and where it is a picture's."""
+    from latentrt.building.plan import _profiles_for
+    from latentrt.engines.shapes import profile_from_text
+    from latentrt.export.sources.partial_model import Choices
+    from latentrt.export.sources.source import checkpoint_from_model
+
+    checkpoint = checkpoint_from_model(str(tiny_checkpoint), Choices())
+    for call in (
+        lambda: tiny_pipe("a", width=size[0], height=size[1]),
+        lambda: tiny_pipe.img2img("a", image=Image.new("RGB", size)),
+    ):
+        with pytest.raises(RequestError, match=f"got size {size[0]}x{size[1]}.*--profile") as refused:
+            call()
+        advised = str(refused.value).partition("--profile ")[2].partition(" ")[0]
+        assert _profiles_for(checkpoint, [profile_from_text(advised)])
+
+
 @pytest.mark.parametrize(
     ("returned", "reason"),
     [
@@ -163,6 +182,21 @@ def test_warnings_point_at_the_caller(tiny_pipe: Pipe) -> None:
 
 def test_pictures_of_any_mode_are_taken(tiny_pipe: Pipe) -> None:
     """Grey, palette, transparent, premultiplied, 16 bits, CMYK."""
-    for mode in ("L", "LA", "La", "P", "RGBA", "RGBa", "CMYK", "I;16", "1", "YCbCr", "HSV", "LAB", "F"):
+    for mode in ("L", "LA", "La", "P", "RGBA", "RGBa", "CMYK", "I;16", "1", "YCbCr", "HSV", "LAB"):
         image = Image.new(mode, (32, 32))
         assert tiny_pipe.img2img("a", image=image, strength=0.0).images[0].size == (32, 32)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_pictures_of_unknown_range_are_refused(tiny_pipe: Pipe, mode: str) -> None:
+    """As masks are."""
+    image = Image.new(mode, (32, 32))
+    calls: list[Callable[[], Any]] = [
+        lambda: tiny_pipe.img2img("a", image=image),
+        lambda: tiny_pipe.inpaint("a", image=image, mask_image=MASK),
+        lambda: tiny_pipe.inpaint("a", image=PICTURE, mask_image=image),
+        lambda: tiny_pipe.outpaint("a", image=image, right=16),
+    ]
+    for call in calls:
+        with pytest.raises(RequestError, match=f"mode '{mode}', whose range is unknown.*convert it to 0 to 255"):
+            call()

@@ -78,11 +78,12 @@ def test_arrays_equal_the_picture(convert: Callable[[Image.Image], Any]) -> None
     ("array", "reason"),
     [
         (np.zeros((32, 32, 3), np.uint8), r"\(32, 32, 3\), expected \(32, 48, 3\)"),
-        (np.zeros((32, 48), np.uint8), "shape"),
-        (np.zeros((3, 32, 48), np.float32), "shape"),
+        (np.zeros((2, 32, 48), np.uint8), r"\(2, 32, 48\), expected an array \(height, width, C\)"),
+        (np.zeros((32, 48, 2), np.float32), "1, 3 or 4 channels"),
+        (np.zeros((2, 32, 48, 3), np.float32), "one picture"),
         (np.full((32, 48, 3), np.nan), "NaN"),
         (np.full((32, 48, 3), 1.5), "outside"),
-        (np.full((32, 48, 3), -0.1), "outside"),
+        (np.full((32, 48, 3), -1.1), "outside"),
         (np.full((32, 48, 3), 200, np.int64), "int64"),
     ],
 )

@@ -76,10 +76,10 @@ def test_arrays_and_transparency() -> None:
         ({"overlap": -1}, "overlap -1"),
         ({"overlap": 40}, "overlap 40"),
         ({"right": 8, "overlap": 20}, "overlap 20"),
-        ({"image": "cat.png"}, r"got image \(\)"),
+        ({"image": "cat.png"}, "got image 'cat.png'"),
         ({"image": Image.new("RGB", (0, 5))}, r"got image \(5, 0, 3\)"),
         ({"image": np.zeros((0, 8, 3))}, r"\(0, 8, 3\)"),
-        ({"image": np.zeros((8, 8))}, r"\(8, 8\)"),
+        ({"image": np.zeros((8, 8, 2))}, r"\(8, 8, 2\)"),
         ({"image": np.full((8, 8, 3), np.nan)}, "NaN"),
     ],
 )

@@ -110,7 +110,7 @@ class BundleManifest(Record):
     """All of ``bundle.json``. The files it lists are portable; engines are cache and not among them.
 
     ``precision`` is what was asked for, but for the components in ``kept_fp32``; what each of them has become, its own
-    record says.
+    record says. The sides of pictures must be multiples of ``pixel_multiple``.
     """
 
     schema_version: int
@@ -122,6 +122,7 @@ class BundleManifest(Record):
     kept_fp32: tuple[str, ...]
     components: dict[str, ComponentRecord]
     profiles: Annotated[tuple[ProfileText, ...], Field(min_length=1)]
+    pixel_multiple: Annotated[int, Field(gt=0)]
     schedule: ScheduleConfig
     latents: LatentSpace
     preview: PreviewRecord

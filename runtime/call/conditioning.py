@@ -1,0 +1,89 @@
+"""What the U-Net is told in a run, and how a caller's callback changes it on the way."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from latentrt.engines.errors import RequestError
+from latentrt.engines.spec import Array
+from latentrt.runtime.arrays import as_array
+from latentrt.runtime.call.guidance import Guidance
+from latentrt.runtime.denoiser.conditions.condition import Condition
+from latentrt.runtime.denoiser.conditions.text import EMBEDS, TextCondition
+from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conditioning:
+    """The prompts, the guidance and everything else, for ``count`` pictures. Never changes; changing makes another."""
+
+    text: TextCondition
+    guidance: Guidance
+    others: tuple[Condition, ...]
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What the denoiser takes."""
+        return (self.text, *self.guidance.conditions(), *self.others)
+
+    def embeds(self, name: str) -> Array | None:
+        """A new array of what the U-Net is told, by one of ``EMBEDS``; None where there is none.
+
+        As in diffusers, what concerns the prompts begins with the negatives while guidance runs.
+        """
+        which, of = EMBEDS[name]
+        sides = [NEGATIVE, POSITIVE] if which is POSITIVE and self.guidance.guider().guides else [which]
+        arrays = [self.text.rows[side][of] for side in sides if of in self.text.rows.get(side, {})]
+        return np.concatenate(arrays) if arrays else None
+
+    def with_embeds(self, name: str, value: Any) -> "Conditioning":
+        """This one with other embeddings: (N, …), or (2 · N, …) where the negatives come first.
+
+        Raises:
+            RequestError: another shape, or values that are not finite.
+        """
+        which, of = EMBEDS[name]
+        kept = self.text.rows[POSITIVE][of]
+        array = as_array(value, name)
+        count = len(kept)
+        counts = (count, 2 * count) if which is POSITIVE else (count,)
+        if array.ndim == 0 or len(array) not in counts or array.shape[1:] != kept.shape[1:]:
+            wanted = " or ".join(map(str, counts))
+            raise RequestError(
+                f"callback_on_step_end returned {name} {array.shape}, expected {wanted} rows of {kept.shape[1:]}; keep "
+                "the shape"
+            )
+        try:
+            floats = array.astype(np.float32)
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"callback_on_step_end returned {name} that are no numbers; return an array") from error
+        if not np.isfinite(floats).all():
+            raise RequestError(f"callback_on_step_end returned {name} with NaN or infinity, expected finite values")
+        sides = {which: floats} if len(array) == count else {NEGATIVE: floats[:count], POSITIVE: floats[count:]}
+        changed = {side: {**self.text.rows.get(side, {}), of: rows} for side, rows in sides.items()}
+        return replace(self, text=replace(self.text, rows={**self.text.rows, **changed}))
+
+    def with_scale(self, scale: float) -> "Conditioning":
+        """This one with another weight of guidance at all steps."""
+        steps = self.guidance.steps
+        guidance = replace(self.guidance, steps=replace(steps, scales=(scale,) * len(steps.scales)))
+        return replace(self, guidance=guidance)
+
+    def check(self) -> None:
+        """Refuses guidance away from nothing.
+
+        Raises:
+            RequestError: guidance of a run that began without, and no negatives.
+        """
+        rows = self.text.rows
+        lacking = [
+            name
+            for name, (which, of) in EMBEDS.items()
+            if which is NEGATIVE and of in rows[POSITIVE] and of not in rows.get(NEGATIVE, {})
+        ]
+        if lacking and self.guidance.guider().guides:
+            raise RequestError(
+                f"callback_on_step_end began to guide a run without guidance, expected {' and '.join(lacking)} with "
+                "it; return these, too, or give guidance_scale as a list with a number above 1 for the later steps"
+            )

@@ -1,0 +1,62 @@
+"""What diffusers' users know under another name, and what does the same here."""
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+
+from latentrt.engines.errors import RequestError
+
+_SAMPLER = "choose the sampler in the call, as sampler='euler_a'"
+_INTERRUPT = "raise latentrt.Interrupt in callback_on_step_end"
+_GUIDANCE = "give guidance_scale to the call, or return {'guidance_scale': 3.0} from callback_on_step_end"
+_BUILT_IN = "build a bundle of the model that has it, and open that"
+_BACKEND = "choose the backend as the bundle is opened: latentrt.open(bundle, backend=…)"
+_STEPS = "progress is told the number of model calls"
+
+ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {
+        "strength": "a picture to start from goes with it: use img2img",
+        "scheduler": _SAMPLER,
+        "generator": "give seed: one for the batch, or one per picture",
+        "eta": "give it to the sampler, as sampler=latentrt.Sampler(name='ddim', eta=0.5)",
+        "callback": "use callback_on_step_end",
+        "callback_steps": "use callback_on_step_end, which is called after every step",
+        "interrupt": _INTERRUPT,
+        "_interrupt": _INTERRUPT,
+        "_guidance_scale": _GUIDANCE,
+        "guidance_scale": _GUIDANCE,
+        "num_timesteps": _STEPS,
+        "_num_timesteps": _STEPS,
+        "encode_prompt": "use encode",
+        "unet": _BUILT_IN,
+        "vae": f"{_BUILT_IN}; how pictures go through it is chosen in the call, as vae='tiled'",
+        "text_encoder": _BUILT_IN,
+        "text_encoder_2": _BUILT_IN,
+        "tokenizer": _BUILT_IN,
+        "tokenizer_2": _BUILT_IN,
+        "safety_checker": "there is none to turn off",
+        "to": _BACKEND,
+        "device": _BACKEND,
+        "enable_vae_tiling": "give vae='tiled' to the call",
+        "enable_vae_slicing": "give vae='sliced' to the call",
+    }
+)
+"""Advice, by the name of a keyword or of a pipeline's attribute."""
+
+
+class UnknownAttributeError(RequestError, AttributeError):
+    """An attribute that a pipeline does not have."""
+
+
+def unknown_attribute(name: str, keywords: Collection[str], *, to_set: bool) -> UnknownAttributeError:
+    """The refusal of an attribute, read or set, with what does the same.
+
+    Args:
+        name: of the attribute.
+        keywords: of a call.
+        to_set: whether somebody set it.
+    """
+    got = "set on a pipeline, which would change nothing" if to_set else "of a pipeline, which has none of that name"
+    known = (
+        f"give it to the call, as pipe(prompt, {name}=…)" if name in keywords else "correct the name, or leave it out"
+    )
+    return UnknownAttributeError(f"got attribute {name!r} {got}; {ELSEWHERE.get(name, known)}")
