@@ -60,7 +60,9 @@ def profile_from_text(text: str) -> Profile:
     return Profile(width=int(width), height=int(height), batch=int(batch or 1))
 
 
-def profile_for_size(profiles: Iterable[Profile], width: int, height: int, *, multiple: int) -> Profile:
+def profile_for_size(
+    profiles: Iterable[Profile], width: int, height: int, *, multiple: int, remedy: str = "ask for one of these"
+) -> Profile:
     """The profile of exactly this size.
 
     Args:
@@ -68,6 +70,7 @@ def profile_for_size(profiles: Iterable[Profile], width: int, height: int, *, mu
         width: in pixels.
         height: in pixels.
         multiple: what the sides of the model's pictures must be multiples of, for the advice.
+        remedy: what to do with the profiles that there are.
 
     Raises:
         RequestError: the bundle has no profile of the size.
@@ -77,7 +80,7 @@ def profile_for_size(profiles: Iterable[Profile], width: int, height: int, *, mu
         if (profile.width, profile.height) == (width, height):
             return profile
     raise RequestError(
-        f"got size {width}x{height}, but the bundle has {', '.join(map(str, known))}; ask for one of these"
+        f"got size {width}x{height}, but the bundle has {', '.join(map(str, known))}; {remedy}"
         f"{_build_advice(known, width, height, multiple)}"
     )
 

@@ -16,9 +16,10 @@ from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.choices import choice
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.shapes import Profile, Shapes
+from latentrt.engines.shapes import Profile, Shapes, profile_for_size
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
+from latentrt.runtime.call.canvas import SourceSize
 from latentrt.runtime.call.conditioning import Conditioning
 from latentrt.runtime.call.initial_latents import (
     InitialLatents,
@@ -201,8 +202,8 @@ class Pipeline:
             raise RequestError(
                 f"got {given} with denoising_start, expected the latents of another run alone; leave it out"
             )
-        size = self._size(images)
-        request = request_from_options(self.manifest, prompt, options, Workflow.IMAGE, strength=strength, size=size)
+        source = self._size(images)
+        request = request_from_options(self.manifest, prompt, options, Workflow.IMAGE, strength=strength, source=source)
         _check_count(len(images), request, "images")
         noise = Noise(request.sampling.seeds, request.latent_shape)
         initial = latents_from_images(self.manifest, request, images, noise, self._encoder(request))
@@ -247,10 +248,12 @@ class Pipeline:
             )
         images = pictures_from_argument(image, self.manifest.latents.channels, latents=False)
         masks = masks_from_argument(mask_image)
-        size = self._size(images) if padding_mask_crop is None else None
+        source = self._size(images) if padding_mask_crop is None else None
         if strength is None:
             strength = self.manifest.defaults.strength if self.manifest.unet_takes_mask else 1.0
-        request = request_from_options(self.manifest, prompt, options, Workflow.INPAINT, strength=strength, size=size)
+        request = request_from_options(
+            self.manifest, prompt, options, Workflow.INPAINT, strength=strength, source=source
+        )
         _check_count(len(images), request, "images")
         _check_count(len(masks), request, "masks")
         profile = request.canvas.profile
@@ -300,6 +303,12 @@ class Pipeline:
 
         picture = picture_from_argument(image, self.manifest.latents.channels)
         canvas, mask = outpaint_canvas(picture, left=left, top=top, right=right, bottom=bottom, overlap=overlap)
+        profile_for_size(
+            self.manifest.profiles,
+            *canvas.size,
+            multiple=self.manifest.pixel_multiple,
+            remedy="pad the picture to one of these",
+        )
         wanted = options.get("width") or canvas.width, options.get("height") or canvas.height
         if wanted != canvas.size:
             raise RequestError(
@@ -318,11 +327,19 @@ class Pipeline:
             raise RequestError(f"got latents {shape}, expected (N, {channels}, h, w); give the callback's denoised")
         return [Image.fromarray(picture) for picture in preview_from_latents(self.manifest.preview, denoised)]
 
-    def _size(self, images: Pictures) -> tuple[int, int]:
-        """Width and height of the first picture, or of the picture that latents stand for."""
+    def _size(self, images: Pictures) -> SourceSize:
+        """That of the first picture, or of the picture that latents stand for."""
         from latentrt.runtime.pictures.arrays import size_of
 
-        return self.manifest.latents.pixel_size(images) if isinstance(images, np.ndarray) else size_of(images[0])
+        if isinstance(images, np.ndarray):
+            width, height = self.manifest.latents.pixel_size(images)
+            remedy = f"give latents {images.shape} of a picture of one of these sizes"
+        else:
+            width, height = size_of(images[0])
+            remedy = "resize the picture to one of these"
+            if isinstance(images[0], Image.Image):
+                remedy = "give width and height of one of these, to which the picture is resized"
+        return SourceSize(width=width, height=height, remedy=remedy)
 
     def _encoder(self, request: Request) -> Callable[[], Engine]:
         """The VAE encoder, opened when it is first needed: latents go without."""

@@ -17,6 +17,15 @@ _Ids = tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceSize:
+    """The size in pixels of what a run starts from, and what to do with it where it is no profile's."""
+
+    width: int
+    height: int
+    remedy: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Canvas:
     """The size of the pictures, ``time_ids`` of their positive and negative passes, and the autoencoder's way."""
 
@@ -34,25 +43,29 @@ class Canvas:
 
 
 def canvas_from_keywords(
-    manifest: BundleManifest, keywords: CanvasKeywords, size: tuple[int, int] | None, *, from_picture: bool
+    manifest: BundleManifest, keywords: CanvasKeywords, source: SourceSize | None, *, from_picture: bool
 ) -> Canvas:
     """Checks the size and what the model is told of it.
 
     Args:
         manifest: the bundle's.
         keywords: those of the group that were set.
-        size: width and height where neither is given; None takes the bundle's first profile.
+        source: whose size is taken where neither width nor height is given; None takes the bundle's first profile.
         from_picture: whether the run starts from a picture.
 
     Raises:
         RequestError: a size without a profile, or a keyword that the model does not take.
     """
-    first = manifest.profiles[0]
-    if size is None or "width" in keywords or "height" in keywords:
-        size = (first.width, first.height)
-    width, height = keywords.get("width", size[0]), keywords.get("height", size[1])
+    first, remedy = manifest.profiles[0], "ask for one of these"
+    width, height = keywords.get("width", first.width), keywords.get("height", first.height)
+    if source is not None and not {"width", "height"} & keywords.keys():
+        width, height, remedy = source.width, source.height, source.remedy
     profile = profile_for_size(
-        manifest.profiles, whole(width, "width"), whole(height, "height"), multiple=manifest.pixel_multiple
+        manifest.profiles,
+        whole(width, "width"),
+        whole(height, "height"),
+        multiple=manifest.pixel_multiple,
+        remedy=remedy,
     )
     return Canvas(
         profile=profile,

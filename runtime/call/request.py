@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from latentrt.engines.bundle.records.manifest import BundleManifest, Start
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.canvas import Canvas, canvas_from_keywords
+from latentrt.runtime.call.canvas import Canvas, SourceSize, canvas_from_keywords
 from latentrt.runtime.call.delivery import Delivery, delivery_from_keywords
 from latentrt.runtime.call.guidance import Guidance, guidance_from_keywords
 from latentrt.runtime.call.metadata import PictureMetadata
@@ -13,6 +13,7 @@ from latentrt.runtime.call.options import Options, set_options
 from latentrt.runtime.call.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.sampling import Sampling, sampling_from_keywords
 from latentrt.runtime.call.workflow import Workflow
+from latentrt.runtime.checks import warn_caller
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def request_from_options(
     workflow: Workflow,
     *,
     strength: float | None = None,
-    size: tuple[int, int] | None = None,
+    source: SourceSize | None = None,
 ) -> Request:
     """Checks a call's arguments and fills in the bundle's defaults.
 
@@ -71,7 +72,7 @@ def request_from_options(
         options: the keywords.
         workflow: what the call starts from.
         strength: how much of the schedule runs; None for text-to-image.
-        size: width and height where the keywords give none; None takes the bundle's first profile.
+        source: whose size is taken where the keywords give none; None takes the bundle's first profile.
 
     Raises:
         RequestError: the first argument that cannot be served, with what to do.
@@ -80,18 +81,36 @@ def request_from_options(
     _check_workflow(manifest, workflow)
     delivery = delivery_from_keywords(manifest, keywords)
     prompts = prompt_set_from_keywords(manifest, prompt, keywords)
-    canvas = canvas_from_keywords(manifest, keywords, size, from_picture=workflow is not Workflow.TEXT)
+    canvas = canvas_from_keywords(manifest, keywords, source, from_picture=workflow is not Workflow.TEXT)
     shape = manifest.latents.shape(canvas.profile, prompts.count)
     sampling = sampling_from_keywords(manifest, keywords, workflow, strength, shape)
+    guidance = guidance_from_keywords(manifest, keywords, sampling.schedule)
+    if not guidance.guider().guides:
+        _warn_of_guidance(keywords)
     return Request(
         prompts=prompts,
         canvas=canvas,
         sampling=sampling,
-        guidance=guidance_from_keywords(manifest, keywords, sampling.schedule),
+        guidance=guidance,
         delivery=delivery,
         latent_shape=shape,
         model=manifest.source.name,
     )
+
+
+def _warn_of_guidance(keywords: Options) -> None:
+    """Says what changes nothing in a run without guidance."""
+    told = {
+        "negative_prompt": "".join(keywords.get("negative_prompt") or ""),
+        "negative_prompt_2": "".join(keywords.get("negative_prompt_2") or ""),
+        "guidance_rescale": keywords.get("guidance_rescale"),
+    }
+    idle = [name for name, value in told.items() if value]
+    if idle:
+        warn_caller(
+            f"got {' and '.join(idle)} without guidance, where it changes nothing; raise guidance_scale above 1, or "
+            "leave it out"
+        )
 
 
 def _check_workflow(manifest: BundleManifest, workflow: Workflow) -> None:

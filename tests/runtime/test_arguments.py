@@ -97,11 +97,16 @@ def test_a_size_that_is_advised_can_be_built(tiny_pipe: Pipe, tiny_checkpoint: P
     from latentrt.export.sources.source import checkpoint_from_model
 
     checkpoint = checkpoint_from_model(str(tiny_checkpoint), Choices())
-    for call in (
-        lambda: tiny_pipe("a", width=size[0], height=size[1]),
-        lambda: tiny_pipe.img2img("a", image=Image.new("RGB", size)),
-    ):
-        with pytest.raises(RequestError, match=f"got size {size[0]}x{size[1]}.*--profile") as refused:
+    image, latents = Image.new("RGB", size), np.zeros((1, 4, size[1] // 2, size[0] // 2), np.float32)
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: tiny_pipe("a", width=size[0], height=size[1]), "ask for one of these"),
+        (lambda: tiny_pipe.img2img("a", image=image), "give width and height of one of these"),
+        (lambda: tiny_pipe.img2img("a", image=np.asarray(image)), "resize the picture to one of these"),
+        (lambda: tiny_pipe.img2img("a", image=latents), "give latents .* of one of these sizes"),
+        (lambda: tiny_pipe.outpaint("a", image=image, left=4), "pad the picture to one of these"),
+    ]
+    for call, remedy in calls:
+        with pytest.raises(RequestError, match=rf"got size \d+x\d+, but.*; {remedy}.*--profile") as refused:
             call()
         advised = str(refused.value).partition("--profile ")[2].partition(" ")[0]
         assert _profiles_for(checkpoint, [profile_from_text(advised)])
@@ -164,6 +169,24 @@ def test_progress_counts_model_calls(tiny_pipe: Pipe) -> None:
         workflow(sampler="heun", num_inference_steps=4, progress=keep)
         assert done == list(range(1, expected + 1))
         assert totals == [expected] * expected
+
+
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        ({"negative_prompt": "ugly"}, "negative_prompt"),
+        ({"negative_prompt": ["", "ugly"], "guidance_rescale": 0.5}, "negative_prompt and guidance_rescale"),
+        ({"negative_prompt": "", "guidance_rescale": 0.0}, None),
+        ({"negative_prompt": "ugly", "guidance_scale": [1.0, 2.0]}, None),
+    ],
+)
+def test_what_needs_guidance_is_missed_without(tiny_pipe: Pipe, options: dict[str, Any], idle: str | None) -> None:
+    """A warning says what changes nothing."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tiny_pipe(["a", "b"], **{"guidance_scale": 1.0, "num_inference_steps": 2, "width": 32, **options})
+    expected = [f"got {idle} without guidance, where it changes nothing"] if idle else []
+    assert [str(warning.message).partition(";")[0] for warning in caught] == expected
 
 
 def test_warnings_point_at_the_caller(tiny_pipe: Pipe) -> None:
