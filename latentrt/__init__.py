@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" 
     from latentrt.runtime.call.options import Embeds as Embeds
     from latentrt.runtime.call.options import Options as Options
     from latentrt.runtime.call.result import Result as Result
+    from latentrt.runtime.pictures.picture_file import read_parameters as read_parameters
     from latentrt.runtime.pipeline import Pipeline as Pipeline
     from latentrt.runtime.prompts.encoder import PromptTruncatedWarning as PromptTruncatedWarning
     from latentrt.runtime.prompts.style import LongPrompt as LongPrompt
@@ -48,6 +49,7 @@ _NAMES = {
     "latentrt.opening": ("open",),
     "latentrt.runtime.call.options": ("Embeds", "Options"),
     "latentrt.runtime.call.result": ("Result",),
+    "latentrt.runtime.pictures.picture_file": ("read_parameters",),
     "latentrt.runtime.pipeline": ("Pipeline",),
     "latentrt.runtime.prompts.encoder": ("PromptTruncatedWarning",),
     "latentrt.runtime.prompts.style": ("LongPrompt", "PromptSyntax"),

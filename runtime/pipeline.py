@@ -393,7 +393,7 @@ class Pipeline:
                 decode=end - denoised,
                 total=end - begin,
             ),
-            metadata=request.metadata(),
+            metadata=request.metadata(text_encoders[0].inversions),
             interrupted=run.interrupted,
         )
 

@@ -1,9 +1,14 @@
 """The settings that drew a picture, and how galleries read them."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
+
+_BRACKETS = frozenset("()[]")
+# A1111's names for options of its samplers
+_OPTIONS = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +17,10 @@ class PictureMetadata:
 
     ``negative_prompt`` is None where the model steered away from zeros; the second prompts are None where the second
     text encoder read the first. ``embeds`` names what was given encoded, in place of a text. ``time_ids`` is what SDXL
-    was told of the picture, and of what to steer away from.
+    was told of the picture, and of what to steer away from. ``sampler_label`` and ``schedule_type`` are A1111's names,
+    ``model_hash`` and ``vae_hash`` its short hashes of a checkpoint in one file and of the file that took its
+    autoencoder's place (``vae``), and ``embeddings`` those of the textual inversions in the prompts, by their triggers.
+    ``seeded`` is False where the caller gave the noise.
     """
 
     prompt: str
@@ -38,21 +46,42 @@ class PictureMetadata:
     guidance_scales: tuple[float, ...] = ()
     guidance_rescale: float = 0.0
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
+    schedule_type: str | None = None
+    model_hash: str | None = None
+    vae: str | None = None
+    vae_hash: str | None = None
+    embeddings: Mapping[str, str] = field(default_factory=dict)
+    seeded: bool = True
 
     def parameters(self) -> str:
         """A1111's ``parameters`` text: prompt, negative prompt, then one line of ``Key: value`` pairs."""
-        pairs = {
-            "Steps": self.num_inference_steps,
-            "Sampler": self.sampler_label,
+        pairs: dict[str, Any] = {"Steps": self.num_inference_steps, "Sampler": self.sampler_label}
+        if self.schedule_type is not None:
+            pairs["Schedule type"] = self.schedule_type
+        pairs |= {
             "CFG scale": f"{self.guidance_scale:g}",
             "Seed": self.seed,
             "Size": f"{self.width}x{self.height}",
-            "Model": _quoted(self.model),
         }
+        if self.model_hash is not None:
+            pairs["Model hash"] = self.model_hash
+        pairs["Model"] = _quoted(self.model)
+        if self.vae is not None:
+            pairs |= {"VAE hash": self.vae_hash, "VAE": _quoted(self.vae)}
         if self.strength is not None:
             pairs["Denoising strength"] = f"{self.strength:g}"
+        if self.clip_skip:
+            pairs["Clip skip"] = self.clip_skip + 1  # A1111 counts the layer that is taken, from 1 for the last
+        if self.seeded:
+            pairs["RNG"] = "CPU"  # whose noise is torch's on a CPU; without it A1111 takes the GPU's
+        if self.embeddings:
+            # Separators in a name are left out there, too
+            names = {name.replace(":", "").replace(",", ""): short for name, short in self.embeddings.items()}
+            pairs["TI hashes"] = _quoted(", ".join(f"{name}: {short}" for name, short in names.items()))
+        if self.prompt_syntax == "plain" and _BRACKETS & {*self.prompt, *(self.negative_prompt or "")}:
+            pairs["Emphasis"] = "None"  # what reads this takes brackets for weights otherwise
         if self.prompt_syntax not in ("plain", "a1111"):
-            pairs["Prompt syntax"] = self.prompt_syntax  # what reads this chunk takes prompts for A1111's
+            pairs["Prompt syntax"] = self.prompt_syntax
         for name, second in (("Prompt 2", self.prompt_2), ("Negative prompt 2", self.negative_prompt_2)):
             if second is not None:
                 pairs[name] = _quoted(second)
@@ -68,10 +97,11 @@ class PictureMetadata:
             pairs["CFG scales"] = _quoted(", ".join(f"{scale:g}" for scale in self.guidance_scales))
         if self.guidance_rescale:
             pairs["CFG rescale"] = f"{self.guidance_rescale:g}"
+        pairs |= {_OPTIONS[name]: f"{value:g}" for name, value in self.sampler_options.items() if name in _OPTIONS}
+        if self.sampler == "ddim" and "eta" in self.sampler_options:
+            pairs["Eta DDIM"] = f"{self.sampler_options['eta']:g}"
         if self.sampler_options:
             pairs["Sampler options"] = _quoted(", ".join(f"{k}={v}" for k, v in self.sampler_options.items()))
-        if self.clip_skip:
-            pairs["Clip skip"] = self.clip_skip + 1  # A1111 counts the layer that is taken, from 1 for the last
         if self.batch_index:
             pairs["Batch pos"] = self.batch_index
         pairs["Version"] = f"latentrt {version('latentrt')}"
@@ -82,5 +112,5 @@ class PictureMetadata:
 
 
 def _quoted(value: str) -> str:
-    """A value as A1111 writes it: in JSON quotes where it holds a separator."""
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if set(value) & set(',:\n"') else value
+    """A value as A1111 writes it: in JSON's quotes where it holds a separator."""
+    return json.dumps(value, ensure_ascii=False) if set(value) & set(',:\n"') else value

@@ -17,7 +17,10 @@ from latentrt.runtime.prompts.style import (
     parsed_prompts,
     prompt_options_from_arguments,
 )
+from latentrt.runtime.prompts.textual_inversion import TextualInversions
 from latentrt.runtime.prompts.tree import Prompt
+
+_SHORT_HASH = 12  # digits of an embedding's SHA-256, as in A1111
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,16 @@ class PromptSet:
             "prompt_syntax": self.options.syntax.value,
             "embeds": self.embeds,
         }
+
+    def embeddings(self, index: int, inversions: TextualInversions) -> dict[str, str]:
+        """The short hashes of the textual inversions in a picture's prompts, by their triggers."""
+        if not inversions.loaded:
+            return {}
+        sides = [side for one in self.of_encoders for side in (one.positives, one.negatives) if side]
+        trees = [self.trees[text] for text in dict.fromkeys(side[index] for side in sides)]
+        texts_of_trees = (text for tree in trees for text in tree.texts)
+        fragments = [fragment.text for text in texts_of_trees for fragment in text.fragments]
+        return {used.trigger: used.sha256[:_SHORT_HASH] for used in inversions.used_in(fragments) if used.sha256}
 
 
 def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Options) -> PromptSet:

@@ -9,11 +9,13 @@ from latentrt.runtime.call.canvas import Canvas, SourceSize, canvas_from_keyword
 from latentrt.runtime.call.delivery import Delivery, delivery_from_keywords
 from latentrt.runtime.call.guidance import Guidance, guidance_from_keywords
 from latentrt.runtime.call.metadata import PictureMetadata
+from latentrt.runtime.call.model_name import ModelName, model_name_from_manifest
 from latentrt.runtime.call.options import Options, set_options
 from latentrt.runtime.call.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.sampling import Sampling, sampling_from_keywords
 from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.checks import warn_caller
+from latentrt.runtime.prompts.textual_inversion import TextualInversions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Request:
     guidance: Guidance
     delivery: Delivery
     latent_shape: tuple[int, int, int, int]
-    model: str
+    model: ModelName
 
     @property
     def count(self) -> int:
@@ -39,8 +41,12 @@ class Request:
         seeds = self.sampling.seeds
         return seeds if isinstance(seeds, tuple) else (seeds,) * self.count
 
-    def metadata(self) -> tuple[PictureMetadata, ...]:
-        """The settings of every picture. Where a seed is shared, its place in the batch counts."""
+    def metadata(self, inversions: TextualInversions) -> tuple[PictureMetadata, ...]:
+        """The settings of every picture. Where a seed is shared, its place in the batch counts.
+
+        Args:
+            inversions: those that the prompts were read with.
+        """
         shared = isinstance(self.sampling.seeds, int)
         common = {**self.canvas.metadata(), **self.sampling.metadata(), **self.guidance.metadata()}
         return tuple(
@@ -49,7 +55,11 @@ class Request:
                 **common,
                 seed=seed,
                 batch_index=index if shared else 0,
-                model=self.model,
+                model=self.model.name,
+                model_hash=self.model.short_hash,
+                vae=self.model.vae,
+                vae_hash=self.model.vae_hash,
+                embeddings=self.prompts.embeddings(index, inversions),
             )
             for index, seed in enumerate(self.seed_of_each)
         )
@@ -94,7 +104,7 @@ def request_from_options(
         guidance=guidance,
         delivery=delivery,
         latent_shape=shape,
-        model=manifest.source.name,
+        model=model_name_from_manifest(manifest),
     )
 
 

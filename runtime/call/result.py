@@ -11,7 +11,6 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.files import write_file
 from latentrt.engines.spec import Array
 from latentrt.runtime.call.metadata import PictureMetadata
-from latentrt.runtime.pictures.image import write_png
 
 
 class OutputType(StrEnum):
@@ -61,15 +60,18 @@ class Result:
     interrupted: bool = False
 
     def save(self, path: str | Path) -> list[Path]:
-        """Writes the pictures as PNG with their settings; several get ``-0``, ``-1``, … before the suffix.
+        """Writes the pictures with their settings, as PNG, JPEG or WebP by the name's suffix.
+
+        Several get ``-0``, ``-1``, … before the suffix. Files that are there are replaced.
 
         Raises:
-            RequestError: there are no PIL images, or the name does not end in .png.
+            RequestError: there are no PIL images, or the name ends in something else.
             OutputError: a file cannot be written.
         """
+        from latentrt.runtime.pictures.picture_file import check_picture_name, write_picture
+
         path = Path(path)
-        if path.suffix.lower() != ".png":
-            raise RequestError(f"got output {str(path)!r}, expected a name that ends in .png; add .png")
+        check_picture_name(path)
         pictures = [image for image in self.images if isinstance(image, Image.Image)]
         if not pictures:
             raise RequestError("got a result without PIL images, expected output_type='pil'; draw again with it")
@@ -77,7 +79,7 @@ class Result:
             [path] if len(pictures) == 1 else [path.with_stem(f"{path.stem}-{index}") for index in range(len(pictures))]
         )
         for target, image, metadata in zip(paths, pictures, self.metadata, strict=True):
-            write_png(target, image, metadata.parameters())
+            write_picture(target, image, metadata.parameters())
         return paths
 
     def save_latents(self, path: str | Path) -> list[Path]:

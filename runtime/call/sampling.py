@@ -11,6 +11,7 @@ from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.schedule_config import PredictionType, ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
+from latentrt.runtime.call.a1111_names import sampler_name, schedule_type
 from latentrt.runtime.call.options import SamplingKeywords
 from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.checks import checked_latents, seeds_for, share, warn_caller, whole
@@ -26,11 +27,12 @@ class Sampling:
     """How N pictures are sampled.
 
     ``schedule`` is the whole run, started where the call starts; it ends before timesteps below ``stop_below``.
-    ``seeds`` is one for the whole batch or one per picture.
+    ``schedule_type`` is A1111's name of its levels. ``seeds`` is one for the whole batch or one per picture.
     """
 
     sampler: Sampler
     solver: Solver
+    schedule_type: str | None
     steps: int
     schedule: Schedule
     stop_below: float
@@ -51,11 +53,13 @@ class Sampling:
         return {
             "num_inference_steps": self.steps,
             "sampler": self.sampler.name,
-            "sampler_label": self.sampler.info.label,
+            "sampler_label": sampler_name(self.sampler),
+            "schedule_type": self.schedule_type,
             "sampler_options": self.sampler.wishes,
             "strength": self.strength,
             "denoising_start": self.denoising_start,
             "denoising_end": self.denoising_end,
+            "seeded": self.latents is None,
         }
 
 
@@ -95,6 +99,7 @@ def sampling_from_keywords(
     return Sampling(
         sampler=sampler,
         solver=sampler.solver(manifest.schedule),
+        schedule_type=schedule_type(sampler, manifest.schedule),
         steps=steps,
         schedule=schedule,
         stop_below=-math.inf if end is None else _cutoff(manifest.schedule, end, "denoising_end"),

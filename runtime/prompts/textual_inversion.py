@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from latentrt.engines.bundle.tokenizer import Tokenizer
 from latentrt.engines.errors import RequestError
+from latentrt.engines.files import sha256_of_file
 from latentrt.engines.spec import Array
 from latentrt.engines.tensors.tensor_file import StoredTensor, TensorFileError, open_tensor_file
 from latentrt.runtime.checks import texts
@@ -28,10 +29,11 @@ class UnusedTextualInversionWarning(UserWarning):
 
 @dataclass(frozen=True)
 class TextualInversion:
-    """A trigger and its vectors (n, width) float32; n vectors take n token slots."""
+    """A trigger and its vectors (n, width) float32; n vectors take n token slots. ``sha256`` is their file's digest."""
 
     trigger: str
     vectors: Array
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,17 @@ class TextualInversions:
             end = match.end()
         yield end, text[end:]
 
+    def used_in(self, texts: Iterable[str]) -> tuple[TextualInversion, ...]:
+        """Those whose triggers stand in one of the texts."""
+        pieces = (piece for text in texts for _, piece in self.pieces(text))
+        numbers = {piece.start for piece in pieces if isinstance(piece, range)}
+        begins = accumulate((len(inversion.vectors) for inversion in self.loaded), initial=0)
+        return tuple(one for one, begin in zip(self.loaded, begins, strict=False) if begin in numbers)
+
     def unnamed(self, texts: Iterable[str]) -> tuple[str, ...]:
         """The triggers that stand in none of the texts."""
-        named = {piece.start for text in texts for _, piece in self.pieces(text) if isinstance(piece, range)}
-        begins = accumulate((len(inversion.vectors) for inversion in self.loaded), initial=0)
-        return tuple(one.trigger for one, begin in zip(self.loaded, begins, strict=False) if begin not in named)
+        used = {inversion.trigger for inversion in self.used_in(texts)}
+        return tuple(inversion.trigger for inversion in self.loaded if inversion.trigger not in used)
 
     def with_loaded(self, added: Sequence[TextualInversion]) -> "TextualInversions":
         """These and more.
@@ -122,7 +130,8 @@ def inversions_from_paths(paths: Any, token: Any, *, tokenizer: Tokenizer, width
 
     Args:
         paths: one file or several, or folders with diffusers' ``learned_embeds``.
-        token: the trigger instead of the file's own; for several paths one each.
+        token: the trigger instead of the file's own; for several paths one each. For one path also a list: a trigger
+            for each of the embeddings in it, or for each vector of its only one.
         tokenizer: the model's.
         width: the text encoder's.
 
@@ -134,10 +143,13 @@ def inversions_from_paths(paths: Any, token: Any, *, tokenizer: Tokenizer, width
     if not isinstance(given, (list, tuple)) or not all(isinstance(path, (str, os.PathLike)) for path in given):
         raise RequestError(f"got {paths!r}, expected the path of an embedding file, or a list of paths; give one")
     files = [Path(path) for path in given]
-    tokens = [None] * len(files) if token is None else texts(token, "token")
+    tokens: list[list[str]] = [[]] * len(files) if token is None else [[one] for one in texts(token, "token")]
+    if len(files) == 1 and len(tokens) > 1:
+        tokens = [[one for (one,) in tokens]]
     if len(tokens) != len(files):
         raise RequestError(f"got {len(tokens)} tokens for {len(files)} files, expected one text each; give as many")
-    return tuple(_inversion(_file(path), token, tokenizer, width) for path, token in zip(files, tokens, strict=True))
+    read = (_inversions(_file(path), own, tokenizer, width) for path, own in zip(files, tokens, strict=True))
+    return tuple(chain.from_iterable(read))
 
 
 def _file(path: Path) -> Path:
@@ -149,19 +161,54 @@ def _file(path: Path) -> Path:
     return found[0]
 
 
-def _inversion(path: Path, token: str | None, tokenizer: Tokenizer, width: int) -> TextualInversion:
+def _inversions(path: Path, tokens: Sequence[str], tokenizer: Tokenizer, width: int) -> tuple[TextualInversion, ...]:
+    """The embeddings of one file under their own triggers, or under ``tokens``."""
     name = path.name
-    stored, tensor = _tensor(_content(path), name, width)
-    own = path.parent.name if path.name in _LEARNED else path.stem
-    trigger = (token if token is not None else stored or own).strip()
+    embeddings = _embeddings(_content(path), name, width)
+    vectors = [_vectors(tensor, name, width, tokenizer.room) for _, tensor in embeddings]
+    if not tokens:
+        own = path.parent.name if name in _LEARNED else path.stem
+        names = [own if number == 1 else f"{own}-{number}" for number in range(1, len(embeddings) + 1)]
+        triggers = [
+            stored if stored is not None and not _stands_for_nothing(stored) else by_file
+            for (stored, _), by_file in zip(embeddings, names, strict=True)
+        ]
+    else:
+        triggers = list(tokens)
+        if len(vectors) == 1 and len(triggers) > 1:
+            vectors = [vector[None] for vector in vectors[0]]
+        if len(triggers) != len(vectors):
+            slots = sum(map(len, vectors))
+            expected = f"{len(embeddings)}" if len(embeddings) > 1 else f"1, or {slots} for its vectors"
+            raise RequestError(
+                f"got {len(triggers)} tokens for {name!r} with {len(embeddings)} "
+                f"embedding{'s' * (len(embeddings) > 1)}, expected {expected}; give as many"
+            )
+    checked = [_checked_trigger(trigger, path, tokenizer) for trigger in triggers]
+    digest = sha256_of_file(path)
+    return tuple(TextualInversion(*pair, digest) for pair in zip(checked, vectors, strict=True))
+
+
+def _stands_for_nothing(trigger: str) -> bool:
+    """Whether it is what trainers write where nobody gave a name: ``*``, ``<*>``, ``[*]``, ``<placeholder>``."""
+    return re.sub(r"[\W_]", "", trigger).casefold() in ("", "placeholder")
+
+
+def _checked_trigger(trigger: str, path: Path, tokenizer: Tokenizer) -> str:
+    """A trigger that is a text and no word of the model's.
+
+    Raises:
+        RequestError: it is neither.
+    """
+    trigger, own = trigger.strip(), path.parent.name if path.name in _LEARNED else path.stem
     if not trigger or trigger == "<>":
-        raise RequestError(f"got an empty token for {name!r}, expected a text such as <{own}>; give one")
+        raise RequestError(f"got an empty token for {path.name!r}, expected a text such as <{own}>; give one")
     if any(tokenizer.id_of(form) is not None for form in (trigger.lower(), f"{trigger.lower()}</w>")):
         raise RequestError(
-            f"{trigger!r} is in the tokenizer's vocabulary, so {name!r} needs another trigger; "
+            f"{trigger!r} is in the tokenizer's vocabulary, so {path.name!r} needs another trigger; "
             f"give token='<{trigger.strip('<>|')}>', or rename the file"
         )
-    return TextualInversion(trigger, _vectors(tensor, name, width, tokenizer.room))
+    return trigger
 
 
 def _vectors(tensor: Any, name: str, width: int, room: int) -> Array:
@@ -203,24 +250,38 @@ def _content(path: Path) -> Any:
         raise RequestError(str(error)) from error
 
 
-def _tensor(content: Any, name: str, width: int) -> tuple[str | None, Any]:
-    """The trigger that a file stores, if any, and its tensor."""
+def _embeddings(content: Any, name: str, width: int) -> list[tuple[str | None, Any]]:
+    """What a file holds: the trigger that it stores for each of its embeddings, if any, and the tensor."""
     if isinstance(content, StoredTensor):
-        return None, content
+        return [(None, content)]
     if not isinstance(content, Mapping) or not content:
         raise RequestError(f"{name!r} holds no tensors, expected a textual inversion; choose another file")
     a1111 = content.get("string_to_param")
     if isinstance(a1111, Mapping) and a1111:
         stored = content.get("name")
-        return (stored if isinstance(stored, str) and stored else None), a1111.get("*", next(iter(a1111.values())))
+        named = stored if isinstance(stored, str) and stored else None
+        return [
+            (named if named is not None and (len(a1111) == 1 or _stands_for_nothing(str(key))) else str(key), tensor)
+            for key, tensor in a1111.items()
+        ]
     flat = [key for key in content if str(key).startswith("string_to_param")]
     if flat or "emb_params" in content:
-        return None, content[flat[0] if flat else "emb_params"]
+        return [(None, content[flat[0] if flat else "emb_params"])]
     sdxl = [content[key] for key in _SDXL if key in content]
     if sdxl:
-        return None, next((tensor for tensor in sdxl if getattr(tensor, "shape", ())[-1:] == (width,)), sdxl[0])
-    if len(content) == 1 and isinstance(next(iter(content)), str):
-        return next(iter(content.items()))
+        return [(None, next((tensor for tensor in sdxl if getattr(tensor, "shape", ())[-1:] == (width,)), sdxl[0]))]
+    entries = [(str(key), tensor) for key, tensor in content.items()]
+    if len(entries) == 1 and isinstance(next(iter(content)), str):
+        return [*entries]
+    if all(_may_be_embedding(key, tensor, width) for key, tensor in entries):
+        return [*entries]
     keys = sorted(map(str, content))
     kind = "a LoRA" if any("lora" in key for key in keys) else f"{len(keys)} tensors ({', '.join(keys[:3])[:80]}, …)"
     raise RequestError(f"{name!r} holds {kind}, expected a textual inversion; choose another file")
+
+
+def _may_be_embedding(key: str, tensor: Any, width: int) -> bool:
+    """Whether one of several tensors in a file is one by its shape, and by its name no weight of a network."""
+    shape = tensor.shape if isinstance(tensor, StoredTensor) else ()
+    of_network = "lora" in key or key.rpartition(".")[2] in ("weight", "bias", "alpha")
+    return len(shape) in (1, 2) and shape[-1] in (*_BASES, width) and not of_network

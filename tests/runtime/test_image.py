@@ -1,6 +1,5 @@
 """Pictures in and out: conversions, refusals, PNG files and the settings in them."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from latentrt.runtime.pictures.image import (
     read_image,
     write_png,
 )
+from latentrt.runtime.pictures.picture_file import settings_from_parameters
 
 METADATA = PictureMetadata(
     prompt="a cat",
@@ -108,22 +108,6 @@ def test_reads_pictures_upright(tmp_path: Path) -> None:
     assert read_image(tmp_path / "turned.jpg").size == (32, 48)
 
 
-def a1111_settings(text: str) -> dict[str, str]:
-    """Reads ``parameters`` as AUTOMATIC1111's web UI does (infotext_utils.parse_generation_parameters)."""
-    pair = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-    *lines, last = text.strip().split("\n")
-    found = {"Prompt": "", "Negative prompt": ""}
-    target = "Prompt"
-    for line in lines:
-        line = line.strip()
-        if line.startswith("Negative prompt:"):
-            target, line = "Negative prompt", line.removeprefix("Negative prompt:").strip()
-        found[target] += ("\n" if found[target] else "") + line
-    assert len(pair.findall(last)) >= 3
-    settings = {key: value.strip('"').replace('\\"', '"') for key, value in pair.findall(last)}
-    return {**found, **settings}
-
-
 @pytest.mark.parametrize(
     "prompt",
     ["a cat", "two\nlines", 'Steps: 3, "quoted", a:b, 100%', "café 港 🚢 קטן", "x" * 5000, ""],
@@ -138,7 +122,7 @@ def test_png_carries_settings_that_a1111_reads(tmp_path: Path, prompt: str, nega
     )
     write_png(tmp_path / "cat.png", noise_picture(), metadata.parameters())
     with Image.open(tmp_path / "cat.png") as image:
-        found = a1111_settings(image.text["parameters"])  # type: ignore[attr-defined]
+        found = settings_from_parameters(image.text["parameters"])  # type: ignore[attr-defined]
         np.testing.assert_array_equal(np.asarray(image), np.asarray(noise_picture()))
     expected = {
         "Prompt": prompt,

@@ -103,6 +103,50 @@ def test_a_folder_of_diffusers(tmp_path: Path) -> None:
     assert load(folder).trigger == "cat-toy"
 
 
+@pytest.mark.parametrize("placeholder", ["*", "<*>", "[*]", "<placeholder>", " * ", "<>"])
+def test_a_placeholder_that_stands_for_nothing_gives_way_to_the_files_name(tmp_path: Path, placeholder: str) -> None:
+    """Where trainers write one, in diffusers' layout and in A1111's."""
+    torch.save({placeholder: VECTORS}, tmp_path / "moebius.bin")
+    torch.save({**A1111, "name": placeholder}, tmp_path / "moebius.pt")
+    torch.save({"string_to_param": {placeholder: VECTORS}}, tmp_path / "nameless moebius.pt")
+    triggers = [load(tmp_path / name).trigger for name in ("moebius.bin", "moebius.pt", "nameless moebius.pt")]
+    assert triggers == ["moebius", "moebius", "nameless moebius"]
+
+
+SEVERAL: dict[str, tuple[Callable[[Any, Path], None], Any, list[str]]] = {
+    "diffusers.bin": (torch.save, {"<a>": VECTORS[:1], "<b>": VECTORS[1:]}, ["<a>", "<b>"]),
+    "diffusers.safetensors": (save_file, {"<a>": VECTORS[0].clone(), "<b>": VECTORS[1].clone()}, ["<a>", "<b>"]),
+    "original.pt": (torch.save, {"string_to_param": {"*": VECTORS[:1], "<b>": VECTORS[1:]}}, ["original", "<b>"]),
+    "a1111.pt": (torch.save, {**A1111, "string_to_param": {"*": VECTORS[:1], "@": VECTORS[1:]}, "name": None},
+                 ["a1111", "a1111-2"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_embeddings_in_a_file(tmp_path: Path, name: str) -> None:
+    """Each has its trigger, its own or one that is given."""
+    write, content, triggers = SEVERAL[name]
+    write(content, tmp_path / name)
+    for token, expected in ((None, triggers), (["<x>", "<y>"], ["<x>", "<y>"])):
+        found = inversions_from_paths(tmp_path / name, token, tokenizer=TOKENIZER, width=WIDTH)
+        assert [inversion.trigger for inversion in found] == expected
+        np.testing.assert_array_equal(np.concatenate([inversion.vectors for inversion in found]), VECTORS.numpy())
+    with pytest.raises(RequestError, match=r"got 3 tokens for .* with 2 embeddings, expected 2; give as many"):
+        inversions_from_paths(tmp_path / name, ["<x>", "<y>", "<z>"], tokenizer=TOKENIZER, width=WIDTH)
+
+
+def test_each_vector_of_an_embedding_may_get_a_trigger(tmp_path: Path) -> None:
+    """As many tokens as vectors for one file."""
+    torch.save(A1111, tmp_path / "moebius.pt")
+    found = inversions_from_paths(tmp_path / "moebius.pt", ["<x>", "<y>"], tokenizer=TOKENIZER, width=WIDTH)
+    assert [(inversion.trigger, inversion.vectors.shape) for inversion in found] == [
+        ("<x>", (1, WIDTH)),
+        ("<y>", (1, WIDTH)),
+    ]
+    with pytest.raises(RequestError, match="with 1 embedding, expected 1, or 2 for its vectors"):
+        inversions_from_paths(tmp_path / "moebius.pt", ["<x>", "<y>", "<z>"], tokenizer=TOKENIZER, width=WIDTH)
+
+
 def tensors(**shapes: tuple[int, ...]) -> bytes:
     """A safetensors file of zeros."""
     from safetensors.torch import save
@@ -281,6 +325,14 @@ def test_where_triggers_match() -> None:
     assert pieces("a.c abc", "a.c") == [0, " abc"]
     assert pieces("style-İ <STYLE-ı>", "style-i") == [0, " ", 0]
     assert pieces("b (x) y b", "(x)", "b") == [2, " ", 0, " y ", 2]
+
+
+def test_which_are_used() -> None:
+    """By their triggers, wherever they stand; in the order in which they were loaded."""
+    vectors = np.zeros((2, 4), np.float32)
+    loaded = TextualInversions(tuple(TextualInversion(trigger, vectors) for trigger in ("<a>", "b", "<c>")))
+    assert [one.trigger for one in loaded.used_in(["a <c>", "no <B>"])] == ["b", "<c>"]
+    assert TextualInversions().used_in(["a"]) == ()
 
 
 def test_loading_and_unloading(tiny_bundle: Path, tmp_path: Path) -> None:
