@@ -1,5 +1,7 @@
 """Opens a bundle as a pipeline on the best backend that this machine and the bundle have."""
 
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from latentrt.engines.bundle.bundle import open_bundle
@@ -12,7 +14,7 @@ def open(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -
     """Opens a bundle.
 
     Args:
-        path: the bundle's folder.
+        path: the bundle's folder; a relative one stays good when the working directory changes.
         backend: its name, or ``"auto"``: the first of tensorrt, tensorrt-rtx, ort-cuda and ort-cpu whose
             engines the bundle has and this machine can run. ``Pipeline.backend`` says which it is.
         threads: threads of a call on the CPU; None takes one per core.
@@ -22,5 +24,8 @@ def open(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -
         EngineError: no engine in it fits this machine.
         RequestError: an unknown backend or a number of threads below 1.
     """
+    with suppress(OSError):  # the working directory is gone, and only an absolute path is good
+        path = Path(path).absolute()
     bundle = open_bundle(path)
-    return Pipeline(bundle, OpenComponents(bundle, chosen_backend(bundle, backend), threads=threads))
+    components = OpenComponents(bundle, chosen_backend(bundle, backend), threads=threads)
+    return Pipeline(bundle, components, reopen=partial(open, path, backend=backend, threads=threads))

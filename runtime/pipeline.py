@@ -16,6 +16,7 @@ from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.choices import choice
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.forks import watch_forks
 from latentrt.engines.shapes import Profile, Shapes, profile_for_size
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
@@ -43,7 +44,7 @@ from latentrt.runtime.pictures.preview import preview_from_latents
 from latentrt.runtime.pictures.tiling import vae_engine
 from latentrt.runtime.prompts.encoder import PromptEncoder
 from latentrt.runtime.prompts.text_encoder import TextEncoder, text_encoders_from_bundle
-from latentrt.runtime.prompts.textual_inversion import UnusedTextualInversionWarning
+from latentrt.runtime.prompts.textual_inversion import TextualInversions, UnusedTextualInversionWarning
 from latentrt.runtime.sampling.noise import Noise
 from latentrt.runtime.sampling.run import Run, denoise
 
@@ -56,14 +57,42 @@ class Pipeline:
 
     Textual inversions are the one thing that is loaded into it; a call takes those that are there as it begins. To set
     another attribute would change nothing, and is refused.
+
+    A forked process opens the engines for itself as it draws. Pickled, a pipeline is the bundle's path, the options of
+    ``latentrt.open`` and the textual inversions: where it arrives, the bundle is opened.
     """
 
-    def __init__(self, bundle: Bundle, components: Engines) -> None:
-        """Takes opened components; use ``latentrt.open``, which makes them."""
+    def __init__(self, bundle: Bundle, components: Engines, *, reopen: "Callable[[], Pipeline] | None" = None) -> None:
+        """Takes opened components; use ``latentrt.open``, which makes them.
+
+        Args:
+            bundle: what is drawn from.
+            components: its engines.
+            reopen: opens the bundle in the same way, and can be pickled; None: nobody knows how.
+        """
         self._bundle = bundle
         self._components = components
+        self._reopen = reopen
         self._text_encoders = text_encoders_from_bundle(bundle)
         self._loading = Lock()
+        watch_forks(self)
+
+    def after_fork(self) -> None:
+        """Called in a forked process, where whoever was loading is not there."""
+        self._loading = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How to open the bundle again, and the textual inversions of each text encoder.
+
+        Raises:
+            EngineError: the pipeline was not made by ``latentrt.open``.
+        """
+        if self._reopen is None:
+            raise EngineError(
+                "got a pipeline over engines of another's making, expected one that latentrt.open made; open the "
+                "bundle where it is needed"
+            )
+        return _reopened, (self._reopen, tuple(encoder.inversions for encoder in self._text_encoders))
 
     def __setattr__(self, name: str, value: Any) -> None:
         made = "_loading" in self.__dict__  # which is set last
@@ -96,7 +125,8 @@ class Pipeline:
         Args:
             paths: one file or several: safetensors, ``.pt`` or ``.bin`` of InvokeAI, diffusers or A1111. A model with
                 several text encoders wants vectors for each of them in a file (``clip_l`` and ``clip_g``).
-            token: the trigger instead of the file's own; for several files one each.
+            token: the trigger instead of the file's own; for several files one each. For one file also a list: a
+                trigger for each of the embeddings in it, or for each vector of its only one.
 
         Returns:
             The triggers. ``<name>`` is matched as it stands, ``name`` as a word and as ``<name>``.
@@ -426,6 +456,25 @@ class Pipeline:
         return text_condition(
             encoders, prompts.of_encoders, prompts.options, prompts.trees, guides=guides, given=prompts.given
         )
+
+
+def _reopened(reopen: "Callable[[], Pipeline]", inversions: Sequence[TextualInversions]) -> Pipeline:
+    """A pickled pipeline, where it arrives.
+
+    Raises:
+        LatentrtError: the bundle cannot be opened here, or is another model's.
+    """
+    pipe = reopen()
+    if len(pipe._text_encoders) != len(inversions):
+        pipe.close()
+        raise RequestError(
+            f"got a pipeline of a model with {len(inversions)} text encoders, and the bundle here has "
+            f"{len(pipe._text_encoders)}; bring the same bundle here"
+        )
+    pipe._text_encoders = tuple(
+        encoder.with_inversions(own) for encoder, own in zip(pipe._text_encoders, inversions, strict=True)
+    )
+    return pipe
 
 
 def _check_count(given: int, request: Request, what: str) -> None:

@@ -83,6 +83,11 @@ class Compiler(Protocol):
         """Whether the components of a bundle are opened on threads of their own, and not one after the other."""
         ...
 
+    @property
+    def opens_after_fork(self) -> bool:
+        """Whether a forked process can open components where its parent did; what CUDA began in a parent is lost."""
+        ...
+
     def version(self) -> str:
         """The library's version.
 

@@ -46,6 +46,7 @@ class OrtCuda:
     flags: Mapping[str, str] = {"recipe": "1", "tf32": "off"}
     largest_hashed: int | None = HASHED_AT_OPEN
     opens_at_once = False
+    opens_after_fork = False
 
     def version(self) -> str:
         """ONNX Runtime's.

@@ -14,6 +14,7 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import Opening
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.forks import keep_for_ever, watch_forks
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.store.store import compiled_folder, read_engine
@@ -35,7 +36,10 @@ class Engines(Protocol):
 
 
 class OpenComponents:
-    """The components of a bundle, opened on one backend; closes them together."""
+    """The components of a bundle, opened on one backend; closes them together.
+
+    A forked process opens for itself what it asks for: its parent's engines rely on threads that it has not.
+    """
 
     def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None, hashed: Collection[str] = ()) -> None:
         """Finds every component's engine, and opens all but those that only some calls need.
@@ -61,6 +65,7 @@ class OpenComponents:
         self._hashed = frozenset(hashed)
         self._lock = Lock()
         self._closed = False
+        self._forked = False
         self._compiler = COMPILERS[backend]
         self._models: dict[str, Model] = {}
         self._components = {
@@ -68,6 +73,7 @@ class OpenComponents:
             for name in bundle.manifest.components
         }
         self._folders = {name: compiled_folder(part, backend) for name, part in self._components.items()}
+        watch_forks(self)
         try:
             at_once = (name for name, part in self._components.items() if part.kind.opening is Opening.WITH_BUNDLE)
             self._open_all(sorted(at_once))
@@ -93,8 +99,22 @@ class OpenComponents:
             if self._closed:
                 raise EngineError("the pipeline is closed; open the bundle again")
             if component not in self._models:
+                self._check_fork()
                 self._open(component)
             return self._models[component]
+
+    def _check_fork(self) -> None:
+        if self._forked and not self._compiler.opens_after_fork:
+            raise EngineError(
+                f"got a call in a process that was forked from the one that opened the bundle on {self.backend}, and a "
+                "GPU does not follow a fork; start such processes with multiprocessing's 'spawn', and open the bundle "
+                "or send the pipeline there"
+            )
+
+    def after_fork(self) -> None:
+        """Leaves the parent's engines alone."""
+        keep_for_ever(self._models)
+        self._lock, self._models, self._forked = Lock(), {}, True
 
     def _open_all(self, names: Sequence[str]) -> None:
         try:

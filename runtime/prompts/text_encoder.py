@@ -7,6 +7,7 @@ from typing import Any
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.records.conditioning import TextEncoderRecord
 from latentrt.engines.bundle.tokenizer import Tokenizer, tokenizer_from_folder
+from latentrt.engines.errors import RequestError
 from latentrt.runtime.prompts.textual_inversion import TextualInversions, inversions_from_paths
 from latentrt.runtime.prompts.token_embeddings import TokenEmbeddings
 
@@ -30,6 +31,20 @@ class TextEncoder:
         """
         added = inversions_from_paths(paths, token, tokenizer=self.tokenizer, width=self.embeddings.width)
         return replace(self, inversions=self.inversions.with_loaded(added))
+
+    def with_inversions(self, inversions: TextualInversions) -> "TextEncoder":
+        """This one with the textual inversions of another one.
+
+        Raises:
+            RequestError: they are of another width.
+        """
+        widths = {one.vectors.shape[1] for one in inversions.loaded} - {self.embeddings.width}
+        if widths:
+            raise RequestError(
+                f"got textual inversions of width {widths.pop()}, and the bundle here is of a model of width "
+                f"{self.embeddings.width}; bring the same bundle here"
+            )
+        return replace(self, inversions=inversions)
 
     def without(self, triggers: str | Sequence[str] | None) -> "TextEncoder":
         """This one without some textual inversions; None: without any.

@@ -56,6 +56,7 @@ class OrtCpu:
     flags: Mapping[str, str] = FLAGS
     largest_hashed: int | None = HASHED_AT_OPEN
     opens_at_once = True
+    opens_after_fork = True
 
     def version(self) -> str:
         """ONNX Runtime's."""

@@ -16,6 +16,7 @@ from latentrt.engines import machine
 from latentrt.engines.backends.ort import CLOSED, run_errors
 from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError
+from latentrt.engines.forks import keep_for_ever
 from latentrt.engines.spec import BATCH, Array, EngineSpec
 
 REMEDY = "close other programs or report it"
@@ -95,6 +96,12 @@ class Halves:
     def end_profiling(self) -> str:
         """Where the profiler wrote what it saw of both halves."""
         return str(self._narrow.end_profiling())
+
+    def after_fork(self) -> None:
+        """Closes what the parent opened, without a word to its threads."""
+        keep_for_ever((self._narrow, self._whole))
+        self._lock, self._free = Lock(), Lock()
+        self._narrow = self._whole = None
 
     def close(self) -> None:
         """Ends the threads and gives up the sessions; runs under way end."""

@@ -8,6 +8,7 @@ from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_e
 from latentrt.engines.backends.ort_cpu.halves import REMEDY, HalvedEngine, Halves
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError
+from latentrt.engines.forks import keep_for_ever, watch_forks
 from latentrt.engines.machine import available_memory, physical_cores
 from latentrt.engines.spec import Array, EngineSpec
 
@@ -30,6 +31,7 @@ class OrtCpuModel:
     def __init__(self, session: Any) -> None:
         """Takes an open session, or the ``Halves`` of one; closing releases it."""
         self._session: Any = session
+        watch_forks(self)
 
     @classmethod
     def of_compiled(cls, folder: Path, *, threads: int | None, trace: Path | None = None, halves: bool = False) -> Self:
@@ -77,6 +79,13 @@ class OrtCpuModel:
         """
         session = self.session
         return HalvedEngine(session, spec) if isinstance(session, Halves) else OrtCpuEngine(self, spec)
+
+    def after_fork(self) -> None:
+        """Closes what the parent opened, without a word to its threads."""
+        session, self._session = self._session, None
+        keep_for_ever(session)
+        if isinstance(session, Halves):
+            session.after_fork()
 
     def close(self) -> None:
         """Unmaps the weights."""

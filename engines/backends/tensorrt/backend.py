@@ -37,6 +37,7 @@ class TensorRT:
     flags: Mapping[str, str] = {"recipe": "1", "tf32": "off", "attention": "decomposable"}
     largest_hashed: int | None = None  # a plan is native code, and read as a whole anyway
     opens_at_once = False
+    opens_after_fork = False
     module = "tensorrt"
     extra = "tensorrt"
 
