@@ -11,8 +11,8 @@ from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile, profile_for_size, profile_from_text
-from latentrt.int8.calibration import prompts_from_file
 from latentrt.models import EMBEDDED, EMOJI
+from latentrt.prompt_files import prompts_from_file
 
 PROMPTS = ("cat", "crying face", "strawberry", "sunflower", "frog", "red apple", "dog face", "octopus")
 SAMPLER = "DPM++ 2M, Karras"

@@ -12,6 +12,7 @@ from latentrt.cli.commands.bundles import compare, inspect, verify
 from latentrt.cli.commands.demo import demo
 from latentrt.cli.commands.draw import generate, img2img, inpaint, outpaint
 from latentrt.cli.commands.samplers import samplers
+from latentrt.cli.streams import lasting_streams
 from latentrt.engines.errors import LatentrtError
 
 app = typer.Typer(
@@ -28,20 +29,31 @@ for _command in (build, generate, img2img, inpaint, outpaint, inspect, compare, 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits; the entry point of the ``latentrt`` command."""
     warnings.showwarning = _show_warning
+    with lasting_streams():
+        status = _status(arguments)
+        try:
+            sys.stdout.flush()
+        except LatentrtError as error:  # the disk behind it is full
+            status = status or _fail(str(error))
+    sys.exit(status)
+
+
+def _status(arguments: list[str] | None) -> int:
+    """Runs the command line; returns the exit status."""
     try:
         command = typer.main.get_command(app)
         status = command.main(arguments, prog_name="latentrt", standalone_mode=False)
     except LatentrtError as error:
-        sys.exit(_fail(str(error)))
+        return _fail(str(error))
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
     except Exception as error:
         # typer's own complaints about arguments carry format_message; everything else is a fault of ours
         format_message = getattr(error, "format_message", None)
         if format_message is None:
             raise
-        sys.exit(_fail(format_message() or "see latentrt --help"))
-    sys.exit(status if isinstance(status, int) else 0)
+        return _fail(format_message() or "see latentrt --help")
+    return status if isinstance(status, int) else 0
 
 
 def _fail(message: str) -> int:

@@ -1,10 +1,9 @@
 """The options that all drawing commands share, and what they do before and after they draw."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +13,16 @@ import typer
 from latentrt.cli.options import parameters_of, takes
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.flags import Flag, Form
-from latentrt.runtime.call.options import FLAGS
+from latentrt.runtime.call.options import FLAGS, set_options
 
 if TYPE_CHECKING:
+    from latentrt.cli.batches import Batch
     from latentrt.engines.bundle.records.manifest import DefaultsRecord
 
 _LATENTS = ".npy"
+_MOST = 100_000  # pictures of a prompt; their names are checked before the first is drawn
+Call = Callable[[Any, "Batch", dict[str, Any]], Any]
+"""Draws a batch with a pipeline and keywords."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,13 @@ class Drawing:
     ] = None
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the first picture; the others count up.")] = None
     size: Annotated[str | None, typer.Option("--size", metavar="WxH", help="Picture size in pixels.")] = None
-    count: Annotated[int, typer.Option("--count", help="How many pictures.")] = 1
+    count: Annotated[int, typer.Option("--count", help="How many pictures of each prompt.")] = 1
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", metavar="FILE", help="Draw the prompts of a text file, one a line, instead of PROMPT."
+        ),
+    ] = None
     textual_inversion: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,8 +61,16 @@ class Drawing:
         Path | None, typer.Option("--preview", metavar="FILE.png", help="Rewrite a small preview at every step.")
     ] = None
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT.png", help="Where to write; .npy writes the latents.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT.png",
+            help="Where to write: .png, .jpg, .webp, or .npy for latents; {index}, {seed}, {prompt} and {model} are "
+            "filled in.",
+        ),
     ] = Path("out.png")
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False
     backend: Annotated[str, typer.Option("--backend", help="The backend to use; auto takes the best one.")] = "auto"
     threads: Annotated[
         int | None, typer.Option("--threads", help="CPU threads of a model call; default: one per core.")
@@ -61,61 +78,93 @@ class Drawing:
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False
     keywords: Mapping[str, Any]
 
-    @contextmanager
-    def opened(self, bundle: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """The bundle as a pipeline, and the keywords to draw with, once it is clear that the result can be written.
+    def draw(
+        self,
+        bundle: Path,
+        prompt: str | None,
+        call: Call,
+        *,
+        size: Callable[[Any], tuple[int, int]] | None = None,
+    ) -> None:
+        """Draws all pictures with one opening, and writes each batch as soon as it is drawn.
+
+        Args:
+            bundle: the bundle's folder.
+            prompt: what to draw; ``-`` stands for the lines of standard input.
+            call: draws a batch with a pipeline and keywords.
+            size: the pictures' width and height where ``--size`` does not say it; None: the first profile's.
 
         Raises:
-            LatentrtError: an option that cannot be read, or as ``latentrt.open`` does.
+            LatentrtError: an option that cannot be read, or as ``latentrt.open`` and the pipeline do. What was drawn
+                before is written, and the message says how much it is.
         """
-        from latentrt.cli.terminal import step_bar
+        from latentrt.cli.batches import Written, batches
+        from latentrt.cli.outputs import Picture, output_paths
+        from latentrt.cli.terminal import step_bar, tell
+        from latentrt.runtime.call.prompt_set import prompt_set_from_keywords
+
+        if not 1 <= self.count <= _MOST:
+            raise RequestError(f"got count {self.count}, expected 1 to {_MOST}; set it in this range")
+        prompts = self._prompts(prompt)
+        pictures = [
+            Picture(prompt=text, seed=seed) for text, seed in zip(prompts, self._seeds(len(prompts)), strict=True)
+        ]
+        paths = output_paths(
+            self.output, pictures, bundle.absolute().name.removesuffix(".bundle"), overwrite=self.overwrite
+        )
+        with self._opened(bundle) as (pipe, options):
+            prompt_set_from_keywords(pipe.manifest, prompts, set_options(options))  # before the first is drawn
+            shape = (options["width"], options["height"]) if self.size or size is None else size(pipe)
+            with Written(paths, len(pictures), json=self.json) as written:
+                for batch in batches(pictures, _pictures_at_once(pipe.manifest.profiles, shape)):
+                    with step_bar(batch.label) as bar:
+                        drawn = call(pipe, batch, {**options, "seed": batch.seeds, "progress": bar})
+                    written.add(drawn)
+        if self.backend == "auto":
+            tell(f"drew with {pipe.backend}")
+        written.report()
+
+    @contextmanager
+    def _opened(self, bundle: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """The bundle as a pipeline, and the keywords that every batch is drawn with."""
+        from latentrt.cli.terminal import tell
         from latentrt.engines.files import check_writable
         from latentrt.opening import open as open_pipeline
 
-        if self.count < 1:
-            raise RequestError(f"got count {self.count}, expected at least 1; raise it")
-        if self.output.suffix.lower() not in (".png", _LATENTS):
-            raise RequestError(
-                f"got output {str(self.output)!r}, expected a name that ends in .png or {_LATENTS}; add .png"
-            )
-        check_writable(self.output)
         if self.preview is not None:
             if self.preview.suffix.lower() != ".png":
                 raise RequestError(f"got preview {str(self.preview)!r}, expected a name that ends in .png; add .png")
             check_writable(self.preview)
         options = self._options()
-        with open_pipeline(bundle, backend=self.backend, threads=self.threads) as pipe, step_bar("denoising") as bar:
+        with open_pipeline(bundle, backend=self.backend, threads=self.threads) as pipe:
             for file, token in map(_file_and_token, self.textual_inversion or ()):
                 triggers = pipe.load_textual_inversion(file, token)
-                sys.stderr.write(f"latentrt: {file.name}: write {' and '.join(triggers)} in a prompt\n")
+                tell(f"{file.name}: write {' and '.join(triggers)} in a prompt")
             options["sampler"] = self._sampler(pipe.manifest.defaults)
-            options["progress"] = bar
             if self.preview is not None:
                 options["callback_on_step_end"] = _previews(self.preview)
             yield pipe, options
-            if self.backend == "auto":
-                sys.stderr.write(f"latentrt: drew with {pipe.backend}\n")
 
-    def report(self, result: Any) -> None:
-        """Writes the result and says where."""
-        from latentrt.cli.terminal import print_json, say
+    def _prompts(self, prompt: str | None) -> list[str]:
+        """The prompt of each picture: each line ``count`` times in turn."""
+        from latentrt.prompt_files import STDIN, prompts_from_file
 
-        paths = result.save_latents(self.output) if self._latents else result.save(self.output)
-        timings = asdict(result.timings)
-        if self.json:
-            pictures = [
-                {"path": str(paths[min(index, len(paths) - 1)]), **asdict(metadata)}
-                for index, metadata in enumerate(result.metadata)
-            ]
-            print_json({"pictures": pictures, "timings": timings})
-            return
-        for index, path in enumerate(paths):
-            seeds = result.seeds if len(paths) == 1 else result.seeds[index : index + 1]
-            say(f"{path}  (seed {', '.join(map(str, seeds))})")
-        say(
-            f"{timings['total']:.2f} s: prompt {timings['encode_prompt']:.2f}, "
-            f"denoise {timings['denoise']:.2f}, decode {timings['decode']:.2f}"
-        )
+        if (prompt is None) == (self.prompts is None):
+            got = "no PROMPT" if prompt is None else "PROMPT and --prompts"
+            raise RequestError(
+                f"got {got}, expected one; give PROMPT, - for the lines of standard input, or --prompts FILE"
+            )
+        source = STDIN if prompt == str(STDIN) else self.prompts
+        if source is None:
+            return [str(prompt)] * self.count
+        return [line for line in prompts_from_file(source) for _ in range(self.count)]
+
+    def _seeds(self, pictures: int) -> Sequence[int]:
+        """One per picture, counting up, so that each picture can be drawn again alone."""
+        from latentrt.runtime.checks import seeds_for
+
+        seeds = seeds_for(None if self.seed is None else [self.seed + index for index in range(pictures)], pictures)
+        return seeds if isinstance(seeds, tuple) else (seeds,)
 
     @property
     def _latents(self) -> bool:
@@ -128,8 +177,6 @@ class Drawing:
             **{name: _READ[FLAGS[name].form](value, FLAGS[name].name) for name, value in written.items()},
             "width": width,
             "height": height,
-            # one seed per picture, counting up, so that each picture can be drawn again alone
-            "seed": None if self.seed is None else [self.seed + index for index in range(self.count)],
             "output_type": "latent" if self._latents else "pil",
         }
 
@@ -159,6 +206,11 @@ def _file_and_token(text: str) -> tuple[Path, str | None]:
         if Path(text[:end]).exists():
             return Path(text[:end]), text[end + 1 :] if end < len(text) else None
     return Path(text), None
+
+
+def _pictures_at_once(profiles: Sequence[Any], size: tuple[int | None, int | None]) -> int:
+    """How many pictures of a size a profile takes in one call; of the first profile's without one."""
+    return next((one.batch for one in profiles if size in ((one.width, one.height), (None, None))), 1)
 
 
 def _previews(path: Path) -> Callable[[Any, int, float, dict[str, Any]], None]:

@@ -55,7 +55,7 @@ class BuildProgress(BuildLog):
             if not stderr.is_terminal:
                 yield
                 return
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), _PhaseColumn(), TimeElapsedColumn())
+            columns = (SpinnerColumn(_spinner()), TextColumn("{task.description}"), _PhaseColumn(), TimeElapsedColumn())
             with Progress(*columns, console=stderr, transient=True) as self._bar:
                 self._task = self._bar.add_task(name, total=None, phase="")
                 try:
@@ -68,6 +68,11 @@ class BuildProgress(BuildLog):
         bar, task = self._bar, self._task  # calls may come from other threads
         if bar is not None and task is not None:
             bar.update(task, completed=done, total=max(total, 1), phase=name)
+
+
+def _spinner() -> str:
+    """A spinner of characters that the terminal has."""
+    return "dots" if stderr.encoding.startswith("utf") else "line"
 
 
 class _PhaseColumn(ProgressColumn):
@@ -102,13 +107,24 @@ def step_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def say(line: str) -> None:
-    """One line on stdout, verbatim: paths are neither wrapped nor read as markup."""
+    """One line on stdout, verbatim: paths are neither wrapped nor read as markup. Who reads it has it at once."""
     sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def tell(line: str) -> None:
+    """One line on stderr, beside the work."""
+    sys.stderr.write(f"latentrt: {line}\n")
 
 
 def print_json(data: Mapping[str, Any]) -> None:
-    """One JSON object on stdout, and nothing else there."""
-    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+    """One JSON object on stdout, and nothing else there; what its encoding lacks is escaped as JSON does."""
+    text = json.dumps(data, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(data)
+    sys.stdout.write(text + "\n")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

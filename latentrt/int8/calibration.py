@@ -15,6 +15,7 @@ from latentrt.engines.bundle.records.manifest import Start
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import RequestError
 from latentrt.models import EMBEDDED, EMOJI
+from latentrt.prompt_files import prompts_from_file
 from latentrt.runtime.call.options import Options
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.pipeline import Pipeline
@@ -89,28 +90,6 @@ def _draw(pipe: Pipeline, prompts: list[str], **options: Unpack[Options]) -> Res
 def default_prompts(model: str) -> tuple[str, ...]:
     """The prompts for a model where the caller gives none; the embedded model knows other words than the rest."""
     return prompts_from_file((EMOJI if model == EMBEDDED else Path(__file__).resolve().parent) / "prompts.txt")
-
-
-def prompts_from_file(path: Path) -> tuple[str, ...]:
-    """The prompts of a text file, one a line; empty lines are skipped.
-
-    Raises:
-        RequestError: the file cannot be read, is not UTF-8, or has no prompt.
-    """
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except OSError as error:
-        raise RequestError(
-            f"got prompts {str(path)!r}, which cannot be read ({error.strerror}); name a file"
-        ) from error
-    except ValueError as error:
-        raise RequestError(
-            f"got prompts {str(path)!r}, expected UTF-8 text with one prompt a line; convert it"
-        ) from error
-    prompts = tuple(line.strip() for line in lines if line.strip())
-    if not prompts:
-        raise RequestError(f"got prompts {str(path)!r} without a prompt, expected one a line; add some")
-    return prompts
 
 
 def check_prompts(bundle: Bundle, prompts: tuple[str, ...]) -> None:

@@ -9,8 +9,9 @@ from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.quantization.recipe import recipe_for
 from latentrt.engines.precision import Backend, Precision
-from latentrt.int8.calibration import CalibrationSet, default_prompts, prompts_from_file
+from latentrt.int8.calibration import CalibrationSet, default_prompts
 from latentrt.int8.psnr import EXACT
+from latentrt.prompt_files import prompts_from_file
 
 QUALITY = 30.0  # dB
 

@@ -88,11 +88,19 @@ class Result:
         Raises:
             OutputError: the file cannot be written.
         """
-        path = Path(path)
+        save_latents(Path(path), self.latents)
+        return [Path(path)]
 
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                np.save(file, self.latents)
 
-        write_file(path, write)
-        return [path]
+def save_latents(path: Path, latents: Array) -> None:
+    """Writes latents (N, C, H/f, W/f) as a ``.npy`` file, whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.save(file, latents)
+
+    write_file(path, write)

@@ -131,7 +131,7 @@ REQUESTS = {
     "no pictures": ("generate {bundle} cat -o {out} --count 0", "count 0"),
     "no threads": ("generate {bundle} cat -o {out} --threads 0", "0 threads"),
     "output without suffix": ("generate {bundle} cat -o {tmp}/picture", ".png"),
-    "output of another kind": ("generate {bundle} cat -o {tmp}/picture.jpg", ".png"),
+    "output of another kind": ("generate {bundle} cat -o {tmp}/picture.gif", ".png, .jpg"),
     "output in a missing folder": ("generate {bundle} cat -o {tmp}/nowhere/cat.png", "does not exist"),
     "output is a folder": ("generate {bundle} cat -o {tmp}/folder.png", "it is a folder"),
     "output through a file": ("generate {bundle} cat -o {tmp}/text.txt/cat.png", "is a file"),

@@ -9,17 +9,39 @@ import typer
 from latentrt.cli.commands.arguments import Backend, Bundle, Json, Prompt, Steps, Threads
 
 
-def inspect(bundle: Bundle, json: Json = False) -> None:
+def inspect(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The bundle's folder; or a picture, whose settings are shown.")
+    ],
+    json: Json = False,
+) -> None:
     """Show what a bundle holds: source, profiles, components and engines, with precision and parity."""
     from latentrt.cli.description import print_description
     from latentrt.cli.terminal import print_json
     from latentrt.describing import describe
 
+    if bundle.is_file():
+        _inspect_picture(bundle, json=json)
+        return
     description = describe(bundle)
     if json:
         print_json(description)
     else:
         print_description(description)
+
+
+def _inspect_picture(path: Path, *, json: bool) -> None:
+    from latentrt.cli.terminal import print_json, say
+    from latentrt.engines.errors import RequestError
+    from latentrt.runtime.pictures.picture_file import read_parameters, settings_from_parameters
+
+    parameters = read_parameters(path)
+    if parameters is None:
+        raise RequestError(f"got {str(path)!r}, a picture without settings, expected one that was drawn; name another")
+    if json:
+        print_json(settings_from_parameters(parameters))
+    else:
+        say(parameters)
 
 
 def compare(

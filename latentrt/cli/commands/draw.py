@@ -1,29 +1,35 @@
 """``latentrt generate``, ``img2img``, ``inpaint`` and ``outpaint``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentrt.cli.commands.arguments import Bundle, Prompt
+from latentrt.cli.commands.arguments import Bundle
 from latentrt.cli.drawing import Drawing, draws, read_start
+from latentrt.engines.errors import RequestError
 
+if TYPE_CHECKING:
+    from latentrt.cli.batches import Batch
+
+Prompt = Annotated[
+    str | None, typer.Argument(metavar="PROMPT", help="What to draw; - draws the lines of standard input.")
+]
 Image = Annotated[Path, typer.Option("--image", help="The picture to start from.")]
 
 
 @draws
-def generate(bundle: Bundle, prompt: Prompt, drawing: Drawing) -> None:
+def generate(bundle: Bundle, drawing: Drawing, prompt: Prompt = None) -> None:
     """Draw pictures from text."""
-    with drawing.opened(bundle) as (pipe, options):
-        drawing.report(pipe([prompt] * drawing.count, **options))
+    drawing.draw(bundle, prompt, lambda pipe, batch, options: pipe(batch.prompts, **options))
 
 
 @draws
 def img2img(
     bundle: Bundle,
-    prompt: Prompt,
     image: Annotated[Path, typer.Option("--image", help="The picture to start from, or a run's latents (.npy).")],
     drawing: Drawing,
+    prompt: Prompt = None,
     strength: Annotated[
         float | None,
         typer.Option("--strength", help="0 keeps the picture, 1 redraws it; the bundle's default if left out."),
@@ -34,19 +40,31 @@ def img2img(
     ] = None,
 ) -> None:
     """Draw pictures that start from a picture; --size resizes it first."""
-    picture = read_start(image)
-    with drawing.opened(bundle) as (pipe, options):
-        options["denoising_start"] = denoising_start
-        drawing.report(pipe.img2img([prompt] * drawing.count, image=picture, strength=strength, **options))
+    start = read_start(image)
+    latents = getattr(start, "ndim", 0) == 4
+
+    def call(pipe: Any, batch: "Batch", options: dict[str, Any]) -> Any:
+        if latents and len(start) not in (1, batch.total):
+            raise RequestError(
+                f"got the latents of {len(start)} pictures for {batch.total}, expected those of one, or of each; use "
+                f"--count {len(start)}"
+            )
+        given = batch.of(start) if latents else start
+        return pipe.img2img(batch.prompts, image=given, strength=strength, denoising_start=denoising_start, **options)
+
+    def size(pipe: Any) -> tuple[int, int]:
+        return pipe.manifest.latents.pixel_size(start) if latents else getattr(start, "size", (0, 0))
+
+    drawing.draw(bundle, prompt, call, size=size)
 
 
 @draws
 def inpaint(
     bundle: Bundle,
-    prompt: Prompt,
     image: Image,
     mask: Annotated[Path, typer.Option("--mask", help="Picture of the same size: white is redrawn, black is kept.")],
     drawing: Drawing,
+    prompt: Prompt = None,
     strength: Annotated[
         float | None, typer.Option("--strength", help="1 redraws from pure noise, less from the picture.")
     ] = None,
@@ -63,9 +81,10 @@ def inpaint(
     from latentrt.runtime.pictures.image import read_image
 
     picture, masked = read_image(image), read_image(mask)
-    with drawing.opened(bundle) as (pipe, options):
-        result = pipe.inpaint(
-            [prompt] * drawing.count,
+
+    def call(pipe: Any, batch: "Batch", options: dict[str, Any]) -> Any:
+        return pipe.inpaint(
+            batch.prompts,
             image=picture,
             mask_image=masked,
             strength=strength,
@@ -73,15 +92,16 @@ def inpaint(
             kept_pixels=kept_pixels,
             **options,
         )
-        drawing.report(result)
+
+    drawing.draw(bundle, prompt, call, size=None if padding_mask_crop is not None else lambda _: picture.size)
 
 
 @draws
 def outpaint(
     bundle: Bundle,
-    prompt: Prompt,
     image: Image,
     drawing: Drawing,
+    prompt: Prompt = None,
     left: Annotated[int, typer.Option("--left", help="Pixels to add on the left.")] = 0,
     top: Annotated[int, typer.Option("--top", help="Pixels to add at the top.")] = 0,
     right: Annotated[int, typer.Option("--right", help="Pixels to add on the right.")] = 0,
@@ -97,9 +117,10 @@ def outpaint(
     from latentrt.runtime.pictures.image import read_image
 
     picture = read_image(image)
-    with drawing.opened(bundle) as (pipe, options):
-        result = pipe.outpaint(
-            [prompt] * drawing.count,
+
+    def call(pipe: Any, batch: "Batch", options: dict[str, Any]) -> Any:
+        return pipe.outpaint(
+            batch.prompts,
             image=picture,
             left=left,
             top=top,
@@ -109,4 +130,5 @@ def outpaint(
             strength=strength,
             **options,
         )
-        drawing.report(result)
+
+    drawing.draw(bundle, prompt, call, size=lambda _: (picture.width + left + right, picture.height + top + bottom))
