@@ -1,6 +1,7 @@
 """The options that all drawing commands share, and what they do before and after they draw."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,6 +148,7 @@ class Drawing:
 
     def _prompts(self, prompt: str | None) -> list[str]:
         """The prompt of each picture: each line ``count`` times in turn."""
+        from latentrt.cli.terminal import tell
         from latentrt.prompt_files import STDIN, prompts_from_file
 
         if (prompt is None) == (self.prompts is None):
@@ -157,6 +159,8 @@ class Drawing:
         source = STDIN if prompt == str(STDIN) else self.prompts
         if source is None:
             return [str(prompt)] * self.count
+        if source == STDIN and sys.stdin is not None and sys.stdin.isatty():
+            tell("reading prompts, one a line; end with Ctrl-D")
         return [line for line in prompts_from_file(source) for _ in range(self.count)]
 
     def _seeds(self, pictures: int) -> Sequence[int]:

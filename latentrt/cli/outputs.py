@@ -4,11 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from errno import EISDIR
 from pathlib import Path
 from string import Formatter
 
 from latentrt.engines.errors import RequestError
-from latentrt.engines.files import check_writable
+from latentrt.engines.files import check_writable, output_error
 from latentrt.runtime.pictures.picture_file import SUFFIXES
 
 LATENTS = ".npy"
@@ -57,12 +58,10 @@ def output_paths(output: Path, pictures: Sequence[Picture], model: str, *, overw
     if len(paths) > len(set(paths)):
         twice = next(path for path, count in Counter(paths).items() if count > 1)
         raise RequestError(f"got output {str(output)!r}, which names two pictures {str(twice)!r}; add {{index}} to it")
-    for folder in dict.fromkeys(path.parent for path in paths):
-        check_writable((_nearest(folder) if by_pattern else folder) / "picture")
-    for path in paths:
-        if path.is_dir():
-            check_writable(path)
-    there = [] if overwrite else [path for path in paths if path.exists()]
+    first_of = {(_nearest(path.parent) if by_pattern else path.parent): path for path in reversed(paths)}
+    for folder, path in first_of.items():
+        check_writable(folder / path.name)
+    there = [path for path in paths if _is_there(path) and not overwrite]
     if there:
         more = f" and {len(there) - 1} more are" if len(there) > 1 else " is"
         raise RequestError(
@@ -101,6 +100,20 @@ def _check_pattern(pattern: str) -> None:
 def _slug(text: str) -> str:
     """A text as part of a file's name on every system."""
     return re.sub(r"[^\w.]+", "-", text)[:_LONGEST].strip("-.") or "untitled"
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file has the name.
+
+    Raises:
+        OutputError: a folder has it, or no file can.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, "is a directory")
+        return path.exists()
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def _nearest(folder: Path) -> Path:

@@ -99,6 +99,29 @@ def test_names_by_pattern(command: Callable[..., Any], tiny_bundle: Path, tmp_pa
     assert names(tmp_path) == ["new/{x}/0000-7-a-b-..-Kä-tiny.jpg", "new/{x}/0001-8-a-b-..-Kä-tiny.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("x" * 300 + ".png", "the name is too long"),
+        ("{index}" + "x" * 300 + ".png", "the name is too long"),
+        ("folder-{index}.png", "it is a folder"),
+        ("text.txt/{index}.png", "is a file"),
+        ("none/a.png", "the folder does not exist"),
+    ],
+)
+def test_names_that_no_file_can_have(
+    output: str, reason: str, command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sentence, before a bundle is opened."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder-1.png").mkdir()
+    (tmp_path / "text.txt").touch()
+    done = command("generate", "none.bundle", "cat", "--count", 2, "-o", output)
+    assert (done.status, done.stdout) == (2, ""), done.stderr
+    assert reason in done.stderr
+    assert names(tmp_path) == ["text.txt"]
+
+
 BAD_NAMES = {
     "{": "a malformed pattern (",
     "a}": "a malformed pattern (",
@@ -158,7 +181,7 @@ def test_prompts_from_a_file_and_from_standard_input(
 ) -> None:
     """One a line, each as often as --count says, in batches over all of them."""
     (tmp_path / "lines.txt").write_bytes(LINES.encode(encoding))
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(LINES.encode(encoding))))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(LINES.encode(encoding)), isatty=lambda: False))
     words = way.replace("FILE", str(tmp_path / "lines.txt")).split()
     out = tmp_path / "out" / "{index}.png"
     done = command("generate", tiny_bundle, *words, *FAST, "--count", 2, "--seed", 1, "--json", "-o", out)
@@ -194,7 +217,7 @@ def test_prompts_that_cannot_be_drawn(
 ) -> None:
     """A sentence before the first is drawn, also where it is the second that is malformed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"\n\n")))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"\n\n"), isatty=lambda: False))
     content = {"empty": b"\n \n", "latin": "Käse".encode("latin1"), "binary": b"a\0b", "second": b"a cat\na\n(b:1..2)"}
     for name, text in content.items():
         (tmp_path / f"{name}.txt").write_bytes(text)

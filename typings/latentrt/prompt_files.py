@@ -1,0 +1,1 @@
+../../latentrt/prompt_files.py
