@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from latentrt.engines.files import output_error
-
 _ESCAPES = "latentrt.escapes"
 # A reader that has gone, as ``head`` does; Windows says EINVAL; a terminal that was closed
 _GONE = frozenset({errno.EPIPE, errno.EINVAL, errno.ESHUTDOWN, errno.EIO, errno.EBADF})
@@ -56,6 +54,8 @@ class LastingStream:
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
         if error.errno not in _GONE:
+            from latentrt.engines.files import output_error
+
             raise output_error(Path(self._name), error) from error
 
 

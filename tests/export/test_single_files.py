@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,9 @@ def test_draws_the_same_picture(
         assert f"{row['value']} ({row['reason']})" in command("inspect", bundle).stdout
     assert written["source"]["files"]["model.ckpt"]["size"] == path.stat().st_size
     assert "base/model_index.json" in written["source"]["files"]
+    with latentrt.open(bundle, threads=1) as pipe:
+        settings = pipe("a cat", num_inference_steps=1, output_type="latent").metadata[0].parameters()
+    assert f"Model hash: {sha256(path.read_bytes()).hexdigest()[:10]}, Model: model," in settings  # as A1111 does
     assert json.loads(command(*arguments).stdout)["up_to_date"]
 
 
