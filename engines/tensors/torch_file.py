@@ -144,8 +144,10 @@ class _Unpickler(pickle.Unpickler):
             raise ForeignContentError(f"{module}.{name}")
         return self._names[f"{module}.{name}"]
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        """A storage: ("storage", type, key, location, count, …)."""
+    def persistent_load(self, pid: Any) -> Any:
+        """A storage ("storage", type, key, location, count, …), or a module's class ("module", class, file, source)."""
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":
+            return pid[1]  # what find_class made of its name; the older layout has its source beside it
         kind, dtype, key, _, count, *view = pid
         known = isinstance(dtype, str) and (dtype == _UNTYPED or dtype in _BY_NAME)
         if kind != "storage" or not known or type(count) is not int or count < 0 or any(view):
