@@ -1,12 +1,11 @@
 """Whether the configs of a model's parts say what a build needs, fit each other, and ask for nothing else."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.export.sources.families import Family
-from latentrt.export.sources.library_settings import constructor_settings
+from latentrt.export.sources.library_settings import constructor_settings, is_number
 
 _Configs = Mapping[str, Mapping[str, Any]]
 # What a build reads from the configs and cannot guess, with the types it can have
@@ -91,16 +90,16 @@ def _latent_faults(family: Family, vae: Mapping[str, Any]) -> list[str]:
     """The scale of latents, and their statistics, which diffusers' pipelines of SDXL alone know."""
     faults, file = [], "vae/config.json"
     scale, shift = vae.get("scaling_factor"), vae.get("shift_factor")
-    if scale is not None and not (_is_number(scale) and scale > 0):
+    if scale is not None and not (is_number(scale) and scale > 0):
         faults.append(f"{file} has scaling_factor {scale!r}, expected a number above 0")
     if shift is not None and shift != 0:
         faults.append(f"{file} has shift_factor {shift!r}, expected null: diffusers' pipelines of this kind know none")
     values = {name: vae[name] for name in LATENT_STATISTICS if vae.get(name) is not None}
     channels = vae.get("latent_channels")
     for name, numbers in values.items():
-        if not (isinstance(numbers, list | tuple) and len(numbers) == channels and all(map(_is_number, numbers))):
+        if not (isinstance(numbers, list | tuple) and len(numbers) == channels and all(map(is_number, numbers))):
             faults.append(f"{file} has {name} {numbers!r}, expected {channels} numbers")
-        elif name == "latents_std" and min(numbers) <= 0:
+        elif name == "latents_std" and min(numbers, default=0) <= 0:
             faults.append(f"{file} has {name} {numbers!r}, expected numbers above 0")
         elif len(values) < len(LATENT_STATISTICS):
             faults.append(f"{file} has {name} {numbers!r} alone, expected {' and '.join(LATENT_STATISTICS)}")
@@ -123,10 +122,6 @@ def passed_over_settings(configs: _Configs) -> dict[str, dict[str, Any]]:
         for part, (file, kind) in _CLASSES.items()
         if part in configs
     }
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _width_faults(family: Family, configs: _Configs, called: Mapping[str, str]) -> list[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+_LARGEST = 1e30
+
 
 @cache
 def constructor_settings(library: str, file: str, name: str) -> Mapping[str, Any]:
@@ -29,6 +31,11 @@ def constructor_settings(library: str, file: str, name: str) -> Mapping[str, Any
     defaults = [_value(node) for node in parameters.defaults]
     required = [None] * (len(names) - len(defaults))
     return MappingProxyType(dict(zip(names, [*required, *defaults], strict=True)))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a setting is a number that a float can be reckoned with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _value(node: ast.expr) -> Any:

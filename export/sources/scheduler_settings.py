@@ -11,7 +11,7 @@ from typing import Any
 
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.export.sources.families import Family
-from latentrt.export.sources.library_settings import constructor_settings
+from latentrt.export.sources.library_settings import constructor_settings, is_number
 
 LISTED_CLASS = "_listed_class"  # beside a config's keys: the class that model_index.json names
 _FILE = "scheduler/scheduler_config.json"
@@ -123,10 +123,6 @@ _DRAWN: Mapping[str, tuple[Any, ...]] = {"clip_sample": (False,), "variance_type
 _UNUSED = {"TCDScheduler": frozenset({"timestep_scaling"})}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-
-
 def _one_of(*values: Any) -> Callable[[Any], bool]:
     return lambda value: type(value) in map(type, values) and value in values
 
@@ -142,10 +138,10 @@ _OPTIONS: Mapping[str, Callable[[Any], bool]] = {
     "lower_order_final": _IS_SWITCH,
     "euler_at_final": _IS_SWITCH,
     "predict_x0": _IS_SWITCH,
-    "lambda_min_clipped": _is_number,
+    "lambda_min_clipped": lambda value: value == -math.inf or (is_number(value) and -100 <= value <= 100),
     "disable_corrector": lambda value: isinstance(value, list | tuple) and all(type(step) is int for step in value),
     "original_inference_steps": lambda value: type(value) is int and 1 <= value <= 1000,
-    "timestep_scaling": lambda value: _is_number(value) and 0 <= value <= 1e6,
+    "timestep_scaling": lambda value: is_number(value) and 0 <= value <= 1e6,
 }
 
 
@@ -296,7 +292,7 @@ def _levels_of_continuous_euler(settings: Mapping[str, Any], faults: list[str]) 
     Its first noise is EDM's with leading spacing only.
     """
     curve = "karras" if settings["use_karras_sigmas"] else "exponential"
-    whole = all(_is_number(settings[key]) for key in _ENDS) and settings[f"use_{curve}_sigmas"] is True
+    whole = all(is_number(settings[key]) for key in _ENDS) and settings[f"use_{curve}_sigmas"] is True
     if not whole or settings["timestep_spacing"] != "leading" or settings["final_sigmas_type"] != "zero":
         faults.append(
             f"{_FILE} has timestep_type 'continuous', expected 'discrete', or beside it sigma_min, sigma_max, "

@@ -9,7 +9,6 @@ import numpy as np
 
 from latentrt.engines.bundle.records.manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
-from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checkpoint import Checkpoint, tensor_refusal
 from latentrt.export.sources.config_checks import (
@@ -27,11 +26,11 @@ from latentrt.export.sources.place import Place, place_of_model
 from latentrt.export.sources.scheduler_settings import scheduler_reading
 from latentrt.export.sources.single_file.schedule import STANDARD
 from latentrt.export.sources.single_file.single_file import partial_model_from_file, vae_from_file
+from latentrt.export.sources.tokenizer_settings import framing_faults
 from latentrt.models import EMBEDDED, EMOJI
 
 _ENCODERS = ("text_encoder", "text_encoder_2")
 _PARTS = frozenset((*_ENCODERS, "unet", "vae"))
-_CLIPS_END, _OLD_END = 49407, 2  # CLIPTextConfig's default, and what it was before transformers 4.31
 
 
 def checkpoint_from_model(model: str, choices: Choices | None = None) -> Checkpoint:
@@ -147,7 +146,7 @@ def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -
     configs = {part: found.config for part, found in parts.items()}
     faults += part_faults(family, configs, sources)
     reading = scheduler_reading(scheduler, family)
-    settings_faults = [*reading.faults, *setting_faults(family, configs), *_end_faults(family, configs, tokenizers)]
+    settings_faults = [*reading.faults, *setting_faults(family, configs), *framing_faults(family, configs, tokenizers)]
     if faults:
         raise CheckpointError(_cannot_be_built(own, [*faults, *settings_faults], base))
     if settings_faults:
@@ -383,24 +382,6 @@ def _faults(
         elif row.part in parts:
             rows = parts[row.part].config.get("vocab_size")
             faults.append(f"{row.tokenizer} is missing: {row.part} embeds {rows} tokens, CLIP has 49408")
-    return faults
-
-
-def _end_faults(family: Family, configs: Mapping[str, Mapping[str, Any]], tokenizers: Mapping[str, Path]) -> list[str]:
-    """Text encoders that pool at another token than their tokenizer ends a text with.
-
-    2 is what old configs say; transformers then takes the highest id there is.
-    """
-    faults = []
-    for row in family.text_encoders:
-        if not row.pooled or row.part not in configs or row.tokenizer not in tokenizers:
-            continue
-        end = configs[row.part].get("eos_token_id", _CLIPS_END)
-        if end == _OLD_END:
-            continue
-        ends = tokenizer_from_folder(tokenizers[row.tokenizer]).eos_id
-        if end != ends:
-            faults.append(f"{row.part}/config.json has eos_token_id {end!r}, expected {ends}, the tokenizer's, or 2")
     return faults
 
 

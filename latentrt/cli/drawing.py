@@ -199,7 +199,7 @@ class Drawing:
             wishes[name] = _value(value)
         if self.sampler is None and not wishes:
             return None  # the bundle's own, which gives way to custom timesteps
-        own = {} if self.sampler is not None else defaults.sampler_options
+        own = defaults.sampler_options if sampler.name == defaults.sampler else {}
         return Sampler(name=sampler.name, **{**own, **wishes})
 
 

@@ -114,7 +114,7 @@ def sampling_from_keywords(
 def _sampler(manifest: BundleManifest, keywords: SamplingKeywords) -> Sampler:
     """The sampler, with custom timesteps or sigmas."""
     named = keywords.get("sampler")
-    if named is None:
+    if named is None or named == manifest.defaults.sampler:
         options: dict[str, Any] = dict(manifest.defaults.sampler_options)
         named = Sampler(name=manifest.defaults.sampler, **options)
     sampler = named if isinstance(named, Sampler) else Sampler(name=named)

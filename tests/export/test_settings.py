@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import save_tiny_checkpoint
+from parity.reference import SCHEDULERS, reference_steps, scheduler_for
 from single_files import ldm_tensors, ldm_vae, save_tensors
 
 from latentrt.engines.bundle.records.latent_space import LatentSpace
@@ -135,13 +136,9 @@ def test_every_setting_of_a_scheduler_is_read_or_refused(name: str) -> None:
                 assert row.options[key] == ours
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_scheduler_becomes_the_sampler_of_its_name(name: str) -> None:
     """As the class saves itself; PNDM, which nobody chose, becomes the family's default."""
-    from parity.reference import SCHEDULERS, scheduler_for
-
-    if name not in SCHEDULERS:
-        pytest.skip("no class of diffusers")
     reference = scheduler_for(name, {"beta_schedule": "scaled_linear"})
     found = scheduler_reading({**reference.config, "_class_name": type(reference).__name__}, FAMILY["sd1"])
     assert found.sampler == (FAMILY["sd1"].defaults.sampler if name == "pndm" else name)
@@ -244,7 +241,6 @@ def test_a_schedulers_wishes_are_its_samplers(
     """And draw as the class does with them: the same sample after every step."""
     import diffusers
     import numpy as np
-    from parity.reference import reference_steps
 
     from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
     from latentrt.runtime.sampling.noise import Noise
@@ -324,6 +320,8 @@ REFUSED = [
     ("sd1", UNET, {"_class_name": "UNetMotionModel"}, "the U-Net is a UNetMotionModel, expected UNet2DConditionModel"),
     ("sd1", "text_encoder/config.json", {"model_type": "t5"}, "text_encoder/config.json has model_type 't5', expected"),
     ("sdxl", "text_encoder_2/config.json", {"eos_token_id": 7}, r"has eos_token_id 7, expected \d+, the tokenizer's"),
+    ("sd1", "tokenizer/tokenizer_config.json", {"model_max_length": 50}, "has model_max_length 50, expected 77"),
+    ("sd1", "tokenizer/tokenizer_config.json", {"padding_side": "left"}, "has padding_side 'left', expected 'right'"),
     ("sd1", SCHEDULER, {"use_flow_sigmas": True}, None),
     ("sd1", SCHEDULER, {"use_flow_sigmas": True, "_class_name": "DPMSolverMultistepScheduler"}, "has use_flow_sigmas"),
     ("sd1", SCHEDULER, {"_class_name": "FlowMatchHeunDiscreteScheduler"}, "scheduler is 'FlowMatchHeunDiscrete"),

@@ -178,6 +178,32 @@ def test_playground(pipe: latentrt.Pipeline, theirs: DiffusersReference) -> None
         compare(pipe, theirs, image=picture(), mask_image=mask(), strength=strength)
 
 
+def test_the_bundle_says_so(
+    playground: Path, pipe: latentrt.Pipeline, shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`inspect` names the noise levels; a bundle whose settings would be read otherwise now is not up to date."""
+    from latentrt.building.plan import BundlePlan
+    from latentrt.cli.description import print_description
+    from latentrt.describing import describe
+    from latentrt.export.sources.source import checkpoint_from_model
+
+    print_description(describe(shared / "playground.bundle"))
+    assert "epsilon, EDM: sigma 0.002 to 80, karras, sigma_data 0.5" in capsys.readouterr().out
+    manifest = pipe.manifest
+    plan = BundlePlan(
+        checkpoint=checkpoint_from_model(str(playground)),
+        versions=manifest.exporter,
+        precision=manifest.precision,
+        kept_fp32=(),
+        profiles=manifest.profiles,
+        seamless=manifest.seamless,
+    )
+    assert plan.made(manifest)
+    plain = manifest.latents.model_copy(update={"latents_mean": None})
+    for changes in ({"schedule": ScheduleConfig()}, {"latents": plain}):
+        assert not plan.made(manifest.model_copy(update=changes))
+
+
 def test_what_edm_has_no_timesteps_for(pipe: latentrt.Pipeline) -> None:
     """Samplers and keywords that count timesteps are refused; every other sampler draws."""
     for told, reason in (

@@ -223,3 +223,25 @@ def test_pictures_of_unknown_range_are_refused(tiny_pipe: Pipe, mode: str) -> No
     for call in calls:
         with pytest.raises(RequestError, match=f"mode '{mode}', whose range is unknown.*convert it to 0 to 255"):
             call()
+
+
+def test_the_models_own_options_are_its_samplers(tiny_pipe: latentrt.Pipeline) -> None:
+    """Whether that is named or not; another sampler, an own one and custom timesteps have none of them."""
+    from latentrt.cli.drawing import Drawing
+    from latentrt.runtime.call.sampling import sampling_from_keywords
+    from latentrt.runtime.call.workflow import Workflow
+
+    options = {"sigma_spacing": "exponential", "interpolation_type": "log_linear"}
+    defaults = tiny_pipe.manifest.defaults.model_copy(update={"sampler": "euler", "sampler_options": options})
+    manifest = tiny_pipe.manifest.model_copy(update={"defaults": defaults})
+
+    def sampler(**keywords: Any) -> Sampler:
+        return sampling_from_keywords(manifest, keywords, Workflow.TEXT, None, (1, 4, 16, 16)).sampler  # type: ignore[arg-type]
+
+    own = Sampler(name="euler", **options)  # type: ignore[arg-type]
+    assert sampler() == sampler(sampler="euler") == own
+    assert sampler(sampler="ddim") == Sampler(name="ddim")
+    assert sampler(sampler=Sampler(name="euler")) == Sampler(name="euler")
+    assert sampler(timesteps=[900, 500]) == Sampler(name="euler", timesteps=[900, 500], interpolation_type="log_linear")
+    told = Drawing(sampler_option=["s_churn=2"])
+    assert told._sampler(defaults) == Sampler(name="euler", s_churn=2.0, **options)  # type: ignore[arg-type]

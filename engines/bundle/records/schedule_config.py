@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
 from latentrt.engines.bundle.records.record import Record
 
@@ -59,6 +59,8 @@ class FinalSigma(StrEnum):
 
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_MOST_TIMESTEPS = 1_000_000
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class EdmLevels(Record):
@@ -98,14 +100,14 @@ class ScheduleConfig(Record):
     as in diffusers. ``skip_prk_steps`` concerns ``pndm`` alone: whether its first steps are multistep already.
     """
 
-    num_train_timesteps: Annotated[int, Field(ge=2)] = 1000
-    beta_start: FiniteFloat = 0.0001
-    beta_end: FiniteFloat = 0.02
+    num_train_timesteps: Annotated[int, Field(ge=2, le=_MOST_TIMESTEPS)] = 1000
+    beta_start: _Share = 0.0001
+    beta_end: _Share = 0.02
     beta_schedule: BetaSchedule = BetaSchedule.LINEAR
-    trained_betas: tuple[FiniteFloat, ...] | None = None
+    trained_betas: tuple[_Share, ...] | None = None
     prediction_type: PredictionType = PredictionType.EPSILON
     timestep_spacing: TimestepSpacing | None = None
-    steps_offset: int = 0
+    steps_offset: Annotated[int, Field(ge=0, le=_MOST_TIMESTEPS)] = 0
     set_alpha_to_one: bool = True
     rescale_betas_zero_snr: bool = False
     skip_prk_steps: bool = False
