@@ -226,7 +226,7 @@ def test_pictures_of_unknown_range_are_refused(tiny_pipe: Pipe, mode: str) -> No
 
 
 def test_the_models_own_options_are_its_samplers(tiny_pipe: latentrt.Pipeline) -> None:
-    """Whether that is named or not; another sampler, an own one and custom timesteps have none of them."""
+    """Whether that is named or not; another sampler, an own one and custom timesteps leave them out."""
     from latentrt.cli.drawing import Drawing
     from latentrt.runtime.call.sampling import sampling_from_keywords
     from latentrt.runtime.call.workflow import Workflow
@@ -243,5 +243,5 @@ def test_the_models_own_options_are_its_samplers(tiny_pipe: latentrt.Pipeline) -
     assert sampler(sampler="ddim") == Sampler(name="ddim")
     assert sampler(sampler=Sampler(name="euler")) == Sampler(name="euler")
     assert sampler(timesteps=[900, 500]) == Sampler(name="euler", timesteps=[900, 500], interpolation_type="log_linear")
-    told = Drawing(sampler_option=["s_churn=2"])
+    told = Drawing(sampler_option=["s_churn=2"], keywords={})
     assert told._sampler(defaults) == Sampler(name="euler", s_churn=2.0, **options)  # type: ignore[arg-type]
