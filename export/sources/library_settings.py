@@ -7,7 +7,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 _LARGEST = 1e30
 
@@ -33,7 +33,7 @@ def constructor_settings(library: str, file: str, name: str) -> Mapping[str, Any
     return MappingProxyType(dict(zip(names, [*required, *defaults], strict=True)))
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a setting is a number that a float can be reckoned with."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
