@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.engines.tensors.dtypes import DTYPES
-from latentrt.engines.tensors.tensor_file import Block, DamagedError, Source, StoredTensor
+from latentrt.engines.tensors.tensor_file import Block, DamagedError, Source, StoredTensor, UnreadableError
 
 _LENGTH_BYTES = 8  # the header's length, then the header as JSON, then the numbers
 _LONGEST_HEADER = 100_000_000  # bytes, as in the format's own reader
@@ -18,20 +18,30 @@ def read_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str
 
     Raises:
         DamagedError, ValueError: the header is none, or does not fit the file.
+        UnreadableError: the file is whole, and the format does not allow it.
         OSError: the file cannot be read.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         begin = _LENGTH_BYTES + length
-        if length > _LONGEST_HEADER or begin > size:
+        if begin > size:
             raise DamagedError(f"{size} bytes, of which the header alone takes {length}")
+        if length > _LONGEST_HEADER:
+            raise UnreadableError(
+                f"has a header of {length / 1e6:.1f} MB, expected at most {_LONGEST_HEADER // 10**6} MB, as the format "
+                "allows; write its tensors again with safetensors, in several files or without the metadata"
+            )
         header = json.loads(file.read(length), object_pairs_hook=_unique)
     if not isinstance(header, dict):
         raise DamagedError("its header is no table")
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise DamagedError("its metadata are no texts")
+    odd = [key for key, value in metadata.items() if not isinstance(value, str)] if isinstance(metadata, dict) else [""]
+    if odd:
+        raise UnreadableError(
+            f"has __metadata__ that are no texts{f' ({odd[0][:40]})' if odd[0] else ''}, expected texts alone, as the "
+            "format demands; write its tensors again with safetensors.torch.save_file and metadata of texts"
+        )
     source = Source(path)
     tensors = {name: _tensor(name, entry, source, begin) for name, entry in header.items()}
     end = begin

@@ -34,6 +34,10 @@ class DamagedError(Exception):
     """A file does not hold what it says."""
 
 
+class UnreadableError(Exception):
+    """A file is whole and breaks a rule of its format; the text says which, what was expected, and what to do."""
+
+
 class Format(StrEnum):
     """The forms in which tensors are read."""
 
@@ -82,6 +86,9 @@ class StoredTensor:
     stride: tuple[int, ...] | None  # in numbers; None: one behind the other
     start: int
     block: Block
+
+    def __setstate__(self, state: object) -> None:
+        """A pickle changes nothing of it."""
 
     def bits(self) -> Array:
         """The numbers in the shape of the tensor, in the file's own type; float8 and bfloat16 as whole numbers.
@@ -136,6 +143,15 @@ class TensorFile:
         """Whole numbers beside the tensors, such as ``global_step``."""
         return self._flat[1]
 
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """The classes of what a pickle holds beside tensors and plain containers, next to the top."""
+        if self.format is Format.SAFETENSORS or not isinstance(self.tree, dict):
+            return ()
+        from latentrt.engines.tensors.stand_ins import StandIn
+
+        return tuple(type(value).__name__ for value in self.tree.values() if isinstance(value, StandIn))
+
     @cached_property
     def _flat(self) -> tuple[dict[str, StoredTensor], dict[str, int]]:
         tensors: dict[str, StoredTensor] = {}
@@ -162,6 +178,11 @@ class TensorFile:
         return tensors, numbers
 
 
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file's first nine bytes are the length of a header and its beginning; in a text, no such number."""
+    return head[8:9] == b"{" and not head.startswith(b"PK") and int.from_bytes(head[:8], "little") < 2**48
+
+
 def open_tensor_file(path: Path, name: str | None = None) -> TensorFile:
     """Opens a file of tensors.
 
@@ -179,11 +200,13 @@ def open_tensor_file(path: Path, name: str | None = None) -> TensorFile:
             head = file.read(9)
     except OSError as error:
         raise TensorFileError(f"{name!r} cannot be read ({error.strerror or error}); check the path") from error
-    if head[8:9] == b"{" and not head.startswith(b"PK"):
+    if is_safetensors(head):
         from latentrt.engines.tensors.safetensors_file import read_safetensors
 
         try:
             tree, metadata = read_safetensors(path)
+        except UnreadableError as error:
+            raise TensorFileError(f"{name!r} {error}") from error
         except (DamagedError, OSError, ValueError, RecursionError) as error:
             raise TensorFileError(
                 f"{name!r} is cut short or damaged ({_reason(error)}), expected a whole safetensors file; "

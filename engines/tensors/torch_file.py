@@ -1,9 +1,9 @@
 """What ``torch.save`` writes, without torch and without running anything in it.
 
 Both layouts are read: the zip archive (since torch 1.6) with ``data.pkl`` and one member per storage, and the older
-stream of pickles with the storages behind. Of a pickle's globals only those are known that rebuild plain containers and
-tensors; those that training leaves in old checkpoints become empty stand-ins; any other is refused before it is looked
-up.
+stream of pickles with the storages behind. Of a pickle's globals only those are known that rebuild plain containers,
+tensors and arrays. Nothing else is ever looked up: it is refused, or becomes an empty stand-in
+(``engines/tensors/stand_ins.py``).
 """
 
 import pickle
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from latentrt.engines.tensors.dtypes import DTYPES, StoredDtype
+from latentrt.engines.tensors.pickled_arrays import array_names
+from latentrt.engines.tensors.stand_ins import StandIn, stand_in
 from latentrt.engines.tensors.tensor_file import (
     Block,
     DamagedError,
@@ -38,32 +40,6 @@ _STORAGES = {dtype.storage: dtype for dtype in DTYPES if dtype.storage}
 _BY_NAME = {dtype.name: dtype for dtype in DTYPES}
 _UNTYPED = "untyped"
 _MOST_AXES = 64
-# What PyTorch Lightning and NumPy leave in the checkpoints of SD 1.x's time beside the tensors
-_LEFT_BY_TRAINING = frozenset(
-    {
-        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-        "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
-        "pytorch_lightning.utilities.parsing.AttributeDict",
-        "lightning_fabric.utilities.data.AttributeDict",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-        "numpy.core.multiarray._reconstruct",
-        "numpy._core.multiarray._reconstruct",
-        "numpy.ndarray",
-        "numpy.dtype",
-        "omegaconf.listconfig.ListConfig",
-        "omegaconf.dictconfig.DictConfig",
-        "omegaconf.base.ContainerMetadata",
-        "omegaconf.base.Metadata",
-        "omegaconf.nodes.AnyNode",
-        "typing.Any",
-        "pathlib.PosixPath",
-        "pathlib.WindowsPath",
-        "collections.Counter",
-        "torch.device",
-        "_codecs.encode",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +54,9 @@ class _Storage:
     def size(self) -> int:
         """Bytes."""
         return self.count * (1 if self.dtype is None else self.dtype.size)
+
+    def __setstate__(self, state: object) -> None:
+        """A pickle changes nothing of it."""
 
 
 def read_torch_file(path: Path, form: Format) -> Any:
@@ -97,14 +76,13 @@ def read_torch_file(path: Path, form: Format) -> Any:
         return _from_stream(file, path)
 
 
-class _StandIn:
-    """Takes the place of an object that checkpoints carry and nothing here needs."""
+class _Parameters(dict[str, Any]):
+    """What torch.nn.ParameterDict holds, by its names."""
 
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
+    def __setstate__(self, state: Any) -> None:
+        """A module's attributes; the values that are no tensors are not among its parameters."""
+        held = state.get("_parameters")
+        self.update(held if isinstance(held, dict) else {})
 
 
 class _Unpickler(pickle.Unpickler):
@@ -131,18 +109,24 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils._rebuild_tensor_v2": tensor,
             "torch._utils._rebuild_tensor_v3": untyped_tensor,
             "torch._utils._rebuild_parameter": lambda data, *_: data,
+            "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+            "torch._tensor._rebuild_from_type_v2": lambda rebuild, _, arguments, *__: rebuild(*arguments),
+            "torch.nn.modules.container.ParameterDict": type("ParameterDict", (_Parameters,), {}),
+            "collections.defaultdict": lambda *_: {},
             "torch.Size": tuple,
             "torch.storage.UntypedStorage": _UNTYPED,
             **{f"torch.{storage}": dtype.name for storage, dtype in _STORAGES.items()},
+            **{f"torch.cuda.{storage}": dtype.name for storage, dtype in _STORAGES.items()},
             **{f"torch.{name}": name for name in _BY_NAME},
-            **{name: type(name.rpartition(".")[2], (_StandIn,), {}) for name in _LEFT_BY_TRAINING},
+            **array_names(),
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """One of the few known names."""
-        if f"{module}.{name}" not in self._names:
-            raise ForeignContentError(f"{module}.{name}")
-        return self._names[f"{module}.{name}"]
+        """One of the few known names, or a stand-in."""
+        full = f"{module}.{name}"
+        if full not in self._names:
+            self._names[full] = stand_in(module, name)
+        return self._names[full]
 
     def persistent_load(self, pid: Any) -> Any:
         """A storage ("storage", type, key, location, count, …), or a module's class ("module", class, file, source)."""
@@ -187,7 +171,10 @@ def _unpickled(file: BinaryIO, blocks: Callable[[str], Block] | None = None) -> 
             raise ForeignContentError("far more than the names of tensors")
     file.seek(begin)
     unpickler = _Unpickler(file, blocks)
-    return unpickler.load(), unpickler.storages
+    content = unpickler.load()
+    if isinstance(content, StandIn):
+        raise ForeignContentError(type(content).__name__)
+    return content, unpickler.storages
 
 
 def _from_archive(archive: zipfile.ZipFile, path: Path) -> Any:

@@ -90,7 +90,7 @@ def _partial_model(model: str, choices: Choices, wanted: Set[str], *, recorded: 
         raise CheckpointError(f"got --variant {choices.variant} for the file {model!r}, which has none; leave it out")
     partial = partial_model_from_part_file(path, recorded=recorded)
     if partial is None:
-        partial = partial_model_from_file(path, ema=choices.ema, recorded=recorded)
+        partial = partial_model_from_file(path, ema=choices.ema, recorded=recorded, wanted=wanted)
     elif choices.ema is not None:
         raise CheckpointError(
             f"got a choice of averaged weights for the file {model!r}, which holds one set; leave it out, or give the "
@@ -364,9 +364,7 @@ def _faults(
     choices: Choices,
 ) -> list[str]:
     """What is missing, and what cannot be read."""
-    # A VAE that is replaced may be missing or spoiled
-    faults = [fault for fault in own.faults if not (choices.vae is not None and fault.startswith("vae/"))]
-    faults += [f"the base's {fault}" for fault in base.faults] if base else []
+    faults = [*own.faults, *(f"the base's {fault}" for fault in (base.faults if base else ()))]
     faults += [
         f"{part}/config.json is missing" if own.pipeline else f"{part} is missing"
         for part in _wanted(family)

@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.engines.errors import CheckpointError
-from latentrt.engines.tensors.tensor_file import Format, TensorFile, TensorFileError, open_tensor_file
-from latentrt.export.sources.foreign_files import check_kind
+from latentrt.engines.spec import Array
+from latentrt.engines.tensors.tensor_file import (
+    Format,
+    StoredTensor,
+    TensorFile,
+    TensorFileError,
+    open_tensor_file,
+)
+from latentrt.export.sources.foreign_files import check_kind, refusal
+
+# What stands beside the scales of a model in float8, as ComfyUI writes it: marks, and the scales of activations
+_BESIDE_SCALES = ("scaled_fp8", ".scale_input", ".input_scale", ".comfy_quant")
 
 
 @dataclass(frozen=True)
@@ -30,8 +40,28 @@ class WeightsFile:
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Of all tensors."""
-        return {key: tensor.shape for key, tensor in self.file.tensors.items()}
+        """Of all tensors but the scales of others."""
+        tensors, scales = self.file.tensors, self._scales
+        hidden = set(scales.values())
+        return {
+            key: tensor.shape
+            for key, tensor in tensors.items()
+            if key not in hidden and not (scales and key.endswith(_BESIDE_SCALES))
+        }
+
+    @cached_property
+    def _scales(self) -> Mapping[str, str]:
+        """Of weights in float8 that were divided by a number, or a number a row, the tensor that holds it."""
+        tensors, found = self.file.tensors, {}
+        for key, tensor in tensors.items():
+            if not tensor.dtype_name.startswith("float8"):
+                continue
+            for name in (f"{key}_scale", key.removesuffix("weight") + "scale_weight"):
+                scale = tensors.get(name)
+                rows = (1, *tensor.shape[:1])
+                if scale is not None and "float" in scale.dtype_name and math.prod(scale.shape) in rows:
+                    found[key] = name
+        return found
 
     @cached_property
     def dtypes(self) -> Mapping[str, str]:
@@ -60,10 +90,23 @@ class WeightsFile:
     def read(self, keys: Iterable[str]) -> dict[str, Any]:
         """Some tensors as torch's, in the file's types; mapped, and whoever writes to them changes no file.
 
+        Those in float8 with a scale beside them are in float32, with it.
+
         Raises:
             CheckpointError: one of a type that is not read.
         """
         return {key: self.tensor(key) for key in keys}
+
+    def array(self, key: str) -> Array:
+        """A tensor's numbers as NumPy's, without torch.
+
+        Raises:
+            CheckpointError: it is of a type that is not read.
+        """
+        try:
+            return self.file.tensors[key].array()
+        except TensorFileError as error:
+            raise CheckpointError(f"{key}: {error}") from error
 
     def tensor(self, key: str) -> Any:
         """One of them.
@@ -77,7 +120,11 @@ class WeightsFile:
             bits = self.file.tensors[key].bits()
         except TensorFileError as error:
             raise CheckpointError(f"{key}: {error}") from error
-        return torch.from_numpy(bits).view(getattr(torch, self.dtypes[key]))
+        stored = torch.from_numpy(bits).view(getattr(torch, self.dtypes[key]))
+        if key not in self._scales:
+            return stored
+        scale = torch.from_numpy(self.array(self._scales[key]).astype("float32"))
+        return stored.float() * scale.reshape(-1, *(1,) * (stored.ndim - 1))
 
     def is_finite(self, key: str) -> bool:
         """Whether a tensor's numbers are finite in float32. Reads them all, without torch.
@@ -91,7 +138,8 @@ class WeightsFile:
         except TensorFileError as error:
             raise CheckpointError(f"{key}: {error}") from error
         assert stored.dtype is not None
-        return stored.dtype.is_finite(bits)
+        scale = self._scales.get(key)
+        return stored.dtype.is_finite(bits) and (scale is None or self.is_finite(scale))
 
 
 def open_weights_file(path: Path) -> WeightsFile:
@@ -103,7 +151,23 @@ def open_weights_file(path: Path) -> WeightsFile:
     check_kind(path)
     try:
         file = open_tensor_file(path)
-        file.tensors  # noqa: B018  # which may be too many
+        tensors = file.tensors  # of which there may be too many
     except TensorFileError as error:
         raise CheckpointError(str(error)) from error
+    if isinstance(file.tree, dict) and any(_is_hypernetwork(key, value) for key, value in file.tree.items()):
+        raise refusal(path, "a hypernetwork", "it adds to another model: give that one")
+    if not tensors:
+        if isinstance(file.tree, StoredTensor):
+            raise refusal(path, "a single tensor")
+        if file.objects:
+            raise refusal(
+                path, f"a pickled object ({file.objects[0]}), of which nothing was run", "save its state_dict instead"
+            )
+        raise refusal(path, "a file without tensors")
     return WeightsFile(file)
+
+
+def _is_hypernetwork(key: object, value: object) -> bool:
+    """Whether an entry is a pair of small networks for a width of attention, as A1111 saves them."""
+    pair = value if isinstance(value, (list, tuple)) else ()
+    return type(key) is int and len(pair) == 2 and all(isinstance(network, dict) for network in pair)

@@ -256,12 +256,17 @@ class TestWhatTheFileTells:
 
     def test_sd_2_by_a_bias(self, tmp_path: Path) -> None:
         """The deviation of one bias tells SD 2.x's two kinds apart; a U-Net of true width has it."""
-        from latentrt.export.sources.single_file.schedule import _BIAS, schedule_in_file
+        from latentrt.export.sources.single_file.schedule import schedule_in_file
+        from latentrt.export.sources.single_file.unet_structure import DIFFUSERS, LDM
         from latentrt.export.sources.weights_file import open_weights_file
 
         unet = {"use_linear_projection": True, "in_channels": 4, "cross_attention_dim": 1024}
-        for scale, expected in ((0.2, "v_prediction"), (0.01, "epsilon")):
-            path = save_tensors({_BIAS: scale * torch.randn(320)}, tmp_path / "bias.safetensors")
+        for layout, scale, expected in (
+            (LDM, 0.2, "v_prediction"),
+            (LDM, 0.01, "epsilon"),
+            (DIFFUSERS, 0.2, "v_prediction"),
+        ):
+            path = save_tensors({layout.bias: scale * torch.randn(320)}, tmp_path / "bias.safetensors")
             found = schedule_in_file(open_weights_file(path), unet, "")
             assert found.training["prediction_type"] == expected
             assert "deviation" in str(found.prediction)

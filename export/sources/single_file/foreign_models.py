@@ -42,19 +42,27 @@ _BESIDE_A_UNET = (
     ForeignModel(name="unCLIP", pattern=r"(^|\.)noise_augmentor\.|^embedder\.model\."),
     ForeignModel(name="the SD upscaler", pattern=r"^low_scale_model\."),
     ForeignModel(name="GLIGEN", pattern=r"(^|\.)position_net\.|\.fuser\.alpha_"),
+    ForeignModel(name="Kandinsky", pattern=r"^(unet\.)?ln_model_n\.|(^|\.)add_embedding\.image_"),
+    ForeignModel(name="a U-Net that is told a class (an upscaler or unCLIP)", pattern=r"(^|\.)class_embedding\."),
     ForeignModel(name="Kolors or DeepFloyd IF", pattern=r"(^|\.)encoder_hid_proj\."),
     ForeignModel(
         name="a quantized model",
-        pattern=r"\.(absmax|quant_map|quant_state\.|weight_scale|scale_weight|comfy_quant|qweight)",
-        advice="take its weights in fp32, fp16 or bf16",
+        pattern=r"\.(absmax|quant_map|quant_state\.|weight_scale|scale_weight|comfy_quant|qweight|qzeros)",
+        advice="take its weights in fp32, fp16, bf16 or float8",
     ),
 )
 
 # Whole models of other kinds, and single parts of ours; looked for where there is no U-Net
 _WITHOUT_A_UNET = (
+    ForeignModel(name="a Control-LoRA", pattern=r"^lora_controlnet$", advice=_ADDS),
+    ForeignModel(
+        name="a LyCORIS (a relative of LoRA)",
+        pattern=r"^lycoris_|\.hada_w\d|\.lokr_[wt]\d|\.oft_(blocks|diag)\b|\.on_input$|\.glora_",
+        advice=_ADDS,
+    ),
     ForeignModel(
         name="a LoRA",
-        pattern=r"lora_(down|up|mid|A|B)\b|\.lora\.(down|up)|lora_linear_layer|^lora_|\.hada_w\d|\.lokr_w\d|\.oft_blocks",
+        pattern=r"lora_(down|up|mid|A|B)\b|\.lora\.(down|up)|lora_linear_layer|^lora_|_lora\.",
         advice=_ADDS,
     ),
     ForeignModel(
@@ -65,9 +73,14 @@ _WITHOUT_A_UNET = (
     ForeignModel(
         name="a T2I-Adapter", pattern=r"^(adapter\.)?body\.\d+\.(resnets|block1|in_conv|0\.block1)\b", advice=_ADDS
     ),
+    ForeignModel(
+        name="the state of an optimizer", pattern=r"(^|\.)exp_avg(_sq)?$", advice="give the weights beside it"
+    ),
     ForeignModel(name="Chroma", pattern=_IN + r"distilled_guidance_layer\."),
     ForeignModel(name="FLUX.2", pattern=_IN + r"(double|single)_stream_modulation"),
-    ForeignModel(name="Hunyuan Video", pattern=_IN + r"txt_in\.individual_token_refiner\."),
+    ForeignModel(
+        name="Hunyuan Video", pattern=_IN + r"(txt_in\.individual_token_refiner|context_embedder\.token_refiner)\."
+    ),
     ForeignModel(
         name="Flux",
         pattern=_IN + r"double_blocks\.\d+\.img_attn\.|" + _IN + r"single_transformer_blocks\.\d+\.proj_mlp",
@@ -80,16 +93,18 @@ _WITHOUT_A_UNET = (
     ForeignModel(name="AuraFlow", pattern=_IN + r"double_layers\.\d+\.attn\.|^joint_transformer_blocks\."),
     ForeignModel(name="HiDream", pattern=_IN + r"double_stream_blocks\."),
     ForeignModel(name="Hunyuan-DiT", pattern=_IN + r"mlp_t5\."),
-    ForeignModel(name="Sana", pattern=_IN + r"blocks\.\d+\.mlp\.(inverted_conv|depth_conv)\."),
+    ForeignModel(name="Sana", pattern=_IN + r"blocks\.\d+\.mlp\.(inverted_conv|depth_conv)\.|\.ff\.conv_inverted\."),
+    ForeignModel(name="CogVideoX", pattern=r"^transformer_blocks\.\d+\.norm1\.linear\.|^patch_embed\.text_proj\."),
+    ForeignModel(
+        name="Mochi", pattern=_IN + r"blocks\.\d+\.attn\.qkv_x\.|^transformer_blocks\.\d+\.attn1\.norm_added_q\."
+    ),
+    ForeignModel(name="LTX-Video", pattern=_IN + r"patchify_proj\.|^transformer_blocks\.\d+\.attn1\.norm_q\."),
+    ForeignModel(name="Wan", pattern=_IN + r"head\.modulation$|^condition_embedder\."),
     ForeignModel(
         name="PixArt",
         pattern=_IN + r"blocks\.\d+\.cross_attn\.(q|kv)_linear\.|^adaln_single\.|^caption_projection\.linear_1\.",
     ),
-    ForeignModel(name="LTX-Video", pattern=_IN + r"patchify_proj\."),
-    ForeignModel(name="Mochi", pattern=_IN + r"blocks\.\d+\.attn\.qkv_x\."),
-    ForeignModel(name="Wan", pattern=_IN + r"head\.modulation$"),
     ForeignModel(name="Cosmos", pattern=_IN + r"(x_embedder\.proj\.1|blocks\.block\d+\.blocks)\."),
-    ForeignModel(name="CogVideoX", pattern=r"^transformer_blocks\.\d+\.norm1\.linear\.|^patch_embed\.text_proj\."),
     ForeignModel(name="Qwen-Image", pattern=_IN + r"transformer_blocks\.\d+\.(img|txt)_mod\."),
     ForeignModel(name="Lumina or Z-Image", pattern=_IN + r"cap_embedder\."),
     ForeignModel(
@@ -97,7 +112,6 @@ _WITHOUT_A_UNET = (
         pattern=_IN + r"(clip_txt_mapper|clip_txt_pooled_mapper|effnet_mapper)\."
         r"|\.channelwise\.\d|" + _IN + r"down_blocks\.\d+\.\d+\.(channelwise|mapper)\.",
     ),
-    ForeignModel(name="Kandinsky", pattern=r"^(unet\.)?ln_model_n\.|^add_embedding\.image_"),
     ForeignModel(name="an audio model (Stable Audio)", pattern=r"^pretransform\.|conditioners\.seconds_total\."),
     ForeignModel(
         name="an audio model (speech or music)",
@@ -113,7 +127,9 @@ _SINGLE_PARTS = (
         advice="give it with --vae beside a model",
     ),
     ForeignModel(
-        name="a small autoencoder for previews (TAESD)", pattern=r"^(taesd_)?(de|en)coder\.(layers\.)?\d+\.conv\.\d"
+        name="a small autoencoder for previews (TAESD)",
+        pattern=r"^((taesd_)?(de|en)coder\.(layers\.)?)?\d+\.conv\.\d|^(de|en)coder\.layers\.\d+\.weight$",
+        advice="it stands for another model's autoencoder: give that model",
     ),
     ForeignModel(
         name="a text encoder alone",
@@ -135,8 +151,11 @@ _LIKE_CLIP = (
     ForeignModel(name="a BERT", pattern=r"(^|\.)embeddings\.word_embeddings\."),
     ForeignModel(name="a picture encoder of CLIP", pattern=r"(^|\.)vision_model\.|^visual\."),
     ForeignModel(
-        name="an upscaler (ESRGAN)", pattern=r"\.(RDB|rdb)\d\.|^conv_first\.|^params(_ema)?\.(conv_first|body)\."
+        name="an upscaler (ESRGAN or a relative)",
+        pattern=r"\.(RDB|rdb)\d\.|^conv_first\.|^params(_ema)?\.(conv_first|body|layers)\.|^body\.\d+\.weight$"
+        r"|^layers\.\d+\.residual_group\.",
     ),
+    ForeignModel(name="a restorer of faces", pattern=r"(^|\.)stylegan_decoder\.|^quantize\.embedding\."),
     ForeignModel(name="Segment Anything", pattern=r"^image_encoder\.blocks\.|^mask_decoder\."),
 )
 

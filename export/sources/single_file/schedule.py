@@ -10,6 +10,8 @@ import numpy as np
 
 from latentrt.engines.bundle.noise_schedule import zero_terminal_snr
 from latentrt.engines.errors import CheckpointError
+from latentrt.engines.spec import Array
+from latentrt.export.sources.single_file.unet_structure import DIFFUSERS, LDM
 from latentrt.export.sources.weights_file import WeightsFile
 
 # Of SD 1.x, 2.x and XL alike (v1-inference.yaml: linear in sqrt(beta), which diffusers calls scaled_linear)
@@ -29,8 +31,16 @@ _PREDICTIONS = {
     "eps": "epsilon",
     "sample": "sample",
 }
-# ComfyUI tells SD 2.x's v-prediction by this bias: its deviation is above 0.09 there
-_BIAS, _DEVIATION = "output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
+_DEVIATION = 0.09  # ComfyUI tells SD 2.x's v-prediction by a bias: its deviation is above this there
+# By how much a rounded number may differ from what was rounded: of itself, and by itself
+_ROUNDED = {
+    "float64": (0, 1e-5),
+    "float32": (0, 1e-5),
+    "float16": (2**-10, 2**-24),
+    "bfloat16": (2**-7, 2**-24),
+    "float8_e4m3fn": (2**-3, 2**-9),
+    "float8_e5m2": (2**-2, 2**-16),
+}
 
 
 _PLAYGROUND: Mapping[str, Any] = {
@@ -52,10 +62,14 @@ _EDM_V = "edm_vpred."
 
 @dataclass(frozen=True, kw_only=True)
 class FileSchedule:
-    """Keys of a scheduler's config that the file decides; ``prediction`` says how, None where it does not."""
+    """Keys of a scheduler's config that the file decides; ``prediction`` says how, None where it does not.
+
+    ``passed_over`` says why the noise schedule that stands in the file is not read, None where it is.
+    """
 
     training: Mapping[str, Any]
     prediction: str | None
+    passed_over: str | None = None
 
 
 def schedule_in_file(file: WeightsFile, unet: Mapping[str, Any], unet_prefix: str) -> FileSchedule:
@@ -67,13 +81,13 @@ def schedule_in_file(file: WeightsFile, unet: Mapping[str, Any], unet_prefix: st
     edm = _edm(file)
     if edm is not None:
         return edm
-    training = _betas(file)
+    training, passed_over = _betas(file)
     if "ztsnr" in file.shapes:
         training["rescale_betas_zero_snr"] = True
     predicted, prediction = _prediction(file, unet, unet_prefix)
     if predicted is not None:
         training["prediction_type"] = predicted
-    return FileSchedule(training=training, prediction=prediction)
+    return FileSchedule(training=training, prediction=prediction, passed_over=passed_over)
 
 
 def latents_in_file(file: WeightsFile, channels: int) -> dict[str, Any]:
@@ -143,37 +157,66 @@ def _prediction(file: WeightsFile, unet: Mapping[str, Any], unet_prefix: str) ->
     of_sd2 = unet["use_linear_projection"] and not unet.get("addition_embed_type") and unet["in_channels"] == 4
     if of_sd2 and step in _STEPS:
         return _STEPS[step][0], f"the file's global_step {step}, which is {_STEPS[step][1]}'s"
-    if of_sd2 and unet["cross_attention_dim"] == 1024 and unet_prefix + _BIAS in file.shapes:
-        bias = file.read([unet_prefix + _BIAS])[unet_prefix + _BIAS].float().numpy()
-        above = float(bias.std()) > _DEVIATION
-        kind = "v_prediction" if above else "epsilon"
-        return kind, f"the deviation {bias.std():.3f} of a bias, {'above' if above else 'below'} {_DEVIATION}"
+    if of_sd2 and unet["cross_attention_dim"] == 1024:
+        deviation = next((d for key in (LDM.bias, DIFFUSERS.bias) if (d := _deviation(file, unet_prefix + key))), None)
+        if deviation is not None:
+            kind, side = ("v_prediction", "above") if deviation > _DEVIATION else ("epsilon", "below")
+            return kind, f"the deviation {deviation:.3f} of a bias, {side} {_DEVIATION}"
     if re.search(r"(^|[^a-z])v[-_ ]?pred(iction)?([^a-z]|$)", file.path.stem.lower()):
         return "v_prediction", f"nothing but the file's name, {file.path.name}; --prediction-type for another"
     return None, None
 
 
 def _number(file: WeightsFile, key: str) -> int | None:
-    return int(file.read([key])[key]) if file.shapes.get(key) == () else None
+    """A tensor of one whole number; None for any other."""
+    numbers = _numbers(file, key)
+    return int(numbers[0]) if numbers is not None and numbers.size == 1 and numbers[0] % 1 == 0 else None
 
 
-def _betas(file: WeightsFile) -> dict[str, Any]:
-    """The noise schedule that the file lists, if it does: SD's, SD's rescaled to no signal, or its own numbers."""
+def _deviation(file: WeightsFile, key: str) -> float | None:
+    numbers = _numbers(file, key)
+    return None if numbers is None or not numbers.size else float(numbers.std())
+
+
+def _numbers(file: WeightsFile, key: str) -> Array | None:
+    """A tensor's numbers (n,) float64; None where it is not there, of a type that is not read, or not finite."""
+    if file.dtypes.get(key) not in (*_ROUNDED, "int64", "int32"):
+        return None
+    numbers = file.array(key).astype(np.float64).reshape(-1)
+    return numbers if np.isfinite(numbers).all() else None
+
+
+def _betas(file: WeightsFile) -> tuple[dict[str, Any], str | None]:
+    """The noise schedule that the file lists, if it does: SD's, SD's rescaled to no signal, or its own numbers.
+
+    And why it is passed over, if it is: it is only a hint, unless it is plainly that of another training.
+    """
     if "alphas_cumprod" not in file.shapes:
-        return {}
-    own = file.read(["alphas_cumprod"])["alphas_cumprod"].double().numpy()
+        return {}, None
+    own, dtype = _numbers(file, "alphas_cumprod"), file.dtypes["alphas_cumprod"]
+    if own is None or own.size < 2 or dtype not in _ROUNDED:
+        return {}, f"its alphas_cumprod are no noise schedule ({list(file.shapes['alphas_cumprod'])} {dtype})"
     count = len(own)
     betas = np.linspace(STANDARD["beta_start"] ** 0.5, STANDARD["beta_end"] ** 0.5, count) ** 2
     standard = np.cumprod(1 - betas)
-    close = 2e-3 if file.dtypes["alphas_cumprod"] in ("float16", "bfloat16") else 1e-5
-    if np.abs(own - standard).max() < close:
-        return {**STANDARD, "num_train_timesteps": count}
-    if np.abs(own - zero_terminal_snr(standard)).max() < close:
-        return {**STANDARD, "num_train_timesteps": count, "rescale_betas_zero_snr": True}
-    if close > 1e-5 or not (np.diff(own) < 0).all() or own[0] >= 1 or own[-1] <= 0:
+    of_itself, by_itself = _ROUNDED[dtype]
+
+    def is_own(schedule: Array) -> bool:
+        return bool((np.abs(own - schedule) <= of_itself * schedule + by_itself).all())
+
+    if is_own(standard):
+        return {**STANDARD, "num_train_timesteps": count}, None
+    if is_own(zero_terminal_snr(standard)):
+        return {**STANDARD, "num_train_timesteps": count, "rescale_betas_zero_snr": True}, None
+    falls = (np.diff(own) < 0).all() if of_itself == 0 else (np.diff(own) <= 0).all()
+    if not falls or own[0] > 1 or own[0] == own[-1] or own[-1] < 0:
+        return {}, "its alphas_cumprod are no noise schedule: they do not fall from 1 towards 0"
+    if dtype.startswith("float8"):
+        return {}, f"its alphas_cumprod are rounded to {dtype}, which says too little of a schedule that is not SD's"
+    if of_itself or own[0] == 1 or own[-1] == 0:
         raise CheckpointError(
-            f"{str(file.path)!r} has a noise schedule (alphas_cumprod) that is not SD's and too coarse or not "
-            "decreasing, expected one in fp32; take the model in fp32"
+            f"{str(file.path)!r} has a noise schedule (alphas_cumprod) that is not SD's and too coarse, "
+            "expected one in fp32; take the model in fp32"
         )
     own_betas = 1 - own / np.concatenate([[1.0], own[:-1]])
-    return {"num_train_timesteps": count, "trained_betas": [float(beta) for beta in own_betas]}
+    return {"num_train_timesteps": count, "trained_betas": [float(beta) for beta in own_betas]}, None

@@ -1,106 +1,50 @@
 """A checkpoint in one file: its parts and what it tells of its training, from names, shapes and a few numbers."""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from latentrt.engines.bundle.records.manifest import DecisionRecord
-from latentrt.engines.bundle.tokenizer import END
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.partial_model import Ema, PartialModel, decision
 from latentrt.export.sources.parts import FilePart
+from latentrt.export.sources.single_file.encoders import encoders_in, pad_token
 from latentrt.export.sources.single_file.foreign_models import model_beside_unet, model_without_unet
-from latentrt.export.sources.single_file.ldm_layout import (
-    LayoutError,
-    below,
-    clip_config,
-    clip_tensors,
-    open_clip_config,
-    open_clip_tensors,
-    unet_config,
-    unet_tensors,
-    vae_config,
-    vae_tensors,
-)
+from latentrt.export.sources.single_file.ldm_layout import LayoutError, below, vae_config, vae_tensors
 from latentrt.export.sources.single_file.schedule import FileSchedule, latents_in_file, schedule_in_file
 from latentrt.export.sources.single_file.tokenizer import VOCABULARY, clip_tokenizer_folder
+from latentrt.export.sources.single_file.unet_structure import DIFFUSERS, LDM, UNetLayout, unet_config
 from latentrt.export.sources.unread import is_idle
 from latentrt.export.sources.weights_file import WeightsFile, open_weights_file
 
-UNET = "model.diffusion_model."
 _EMA = "model_ema."
-_FIRST = "input_blocks.0.0.weight"
-_EXPECTED = "expected a Stable Diffusion 1.x, 2.x or XL checkpoint in the LDM or SGM layout"
+# Where tools keep a U-Net: LDM and SGM, a diffusers pipeline in one file, a U-Net alone, some trainers
+_UNET_PREFIXES = ("model.diffusion_model.", "unet.", "", "diffusion_model.", "model.", "module.")
+_EXPECTED = "expected a Stable Diffusion 1.x, 2.x or XL checkpoint in LDM's, SGM's or diffusers' names"
 _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"})
-_Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Encoder:
-    """Where a layout keeps a text encoder: the prefix, a tensor under it, the part, and how to read it."""
-
-    prefix: str
-    mark: tuple[str, ...]
-    part: str
-    config: Callable[[_Shapes], dict[str, Any]]
-    tensors: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
-    pad_token: str
-
-
-_CLIP_MARK = ("text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight")
-_OPEN_CLIP_MARK = ("token_embedding.weight",)
-
-
-def _clip_l(prefix: str) -> _Encoder:
-    return _Encoder(
-        prefix=prefix,
-        mark=_CLIP_MARK,
-        part="text_encoder",
-        config=clip_config,
-        tensors=clip_tensors,
-        pad_token=END,
-    )
-
-
-def _open_clip(prefix: str, part: str, *, whole: bool) -> _Encoder:
-    return _Encoder(
-        prefix=prefix,
-        mark=_OPEN_CLIP_MARK,
-        part=part,
-        config=lambda shapes: open_clip_config(shapes, whole=whole),
-        tensors=open_clip_tensors,
-        pad_token="!",
-    )
-
-
-_ENCODERS = (
-    _clip_l("cond_stage_model.transformer."),  # SD 1.x
-    _open_clip("cond_stage_model.model.", "text_encoder", whole=False),  # SD 2.x
-    _clip_l("conditioner.embedders.0.transformer."),  # SDXL
-    _open_clip("conditioner.embedders.1.model.", "text_encoder_2", whole=True),
-    _open_clip("conditioner.embedders.0.model.", "text_encoder_2", whole=True),  # SDXL's refiner
-)
 _VAE_PREFIXES = ("first_stage_model.", "vae.", "")
 _VAE_MARKS = ("encoder.down.0.block.0.conv1.weight", "encoder.down_blocks.0.resnets.0.conv1.weight")
 
 
-def partial_model_from_file(path: Path, *, ema: Ema | None, recorded: str = "") -> PartialModel:
+def partial_model_from_file(
+    path: Path, *, ema: Ema | None, recorded: str = "", wanted: Set[str] = frozenset(("vae",))
+) -> PartialModel:
     """What a single file offers: any of U-Net, autoencoder and text encoders.
 
     Args:
         path: the file.
         ema: which weights of the U-Net; None takes those that are not averaged, as diffusers does.
         recorded: what the bundle puts before the file's name.
+        wanted: the parts that are read; an autoencoder that is not among them is not looked at.
 
     Raises:
         CheckpointError: it is no file of tensors, another model, or incomplete.
     """
     file = open_weights_file(path)
     foreign = model_beside_unet(file.shapes)
-    unet_prefix = next((prefix for prefix in (UNET, "") if prefix + _FIRST in file.shapes), None)
-    if foreign is None and unet_prefix is None:
+    place = _unet_place(file)
+    if foreign is None and place is None:
         if any(key.startswith(_EMA + "diffusion_model") for key in file.shapes):
             raise CheckpointError(
                 f"{str(path)!r} has the averaged weights of a U-Net (model_ema) alone, {_EXPECTED}; "
@@ -114,7 +58,7 @@ def partial_model_from_file(path: Path, *, ema: Ema | None, recorded: str = "") 
             )
     if foreign is not None:
         raise CheckpointError(f"got {str(path)!r}, {foreign.name}, {_EXPECTED}; {foreign.advice}")
-    assert unet_prefix is not None
+    assert place is not None
     recorded += path.name
     decisions: dict[str, DecisionRecord] = {}
     if file.renamed:
@@ -122,18 +66,20 @@ def partial_model_from_file(path: Path, *, ema: Ema | None, recorded: str = "") 
             file.format.value, f"its content, though it is called {path.suffix or path.name}"
         )
     try:
-        encoders = _encoders(file, recorded)
-        unet, decisions["weights"] = _unet(file, recorded, unet_prefix, ema, encoders)
+        encoders = encoders_in(file, recorded)
+        unet, decisions["weights"] = _unet(file, recorded, place, ema, encoders)
         parts = {**encoders, "unet": unet}
-        vae = _vae(file, recorded)
+        vae = _vae(file, recorded) if "vae" in wanted else None
         if vae is not None:
             parts["vae"] = vae
     except LayoutError as error:
-        raise CheckpointError(f"{str(path)!r} cannot be built: {error}; {_EXPECTED}") from error
+        raise CheckpointError(f"{str(path)!r} cannot be built: {error}, {_EXPECTED}; {error.advice}") from error
     _check_channels(file.path, unet.config)
     for part in parts.values():
         _check_dtypes(part)
-    schedule = schedule_in_file(file, unet.config, unet_prefix)
+    schedule = schedule_in_file(file, unet.config, place[0])
+    if schedule.passed_over is not None:
+        decisions["noise schedule"] = decision("the family's", schedule.passed_over)
     return PartialModel(
         source=str(path),
         name=path.stem,
@@ -144,7 +90,7 @@ def partial_model_from_file(path: Path, *, ema: Ema | None, recorded: str = "") 
         prediction=schedule.prediction,
         latents=latents_in_file(file, unet.config["out_channels"]),
         turbo=_turbo(file, schedule),
-        outside=_outside(file, parts, unet_prefix),
+        outside=_outside(file, parts, place[0]),
         decisions=decisions,
     )
 
@@ -178,12 +124,22 @@ def vae_from_file(path: Path, *, recorded: str) -> FilePart:
     return part
 
 
+def _unet_place(file: WeightsFile) -> tuple[str, UNetLayout] | None:
+    """Under which prefix a file keeps a U-Net, and in whose names."""
+    for prefix in _UNET_PREFIXES:
+        for layout in (LDM, DIFFUSERS):
+            if all(prefix + mark in file.shapes for mark in layout.marks):
+                return prefix, layout
+    return None
+
+
 def _unet(
-    file: WeightsFile, recorded: str, prefix: str, ema: Ema | None, encoders: Mapping[str, FilePart]
+    file: WeightsFile, recorded: str, place: tuple[str, UNetLayout], ema: Ema | None, encoders: Mapping[str, FilePart]
 ) -> tuple[FilePart, DecisionRecord]:
+    prefix, layout = place
     shapes = below(file.shapes, prefix)
     if not prefix:  # the rest of such a file is none of the U-Net's
-        shapes = {key: shape for key, shape in shapes.items() if key.startswith(_UNET_TOPS)}
+        shapes = {key: shape for key, shape in shapes.items() if key.startswith(layout.tops)}
     keys = {key: prefix + key for key in shapes}
     # LitEma names a tensor by its path without the dots (ldm/modules/ema.py)
     averaged = {key: f"{_EMA}diffusion_model{key.replace('.', '')}" for key in shapes}
@@ -209,35 +165,15 @@ def _unet(
         name="unet",
         recorded=recorded,
         config=unet_config(
-            shapes,
+            layout.structure(shapes),
             pooled=second.config["projection_dim"] if second else None,
             time_ids=(6 if "text_encoder" in encoders else 5) if second else None,
         ),
         file=file,
         keys=keys,
-        convert=unet_tensors,
+        convert=layout.tensors,
     )
     return part, weights
-
-
-_UNET_TOPS = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed", "label_emb.", "out.")
-
-
-def _encoders(file: WeightsFile, recorded: str) -> dict[str, FilePart]:
-    found = {}
-    for row in _ENCODERS:
-        if not any(row.prefix + mark in file.shapes for mark in row.mark):
-            continue
-        shapes = below(file.shapes, row.prefix)
-        found[row.part] = FilePart(
-            name=row.part,
-            recorded=recorded,
-            config=row.config(shapes),
-            file=file,
-            keys={key: row.prefix + key for key in shapes},
-            convert=row.tensors,
-        )
-    return found
 
 
 def _vae(file: WeightsFile, recorded: str) -> FilePart | None:
@@ -282,12 +218,10 @@ def _check_dtypes(part: FilePart) -> None:
 
 def _tokenizers(parts: Mapping[str, FilePart]) -> dict[str, Path]:
     """CLIP's own vocabulary for the encoders that embed it whole; some fine-tunes have a few rows more."""
-    pads = {row.part: row.pad_token for row in _ENCODERS if row.part == "text_encoder_2"}
     folders = {}
     for name, part in parts.items():
         if name.startswith("text_encoder") and part.config["vocab_size"] >= VOCABULARY:
-            pad = pads.get(name, END if part.convert is clip_tensors else "!")
-            folders[name.replace("text_encoder", "tokenizer")] = clip_tokenizer_folder(pad)
+            folders[name.replace("text_encoder", "tokenizer")] = clip_tokenizer_folder(pad_token(part.config))
     return folders
 
 

@@ -1,0 +1,72 @@
+"""Where single files keep text encoders, and in whose names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from latentrt.engines.bundle.tokenizer import END
+from latentrt.export.sources.parts import FilePart
+from latentrt.export.sources.single_file.ldm_layout import (
+    below,
+    clip_config,
+    clip_tensors,
+    open_clip_config,
+    open_clip_tensors,
+)
+from latentrt.export.sources.weights_file import WeightsFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a layout keeps a text encoder: ``whole`` is SDXL's second one, which has a projection."""
+
+    prefix: str
+    part: str
+    whole: bool = False
+
+
+_PLACES = (
+    _Place(prefix="cond_stage_model.transformer.", part="text_encoder"),  # SD 1.x
+    _Place(prefix="cond_stage_model.model.", part="text_encoder"),  # SD 2.x
+    _Place(prefix="conditioner.embedders.0.transformer.", part="text_encoder"),  # SDXL
+    _Place(prefix="conditioner.embedders.1.model.", part="text_encoder_2", whole=True),
+    _Place(prefix="conditioner.embedders.1.transformer.", part="text_encoder_2", whole=True),
+    _Place(prefix="conditioner.embedders.0.model.", part="text_encoder_2", whole=True),  # SDXL's refiner
+    _Place(prefix="text_encoder.", part="text_encoder"),  # a diffusers pipeline in one file
+    _Place(prefix="text_encoder_2.", part="text_encoder_2", whole=True),
+)
+_CLIP_MARKS = ("text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight")
+_OPEN_CLIP_MARK = "token_embedding.weight"
+
+
+def encoders_in(file: WeightsFile, recorded: str) -> dict[str, FilePart]:
+    """The text encoders of a file, by part.
+
+    Args:
+        file: the file.
+        recorded: what the bundle calls it.
+
+    Raises:
+        LayoutError: tensors that are missing.
+    """
+    found: dict[str, FilePart] = {}
+    for place in _PLACES:
+        clip = any(place.prefix + mark in file.shapes for mark in _CLIP_MARKS)
+        if place.part in found or not (clip or place.prefix + _OPEN_CLIP_MARK in file.shapes):
+            continue
+        shapes = below(file.shapes, place.prefix)
+        read = clip_config if clip else open_clip_config
+        found[place.part] = FilePart(
+            name=place.part,
+            recorded=recorded,
+            config=read(shapes, whole=place.whole),
+            file=file,
+            keys={key: place.prefix + key for key in shapes},
+            convert=clip_tensors if clip else open_clip_tensors,
+        )
+    return found
+
+
+def pad_token(config: Mapping[str, Any]) -> str:
+    """What the tokenizer of a text encoder pads with: CLIP ViT-L's with the end token, OpenCLIP's models with ``!``."""
+    return END if config["hidden_act"] == "quick_gelu" else "!"
