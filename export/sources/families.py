@@ -231,10 +231,8 @@ def family_of(
     Raises:
         CheckpointError: no listed family; every reason is named.
     """
+    check_pipeline(pipeline, source)
     candidates = [family for family in FAMILIES if pipeline is None or pipeline in family.pipeline_classes]
-    if not candidates:
-        known = sorted({name for family in FAMILIES for name in family.pipeline_classes})
-        raise CheckpointError(f"{source!r} is a {pipeline}, expected one of {', '.join(known)}; choose such a model")
     faults = []
     fitting = [family for family in candidates if _fits(family.unet, unet) and _has_encoders(family, encoders)]
     described = [family for family in fitting if _fits(family.scheduler, scheduler)]
@@ -243,6 +241,17 @@ def family_of(
     if faults:
         raise CheckpointError(f"{source!r} cannot be built: {'; '.join(faults)}; choose a Stable Diffusion model")
     return described[0]
+
+
+def check_pipeline(pipeline: str | None, source: str) -> None:
+    """Refuses a class in model_index.json that is of no family; None passes.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    known = sorted({name for family in FAMILIES for name in family.pipeline_classes})
+    if pipeline is not None and pipeline not in known:
+        raise CheckpointError(f"{source!r} is a {pipeline}, expected one of {', '.join(known)}; choose such a model")
 
 
 def chosen_family(name: str, unet: Mapping[str, Any], encoders: Set[str], source: str) -> Family:

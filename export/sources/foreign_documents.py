@@ -10,7 +10,7 @@ _ERRORS = ("error", "errors", "message", "detail")
 
 
 def document_kind(path: Path, head: bytes) -> tuple[str, str] | None:
-    """What a text is, and what to do about it; None for what is none.
+    """What a page, a JSON file or XML is, and what to do about it; None for what is none of these.
 
     Args:
         path: the file.
@@ -22,11 +22,16 @@ def document_kind(path: Path, head: bytes) -> tuple[str, str] | None:
     if bare.startswith((b"{", b"[")) and (found := _json(path)) is not None:
         return found
     if bare.startswith(b"<"):
-        if b"<net " in head:
+        if b"<net " in head or path.name.startswith("openvino"):
             return "an OpenVINO model (IR)", "give the checkpoint that it was exported from"
         if b"<Error>" in head:
             return "a server's error message instead of the model", "download it again"
         return "an XML file", "give the weights beside it"
+    return None
+
+
+def text_kind(path: Path, head: bytes) -> tuple[str, str] | None:
+    """What a plain text is, and what to do about it; None for what is none."""
     if any(byte < 32 and byte not in b"\t\r\n\f" for byte in head):
         return None
     text = head.decode("utf-8", "replace").strip()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.tensors.tensor_file import is_safetensors
-from latentrt.export.sources.foreign_documents import document_kind
+from latentrt.export.sources.foreign_documents import document_kind, text_kind
 
 _PICTURE = "a picture"
 _SOUND = "a sound or a video"
@@ -18,9 +18,9 @@ _POINTER = "a Git LFS pointer instead of the model", "fetch the model with git l
 _AS_SAFETENSORS = "take the model as safetensors in fp32, fp16 or bf16"
 _FLAX = "weights of Flax (msgpack)", "take the model's weights for PyTorch, as safetensors"
 _KERAS = "a model of Keras or TensorFlow", "take the model's weights for PyTorch, as safetensors"
-_COREML = "a Core ML model", _EXPORTED
+COREML = "a Core ML model", _EXPORTED
 _OPENVINO = "an OpenVINO model (IR)", _EXPORTED
-_ONNX = "an ONNX model", _EXPORTED
+ONNX = "an ONNX model", _EXPORTED
 # First bytes in lower case, what they stand for, and what to do about it
 _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"gguf", _GGUF, _AS_SAFETENSORS),
@@ -58,12 +58,12 @@ _SUFFIXES = {
     ".engine": _PLAN,
     ".plan": _PLAN,
     ".trt": _PLAN,
-    ".onnx": _ONNX,
+    ".onnx": ONNX,
     ".onnx_data": ("the weights of an ONNX model", _EXPORTED),
     ".pb": _KERAS,
     ".h5": _KERAS,
     ".msgpack": _FLAX,
-    ".mlmodel": _COREML,
+    ".mlmodel": COREML,
     ".gguf": (_GGUF, _AS_SAFETENSORS),
     ".part": ("an unfinished download", "download it again"),
     ".crdownload": ("an unfinished download", "download it again"),
@@ -82,17 +82,30 @@ def check_kind(path: Path) -> None:
     """
     if path.exists() and not path.is_file():  # a pipe would never end
         raise refusal(path, "no file")
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except OSError as error:
-        raise CheckpointError(f"{str(path)!r} cannot be read ({error.strerror or error}); check the path") from error
+    head = _head(path)
     if head.startswith(b"PK\x03\x04"):
         _check_zip(path)
         return
     if is_safetensors(head) or _begins_a_pickle(head):
         return
     raise refusal(path, *_kind(path, head))
+
+
+def kind_of(path: Path) -> tuple[str, str]:
+    """What a file is by its first bytes, its neighbours and its suffix, and what to do about it.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return _kind(path, _head(path))
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4096)
+    except OSError as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read ({error.strerror or error}); check the path") from error
 
 
 def refusal(path: Path, kind: str, advice: str = "") -> CheckpointError:
@@ -121,10 +134,10 @@ def _kind(path: Path, head: bytes) -> tuple[str, str]:
     if head[257:262] == b"ustar":
         return _ARCHIVE, _UNPACK
     if head[0] == 8 and len(head) > 2 and suffix == ".mlmodel":
-        return _COREML
+        return COREML
     # A protobuf whose first field is the IR version
     if head[0] == 8 and len(head) > 2 and (suffix == ".onnx" or (head[1] < 32 and head[2] in _AFTER_IR_VERSION)):
-        return _ONNX
+        return ONNX
     if _begins_msgpack(head):
         return _FLAX
     if not head.strip(b"\0"):
@@ -136,7 +149,9 @@ def _kind(path: Path, head: bytes) -> tuple[str, str]:
         return "the weights of an OpenVINO model (IR)", _EXPORTED
     if path.name.endswith((".onnx.data", "weights.pb")):
         return _SUFFIXES[".onnx_data"]
-    return _SUFFIXES.get(suffix, ("no file of tensors", ""))
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
+    return text_kind(path, head) or ("no file of tensors", "")
 
 
 def _begins_a_pickle(head: bytes) -> bool:

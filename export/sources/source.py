@@ -17,7 +17,7 @@ from latentrt.export.sources.config_checks import (
     passed_over_settings,
     setting_faults,
 )
-from latentrt.export.sources.families import Family, chosen_family, family_of
+from latentrt.export.sources.families import Family, check_pipeline, chosen_family, family_of
 from latentrt.export.sources.folder.folder import part_folder, partial_model_from_folder, partial_model_from_part_file
 from latentrt.export.sources.folder.pipeline_index import index_faults, zero_empty_negative
 from latentrt.export.sources.partial_model import Choices, PartialModel, decision
@@ -109,6 +109,8 @@ def _place(model: str, choices: Choices, wanted: Set[str], option: str) -> Place
 
 def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -> Checkpoint:
     """A whole checkpoint of what the model offers, what its base adds, and the VAE in place of theirs."""
+    for model in (own, base):
+        check_pipeline(model.pipeline if model else None, model.source if model else "")
     if "unet" not in own.parts and not own.faults and own.pipeline is None:
         raise CheckpointError(
             f"{own.source!r} holds {', '.join(own.parts)} and no U-Net, expected a model or a U-Net; "
@@ -185,10 +187,11 @@ def _wanted(family: Family) -> list[str]:
 
 
 def _cannot_be_built(own: PartialModel, faults: list[str], base: PartialModel | None) -> str:
-    advice = "download the model again, or mend these"
-    if base is None and any("missing" in fault for fault in faults):
-        advice += ", or add --base with a model that has what is missing"
-    return f"{own.source!r} cannot be built: {'; '.join(dict.fromkeys(faults))}; {advice}"
+    missing = [fault for fault in faults if "missing" in fault or " lacks " in fault]
+    ways = ["download what is missing"] if missing and (own.pipeline is not None or own.faults) else []
+    ways += ["add --base with a model that has what is missing"] if missing and base is None else []
+    ways += ["correct the rest, or choose another model"] if len(missing) < len(faults) else []
+    return f"{own.source!r} cannot be built: {'; '.join(dict.fromkeys(faults))}; {', or '.join(ways)}"
 
 
 def _parts(own: PartialModel, base: PartialModel | None) -> tuple[dict[str, Part], list[str]]:

@@ -8,12 +8,19 @@ from typing import Any
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.tensors.tensor_file import Format
 from latentrt.export.sources.fitting import MARKS
+from latentrt.export.sources.folder.foreign_folders import (
+    class_of,
+    foreign_pipeline,
+    foreign_weights,
+    no_model_folder,
+)
 from latentrt.export.sources.folder.part_folders import (
     SHARD,
     STEMS,
     WeightFiles,
     chosen_variant,
     files_in,
+    shards_listed,
     weights_in,
     weights_of,
 )
@@ -26,6 +33,7 @@ from latentrt.export.sources.weights_file import open_weights_file
 _BARE = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
 # Of these files a folder has one if it is a diffusers model, whole or in part, or a part alone
 LAYOUT = ("model_index.json", "config.json", *(f"{part}/config.json" for part in STEMS))
+UNET_EMA = "unet_ema"  # the folder that they write them in beside unet/, when they save a training's state
 NON_EMA = "non_ema"  # the variant that training scripts of diffusers write beside the averaged weights
 
 
@@ -53,7 +61,7 @@ def partial_model_from_folder(
     Raises:
         CheckpointError: no such folder, unreadable configs, a variant that is not there.
     """
-    folders = _part_folders(folder)
+    folders = _part_folders(folder, choices.ema)
     found = {part: weights_in(path, part, published) for part, path in folders.items() if part in wanted}
     variant, why, said = _variant(found, choices, str(folder))
     parts, faults, decisions = {}, [], {}
@@ -66,15 +74,14 @@ def partial_model_from_folder(
         if not config_file.is_file():
             faults.append(f"{part}/config.json is missing")
         files = weights_of(found[part], variant)
+        faults += _weight_faults(folder, part, path, files)
         if files is None:
-            faults.append(f"{part}/{STEMS[part][0]}.safetensors is missing")
             continue
-        faults += files.faults
         if config_file.is_file():
             parts[part] = FolderPart(
                 name=part,
                 folder=path,
-                recorded=recorded + part,
+                recorded=recorded + (UNET_EMA if path.name == UNET_EMA else part),
                 config=read_json(config_file),
                 weights=files.paths,
                 variant=files.variant,
@@ -101,7 +108,7 @@ def partial_model_from_folder(
         revision=revision,
         pipeline=index.get("_class_name"),
         index=index,
-        listed=frozenset(part for part in STEMS if (index.get(part) or (None,))[0] is not None),
+        listed=frozenset(part for part in STEMS if _is_listed(index.get(part))),
         parts=parts,
         tokenizers={name: folder / name for name in ("tokenizer", "tokenizer_2") if _is_tokenizer(folder / name)},
         scheduler={**read_json(scheduler_file), **_listed_class(index)} if scheduler_file.is_file() else None,
@@ -149,6 +156,23 @@ def partial_model_from_part_file(path: Path, *, recorded: str = "") -> PartialMo
     )
 
 
+def _weight_faults(folder: Path, part: str, path: Path, files: WeightFiles | None) -> list[str]:
+    """What is wrong with a part's weights.
+
+    Raises:
+        CheckpointError: they are whole, and something else.
+    """
+    if files is not None:
+        return files.faults
+    foreign = foreign_weights(folder, path)
+    if foreign is not None:
+        raise foreign
+    listed = shards_listed(path)
+    if listed:
+        return [f"{part}/{', '.join(listed[:3])}{', …' if len(listed) > 3 else ''} of its index are missing"]
+    return [f"{part}/{STEMS[part][0]}.safetensors is missing"]
+
+
 def _config_alone(part: str, folder: Path) -> FolderPart:
     config = read_json(folder / "config.json")
     return FolderPart(name=part, folder=folder, recorded=part, config=config, weights=(), variant=None)
@@ -162,7 +186,7 @@ def weights_to_read(
     Raises:
         CheckpointError: it is of another kind, or a variant has to be chosen.
     """
-    folders = _part_folders(folder)
+    folders = _part_folders(folder, choices.ema)
     found = {part: weights_in(path, part, published) for part, path in folders.items() if part in wanted}
     lacking = [part for part, rows in found.items() if not rows]
     if lacking:
@@ -225,25 +249,35 @@ def part_folder(
     return found
 
 
-def _part_folders(folder: Path) -> dict[str, Path]:
+def _part_folders(folder: Path, ema: Ema | None = None) -> dict[str, Path]:
     """Where each part lies."""
     bare = folder / "config.json"
     if (folder / "model_index.json").is_file():
-        return {part: folder / part for part in STEMS if (folder / part).is_dir()}
-    if bare.is_file():
-        kind = read_json(bare).get("_class_name")
+        foreign = foreign_pipeline(folder, read_json(folder / "model_index.json"))
+        if foreign is not None:
+            raise foreign
+        folders = {part: folder / part for part in STEMS if (folder / part).is_dir()}
+    elif bare.is_file():
+        config = read_json(bare)
+        kind = class_of(config)
         if kind in _BARE:
             return {_BARE[kind]: folder}
         raise CheckpointError(
-            f"{str(folder)!r} holds a {kind or 'model without a class'}, expected a diffusers pipeline or one of "
-            f"{', '.join(_BARE)}; choose such a model"
+            f"{str(folder)!r} holds a {kind}, expected a diffusers pipeline or one of {', '.join(_BARE)}; choose such "
+            "a model"
         )
-    folders = {part: folder / part for part in STEMS if (folder / part / "config.json").is_file()}
-    if not folders:
-        raise CheckpointError(
-            f"{str(folder)!r} has no model_index.json, expected a diffusers folder; give the folder that holds it"
-        )
+    else:
+        folders = {part: folder / part for part in STEMS if (folder / part / "config.json").is_file()}
+        if not folders:
+            raise no_model_folder(folder)
+    if ema is Ema.EMA and _has_unet_ema(folder):
+        folders["unet"] = folder / UNET_EMA
     return folders
+
+
+def _has_unet_ema(folder: Path) -> bool:
+    """Whether a training script of diffusers left the averaged U-Net in a folder of its own."""
+    return (folder / UNET_EMA / "config.json").is_file()
 
 
 def _variant(
@@ -263,7 +297,7 @@ def _wanted_variant(
     if NON_EMA not in {files.variant for files in found.get("unet", ())}:
         raise CheckpointError(
             f"got --{'ema' if choices.ema is Ema.EMA else 'no-ema'} for {called!r}, which does not keep averaged "
-            f"weights and others apart (a variant {NON_EMA}); leave it out"
+            f"weights and others apart (a variant {NON_EMA}, a folder {UNET_EMA}); leave it out"
         )
     if choices.variant not in (None, NON_EMA):
         raise CheckpointError(
@@ -272,6 +306,11 @@ def _wanted_variant(
     if choices.ema is Ema.EMA:
         return None, f"chosen with --ema; {NON_EMA} are the others"
     return NON_EMA, "chosen with --no-ema"
+
+
+def _is_listed(entry: object) -> bool:
+    """Whether an index names a class for a part: [library, class], and nulls for a part that was left out."""
+    return isinstance(entry, list) and len(entry) > 0 and entry[0] is not None
 
 
 def _is_tokenizer(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """A part's folder: which weights lie there, in which variants, and which of them a build reads."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,19 +29,36 @@ class WeightFiles:
 
     @property
     def faults(self) -> list[str]:
-        """Shards that are missing, and files that are damaged or would run something."""
+        """Shards that are missing, and an index that is.
+
+        Raises:
+            CheckpointError: a file is damaged, something else, or would run something; it says what to do.
+        """
         faults = []
         shards = [found for path in self.paths if (found := SHARD.search(path.name))]
         if shards and len(self.paths) != int(shards[0][2]):
             there = {int(shard[1]) for shard in shards}
             absent = [str(number) for number in range(1, int(shards[0][2]) + 1) if number not in there]
             faults.append(f"of {int(shards[0][2])} shards {self.paths[0].parent.name} lacks {', '.join(absent)}")
+        elif shards and not any(self.paths[0].parent.glob(f"*{self.suffix}.index*.json")):
+            stem = self.paths[0].name.partition("-00")[0].partition(".")[0]
+            faults.append(
+                f"{self.paths[0].parent.name} has shards without {stem}{self.suffix}.index.json, which lists them"
+            )
         for path in self.paths:
-            try:
-                open_weights_file(path)
-            except CheckpointError as error:
-                faults.append(f"{path.parent.name}/{path.name} is damaged or no file of weights ({error})")
+            open_weights_file(path)
         return faults
+
+
+def shards_listed(folder: Path) -> list[str]:
+    """The shards that a folder's index names, by the index alone; none where there is no index that can be read."""
+    for path in sorted(folder.glob("*.index*.json")):
+        try:
+            listed = json.loads(path.read_bytes())["weight_map"].values()
+            return sorted({name for name in listed if isinstance(name, str)})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+    return []
 
 
 def weights_in(folder: Path, part: str, published: Iterable[Path] | None = None) -> list[WeightFiles]:

@@ -162,7 +162,7 @@ LDM = UNetLayout(
     tensors=unet_tensors,
 )
 DIFFUSERS = UNetLayout(
-    marks=("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight", 4),
+    marks=("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),
     tops=("conv_", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.", "up_blocks."),
     bias="up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias",
     structure=_diffusers_structure,
