@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.bundle.records.manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
@@ -141,7 +142,9 @@ def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -
         sources["vae"] = choices.vae
         name = place.name or place.path.absolute().name
         decisions["vae"] = decision(name, "given with --vae in place of the model's own")
-    parts = {part: _with_family_settings(parts[part], family, scheduler) for part in _wanted(family) if part in parts}
+    parts = {
+        part: _with_family_settings(parts[part], family, scheduler, parts) for part in _wanted(family) if part in parts
+    }
     tokenizers = _tokenizers(own, base, family, parts, decisions)
     faults = _faults(own, base, family, parts, tokenizers, choices)
     faults += index_faults(own, family)
@@ -283,8 +286,8 @@ def _scheduler(
     return scheduler, decision(str(scheduler["prediction_type"]), reason)
 
 
-def _with_family_settings(part: Part, family: Family, scheduler: Mapping[str, Any]) -> Part:
-    """Settings that no shape tells, for the parts of a single file."""
+def _with_family_settings(part: Part, family: Family, scheduler: Mapping[str, Any], parts: Mapping[str, Part]) -> Part:
+    """Settings that no shape of its own tells, for a part of a single file."""
     config = dict(part.config)
     kind = config.get("_class_name")
     if "_diffusers_version" not in config and kind == "UNet2DConditionModel":
@@ -292,6 +295,11 @@ def _with_family_settings(part: Part, family: Family, scheduler: Mapping[str, An
         config.setdefault("sample_size", by_v or family.sample_size)
         if by_v:  # as SD 2.1's config says: its attention overflows in fp16
             config.setdefault("upcast_attention", True)
+        width = config.get("projection_class_embeddings_input_dim")
+        pooled = parts["text_encoder_2"].config.get("projection_dim") if "text_encoder_2" in parts else None
+        if isinstance(width, int) and isinstance(pooled, int):  # beside the pooled state stand embeddings of sizes
+            sizes = 5 if family.time_ids is TimeIds.AESTHETIC else 6
+            config.setdefault("addition_time_embed_dim", max(width - pooled, 0) // sizes)
     elif "_diffusers_version" not in config and kind == "AutoencoderKL":
         config.setdefault("sample_size", family.vae_sample_size)
         config.setdefault("scaling_factor", family.scaling_factor)

@@ -71,7 +71,7 @@ def test_a_u_net_alone_in_diffusers_names(
     ldm = {key: tensor for key, tensor in ldm_tensors(folder).items() if key.startswith("model.diffusion_model.")}
     assert opened(save_tensors(ldm, tmp_path / "ldm.safetensors"), folder).unet == found.unet
     if family == "sd1" and not prefix:
-        with pytest.raises(CheckpointError, match="text_encoder is missing.*add --base"):
+        with pytest.raises(CheckpointError, match=r"text_encoder is missing.*add --base"):
             opened(path)
 
 

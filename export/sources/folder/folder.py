@@ -63,7 +63,7 @@ def partial_model_from_folder(
     """
     folders = _part_folders(folder, choices.ema)
     found = {part: weights_in(path, part, published) for part, path in folders.items() if part in wanted}
-    variant, why, said = _variant(found, choices, str(folder))
+    variant, why, said = _variant(found, choices, str(folder), apart=_has_unet_ema(folder))
     parts, faults, decisions = {}, [], {}
     for part, path in folders.items():
         config_file = path / "config.json"
@@ -97,6 +97,10 @@ def partial_model_from_folder(
         decisions["format"] = decision(
             "pickles", f"{', '.join(pickles)} as .bin alone, read by torch without running anything"
         )
+    if _has_unet_ema(folder):
+        ema = Ema.EMA if choices.ema is Ema.EMA else Ema.NON_EMA
+        reason = f"chosen with --{'ema' if ema is Ema.EMA else 'no-ema'}" if choices.ema else "--ema takes the others"
+        decisions["weights"] = decision(ema, f"{reason}; the averaged weights are in {UNET_EMA}/")
     index_file, scheduler_file = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
     index = read_json(index_file) if index_file.is_file() else {}
     settings = {
@@ -195,7 +199,7 @@ def weights_to_read(
             f"{called!r} has no weights of {', '.join(lacking)} that are read, expected safetensors or .bin (it has "
             f"{', '.join(there[:6]) or 'none'}); choose a model with these"
         )
-    variant = _variant(found, choices, called)[0]
+    variant = _variant(found, choices, called, apart=_has_unet_ema(folder))[0]
     return [path for rows in found.values() if (files := weights_of(rows, variant)) for path in files.paths]
 
 
@@ -281,18 +285,20 @@ def _has_unet_ema(folder: Path) -> bool:
 
 
 def _variant(
-    found: Mapping[str, list[WeightFiles]], choices: Choices, called: str
+    found: Mapping[str, list[WeightFiles]], choices: Choices, called: str, *, apart: bool
 ) -> tuple[str | None, str, str | None]:
     """The variant of a folder's weights that is read, why, and what ``--ema`` or ``--no-ema`` say about it."""
-    wanted, said = _wanted_variant(found, choices, called)
+    wanted, said = _wanted_variant(found, choices, called, apart=apart)
     return *chosen_variant(found, wanted, called), said
 
 
 def _wanted_variant(
-    found: Mapping[str, list[WeightFiles]], choices: Choices, called: str
+    found: Mapping[str, list[WeightFiles]], choices: Choices, called: str, *, apart: bool
 ) -> tuple[str | None, str | None]:
     """``--variant``, or what ``--ema`` and ``--no-ema`` mean for a folder."""
     if choices.ema is None:
+        return choices.variant, None
+    if apart:
         return choices.variant, None
     if NON_EMA not in {files.variant for files in found.get("unet", ())}:
         raise CheckpointError(

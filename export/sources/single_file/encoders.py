@@ -7,6 +7,7 @@ from typing import Any
 from latentrt.engines.bundle.tokenizer import END
 from latentrt.export.sources.parts import FilePart
 from latentrt.export.sources.single_file.ldm_layout import (
+    ACTIVATIONS,
     below,
     clip_config,
     clip_tensors,
@@ -39,32 +40,44 @@ _CLIP_MARKS = ("text_model.embeddings.token_embedding.weight", "embeddings.token
 _OPEN_CLIP_MARK = "token_embedding.weight"
 
 
-def encoders_in(file: WeightsFile, recorded: str) -> dict[str, FilePart]:
+def encoders_in(file: WeightsFile, recorded: str, *, linear_unet: bool) -> dict[str, FilePart]:
     """The text encoders of a file, by part.
 
     Args:
         file: the file.
         recorded: what the bundle calls it.
+        linear_unet: whether the U-Net's transformers begin with linear layers, as SD 2.x's and SDXL's do.
 
     Raises:
         LayoutError: tensors that are missing.
     """
     found: dict[str, FilePart] = {}
+    second = any(place.whole and _marks(file, place) for place in _PLACES)
     for place in _PLACES:
-        clip = any(place.prefix + mark in file.shapes for mark in _CLIP_MARKS)
-        if place.part in found or not (clip or place.prefix + _OPEN_CLIP_MARK in file.shapes):
+        marks = _marks(file, place)
+        if place.part in found or not marks:
             continue
-        shapes = below(file.shapes, place.prefix)
+        clip = marks != [_OPEN_CLIP_MARK]
+        # The positions' numbers, which old files list in whatever type, are no weights
+        shapes = {key: shape for key, shape in below(file.shapes, place.prefix).items() if "position_ids" not in key}
         read = clip_config if clip else open_clip_config
+        config = read(shapes, whole=place.whole)
+        if linear_unet and not place.whole and not second and config["hidden_size"] not in ACTIVATIONS:
+            config["hidden_act"] = "gelu"  # beside SD 2.x's U-Net stands OpenCLIP's ViT-H
         found[place.part] = FilePart(
             name=place.part,
             recorded=recorded,
-            config=read(shapes, whole=place.whole),
+            config=config,
             file=file,
             keys={key: place.prefix + key for key in shapes},
             convert=clip_tensors if clip else open_clip_tensors,
         )
     return found
+
+
+def _marks(file: WeightsFile, place: _Place) -> list[str]:
+    """By which tensors a text encoder shows in a place; none where there is none."""
+    return [mark for mark in (*_CLIP_MARKS, _OPEN_CLIP_MARK) if place.prefix + mark in file.shapes]
 
 
 def pad_token(config: Mapping[str, Any]) -> str:

@@ -90,7 +90,7 @@ def clip_config(shapes: Shapes, *, whole: bool) -> dict[str, Any]:
         layers=count(shapes, r"encoder\.layers\.(\d+)\."),
         hidden=shape_of(shapes, "encoder.layers.0.mlp.fc1.weight", 2)[0],
         projection=shape_of(shapes, "text_projection.weight", 2)[0] if whole else width,
-        act="gelu" if whole else _ACTIVATIONS.get(width, "quick_gelu"),
+        act="gelu" if whole else ACTIVATIONS.get(width, "quick_gelu"),
     )
 
 
@@ -116,7 +116,7 @@ def open_clip_config(shapes: Shapes, *, whole: bool) -> dict[str, Any]:
         layers=layers,
         hidden=shape_of(shapes, "transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
         projection=_projection(shapes) if whole else width,
-        act=_ACTIVATIONS.get(width, "gelu"),
+        act=ACTIVATIONS.get(width, "gelu"),
     )
 
 
@@ -131,7 +131,7 @@ _LINEAR_PROJECTION = "text_projection.weight"  # as merging tools write it
 
 
 # By the width: CLIP ViT-L's, and those of OpenCLIP's ViT-H and ViT-bigG
-_ACTIVATIONS = {768: "quick_gelu", 1024: "gelu", 1280: "gelu"}
+ACTIVATIONS = {768: "quick_gelu", 1024: "gelu", 1280: "gelu"}
 
 
 def _text_config(

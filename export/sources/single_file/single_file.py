@@ -66,9 +66,8 @@ def partial_model_from_file(
             file.format.value, f"its content, though it is called {path.suffix or path.name}"
         )
     try:
-        encoders = encoders_in(file, recorded)
-        unet, decisions["weights"] = _unet(file, recorded, place, ema, encoders)
-        parts = {**encoders, "unet": unet}
+        unet, decisions["weights"] = _unet(file, recorded, place, ema)
+        parts = {**encoders_in(file, recorded, linear_unet=unet.config["use_linear_projection"]), "unet": unet}
         vae = _vae(file, recorded) if "vae" in wanted else None
         if vae is not None:
             parts["vae"] = vae
@@ -134,7 +133,7 @@ def _unet_place(file: WeightsFile) -> tuple[str, UNetLayout] | None:
 
 
 def _unet(
-    file: WeightsFile, recorded: str, place: tuple[str, UNetLayout], ema: Ema | None, encoders: Mapping[str, FilePart]
+    file: WeightsFile, recorded: str, place: tuple[str, UNetLayout], ema: Ema | None
 ) -> tuple[FilePart, DecisionRecord]:
     prefix, layout = place
     shapes = below(file.shapes, prefix)
@@ -160,15 +159,10 @@ def _unet(
         weights = decision(Ema.NON_EMA, reason)
     else:
         weights = decision("single", "the file has no averaged weights (model_ema) beside them")
-    second = encoders.get("text_encoder_2")
     part = FilePart(
         name="unet",
         recorded=recorded,
-        config=unet_config(
-            layout.structure(shapes),
-            pooled=second.config["projection_dim"] if second else None,
-            time_ids=(6 if "text_encoder" in encoders else 5) if second else None,
-        ),
+        config=unet_config(layout.structure(shapes)),
         file=file,
         keys=keys,
         convert=layout.tensors,

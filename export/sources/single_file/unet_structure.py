@@ -22,7 +22,6 @@ from latentrt.export.sources.single_file.ldm_layout import (
     unet_tensors,
 )
 
-_TIME_IDS = 256  # channels per number in SDXL's and its refiner's U-Net
 _Levels = list[
     list[tuple[int, int]]
 ]  # of a way: per level, each resnet's channels and the depth of the transformer there
@@ -34,8 +33,8 @@ class UNetStructure:
     """What a U-Net's tensors tell.
 
     ``down`` and ``up`` are both from the outermost level inwards; ``middle`` is the depth of the middle's transformer,
-    None where there is no middle; ``guidance`` the width of LCM's embedding and ``added`` how many numbers SDXL's takes
-    beside the prompt, None where there is none.
+    None where there is no middle; ``guidance`` the width of LCM's embedding and ``added`` that of SDXL's pooled prompt
+    and sizes, None where there is none.
     """
 
     in_channels: int
@@ -170,13 +169,8 @@ DIFFUSERS = UNetLayout(
 )
 
 
-def unet_config(structure: UNetStructure, *, pooled: int | None, time_ids: int | None) -> dict[str, Any]:
+def unet_config(structure: UNetStructure) -> dict[str, Any]:
     """The config of a U-Net of this structure.
-
-    Args:
-        structure: what its tensors tell.
-        pooled: width of the pooled prompt that SDXL's U-Net takes, None where no text encoder is at hand.
-        time_ids: how many numbers it takes beside that; None likewise.
 
     Raises:
         LayoutError: a U-Net that no listed family has.
@@ -209,7 +203,8 @@ def unet_config(structure: UNetStructure, *, pooled: int | None, time_ids: int |
     if structure.guidance is not None:
         config["time_cond_proj_dim"] = structure.guidance
     if structure.added is not None:
-        config |= _added_embedding(structure.added, pooled, time_ids)
+        # How wide an embedding of a size is shows beside the text encoder alone
+        config |= {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": structure.added}
     return config
 
 
@@ -225,21 +220,3 @@ def _pruned(structure: UNetStructure) -> Iterator[str]:
         yield f"its middle block has {structure.middle} transformer layers, the level above {down[-1][0][1]}"
     elif [[*level, level[0]] for level in down] != up:
         yield "its way up is not built like its way down"
-
-
-def _added_embedding(width: int, pooled: int | None, time_ids: int | None) -> dict[str, Any]:
-    """SDXL's embedding of the pooled prompt and of some numbers, side by side."""
-    if pooled is None or time_ids is None:
-        # 1280 + 6 · 256 in SDXL, 1280 + 5 · 256 in its refiner
-        pooled, time_ids = 1280, (width - 1280) // _TIME_IDS
-    per_number, odd = divmod(width - pooled, time_ids or 1)
-    if odd or per_number <= 0:
-        raise LayoutError(
-            f"its U-Net takes {width} numbers beside the prompt, expected {pooled} of the text encoder and "
-            f"{time_ids} embeddings of sizes"
-        )
-    return {
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": per_number,
-        "projection_class_embeddings_input_dim": width,
-    }
