@@ -43,8 +43,9 @@ class _PickledArray(StoredTensor):
         _, shape, dtype, by_columns, content = state
         stored = dtype.stored if isinstance(dtype, _Dtype) else None
         whole = isinstance(shape, tuple) and all(type(number) is int and number >= 0 for number in shape)
-        if stored is None or not whole or not isinstance(content, bytes):
+        if stored is None or not whole:
             return
+        content = content if isinstance(content, bytes) else b""  # which old pickles make by a call
         if prod(shape) * stored.size != len(content):
             return
         steps = _steps(shape[::-1])[::-1] if by_columns else None

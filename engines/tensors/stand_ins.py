@@ -1,8 +1,9 @@
 """What takes the place of the objects that checkpoints carry beside their tensors: nothing of them is run or looked up.
 
-Training leaves configurations, callbacks and the like in a checkpoint. A class of whatever package becomes an empty
-class; an instance of it keeps nothing. Calling is another matter: a pickle that calls what is no class of a package
-that is known to leave such things is refused, and so is all of Python's own library that is no plain type.
+Training leaves configurations, callbacks and the like in a checkpoint. Whatever a pickle names there, of whatever
+package, becomes an empty class, and an instance of it keeps nothing. Two things are refused by name all the same:
+Python's own library, where it is no plain type, because nobody but an attacker stores its functions; and functions of
+torch that are called, because they may rebuild tensors of a kind that is not read.
 """
 
 import sys
@@ -10,28 +11,21 @@ from typing import Any
 
 from latentrt.engines.tensors.tensor_file import ForeignContentError
 
-# Packages of which a pickle may call classes and constructors: they leave enums, dates, metrics, configurations
-_CALLABLE = frozenset(
-    {
-        "argparse", "datetime", "easydict", "hydra", "lightning", "lightning_fabric", "lightning_utilities",
-        "ml_collections", "numpy", "omegaconf", "pathlib", "pytorch_lightning", "torchmetrics", "typing",
-    }
-)  # fmt: skip
 _BUILTINS = frozenset(
     {
         "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "long", "object",
         "range", "set", "slice", "str", "tuple", "type", "unicode", "xrange",
     }
 )  # fmt: skip
+# Modules of Python's own library whose classes hold data, and single ones
+_OF_DATA = frozenset({"argparse", "collections", "datetime", "decimal", "fractions", "pathlib", "typing", "uuid"})
 _NAMES = frozenset(
     {
-        "collections.Counter",
-        "collections.deque",
-        "decimal.Decimal",
-        "fractions.Fraction",
+        "copy_reg._reconstructor",
+        "copyreg._reconstructor",
+        "functools.partial",
         "torch.device",
         "types.SimpleNamespace",
-        "uuid.UUID",
     }
 )
 
@@ -63,7 +57,7 @@ class StandIn:
 
 
 class _Uncalled(type):
-    """Of classes that may be named, and made without running anything, but not called: it may be a function."""
+    """Of what may be named, and made without running anything, but not called: it may be a function."""
 
     def __call__(cls, *_: object, **__: object) -> Any:
         raise ForeignContentError(cls.__name__)
@@ -76,9 +70,9 @@ def stand_in(module: str, name: str) -> type[StandIn]:
         ForeignContentError: it is of Python's own library and no plain type.
     """
     full, package = f"{module}.{name}", module.partition(".")[0]
-    builtin = module in ("builtins", "__builtin__") and name in _BUILTINS
-    if builtin or package in _CALLABLE or full in _NAMES:
+    builtin = module in ("builtins", "__builtin__")
+    if full in _NAMES or module in _OF_DATA or (builtin and name in _BUILTINS):
         return type(full, (StandIn,), {})
-    if package in sys.stdlib_module_names or package in ("__builtin__", "copy_reg", "nt"):
+    if builtin or package in sys.stdlib_module_names or package in ("copy_reg", "nt", "posix"):
         raise ForeignContentError(full)
-    return _Uncalled(full, (StandIn,), {})
+    return (_Uncalled if package == "torch" else type)(full, (StandIn,), {})
