@@ -50,13 +50,14 @@ def read_probes(path: Path) -> list[Probe]:
     """
     cases: dict[int, tuple[Profile, dict[str, Array], dict[str, Array]]] = {}
     try:
-        tensors = open_tensor_file(path).tensors
+        for key, tensor in open_tensor_file(path).tensors.items():
+            case, profile, side, name = key.split("/", 3)
+            _, inputs, outputs = cases.setdefault(int(case), (profile_from_text(profile), {}, {}))
+            (inputs if side == "inputs" else outputs)[name] = tensor.array()
     except TensorFileError as error:
         raise BundleError(str(error)) from error
-    for key, tensor in tensors.items():
-        case, profile, side, name = key.split("/", 3)
-        _, inputs, outputs = cases.setdefault(int(case), (profile_from_text(profile), {}, {}))
-        (inputs if side == "inputs" else outputs)[name] = tensor.array()
+    except ValueError as error:  # RequestError among them
+        raise BundleError(f"{str(path)!r} names no probes ({str(error)[:200]}); build the bundle again") from error
     return [
         Probe(profile=profile, inputs=inputs, outputs=outputs)
         for _, (profile, inputs, outputs) in sorted(cases.items())

@@ -51,8 +51,17 @@ class Tokenizer:
         return Encoding(self.framed(tokens.ids[: self.room]), lost)
 
     def tokens(self, text: str) -> Tokens:
-        """All tokens of a text, without framing."""
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        """All tokens of a text, without framing.
+
+        Raises:
+            BundleError: the vocabulary lacks what it says to put for unknown symbols.
+        """
+        try:
+            encoding = self._backend.encode(text, add_special_tokens=False)
+        except Exception as error:  # the library raises bare Exception
+            raise BundleError(
+                f"the tokenizer cannot read a text ({str(error)[:200]}); build the bundle again"
+            ) from error
         return Tokens(encoding.ids, [begin for begin, _ in encoding.offsets])
 
     def framed(self, ids: Sequence[int]) -> Array:

@@ -206,7 +206,7 @@ def open_tensor_file(path: Path, name: str | None = None) -> TensorFile:
         try:
             tree, metadata = read_safetensors(path)
         except UnreadableError as error:
-            raise TensorFileError(f"{name!r} {error}") from error
+            raise TensorFileError(f"{name!r} {' '.join(str(error).split())}") from error
         except (DamagedError, OSError, ValueError, RecursionError) as error:
             raise TensorFileError(
                 f"{name!r} is cut short or damaged ({_reason(error)}), expected a whole safetensors file; "
@@ -220,7 +220,7 @@ def open_tensor_file(path: Path, name: str | None = None) -> TensorFile:
         return TensorFile(path=path, format=form, tree=read_torch_file(path, form), metadata={})
     except ForeignContentError as error:
         raise TensorFileError(
-            f"{name!r} holds {error}, expected tensors and plain containers only; nothing of it was run; "
+            f"{name!r} holds {_reason(error)}, expected tensors and plain containers only; nothing of it was run; "
             "save it as safetensors, or take a file from its author"
         ) from error
     except RecursionError as error:

@@ -55,7 +55,7 @@ def vae_config(shapes: Shapes) -> dict[str, Any]:
     levels = count(shapes, rf"{re.escape(level)}\.(\d+)\.")
     channels = [shape_of(shapes, f"{level}.{index}.{block}.0.conv1.weight", 4)[0] for index in range(levels)]
     if not channels:
-        raise LayoutError(f"it lacks {level}.0.{block}.0.conv1.weight", 4)
+        raise LayoutError(f"it lacks {level}.0.{block}.0.conv1.weight")
     if any(width % GROUPS for width in channels):
         raise LayoutError(f"its VAE has {channels} channels, expected multiples of {GROUPS}")
     return {
