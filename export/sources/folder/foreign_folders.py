@@ -69,9 +69,9 @@ def no_model_folder(folder: Path) -> CheckpointError:
             return found
     bare = [path for part in ("unet", "vae") for path in _entries(folder / part) if path.suffix in _OURS]
     if bare:
-        part = bare[0].parent.name
+        name = bare[0].parent.name
         return CheckpointError(
-            f"{str(folder)!r} has {part}/{bare[0].name} without {part}/config.json, expected both; download that, too"
+            f"{str(folder)!r} has {name}/{bare[0].name} without {name}/config.json, expected both; download that, too"
         )
     weights = [path for path in entries if path.suffix.lower() in _OURS and path.is_file()]
     if weights:
