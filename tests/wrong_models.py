@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -267,6 +268,13 @@ FILES: dict[str, Wrong] = {
     "LyCORIS": _file("loha.safetensors", tensors("lora_unet_x.hada_w1_a"), "a LyCORIS", _ADDS),
     "PEFT": _file("adapter.safetensors", tensors("base_model.model.unet.a.lora_A.weight"), "a LoRA", _ADDS),
     "textual inversion": _file("cat.safetensors", tensors("emb_params"), "a textual inversion", "load_textual_inv"),
+    "textual inversion under its trigger": _file(
+        "toy.pt", pickled(lambda: {"cat-toy": vectors()}), "a textual inversion", "load_textual_inversion"
+    ),
+    "one shard": _file(
+        "diffusion_pytorch_model-00001-of-00002.safetensors", tensors("conv_in.weight"), "one of 2 shards", "the folder"
+    ),
+    "plain pickle": _file("model.pkl", content(pickle.dumps({"a": [1]})), "torch.save did not write", "as safetensors"),
     "ControlNet": _file("control.safetensors", tensors("control_model.input_blocks.0.0.weight"), "ControlNet", _ADDS),
     "ControlNet of diffusers": _file(
         "cn.safetensors",
@@ -317,6 +325,13 @@ FILES: dict[str, Wrong] = {
 }
 
 
+def vectors() -> Any:
+    """As wide as SD 1.x's text encoder."""
+    import torch
+
+    return torch.zeros(2, 768)
+
+
 def arrays(*names: str) -> Any:
     """Small tensors of torch."""
     import torch
@@ -357,14 +372,22 @@ FOLDERS: dict[str, Wrong] = {
         folder(model_index·json=index(["my_pipeline", "MyPipeline"])), "my_pipeline.MyPipeline", "--base"
     ),
     "class of another type": _folder(folder(model_index·json=index({"a": 1})), "expected a text", "correct it"),
-    "empty folder": _folder(folder(), "an empty folder", "give the folder of a model"),
+    "empty folder": _folder(folder(), "is empty", "give the folder that holds it"),
     "README alone": _folder(folder(README·md=content("hi")), "it holds README.md", "the folder that holds it"),
     "nested": _folder(
         folder(sd15__model_index·json=_SD, README·md=content("hi")), "no model_index.json", "model/sd15' in it"
     ),
-    "single file inside": _folder(folder(sd·ckpt=pickled(lambda: arrays("a"))), "give the file", "sd.ckpt"),
+    "single file one level down": _folder(
+        folder(README·md=content("hi"), inner__sd·ckpt=pickled(lambda: arrays("a"))), "give the file", "inner/sd.ckpt"
+    ),
+    "Core ML package": Wrong(
+        name="Unet.mlpackage", make=folder(Manifest·json=content("{}")), says=("a Core ML model", _EXPORTED)
+    ),
+    "single file inside": _folder(folder(sd·ckpt=tensors("double_blocks.0.img_attn.qkv.weight")), "sd.ckpt', Flux"),
     "LoRA folder": _folder(
-        folder(pytorch_lora_weights·safetensors=tensors("unet.x.lora.down.weight")), "a folder of a LoRA", _ADDS
+        folder(pytorch_lora_weights·safetensors=tensors("unet.x.lora.down.weight")),
+        "pytorch_lora_weights.safetensors', a LoRA",
+        _ADDS,
     ),
     "ControlNet folder": _folder(
         folder(config·json=content('{"_class_name": "ControlNetModel"}'), diffusion_pytorch_model·safetensors=WEIGHTS),

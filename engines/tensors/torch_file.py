@@ -212,9 +212,9 @@ def _member(archive: zipfile.ZipFile, name: str, source: Source) -> Block:
 
 
 def _from_stream(file: BinaryIO, path: Path) -> Any:
-    magic, _protocol, system = (_unpickled(file)[0] for _ in range(3))
-    if magic != _LEGACY_MAGIC:
-        raise DamagedError("it begins with another number")
+    if _unpickled(file)[0] != _LEGACY_MAGIC:
+        raise ForeignContentError("a pickle that torch.save did not write")
+    _protocol, system = (_unpickled(file)[0] for _ in range(2))
     if system["little_endian"] is not True:
         raise ForeignContentError("numbers in big-endian order")
     begin = file.tell()

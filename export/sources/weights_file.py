@@ -1,6 +1,7 @@
 """A model's file of weights, with torch's tensors made of it where they are asked for."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from latentrt.engines.tensors.tensor_file import (
 )
 from latentrt.export.sources.foreign_files import check_kind, refusal
 
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})")  # in the names of files that are a part of a model's weights
 # What stands beside the scales of a model in float8, as ComfyUI writes it: marks, and the scales of activations
 _BESIDE_SCALES = ("scaled_fp8", ".scale_input", ".input_scale", ".comfy_quant")
 

@@ -194,7 +194,7 @@ def test_what_a_base_in_one_file_tells_of_its_training(saved: Path, tmp_path: Pa
     from latentrt.export.sources.source import _assembled
 
     unet = partial_model_from_folder(saved / "unet", Choices())
-    offered = partial_model_from_file(base, Choices(), recorded="base/")
+    offered = partial_model_from_file(base, ema=None, recorded="base/")
     whole = PartialModel(**{**vars(offered), "tokenizers": tokenizer})
     found = _assembled(unet, whole, Choices())
     assert found.schedule().prediction_type == "v_prediction"

@@ -15,7 +15,6 @@ from latentrt.export.sources.folder.foreign_folders import (
     no_model_folder,
 )
 from latentrt.export.sources.folder.part_folders import (
-    SHARD,
     STEMS,
     WeightFiles,
     chosen_variant,
@@ -27,7 +26,7 @@ from latentrt.export.sources.folder.part_folders import (
 from latentrt.export.sources.partial_model import Choices, Ema, PartialModel, decision
 from latentrt.export.sources.parts import FolderPart
 from latentrt.export.sources.scheduler_settings import LISTED_CLASS
-from latentrt.export.sources.weights_file import open_weights_file
+from latentrt.export.sources.weights_file import SHARD, open_weights_file
 
 # A bare part's class, and what it is in a pipeline
 _BARE = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}

@@ -26,7 +26,7 @@ def foreign_weights(folder: Path, part: Path) -> CheckpointError | None:
         folder: what the user gave.
         part: the part's folder, inside it or the same.
     """
-    for path in _entries(part):
+    for path in (part, *_entries(part)):
         if path.suffix.lower() in _CORE_ML:
             return _holds(folder, path, *COREML)
         if path.suffix.lower() in _OTHERS and path.is_file():
@@ -60,7 +60,10 @@ def no_model_folder(folder: Path) -> CheckpointError:
         return refusal(folder, "a bundle, whose weights are ONNX", "give the model that it was built from")
     entries = _entries(folder)
     if not entries:
-        return refusal(folder, "an empty folder", "give the folder of a model")
+        return CheckpointError(
+            f"{str(folder)!r} is empty and has no model_index.json, expected a diffusers folder; give the folder that "
+            "holds it"
+        )
     found = foreign_weights(folder, folder)
     if found is not None:
         return found
@@ -83,6 +86,9 @@ def no_model_folder(folder: Path) -> CheckpointError:
             f"{str(folder)!r} has no model_index.json, expected a diffusers folder; give the folder {str(models[0])!r} "
             f"in it{more}"
         )
+    below = [path for entry in entries for path in _entries(entry) if path.suffix.lower() in _OURS]
+    if below:
+        return _single_files(folder, below)
     names = ", ".join(path.name for path in entries[:_SHOWN]) + (", …" if len(entries) > _SHOWN else "")
     return CheckpointError(
         f"{str(folder)!r} has no model_index.json (it holds {names}), expected a diffusers folder; "
@@ -107,7 +113,8 @@ def _single_files(folder: Path, weights: list[Path]) -> CheckpointError:
 
 
 def _holds(folder: Path, path: Path, kind: str, advice: str) -> CheckpointError:
-    return refusal(folder, f"a folder of {kind} ({path.relative_to(folder)})", advice)
+    inside = f" ({path.relative_to(folder)})" if path != folder else ""
+    return refusal(folder, f"a folder of {kind}{inside}", advice)
 
 
 def _entries(folder: Path) -> list[Path]:

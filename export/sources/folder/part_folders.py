@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.weights_file import open_weights_file
+from latentrt.export.sources.weights_file import SHARD, open_weights_file
 
 # The stems of a part's weights: diffusers', and transformers' for safetensors and for pickles
 STEMS = {
@@ -16,7 +16,6 @@ STEMS = {
     "unet": ("diffusion_pytorch_model",),
     "vae": ("diffusion_pytorch_model",),
 }
-SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Which other model a file of tensors holds, by the names of its tensors alone."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 # The prefix under which LDM, SGM and their descendants keep the denoiser
@@ -19,6 +19,13 @@ class ForeignModel:
 
 _ADDS = "it adds to another model: give that one"
 _PART = "give the whole checkpoint, or add --base with a model that has the rest"
+
+_TEXTUAL_INVERSION = ForeignModel(
+    name="a textual inversion",
+    pattern=r"^emb_params$|^string_to_param\.|^clip_[lg]$|^<[^>]+>$",
+    advice="load it into a pipeline with load_textual_inversion",
+)
+_EMBEDDED = (768, 1024, 1280)  # how wide the text encoders are whose vectors are learned
 
 # Networks that stand beside a U-Net, or U-Nets that take more than ours: looked for whether there is a U-Net or not
 _BESIDE_A_UNET = (
@@ -65,11 +72,7 @@ _WITHOUT_A_UNET = (
         pattern=r"lora_(down|up|mid|A|B)\b|\.lora\.(down|up)|lora_linear_layer|^lora_|_lora\.",
         advice=_ADDS,
     ),
-    ForeignModel(
-        name="a textual inversion",
-        pattern=r"^emb_params$|^string_to_param\.|^clip_[lg]$|^<[^>]+>$",
-        advice="load it into a pipeline with load_textual_inversion",
-    ),
+    _TEXTUAL_INVERSION,
     ForeignModel(
         name="a T2I-Adapter", pattern=r"^(adapter\.)?body\.\d+\.(resnets|block1|in_conv|0\.block1)\b", advice=_ADDS
     ),
@@ -165,9 +168,12 @@ def model_beside_unet(keys: Iterable[str]) -> ForeignModel | None:
     return _found(_BESIDE_A_UNET, keys)
 
 
-def model_without_unet(keys: Iterable[str]) -> ForeignModel | None:
+def model_without_unet(shapes: Mapping[str, tuple[int, ...]]) -> ForeignModel | None:
     """What a file without a U-Net is; None for what no row knows."""
-    return _found((*_BESIDE_A_UNET, *_WITHOUT_A_UNET, *_SINGLE_PARTS, *_LIKE_CLIP), keys)
+    found = _found((*_BESIDE_A_UNET, *_WITHOUT_A_UNET, *_SINGLE_PARTS, *_LIKE_CLIP), shapes)
+    if found is None and len(shapes) == 1 and next(iter(shapes.values()))[-1:] in [(width,) for width in _EMBEDDED]:
+        return _TEXTUAL_INVERSION  # under its trigger
+    return found
 
 
 def _found(rows: Iterable[ForeignModel], keys: Iterable[str]) -> ForeignModel | None:

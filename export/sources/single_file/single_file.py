@@ -16,7 +16,7 @@ from latentrt.export.sources.single_file.schedule import FileSchedule, latents_i
 from latentrt.export.sources.single_file.tokenizer import VOCABULARY, clip_tokenizer_folder
 from latentrt.export.sources.single_file.unet_structure import DIFFUSERS, LDM, UNetLayout, unet_config
 from latentrt.export.sources.unread import is_idle
-from latentrt.export.sources.weights_file import WeightsFile, open_weights_file
+from latentrt.export.sources.weights_file import SHARD, WeightsFile, open_weights_file
 
 _EMA = "model_ema."
 # Where tools keep a U-Net: LDM and SGM, a diffusers pipeline in one file, a U-Net alone, some trainers
@@ -42,6 +42,12 @@ def partial_model_from_file(
         CheckpointError: it is no file of tensors, another model, or incomplete.
     """
     file = open_weights_file(path)
+    shard = SHARD.search(path.name)
+    if shard is not None and int(shard[2]) > 1:
+        raise CheckpointError(
+            f"got {str(path)!r}, one of {int(shard[2])} shards of a part, expected all of them; give the folder of the "
+            "model that it belongs to"
+        )
     foreign = model_beside_unet(file.shapes)
     place = _unet_place(file)
     if foreign is None and place is None:
