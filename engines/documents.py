@@ -49,7 +49,7 @@ def document_from_content(
     """
     try:
         data: Any = json.loads(content)
-    except ValueError as failure:
+    except (ValueError, RecursionError) as failure:
         raise error(f"{name} is cut short or not JSON; {remedy}") from failure
     version = data.get("schema_version") if isinstance(data, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
@@ -62,4 +62,4 @@ def document_from_content(
     except (ValidationError, LatentrtError) as failure:
         first = failure.errors()[0] if isinstance(failure, ValidationError) else None
         reason = f"{'.'.join(map(str, first['loc'])) or 'the document'}: {first['msg']}" if first else str(failure)
-        raise error(f"{name} was altered or is damaged ({reason}); {remedy}") from failure
+        raise error(f"{name} was altered or is damaged ({' '.join(reason.split())}); {remedy}") from failure

@@ -53,7 +53,7 @@ def test_configs_of_a_folder(family: str, name: str, saved: dict[str, Path], tmp
     folder = shutil.copytree(saved[family], tmp_path / "model")
     good = json.loads((folder / name).read_text("utf-8"))
 
-    @fuzzed(120)
+    @fuzzed(60)
     @given(document=documents(good))
     def read(document: Any) -> None:
         (folder / name).write_text(json.dumps(document), "utf-8")
@@ -82,7 +82,7 @@ def test_a_parts_own_config(saved: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "unet_ema")
     good = json.loads((folder / "config.json").read_text("utf-8"))
 
-    @fuzzed(80)
+    @fuzzed(40)
     @given(document=documents(good), ema=st.sampled_from([None, Ema.EMA]))
     def read(document: Any, ema: Ema | None) -> None:
         for place in (folder, tmp_path / "unet_ema"):
@@ -146,7 +146,7 @@ def test_headers_of_single_files(family: str, kind: str, saved: dict[str, Path],
         tensors = load_file(folder / kind / "diffusion_pytorch_model.safetensors")
     good = {name: ("F32" if t.is_floating_point() else "I64", list(t.shape)) for name, t in tensors.items()}
 
-    @fuzzed(100)
+    @fuzzed(50)
     @given(header=headers(good))
     def read(header: dict[str, tuple[str, list[int]]]) -> None:
         entries, end = {}, 0

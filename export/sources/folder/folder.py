@@ -331,7 +331,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         data = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{str(path)!r} is not readable JSON ({error}); download the model again") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{str(path)!r} is not a JSON object; download the model again")
