@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.folder.folder import LAYOUT, single_file_in, weights_to_read
+from latentrt.export.sources.folder.folder import LAYOUT, UNET_EMA, single_file_in, weights_to_read
 from latentrt.export.sources.folder.part_folders import STEMS
 from latentrt.export.sources.hub.cache import cached_snapshot, repositories_in, snapshot_around
 from latentrt.export.sources.hub.reference import HubReference, reference_from_text
@@ -15,7 +15,7 @@ from latentrt.models import EMBEDDED
 
 # Of a repository's files those that say how to read the others, all of them small
 _SETTINGS = (".json", ".txt")
-_SETTING_FOLDERS = ("scheduler", "tokenizer", "tokenizer_2")
+_SETTING_FOLDERS = ("scheduler", "tokenizer", "tokenizer_2", UNET_EMA)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,6 +165,15 @@ class TestWhatIsFetched:
             opened(NAME)
         assert hub.weights() == set()
 
+    def test_an_averaged_u_net_in_a_folder_of_its_own(self, hub: Hub, remote: Path) -> None:
+        """As training scripts leave it; of the two U-Nets one is fetched."""
+        lighter(remote / "unet", remote / "unet_ema")
+        (remote / f"{UNET}.safetensors").unlink()
+        save_file({"conv_in.weight": torch.zeros(1)}, remote / f"{UNET}.safetensors")
+        opened(NAME, ema=Ema.EMA)
+        ema = f"unet_ema{UNET.removeprefix('unet')}.safetensors"
+        assert hub.weights() == PLAIN - {f"{UNET}.safetensors"} | {ema}
+
     @pytest.mark.parametrize("form", ["safetensors", "bin"])
     def test_averaged_weights(self, hub: Hub, remote: Path, form: str) -> None:
         """The others only where they are asked for, and then alone."""
@@ -289,6 +298,21 @@ class TestWhatIsFetched:
         """Are named, before the weights of the other parts are fetched."""
         (remote / f"{UNET}.safetensors").rename(remote / "unet" / "openvino_model.bin")
         with pytest.raises(CheckpointError, match=r"no weights of unet .*unet/openvino_model\.bin.*choose a model"):
+            opened(NAME)
+        assert hub.weights() == set()
+
+    @pytest.mark.parametrize(
+        ("kind", "reason"),
+        [
+            ('"KandinskyPipeline"', r"'owner/name' is a KandinskyPipeline, expected one of"),
+            ('["pipeline", "Mine"]', r"has a pipeline of its own \(pipeline\.Mine"),
+        ],
+    )
+    def test_another_pipeline(self, hub: Hub, remote: Path, kind: str, reason: str) -> None:
+        """Is named, before its weights are fetched."""
+        (remote / "model_index.json").unlink()
+        (remote / "model_index.json").write_text(f'{{"_class_name": {kind}, "unet": ["diffusers", "X"]}}')
+        with pytest.raises(CheckpointError, match=reason):
             opened(NAME)
         assert hub.weights() == set()
 

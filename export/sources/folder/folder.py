@@ -7,6 +7,7 @@ from typing import Any
 
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.tensors.tensor_file import Format
+from latentrt.export.sources.families import check_pipeline
 from latentrt.export.sources.fitting import MARKS
 from latentrt.export.sources.folder.foreign_folders import (
     class_of,
@@ -189,7 +190,8 @@ def weights_to_read(
     Raises:
         CheckpointError: it is of another kind, or a variant has to be chosen.
     """
-    folders = _part_folders(folder, choices.ema)
+    folders, index = _part_folders(folder, choices.ema), folder / "model_index.json"
+    check_pipeline(read_json(index).get("_class_name") if index.is_file() else None, called)
     found = {part: weights_in(path, part, published) for part, path in folders.items() if part in wanted}
     lacking = [part for part, rows in found.items() if not rows]
     if lacking:
