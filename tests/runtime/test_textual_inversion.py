@@ -58,6 +58,25 @@ FILES: dict[str, tuple[Callable[[Any, Path], None], Any, str]] = {
 }
 
 
+DATA: dict[str, Any] = {
+    "ParameterDict": {"string_to_param": torch.nn.ParameterDict({"*": VECTORS}), "name": "*"},
+    "NumPy": {"moebius": VECTORS.numpy()},
+    "NumPy, columns first": {"moebius": np.asfortranarray(VECTORS.numpy())},
+    "NumPy in A1111's layout": {**A1111, "string_to_param": {"*": VECTORS.numpy()}},
+    "NumPy alone": VECTORS.numpy(),
+}
+
+
+@pytest.mark.parametrize("write", [torch.save, legacy])
+@pytest.mark.parametrize("case", DATA)
+def test_parameter_dicts_and_arrays_are_data(tmp_path: Path, case: str, write: Callable[[Any, Path], None]) -> None:
+    """As trainers leave them, in both layouts of torch's files."""
+    write(DATA[case], tmp_path / "moebius.pt")
+    inversion = load(tmp_path / "moebius.pt")
+    assert inversion.trigger == "moebius"
+    np.testing.assert_array_equal(inversion.vectors, VECTORS.numpy())
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_format(tmp_path: Path, name: str) -> None:
     """Trigger and vectors, bit for bit."""
