@@ -1,10 +1,10 @@
 """CLIP's tokenizer without transformers, through the `tokenizers` library."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as TokenizersTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
-# Words, single digits and runs of other symbols; English clitics apart (CLIP, simple_tokenizer.py)
-_PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_BESIDE_A_VOCABULARY = ("special_tokens_map.json", "added_tokens.json", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,13 @@ class Tokens:
 class Tokenizer:
     """Byte-level BPE with CLIP's framing: start, text, end, padding up to a fixed length."""
 
-    def __init__(self, backend: "TokenizersTokenizer", *, length: int, bos_id: int, eos_id: int, pad_id: int) -> None:
+    def __init__(
+        self, backend: "TokenizersTokenizer", *, length: int, bos_id: int, eos_id: int, pad_id: int, pad_token: str
+    ) -> None:
         self._backend = backend
         self.length = length
         self.bos_id, self.eos_id, self.pad_id = bos_id, eos_id, pad_id
+        self.pad_token = pad_token  # the backend may know it in lower case alone
 
     def encode(self, text: str) -> Encoding:
         """Ids of a text, (length,) int64; what goes beyond ``length`` − 2 tokens is left out and reported."""
@@ -93,40 +94,23 @@ class Tokenizer:
         number: int | None = self._backend.token_to_id(token)
         return number
 
-    @property
-    def pad_token(self) -> str:
-        """The padding token's text."""
-        return str(self._backend.id_to_token(self.pad_id))
-
     def save(self, path: Path) -> None:
         """Writes ``tokenizer.json``."""
         path.write_text(self._backend.to_str(pretty=True), "utf-8")  # its own save raises no OSError
 
 
-def tokenizer_from_folder(folder: Path, *, length: int = 77, pad_token: str | None = None) -> Tokenizer:
-    """Opens ``tokenizer.json``, or builds the same from ``vocab.json`` and ``merges.txt``.
+def tokenizer_from_folder(folder: Path, *, length: int = 77) -> Tokenizer:
+    """Opens a bundle's ``tokenizer.json``, or reads a checkpoint's files as transformers does.
 
     Args:
-        folder: a diffusers ``tokenizer`` folder.
+        folder: a bundle's, with ``tokenizer.json`` and the padding token, or a diffusers ``tokenizer`` folder.
         length: tokens per prompt, framing included.
-        pad_token: the padding token; None takes the folder's ``tokenizer_config.json``, else the end token.
 
     Raises:
         BundleError: neither form is there or readable.
     """
-    from tokenizers import AddedToken
-    from tokenizers import Tokenizer as TokenizersTokenizer
-
     try:
-        specials = _configured_specials(folder)
-        if (folder / "tokenizer.json").is_file():
-            backend = TokenizersTokenizer.from_file(str(folder / "tokenizer.json"))
-        else:
-            backend = _clip_bpe(folder / "vocab.json", folder / "merges.txt", _normalized(specials))
-        pad = pad_token or _content(specials.get("pad_token", END))
-        if pad not in (START, END):
-            # In a text, too, transformers takes it for the padding: SD 2.x's "!" is not the word "!"
-            backend.add_special_tokens([AddedToken(pad, special=True, normalized=pad in _normalized(specials))])
+        backend, pad = _bundled(folder) or _read_files(folder)
     except Exception as error:  # the library raises bare Exception for malformed files
         raise BundleError(
             f"cannot read the tokenizer in {str(folder)!r} ({str(error)[:200]}); "
@@ -139,53 +123,23 @@ def tokenizer_from_folder(folder: Path, *, length: int = 77, pad_token: str | No
     missing = found.keys() - ids.keys()
     if missing:
         raise BundleError(f"the tokenizer in {str(folder)!r} lacks {', '.join(missing)}; expected a CLIP tokenizer")
-    return Tokenizer(backend, length=length, bos_id=ids[START], eos_id=ids[END], pad_id=ids[pad])
+    return Tokenizer(backend, length=length, bos_id=ids[START], eos_id=ids[END], pad_id=ids[pad], pad_token=pad)
 
 
-def _configured_specials(folder: Path) -> dict[str, Any]:
-    """The special tokens that transformers would take: ``special_tokens_map.json`` goes first."""
-    found: dict[str, Any] = {}
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        path = folder / name
-        content = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        found |= {role: content[role] for role in _ROLES if content.get(role) is not None}
-    return found
+def _bundled(folder: Path) -> "tuple[TokenizersTokenizer, str] | None":
+    """A bundle's tokenizer and its padding token: the one form that holds all tokens in ``tokenizer.json``."""
+    from tokenizers import Tokenizer as TokenizersTokenizer
+
+    config = folder / "tokenizer_config.json"
+    content = json.loads(config.read_text("utf-8")) if config.is_file() else None
+    if not isinstance(content, dict) or content.keys() != {"pad_token"}:
+        return None
+    if not (folder / "tokenizer.json").is_file() or any((folder / name).exists() for name in _BESIDE_A_VOCABULARY):
+        return None
+    return TokenizersTokenizer.from_file(str(folder / "tokenizer.json")), str(content["pad_token"])
 
 
-def _content(token: Any) -> str:
-    return str(token["content"] if isinstance(token, dict) else token)
+def _read_files(folder: Path) -> "tuple[TokenizersTokenizer, str]":
+    from latentrt.engines.bundle.tokenizer_files import read_tokenizer_files  # what only a build needs
 
-
-def _normalized(specials: Mapping[str, Any]) -> set[str]:
-    """The special tokens that are found in lower-cased text, too (``<|StartOfText|>``).
-
-    transformers adds the tokens of all roles in turn, leaves out what it has added already, and the last to be
-    added decides; one that is a mere text is not normalised. SD 1.5's files say so of the start token alone.
-    """
-    tokens = [specials.get(role, START if role == "bos_token" else END) for role in _ROLES]
-    different = [token for index, token in enumerate(tokens) if token not in tokens[:index]]
-    last = {_content(token): isinstance(token, dict) and bool(token.get("normalized", True)) for token in different}
-    return {content for content, normalized in last.items() if normalized}
-
-
-def _clip_bpe(vocabulary: Path, merges: Path, normalized: set[str]) -> "TokenizersTokenizer":
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-
-    model = models.BPE.from_file(
-        str(vocabulary), str(merges), continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=END
-    )
-    backend = Tokenizer(model)
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(
-        [AddedToken(token, special=True, normalized=token in normalized) for token in (START, END)]
-    )
-    return backend
+    return read_tokenizer_files(folder)

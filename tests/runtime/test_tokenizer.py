@@ -177,3 +177,99 @@ def test_a_malformed_config_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(BundleError, match="cannot read the tokenizer"):
         tokenizer_from_folder(tmp_path)
+
+
+def _flags(content: str, **flags: bool) -> dict[str, object]:
+    """A token of ``added_tokens_decoder``."""
+    usual = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    return {"content": content, **usual, **flags}
+
+
+_MAP, _CONFIG = "special_tokens_map.json", "tokenizer_config.json"
+_SIZE = len(json.loads((EMOJI / "tokenizer" / "vocab.json").read_text("utf-8")))
+# Files beside the vocabulary, in the forms that releases of transformers and training scripts have written
+ADDED: dict[str, dict[str, object]] = {
+    "added_tokens.json alone": {"added_tokens.json": {"<cat-toy>": _SIZE, "sks dog": _SIZE + 1, "Éclair": _SIZE + 2}},
+    "numbers with gaps, not in order": {"added_tokens.json": {"<b>": _SIZE + 7, "<a>": _SIZE + 3, "cat": 5}},
+    "special ones by their list": {
+        "added_tokens.json": {"<cat-toy>": _SIZE, "<Cat>": _SIZE + 1},
+        _MAP: {"additional_special_tokens": ["<Cat>", "<other>"], "pad_token": "<pad>"},
+    },
+    "special ones with flags": {
+        _MAP: {
+            "bos_token": _flags(START, normalized=True),
+            "pad_token": {"content": "<PAD>", "lstrip": True, "normalized": True, "rstrip": True, "single_word": False},
+            "mask_token": "<mask>",
+            "additional_special_tokens": ["<x>"],
+        }
+    },
+    "the config's table": {
+        _CONFIG: {
+            "added_tokens_decoder": {
+                str(_SIZE + 1): _flags("<cat-toy>", normalized=True, special=False),
+                str(_SIZE): _flags("<Cat>", single_word=True),
+                str(_SIZE + 2): _flags("toy ", rstrip=True),
+            },
+            "additional_special_tokens": ["<Cat>", "<x>"],
+            "pad_token": "<Cat>",
+        },
+        _MAP: {"pad_token": "!", "additional_special_tokens": ["<cat>"]},
+        "added_tokens.json": {"<other>": _SIZE},
+    },
+    "the config's list": {_CONFIG: {"extra_special_tokens": ["<x>", {"__type": "AddedToken", **_flags("<cat-toy>")}]}},
+    "named tokens of other models": {_CONFIG: {"image_token": "<Cat>", "sep_token": "<x>"}},
+}
+
+
+@pytest.mark.parametrize("kind", ADDED)
+@pytest.mark.parametrize("form", ["vocab.json and merges.txt", "tokenizer.json", "saved again"])
+def test_added_tokens_are_whole(kind: str, form: str, tmp_path: Path) -> None:
+    """Each is one id, the one that it has in transformers, from every form and again from the form we store."""
+    from transformers import CLIPTokenizer
+
+    names = ("tokenizer.json",) if form == "tokenizer.json" else ("vocab.json", "merges.txt")
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    for name in names:
+        shutil.copy(EMOJI / "tokenizer" / name, folder / name)
+    for name, content in ADDED[kind].items():
+        (folder / name).write_text(json.dumps(content))
+    theirs = CLIPTokenizer.from_pretrained(folder)
+    assert len(theirs) > _SIZE
+    if form == "saved again":
+        theirs.save_pretrained(folder)
+        theirs = CLIPTokenizer.from_pretrained(folder)
+    ours = tokenizer_from_folder(folder)
+    assert ours.vocabulary_size == len(theirs)
+    assert (ours.pad_token, ours.pad_id) == (theirs.pad_token, theirs.pad_token_id)
+    (tmp_path / "stored").mkdir()
+    ours.save(tmp_path / "stored" / "tokenizer.json")
+    (tmp_path / "stored" / "tokenizer_config.json").write_text(json.dumps({"pad_token": ours.pad_token}))
+    stored = tokenizer_from_folder(tmp_path / "stored")
+    tokens = [token.content for token in theirs.added_tokens_decoder.values()]
+    texts = [f"a {token} b{token}c, {token.upper()} {token.lower()}  x" for token in tokens]
+    for text in [*texts, *TEXTS.values(), " ".join(tokens), "".join(tokens), *random_texts(50)]:
+        expected = theirs(text, padding="max_length", max_length=77, truncation=True).input_ids
+        for tokenizer in (ours, stored):
+            assert tokenizer.encode(text).ids.tolist() == expected, ascii(text[:80])
+    for token in tokens:
+        assert ours.tokens(token).ids == [theirs.convert_tokens_to_ids(token)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("added_tokens.json", "[]"),
+        ("added_tokens.json", '{"<a>": "b", "<c>": 1}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"7": "<a>"}}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": ["<a>"]}'),
+        ("special_tokens_map.json", '{"pad_token": {"flags": 1}}'),
+    ],
+)
+def test_malformed_added_tokens_are_refused(name: str, content: str, tmp_path: Path) -> None:
+    """In one sentence that names the folder."""
+    for file in ("vocab.json", "merges.txt"):
+        shutil.copy(EMOJI / "tokenizer" / file, tmp_path / file)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BundleError, match="cannot read the tokenizer"):
+        tokenizer_from_folder(tmp_path)
