@@ -158,7 +158,7 @@ def _export_text_encoder(
     """Exports a text encoder and its table."""
     with run.progress.stage(f"{row.part}: load"):
         module, table, unused = _loaded(lambda: load_text_encoder(run.checkpoint, row), row.part)
-        embeddings = write_token_embeddings(run.root, row.part, table, tokenizer.vocabulary_size)
+        embeddings = write_token_embeddings(run.root, row.part, table)
     graph = text_encoder_graph(run.checkpoint, row)
     with run.reference(row.part):
         ids = token_ids(tokenizer)

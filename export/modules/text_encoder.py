@@ -9,7 +9,6 @@ import torch
 
 from latentrt.engines.bundle.records.manifest import TokenEmbeddingsRecord
 from latentrt.engines.bundle.weights import WeightRecord
-from latentrt.engines.errors import CheckpointError
 from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.families import TextEncoderRow
@@ -114,26 +113,17 @@ def load_text_encoder(checkpoint: Checkpoint, row: TextEncoderRow) -> LoadedText
     return LoadedTextEncoder(module, table.detach(), unused)
 
 
-def write_token_embeddings(root: Path, name: str, table: torch.Tensor, tokens: int) -> TokenEmbeddingsRecord:
+def write_token_embeddings(root: Path, name: str, table: torch.Tensor) -> TokenEmbeddingsRecord:
     """Writes ``embeddings/<component>.safetensors`` below the bundle's root.
 
     Args:
         root: the bundle.
         name: the component that takes the embeddings.
         table: (rows, width) float32.
-        tokens: how many ids the tokenizer can give.
-
-    Raises:
-        CheckpointError: the table has fewer rows than the tokenizer has ids.
     """
     from safetensors.torch import save
 
     rows, width = table.shape
-    if rows < tokens:
-        raise CheckpointError(
-            f"{name} embeds {rows} tokens and the tokenizer has {tokens}, expected at least as many embeddings; "
-            "download the model again"
-        )
     file = f"embeddings/{name}.safetensors"
     (root / file).parent.mkdir(parents=True, exist_ok=True)
     (root / file).write_bytes(save({_TENSOR: table.contiguous()}))  # save_file raises no OSError

@@ -13,11 +13,13 @@ from latentrt.engines.bundle.records.component import FileRecord
 from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.bundle.records.manifest import DecisionRecord, DefaultsRecord
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
+from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.families import Family
 from latentrt.export.sources.parts import Part
 from latentrt.export.sources.scheduler_settings import SchedulerReading, scheduler_reading
 
+CLIP_VOCABULARY = 49408  # which CLIPTextConfig takes where a config is silent
 # Before this version, converted U-Nets stated sample_size 32 where 64 was meant; diffusers mends it likewise.
 _SIZES_RIGHT = Version("0.9.0.dev0")
 
@@ -127,7 +129,9 @@ class Checkpoint:
         """Compares names, shapes and types of all tensors with the parts' modules. Reads no weight.
 
         Raises:
-            CheckpointError: some do not fit; the first of each part are named.
+            CheckpointError: some do not fit; the first of each part are named. Or a text encoder embeds fewer tokens
+                than its tokenizer has.
+            BundleError: a tokenizer that cannot be read.
         """
         faults = []
         for part in self.parts.values():
@@ -137,6 +141,14 @@ class Checkpoint:
                 faults.append(str(error))
         if faults:
             raise tensor_refusal(self.source, faults)
+        for row in self.family.text_encoders:
+            tokens = tokenizer_from_folder(self.tokenizers[row.tokenizer]).vocabulary_size
+            rows = self.parts[row.part].config.get("vocab_size", CLIP_VOCABULARY)
+            if rows < tokens:
+                raise CheckpointError(
+                    f"{self.source!r} cannot be built: {row.part} embeds {rows} tokens and the tokenizer has {tokens}, "
+                    "expected at least as many embeddings; take the tokenizer that was saved with the text encoder"
+                )
 
     def check_values(self) -> None:
         """Reads every weight once.

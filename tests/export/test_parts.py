@@ -198,6 +198,15 @@ print([name for name in ("diffusers", "transformers") if name in sys.modules])
     assert libraries == "[]"
 
 
+def test_fewer_embeddings_than_tokens(folder: Path) -> None:
+    """Tokens that were added to a tokenizer alone, which transformers would look up in vain."""
+    config = json.loads((folder / "text_encoder" / "config.json").read_text())
+    rows = config["vocab_size"]
+    (folder / "tokenizer" / "added_tokens.json").write_text(json.dumps({"<cat-toy>": rows}))
+    with pytest.raises(CheckpointError, match=rf"embeds {rows} tokens and the tokenizer has {rows + 1}, expected"):
+        checkpoint_from_model(str(folder))
+
+
 class TestValues:
     """Weights that are no numbers are found before anything is traced."""
 
