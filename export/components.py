@@ -83,6 +83,7 @@ def export_components(
     family, tokenizers, embeddings = checkpoint.family, {}, {}
     prompts = []
     with progress.stage("weights: check"):
+        checkpoint.check_tokenizers()
         checkpoint.check_values()
     with quiet():
         for row in family.text_encoders:

@@ -56,7 +56,10 @@ class _Encoder:
 
 @dataclass(frozen=True, kw_only=True)
 class _Tiny:
-    """A family in small. ``encoders`` are by part; ``index`` is what model_index.json says besides the parts."""
+    """A family in small. ``encoders`` are by part; ``index`` is what model_index.json says besides the parts.
+
+    ``hub`` is the model's name on the hub, which diffusers keeps in the configs of whatever was loaded from there.
+    """
 
     pipeline: str
     unet: Mapping[str, Any]
@@ -65,6 +68,7 @@ class _Tiny:
     vae: Mapping[str, Any] = field(default_factory=dict)
     time_ids: int = 0
     index: Mapping[str, Any] = field(default_factory=dict)
+    hub: str | None = None
 
 
 _CLIP_L = {"text_encoder": _Encoder(width=64, act="quick_gelu")}
@@ -78,6 +82,7 @@ def _sdxl(
     pipeline: str = "StableDiffusionXLPipeline",
     scheduler: tuple[str, Mapping[str, Any]] = _EULER,
     unet: Mapping[str, Any] | None = None,
+    hub: str | None = None,
 ) -> _Tiny:
     return _Tiny(
         pipeline=pipeline,
@@ -87,6 +92,7 @@ def _sdxl(
         vae={"scaling_factor": 0.13025, "force_upcast": True},
         time_ids=6,
         index={"force_zeros_for_empty_prompt": True},
+        hub=hub,
     )
 
 
@@ -121,11 +127,13 @@ TINY: Mapping[str, _Tiny] = {
         unet=_SD2_BLOCKS,
         scheduler=("EulerDiscreteScheduler", {**_BETAS, "timestep_spacing": "trailing", "steps_offset": 1}),
         encoders=_CLIP_H,
+        hub="stabilityai/sd-turbo",
     ),
     "sdxl": _sdxl(),
     "sdxl-inpaint": _sdxl("StableDiffusionXLInpaintPipeline", unet=_MASKED),
     "sdxl-turbo": _sdxl(
-        scheduler=("EulerAncestralDiscreteScheduler", {**_BETAS, "timestep_spacing": "trailing", "steps_offset": 1})
+        scheduler=("EulerAncestralDiscreteScheduler", {**_BETAS, "timestep_spacing": "trailing", "steps_offset": 1}),
+        hub="stabilityai/sdxl-turbo",
     ),
     "lcm-sdxl": _sdxl(scheduler=_LCM, unet={**_GUIDANCE_EMBEDDING, "transformer_layers_per_block": 1}),
     "sdxl-refiner": _Tiny(
@@ -193,6 +201,9 @@ def save_tiny_checkpoint(
     name, settings = tiny.scheduler
     parts["scheduler"] = getattr(diffusers, name)(**{**settings, **(scheduler or {})})
     _save(folder, pipeline or tiny.pipeline, parts, tiny.index)
+    if tiny.hub is not None:
+        for file in (folder / "model_index.json", folder / "unet" / "config.json"):
+            file.write_text(json.dumps({**json.loads(file.read_text()), "_name_or_path": tiny.hub}))
     return folder
 
 

@@ -129,9 +129,7 @@ class Checkpoint:
         """Compares names, shapes and types of all tensors with the parts' modules. Reads no weight.
 
         Raises:
-            CheckpointError: some do not fit; the first of each part are named. Or a text encoder embeds fewer tokens
-                than its tokenizer has.
-            BundleError: a tokenizer that cannot be read.
+            CheckpointError: some do not fit; the first of each part are named.
         """
         faults = []
         for part in self.parts.values():
@@ -141,6 +139,14 @@ class Checkpoint:
                 faults.append(str(error))
         if faults:
             raise tensor_refusal(self.source, faults)
+
+    def check_tokenizers(self) -> None:
+        """Compares the number of tokens with that of embeddings.
+
+        Raises:
+            CheckpointError: a text encoder embeds fewer tokens than its tokenizer has.
+            BundleError: a tokenizer that cannot be read.
+        """
         for row in self.family.text_encoders:
             tokens = tokenizer_from_folder(self.tokenizers[row.tokenizer]).vocabulary_size
             rows = self.parts[row.part].config.get("vocab_size", CLIP_VOCABULARY)

@@ -28,9 +28,9 @@ class Family:
     """A row of the registry: what a family's parts are and how they are told from the others'.
 
     Rows are tried in order. ``pipeline_classes`` is the ``_class_name`` in model_index.json; ``unet`` lists keys of the
-    U-Net's config with the value that the row wants (a key that is missing counts as None), and ``scheduler`` keys of
-    the scheduler's config. ``steps_offset`` is what the family's diffusers pipeline sets in its scheduler, whatever
-    the file says; None leaves it.
+    U-Net's config with the value that the row wants (a key that is missing counts as None). ``distilled`` is how a
+    row's models were distilled to a few steps, where only names and metadata tell. ``steps_offset`` is what the
+    family's diffusers pipeline sets in its scheduler, whatever the file says; None leaves it.
 
     A single file has no configs: ``file_scheduler`` is the scheduler that the family's folder on the hub has, without
     the noise schedule; ``sample_size`` in latents, ``sample_size_of_v`` where it predicts v, ``vae_sample_size`` in
@@ -41,7 +41,7 @@ class Family:
     label: str
     pipeline_classes: frozenset[str]
     unet: Mapping[str, object]
-    scheduler: Mapping[str, object] = field(default_factory=dict)
+    distilled: str | None = None
     text_encoders: tuple[TextEncoderRow, ...] = (TextEncoderRow(),)
     time_ids: TimeIds = TimeIds.NONE
     zero_empty_negative: bool = False
@@ -90,8 +90,6 @@ _PLAIN: Mapping[str, object] = {"in_channels": 4, **_NO_GUIDANCE_EMBEDDING}
 _MASKED: Mapping[str, object] = {"in_channels": 9, **_NO_GUIDANCE_EMBEDDING}  # latents, mask, masked picture's latents
 _CLIP_L = TextEncoderRow(penultimate=True)
 _OPENCLIP_G = TextEncoderRow(part="text_encoder_2", tokenizer="tokenizer_2", penultimate=True, pooled=True)
-# Models distilled to a few steps without guidance keep the class of their teacher; their schedulers tell them apart
-_DISTILLED: Mapping[str, object] = {"timestep_spacing": "trailing", "prediction_type": (None, "epsilon")}
 
 _SD1_ROW = Family(
     name="sd1",
@@ -130,7 +128,7 @@ FAMILIES = (
         _SD2_ROW,
         name="sd-turbo",
         label="SD-Turbo",
-        scheduler=_DISTILLED,
+        distilled="turbo",
         defaults=_defaults(sampler="euler", steps=1, guidance=1.0, strength=1.0),
         file_scheduler={**_EULER, "timestep_spacing": "trailing"},
         sample_size_of_v=None,
@@ -172,7 +170,7 @@ FAMILIES = (
         _SDXL_ROW,
         name="sdxl-turbo",
         label="SDXL-Turbo",
-        scheduler=_DISTILLED,
+        distilled="turbo",
         defaults=_defaults(sampler="euler_a", steps=1, guidance=1.0, strength=1.0),
         file_scheduler={
             "_class_name": "EulerAncestralDiscreteScheduler",
@@ -215,16 +213,14 @@ FAMILIES = (
 def family_of(
     pipeline: str | None,
     unet: Mapping[str, Any],
-    scheduler: Mapping[str, Any],
     encoders: Set[str],
     source: str,
 ) -> Family:
-    """The family of a model, by its U-Net's and its scheduler's config and its text encoders.
+    """The family of a model, by its U-Net's config and its text encoders; none that only names tell of.
 
     Args:
         pipeline: the class in model_index.json, which the family then must have; None where there is none.
         unet: the U-Net's config.
-        scheduler: the scheduler's config, as far as it is known.
         encoders: which of ``text_encoder`` and ``text_encoder_2`` it has.
         source: how messages call the model.
 
@@ -235,12 +231,17 @@ def family_of(
     candidates = [family for family in FAMILIES if pipeline is None or pipeline in family.pipeline_classes]
     faults = []
     fitting = [family for family in candidates if _fits(family.unet, unet) and _has_encoders(family, encoders)]
-    described = [family for family in fitting if _fits(family.scheduler, scheduler)]
-    if not described:
+    if not fitting:
         faults += _differences(candidates, unet) or [_mixed(candidates, unet, encoders)]
     if faults:
         raise CheckpointError(f"{source!r} cannot be built: {'; '.join(faults)}; choose a Stable Diffusion model")
-    return described[0]
+    return next(family for family in fitting if family.distilled is None)
+
+
+def turbo_row(family: Family) -> Family | None:
+    """The row of the turbo models that are built like a family's; None where there are none."""
+    rows = (row for row in FAMILIES if row.distilled == "turbo")
+    return next((row for row in rows if (row.unet, row.text_encoders) == (family.unet, family.text_encoders)), None)
 
 
 def check_pipeline(pipeline: str | None, source: str) -> None:

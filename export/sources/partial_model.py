@@ -42,7 +42,7 @@ class PartialModel:
     ``scheduler`` is the whole config of a folder;
     ``training`` what a single file tells about its training, as keys of that config; ``prediction`` why it is so.
     ``latents`` is what it tells of the scale of its latents, as keys of the autoencoder's config.
-    ``turbo`` says why the model is taken for one distilled to a few steps, None where nothing says so.
+    ``metadata`` are a single file's texts about itself.
     ``faults`` are parts that are there and cannot be read. ``outside`` are tensors of a file that are no
     part's, but for those known to be idle.
     """
@@ -60,7 +60,7 @@ class PartialModel:
     training: Mapping[str, Any] = field(default_factory=dict)
     prediction: str | None = None
     latents: Mapping[str, Any] = field(default_factory=dict)
-    turbo: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Path] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()

@@ -18,6 +18,13 @@ from latentrt.export.sources.config_checks import (
     passed_over_settings,
     setting_faults,
 )
+from latentrt.export.sources.distillation import (
+    distillation_decision,
+    distillation_in,
+    distilled,
+    distilled_scheduler,
+    names_of,
+)
 from latentrt.export.sources.families import Family, check_pipeline, chosen_family, family_of
 from latentrt.export.sources.folder.folder import part_folder, partial_model_from_folder, partial_model_from_part_file
 from latentrt.export.sources.folder.pipeline_index import index_faults, zero_empty_negative
@@ -129,10 +136,13 @@ def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -
         raise CheckpointError(_cannot_be_built(own, faults, base))
     family, decisions["family"] = _family(own, base, parts, encoders, choices)
     kind = None if base is None else _family_of_base(base, family)
-    scheduler, decisions["prediction type"] = _scheduler(own, base if kind is family else None, family, choices)
+    scheduler, decisions["prediction type"] = _scheduler(own, base if kind == family else None, family, choices)
+    distillation = distillation_decision(family, names_of(own, base), scheduler)
+    if distillation is not None and choices.family is None:
+        decisions["distillation"] = distillation
     if base is not None:
         used = ", ".join(taken) if taken else "nothing; the model has every part"
-        if kind is not family and own.scheduler is None:
+        if kind != family and own.scheduler is None:
             used += f"; not its scheduler: it is no {family.label}"
         decisions["base"] = decision(base.name, f"supplies {used}")
     if choices.vae is not None:
@@ -226,15 +236,15 @@ def _family(
     if choices.family is not None:
         family = chosen_family(choices.family, unet, encoders, own.source)
         return family, decision(family.name, "chosen with --family")
-    scheduler = {**((own.scheduler or (base.scheduler if base else None)) or {}), **own.training}
-    if choices.prediction_type is not None:
-        scheduler["prediction_type"] = choices.prediction_type.value
+    family = family_of(own.pipeline, unet, encoders, own.source)
+    found = distillation_in(names_of(own, base))
+    if found is not None:
+        stated = {**((own.scheduler or (base.scheduler if base else None)) or {}), **own.training}
+        predicted = choices.prediction_type or stated.get("prediction_type") or PredictionType.EPSILON
+        other = distilled(family, found, unet, predicted=str(predicted))
+        if other is not family:
+            return other, decision(other.name, f"{found.name.origin} {found.name.text!r}; --family for another")
     reason = "its pipeline class and the configs of its parts" if own.pipeline else "its U-Net and its text encoders"
-    if own.turbo is not None:
-        family = family_of(own.pipeline, unet, {**scheduler, "timestep_spacing": "trailing"}, encoders, own.source)
-        if family.scheduler:
-            return family, decision(family.name, own.turbo)
-    family = family_of(own.pipeline, unet, scheduler, encoders, own.source)
     return family, decision(family.name, reason)
 
 
@@ -261,15 +271,13 @@ def _scheduler(
     silent = f"nothing in the file says; it is what most of {family.label} predict; --prediction-type for another"
     layers: list[tuple[Mapping[str, Any], str]] = []
     if own.scheduler is not None:
-        layers.append((own.scheduler, "its scheduler_config.json"))
+        layers.append((distilled_scheduler(own.scheduler, family), "its scheduler_config.json"))
     elif base is not None and base.scheduler is not None:
         layers.append((base.scheduler, "the base's scheduler_config.json"))
     else:
         layers.append(({**STANDARD, **family.file_scheduler}, silent))
         layers += [(base.training, f"of the base: {base.prediction}")] if base is not None else []
     layers.append((own.training, own.prediction or ""))
-    if choices.family is not None or own.turbo is not None:  # what tells a distilled family's scheduler is needed
-        layers.append(({key: value for key, value in family.scheduler.items() if isinstance(value, str)}, ""))
     if choices.prediction_type is not None:
         layers.append(({"prediction_type": choices.prediction_type.value}, "chosen with --prediction-type"))
     scheduler: dict[str, Any] = {}

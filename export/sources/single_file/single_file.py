@@ -1,6 +1,5 @@
 """A checkpoint in one file: its parts and what it tells of its training, from names, shapes and a few numbers."""
 
-import re
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from latentrt.export.sources.parts import FilePart
 from latentrt.export.sources.single_file.encoders import encoders_in, pad_token
 from latentrt.export.sources.single_file.foreign_models import model_beside_unet, model_without_unet
 from latentrt.export.sources.single_file.ldm_layout import LayoutError, below, vae_config, vae_tensors
-from latentrt.export.sources.single_file.schedule import FileSchedule, latents_in_file, schedule_in_file
+from latentrt.export.sources.single_file.schedule import latents_in_file, schedule_in_file
 from latentrt.export.sources.single_file.tokenizer import VOCABULARY, clip_tokenizer_folder
 from latentrt.export.sources.single_file.unet_structure import DIFFUSERS, LDM, UNetLayout, unet_config
 from latentrt.export.sources.unread import is_idle
@@ -94,7 +93,7 @@ def partial_model_from_file(
         training=schedule.training,
         prediction=schedule.prediction,
         latents=latents_in_file(file, unet.config["out_channels"]),
-        turbo=_turbo(file, schedule),
+        metadata=file.metadata,
         outside=_outside(file, parts, place[0]),
         decisions=decisions,
     )
@@ -223,15 +222,3 @@ def _tokenizers(parts: Mapping[str, FilePart]) -> dict[str, Path]:
         if name.startswith("text_encoder") and part.config["vocab_size"] >= VOCABULARY:
             folders[name.replace("text_encoder", "tokenizer")] = clip_tokenizer_folder(pad_token(part.config))
     return folders
-
-
-def _turbo(file: WeightsFile, schedule: FileSchedule) -> str | None:
-    """Why a file is taken for a model distilled to a few steps; its tensors do not tell."""
-    if schedule.training.get("prediction_type", "epsilon") != "epsilon":
-        return None
-    for key in ("modelspec.architecture", "modelspec.title"):
-        if "turbo" in file.metadata.get(key, "").lower():
-            return f"the file's {key} {file.metadata[key]!r}"
-    if re.search(r"(^|[^a-z])turbo([^a-z]|$)", file.path.stem.lower()):
-        return f"nothing but the file's name, {file.path.name}; --family for another"
-    return None
