@@ -34,7 +34,7 @@ def saved(tree: Any, **options: Any) -> bytes:
 
 
 TREE = {
-    "state_dict": {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.float16).T},
+    "state_dict": {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.float16)},
     "global_step": 7,
     "array": np.arange(3),
     "more": torch.nn.ParameterDict({"*": torch.ones(1, 2)}),
