@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import save_tiny_checkpoint
-from single_files import averaged, ldm_tensors, save_single_file, save_tensors
+from single_files import averaged, ldm_tensors, open_clip, save_single_file, save_tensors
 
 import latentrt
 import latentrt.engines.bundle.bundle
@@ -411,3 +411,40 @@ def test_only_a_parts_tensors_are_read(
     assert read
     names = {t.block.offset: key for key, t in open_tensor_file(tmp_path / "model.safetensors").tensors.items()}
     assert all(names[offset].startswith("first_stage_model.") for offset in read)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize("names", ["transformers", "OpenCLIP"])
+def test_a_text_encoder_in_any_names(family: str, names: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
+    """Has the activation and the layers that belong beside the U-Net, not those that the spelling is usual for."""
+    folder = folders(family)
+    module = checkpoint_from_model(str(folder)).parts["text_encoder"].module()
+    state = {key.removeprefix("text_model."): tensor for key, tensor in module.state_dict().items()}
+    tensors = {key: t for key, t in ldm_tensors(folder).items() if not key.startswith("cond_stage_model.")}
+    if names == "transformers":
+        tensors |= {f"cond_stage_model.transformer.text_model.{key}": tensor for key, tensor in state.items()}
+    else:
+        theirs = open_clip(state, extra_layer=family == "sd2")
+        tensors |= {f"cond_stage_model.model.{key}": tensor for key, tensor in theirs.items()}
+    found = opened(save_tensors(tensors, tmp_path / "model.safetensors"), folder)
+    made = found.parts["text_encoder"].module()
+    assert made.config.hidden_act == module.config.hidden_act
+    assert_equal_parts(found, checkpoint_from_model(str(folder)))
+    assert found.unread == {}
+
+
+@pytest.mark.parametrize(("width", "act"), [(768, "quick_gelu"), (1024, "gelu"), (1280, "gelu")])
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_width_tells_the_activation(width: int, act: str, linear: bool, tmp_path: Path) -> None:
+    """Of CLIP's ViT-L and OpenCLIP's ViT-H and ViT-bigG, in whoever's names and beside whichever U-Net."""
+    from latentrt.export.sources.single_file.encoders import encoders_in
+    from latentrt.export.sources.weights_file import open_weights_file
+
+    clip = {"embeddings.token_embedding.weight": (5, width), "embeddings.position_embedding.weight": (7, width)}
+    clip |= {"encoder.layers.0.mlp.fc1.weight": (8, width)}
+    theirs = {"token_embedding.weight": (5, width), "positional_embedding": (7, width)}
+    theirs |= {"transformer.resblocks.0.mlp.c_fc.weight": (8, width)}
+    for prefix, shapes in (("cond_stage_model.transformer.", clip), ("cond_stage_model.model.", theirs)):
+        tensors = {prefix + key: torch.zeros(shape) for key, shape in shapes.items()}
+        file = open_weights_file(save_tensors(tensors, tmp_path / "model.safetensors"))
+        assert encoders_in(file, "model", linear_unet=linear)["text_encoder"].config["hidden_act"] == act

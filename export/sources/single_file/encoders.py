@@ -11,6 +11,7 @@ from latentrt.export.sources.single_file.ldm_layout import (
     below,
     clip_config,
     clip_tensors,
+    count,
     open_clip_config,
     open_clip_tensors,
 )
@@ -37,6 +38,7 @@ _PLACES = (
     _Place(prefix="text_encoder_2.", part="text_encoder_2", whole=True),
 )
 _CLIP_MARKS = ("text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight")
+_VIT_L, _VIT_H = 768, 1024  # widths
 _OPEN_CLIP_MARK = "token_embedding.weight"
 
 
@@ -62,8 +64,14 @@ def encoders_in(file: WeightsFile, recorded: str, *, linear_unet: bool) -> dict[
         shapes = {key: shape for key, shape in below(file.shapes, place.prefix).items() if "position_ids" not in key}
         read = clip_config if clip else open_clip_config
         config = read(shapes, whole=place.whole)
-        if linear_unet and not place.whole and not second and config["hidden_size"] not in ACTIVATIONS:
-            config["hidden_act"] = "gelu"  # beside SD 2.x's U-Net stands OpenCLIP's ViT-H
+        of_sd2 = linear_unet and not place.whole and not second
+        if not place.whole and config["hidden_size"] not in ACTIVATIONS:
+            # Beside SD 2.x's U-Net stands OpenCLIP's ViT-H, beside others CLIP's ViT-L, in whoever's names
+            config["hidden_act"] = "gelu" if of_sd2 else "quick_gelu"
+        if not clip and not place.whole and (not of_sd2 or config["hidden_size"] == _VIT_L):
+            config["num_hidden_layers"] = count(shapes, r"transformer\.resblocks\.(\d+)\.")  # all are used
+        elif clip and of_sd2 and config["hidden_size"] == _VIT_H and config["num_hidden_layers"] == 24:
+            config["num_hidden_layers"] = 23  # SD 2.x takes the state before the last layer
         found[place.part] = FilePart(
             name=place.part,
             recorded=recorded,
