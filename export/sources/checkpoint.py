@@ -15,9 +15,9 @@ from latentrt.engines.bundle.records.manifest import DecisionRecord, DefaultsRec
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import CheckpointError
+from latentrt.export.sources.checks.scheduler_settings import SchedulerReading, scheduler_reading
 from latentrt.export.sources.families import Family
 from latentrt.export.sources.parts import Part
-from latentrt.export.sources.scheduler_settings import SchedulerReading, scheduler_reading
 
 CLIP_VOCABULARY = 49408  # which CLIPTextConfig takes where a config is silent
 # Before this version, converted U-Nets stated sample_size 32 where 64 was meant; diffusers mends it likewise.

@@ -7,7 +7,7 @@ from latentrt.engines.bundle.records.manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.assembly import encoder_names
-from latentrt.export.sources.config_checks import (
+from latentrt.export.sources.checks.config_checks import (
     passed_over_settings,
 )
 from latentrt.export.sources.distillation import (

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from latentrt.engines.bundle.records.manifest import DecisionRecord, Start
+from latentrt.export.sources.checks.scheduler_settings import LISTED_CLASS
 from latentrt.export.sources.families import Family, turbo_row
 from latentrt.export.sources.partial_model import PartialModel
-from latentrt.export.sources.scheduler_settings import LISTED_CLASS
 
 _TRAILING: Mapping[str, object] = {"timestep_spacing": "trailing", "steps_offset": 1}
 _EULER: Mapping[str, object] = {"_class_name": "EulerDiscreteScheduler", **_TRAILING}

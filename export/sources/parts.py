@@ -10,9 +10,9 @@ from typing import Any
 
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.quiet import quiet
-from latentrt.export.sources.fitting import FittingError, fitting_tensors, header_faults, named
+from latentrt.export.sources.checks.fitting import FittingError, fitting_tensors, header_faults, named
+from latentrt.export.sources.checks.unread import is_idle
 from latentrt.export.sources.single_file.ldm_layout import clip_tensors, diffusers_vae_tensors, is_left_out
-from latentrt.export.sources.unread import is_idle
 from latentrt.export.sources.weights_file import WeightsFile, open_weights_file
 
 FLOATS = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"})

@@ -14,7 +14,8 @@ from latentrt.export.sources.assembly import (
     with_statistics_of,
 )
 from latentrt.export.sources.checkpoint import Checkpoint
-from latentrt.export.sources.completeness import check_complete, check_has_unet
+from latentrt.export.sources.checks.completeness import check_complete, check_has_unet
+from latentrt.export.sources.checks.scheduler_settings import scheduler_reading
 from latentrt.export.sources.decisions import (
     base_decision,
     family_decision,
@@ -30,7 +31,6 @@ from latentrt.export.sources.families import check_pipeline
 from latentrt.export.sources.finding import partial_model_from_model, vae_from_model
 from latentrt.export.sources.folder.pipeline_index import zero_empty_negative
 from latentrt.export.sources.partial_model import Choices, PartialModel, decision
-from latentrt.export.sources.scheduler_settings import scheduler_reading
 
 _PARTS = frozenset((*ENCODERS, "unet", "vae"))
 

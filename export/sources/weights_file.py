@@ -17,7 +17,7 @@ from latentrt.engines.tensors.tensor_file import (
     TensorFileError,
     open_tensor_file,
 )
-from latentrt.export.sources.foreign_files import check_kind, refusal
+from latentrt.export.sources.foreign.files import check_kind, refusal
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})")  # in the names of files that are a part of a model's weights
 # What stands beside the scales of a model in float8, as ComfyUI writes it: marks, and the scales of activations

@@ -8,13 +8,13 @@ from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.canvas import Canvas, SourceSize, canvas_from_keywords
 from latentrt.runtime.call.delivery import Delivery, delivery_from_keywords
 from latentrt.runtime.call.guidance import Guidance, guidance_from_keywords
-from latentrt.runtime.call.metadata import PictureMetadata
-from latentrt.runtime.call.model_name import ModelName, model_name_from_manifest
 from latentrt.runtime.call.options import Options, set_options
 from latentrt.runtime.call.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.sampling import Sampling, sampling_from_keywords
 from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.checks import warn_caller
+from latentrt.runtime.metadata.model_name import ModelName, model_name_from_manifest
+from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.prompts.textual_inversion import TextualInversions
 
 

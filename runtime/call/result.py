@@ -10,7 +10,7 @@ from PIL import Image
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import write_file
 from latentrt.engines.spec import Array
-from latentrt.runtime.call.metadata import PictureMetadata
+from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 
 
 class OutputType(StrEnum):

@@ -20,7 +20,7 @@ from latentrt.benchmarks.studies.architectures import ARCHITECTURES, part_module
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.tensors.dtypes import DTYPES
 from latentrt.export.sources.checkpoint import Checkpoint
-from latentrt.export.sources.fitting import header_faults
+from latentrt.export.sources.checks.fitting import header_faults
 from latentrt.export.sources.partial_model import Choices, Ema
 from latentrt.export.sources.source import checkpoint_from_headers, checkpoint_from_model
 

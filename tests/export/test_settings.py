@@ -17,10 +17,10 @@ from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.bundle.records.schedule_config import SigmaSpacing
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checkpoint import Checkpoint
+from latentrt.export.sources.checks.library_settings import constructor_settings
+from latentrt.export.sources.checks.scheduler_settings import _KINDS, SchedulerReading, scheduler_reading
 from latentrt.export.sources.families import FAMILIES
-from latentrt.export.sources.library_settings import constructor_settings
 from latentrt.export.sources.partial_model import Choices
-from latentrt.export.sources.scheduler_settings import _KINDS, SchedulerReading, scheduler_reading
 from latentrt.export.sources.source import checkpoint_from_model
 from latentrt.runtime.sampling.sampler_table import SAMPLERS
 from latentrt.runtime.sampling.samplers import Sampler

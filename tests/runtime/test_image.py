@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from latentrt.engines.errors import OutputError, RequestError
-from latentrt.runtime.call.metadata import PictureMetadata
+from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.pictures.image import (
     images_from_pixels,
     pixels_from_image,

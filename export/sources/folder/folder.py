@@ -7,14 +7,9 @@ from typing import Any
 
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.tensors.tensor_file import Format
+from latentrt.export.sources.checks.fitting import MARKS
+from latentrt.export.sources.checks.scheduler_settings import LISTED_CLASS
 from latentrt.export.sources.families import check_pipeline
-from latentrt.export.sources.fitting import MARKS
-from latentrt.export.sources.folder.foreign_folders import (
-    class_of,
-    foreign_pipeline,
-    foreign_weights,
-    no_model_folder,
-)
 from latentrt.export.sources.folder.part_folders import (
     STEMS,
     WeightFiles,
@@ -24,9 +19,14 @@ from latentrt.export.sources.folder.part_folders import (
     weights_in,
     weights_of,
 )
+from latentrt.export.sources.foreign.folders import (
+    class_of,
+    foreign_pipeline,
+    foreign_weights,
+    no_model_folder,
+)
 from latentrt.export.sources.partial_model import Choices, Ema, PartialModel, decision
 from latentrt.export.sources.parts import FolderPart
-from latentrt.export.sources.scheduler_settings import LISTED_CLASS
 from latentrt.export.sources.weights_file import SHARD, open_weights_file
 
 # A bare part's class, and what it is in a pipeline

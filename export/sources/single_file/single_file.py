@@ -6,15 +6,15 @@ from typing import Any
 
 from latentrt.engines.bundle.records.manifest import DecisionRecord
 from latentrt.engines.errors import CheckpointError
+from latentrt.export.sources.checks.unread import is_idle
+from latentrt.export.sources.foreign.models import model_beside_unet, model_without_unet
 from latentrt.export.sources.partial_model import Ema, PartialModel, decision
 from latentrt.export.sources.parts import FilePart
 from latentrt.export.sources.single_file.encoders import encoders_in, pad_token
-from latentrt.export.sources.single_file.foreign_models import model_beside_unet, model_without_unet
 from latentrt.export.sources.single_file.ldm_layout import LayoutError, below, vae_config, vae_tensors
 from latentrt.export.sources.single_file.schedule import latents_in_file, schedule_in_file
 from latentrt.export.sources.single_file.tokenizer import VOCABULARY, clip_tokenizer_folder
 from latentrt.export.sources.single_file.unet_structure import DIFFUSERS, LDM, UNetLayout, unet_config
-from latentrt.export.sources.unread import is_idle
 from latentrt.export.sources.weights_file import SHARD, WeightsFile, open_weights_file
 
 _EMA = "model_ema."

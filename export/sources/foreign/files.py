@@ -5,7 +5,7 @@ from pathlib import Path
 
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.tensors.tensor_file import is_safetensors
-from latentrt.export.sources.foreign_documents import document_kind, text_kind
+from latentrt.export.sources.foreign.documents import document_kind, text_kind
 
 _PICTURE = "a picture"
 _SOUND = "a sound or a video"

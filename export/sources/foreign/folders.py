@@ -6,8 +6,8 @@ from typing import Any
 
 from latentrt.engines.bundle.records.manifest import BUNDLE_FILE
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.foreign_files import COREML, ONNX, kind_of, refusal
-from latentrt.export.sources.single_file.foreign_models import model_beside_unet, model_without_unet
+from latentrt.export.sources.foreign.files import COREML, ONNX, kind_of, refusal
+from latentrt.export.sources.foreign.models import model_beside_unet, model_without_unet
 from latentrt.export.sources.weights_file import open_weights_file
 
 # Weights of other frameworks, by the file that shows them

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from latentrt.engines.bundle.records.conditioning import TimeIds
+from latentrt.export.sources.checks.library_settings import constructor_settings, is_number
 from latentrt.export.sources.families import Family
-from latentrt.export.sources.library_settings import constructor_settings, is_number
 
 _Configs = Mapping[str, Mapping[str, Any]]
 # What a build reads from the configs and cannot guess, with the types it can have

@@ -6,16 +6,16 @@ from pathlib import Path
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.assembly import parts_of_family
 from latentrt.export.sources.checkpoint import tensor_refusal
-from latentrt.export.sources.config_checks import (
+from latentrt.export.sources.checks.config_checks import (
     part_faults,
     setting_faults,
 )
+from latentrt.export.sources.checks.scheduler_settings import SchedulerReading
+from latentrt.export.sources.checks.tokenizer_settings import framing_faults
 from latentrt.export.sources.families import Family
 from latentrt.export.sources.folder.pipeline_index import index_faults
 from latentrt.export.sources.partial_model import PartialModel
 from latentrt.export.sources.parts import Part
-from latentrt.export.sources.scheduler_settings import SchedulerReading
-from latentrt.export.sources.tokenizer_settings import framing_faults
 
 
 def check_has_unet(

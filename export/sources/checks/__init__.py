@@ -1,0 +1,1 @@
+"""Whether a model has what its family needs: parts, settings, tensors."""

@@ -1,0 +1,1 @@
+"""The settings that drew a picture, under A1111's names."""
