@@ -93,7 +93,7 @@ def test_of_two_builds_at_once_one_is_refused(tiny_bundle: Path, tmp_path: Path,
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(STUB.parent)!r})
-from stub_export import stub_exporter
+from stub_export import compare_nothing, stub_exporter
 source, model, output = map(Path, sys.argv[1:])
 
 def wait(root):
@@ -101,6 +101,7 @@ def wait(root):
     sys.stdin.read()
 
 sys.modules["latentrt.export.components"] = stub_exporter(source, wait)
+compare_nothing()
 from latentrt.cli.app import main
 main(["build", str(model), "-o", str(output)])
 """
