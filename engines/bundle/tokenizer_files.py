@@ -83,7 +83,11 @@ def _added(folder: Path, stored: Mapping[str, Any]) -> _Added:
     files of their own, of which ``special_tokens_map.json`` goes before the config.
     """
     config = _table(folder / "tokenizer_config.json")
-    settings = {key: _token(value) for key, value in config.items()}
+    settings: dict[str, Any] = {
+        # some files lack the mark that a role's token is one
+        key: _as_token(value) if isinstance(value, dict) and key.endswith("_token") else _token(value)
+        for key, value in config.items()
+    }
     numbered: dict[int, AddedToken] = {}
     if "added_tokens_decoder" in config:
         numbered = {int(number): _as_token(token) for number, token in config["added_tokens_decoder"].items()}
