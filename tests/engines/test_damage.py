@@ -109,6 +109,7 @@ def test_every_damaged_file_is_named_at_once(tiny_copy: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [flip, cut, Path.unlink])
 @pytest.mark.parametrize("name", [*ENGINE, "engine.json"])
+@pytest.mark.grid
 def test_a_damaged_engine_is_refused_and_rebuilt(tiny_copy: Path, name: str, spoil: Callable[[Path], Any]) -> None:
     """``build BUNDLE`` makes that engine again and touches nothing else."""
     folder = unet_engine(tiny_copy)

@@ -302,7 +302,7 @@ def test_full_disk_while_writing_a_picture(refused: Refusals) -> None:
 
 # Bytes, and the stage whose file is the first that is larger
 @pytest.mark.parametrize("limit", [100_000, 300_000, 700_000], ids=["tokenizer", "embeddings", "onnx"])
-@pytest.mark.grid(most=1)
+@pytest.mark.slow
 def test_full_disk_while_exporting(refused: Refusals, limit: int) -> None:
     """Export fails in one line and leaves nothing."""
     refused.command = quiet_stages(Limited(limit, "-m", "latentrt"))

@@ -28,7 +28,7 @@ from latentrt.int8.settings import Effort
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps and a few pictures are enough to see that everything is there."""
-    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=4))
+    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=3))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def int8_bundle(emoji_bundle: Path, prompts: Path, shared: Path) -> Path:
     def build(folder: Path) -> None:
         source = shutil.copytree(emoji_bundle, folder / "fp32.bundle")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=4))
+            patch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=3))
             latentrt.build(source, folder / "made" / "int8.bundle", precision="int8", prompts=prompts, quality=24.0)
 
     return filled_once(shared / "int8", build) / "made" / "int8.bundle"
@@ -68,7 +68,7 @@ def test_what_the_bundle_says(int8_bundle: Path, emoji_bundle: Path, command: Ca
         part, before = bundle.manifest.components[name], whole.manifest.components[name]
         told = part.quantization
         assert told is not None
-        assert (told.prompts, told.steps, told.pictures, told.quality) == (3, 2, 4, quality)
+        assert (told.prompts, told.steps, told.pictures, told.quality) == (3, 2, 3, quality)
         assert told.psnr_worst <= told.psnr_mean
         assert told.psnr_mean >= quality
         assert all(node.score > 0.0 for node in told.nodes.values())

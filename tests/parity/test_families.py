@@ -290,6 +290,7 @@ def test_aesthetic_scores(both: Callable[[str], Both], name: str) -> None:
 
 @pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m_k", "heun", "unipc"])
 @pytest.mark.parametrize("share", [0.3, 0.8])
+@pytest.mark.grid(most=3)
 def test_base_to_refiner(both: Callable[[str], Both], sampler: str, share: float) -> None:
     """The base's latents at a share of the schedule, gone on from by the refiner; both equal diffusers'."""
     base, refiner = both("sdxl"), both("sdxl-refiner")

@@ -97,7 +97,7 @@ def check(
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)
-@pytest.mark.grid(most=5)
+@pytest.mark.grid(most=3)
 def test_tiny_model_with_every_sampler(
     tiny_pipe: latentrt.Pipeline, tiny_reference: DiffusersReference, sampler: str
 ) -> None:
@@ -117,7 +117,7 @@ def test_tiny_model_with_every_sampler(
 
 
 @pytest.mark.parametrize("sampler", COMMON)
-@pytest.mark.grid(most=2)
+@pytest.mark.grid(most=1)
 def test_embedded_model(emoji_pipe: latentrt.Pipeline, emoji_reference: DiffusersReference, sampler: str) -> None:
     """Every strength and guidance, the spacings and predictions taking turns."""
     for index, (strength, (guidance, negative)) in enumerate(product(STRENGTHS, GUIDANCES)):

@@ -51,7 +51,7 @@ def fractional(name: str, config: ScheduleConfig, sampler: Sampler) -> bool:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
-@pytest.mark.grid(most=6)
+@pytest.mark.grid(most=4)
 def test_timesteps_of_every_model_call(name: str, spacing: str) -> None:
     """Over beta schedules, offsets, zero terminal SNR, final sigmas and numbers of steps."""
     betas, finals = ("linear", "scaled_linear", "squaredcos_cap_v2"), ("zero", "sigma_min")
@@ -141,7 +141,7 @@ NO_SAMPLE_PREDICTION = ("euler_a", "kdpm_2", "kdpm_2_a", "dpmpp_sde", "pndm", "e
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
-@pytest.mark.grid(most=31)
+@pytest.mark.grid(most=18)
 def test_every_step_of_a_solver(name: str, prediction: str, spacing: str) -> None:
     """The sample after each model call, not only after the last; also when starting in the middle."""
     if prediction == "sample" and name.removesuffix("_k") in NO_SAMPLE_PREDICTION:
@@ -158,7 +158,7 @@ def test_every_step_of_a_solver(name: str, prediction: str, spacing: str) -> Non
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if SAMPLERS[name].sigma_spacing == "timesteps"])
 @pytest.mark.parametrize("curve", CURVES)
-@pytest.mark.grid(most=16)
+@pytest.mark.grid(most=8)
 def test_sigma_curves(name: str, curve: str) -> None:
     """Karras, exponential and beta sigmas, over final sigmas and numbers of steps."""
     if name in ("euler_a",) and curve != "timesteps":
@@ -254,6 +254,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("sampler", OPTIONS)
+@pytest.mark.grid(most=50)
 def test_options(sampler: Sampler) -> None:
     """Each option of a sampler, step by step, from the start and from the middle."""
     settings = settings_of(**({"prediction_type": sampler.prediction_type} if sampler.prediction_type else {}))

@@ -271,6 +271,7 @@ def unet_of(reference: DiffusersReference, prompt: str) -> Any:
 
 @pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m", "heun", "kdpm_2", "unipc"])
 @pytest.mark.parametrize("share", [0.3, 0.55, 0.8])
+@pytest.mark.grid
 def test_denoising_end_and_start(
     tiny_pipe: latentrt.Pipeline, reference: DiffusersReference, sampler: str, share: float
 ) -> None:
