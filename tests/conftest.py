@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shared import filled_once, remembered_exports, shared_folder
+from shared import filled_once, remembered_exports, shared_folder, traces_folder
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -75,10 +75,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exports(shared: Path) -> Iterator[None]:
-    """No module is traced twice; with ``LATENTRT_TEST_EXPORTS`` set to a folder, also not by later runs."""
-    folder = Path(os.environ.get("LATENTRT_TEST_EXPORTS") or shared / "exports")
-    folder.mkdir(exist_ok=True, parents=True)
-    with remembered_exports(folder):
+    """No module is exported twice, nor one of its structure traced, also not by later runs."""
+    folder = shared / "exports"
+    folder.mkdir(exist_ok=True)
+    with remembered_exports(folder, traces_folder()):
         yield
 
 

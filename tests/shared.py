@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,27 @@ import pytest
 from filelock import FileLock
 
 HOUSE = Path(__file__).resolve().parent.parent
-# An export that outlives its run is of these files as they were
+# A trace that outlives its run is of these files and packages as they were
 _EXPORTERS = sorted(
     path for folder in ("export/modules", "export/tracing", "engines/graphs") for path in (HOUSE / folder).glob("*.py")
 )
+
+_PACKAGES = ("torch", "diffusers", "transformers", "onnxscript", "onnx-ir")
+
+
+def traces_folder() -> Path:
+    """Where traces are kept for later runs: of the present exporter alone, those of others are removed."""
+    digest = sha256(repr([version(package) for package in _PACKAGES]).encode())
+    for source in _EXPORTERS:
+        digest.update(source.read_bytes())
+    folder = HOUSE / ".pytest_cache" / "traces" / digest.hexdigest()[:16]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / ".lock"):
+        if not folder.exists():
+            for old in folder.parent.iterdir():
+                shutil.rmtree(old, ignore_errors=True)
+            folder.mkdir()
+    return folder
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,7 +66,7 @@ def write_sealed(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def remembered_exports(folder: Path) -> Iterator[None]:
+def remembered_exports(folder: Path, traces: Path) -> Iterator[None]:
     """While it lasts, what was exported before is not exported again, and no two modules of one structure are traced.
 
     Half of a tiny model's parts are another one's, too: families share text encoders and autoencoders, many tests build
@@ -92,7 +110,7 @@ def remembered_exports(folder: Path) -> Iterator[None]:
             place.mkdir()
             programs[0].save(str(place / tracing.MODEL_FILE), external_data=True)
 
-        place = filled_once(folder / f"trace-{structure}", fill)
+        place = filled_once(traces / structure, fill)
         return programs[0] if programs else _program(place / tracing.MODEL_FILE, module)
 
     with pytest.MonkeyPatch.context() as patch:
