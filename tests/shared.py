@@ -107,7 +107,7 @@ def remembered_exports(folder: Path, traces: Path) -> Iterator[None]:
 
         def fill(place: Path) -> None:
             programs.append(trace(module, example, graph))
-            place.mkdir()
+            place.mkdir(exist_ok=True)  # a killed run may have left it
             programs[0].save(str(place / tracing.MODEL_FILE), external_data=True)
 
         place = filled_once(traces / structure, fill)
