@@ -56,7 +56,7 @@ def assert_equal(one: Checkpoint, two: Checkpoint, *parts: str) -> None:
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sdxl-refiner", "lcm-sdxl", "sd1-inpaint", "lcm-sd1"])
 @pytest.mark.parametrize("name", ["unet.safetensors", "unet.bin"])
 @pytest.mark.parametrize("prefix", ["", "unet.", "model.diffusion_model."])
-@pytest.mark.grid(most=4)
+@pytest.mark.grid(most=7)
 def test_a_u_net_alone_in_diffusers_names(
     family: str, name: str, prefix: str, folders: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -219,7 +219,6 @@ def test_what_was_not_run_is_gated_by_its_onnx(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.bundle"]
 
 
-@pytest.mark.slow
 def test_an_unchanged_model_keeps_its_engines_and_gets_those_it_lacks(
     tiny_copy: Path, tiny_checkpoint: Path, no_gpu: None
 ) -> None:

@@ -1,6 +1,6 @@
 """Every family's pictures equal diffusers': all ways of drawing, all that its models are told."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,11 +30,6 @@ REFINERS = [name for name, row in ROWS.items() if row.time_ids is TimeIds.AESTHE
 SIZED = [name for name, row in ROWS.items() if row.time_ids is TimeIds.SIZE]
 FROM_TEXT = [name for name in ROWS if name not in MASKED + REFINERS]
 FROM_PICTURE = [name for name in ROWS if name not in MASKED]
-
-
-def often(names: Iterable[str]) -> list[Any]:
-    """The families, of which ``make test`` leaves out SDXL's LCM: its parts are those of SDXL and of SD 1.x's LCM."""
-    return [pytest.param(name, marks=pytest.mark.slow) if name == "lcm-sdxl" else name for name in names]
 
 
 def picture() -> Image.Image:
@@ -109,7 +104,7 @@ def both(
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", often(ROWS))
+@pytest.mark.parametrize("name", ROWS)
 def test_the_bundle_says_what_the_row_says(both: Callable[[str], Both], name: str) -> None:
     """What conditions the U-Net, in the manifest and in the graph's inputs."""
     row, manifest = ROWS[name], both(name).pipe.manifest
@@ -127,7 +122,7 @@ def test_the_bundle_says_what_the_row_says(both: Callable[[str], Both], name: st
     assert all(record.parity.relative_error < 1e-5 for record in manifest.components.values())
 
 
-@pytest.mark.parametrize("name", often(FROM_TEXT))
+@pytest.mark.parametrize("name", FROM_TEXT)
 def test_text_to_image(both: Callable[[str], Both], name: str) -> None:
     """Guidance off and on, negatives absent, empty and given, two prompts with a seed each."""
     sides = both(name)
@@ -143,7 +138,7 @@ def test_text_to_image(both: Callable[[str], Both], name: str) -> None:
     assert (np.abs(empty.latents - on.latents).max() > 1e-3) == ROWS[name].zero_empty_negative
 
 
-@pytest.mark.parametrize("name", often(FROM_PICTURE))
+@pytest.mark.parametrize("name", FROM_PICTURE)
 def test_image_to_image(both: Callable[[str], Both], name: str) -> None:
     """From a picture and from latents."""
     sides = both(name)
@@ -171,13 +166,13 @@ def test_an_lcm_with_more_steps_than_strength_leaves(both: Callable[[str], Both]
     assert pipe.img2img("a", image=picture(), strength=0.0).timings.unet_calls == 0
 
 
-@pytest.mark.parametrize("name", often(FROM_PICTURE))
+@pytest.mark.parametrize("name", FROM_PICTURE)
 def test_a_familys_own_defaults_draw_from_a_picture(both: Callable[[str], Both], name: str) -> None:
     """Steps times strength is a step at least."""
     assert both(name).pipe.img2img("a", image=picture()).timings.unet_calls > 0
 
 
-@pytest.mark.parametrize("name", often(ROWS))
+@pytest.mark.parametrize("name", ROWS)
 def test_inpainting(both: Callable[[str], Both], name: str) -> None:
     """From the picture and from noise."""
     sides = both(name)
@@ -186,7 +181,7 @@ def test_inpainting(both: Callable[[str], Both], name: str) -> None:
     sides.compare(image=picture(), mask_image=mask(), strength=1.0, guidance_scale=1.0)
 
 
-@pytest.mark.parametrize("name", often([name for name in ROWS if ROWS[name].defaults.num_inference_steps == 1]))
+@pytest.mark.parametrize("name", [name for name in ROWS if ROWS[name].defaults.num_inference_steps == 1])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_turbo(both: Callable[[str], Both], name: str, steps: int) -> None:
     """As they are meant to be used: no guidance, one call of one sample a step."""
@@ -212,7 +207,7 @@ def test_lcm_as_its_own_pipeline(
     assert ours.timings.unet_calls == 4
 
 
-@pytest.mark.parametrize("name", often([name for name in ROWS if len(ROWS[name].text_encoders) == 2][:2]))
+@pytest.mark.parametrize("name", [name for name in ROWS if len(ROWS[name].text_encoders) == 2][:2])
 def test_prompts_of_two_encoders(both: Callable[[str], Both], name: str) -> None:
     """Second prompts, where SDXL has them, and a layer less."""
     sides = both(name)
@@ -224,7 +219,7 @@ def test_prompts_of_two_encoders(both: Callable[[str], Both], name: str) -> None
     assert np.abs(skipped.latents - other.latents).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", often([name for name in FROM_TEXT if ROWS[name].time_ids is TimeIds.NONE]))
+@pytest.mark.parametrize("name", [name for name in FROM_TEXT if ROWS[name].time_ids is TimeIds.NONE])
 def test_clip_skip(both: Callable[[str], Both], name: str) -> None:
     """SD 1.x and 2.x: an earlier state with the final norm, for the prompt alone.
 

@@ -141,7 +141,7 @@ NO_SAMPLE_PREDICTION = ("euler_a", "kdpm_2", "kdpm_2_a", "dpmpp_sde", "pndm", "e
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
-@pytest.mark.grid(most=12)
+@pytest.mark.grid(most=18)
 def test_every_step_of_a_solver(name: str, prediction: str, spacing: str) -> None:
     """The sample after each model call, not only after the last; also when starting in the middle."""
     if prediction == "sample" and name.removesuffix("_k") in NO_SAMPLE_PREDICTION:

@@ -54,7 +54,6 @@ def roll_error(function: Any, array: Array, axis: int) -> float:
     return float(np.abs(rolled - np.roll(result, result.shape[axis] // 2, axis)).max())
 
 
-@pytest.mark.slow
 def test_a_rolled_picture_is_the_picture_of_rolled_latents(seamless_bundle: Path, tiny_bundle: Path) -> None:
     """Decoder and encoder, along x; not along y, and not in an ordinary bundle."""
     random = np.random.default_rng(0)
@@ -80,7 +79,6 @@ def wrap_on_x(module: torch.nn.Module) -> None:
             layer._conv_forward = conv_forward.__get__(layer)  # type: ignore[method-assign]
 
 
-@pytest.mark.slow
 def test_a_whole_picture_equals_diffusers(seamless_bundle: Path, tiny_checkpoint: Path) -> None:
     """Text to image with guidance; and the patch matters."""
     reference = DiffusersReference(tiny_checkpoint)
@@ -97,7 +95,6 @@ def test_a_whole_picture_equals_diffusers(seamless_bundle: Path, tiny_checkpoint
     assert parity_of(result.latents, unpatched.latents).relative_error > 20 * LATENT_TOLERANCE
 
 
-@pytest.mark.slow
 def test_the_graph_has_only_common_operators(seamless_bundle: Path) -> None:
     """Slices and concatenations: no Pad that wraps (TensorRT has none), no scattering."""
     for component in ("text_encoder", "unet", "vae_encoder", "vae_decoder"):
