@@ -11,9 +11,7 @@ from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.bundle.records.manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.checks.config_checks import (
-    LATENT_STATISTICS,
-)
+from latentrt.export.sources.checks.config_checks import LATENT_STATISTICS
 from latentrt.export.sources.families import Family
 from latentrt.export.sources.partial_model import PartialModel, decision
 from latentrt.export.sources.parts import Part

@@ -16,7 +16,7 @@ from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conditioning:
-    """The prompts, the guidance and everything else, for ``count`` pictures. Never changes; changing makes another."""
+    """The prompts, the guidance and everything else. Never changes; changing makes another."""
 
     text: TextCondition
     guidance: Guidance

@@ -59,8 +59,6 @@ class PromptSet:
 
     def embeddings(self, index: int, inversions: TextualInversions) -> dict[str, str]:
         """The short hashes of the textual inversions in a picture's prompts, by their triggers."""
-        if not inversions.loaded:
-            return {}
         sides = [side for one in self.of_encoders for side in (one.positives, one.negatives) if side]
         trees = [self.trees[text] for text in dict.fromkeys(side[index] for side in sides)]
         texts_of_trees = (text for tree in trees for text in tree.texts)

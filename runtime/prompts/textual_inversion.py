@@ -77,6 +77,8 @@ class TextualInversions:
 
     def used_in(self, texts: Iterable[str]) -> tuple[TextualInversion, ...]:
         """Those whose triggers stand in one of the texts."""
+        if not self.loaded:
+            return ()
         pieces = (piece for text in texts for _, piece in self.pieces(text))
         numbers = {piece.start for piece in pieces if isinstance(piece, range)}
         begins = accumulate((len(inversion.vectors) for inversion in self.loaded), initial=0)

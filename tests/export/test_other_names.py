@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import save_tiny_checkpoint
 from safetensors.torch import load_file, save_file
 from single_files import Tensors, ldm_tensors, save_tensors
 
@@ -16,18 +15,6 @@ from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.partial_model import Choices, Ema
 from latentrt.export.sources.source import checkpoint_from_model
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A family's tiny diffusers folder, made once. Do not write to it."""
-    root = tmp_path_factory.mktemp("families")
-
-    def made(family: str) -> Path:
-        folder = root / family
-        return folder if folder.exists() else save_tiny_checkpoint(folder, family)
-
-    return made
 
 
 def opened(path: Path, base: Path | None = None, **choices: Any) -> Checkpoint:
@@ -58,10 +45,10 @@ def assert_equal(one: Checkpoint, two: Checkpoint, *parts: str) -> None:
 @pytest.mark.parametrize("prefix", ["", "unet.", "model.diffusion_model."])
 @pytest.mark.grid(most=7)
 def test_a_u_net_alone_in_diffusers_names(
-    family: str, name: str, prefix: str, folders: Callable[[str], Path], tmp_path: Path
+    family: str, name: str, prefix: str, family_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """As few-step models of SDXL are published: the config is the one that LDM's names tell, the weights the same."""
-    folder = folders(family)
+    folder = family_checkpoint(family)
     unet = part_tensors(folder, {"unet": prefix})
     path = tmp_path / name
     torch.save(unet, path) if name.endswith(".bin") else save_file(unet, path)
@@ -77,11 +64,11 @@ def test_a_u_net_alone_in_diffusers_names(
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sdxl-refiner"])
 def test_a_pipeline_in_one_file(
-    family: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, family_checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts under the names of their folders; tokenizers are CLIP's own."""
     monkeypatch.setattr("latentrt.export.sources.single_file.single_file.VOCABULARY", 100)
-    folder = folders(family)
+    folder = family_checkpoint(family)
     names = ("unet", "vae", "text_encoder", "text_encoder_2")
     parts = [name for name in names if (folder / name).is_dir()]
     path = save_tensors(part_tensors(folder, {name: f"{name}." for name in parts}), tmp_path / "model.safetensors")
@@ -110,10 +97,10 @@ _ATTENTION = {
 @pytest.mark.parametrize("names", _ATTENTION)
 @pytest.mark.parametrize("linear", [True, False])
 def test_a_vae_whose_attention_kept_diffusers_names(
-    names: str, linear: bool, folders: Callable[[str], Path], tmp_path: Path
+    names: str, linear: bool, family_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Converters that rename the rest to LDM's names leave those, with matrices or with convolutions."""
-    folder, renamed = folders("sd1"), {}
+    folder, renamed = family_checkpoint("sd1"), {}
     for key, tensor in ldm_tensors(folder).items():
         block, dot, rest = key.partition(".attn_1.")
         for ours, theirs in _ATTENTION[names] if dot else ():
@@ -129,9 +116,11 @@ def test_a_vae_whose_attention_kept_diffusers_names(
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sdxl-refiner"])
-def test_a_projection_that_is_a_linear_layer(family: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_projection_that_is_a_linear_layer(
+    family: str, family_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     """``text_projection.weight`` in place of a matrix, which is its transpose."""
-    folder = folders(family)
+    folder = family_checkpoint(family)
     tensors = ldm_tensors(folder)
     (key,) = (key for key in tensors if key.endswith(".text_projection"))
     tensors[f"{key}.weight"] = tensors.pop(key).T.contiguous()
@@ -141,9 +130,11 @@ def test_a_projection_that_is_a_linear_layer(family: str, folders: Callable[[str
 
 
 @pytest.mark.parametrize("fault", ["nothing but a piece", "another width"])
-def test_a_vae_rescues_a_file_whose_own_is_bad(fault: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_vae_rescues_a_file_whose_own_is_bad(
+    fault: str, family_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     """As it does for folders."""
-    folder = folders("sd1")
+    folder = family_checkpoint("sd1")
     tensors = ldm_tensors(folder)
     for key in [key for key in tensors if key.startswith("first_stage_model.")]:
         if fault == "another width":
@@ -178,9 +169,9 @@ def in_float8(tensors: Tensors, *, scaled: bool, rows: bool = False, name: str =
     "form",
     [{"scaled": False}, {"scaled": True}, {"scaled": True, "name": "weight_scale"}, {"scaled": True, "rows": True}],
 )
-def test_a_model_in_float8(form: dict[str, Any], folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_model_in_float8(form: dict[str, Any], family_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     """With scales beside the weights or without: each weight times its scale, exactly."""
-    folder = folders("sdxl")
+    folder = family_checkpoint("sdxl")
     tensors = ldm_tensors(folder)
     tensors["alphas_cumprod"] = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
     stored = in_float8(tensors, **form)
@@ -200,10 +191,10 @@ def test_a_model_in_float8(form: dict[str, Any], folders: Callable[[str], Path],
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.float32, torch.float16, torch.uint8, torch.bool, torch.int16])
 def test_tensors_that_nothing_reads_refuse_no_file(
-    dtype: torch.dtype, folders: Callable[[str], Path], tmp_path: Path
+    dtype: torch.dtype, family_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """The positions' numbers in whatever type."""
-    folder = folders("sd1")
+    folder = family_checkpoint("sd1")
     tensors = ldm_tensors(folder)
     positions = [key for key in tensors if key.endswith("position_ids")]
     assert positions
@@ -247,10 +238,10 @@ _STANDARD = torch.cumprod(1 - _BETAS, 0)
     ],
 )
 def test_a_noise_schedule_that_only_hints(
-    alphas: torch.Tensor, said: str | None, folders: Callable[[str], Path], tmp_path: Path
+    alphas: torch.Tensor, said: str | None, family_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Recognised however it is rounded; else passed over, which is said."""
-    folder = folders("sd1")
+    folder = family_checkpoint("sd1")
     path = save_tensors({**ldm_tensors(folder), "alphas_cumprod": alphas}, tmp_path / "model.safetensors")
     found = opened(path, folder)
     assert found.schedule().beta_schedule == "scaled_linear"
@@ -261,16 +252,18 @@ def test_a_noise_schedule_that_only_hints(
 @pytest.mark.parametrize(
     "step", [torch.tensor(float("nan")), torch.tensor(float("inf")), torch.zeros(3, 2), torch.tensor([110000])]
 )
-def test_a_training_step_of_another_shape(step: torch.Tensor, folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_training_step_of_another_shape(
+    step: torch.Tensor, family_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     """Says nothing, unless it is one whole number."""
-    path = save_tensors({**ldm_tensors(folders("sd2")), "global_step": step}, tmp_path / "model.safetensors")
-    found = opened(path, folders("sd2"))
+    path = save_tensors({**ldm_tensors(family_checkpoint("sd2")), "global_step": step}, tmp_path / "model.safetensors")
+    found = opened(path, family_checkpoint("sd2"))
     assert ("global_step" in found.decisions["prediction type"].reason) == (step.numel() == 1 and bool(step.isfinite()))
 
 
-def test_averaged_weights_in_a_folder_of_their_own(folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_averaged_weights_in_a_folder_of_their_own(family_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     """``unet_ema/`` beside ``unet/``, as diffusers' training scripts save a state: --ema takes it."""
-    folder = shutil.copytree(folders("sd1"), tmp_path / "checkpoint-500")
+    folder = shutil.copytree(family_checkpoint("sd1"), tmp_path / "checkpoint-500")
     averaged = shutil.copytree(folder / "unet", folder / "unet_ema")
     config = json.loads((averaged / "config.json").read_text())
     # as EMAModel.save_pretrained adds them
@@ -294,4 +287,4 @@ def test_averaged_weights_in_a_folder_of_their_own(folders: Callable[[str], Path
     assert "--no-ema" in opened(folder, ema=Ema.NON_EMA).decisions["weights"].reason
     assert "unet_ema" in opened(folder).decisions["weights"].reason
     (folder / "model_index.json").unlink()
-    assert torch.equal(weight(ema=Ema.EMA, base=folders("sd1")), 2 * plain)
+    assert torch.equal(weight(ema=Ema.EMA, base=family_checkpoint("sd1")), 2 * plain)

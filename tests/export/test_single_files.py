@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import save_tiny_checkpoint
 from single_files import averaged, ldm_tensors, open_clip, save_single_file, save_tensors
 
 import latentrt
@@ -32,18 +31,6 @@ _ELSEWHERE = {
     "sample_size", "bos_token_id", "eos_token_id", "pad_token_id", "model_type", "attention_dropout",
     "initializer_factor", "initializer_range", "_commit_hash", "upcast_attention", "transformer_layers_per_block",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A family's tiny diffusers folder, made once. Do not write to it."""
-    root = tmp_path_factory.mktemp("families")
-
-    def made(family: str) -> Path:
-        folder = root / family
-        return folder if folder.exists() else save_tiny_checkpoint(folder, family)
-
-    return made
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +64,11 @@ def assert_equal_parts(one: Checkpoint, two: Checkpoint) -> None:
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES])
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 @pytest.mark.grid(most=8)
-def test_equal_to_the_folder(family: str, suffix: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_equal_to_the_folder(
+    family: str, suffix: str, family_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     """Weights bit for bit, configs, family, schedule, and what a part's module is made of."""
-    folder = folders(family)
+    folder = family_checkpoint(family)
     path = save_single_file(folder, tmp_path / f"model{suffix}", global_step=1)
     ours, theirs = opened(path, folder), checkpoint_from_model(str(folder))
     assert ours.family is theirs.family
@@ -109,11 +98,11 @@ def _plain(value: object) -> object:
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_without_a_base_the_family_supplies_the_schedule(
-    family: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, family_checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And CLIP's own vocabulary the tokenizer, where it is embedded."""
     monkeypatch.setattr("latentrt.export.sources.single_file.single_file.VOCABULARY", 100)
-    path = save_single_file(folders(family), tmp_path / "model.safetensors")
+    path = save_single_file(family_checkpoint(family), tmp_path / "model.safetensors")
     found = checkpoint_from_model(str(path))
     assert found.family.name == family
     assert {key: found.scheduler[key] for key in STANDARD} == STANDARD
@@ -123,9 +112,9 @@ def test_without_a_base_the_family_supplies_the_schedule(
     assert found.decisions["tokenizer"].value == "CLIP's own"
 
 
-def test_another_vocabulary_needs_a_base(folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_another_vocabulary_needs_a_base(family_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     """The tiny models embed fewer tokens than CLIP has."""
-    path = save_single_file(folders("sd1"), tmp_path / "model.safetensors")
+    path = save_single_file(family_checkpoint("sd1"), tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"tokenizer is missing: text_encoder embeds \d+ tokens.*add --base"):
         checkpoint_from_model(str(path))
 
@@ -185,9 +174,11 @@ def test_other_choices_are_another_build(tiny_checkpoint: Path, tiny_copy: Path)
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES if family.name != "sdxl-refiner"])
-def test_every_family_draws_the_same_picture(family: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_every_family_draws_the_same_picture(
+    family: str, family_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     """From the file and from the folder."""
-    folder = folders(family)
+    folder = family_checkpoint(family)
     path = save_single_file(folder, tmp_path / "model.safetensors")
     latentrt.build(path, tmp_path / "file.bundle", base=folder, profiles=["32x32"])
     latentrt.build(folder, tmp_path / "folder.bundle", profiles=["32x32"])
@@ -206,13 +197,13 @@ class TestWhatTheFileTells:
     """Prediction type, schedule, averaged weights, distillation: from the file, and overridden."""
 
     @pytest.fixture
-    def sd1(self, folders: Callable[[str], Path]) -> Path:
-        return folders("sd1")
+    def sd1(self, family_checkpoint: Callable[[str], Path]) -> Path:
+        return family_checkpoint("sd1")
 
     @pytest.fixture
-    def sd2(self, folders: Callable[[str], Path], tmp_path: Path) -> Path:
+    def sd2(self, family_checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
         """Its folder, without a stated prediction type."""
-        folder = shutil.copytree(folders("sd2"), tmp_path / "sd2")
+        folder = shutil.copytree(family_checkpoint("sd2"), tmp_path / "sd2")
         scheduler = folder / "scheduler" / "scheduler_config.json"
         config = json.loads(scheduler.read_text())
         config.pop("prediction_type")
@@ -327,11 +318,16 @@ class TestWhatTheFileTells:
 
     @pytest.mark.parametrize(("family", "plain"), [("sd-turbo", "sd2"), ("sdxl-turbo", "sdxl")])
     def test_distilled_models(
-        self, family: str, plain: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        family: str,
+        plain: str,
+        family_checkpoint: Callable[[str], Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Told by metadata or by the name alone, which is said; --family goes before both."""
         monkeypatch.setattr("latentrt.export.sources.single_file.single_file.VOCABULARY", 100)
-        tensors = ldm_tensors(folders(family))
+        tensors = ldm_tensors(family_checkpoint(family))
         named = save_tensors(tensors, tmp_path / "my_turbo_v2.safetensors")
         told = save_tensors(tensors, tmp_path / "a.safetensors", metadata={"modelspec.title": "Some Turbo"})
         silent = save_tensors(tensors, tmp_path / "turbot.safetensors")
@@ -362,9 +358,9 @@ class TestWhatTheFileTells:
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [(".ckpt", "safetensors"), (".safetensors", "torch.save's archive")])
-def test_read_by_content(suffix: str, kind: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_read_by_content(suffix: str, kind: str, family_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     """A file of the other kind under the wrong name is read, and said to be."""
-    folder = folders("sd1")
+    folder = family_checkpoint("sd1")
     written = save_single_file(folder, tmp_path / ("a.ckpt" if suffix == ".safetensors" else "a.safetensors"))
     renamed = written.rename(tmp_path / f"b{suffix}")
     found = opened(renamed, folder)
@@ -372,9 +368,9 @@ def test_read_by_content(suffix: str, kind: str, folders: Callable[[str], Path],
     assert found.decisions["format"].value == kind
 
 
-def test_pickles_of_both_layouts(folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_pickles_of_both_layouts(family_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     """torch's older stream, and a bare dict of tensors."""
-    folder = folders("sd1")
+    folder = family_checkpoint("sd1")
     tensors = ldm_tensors(folder)
     torch.save({"state_dict": tensors}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     torch.save(tensors, tmp_path / "bare.ckpt")
@@ -382,9 +378,9 @@ def test_pickles_of_both_layouts(folders: Callable[[str], Path], tmp_path: Path)
         assert_equal_parts(opened(tmp_path / name, folder), checkpoint_from_model(str(folder)))
 
 
-def test_names_of_other_times(folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_names_of_other_times(family_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     """CLIP without ``text_model.``, and tensors for which a U-Net has no place, which are told."""
-    folder = folders("sd1")
+    folder = family_checkpoint("sd1")
     tensors = {key.replace("transformer.text_model.", "transformer."): t for key, t in ldm_tensors(folder).items()}
     tensors["model.diffusion_model.output_blocks.0.9.alpha"] = torch.zeros(1)
     found = opened(save_tensors(tensors, tmp_path / "model.safetensors"), folder)
@@ -393,7 +389,7 @@ def test_names_of_other_times(folders: Callable[[str], Path], tmp_path: Path) ->
 
 
 def test_only_a_parts_tensors_are_read(
-    folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family_checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checking reads none at all, loading the autoencoder its own."""
     read: list[int] = []
@@ -404,7 +400,7 @@ def test_only_a_parts_tensors_are_read(
         return bits(tensor)
 
     monkeypatch.setattr(StoredTensor, "bits", watched)
-    folder = folders("sd1")
+    folder = family_checkpoint("sd1")
     found = opened(save_single_file(folder, tmp_path / "model.safetensors"), folder)
     assert read == []
     found.parts["vae"].module()
@@ -415,9 +411,11 @@ def test_only_a_parts_tensors_are_read(
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
 @pytest.mark.parametrize("names", ["transformers", "OpenCLIP"])
-def test_a_text_encoder_in_any_names(family: str, names: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_text_encoder_in_any_names(
+    family: str, names: str, family_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     """Has the activation and the layers that belong beside the U-Net, not those that the spelling is usual for."""
-    folder = folders(family)
+    folder = family_checkpoint(family)
     module = checkpoint_from_model(str(folder)).parts["text_encoder"].module()
     state = {key.removeprefix("text_model."): tensor for key, tensor in module.state_dict().items()}
     tensors = {key: t for key, t in ldm_tensors(folder).items() if not key.startswith("cond_stage_model.")}
