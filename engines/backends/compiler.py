@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.engine_manifest import ContentsRecord, EngineManifest
@@ -12,6 +12,10 @@ from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Profile, Shapes
+
+if TYPE_CHECKING:
+    from latentrt.engines.bundle.weights import ComponentWeights
+    from latentrt.engines.changes import Changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,24 @@ class Model(Protocol):
             RequestError: shapes that were not compiled.
             EngineError: the model was closed, or the device's memory does not hold the profile's buffers.
         """
+        ...
+
+    def changed(self, weights: "ComponentWeights", changes: "Changes") -> "Model":
+        """The same component with other weights; this one stays as it is, and they share what they can.
+
+        Args:
+            weights: the bundle's weights of the component, by name.
+            changes: what shall differ.
+
+        Raises:
+            RequestError: weights that the component cannot take, such as numbers beyond fp16.
+            EngineError: the engine does not know where its weights are, or memory is short.
+        """
+        ...
+
+    @property
+    def own_bytes(self) -> int:
+        """Memory that a changed model takes beside the one that it came from; 0 for one that was opened."""
         ...
 
     def close(self) -> None:

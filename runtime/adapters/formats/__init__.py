@@ -1,0 +1,1 @@
+"""The files that trainers write: which weight of the model each tensor is for."""

@@ -1,0 +1,1 @@
+"""What each kind of adapter makes of a weight."""
