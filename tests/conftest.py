@@ -97,6 +97,15 @@ def tiny_bundle(tiny_checkpoint: Path, shared: Path) -> Path:
     )
 
 
+@pytest.fixture(scope="session")
+def half_bundle(tiny_checkpoint: Path, shared: Path) -> Path:
+    """The tiny checkpoint in fp16. Do not write to it."""
+    return filled_once(
+        shared / "half.bundle",
+        lambda folder: latentrt.build(tiny_checkpoint, folder, precision="fp16", profiles=["32x32x2"]),
+    )
+
+
 @pytest.fixture
 def tiny_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the tiny bundle, to damage or to build over."""

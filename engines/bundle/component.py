@@ -49,6 +49,18 @@ class Component:
         return {name: self.manifest.files[name] for name in names}
 
     @property
+    def named_initializers(self) -> tuple[str, ...]:
+        """The initializers of the graph that hold weights with a name in the checkpoint, each once.
+
+        Raises:
+            BundleError: the record of names is missing or damaged.
+        """
+        from latentrt.engines.bundle.weights import read_named_weights  # drawing needs none of it
+
+        named = read_named_weights(self.root / self.record.named_weights)
+        return tuple(dict.fromkeys(name for row in named.weights.values() for name in row.initializers))
+
+    @property
     def onnx_sha256(self) -> str:
         """SHA-256 over the digests of graph and weights."""
         return hashlib.sha256(" ".join(file.sha256 for file in self.onnx_files.values()).encode()).hexdigest()

@@ -70,6 +70,12 @@ class WeightRecord(Record):
     reason: str | None = None
     quantized: QuantizedWeight | None = None
 
+    @property
+    def initializers(self) -> tuple[str, ...]:
+        """All initializers of the graph that change with the weight."""
+        quantized = () if self.quantized is None else (self.quantized.initializer, self.quantized.scale)
+        return (*(place.initializer for place in self.places if place.initializer is not None), *quantized)
+
     @model_validator(mode="after")
     def _places_or_reason(self) -> "WeightRecord":
         if bool(self.places) == bool(self.reason):

@@ -62,7 +62,11 @@ def _expanded(written: Insertion, node: "ir.Node", dtype: "ir.DataType", channel
         x, scale, bias = (add("Cast", value, to=ir.DataType.FLOAT) for value in (x, scale, bias))
     column = constant([channels, 1])
     planes = constant([0, channels, -1])
-    scale, bias = add("Reshape", scale, column), add("Reshape", bias, column)
+    # By these names the norm's weights are found again in what ONNX Runtime makes of it
+    stem = node.name or node.outputs[0].name
+    scale, bias = (
+        add("Reshape", one, column, name=f"{stem}.{part}") for one, part in ((scale, "scale"), (bias, "bias"))
+    )
     grouped = constant([0, groups, -1])
     if way is GroupNorm.FAST:
         ones, zeros = (constant(np.full(groups, number, np.float32)) for number in (1.0, 0.0))

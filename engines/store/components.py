@@ -3,8 +3,9 @@
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from threading import Lock
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from latentrt.engines.backends.compiler import Model
 from latentrt.engines.backends.registry import COMPILERS
@@ -12,12 +13,20 @@ from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.checked_files import check_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import Opening
+from latentrt.engines.changes import Changes
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.forks import keep_for_ever, watch_forks
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Shapes
+from latentrt.engines.store.changed_models import ChangedModels
 from latentrt.engines.store.store import compiled_folder, read_engine
+
+if TYPE_CHECKING:
+    from latentrt.engines.bundle.weights import ComponentWeights
+
+CHANGED_MODELS = 2
+"""How many sets of LoRAs stay ready."""
 
 
 class Engines(Protocol):
@@ -26,8 +35,8 @@ class Engines(Protocol):
     bundle: Bundle
     backend: Backend
 
-    def engine(self, component: str, shapes: Shapes) -> Engine:
-        """The component at these shapes."""
+    def engine(self, component: str, shapes: Shapes, changes: Changes | None = None) -> Engine:
+        """The component at these shapes; with some of its weights changed, where that is asked."""
         ...
 
     def close(self) -> None:
@@ -41,7 +50,15 @@ class OpenComponents:
     A forked process opens for itself what it asks for: its parent's engines rely on threads that it has not.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None, hashed: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        *,
+        threads: int | None,
+        hashed: Collection[str] = (),
+        changed_models: int = CHANGED_MODELS,
+    ) -> None:
         """Finds every component's engine, and opens all but those that only some calls need.
 
         An engine's files are compared with their sizes here, and hashed as the engine is opened.
@@ -51,11 +68,12 @@ class OpenComponents:
             backend: what runs them.
             threads: threads of a call on the CPU; None takes one per core.
             hashed: keys of engines whose files were hashed just now, and are not hashed again.
+            changed_models: how many models with changed weights stay open of each component.
 
         Raises:
             EngineError: no engine fits this machine.
             BundleError: an engine is damaged.
-            RequestError: fewer than 1 thread.
+            RequestError: fewer than 1 thread, or fewer than 0 changed models.
         """
         if threads is not None and threads < 1:
             raise RequestError(f"got {threads} threads, expected at least 1; leave it out for one per core")
@@ -68,6 +86,8 @@ class OpenComponents:
         self._forked = False
         self._compiler = COMPILERS[backend]
         self._models: dict[str, Model] = {}
+        self._weights: dict[str, ComponentWeights] = {}
+        self.changed_models = ChangedModels(changed_models)
         self._components = {
             name: Component(root=bundle.root, manifest=bundle.manifest, name=name)
             for name in bundle.manifest.components
@@ -81,18 +101,31 @@ class OpenComponents:
             self.close()
             raise
 
-    def engine(self, component: str, shapes: Shapes) -> Engine:
+    def engine(self, component: str, shapes: Shapes, changes: Changes | None = None) -> Engine:
         """The component at these shapes; engines of one component share weights.
+
+        With changes, what they touch is made once and kept for the next calls; without, it is the component as it was
+        built.
 
         Where the backend's graph takes every size that the component's factors divide, the profile need not be one of
         the bundle's: so the autoencoder runs tiles. A backend of fixed shapes returns the autoencoder's smallest
         engine that holds the size; the caller of tiles copes with a larger one.
 
         Raises:
-            RequestError: shapes that were not compiled.
-            EngineError: closed, or the device's memory does not hold it.
+            RequestError: shapes that were not compiled, or weights that cannot be changed so.
+            EngineError: closed, the device's memory does not hold it, or an engine that does not know its weights.
         """
-        return self._model(component).engine(shapes)
+        model = self._model(component)
+        if changes is None:
+            return model.engine(shapes)
+        made = partial(self._changed, component, model, changes)
+        return self.changed_models.model(component, changes.key, made).engine(shapes)
+
+    def _changed(self, component: str, model: Model, changes: Changes) -> Model:
+        with self._lock:
+            if component not in self._weights:
+                self._weights[component] = self.bundle.weights(component)
+        return model.changed(self._weights[component], changes)
 
     def _model(self, component: str) -> Model:
         with self._lock:
@@ -114,7 +147,9 @@ class OpenComponents:
     def after_fork(self) -> None:
         """Leaves the parent's engines alone."""
         keep_for_ever(self._models)
+        keep_for_ever(self.changed_models)
         self._lock, self._models, self._forked = Lock(), {}, True
+        self.changed_models = ChangedModels(self.changed_models.size)
 
     def _open_all(self, names: Sequence[str]) -> None:
         try:
@@ -141,5 +176,6 @@ class OpenComponents:
         with self._lock:
             self._closed = True
             with ExitStack() as rest:  # whichever of them fails, the others are closed
+                rest.callback(self.changed_models.close)
                 for model in list(self._models.values()):
                     rest.callback(model.close)

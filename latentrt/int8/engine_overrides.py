@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from latentrt.engines.changes import Changes
 from latentrt.engines.engine import Engine
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.store.components import Engines
@@ -15,9 +16,9 @@ class EngineOverrides:
         self.bundle, self.backend = components.bundle, components.backend
         self._components, self._overrides = components, overrides
 
-    def engine(self, component: str, shapes: Shapes) -> Engine:
+    def engine(self, component: str, shapes: Shapes, changes: Changes | None = None) -> Engine:
         """The override, or the bundle's own engine."""
-        return self._overrides.get(component) or self._components.engine(component, shapes)
+        return self._overrides.get(component) or self._components.engine(component, shapes, changes)
 
     def close(self) -> None:
         """Closes the overrides and leaves the bundle's engines open."""

@@ -10,8 +10,8 @@ from latentrt.runtime.adapters.adapter import Adapter
 class Strength:
     """How much of an adapter is added: to the U-Net, to the text encoders, and to some blocks of the U-Net otherwise.
 
-    ``blocks`` are beginnings of weight names (``down_blocks.1.``) with what holds there in place of ``unet``; the longest
-    that fits counts.
+    ``blocks`` are beginnings of weight names (``down_blocks.1.``) with what holds there in place of ``unet``; the
+    longest that fits counts.
     """
 
     unet: float = 1.0

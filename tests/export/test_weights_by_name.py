@@ -10,9 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from shared import filled_once
 
-import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.records.component import TensorRecord
 from latentrt.engines.bundle.weights import Layout, StoredWeight
@@ -48,14 +46,12 @@ _TABLE = "text_model.embeddings.token_embedding.weight"
 
 
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
-def bundle(request: pytest.FixtureRequest, tiny_checkpoint: Path, tiny_bundle: Path, shared: Path) -> Path:
+def bundle(request: pytest.FixtureRequest, tiny_bundle: Path) -> Path:
     """The tiny bundle in one precision. Do not write to it."""
     if request.param == "fp32":
         return tiny_bundle
-    return filled_once(
-        shared / "named-fp16.bundle",
-        lambda folder: latentrt.build(tiny_checkpoint, folder, precision="fp16", profiles=["32x32x2"]),
-    )
+    half: Path = request.getfixturevalue("half_bundle")
+    return half
 
 
 def module_of(checkpoint: Checkpoint, component: str) -> torch.nn.Module:

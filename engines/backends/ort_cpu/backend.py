@@ -10,10 +10,12 @@ if there is memory then.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentrt.engines.backends.compiler import Target, refuse_workspace
+from latentrt.engines.backends.ort_cpu.compiled_weights import WEIGHTS_FILE
 from latentrt.engines.backends.ort_cpu.model import OrtCpuModel, version
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN
 from latentrt.engines.bundle.component import Component
@@ -28,8 +30,10 @@ from latentrt.engines.shapes import Profile, Shapes
 
 if TYPE_CHECKING:
     from latentrt.engines.bundle.probes import Probe
+    from latentrt.engines.bundle.weights import ComponentWeights
+    from latentrt.engines.changes import Changes
 
-FLAGS = {"optimization": "all", "prepacked": "1", "attention": "fused", "group_norm": "expanded", "recipe": "4"}
+FLAGS = {"optimization": "all", "prepacked": "1", "attention": "fused", "group_norm": "expanded", "recipe": "5"}
 
 
 class _OpenComponent:
@@ -39,9 +43,23 @@ class _OpenComponent:
         self._component = component
         self._model = model
 
+    @property
+    def own_bytes(self) -> int:
+        """The changed weights; all others are mapped from the engine's file."""
+        return self._model.own_bytes
+
     def engine(self, shapes: Shapes) -> Engine:
         """The component at these shapes; the profile need not be one of the bundle's."""
         return self._model.engine(self._component.spec_of_any_batch(shapes))
+
+    def changed(self, weights: "ComponentWeights", changes: "Changes") -> "_OpenComponent":
+        """A session of its own over the same file, with the changed weights in the place of its own."""
+        from latentrt.engines.backends.ort_cpu.changed import compiled_changes
+
+        replaced = compiled_changes(self._component.name, self._model.opening.folder, weights, changes)
+        # Packed, they would be in memory twice; what that costs a step is in docs/rooms/engines.md
+        packs = self._component.record.precision is Precision.INT8
+        return _OpenComponent(self._component, self._model.with_weights(replaced, packs=packs))
 
     def close(self) -> None:
         """Unmaps the weights."""
@@ -85,16 +103,20 @@ class OrtCpu:
     ) -> ContentsRecord | None:
         """Optimises the graph and packs its weights; what comes back says that there was no memory for it."""
         from latentrt.engines.backends.ort_cpu.compile import compile_onnx, group_norm_of  # drawing needs none of it
+        from latentrt.engines.backends.ort_cpu.provenance import record_weights
 
         optimised = compile_onnx(
             component.onnx, folder, _weights_to_optimise(component), group_norm=group_norm_of(component)
         )
+        record_weights(component.onnx, folder, component.named_initializers)
         return None if optimised else ContentsRecord(shapes=(), layers={}, unoptimised=True)
 
     def would_improve(self, component: Component, engine: EngineManifest) -> bool:
-        """Where it was not optimised for want of memory that is there now."""
+        """Where it was not optimised for want of memory that is there now, or not told where its weights are."""
         from latentrt.engines.backends.ort_cpu.compile import memory_to_optimise
 
+        if WEIGHTS_FILE not in engine.files and find_spec("onnx_ir") is not None:
+            return True
         unoptimised = engine.contents is not None and engine.contents.unoptimised
         return unoptimised and memory_to_optimise(_weights_to_optimise(component))
 

@@ -1,6 +1,7 @@
 """A compiled component, opened: one session of ONNX Runtime, mapped weights, and the engines over it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,40 +26,101 @@ def version() -> str:
     return str(onnxruntime_module().__version__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How the sessions of a compiled component are opened.
+
+    Attributes:
+        folder: what ``compile_onnx`` filled.
+        threads: of a call, its halves' together; None takes ONNX Runtime's choice, one per core.
+        trace: how the file begins in which ONNX Runtime's profiler tells every operator's time; None: no profiler.
+        halves: run the halves of a batch at once, where there are cores for both.
+    """
+
+    folder: Path
+    threads: int | None
+    trace: Path | None = None
+    halves: bool = False
+
+    def sessions(self, replaced: Mapping[str, Any], *, packs: bool) -> Any:
+        """A session, or the ``Halves`` of one.
+
+        Args:
+            replaced: ONNX Runtime's values in the place of initializers, by name.
+            packs: whether ONNX Runtime packs weights as it opens; what was packed as it was compiled takes no memory.
+
+        Raises:
+            EngineError: a session cannot be created.
+        """
+        cores = self.threads or physical_cores()
+        if self.halves and cores > 1:
+            return Halves(
+                self._session(cores - 1, replaced, packs), lambda: self._session(self.threads, replaced, packs)
+            )
+        return self._session(self.threads, replaced, packs)
+
+    def _session(self, threads: int | None, replaced: Mapping[str, Any], packs: bool) -> Any:
+        options = session_options(onnxruntime_module().GraphOptimizationLevel.ORT_DISABLE_ALL, threads, packs=packs)
+        if self.trace is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(self.trace)
+        for name, value in replaced.items():
+            options.add_initializer(name, value)
+        session = open_session(self.folder / MODEL_FILE, options)
+        session.replaced = replaced  # it has their addresses alone, and a run may outlast the model
+        return session
+
+
 class OrtCpuModel:
     """A compiled component, opened: one session that serves every profile of a bundle."""
 
-    def __init__(self, session: Any) -> None:
-        """Takes an open session, or the ``Halves`` of one; closing releases it."""
+    def __init__(self, session: Any, opening: Opening | None = None, own_bytes: int = 0) -> None:
+        """Takes an open session, or the ``Halves`` of one; closing releases it.
+
+        Args:
+            session: it.
+            opening: how it was opened; None: not from a compiled component.
+            own_bytes: what the initializers take that were replaced.
+        """
         self._session: Any = session
+        self._opening, self.own_bytes = opening, own_bytes
         watch_forks(self)
 
     @classmethod
     def of_compiled(cls, folder: Path, *, threads: int | None, trace: Path | None = None, halves: bool = False) -> Self:
-        """Opens what was compiled: its weights are mapped.
-
-        Args:
-            folder: what ``compile_onnx`` filled.
-            threads: threads of a call, its halves' together; None takes ONNX Runtime's choice, one per core.
-            trace: how the file begins in which ONNX Runtime's profiler tells every operator's time; None: no profiler.
-            halves: run the halves of a batch at once, where there are cores for both.
+        """Opens what was compiled: its weights are mapped. The arguments are those of ``Opening``.
 
         Raises:
             EngineError: the session cannot be created.
         """
-        level = onnxruntime_module().GraphOptimizationLevel.ORT_DISABLE_ALL
-        packs = 2 * (folder / DATA_FILE).stat().st_size < available_memory()  # what is packed already takes nothing
+        opening = Opening(folder=folder, threads=threads, trace=trace, halves=halves)
+        packs = 2 * (folder / DATA_FILE).stat().st_size < available_memory()
+        return cls(opening.sessions({}, packs=packs), opening)
 
-        def opened(threads: int | None) -> Any:
-            options = session_options(level, threads, packs=packs)
-            if trace is not None:
-                options.enable_profiling, options.profile_file_prefix = True, str(trace)
-            return open_session(folder / MODEL_FILE, options)
+    def with_weights(self, replaced: Mapping[str, Array], *, packs: bool) -> "OrtCpuModel":
+        """The component with some initializers replaced; everything else is mapped from the same file.
 
-        cores = threads or physical_cores()
-        if halves and cores > 1:
-            return cls(Halves(opened(cores - 1), lambda: opened(threads)))
-        return cls(opened(threads))
+        Args:
+            replaced: new content by name, in the shape and type of the initializer; the model keeps it as it is.
+            packs: whether ONNX Runtime packs weights as it opens.
+
+        Raises:
+            EngineError: the session cannot be created.
+        """
+        value = onnxruntime_module().OrtValue
+        values = {name: value.ortvalue_from_numpy(content) for name, content in replaced.items()}
+        own_bytes = sum(content.nbytes for content in replaced.values())
+        return OrtCpuModel(self.opening.sessions(values, packs=packs), self.opening, own_bytes)
+
+    @property
+    def opening(self) -> Opening:
+        """How it was opened.
+
+        Raises:
+            EngineError: it was not compiled.
+        """
+        if self._opening is None:
+            raise EngineError("got a graph that was not compiled, expected an engine; build the bundle again")
+        return self._opening
 
     @property
     def session(self) -> Any:

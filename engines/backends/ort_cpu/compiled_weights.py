@@ -1,0 +1,97 @@
+"""Where a compiled component holds the weights of its bundle's graph, and in which layout."""
+
+from enum import StrEnum
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from latentrt.engines.bundle.records.record import Record
+from latentrt.engines.errors import EngineError
+from latentrt.engines.spec import Array
+
+WEIGHTS_FILE = "weights.json"
+
+
+class CompiledLayout(StrEnum):
+    """How ONNX Runtime lays out what it was given; (O, I, h, w) are a convolution's outputs, inputs and window.
+
+    ``same``: in the same order, of another shape perhaps. ``blocked``: (O/B, I/B, h, w, B of I, B of O), for its
+    NCHWc kernels; ``blocked-outputs``: (O/B, I, h, w, B of O), where I is no multiple of B. Outputs are filled up with
+    zeros to a multiple of B, those of a bias, too.
+    """
+
+    SAME = "same"
+    BLOCKED = "blocked"
+    BLOCKED_OUTPUTS = "blocked-outputs"
+
+
+class CompiledWeight(Record):
+    """One initializer of the compiled graph that holds one of the bundle's."""
+
+    initializer: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: CompiledLayout = CompiledLayout.SAME
+    block: int = 1
+
+    def compiled(self, content: Array) -> Array:
+        """What the bundle's initializer holds, as it is stored here: contiguous."""
+        if self.layout is CompiledLayout.SAME and content.size == prod(self.shape):
+            return np.ascontiguousarray(content.reshape(self.shape), self.dtype)
+        block, outputs = self.block, self.shape[0]
+        filled = np.zeros((outputs, *content.shape[1:]), self.dtype)
+        filled[: len(content)] = content
+        if self.layout is CompiledLayout.SAME:
+            return filled
+        inputs, height, width = filled.shape[1:]
+        if self.layout is CompiledLayout.BLOCKED_OUTPUTS:
+            split = filled.reshape(outputs // block, block, inputs, height, width).transpose(0, 2, 3, 4, 1)
+        else:
+            split = filled.reshape(outputs // block, block, inputs // block, block, height, width)
+            split = split.transpose(0, 2, 4, 5, 3, 1)
+        return np.ascontiguousarray(split).reshape(self.shape)
+
+
+class CompiledWeights(Record):
+    """Of a component's compiled graph: by the bundle's initializer, all that hold it.
+
+    ``lost`` are those that were not found again by their values, so that nothing may be changed about them.
+    """
+
+    weights: dict[str, tuple[CompiledWeight, ...]]
+    lost: tuple[str, ...] = ()
+
+    def of(self, initializer: str, component: str) -> tuple[CompiledWeight, ...]:
+        """Where an initializer of the bundle is.
+
+        Raises:
+            EngineError: it was not found when the engine was compiled.
+        """
+        found = self.weights.get(initializer)
+        if found is None:
+            raise EngineError(
+                f"the engine of {component} does not know where the weight {initializer!r} is, expected it by its "
+                "value; leave out the LoRAs that change it, or fuse them with latentrt build --lora"
+            )
+        return found
+
+
+def read_compiled_weights(folder: Path, component: str) -> CompiledWeights:
+    """Reads what was recorded as the component was compiled.
+
+    Raises:
+        EngineError: nothing was recorded, or it is damaged.
+    """
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise EngineError(
+            f"the engine of {component} was compiled without a record of its weights, expected one where LoRAs are "
+            "used; install latentrt[export] and run latentrt build on the bundle"
+        )
+    try:
+        return CompiledWeights.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise EngineError(f"cannot read {str(path)!r} ({reason}); build the bundle again") from error
