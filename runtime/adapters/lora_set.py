@@ -1,9 +1,17 @@
 """The LoRAs of one call, with their weights: what changes about each component."""
 
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+
+import numpy as np
 
 from latentrt.engines.changes import Changes
+from latentrt.engines.spec import Array
 from latentrt.runtime.adapters.adapter import Adapter
+from latentrt.runtime.adapters.formulas.fixed import as_matrix
+from latentrt.runtime.adapters.formulas.formula import Formula
+from latentrt.runtime.adapters.formulas.low_rank import LowRank, added_products
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +26,13 @@ class Strength:
     text: float = 1.0
     blocks: tuple[tuple[str, float], ...] = ()
 
+    def of(self, component: str, weight: str) -> float:
+        """What holds for one weight of a component."""
+        if component != "unet":
+            return self.text
+        fitting = [(len(start), strength) for start, strength in self.blocks if weight.startswith(start)]
+        return max(fitting, default=(0, self.unet), key=lambda block: block[0])[1]
+
 
 @dataclass(frozen=True)
 class LoraSet:
@@ -26,5 +41,61 @@ class LoraSet:
     members: tuple[tuple[Adapter, Strength], ...] = ()
 
     def changes(self, component: str) -> Changes | None:
-        """What the set changes about a component; None where that is nothing: the component as it was built."""
-        raise NotImplementedError
+        """What the set changes about a component; None where that is nothing: the component as it was built.
+
+        Two sets whose adapters have the same content and, in this component, the same strengths have the same key,
+        however they were written, and add in the same order.
+        """
+        shares = []
+        for adapter, strength in self.members:
+            part = adapter.parts.get(component, {})
+            strengths = {name: float(strength.of(component, name)) for name in sorted(part)}
+            if present := {name: value for name, value in strengths.items() if value != 0}:
+                shares.append((adapter.sha256, list(present.items()), part))
+        if not shares:
+            return None
+        shares.sort(key=lambda share: share[:2])
+        digest = sha256(repr((component, [share[:2] for share in shares])).encode())
+        contributions: dict[str, list[tuple[float, Formula]]] = {}
+        for _, strengths_by_name, part in shares:
+            for name, value in strengths_by_name:
+                contributions.setdefault(name, []).append((value, part[name]))
+        return Changes(
+            key=digest.hexdigest(), weights={name: partial(changed, parts) for name, parts in contributions.items()}
+        )
+
+
+def changed(contributions: list[tuple[float, Formula]], weight: Array) -> Array:
+    """W' = W + Σᵢ wᵢ · (Fᵢ(W) − W).
+
+    Args:
+        contributions: (wᵢ, Fᵢ).
+        weight: W, float32.
+
+    Returns:
+        A new array in W's shape and memory order.
+    """
+    products: list[tuple[float, LowRank]] = []
+    others: list[tuple[float, Formula]] = []
+    matrix = as_matrix(weight)
+    for strength, formula in contributions:
+        if isinstance(formula, LowRank) and formula.down.shape[1] == matrix.shape[1]:
+            products.append((strength, formula))
+        else:
+            others.append((strength, formula))
+    result: Array | None = None
+    if products and np.shares_memory(matrix, weight):
+        result = added_products(matrix, products).reshape(weight.shape)
+    else:
+        others = contributions
+    for strength, formula in others:
+        difference = formula.change(weight)
+        if strength != 1:
+            difference *= np.float32(strength)
+        if result is None:
+            result = difference
+            result += weight
+        else:
+            result += difference
+    assert result is not None
+    return result
