@@ -75,27 +75,26 @@ def changed(contributions: list[tuple[float, Formula]], weight: Array) -> Array:
     Returns:
         A new array in W's shape and memory order.
     """
+    matrix = as_matrix(weight)
+    as_stored = np.shares_memory(matrix, weight)
     products: list[tuple[float, LowRank]] = []
     others: list[tuple[float, Formula]] = []
-    matrix = as_matrix(weight)
     for strength, formula in contributions:
-        if isinstance(formula, LowRank) and formula.down.shape[1] == matrix.shape[1]:
+        if as_stored and isinstance(formula, LowRank) and formula.down.shape[1] == matrix.shape[1]:
             products.append((strength, formula))
         else:
             others.append((strength, formula))
-    result: Array | None = None
-    if products and np.shares_memory(matrix, weight):
+    if products:
         result = added_products(matrix, products).reshape(weight.shape)
     else:
-        others = contributions
+        (strength, formula), *others = others
+        result = formula.change(weight)
+        if strength != 1:
+            result *= np.float32(strength)
+        result += weight
     for strength, formula in others:
         difference = formula.change(weight)
         if strength != 1:
             difference *= np.float32(strength)
-        if result is None:
-            result = difference
-            result += weight
-        else:
-            result += difference
-    assert result is not None
+        result += difference
     return result

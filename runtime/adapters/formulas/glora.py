@@ -52,7 +52,9 @@ def generalized_from_tensors(tensors: ModuleTensors) -> Generalized:
     """
     first, second = tensors.matrix("a1.weight"), tensors.matrix("a2.weight")
     up, down = tensors.factor("b1.weight"), tensors.factor("b2.weight")
-    if first.shape[1] != len(second) and len(first) == second.shape[1]:
+    new_ranks = {first.shape[1], len(second), up.shape[1], len(down)}
+    old_ranks = {len(first), second.shape[1], len(up), down.shape[1]}
+    if len(new_ranks) > 1 and len(old_ranks) == 1:
         first, second, up, down = second, first, down, up
     rank = len(second)
     if "bm.weight" in tensors:
