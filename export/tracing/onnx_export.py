@@ -15,6 +15,7 @@ from latentrt.engines.graphs.islands import Island
 from latentrt.engines.spec import BATCH
 from latentrt.export.quiet import quiet
 from latentrt.export.tracing.named_weights import GraphWeights
+from latentrt.export.tracing.operators import translated_operators_kept
 from latentrt.export.tracing.versions import OPSET
 
 MODEL_FILE = "model.onnx"
@@ -99,17 +100,18 @@ def traced(module: torch.nn.Module, example: Mapping[str, torch.Tensor], graph: 
                 axes[axis] = multiple * base if multiple > 1 else base
         return axes or None
 
-    return torch.onnx.export(
-        module,
-        tuple(example[name] for name in graph.inputs),
-        dynamo=True,
-        opset_version=OPSET,
-        dynamic_shapes=tuple(dynamic(record) for record in graph.inputs.values()),
-        input_names=list(graph.inputs),
-        output_names=list(graph.outputs),
-        verbose=False,
-        optimize=False,
-    )
+    with translated_operators_kept():
+        return torch.onnx.export(
+            module,
+            tuple(example[name] for name in graph.inputs),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=tuple(dynamic(record) for record in graph.inputs.values()),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            verbose=False,
+            optimize=False,
+        )
 
 
 def _save(model: Any, folder: Path, weights: Collection[str]) -> None:

@@ -1,0 +1,77 @@
+"""A program is decomposed where an operator needs it, and not where none does; the graph computes the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import latentrt
+from latentrt.export.tracing.onnx_export import Graph, batch_record, export_onnx
+
+GRAPH = Graph(
+    inputs={"x": batch_record("float32", 4, "height", "width")},
+    outputs={"y": batch_record("float32", 4, "height", "width")},
+    multiples={"height": 2, "width": 2},
+)
+
+
+class Layers(torch.nn.Module):
+    """A norm, a convolution that halves, a cast and a mask; then ``last``."""
+
+    def __init__(self, last: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.norm, self.conv, self.last = torch.nn.GroupNorm(2, 4), torch.nn.Conv2d(4, 4, 3, 2, 1), last
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        there = x.to(torch.float16).ne(0.0) & x.ne(1.0)
+        half = self.conv(torch.nn.functional.silu(self.norm(x)))
+        double = torch.nn.functional.interpolate(half, scale_factor=2.0)
+        return (self.last(double) + there.to(torch.float32),)
+
+
+@pytest.fixture
+def decomposed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The programs that torch decomposes."""
+    programs = []
+    decompose = torch.export.ExportedProgram.run_decompositions
+
+    def counted(program: Any, *arguments: Any, **keywords: Any) -> Any:
+        programs.append(program)
+        return decompose(program, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", counted)
+    return programs
+
+
+@pytest.mark.parametrize(
+    ("last", "times"),
+    [(torch.sigmoid, 0), (lambda x: torch.special.expit(x).clone().add_(1.0), 1), (lambda x: torch.logit(x, 0.1), 1)],
+    ids=["translated", "changes its input", "has no translation"],
+)
+def test_only_what_needs_it(
+    last: Callable[[torch.Tensor], torch.Tensor], times: int, decomposed: list[Any], tmp_path: Path
+) -> None:
+    """Both graphs are as their module, also at sizes that were not traced."""
+    torch.manual_seed(0)
+    module = Layers(last).eval()
+    export_onnx(module, {"x": torch.randn(2, 4, 8, 6)}, GRAPH, tmp_path)
+    assert len(decomposed) == times
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for shape in ((1, 4, 2, 2), (3, 4, 4, 10)):
+        x = torch.randn(shape)
+        with torch.inference_mode():
+            np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], module(x)[0], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "seamless"), [("sd1", "xy"), ("sdxl", None)])
+def test_no_model_needs_it(family: str, seamless: str | None, decomposed: list[Any], tmp_path: Path) -> None:
+    """Not one part of a model, so that builds are as fast as they can be."""
+    from checkpoints import save_tiny_checkpoint
+
+    latentrt.build(save_tiny_checkpoint(tmp_path / "model", family), tmp_path / "bundle", seamless=seamless)
+    assert decomposed == []
