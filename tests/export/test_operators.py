@@ -10,13 +10,9 @@ import pytest
 import torch
 
 import latentrt
-from latentrt.export.tracing.onnx_export import Graph, batch_record, export_onnx
-
-GRAPH = Graph(
-    inputs={"x": batch_record("float32", 4, "height", "width")},
-    outputs={"y": batch_record("float32", 4, "height", "width")},
-    multiples={"height": 2, "width": 2},
-)
+from latentrt.export.quiet import quiet
+from latentrt.export.tracing.operators import translated_operators_kept
+from latentrt.export.tracing.versions import OPSET
 
 
 class Layers(torch.nn.Module):
@@ -58,8 +54,18 @@ def test_only_what_needs_it(
     """Both graphs are as their module, also at sizes that were not traced."""
     torch.manual_seed(0)
     module = Layers(last).eval()
-    export_onnx(module, {"x": torch.randn(2, 4, 8, 6)}, GRAPH, tmp_path)
+    dynamic = {0: torch.export.Dim("batch"), **{axis: 2 * torch.export.Dim(f"half_{axis}") for axis in (2, 3)}}
+    with quiet(), torch.inference_mode(), translated_operators_kept():
+        program = torch.onnx.export(
+            module,
+            (torch.randn(2, 4, 8, 6),),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=(dynamic,),
+            verbose=False,
+        )
     assert len(decomposed) == times
+    program.save(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     for shape in ((1, 4, 2, 2), (3, 4, 4, 10)):
         x = torch.randn(shape)
