@@ -20,6 +20,10 @@ from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.spec import Array
 
+# Why a weight has no place: nothing comes of changing it
+NOT_COMPUTED = "the model takes nothing that this layer computes"
+UNUSED = "the graph computes nothing with it"
+
 
 class Layout(StrEnum):
     """The order in which a weight's numbers are stored."""
@@ -75,6 +79,11 @@ class WeightRecord(Record):
         """All initializers of the graph that change with the weight."""
         quantized = () if self.quantized is None else (self.quantized.initializer, self.quantized.scale)
         return (*(place.initializer for place in self.places if place.initializer is not None), *quantized)
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether the model computes anything with it."""
+        return self.reason not in (NOT_COMPUTED, UNUSED)
 
     @model_validator(mode="after")
     def _places_or_reason(self) -> "WeightRecord":

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from latentrt.engines.bundle.records.manifest import TokenEmbeddingsRecord
-from latentrt.engines.bundle.weights import WeightRecord
+from latentrt.engines.bundle.weights import NOT_COMPUTED, WeightRecord
 from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.families import TextEncoderRow
@@ -16,7 +16,6 @@ from latentrt.export.tracing.named_weights import table_record
 from latentrt.export.tracing.onnx_export import Graph, batch_record
 
 _TENSOR = "weight"
-_NOT_COMPUTED = "the model takes nothing that this layer computes"
 
 
 class TextEncoderModule(ComponentModule):
@@ -105,7 +104,7 @@ def load_text_encoder(checkpoint: Checkpoint, row: TextEncoderRow) -> LoadedText
     held = {id(parameter) for parameter in (*module.parameters(), table)}
     unused = {
         name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}": WeightRecord(
-            shape=tuple(parameter.shape), reason=_NOT_COMPUTED
+            shape=tuple(parameter.shape), reason=NOT_COMPUTED
         )
         for name, parameter in encoder.named_parameters()
         if id(parameter) not in held

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from latentrt.engines.bundle.weights import Layout, StoredWeight, WeightRecord
+from latentrt.engines.bundle.weights import UNUSED, Layout, StoredWeight, WeightRecord
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.graphs.half import HALF
 
-_UNUSED = "the graph computes nothing with it"
 _TRANSPOSED = ".T"
 
 
@@ -119,7 +118,7 @@ class GraphWeights:
         records = {}
         for name, tensor in self._parameters.items():
             stored = tuple(places.get(tensor.data_ptr(), ()))
-            records[name] = WeightRecord(shape=tuple(tensor.shape), places=stored, reason=None if stored else _UNUSED)
+            records[name] = WeightRecord(shape=tuple(tensor.shape), places=stored, reason=None if stored else UNUSED)
         return records
 
     def _verify(self, folder: Path, place: StoredWeight, parameter: str) -> None:

@@ -5,8 +5,12 @@ from dataclasses import dataclass, field
 
 from latentrt.runtime.adapters.formulas.formula import Formula
 
-ModelWeights = Mapping[str, Mapping[str, tuple[int, ...]]]
-"""Shapes of a model's weights by component, then by their names in the checkpoint's part."""
+ModelWeights = Mapping[str, Mapping[str, tuple[int, ...] | None]]
+"""Shapes of a model's weights by component, then by their names in the checkpoint's part.
+
+None is a weight that the model has and computes nothing with, such as those of SDXL's last layer in its first text
+encoder: files may change it, and nothing comes of it.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
