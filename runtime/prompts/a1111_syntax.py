@@ -1,10 +1,11 @@
-"""The prompt syntax of AUTOMATIC1111's web UI: ``(word)``, ``(word:1.3)``, ``[word]``, ``BREAK``."""
+"""The prompt syntax of AUTOMATIC1111's web UI: ``(word)``, ``(word:1.3)``, ``[word]``, ``BREAK``, ``<lora:name:1>``."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
-from latentrt.runtime.prompts.tree import Fragment, Prompt, fused, syntax_error
+from latentrt.runtime.prompts.lora_tags import lora_tags, place_in
+from latentrt.runtime.prompts.tree import Fragment, Prompt, fused, syntax_error, without_loras
 
 _OPENING = {")": "(", "]": "["}
 _FACTORS = {")": 1.1, "]": 1 / 1.1}
@@ -20,7 +21,6 @@ _ELSEWHERE = {
     re.compile(r"\[[^\[\]]*\|[^\[\]]*\]"): "alternating words [a|b] are not supported; "
     "write one of them, or \\[ \\] for the characters themselves",
     re.compile(r"\bAND\b"): "composing prompts with AND is not supported; write and, or use the compel syntax",
-    re.compile(r"<(?:lora|lyco|hypernet):[^>]*>"): "extra networks in a prompt are not supported; remove the tag",
 }
 
 
@@ -28,16 +28,35 @@ def prompt_from_a1111(text: str) -> Prompt:
     """Parses a prompt as A1111 does.
 
     A bracket that is never closed reaches to the end, and one that was never opened is text: so A1111 reads
-    them, too. BREAK starts a new chunk; a chunk that only the end of the text leaves empty is none.
+    them, too. BREAK starts a new chunk; a chunk that only the end of the text leaves empty is none. The tags of LoRAs
+    are taken out before anything else is read.
 
     Raises:
-        RequestError: a weight that is no number, BREAK inside brackets, or what A1111 would do over the steps
-            (prompt editing, alternation, AND, extra networks).
+        RequestError: a weight that is no number, BREAK inside brackets, what A1111 would do over the steps (prompt
+            editing, alternation, AND), or an extra network that is no LoRA.
     """
+    loras = lora_tags(text)
+    try:
+        tree = _parsed(without_loras(text, loras))
+    except _MalformedError as error:
+        raise syntax_error(text, place_in(error.position, loras), error.reason) from error.__cause__
+    return replace(tree, loras=loras)
+
+
+class _MalformedError(Exception):
+    """Where a text is malformed, and why."""
+
+    def __init__(self, position: int, reason: str) -> None:
+        super().__init__(reason)
+        self.position, self.reason = position, reason
+
+
+def _parsed(text: str) -> Prompt:
+    """The tree of a text without tags."""
     for pattern, reason in _ELSEWHERE.items():
         found = next((match for match in pattern.finditer(text) if not _escaped(text, match.start())), None)
         if found:
-            raise syntax_error(text, found.start(), reason)
+            raise _MalformedError(found.start(), reason)
     parts: list[list[_Piece]] = [[]]
     # Of every open bracket: the index of the first fragment inside, and the position
     opened: dict[str, list[tuple[int, int]]] = {kind: [] for kind in _OPENING.values()}
@@ -50,7 +69,7 @@ def prompt_from_a1111(text: str) -> Prompt:
         elif opening:
             opened[opening].append((len(here), piece.start()))
         elif weight is not None and opened["("]:
-            _close(opened["("], here, _number(text, piece.start("weight"), weight))
+            _close(opened["("], here, _number(piece.start("weight"), weight))
         elif closing and opened[_OPENING[closing]]:
             _close(opened[_OPENING[closing]], here, _FACTORS[closing])
         else:
@@ -59,8 +78,8 @@ def prompt_from_a1111(text: str) -> Prompt:
             here.append(_Piece(first))
             innermost = max((position for kind in opened.values() for _, position in kind[-1:]), default=None)
             if others and innermost is not None:
-                raise syntax_error(
-                    text, innermost, "BREAK inside brackets, expected outside; close the bracket before BREAK"
+                raise _MalformedError(
+                    innermost, "BREAK inside brackets, expected outside; close the bracket before BREAK"
                 )
             parts += [[_Piece(other)] for other in others]
     for closing, kind in _OPENING.items():
@@ -70,7 +89,7 @@ def prompt_from_a1111(text: str) -> Prompt:
         parts.pop()
     fragments = [[Fragment(text=piece.text, weight=piece.weight) for piece in part] for part in parts]
     if not all(isfinite(fragment.weight) for part in fragments for fragment in part):
-        raise syntax_error(text, 0, "the nested weights multiply to infinity, expected finite; lower them")
+        raise _MalformedError(0, "the nested weights multiply to infinity, expected finite; lower them")
     return Prompt(parts=tuple(fused(part, "") for part in fragments), weights=(1.0,) * len(fragments))
 
 
@@ -89,15 +108,15 @@ def _close(opened: list[tuple[int, int]], pieces: list[_Piece], factor: float) -
         piece.weight *= factor
 
 
-def _number(text: str, position: int, weight: str) -> float:
+def _number(position: int, weight: str) -> float:
     try:
         number = float(weight)
     except ValueError as error:
-        raise syntax_error(
-            text, position, f"got weight {weight!r}, expected a number; write (word:1.3), or \\( \\) for brackets"
+        raise _MalformedError(
+            position, f"got weight {weight!r}, expected a number; write (word:1.3), or \\( \\) for brackets"
         ) from error
     if not isfinite(number):
-        raise syntax_error(text, position, f"got weight {weight[:12]}…, expected a finite number; lower it")
+        raise _MalformedError(position, f"got weight {weight[:12]}…, expected a finite number; lower it")
     return number
 
 

@@ -2,14 +2,16 @@
 
 A prompt is read word by word. Where a word, a quotation or a parenthesis carries a weight, what it holds is
 weighted; nested weights multiply. A parenthesis whose inside is no list of words (``(a = b)``) is text, and
-so is one in the middle of a word (``cat(s)``): so compel reads them, too.
+so is one in the middle of a word (``cat(s)``): so compel reads them, too. ``withLora(name, 0.8)`` or ``useLora(…)``
+as a word by itself asks for a LoRA.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
-from latentrt.runtime.prompts.tree import Blend, Fragment, Prompt, Text, fused, plain_prompt, syntax_error
+from latentrt.runtime.prompts.lora_tags import refuse_repeated
+from latentrt.runtime.prompts.tree import Blend, Fragment, LoraTag, Prompt, Text, fused, plain_prompt, syntax_error
 
 _STRONGER, _WEAKER = 1.1, 0.9
 _DEEPEST = 32  # brackets inside of brackets
@@ -18,7 +20,7 @@ _SYNTAX = '()",.+-='
 
 _COMMA = re.compile(r",(\S)")
 _QUOTED = re.compile(r'"((?:\\"|[^"\n\r])*)"')
-_ESCAPED_SPACE = re.compile(r"\\[tnrf]")  # white space in a quotation
+_INSIDE = re.compile(r"\\[tnrf]|.", re.DOTALL)  # of a quotation: escaped white space, or any character
 _WORD = re.compile(rf"(?:\\[{re.escape(_SYNTAX)}]|[+-](?=[^\s{re.escape(_SYNTAX)}])|[^\s{re.escape(_SYNTAX)}])+")
 _FREE_WORD = re.compile(r"\S+")
 _SIGNS = re.compile(r"\++|-+")
@@ -26,10 +28,9 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+)|-?\d+")
 _ATTEND = re.compile(r"\s*\.attend\s*\(\s*([^()]*?)\s*\)")
 _OPERATOR = re.compile(r"(?<!\\)\)\s*\.(blend|and|add)\s*\(")
 _ARGUMENTS = re.compile(r"[^()]*")
-_UNSUPPORTED = {
-    re.compile(r"(?<!\\)\.swap\s*\("): ".swap(…) is not supported; write one of the two texts",
-    re.compile(r"\b(?:with|use)Lora\s*\("): "a LoRA cannot be asked for in a prompt; remove it",
-}
+_SWAP = re.compile(r"(?<!\\)\.swap\s*\(")
+_BEGIN_OF_LORA = re.compile(r"\b(?:with|use)Lora\s*\(")
+_LORA = re.compile(rf"{_BEGIN_OF_LORA.pattern}\s*([A-Za-z0-9_-]+)\s*(?:,\s*({_NUMBER.pattern})\s*)?\)")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class _Weighted:
     children: "list[_Node]" = field(default_factory=list)
 
 
-_Node = str | _Weighted
+_Node = str | _Weighted | LoraTag
 _Found = tuple[list[_Node], int]  # what was read, and the index behind it
 
 
@@ -49,18 +50,21 @@ def prompt_from_compel(text: str) -> Prompt:
 
     Raises:
         RequestError: parentheses that do not match, an operator that is not the whole prompt, a number of
-            weights that is not that of the texts, or a weight that is no finite number.
+            weights that is not that of the texts, a weight that is no finite number, or a LoRA that stands twice.
     """
-    for pattern, reason in _UNSUPPORTED.items():
-        if found := pattern.search(text):
-            raise syntax_error(text, found.start(), reason)
+    if found := _SWAP.search(text):
+        raise syntax_error(text, found.start(), ".swap(…) is not supported; write one of the two texts")
     _check_parentheses(text)
     if not text.strip():
         return plain_prompt("")
     reader = _Reader(*_spaced(text))
     if operator := _OPERATOR.search(reader.text):
-        return _combination(reader, operator)
-    return Prompt(parts=(reader.flat(reader.words(0)),), weights=(1.0,))
+        tree = _combination(reader, operator)
+    else:
+        tree = Prompt(parts=(reader.flat(reader.words(0)),), weights=(1.0,))
+    loras = tuple(sorted(reader.loras, key=lambda lora: lora.begin))
+    refuse_repeated(text, loras)
+    return replace(tree, loras=loras)
 
 
 def _spaced(text: str) -> tuple[str, list[int], str]:
@@ -95,9 +99,19 @@ class _Reader:
 
     def __init__(self, text: str, places: list[int], prompt: str) -> None:
         self.text, self.places, self.prompt = text, places, prompt
+        self.loras: list[LoraTag] = []  # in the nodes that were made flat
         # Groups are tried with and without a weight behind them, at every depth: without this, 2^depth times
         self._parentheses: dict[int, _Found | None] = {}
         self._quotations: dict[int, _Found | None] = {}
+
+    def behind_loras(self, index: int) -> int:
+        """The index behind LoRAs and white space."""
+        nodes: list[_Node] = []
+        while found := self.lora(index := self.skip(index)):
+            nodes += found[0]
+            index = found[1]
+        self.flat(nodes)
+        return index
 
     def fail(self, index: int, reason: str) -> Exception:
         """The error for an index in this string, stated for the prompt that the user wrote."""
@@ -113,9 +127,10 @@ class _Reader:
         """Everything from an index on; what is nothing else is a word as it stands."""
         nodes: list[_Node] = []
         while (index := self.skip(index)) < len(self.text):
-            found = self.weighted(index) or self.quoted(index) or self.parenthesis(index)
+            found = self.lora(index) or self.weighted(index) or self.quoted(index) or self.parenthesis(index)
             if found is None:
                 word = _FREE_WORD.match(self.text, index)
+                self.refuse_lora(word)
                 found = ([word.group()], word.end()) if word else ([], index + 1)
             nodes += found[0]
             index = found[1]
@@ -125,7 +140,8 @@ class _Reader:
         """Words, groups, commas and full stops, as far as they go: what parentheses and quotations hold."""
         nodes: list[_Node] = []
         while (index := self.skip(index)) < len(self.text):
-            found = self.weighted(index) or self.parenthesis(index) or self.quoted(index) or self.word(index)
+            found = self.lora(index) or self.weighted(index) or self.parenthesis(index) or self.quoted(index)
+            found = found or self.word(index)
             if found is None and self.text[index] in ",.":
                 found = [self.text[index]], index + 1
             if found is None:
@@ -133,6 +149,28 @@ class _Reader:
             nodes += found[0]
             index = found[1]
         return nodes, index
+
+    def lora(self, index: int) -> _Found | None:
+        """A LoRA with its weight."""
+        found = _LORA.match(self.text, index)
+        if found is None:
+            self.refuse_lora(_BEGIN_OF_LORA.match(self.text, index))
+            return None
+        weight = float(found.group(2) or 1.0)
+        if not isfinite(weight):
+            raise self.fail(found.start(2), f"got weight {found.group(2)[:8]}…, expected a finite number; lower it")
+        begin, end = self.places[index], self.places[found.end() - 1] + 1
+        return [LoraTag(name=found.group(1), unet=weight, text=weight, begin=begin, end=end)], found.end()
+
+    def refuse_lora(self, found: "re.Match[str] | None") -> None:
+        """Refuses what asks for a LoRA in another way."""
+        begun = found and _BEGIN_OF_LORA.search(self.text, found.start(), found.end())
+        if begun:
+            raise self.fail(
+                begun.start(),
+                "expected withLora(name, 0.8) as a word by itself, with a name of letters, digits, _ and -; correct "
+                "it, or name the LoRA in loras",
+            )
 
     def word(self, index: int) -> _Found | None:
         """A word without syntax; + and - count as part of it where another letter follows."""
@@ -169,9 +207,11 @@ class _Reader:
 
     def inside(self, quotation: "re.Match[str]") -> "_Reader":
         """A reader of a quotation's inside; quotes in it stay characters."""
-        place = self.places[quotation.start()]
-        content = _ESCAPED_SPACE.sub(" ", quotation.group(1)).replace('\\"', '"').replace('"', '\\"')
-        return _Reader(content, [place] * (len(content) + 1), self.prompt)
+        pieces = list(_INSIDE.finditer(self.text, quotation.start(1), quotation.end(1)))
+        content = "".join(" " if len(piece.group()) > 1 else piece.group() for piece in pieces)
+        return _Reader(
+            content, [self.places[at] for at in (*(p.start() for p in pieces), quotation.end(1))], self.prompt
+        )
 
     def weighted(self, index: int) -> _Found | None:
         """A quotation or parenthesis before signs or a number, a word before signs, or any before .attend(…)."""
@@ -201,12 +241,14 @@ class _Reader:
         return factor
 
     def flat(self, nodes: list[_Node]) -> Text:
-        """Nodes as fragments, each weighted by all the groups around it."""
+        """Nodes as fragments, each weighted by all the groups around it; ``loras`` has those among them then."""
         fragments: list[Fragment] = []
 
         def visit(nodes: list[_Node], weight: float) -> None:
             for node in nodes:
-                if isinstance(node, _Weighted):
+                if isinstance(node, LoraTag):
+                    self.loras.append(node)
+                elif isinstance(node, _Weighted):
                     visit(node.children, weight * node.factor)
                 elif isfinite(weight):
                     fragments.append(Fragment(text=_unescaped(node), weight=weight))
@@ -225,7 +267,7 @@ def _combination(reader: _Reader, operator: "re.Match[str]") -> Prompt:
     """``("a", "b").blend(…)`` or ``.and(…)``, which must be the whole prompt."""
     name = operator.group(1)
     form = f'("…", "…").{name}(…)'
-    index = reader.skip(0)
+    index = reader.behind_loras(0)
     if reader.text[index] != "(":
         raise reader.fail(index, f".{name}(…) must stand behind the whole prompt; write {form} and nothing else")
     texts: list[Text] = []
@@ -244,8 +286,9 @@ def _combination(reader: _Reader, operator: "re.Match[str]") -> Prompt:
         raise reader.fail(index, f"expected a comma or the parenthesis before .{name}; write {form}")
     arguments = _ARGUMENTS.match(reader.text, operator.end())
     end = arguments.end() if arguments else operator.end()
-    if not reader.text.startswith(")", end) or reader.skip(end + 1) < len(reader.text):
-        where = end if not reader.text.startswith(")", end) else reader.skip(end + 1)
+    closed = reader.text.startswith(")", end)
+    where = reader.behind_loras(end + 1) if closed else end
+    if not closed or where < len(reader.text):
         raise reader.fail(where, f".{name}(…) must be the end of the prompt; write {form} and nothing else")
     words = [word.strip() for word in reader.text[operator.end() : end].split(",")] if end > operator.end() else []
     words = [] if words == [""] else words

@@ -14,7 +14,7 @@ from latentrt.runtime.checks import warn_caller
 from latentrt.runtime.prompts.chunks import Framed, Token, framed
 from latentrt.runtime.prompts.style import STYLES, LongPrompt, PromptOptions, Style
 from latentrt.runtime.prompts.text_encoder import TextEncoder
-from latentrt.runtime.prompts.tree import EMPTY, Blend, Fragment, Prompt, Text
+from latentrt.runtime.prompts.tree import EMPTY, Blend, Fragment, Prompt, Text, without_loras
 
 
 class PromptTruncatedWarning(UserWarning):
@@ -147,7 +147,10 @@ class PromptEncoder:
             return {}
         if style.pooled is not None:
             return {prompt: framed[style.pooled(tree)].ids[0] for prompt, tree in trees.items()}
-        typed = {prompt: Text(fragments=(Fragment(text=prompt),)) for prompt in trees}
+        typed = {
+            prompt: Text(fragments=(Fragment(text=without_loras(prompt, tree.loras)),))
+            for prompt, tree in trees.items()
+        }
         return {prompt: self._read(text, style, LongPrompt.TRUNCATE).framed.ids[0] for prompt, text in typed.items()}
 
     def _read(self, text: Text, style: Style, long_prompt: LongPrompt) -> _Read:

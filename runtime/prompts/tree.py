@@ -1,5 +1,6 @@
 """What every prompt syntax parses to: weighted fragments of text, blended and put one behind the other."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentrt.engines.errors import RequestError
@@ -31,11 +32,26 @@ class Blend:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraTag:
+    """A LoRA that a prompt asks for, its weights for U-Net and text encoders, and where in the prompt it stands."""
+
+    name: str
+    unet: float
+    text: float
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """Conditionings that are concatenated; a weight moves a part away from the empty prompt (0: the empty prompt)."""
+    """Conditionings that are concatenated; a weight moves a part away from the empty prompt (0: the empty prompt).
+
+    ``loras`` are no part of the text, in the order in which they stand.
+    """
 
     parts: tuple[Text | Blend, ...]
     weights: tuple[float, ...]
+    loras: tuple[LoraTag, ...] = ()
 
     @property
     def texts(self) -> list[Text]:
@@ -49,6 +65,12 @@ EMPTY = Text(fragments=(Fragment(text=""),))
 def plain_prompt(text: str) -> Prompt:
     """The prompt that takes every character for what it is."""
     return Prompt(parts=(Text(fragments=(Fragment(text=text),)),), weights=(1.0,))
+
+
+def without_loras(prompt: str, loras: Sequence[LoraTag]) -> str:
+    """A prompt as it was typed, without the LoRAs in it."""
+    ends, begins = [0, *(lora.end for lora in loras)], [*(lora.begin for lora in loras), len(prompt)]
+    return "".join(prompt[end:begin] for end, begin in zip(ends, begins, strict=True))
 
 
 def fused(fragments: list[Fragment], joint: str) -> Text:

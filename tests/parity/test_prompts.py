@@ -18,6 +18,7 @@ import latentrt
 from latentrt.engines.bundle.parity import parity_of
 from latentrt.engines.spec import Array
 from latentrt.models import EMOJI
+from latentrt.runtime.prompts.compel_syntax import prompt_from_compel
 
 LONG = "a red apple. and then a long sentence, with many things; in it: more " * 8
 COMMAS = "one two three, four five six seven " * 14
@@ -326,3 +327,34 @@ def test_the_table_is_the_checkpoints(tiny_bundle: Path, tiny_checkpoint: Path) 
     table = CLIPTextModel.from_pretrained(tiny_checkpoint / "text_encoder").get_input_embeddings().weight.detach()
     assert [record["rows"], record["width"]] == list(table.shape)
     np.testing.assert_array_equal(load_file(tiny_bundle / record["file"])[record["tensor"]], table.numpy())
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a cat withLora(x,1)",
+        "withLora(x) a",
+        "withLora ( x , 2. ) useLora(y-z_1, -2)",
+        'withLora(x, .5) ("a","b").blend(1,1) useLora(y)',
+        r'("a withLora(q,0.3) \"z\"","b").and()',
+        "(a withLora(x, 0.5) c)1.2 d+",
+        r'"a \t withLora(x , 1) b"+',
+        "catwithLora(x)",
+        "(catwithLora(x)) (a.withLora(y,1))",
+        "a,withLora(x,1),b",
+        "withLora(x)++ b",
+        r"withLora\(x\)",
+    ],
+)
+def test_compel_loras(prompt: str) -> None:
+    """The same ones with the same weights as compel's own parser finds, and the same text around them."""
+    from compel.prompt_parser import Blend as TheirBlend
+    from compel.prompt_parser import PromptParser
+
+    theirs = PromptParser().parse_conjunction(prompt)
+    tree = prompt_from_compel(prompt)
+    assert [(lora.name, lora.unet) for lora in tree.loras] == [(one.model, one.weight) for one in theirs.lora_weights]
+    assert all(lora.unet == lora.text for lora in tree.loras)
+    parts = [one for part in theirs.prompts for one in (part.prompts if isinstance(part, TheirBlend) else [part])]
+    expected = [[(one.text, one.weight) for one in part.children] for part in parts] or [[("", 1.0)]]
+    assert [[(one.text, one.weight) for one in text.fragments] for text in tree.texts] == expected

@@ -2,13 +2,14 @@
 
 import random
 import re
+from collections.abc import Callable
 
 import pytest
 
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.prompts.a1111_syntax import prompt_from_a1111
 from latentrt.runtime.prompts.compel_syntax import prompt_from_compel
-from latentrt.runtime.prompts.tree import Blend, Prompt, Text
+from latentrt.runtime.prompts.tree import Blend, Prompt, Text, without_loras
 
 Fragments = list[tuple[str, float]]
 
@@ -90,7 +91,11 @@ def test_compel_blend_and_conjunction() -> None:
         ('("a", ).and()', "expected a text in double quotes"),
         ('("a","b").blend((1))', "must be the end|expected"),
         ("cat.swap(dog)", r"character 4: cat▸\.swap"),
-        ("a withLora(x,1)", "LoRA"),
+        ("a.withLora(x,1)", r"character 3: a\.▸withLora\(x,1\): expected withLora\(name, 0.8\) as a word by itself"),
+        ("withLora(my.lora, 1)", "a name of letters"),
+        ("(withLora(x) = b)", "as a word by itself"),
+        ("withLora(x) b withLora(x, 0.5)", r"character 15: .*stands there twice"),
+        ("withLora(x, 9" + "9" * 400 + ")", "finite"),
         ("a.attend(x)", "got weight 'x'"),
         ("(a)" + "9" * 400, "finite"),
         ("a" + "+" * 9999, "finite"),
@@ -151,7 +156,20 @@ def test_a1111_break() -> None:
         ("a [cat:dog:0.5]", r"character 3: .*prompt editing"),
         ("[cat|dog]", "alternating"),
         ("a cat AND a dog", r"character 7: a cat ▸AND"),
-        ("<lora:x:1> a", "extra networks"),
+        ("a <lora:x:1> (b:1..3)", r"character 17: .*got weight"),
+        ("a <lora:x:y>", r"character 3: a ▸<lora:x:y>: got weight 'y', expected a number"),
+        ("<lora:x:nan>", "got weight 'nan'"),
+        ("<lora:x:>", "got weight ''"),
+        ("<lora:x:1:inf>", "got weight 'inf'"),
+        ("<lora:x:1:1:8>", "smaller rank"),
+        ("<lora:x:dyn=8>", "smaller rank"),
+        ("<lora:x:1:lbw=MIDD>", "got 'lbw' in a tag"),
+        ("<lora:x:1:1:8:9>", "got '9' in a tag"),
+        ("<lora:te=0.5>", "a tag without a name"),
+        ("<lora: :1>", "a tag without a name"),
+        ("<lora:x> b <lyco:x:0.3>", "stands there twice"),
+        ("<Lora:x:1>", "write it in lower case"),
+        ("<hypernet:x:1>", "hypernetworks are not supported"),
     ],
 )
 def test_a1111_refuses(prompt: str, message: str) -> None:
@@ -162,10 +180,50 @@ def test_a1111_refuses(prompt: str, message: str) -> None:
     assert "; " in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "loras"),
+    [
+        ("<lora:x>", [("x", 1.0, 1.0)]),
+        ("<lyco:x:0.8>", [("x", 0.8, 0.8)]),
+        ("<lora:x:0.8:0.5>", [("x", 0.5, 0.8)]),  # the text encoders' comes first
+        ("<lora:x:unet=0.5>", [("x", 0.5, 1.0)]),
+        ("<lora:x:te=0>", [("x", 0.0, 0.0)]),  # whose weight is the U-Net's, too
+        ("<lora:x:0.8:unet=-1.5>", [("x", -1.5, 0.8)]),
+        ("<lora:x:0.8:0.7:te=.1:unet=2>", [("x", 2.0, 0.1)]),
+        ("<lora: my style v1.0 : 0.5 >", [("my style v1.0", 0.5, 0.5)]),
+        ("<lora:b:1><lora:a:0.2>", [("b", 1.0, 1.0), ("a", 0.2, 0.2)]),
+        ("<lora:>, <foo:bar>, lora:x:1", []),
+        ("<lora:x", []),
+    ],
+)
+def test_a1111_loras(prompt: str, loras: list[tuple[str, float, float]]) -> None:
+    """As its extension Lora reads the arguments of ``modules/extra_networks.py``."""
+    assert [(lora.name, lora.unet, lora.text) for lora in prompt_from_a1111(prompt).loras] == loras
+
+
+def test_a1111_takes_tags_out_first() -> None:
+    """Before brackets and words are read."""
+    assert only_text(prompt_from_a1111("a gr<lora:x:1>een (ap<lora:y:2>ple:1.3)")) == [
+        ("a green ", 1.0),
+        ("apple", 1.3),
+    ]
+    assert only_text(prompt_from_a1111("<lora:AND [a|b] BREAK:1>(b)")) == [("b", 1.1)]
+
+
+@pytest.mark.parametrize("parse", [prompt_from_compel, prompt_from_a1111])
+def test_a_prompt_without_its_loras(parse: Callable[[str], Prompt]) -> None:
+    """What was typed around them; escapes before them do not move them."""
+    prompt = '"a \\t \\" b" withLora(x, 1) <lora:y:1>, c'
+    (lora,) = parse(prompt).loras
+    assert without_loras(prompt, parse(prompt).loras) == prompt.replace(prompt[lora.begin : lora.end], "")
+    assert prompt[lora.begin : lora.end] in ("withLora(x, 1)", "<lora:y:1>")
+
+
 PIECES = (
     *'()[]"+-.,:=\\<> \n\t\v\0',
     *("red", "apple", "1.3", "0.5", "2", "é", "🍎", "\u200f", ".blend(", ".and(", ".attend(", "no_normalize", "BREAK"),
     *('("a","b")', "(a b)1.2", "[x]", "(y:1.4)", '\\"', "\\(", "\\)", "BREAK ", "AND"),
+    *("<lora:x:", "<lora:y>", "withLora(", "withLora(z,0.5)", "useLora(w)", "te=", "\\t"),
 )
 
 
