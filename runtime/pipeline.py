@@ -11,55 +11,49 @@ import numpy as np
 from PIL import Image
 
 from latentrt.engines.bundle.bundle import Bundle
-from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
+from latentrt.engines.bundle.kinds import VAE_ENCODER
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.choices import choice
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.forks import watch_forks
-from latentrt.engines.shapes import Profile, Shapes, profile_for_size
+from latentrt.engines.shapes import profile_for_size
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.call.canvas import SourceSize
-from latentrt.runtime.call.conditioning import Conditioning
+from latentrt.runtime.call.drawing import draw, encode
 from latentrt.runtime.call.initial_latents import (
-    InitialLatents,
     KeptPixels,
     Pictures,
     latents_from_images,
     latents_from_masked,
     latents_from_noise,
 )
-from latentrt.runtime.call.options import Embeds, Options, PromptKeywords, set_options
-from latentrt.runtime.call.prompt_set import PromptSet, prompt_set_from_keywords
-from latentrt.runtime.call.request import Request, request_from_options
-from latentrt.runtime.call.result import OutputType, Result, Timings
+from latentrt.runtime.call.options import Embeds, EncodeKeywords, Options, set_options
+from latentrt.runtime.call.prompt_set import prompt_set_from_keywords
+from latentrt.runtime.call.request import Request, loras_of_call, request_from_options
+from latentrt.runtime.call.result import Result
 from latentrt.runtime.call.workflow import Workflow
-from latentrt.runtime.checks import warn_caller
-from latentrt.runtime.denoiser.conditions.text import TextCondition, text_condition
-from latentrt.runtime.denoiser.denoiser import Denoiser
-from latentrt.runtime.pictures.autoencoder import pixels_from_latents
-from latentrt.runtime.pictures.image import Picture, images_from_pixels
+from latentrt.runtime.pictures.image import Picture
 from latentrt.runtime.pictures.preview import preview_from_latents
 from latentrt.runtime.pictures.tiling import vae_engine
-from latentrt.runtime.prompts.encoder import PromptEncoder
-from latentrt.runtime.prompts.text_encoder import TextEncoder, text_encoders_from_bundle
-from latentrt.runtime.prompts.textual_inversion import TextualInversions, UnusedTextualInversionWarning
+from latentrt.runtime.prompts.text_encoder import text_encoders_from_bundle
+from latentrt.runtime.prompts.textual_inversion import TextualInversions
 from latentrt.runtime.sampling.noise import Noise
-from latentrt.runtime.sampling.run import Run, denoise
 
 if TYPE_CHECKING:
-    from latentrt.runtime.pictures.mask import InpaintInput
+    from latentrt.engines.store.changed_models import ChangedModels
+    from latentrt.runtime.adapters.loaded import LoadedLora, LoadedLoras
 
 
 class Pipeline:
     """Draws pictures from a bundle. Threads may share one; calls keep no state in it.
 
-    Textual inversions are the one thing that is loaded into it; a call takes those that are there as it begins. To set
+    Textual inversions and LoRAs are all that is loaded into it; a call takes those that are there as it begins. To set
     another attribute would change nothing, and is refused.
 
     A forked process opens the engines for itself as it draws. Pickled, a pipeline is the bundle's path, the options of
-    ``latentrt.open`` and the textual inversions: where it arrives, the bundle is opened.
+    ``latentrt.open``, the textual inversions and the LoRAs: where it arrives, the bundle is opened.
     """
 
     def __init__(self, bundle: Bundle, components: Engines, *, reopen: "Callable[[], Pipeline] | None" = None) -> None:
@@ -74,6 +68,7 @@ class Pipeline:
         self._components = components
         self._reopen = reopen
         self._text_encoders = text_encoders_from_bundle(bundle)
+        self._loras: LoadedLoras | None = None  # none was ever loaded
         self._loading = Lock()
         watch_forks(self)
 
@@ -82,7 +77,7 @@ class Pipeline:
         self._loading = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How to open the bundle again, and the textual inversions of each text encoder.
+        """How to open the bundle again, the textual inversions of each text encoder, and the LoRAs.
 
         Raises:
             EngineError: the pipeline was not made by ``latentrt.open``.
@@ -92,7 +87,7 @@ class Pipeline:
                 "got a pipeline over engines of another's making, expected one that latentrt.open made; open the "
                 "bundle where it is needed"
             )
-        return _reopened, (self._reopen, tuple(encoder.inversions for encoder in self._text_encoders))
+        return _reopened, (self._reopen, tuple(encoder.inversions for encoder in self._text_encoders), self._loras)
 
     def __setattr__(self, name: str, value: Any) -> None:
         made = "_loading" in self.__dict__  # which is set last
@@ -148,12 +143,59 @@ class Pipeline:
         with self._loading:
             self._text_encoders = tuple(encoder.without(token) for encoder in self._text_encoders)
 
-    def encode(self, prompt: str | Sequence[str], **keywords: Unpack[PromptKeywords]) -> Embeds:
+    def load_lora(self, path: str | Path, name: str | None = None) -> str:
+        """Loads a LoRA or a relative of it, for calls that name it: ``pipe("a cat", loras={"style": 0.8})``.
+
+        Args:
+            path: safetensors or a torch pickle, in the formats of kohya, diffusers, PEFT, InvokeAI and LyCORIS; or a
+                folder, as PEFT and InvokeAI write it.
+            name: what it will be called, instead of its file's name.
+
+        Returns:
+            Its name.
+
+        Raises:
+            RequestError: a file that is damaged or not for this model, or a name that is taken.
+        """
+        from latentrt.runtime.adapters.loaded import no_loras  # loaded by those who use it
+
+        with self._loading:
+            loras = no_loras(self._bundle) if self._loras is None else self._loras
+            self._loras, lora = loras.with_loaded(path, name)
+        return lora.name
+
+    def unload_lora(self, name: str | Sequence[str] | None = None) -> None:
+        """Forgets the LoRAs of these names; None forgets all.
+
+        Raises:
+            RequestError: a name that is not loaded.
+        """
+        with self._loading:
+            if name is None:
+                self._loras = None
+            elif self._loras is None:
+                from latentrt.runtime.adapters.loaded import unknown_lora
+
+                raise unknown_lora(name, ())
+            else:
+                self._loras = self._loras.without(name)
+
+    @property
+    def loras(self) -> "tuple[LoadedLora, ...]":
+        """What is loaded: names, files, hashes, trigger words, and which are made for few steps."""
+        return () if self._loras is None else tuple(self._loras.by_name.values())
+
+    @property
+    def lora_cache(self) -> "ChangedModels":
+        """The models that were changed by LoRAs and are kept: how many may be, and their memory."""
+        return self._components.changed_models
+
+    def encode(self, prompt: str | Sequence[str], **keywords: Unpack[EncodeKeywords]) -> Embeds:
         """Encodes prompts, for calls that take them in place of texts: ``pipe(**pipe.encode("a cat"))``.
 
         Args:
             prompt: one text or several, B.
-            **keywords: see ``Options``: all that are about prompts.
+            **keywords: see ``Options``: all that are about prompts, and ``loras``.
 
         Returns:
             ``prompt_embeds`` and ``negative_prompt_embeds`` (B · num_images_per_prompt, 77 · k, width), and for SDXL
@@ -165,12 +207,18 @@ class Pipeline:
         """
         from latentrt.runtime.prompts.embeds import embeds_of
 
-        options = set_options(keywords, PromptKeywords)
+        options = set_options(keywords, EncodeKeywords)
         if prompt is None:
             raise RequestError("got no prompt, expected a text; give one")
         prompts = prompt_set_from_keywords(self.manifest, prompt, options)
-        guides = not self.manifest.guidance_embedding
-        text = self._text(prompts, self.manifest.profiles[0], self._text_encoders, guides=guides)
+        text = encode(
+            self._components,
+            self._text_encoders,
+            prompts,
+            self.manifest.profiles[0],
+            guides=not self.manifest.guidance_embedding,
+            loras=loras_of_call(self._loras, options, prompts),
+        )
         return cast(Embeds, embeds_of(text))
 
     def close(self) -> None:
@@ -194,9 +242,11 @@ class Pipeline:
             RequestError: an argument that cannot be served, with what to do.
         """
         begin = perf_counter()
-        request = request_from_options(self.manifest, prompt, options, Workflow.TEXT)
+        request = request_from_options(self.manifest, prompt, options, Workflow.TEXT, loaded=self._loras)
         noise = Noise(request.sampling.seeds, request.latent_shape)
-        return self._draw(request, latents_from_noise(request, noise), noise, begin)
+        return draw(
+            self, self._components, self._text_encoders, request, latents_from_noise(request, noise), noise, begin
+        )
 
     def img2img(
         self,
@@ -233,11 +283,19 @@ class Pipeline:
                 f"got {given} with denoising_start, expected the latents of another run alone; leave it out"
             )
         source = self._size(images)
-        request = request_from_options(self.manifest, prompt, options, Workflow.IMAGE, strength=strength, source=source)
+        request = request_from_options(
+            self.manifest,
+            prompt,
+            options,
+            Workflow.IMAGE,
+            strength=strength,
+            source=source,
+            loaded=self._loras,
+        )
         _check_count(len(images), request, "images")
         noise = Noise(request.sampling.seeds, request.latent_shape)
         initial = latents_from_images(self.manifest, request, images, noise, self._encoder(request))
-        return self._draw(request, initial, noise, begin)
+        return draw(self, self._components, self._text_encoders, request, initial, noise, begin)
 
     def inpaint(
         self,
@@ -282,7 +340,13 @@ class Pipeline:
         if strength is None:
             strength = self.manifest.defaults.strength if self.manifest.unet_takes_mask else 1.0
         request = request_from_options(
-            self.manifest, prompt, options, Workflow.INPAINT, strength=strength, source=source
+            self.manifest,
+            prompt,
+            options,
+            Workflow.INPAINT,
+            strength=strength,
+            source=source,
+            loaded=self._loras,
         )
         _check_count(len(images), request, "images")
         _check_count(len(masks), request, "masks")
@@ -294,7 +358,7 @@ class Pipeline:
         initial = latents_from_masked(self.manifest, request, inputs, noise, self._encoder(request))
         if kept_pixels == KeptPixels.DECODED:
             initial = replace(initial, paste=None)
-        return self._draw(request, initial, noise, begin)
+        return draw(self, self._components, self._text_encoders, request, initial, noise, begin)
 
     def outpaint(
         self,
@@ -375,90 +439,10 @@ class Pipeline:
         """The VAE encoder, opened when it is first needed: latents go without."""
         return lambda: vae_engine(self._components, VAE_ENCODER, request.canvas.profile, request.canvas.vae)
 
-    def _draw(self, request: Request, initial: InitialLatents, noise: Noise, begin: float) -> Result:
-        """Encodes the prompts, denoises and decodes."""
-        started = perf_counter()
-        text_encoders = self._text_encoders  # as they are now, whatever is loaded meanwhile
-        conditioning = self._conditioning(request, initial, text_encoders)
-        engine = self._components.engine(UNET, Shapes(profile=request.canvas.profile, chunks=conditioning.text.chunks))
-        denoiser = Denoiser(engine, conditioning.conditions, conditioning.guidance.guider())
-        on_step = None
-        if request.delivery.watched:
-            from latentrt.runtime.call.callbacks import StepCallbacks  # loaded by those who watch
 
-            on_step = StepCallbacks(self, request, denoiser, conditioning).on_step
-        encoded = perf_counter()
-        run = Run(
-            initial.x,
-            request.sampling.schedule,
-            request.sampling.solver,
-            noise.between,
-            keep=initial.keep,
-            on_step=on_step,
-            stop_below=request.sampling.stop_below,
-        )
-        latents = denoise(run, denoiser)
-        denoised = perf_counter()
-        if not np.isfinite(latents).all():
-            raise EngineError(
-                "the U-Net led to NaN or infinity, expected finite latents; lower guidance_scale, build an fp16 bundle "
-                "again with --fp32 unet, or check it with latentrt verify"
-            )
-        images: list[Image.Image] | list[Array] = []
-        if request.delivery.output_type is not OutputType.LATENT:
-            decoder = vae_engine(self._components, VAE_DECODER, request.canvas.profile, request.canvas.vae)
-            pixels = pixels_from_latents(decoder, self.manifest.latents, latents)
-            images = _finished(pixels, initial.paste, request.delivery.output_type)
-        end = perf_counter()
-        return Result(
-            images=images,
-            latents=latents,
-            seeds=request.seed_of_each,
-            timings=Timings(
-                encode_prompt=encoded - started,
-                encode_image=started - begin,
-                denoise=denoised - encoded,
-                calls=tuple(run.seconds),
-                unet_calls=denoiser.engine_calls,
-                decode=end - denoised,
-                total=end - begin,
-            ),
-            metadata=request.metadata(text_encoders[0].inversions),
-            interrupted=run.interrupted,
-        )
-
-    def _conditioning(
-        self, request: Request, initial: InitialLatents, text_encoders: Sequence[TextEncoder]
-    ) -> Conditioning:
-        """All that the U-Net is told: the prompts, the picture's size, guidance, a mask."""
-        guides = request.guidance.guider().guides
-        return Conditioning(
-            text=self._text(request.prompts, request.canvas.profile, text_encoders, guides=guides),
-            guidance=request.guidance,
-            others=(*request.canvas.conditions(request.count), *initial.conditions),
-        )
-
-    def _text(
-        self, prompts: PromptSet, profile: Profile, text_encoders: Sequence[TextEncoder], *, guides: bool
-    ) -> TextCondition:
-        """The prompts, encoded."""
-        unnamed = text_encoders[0].inversions.unnamed(prompts.written)
-        if unnamed and prompts.given is None:  # what was encoded before may name them
-            warn_caller(
-                f"no prompt names the textual inversion {', '.join(map(repr, unnamed))}; write the trigger in one, or "
-                "unload it",
-                UnusedTextualInversionWarning,
-            )
-        encoders = [
-            PromptEncoder(encoder, self._components.engine(encoder.record.component, Shapes(profile=profile)))
-            for encoder in text_encoders
-        ]
-        return text_condition(
-            encoders, prompts.of_encoders, prompts.options, prompts.trees, guides=guides, given=prompts.given
-        )
-
-
-def _reopened(reopen: "Callable[[], Pipeline]", inversions: Sequence[TextualInversions]) -> Pipeline:
+def _reopened(
+    reopen: "Callable[[], Pipeline]", inversions: Sequence[TextualInversions], loras: "LoadedLoras | None"
+) -> Pipeline:
     """A pickled pipeline, where it arrives.
 
     Raises:
@@ -474,21 +458,18 @@ def _reopened(reopen: "Callable[[], Pipeline]", inversions: Sequence[TextualInve
     pipe._text_encoders = tuple(
         encoder.with_inversions(own) for encoder, own in zip(pipe._text_encoders, inversions, strict=True)
     )
+    if loras is not None:
+        from latentrt.runtime.adapters.loaded import no_loras
+
+        if no_loras(pipe._bundle).model != loras.model:
+            pipe.close()
+            raise RequestError(
+                "got a pipeline with LoRAs for another model than the bundle here; bring the same bundle here"
+            )
+        pipe._loras = loras
     return pipe
 
 
 def _check_count(given: int, request: Request, what: str) -> None:
     if given not in (1, request.count):
         raise RequestError(f"got {given} {what} for {request.count} pictures; give one, or one per picture")
-
-
-def _finished(pixels: Array, paste: "InpaintInput | None", output_type: OutputType) -> list[Image.Image] | list[Array]:
-    """Drawn pictures (N, H, W, 3) in the form wanted, laid over their sources where there are any."""
-    pictures = list(pixels)
-    if paste is not None:
-        from latentrt.runtime.pictures.mask import paste_back
-
-        pictures = paste_back(paste, pixels)
-    if output_type is OutputType.NUMPY:
-        return pictures
-    return [images_from_pixels(picture[None])[0] for picture in pictures]

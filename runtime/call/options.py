@@ -49,6 +49,23 @@ class PromptKeywords(TypedDict, total=False):
     num_images_per_prompt: int
 
 
+class LoraKeywords(TypedDict, total=False):
+    """LoRAs.
+
+    Attributes:
+        loras: which of the loaded LoRAs to draw with, and how strongly: {"style": 0.8}. Instead of a number a pair
+            (U-Net, text encoders), or diffusers' weights of components and blocks:
+            {"unet": {"down": 0.5, "mid": 1.0, "up": {"block_1": [0.5, 1.0, 0.5]}}, "text_encoder": 0.8}.
+            What is not named is not used.
+    """
+
+    loras: Mapping[str, float | Sequence[float] | Mapping[str, Any]] | None
+
+
+class EncodeKeywords(PromptKeywords, LoraKeywords, total=False):
+    """What encoding takes: the keywords about prompts, and LoRAs."""
+
+
 class Embeds(TypedDict, total=False):
     """Prompts that were encoded before, in place of their texts: NumPy's arrays or torch's tensors, N prompts each.
 
@@ -173,7 +190,14 @@ class DeliveryKeywords(TypedDict, total=False):
 
 
 class Options(
-    PromptKeywords, Embeds, CanvasKeywords, SamplingKeywords, GuidanceKeywords, DeliveryKeywords, total=False
+    PromptKeywords,
+    LoraKeywords,
+    Embeds,
+    CanvasKeywords,
+    SamplingKeywords,
+    GuidanceKeywords,
+    DeliveryKeywords,
+    total=False,
 ):
     """What a call may say beyond its prompt and pictures; the names are diffusers' own where it has them.
 
@@ -183,6 +207,7 @@ class Options(
 
 _GROUPS = (
     PromptKeywords,
+    LoraKeywords,
     Embeds,
     CanvasKeywords,
     PictureSizeKeywords,

@@ -1,13 +1,13 @@
 """The prompts of a call: texts for every text encoder, parsed once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.options import Embeds, Options
-from latentrt.runtime.checks import texts, texts_for, whole
+from latentrt.runtime.checks import texts, texts_for, warn_caller, whole
 from latentrt.runtime.denoiser.conditions.text import TextCondition
 from latentrt.runtime.denoiser.guider import POSITIVE
 from latentrt.runtime.prompts.encoder import Prompts
@@ -18,8 +18,12 @@ from latentrt.runtime.prompts.style import (
     prompt_options_from_arguments,
 )
 from latentrt.runtime.prompts.textual_inversion import TextualInversions
-from latentrt.runtime.prompts.tree import Prompt
+from latentrt.runtime.prompts.tree import LoraTag, Prompt
 
+_ASKS_FOR_LORAS = {
+    PromptSyntax.A1111: ("<lora:", "<lyco:"),
+    PromptSyntax.COMPEL: ("withLora(", "useLora("),
+}
 _SHORT_HASH = 12  # digits of an embedding's SHA-256, as in A1111
 
 
@@ -41,6 +45,24 @@ class PromptSet:
     def written(self) -> Iterator[str]:
         """All that was written, syntax aside."""
         return (fragment.text for tree in self.trees.values() for text in tree.texts for fragment in text.fragments)
+
+    @property
+    def loras(self) -> tuple[LoraTag, ...]:
+        """The LoRAs that the prompts ask for.
+
+        Raises:
+            RequestError: the pictures' prompts ask for different ones.
+        """
+        if not any(tree.loras for tree in self.trees.values()):
+            return ()
+        from latentrt.runtime.prompts.lora_tags import tags_of_prompts  # loaded by those who ask
+
+        return tags_of_prompts([self.loras_of(index) for index in range(self.count)])
+
+    def loras_of(self, index: int) -> tuple[LoraTag, ...]:
+        """The LoRAs that a picture's prompts ask for; one that the second text encoder's prompt has, too, twice."""
+        texts = dict.fromkeys(one.positives[index] for one in self.of_encoders if one.positives)
+        return tuple(lora for text in texts for lora in self.trees[text].loras)
 
     def metadata(self, index: int) -> dict[str, Any]:
         """What a picture's metadata say of its prompts."""
@@ -98,14 +120,35 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
     )
     of_encoders = _of_encoders(manifest, prompts, keywords, count)
     every = [text for one in of_encoders for text in (*one.positives, *(one.negatives or ()))]
+    trees = parsed_prompts(every, options)
+    _check_loras(of_encoders, options, trees)
     return PromptSet(
         count=count * repeats,
         of_encoders=tuple(one.repeated(repeats) for one in of_encoders),
         options=options,
-        trees=parsed_prompts(every, options),
+        trees=trees,
         given=given,
         embeds=tuple(embeds),
     )
+
+
+def _check_loras(of_encoders: Sequence[Prompts], options: PromptOptions, trees: Mapping[str, Prompt]) -> None:
+    """Refuses LoRAs in negative prompts, and warns of those that are written in another syntax."""
+    for text in (text for one in of_encoders for text in one.negatives or ()):
+        if trees[text].loras:
+            raise RequestError(
+                f"got LoRA {trees[text].loras[0].name!r} in a negative prompt, expected it in the prompt, where it "
+                "holds for the whole picture; move it there"
+            )
+    for text in trees:
+        for syntax, begins in _ASKS_FOR_LORAS.items():
+            found = next((begin for begin in begins if begin in text), None)
+            if found is not None and syntax is not options.syntax:
+                warn_caller(
+                    f"a prompt has {found}…, which a {options.syntax} prompt takes for text; set "
+                    f"prompt_syntax={syntax.value!r}, or name the LoRA in loras"
+                )
+                return
 
 
 def _prompts(prompt: Any, keywords: Options) -> list[str]:

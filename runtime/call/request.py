@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.records.manifest import BundleManifest, Start
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.canvas import Canvas, SourceSize, canvas_from_keywords
 from latentrt.runtime.call.delivery import Delivery, delivery_from_keywords
 from latentrt.runtime.call.guidance import Guidance, guidance_from_keywords
-from latentrt.runtime.call.options import Options, set_options
+from latentrt.runtime.call.options import LoraKeywords, Options, set_options
 from latentrt.runtime.call.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.sampling import Sampling, sampling_from_keywords
 from latentrt.runtime.call.workflow import Workflow
@@ -16,6 +17,10 @@ from latentrt.runtime.checks import warn_caller
 from latentrt.runtime.metadata.model_name import ModelName, model_name_from_manifest
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.prompts.textual_inversion import TextualInversions
+
+if TYPE_CHECKING:
+    from latentrt.runtime.adapters.loaded import LoadedLoras
+    from latentrt.runtime.call.loras import CallLoras
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,7 @@ class Request:
     delivery: Delivery
     latent_shape: tuple[int, int, int, int]
     model: ModelName
+    loras: "CallLoras | None" = None
 
     @property
     def count(self) -> int:
@@ -49,6 +55,8 @@ class Request:
         """
         shared = isinstance(self.sampling.seeds, int)
         common = {**self.canvas.metadata(), **self.sampling.metadata(), **self.guidance.metadata()}
+        if self.loras is not None:
+            common["loras"] = tuple(used.metadata() for used in self.loras.used)
         return tuple(
             PictureMetadata(
                 **self.prompts.metadata(index),
@@ -73,6 +81,7 @@ def request_from_options(
     *,
     strength: float | None = None,
     source: SourceSize | None = None,
+    loaded: "LoadedLoras | None" = None,
 ) -> Request:
     """Checks a call's arguments and fills in the bundle's defaults.
 
@@ -83,6 +92,7 @@ def request_from_options(
         workflow: what the call starts from.
         strength: how much of the schedule runs; None for text-to-image.
         source: whose size is taken where the keywords give none; None takes the bundle's first profile.
+        loaded: the pipeline's LoRAs; None where none was ever loaded.
 
     Raises:
         RequestError: the first argument that cannot be served, with what to do.
@@ -91,12 +101,15 @@ def request_from_options(
     _check_workflow(manifest, workflow)
     delivery = delivery_from_keywords(manifest, keywords)
     prompts = prompt_set_from_keywords(manifest, prompt, keywords)
+    loras = loras_of_call(loaded, keywords, prompts)
     canvas = canvas_from_keywords(manifest, keywords, source, from_picture=workflow is not Workflow.TEXT)
     shape = manifest.latents.shape(canvas.profile, prompts.count)
     sampling = sampling_from_keywords(manifest, keywords, workflow, strength, shape)
     guidance = guidance_from_keywords(manifest, keywords, sampling.schedule)
     if not guidance.guider().guides:
         _warn_of_guidance(keywords)
+    if loras is not None:
+        loras.warn_of_settings(manifest, sampling, guidance)
     return Request(
         prompts=prompts,
         canvas=canvas,
@@ -105,7 +118,17 @@ def request_from_options(
         delivery=delivery,
         latent_shape=shape,
         model=model_name_from_manifest(manifest),
+        loras=loras,
     )
+
+
+def loras_of_call(loaded: "LoadedLoras | None", keywords: LoraKeywords, prompts: PromptSet) -> "CallLoras | None":
+    """The LoRAs of a call, as ``loras_from_keywords`` reads them; without any, nothing is loaded for it."""
+    if not prompts.loras and "loras" not in keywords:
+        return None
+    from latentrt.runtime.call.loras import loras_from_keywords
+
+    return loras_from_keywords(loaded, keywords, prompts)
 
 
 def _warn_of_guidance(keywords: Options) -> None:

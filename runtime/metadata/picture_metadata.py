@@ -12,6 +12,31 @@ _OPTIONS = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma t
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraMetadata:
+    """A LoRA that a picture was drawn with: its name, A1111's short hash of its file, its weights for the U-Net, for
+    blocks of it by the beginnings of weights' names, and for each text encoder, and whether the prompt names it."""
+
+    name: str
+    short_hash: str
+    unet: float
+    text: tuple[float, ...]
+    blocks: Mapping[str, float] = field(default_factory=dict)
+    in_prompt: bool = False
+
+    @property
+    def tag(self) -> str:
+        """How a prompt of A1111's asks for it: first the weight of the text encoders, then that of the U-Net."""
+        text = self.text[0] if self.text else self.unet
+        weights = [text] if text == self.unet else [text, self.unet]
+        return f"<lora:{self.name}:{':'.join(f'{weight:g}' for weight in weights)}>"
+
+    @property
+    def tag_tells_all(self) -> bool:
+        """Whether there is no more to its weights."""
+        return not self.blocks and len(set(self.text)) < 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class PictureMetadata:
     """The settings that drew one picture.
 
@@ -20,6 +45,7 @@ class PictureMetadata:
     was told of the picture, and of what to steer away from. ``sampler_label`` and ``schedule_type`` are A1111's names,
     ``model_hash`` and ``vae_hash`` its short hashes of a checkpoint in one file and of the file that took its
     autoencoder's place (``vae``), and ``embeddings`` those of the textual inversions in the prompts, by their triggers.
+    ``loras`` are those of the call.
     ``seeded`` is False where the caller gave the noise.
     """
 
@@ -51,6 +77,7 @@ class PictureMetadata:
     vae: str | None = None
     vae_hash: str | None = None
     embeddings: Mapping[str, str] = field(default_factory=dict)
+    loras: tuple[LoraMetadata, ...] = ()
     seeded: bool = True
 
     def parameters(self) -> str:
@@ -74,10 +101,10 @@ class PictureMetadata:
             pairs["Clip skip"] = self.clip_skip + 1  # A1111 counts the layer that is taken, from 1 for the last
         if self.seeded:
             pairs["RNG"] = "CPU"  # whose noise is torch's on a CPU; without it A1111 takes the GPU's
+        if self.loras:
+            pairs["Lora hashes"] = _hashes({lora.name: lora.short_hash for lora in self.loras})
         if self.embeddings:
-            # Separators in a name are left out there, too
-            names = {name.replace(":", "").replace(",", ""): short for name, short in self.embeddings.items()}
-            pairs["TI hashes"] = _quoted(", ".join(f"{name}: {short}" for name, short in names.items()))
+            pairs["TI hashes"] = _hashes(self.embeddings)
         if self.prompt_syntax == "plain" and _BRACKETS & {*self.prompt, *(self.negative_prompt or "")}:
             pairs["Emphasis"] = "None"  # what reads this takes brackets for weights otherwise
         if self.prompt_syntax not in ("plain", "a1111"):
@@ -102,13 +129,28 @@ class PictureMetadata:
             pairs["Eta DDIM"] = f"{self.sampler_options['eta']:g}"
         if self.sampler_options:
             pairs["Sampler options"] = _quoted(", ".join(f"{k}={v}" for k, v in self.sampler_options.items()))
+        told = {lora.name: _weights(lora) for lora in self.loras if not lora.tag_tells_all}
+        if told:
+            pairs["Lora weights"] = _quoted(json.dumps(told, ensure_ascii=False))
         if self.batch_index:
             pairs["Batch pos"] = self.batch_index
         pairs["Version"] = f"latentrt {version('latentrt')}"
-        lines = [self.prompt]
+        tags = [lora.tag for lora in self.loras if not lora.in_prompt]
+        lines = [" ".join([*([self.prompt] if self.prompt else []), *tags])]
         if self.negative_prompt:
             lines.append(f"Negative prompt: {self.negative_prompt}")
         return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in pairs.items())])
+
+
+def _hashes(short: Mapping[str, str]) -> str:
+    """Hashes by name as A1111 writes them; separators in a name are left out there, too."""
+    names = {name.replace(":", "").replace(",", ""): value for name, value in short.items()}
+    return _quoted(", ".join(f"{name}: {value}" for name, value in names.items()))
+
+
+def _weights(lora: LoraMetadata) -> dict[str, Any]:
+    """A LoRA's weights, where a tag cannot tell them."""
+    return {"unet": dict(lora.blocks) or lora.unet, "text": list(lora.text)}
 
 
 def _quoted(value: str) -> str:

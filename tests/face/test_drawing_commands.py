@@ -15,9 +15,9 @@ from PIL import Image
 from latentrt.cli.batches import Batch
 from latentrt.cli.outputs import Picture
 from latentrt.engines.errors import OutputError
+from latentrt.runtime import pipeline
 from latentrt.runtime.pictures import picture_file
 from latentrt.runtime.pictures.picture_file import read_parameters, settings_from_parameters
-from latentrt.runtime.pipeline import Pipeline
 
 FAST = ("--steps", 1)
 
@@ -35,13 +35,13 @@ def seeds(folder: Path) -> dict[str, str]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures each call of the pipeline draws."""
     calls: list[int] = []
-    draw = Pipeline._draw
+    draw = pipeline.draw
 
-    def counting(self: Pipeline, request: Any, *arguments: Any) -> Any:
+    def counting(pipe: Any, engines: Any, text_encoders: Any, request: Any, *arguments: Any) -> Any:
         calls.append(request.count)
-        return draw(self, request, *arguments)
+        return draw(pipe, engines, text_encoders, request, *arguments)
 
-    monkeypatch.setattr(Pipeline, "_draw", counting)
+    monkeypatch.setattr(pipeline, "draw", counting)
     return calls
 
 

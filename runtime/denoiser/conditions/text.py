@@ -1,6 +1,6 @@
 """Prompts, as the states and pooled vectors of all text encoders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,7 +31,7 @@ class TextCondition(FixedCondition):
 
 
 def text_condition(
-    encoders: Sequence[PromptEncoder],
+    encoders: Iterable[PromptEncoder],
     prompts: Sequence[Prompts],
     options: PromptOptions,
     parsed: Mapping[str, Prompt],
@@ -42,7 +42,7 @@ def text_condition(
     """Encodes the prompts with every text encoder.
 
     Args:
-        encoders: in the order in which their states lie side by side.
+        encoders: in the order in which their states lie side by side; taken where there is a text to encode.
         prompts: of each encoder.
         options: how to read them.
         parsed: the tree of every text.
@@ -80,13 +80,14 @@ def text_condition(
 
 
 def _encoded(
-    encoders: Sequence[PromptEncoder],
+    encoders: Iterable[PromptEncoder],
     texts: Sequence[tuple[Sequence[str], Sequence[str] | None]],
     options: PromptOptions,
     parsed: Mapping[str, Prompt],
     least: int,
 ) -> list[tuple[Encoded, Encoded | None]]:
     """What every encoder makes of its texts, of equally many chunks, ``least`` or more."""
+    encoders = list(encoders)
 
     def sides(least: int) -> list[tuple[Encoded, Encoded | None]]:
         return [

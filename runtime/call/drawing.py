@@ -1,0 +1,170 @@
+"""A call that was checked, drawn: prompts encoded, latents denoised and decoded."""
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
+from latentrt.engines.errors import EngineError
+from latentrt.engines.shapes import Profile, Shapes
+from latentrt.engines.spec import Array
+from latentrt.engines.store.components import Engines
+from latentrt.runtime.call.conditioning import Conditioning
+from latentrt.runtime.call.initial_latents import InitialLatents
+from latentrt.runtime.call.prompt_set import PromptSet
+from latentrt.runtime.call.request import Request
+from latentrt.runtime.call.result import OutputType, Result, Timings
+from latentrt.runtime.checks import warn_caller
+from latentrt.runtime.denoiser.conditions.text import TextCondition, text_condition
+from latentrt.runtime.denoiser.denoiser import Denoiser
+from latentrt.runtime.pictures.autoencoder import pixels_from_latents
+from latentrt.runtime.pictures.image import images_from_pixels
+from latentrt.runtime.pictures.tiling import vae_engine
+from latentrt.runtime.prompts.encoder import PromptEncoder
+from latentrt.runtime.prompts.text_encoder import TextEncoder
+from latentrt.runtime.prompts.textual_inversion import UnusedTextualInversionWarning
+from latentrt.runtime.sampling.noise import Noise
+from latentrt.runtime.sampling.run import Run, denoise
+
+if TYPE_CHECKING:
+    from latentrt.engines.changes import Changes
+    from latentrt.runtime.call.loras import CallLoras
+    from latentrt.runtime.pictures.mask import InpaintInput
+
+
+def draw(
+    pipeline: Any,
+    engines: Engines,
+    text_encoders: Sequence[TextEncoder],
+    request: Request,
+    initial: InitialLatents,
+    noise: Noise,
+    begin: float,
+) -> Result:
+    """Encodes the prompts, denoises and decodes.
+
+    Args:
+        pipeline: what a callback is given.
+        engines: the bundle's.
+        text_encoders: with what is loaded into them.
+        request: what to draw.
+        initial: what the run starts from.
+        noise: of the run.
+        begin: ``perf_counter`` as the call began.
+
+    Raises:
+        EngineError: the U-Net led to numbers that are none.
+    """
+    started = perf_counter()
+    manifest = engines.bundle.manifest
+    guides = request.guidance.guider().guides
+    conditioning = Conditioning(
+        text=encode(
+            engines, text_encoders, request.prompts, request.canvas.profile, guides=guides, loras=request.loras
+        ),
+        guidance=request.guidance,
+        others=(*request.canvas.conditions(request.count), *initial.conditions),
+    )
+    shapes = Shapes(profile=request.canvas.profile, chunks=conditioning.text.chunks)
+    engine = engines.engine(UNET, shapes, _changes(request.loras, UNET))
+    denoiser = Denoiser(engine, conditioning.conditions, conditioning.guidance.guider())
+    on_step = None
+    if request.delivery.watched:
+        from latentrt.runtime.call.callbacks import StepCallbacks  # loaded by those who watch
+
+        on_step = StepCallbacks(pipeline, request, denoiser, conditioning).on_step
+    encoded = perf_counter()
+    run = Run(
+        initial.x,
+        request.sampling.schedule,
+        request.sampling.solver,
+        noise.between,
+        keep=initial.keep,
+        on_step=on_step,
+        stop_below=request.sampling.stop_below,
+    )
+    latents = denoise(run, denoiser)
+    denoised = perf_counter()
+    if not np.isfinite(latents).all():
+        raise EngineError(
+            "the U-Net led to NaN or infinity, expected finite latents; lower guidance_scale, build an fp16 bundle "
+            "again with --fp32 unet, or check it with latentrt verify"
+        )
+    images: list[Image.Image] | list[Array] = []
+    if request.delivery.output_type is not OutputType.LATENT:
+        decoder = vae_engine(engines, VAE_DECODER, request.canvas.profile, request.canvas.vae)
+        pixels = pixels_from_latents(decoder, manifest.latents, latents)
+        images = _finished(pixels, initial.paste, request.delivery.output_type)
+    end = perf_counter()
+    return Result(
+        images=images,
+        latents=latents,
+        seeds=request.seed_of_each,
+        timings=Timings(
+            encode_prompt=encoded - started,
+            encode_image=started - begin,
+            denoise=denoised - encoded,
+            calls=tuple(run.seconds),
+            unet_calls=denoiser.engine_calls,
+            decode=end - denoised,
+            total=end - begin,
+        ),
+        metadata=request.metadata(text_encoders[0].inversions),
+        interrupted=run.interrupted,
+    )
+
+
+def encode(
+    engines: Engines,
+    text_encoders: Sequence[TextEncoder],
+    prompts: PromptSet,
+    profile: Profile,
+    *,
+    guides: bool,
+    loras: "CallLoras | None",
+) -> TextCondition:
+    """The prompts, encoded.
+
+    Args:
+        engines: the bundle's.
+        text_encoders: with what is loaded into them.
+        prompts: of the call.
+        profile: of its pictures.
+        guides: whether negative prompts are wanted.
+        loras: of the call.
+    """
+    unnamed = text_encoders[0].inversions.unnamed(prompts.written)
+    if unnamed and prompts.given is None:  # what was encoded before may name them
+        warn_caller(
+            f"no prompt names the textual inversion {', '.join(map(repr, unnamed))}; write the trigger in one, or "
+            "unload it",
+            UnusedTextualInversionWarning,
+        )
+    components = [encoder.record.component for encoder in text_encoders]
+    encoders = (  # of prompts that were encoded before nothing is opened
+        PromptEncoder(encoder, engines.engine(component, Shapes(profile=profile), _changes(loras, component)))
+        for encoder, component in zip(text_encoders, components, strict=True)
+    )
+    return text_condition(
+        encoders, prompts.of_encoders, prompts.options, prompts.trees, guides=guides, given=prompts.given
+    )
+
+
+def _changes(loras: "CallLoras | None", component: str) -> "Changes | None":
+    """What the LoRAs of a call change about a component."""
+    return None if loras is None else loras.members.changes(component)
+
+
+def _finished(pixels: Array, paste: "InpaintInput | None", output_type: OutputType) -> list[Image.Image] | list[Array]:
+    """Drawn pictures (N, H, W, 3) in the form wanted, laid over their sources where there are any."""
+    pictures = list(pixels)
+    if paste is not None:
+        from latentrt.runtime.pictures.mask import paste_back
+
+        pictures = paste_back(paste, pixels)
+    if output_type is OutputType.NUMPY:
+        return pictures
+    return [images_from_pixels(picture[None])[0] for picture in pictures]
