@@ -6,11 +6,13 @@ from pathlib import Path
 
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.store.choose import AUTO, chosen_backend
-from latentrt.engines.store.components import OpenComponents
+from latentrt.engines.store.components import CHANGED_MODELS, OpenComponents
 from latentrt.runtime.pipeline import Pipeline
 
 
-def open(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -> Pipeline:
+def open(
+    path: str | Path, *, backend: str = AUTO, threads: int | None = None, lora_cache: int = CHANGED_MODELS
+) -> Pipeline:
     """Opens a bundle.
 
     Args:
@@ -18,14 +20,18 @@ def open(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -
         backend: its name, or ``"auto"``: the first of tensorrt, tensorrt-rtx, ort-cuda and ort-cpu whose
             engines the bundle has and this machine can run. ``Pipeline.backend`` says which it is.
         threads: threads of a call on the CPU; None takes one per core.
+        lora_cache: how many sets of LoRAs stay ready after they were drawn with; ``Pipeline.lora_cache`` tells their
+            memory.
 
     Raises:
         BundleError: no bundle, damaged, or of a newer latentrt.
         EngineError: no engine in it fits this machine.
-        RequestError: an unknown backend or a number of threads below 1.
+        RequestError: an unknown backend, a number of threads below 1, or a cache of fewer than 0 sets.
     """
     with suppress(OSError):  # the working directory is gone, and only an absolute path is good
         path = Path(path).absolute()
     bundle = open_bundle(path)
-    components = OpenComponents(bundle, chosen_backend(bundle, backend), threads=threads)
-    return Pipeline(bundle, components, reopen=partial(open, path, backend=backend, threads=threads))
+    components = OpenComponents(bundle, chosen_backend(bundle, backend), threads=threads, changed_models=lora_cache)
+    return Pipeline(
+        bundle, components, reopen=partial(open, path, backend=backend, threads=threads, lora_cache=lora_cache)
+    )

@@ -71,6 +71,21 @@ with latentrt.open({str(tiny_bundle)!r}) as pipe:
     assert (tmp_path / "cat.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_drawing_without_loras_loads_nothing_of_them(tiny_bundle: Path) -> None:
+    """A cold start without them is as it was before there were any."""
+    code = f"""
+import latentrt
+with latentrt.open({str(tiny_bundle)!r}) as pipe:
+    assert pipe.loras == ()
+    pipe.lora_cache.size = 1
+    for syntax in ("plain", "compel", "a1111"):
+        pipe("a cat", num_inference_steps=1, seed=1, prompt_syntax=syntax)
+    pipe(**pipe.encode("a cat"), num_inference_steps=1, seed=1)
+print(*(name for name in sys.modules if "lora" in name and "tags" not in name or ".adapters" in name))
+"""
+    assert run_blocked(BUILDERS, code).split() == []
+
+
 def test_compiles_the_engines_of_a_bundle_without_torch(tiny_copy: Path) -> None:
     """``latentrt build BUNDLE`` on a machine that has only the runtime."""
     for plan in (tiny_copy / "engines").glob("*/model.onnx"):

@@ -43,10 +43,21 @@ class Batch:
         return items if len(items) == 1 else items[self.first : self.first + len(self.pictures)]
 
 
-def batches(pictures: Sequence[Picture], size: int) -> Iterator[Batch]:
-    """The pictures, ``size`` at a time."""
-    for first in range(0, len(pictures), size):
-        yield Batch(pictures=pictures[first : first + size], first=first, total=len(pictures))
+def batches(pictures: Sequence[Picture], size: int, sets: Sequence[Any] | None = None) -> Iterator[Batch]:
+    """The pictures, ``size`` at a time.
+
+    Args:
+        pictures: all.
+        size: how many a batch has at most.
+        sets: the LoRAs that each picture's prompt asks for; those of a batch are the same.
+    """
+    first = 0
+    while first < len(pictures):
+        end = min(first + size, len(pictures))
+        if sets is not None:
+            end = next((index for index in range(first, end) if sets[index] != sets[first]), end)
+        yield Batch(pictures=pictures[first:end], first=first, total=len(pictures))
+        first = end
 
 
 class Written:

@@ -58,6 +58,15 @@ class Drawing:
             help="An embedding file to load, and its trigger if not the file's own; repeatable.",
         ),
     ] = None
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="PATH[:WEIGHT[:TEXT_WEIGHT]]",
+            help="A LoRA, with its weight for the U-Net and for the text encoders; default: 1, or what prompts say; "
+            "repeatable.",
+        ),
+    ] = None
     preview: Annotated[
         Path | None, typer.Option("--preview", metavar="FILE.png", help="Rewrite a small preview at every step.")
     ] = None
@@ -114,10 +123,18 @@ class Drawing:
             self.output, pictures, bundle.absolute().name.removesuffix(".bundle"), overwrite=self.overwrite
         )
         with self._opened(bundle) as (pipe, options):
-            prompt_set_from_keywords(pipe.manifest, prompts, set_options(options))  # before the first is drawn
+            checked = prompt_set_from_keywords(
+                pipe.manifest, prompts, set_options(options)
+            )  # before the first is drawn
+            sets = None
+            if self.lora or checked.names_loras:
+                from latentrt.cli.loras import load_loras, loras_of_pictures
+
+                sets, options["loras"] = loras_of_pictures(pipe, checked, load_loras(pipe, self.lora or ()))
             shape = (options["width"], options["height"]) if self.size or size is None else size(pipe)
             with Written(paths, len(pictures), json=self.json) as written:
-                for batch in batches(pictures, _pictures_at_once(pipe.manifest.profiles, shape)):
+                at_once = _pictures_at_once(pipe.manifest.profiles, shape)
+                for batch in batches(pictures, at_once, sets):
                     with step_bar(batch.label) as bar:
                         drawn = call(pipe, batch, {**options, "seed": batch.seeds, "progress": bar})
                     written.add(drawn)

@@ -132,7 +132,9 @@ def no_loras(bundle: "Bundle") -> LoadedLoras:
 def unknown_lora(name: Any, known: Sequence[str]) -> RequestError:
     """The refusal of a LoRA that is not loaded."""
     if not known:
-        return RequestError(f"got LoRA {name!r}, expected one that is loaded, and none is; load it with load_lora")
+        return RequestError(
+            f"got LoRA {name!r}, expected one that is loaded, and none is; load it with load_lora, or --lora PATH"
+        )
     from difflib import get_close_matches  # loaded by mistakes
 
     close = get_close_matches(str(name), known, 1)

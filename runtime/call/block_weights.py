@@ -20,7 +20,7 @@ _ATTENTION = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.")
 
 
 def block_weights(given: Mapping[Any, Any], names: Collection[str], what: str) -> tuple[tuple[str, float], ...]:
-    """Beginnings of weights' names, with what holds there.
+    """Beginnings of weights' names, with what holds there in place of 1.
 
     Args:
         given: weights by side and block.
@@ -49,7 +49,7 @@ def block_weights(given: Mapping[Any, Any], names: Collection[str], what: str) -
             for index, weight in enumerate(weights):
                 places = [f"attentions.{index}.", f"resnets.{index}."]
                 places += [f"{side}samplers.{index}."] if index == 0 else []
-                found_weights += [(f"{side}_blocks.{block}.{place}", weight) for place in places]
+                found_weights += [(f"{side}_blocks.{block}.{place}", weight) for place in places if weight != 1.0]
     return tuple(found_weights)
 
 

@@ -26,13 +26,17 @@ _FORMS = "a number, a pair (U-Net, text encoders), or {'unet': …, 'text_encode
 
 @dataclass(frozen=True, kw_only=True)
 class UsedLora:
-    """A LoRA in a call: its weight for the U-Net or for blocks of it, and for each text encoder."""
+    """A LoRA in a call: its weight for the U-Net, for blocks of it otherwise, and for each text encoder.
+
+    ``given`` is what the caller wrote, where that is more than two numbers.
+    """
 
     lora: LoadedLora
     unet: float
     blocks: tuple[tuple[str, float], ...]
     text: Mapping[str, float]
-    in_prompt: bool
+    in_prompt: bool = False
+    given: Any = None
 
     @property
     def idle(self) -> bool:
@@ -56,8 +60,8 @@ class UsedLora:
             name=self.lora.name,
             short_hash=self.lora.short_hash,
             unet=self.unet,
-            blocks=dict(self.blocks),
-            text=tuple(self.text.values()),
+            text=next(iter(self.text.values()), self.unet),
+            weights=self.given,
             in_prompt=self.in_prompt,
         )
 
@@ -154,7 +158,15 @@ def _used(lora: LoadedLora, weight: Any, loaded: LoadedLoras) -> UsedLora:
     else:
         unet = weight
         text = dict.fromkeys(encoders, _weight(weight, what))
-    return UsedLora(lora=lora, unet=_weight(unet, what), blocks=blocks, text=text, in_prompt=False)
+    given = _plain(weight) if blocks or len(set(text.values())) > 1 else None
+    return UsedLora(lora=lora, unet=_weight(unet, what), blocks=blocks, text=text, given=given)
+
+
+def _plain(value: Any) -> Any:
+    """Weights as JSON has them."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else float(value)
 
 
 def _weight(value: Any, what: str) -> float:

@@ -47,13 +47,18 @@ class PromptSet:
         return (fragment.text for tree in self.trees.values() for text in tree.texts for fragment in text.fragments)
 
     @property
+    def names_loras(self) -> bool:
+        """Whether a prompt asks for a LoRA."""
+        return any(tree.loras for tree in self.trees.values())
+
+    @property
     def loras(self) -> tuple[LoraTag, ...]:
         """The LoRAs that the prompts ask for.
 
         Raises:
             RequestError: the pictures' prompts ask for different ones.
         """
-        if not any(tree.loras for tree in self.trees.values()):
+        if not self.names_loras:
             return ()
         from latentrt.runtime.prompts.lora_tags import tags_of_prompts  # loaded by those who ask
 

@@ -13,27 +13,21 @@ _OPTIONS = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma t
 
 @dataclass(frozen=True, kw_only=True)
 class LoraMetadata:
-    """A LoRA that a picture was drawn with: its name, A1111's short hash of its file, its weights for the U-Net, for
-    blocks of it by the beginnings of weights' names, and for each text encoder, and whether the prompt names it."""
+    """A LoRA that a picture was drawn with: its name, A1111's short hash of its file, its weights for the U-Net and the
+    text encoders, and whether the prompt names it. ``weights`` is what the call said, where that is more than two."""
 
     name: str
     short_hash: str
     unet: float
-    text: tuple[float, ...]
-    blocks: Mapping[str, float] = field(default_factory=dict)
+    text: float
+    weights: Any = None
     in_prompt: bool = False
 
     @property
     def tag(self) -> str:
         """How a prompt of A1111's asks for it: first the weight of the text encoders, then that of the U-Net."""
-        text = self.text[0] if self.text else self.unet
-        weights = [text] if text == self.unet else [text, self.unet]
+        weights = [self.text] if self.text == self.unet else [self.text, self.unet]
         return f"<lora:{self.name}:{':'.join(f'{weight:g}' for weight in weights)}>"
-
-    @property
-    def tag_tells_all(self) -> bool:
-        """Whether there is no more to its weights."""
-        return not self.blocks and len(set(self.text)) < 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +123,7 @@ class PictureMetadata:
             pairs["Eta DDIM"] = f"{self.sampler_options['eta']:g}"
         if self.sampler_options:
             pairs["Sampler options"] = _quoted(", ".join(f"{k}={v}" for k, v in self.sampler_options.items()))
-        told = {lora.name: _weights(lora) for lora in self.loras if not lora.tag_tells_all}
+        told = {lora.name: lora.weights for lora in self.loras if lora.weights is not None}  # as the keyword takes them
         if told:
             pairs["Lora weights"] = _quoted(json.dumps(told, ensure_ascii=False))
         if self.batch_index:
@@ -146,11 +140,6 @@ def _hashes(short: Mapping[str, str]) -> str:
     """Hashes by name as A1111 writes them; separators in a name are left out there, too."""
     names = {name.replace(":", "").replace(",", ""): value for name, value in short.items()}
     return _quoted(", ".join(f"{name}: {value}" for name, value in names.items()))
-
-
-def _weights(lora: LoraMetadata) -> dict[str, Any]:
-    """A LoRA's weights, where a tag cannot tell them."""
-    return {"unet": dict(lora.blocks) or lora.unet, "text": list(lora.text)}
 
 
 def _quoted(value: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_loras import save_tiny_lora
 
 import latentrt
 from latentrt.engines.backends.ort_cpu.backend import OrtCpu
@@ -45,10 +46,19 @@ def forked(work):
     return said
 
 pipe = latentrt.open(sys.argv[1], threads=2)
+if sys.argv[2:]:
+    pipe.load_lora(sys.argv[2], "style")
 expected = draw(pipe)
 """
 CASES = {
     "draws": "assert forked(lambda: draw(pipe)) == expected",
+    "draws with a LoRA": """
+with_lora = draw(pipe, loras={"style": 1})
+assert with_lora != expected
+assert forked(lambda: draw(pipe, loras={"style": 1})) == with_lora
+assert forked(lambda: (pipe.unload_lora("style"), draw(pipe))[1]) == expected
+assert len(pipe.loras) == 1
+""",
     "draws in a grandchild": "assert forked(lambda: forked(lambda: draw(pipe))) == expected",
     "leaves a pipeline alone": "assert forked(lambda: b'done') == b'done'",
     "lets go of a pipeline": """
@@ -95,15 +105,18 @@ assert b'engine is closed' in said
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=() if case in ("draws", "lets go of a pipeline") else pytest.mark.slow)
+        pytest.param(
+            case, marks=() if case in ("draws", "draws with a LoRA", "lets go of a pipeline") else pytest.mark.slow
+        )
         for case in CASES
     ],
 )
-def test_a_forked_process_does_not_hang(case: str, tiny_bundle: Path) -> None:
+def test_a_forked_process_does_not_hang(case: str, tiny_bundle: Path, tmp_path: Path) -> None:
     """It draws the same picture, and so does its parent afterwards."""
+    loras = [save_tiny_lora(tmp_path / "style.safetensors", tiny_bundle)] if "LoRA" in case else []
     script = f"{FORKING}\ndef draw_globally(_):\n    return draw(pipe)\n{CASES[case]}\nassert draw(pipe) == expected\n"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, str(tiny_bundle)],
+        [sys.executable, "-W", "ignore", "-c", script, str(tiny_bundle), *map(str, loras)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -149,13 +162,15 @@ def test_a_pickled_pipeline_opens_the_bundle_there(tiny_bundle: Path, tmp_path: 
 
 
 def test_a_pickle_that_meets_another_bundle(
-    tiny_copy: Path, family_bundle: Callable[[str], Path], tmp_path: Path
+    tiny_copy: Path, masked_bundle: Path, family_bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """It is refused, or what opening says of it."""
     import shutil
 
     with latentrt.open(tiny_copy, threads=1) as pipe:
         pickled = pickle.dumps(pipe)
+        pipe.load_lora(save_tiny_lora(tmp_path / "style.safetensors", tiny_copy))
+        with_lora = pickle.dumps(pipe)
         with pytest.raises(latentrt.EngineError, match=r"latentrt\.open made"):
             pickle.dumps(Pipeline(pipe._bundle, pipe._components))
     shutil.rmtree(tiny_copy)
@@ -164,6 +179,11 @@ def test_a_pickle_that_meets_another_bundle(
     tiny_copy.symlink_to(family_bundle("sdxl"))
     with pytest.raises(latentrt.RequestError, match="bring the same bundle here"):
         pickle.loads(pickled)
+    tiny_copy.unlink()
+    tiny_copy.symlink_to(masked_bundle)
+    pickle.loads(pickled).close()
+    with pytest.raises(latentrt.RequestError, match="LoRAs for another model .* bring the same bundle here"):
+        pickle.loads(with_lora)
 
 
 def drawn_there(pipe: Pipeline) -> bytes:

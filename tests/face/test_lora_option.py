@@ -1,0 +1,119 @@
+"""``--lora``: files with weights, on every drawing command, beside and in prompts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tiny_loras import save_tiny_lora
+
+from latentrt.cli.loras import LoraOption, lora_option
+from latentrt.engines.errors import RequestError
+from latentrt.runtime.pictures.picture_file import read_parameters, settings_from_parameters
+
+FAST = ("--steps", 1, "--seed", 1)
+A1111 = ("--prompt-syntax", "a1111")
+
+
+@pytest.fixture
+def here(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with two LoRAs; one has a colon in its name."""
+    monkeypatch.chdir(tmp_path)
+    save_tiny_lora(tmp_path / "style.safetensors", tiny_bundle, metadata={"modelspec.trigger_phrase": "zorp"})
+    save_tiny_lora(tmp_path / "a:0.5.safetensors", tiny_bundle, seed=2)
+    return tmp_path
+
+
+def prompt_of(path: Path) -> str:
+    return settings_from_parameters(str(read_parameters(path)))["Prompt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "weights"),
+    [
+        ("style.safetensors", "style.safetensors", None),
+        ("style.safetensors:0.8", "style.safetensors", (0.8, 0.8)),
+        ("style.safetensors:-1:.25", "style.safetensors", (-1.0, 0.25)),
+        ("a:0.5.safetensors", "a:0.5.safetensors", None),
+        ("a:0.5.safetensors:1:2", "a:0.5.safetensors", (1.0, 2.0)),
+        ("folder:3", "folder", (3.0, 3.0)),
+        ("nowhere.pt", "nowhere.pt", None),
+        ("nowhere.pt:0.8", "nowhere.pt", None),
+        ("no:where.pt:0.8:1", "no:where.pt", None),
+    ],
+)
+def test_paths_and_weights(here: Path, text: str, path: str, weights: Any) -> None:
+    """The longest path that is there counts; of one that is not, numbers are no part."""
+    (here / "folder").mkdir()
+    assert lora_option(text) == LoraOption(path=Path(path), weights=weights)
+
+
+@pytest.mark.parametrize("text", ["style.safetensors:", "style.safetensors:much", "style.safetensors:1:2:3"])
+def test_weights_that_are_none(here: Path, text: str) -> None:
+    """In a sentence."""
+    with pytest.raises(RequestError, match=r"expected PATH, PATH:WEIGHT or PATH:WEIGHT:TEXT_WEIGHT, .*; correct it"):
+        lora_option(text)
+
+
+@pytest.mark.parametrize("workflow", ["generate", "img2img", "inpaint", "outpaint"])
+def test_every_command_takes_loras(workflow: str, here: Path, tiny_bundle: Path, command: Callable[..., Any]) -> None:
+    """It says what they are on stderr; the settings of the picture name them."""
+    image = here / "start.png"
+    Image.new("RGB", (32, 32), "white").save(image)
+    more = {
+        "generate": (),
+        "img2img": ("--image", image, "--strength", 1),
+        "inpaint": ("--image", image, "--mask", image),
+        "outpaint": ("--image", image, "--left", 16),
+    }[workflow]
+    loras = ("--lora", "style.safetensors:0.5:0.25", "--lora", "a:0.5.safetensors:-1")
+    done = command(workflow, tiny_bundle, "cat", *more, *FAST, *loras, "-o", "out.png", "--json")
+    assert done.status == 0, done.stderr
+    assert "style.safetensors: LoRA 'style'; trigger words: zorp" in done.stderr
+    assert prompt_of(here / "out.png") == "cat <lora:style:0.25:0.5> <lora:a_0.5:-1>"
+    told = json.loads(done.stdout)["pictures"][0]["loras"]
+    assert [(one["name"], one["unet"], one["text"]) for one in told] == [("style", 0.5, 0.25), ("a_0.5", -1.0, -1.0)]
+
+
+def test_loras_in_prompts(here: Path, tiny_bundle: Path, command: Callable[..., Any]) -> None:
+    """A file without a weight is there for the prompts that name it, each drawn with its own set; one that no prompt
+    names has weight 1."""
+    (here / "prompts.txt").write_text("cat <lora:style:0.5>\ndog <lora:style:0.5>\nfrog <lora:style:2>\nfish\n")
+    loras = ("--lora", "style.safetensors", "--lora", "a:0.5.safetensors")
+    done = command("generate", tiny_bundle, "--prompts", "prompts.txt", *A1111, *FAST, *loras, "-o", "{index}.png")
+    assert done.status == 0, done.stderr
+    assert [prompt_of(here / f"{index}.png") for index in range(4)] == [
+        "cat <lora:style:0.5> <lora:a_0.5:1>",
+        "dog <lora:style:0.5> <lora:a_0.5:1>",
+        "frog <lora:style:2> <lora:a_0.5:1>",
+        "fish <lora:a_0.5:1>",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "prompt", "reason"),
+    [
+        (("--lora", "nowhere.safetensors:1"), "cat", "nowhere.safetensors"),
+        (("--lora", "style.safetensors:x"), "cat", "expected PATH, PATH:WEIGHT"),
+        (("--lora", "style.safetensors:nan"), "cat", "expected a finite number"),
+        (("--lora", "style.safetensors", "--lora", "./style.safetensors"), "cat", "is loaded already"),
+        (("--lora", "style.safetensors:1", *A1111), "cat <lora:style:1>", "named in the prompt and in loras"),
+        (("--lora", "style.safetensors", *A1111), "cat <lora:stile:1>", "did you mean 'style'?"),
+        (A1111, "cat <lora:style:1>", "or --lora PATH"),
+    ],
+)
+def test_refused(
+    options: tuple[str, ...],
+    prompt: str,
+    reason: str,
+    here: Path,
+    tiny_bundle: Path,
+    command: Callable[..., Any],
+) -> None:
+    """Before anything is drawn."""
+    done = command("generate", tiny_bundle, prompt, *FAST, *options)
+    assert (done.status, done.stdout) == (2, "")
+    assert reason in done.stderr.splitlines()[-1]
+    assert not (here / "out.png").exists()
