@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_loras import save_tiny_lora
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TRAINING = EXAMPLES / "90_train_emoji.py"
 SCRIPTS = [path for path in sorted(EXAMPLES.glob("[0-9][0-9]_*.py")) if path != TRAINING]
 # The others draw with the same functions, or build first
-OFTEN = {"00_draw", "02_img2img", "10_sdxl"}
+OFTEN = {"00_draw", "02_img2img", "10_sdxl", "12_four_steps"}
 COLOURS = ("red", "orange", "gold", "green", "teal", "blue", "purple", "black")
 
 
@@ -44,6 +45,8 @@ def folder(
     shutil.copytree(wide_bundle, folder / "wide.bundle")
     shutil.copytree(family_bundle("sdxl"), folder / "sdxl.bundle")
     shutil.copytree(family_bundle("sdxl-refiner"), folder / "refiner.bundle")
+    for seed, name in enumerate(("lcm-lora", "style")):
+        save_tiny_lora(folder / f"{name}.safetensors", emoji_bundle, seed=seed, scale=0.01)
     return folder
 
 
@@ -57,7 +60,8 @@ def folder(
 def test_example_runs(script: Path, folder: Path) -> None:
     """It prints something and leaves a new picture."""
     before = set(folder.glob("*.png"))
-    assert run(script, folder, folder)
+    files = ("emoji.bundle", "lcm-lora.safetensors", "style.safetensors") if script.stem == "12_four_steps" else ()
+    assert run(script, folder, folder, *files)
     assert set(folder.glob("*.png")) - before
 
 

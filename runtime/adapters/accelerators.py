@@ -3,6 +3,9 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
+
+from latentrt.runtime.sampling.samplers import Sampler
 
 _STEPS = re.compile(r"(?<!\d)(\d{1,2})[-_ ]?steps?(?![a-z])")
 _GUIDED = re.compile(r"(?<![a-z])(?:cfg|normalcfg)(?![a-z])")  # of Hyper-SD and PCM those that keep guidance
@@ -52,14 +55,25 @@ class Accelerator:
         guidance = "no guidance" if high <= 1.0 else f"guidance {low:g} to {high:g}"
         return f"sampler {' or '.join(self.samplers)}{spacing}, {steps} and {guidance}"
 
-    def advice(self) -> str:
+    def settings(self) -> dict[str, Any]:
         """Keywords of a call that fit."""
-        options = [f"{name}={value!r}" for name, value in self.options]
-        options += ["timestep_spacing='trailing'"] if self.trailing else []
-        name = repr(self.samplers[0])
-        sampler = f"latentrt.Sampler(name={name}, {', '.join(options)})" if options else name
-        steps = f"timesteps={[*self.timesteps]}" if self.timesteps else f"num_inference_steps={self.advised_steps}"
-        return f"sampler={sampler}, {steps}, guidance_scale={self.advised_guidance:g}"
+        options: dict[str, Any] = dict(self.options)
+        if self.trailing:
+            options["timestep_spacing"] = "trailing"
+        steps = {"timesteps": [*self.timesteps]} if self.timesteps else {"num_inference_steps": self.advised_steps}
+        sampler = Sampler(name=self.samplers[0], **options) if options else self.samplers[0]
+        return {"sampler": sampler, **steps, "guidance_scale": self.advised_guidance}
+
+    def advice(self) -> str:
+        """The same as one writes it."""
+        return ", ".join(f"{name}={_written(value)}" for name, value in self.settings().items())
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, Sampler):
+        options = ", ".join(f"{name}={_written(wish)}" for name, wish in value.wishes.items())
+        return f"latentrt.Sampler(name={value.name!r}, {options})"
+    return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
 # Sources: the model cards of latent-consistency/lcm-lora-*, ByteDance/SDXL-Lightning, ByteDance/Hyper-SD,

@@ -48,6 +48,11 @@ class LoadedLora:
     acceleration: Accelerator | None = field(repr=False)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Keywords of a call that an accelerator needs: sampler, steps and guidance; none for others."""
+        return {} if self.acceleration is None else self.acceleration.settings()
+
+    @property
     def alias(self) -> str | None:
         """The name that its trainer gave it, under which A1111 knows it, too."""
         return self.metadata.get("ss_output_name")

@@ -182,7 +182,7 @@ def test_a_pickle_that_meets_another_bundle(
     tiny_copy.unlink()
     tiny_copy.symlink_to(masked_bundle)
     pickle.loads(pickled).close()
-    with pytest.raises(latentrt.RequestError, match="LoRAs for another model .* bring the same bundle here"):
+    with pytest.raises(latentrt.RequestError, match=r"LoRAs for another model .* bring the same bundle here"):
         pickle.loads(with_lora)
 
 

@@ -72,6 +72,7 @@ def test_loading_and_unloading(tiny_bundle: Path, files: Path) -> None:
             ("style", "style.safetensors"),
             ("the hero", "hero.safetensors"),
         ]
+        assert [one.settings for one in pipe.loras] == [{}, {}]
         with pytest.raises(RequestError, match=r"LoRA 'style' is loaded already, from 'style\.safetensors'"):
             pipe.load_lora(files / "hero.safetensors", "style")
         pipe.unload_lora("style")
@@ -485,7 +486,8 @@ def test_the_advice_for_an_accelerator_fits_it(accelerated: latentrt.Pipeline, n
     assert f"LoRA {name!r} is a" in message
     assert "sampler dpmpp_2m_k and 60 steps and guidance 9.5; draw with " in message
     advice = eval(f"dict({message.rpartition('draw with ')[2]})", {"latentrt": latentrt})
-    assert checked(loras={name: 1}, **advice) == []
+    (settings,) = [lora.settings for lora in accelerated.loras if lora.name == name]
+    assert checked(loras={name: 1}, **advice) == checked(loras={name: 1}, **settings) == []
     assert checked(loras={name: 0}) == checked() == []
     both = dict.fromkeys(ACCELERATORS, 1)
     assert len(checked(loras=both)) == 1
