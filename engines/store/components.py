@@ -34,6 +34,7 @@ class Engines(Protocol):
 
     bundle: Bundle
     backend: Backend
+    changed_models: ChangedModels
 
     def engine(self, component: str, shapes: Shapes, changes: Changes | None = None) -> Engine:
         """The component at these shapes; with some of its weights changed, where that is asked."""

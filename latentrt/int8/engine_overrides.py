@@ -14,6 +14,7 @@ class EngineOverrides:
     def __init__(self, components: Engines, overrides: Mapping[str, Engine]) -> None:
         """Takes the overrides; closing closes them."""
         self.bundle, self.backend = components.bundle, components.backend
+        self.changed_models = components.changed_models
         self._components, self._overrides = components, overrides
 
     def engine(self, component: str, shapes: Shapes, changes: Changes | None = None) -> Engine:
