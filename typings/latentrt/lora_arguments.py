@@ -1,0 +1,1 @@
+../../latentrt/lora_arguments.py
