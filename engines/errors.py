@@ -26,7 +26,7 @@ class EngineError(LatentrtError):
 
 
 class ParityError(LatentrtError):
-    """A component differs from its torch module by more than its gate allows."""
+    """A component differs from its reference, such as its torch module, by more than its gate allows."""
 
 
 class OutputError(LatentrtError, OSError):

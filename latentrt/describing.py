@@ -35,6 +35,7 @@ def describe(root: Path) -> dict[str, Any]:
             "onnx_bytes": sum(manifest.files[file].size for file in (record.onnx, record.weights) if file),
             "inputs": {key: list(tensor.shape) for key, tensor in record.inputs.items()},
             "outputs": {key: list(tensor.shape) for key, tensor in record.outputs.items()},
+            "reference": record.reference.value,
             "parity": record.parity.model_dump(),
         }
         for name, record in manifest.components.items()
@@ -65,6 +66,8 @@ def describe(root: Path) -> dict[str, Any]:
         "source": manifest.source.name,
         "revision": manifest.source.revision,
         "decisions": {name: row.model_dump() for name, row in manifest.source.decisions.items()},
+        "loras": [lora.model_dump() for lora in manifest.loras],
+        "fused_from": manifest.fused_from,
         "unread": {name: list(names) for name, names in manifest.source.unread.items()},
         "latentrt": manifest.latentrt,
         "exporter": manifest.exporter,

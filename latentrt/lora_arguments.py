@@ -40,8 +40,8 @@ def lora_from_text(text: str) -> LoraArgument:
     weights = 0
     while weights < min(2, len(parts) - 1) and _is_number(parts[-1 - weights]):
         weights += 1
-    path = ":".join(parts[: len(parts) - weights])
-    raise RequestError(f"got LoRA {path!r}, which does not exist, expected {FORM}; check the path")
+    missing = ":".join(parts[: len(parts) - weights])
+    raise RequestError(f"got LoRA {missing!r}, which does not exist, expected {FORM}; check the path")
 
 
 def lora_from_weights(path: Path, weights: Sequence[Any], name: str | None = None) -> LoraArgument:

@@ -1,4 +1,4 @@
-"""Whether a bundle is whole, and its engines agree with torch on this machine."""
+"""Whether a bundle is whole, and its engines agree with its recorded runs on this machine."""
 
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,9 @@ from latentrt.engines.store.store import engine_and_seal, engine_folders, identi
 def verify(
     root: Path, *, backend: str = AUTO, threads: int | None = None, progress: Progress | None = None
 ) -> dict[str, Parity]:
-    """Hashes every file, then repeats torch's recorded runs on this machine's engines.
+    """Hashes every file, then repeats the recorded runs on this machine's engines.
+
+    They are torch's, but where LoRAs were fused into a bundle (``Reference``).
 
     Engines whose records had no figures, because they were compiled elsewhere, have them then.
 

@@ -43,7 +43,7 @@ class Bundle:
         check_files(self.root, self.manifest.files, largest_hashed=None)
 
     def probes(self, component: str) -> "list[Probe]":
-        """The component's recorded torch runs."""
+        """The component's recorded runs."""
         from latentrt.engines.bundle.probes import read_probes
 
         return read_probes(self.path(self.manifest.components[component].probes))

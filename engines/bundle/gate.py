@@ -1,6 +1,7 @@
-"""A component on real inputs: its recorded torch runs repeated, whatever batch the engine takes."""
+"""A component on real inputs: its recorded runs repeated, whatever batch the engine takes."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from latentrt.engines.bundle.parity import EXACT, gate
 from latentrt.engines.bundle.probes import Probe
 from latentrt.engines.bundle.records.component import ParityRecord
 from latentrt.engines.engine import Engine
-from latentrt.engines.errors import EngineError
+from latentrt.engines.errors import EngineError, ParityError
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import BATCH, Array
 
@@ -26,7 +27,7 @@ def measure(
     Args:
         component: whose probes they are.
         engine_at: the component's engine at given shapes.
-        probes: recorded torch runs.
+        probes: recorded runs.
         largest_chunks: probes of longer prompts are left out, where the engine has no room for them.
 
     Raises:
@@ -43,8 +44,25 @@ def measure(
         pixels = max(pixels, probe.profile.width * probe.profile.height)
     if not cases:
         raise EngineError(f"{component.name} has no recorded run that its engine could repeat; build the bundle again")
-    gate(component.name, component.record.kind, worst, component.record.precision, pixels)
+    record = component.record
+    gate(component.name, record.kind, worst, record.precision, pixels, record.reference)
     return ParityRecord(relative_error=worst.relative_error, psnr=worst.psnr, cases=cases)
+
+
+def answered(component: Component, engine_at: Callable[[Shapes], Engine], probe: Probe) -> Probe:
+    """A probe with what an engine answers in place of its outputs.
+
+    Raises:
+        ParityError: NaN or infinite numbers.
+    """
+    shapes = Shapes(profile=probe.profile, chunks=component.manifest.chunks(component.name, probe.inputs))
+    outputs = run_any_batch(engine_at(shapes), probe.inputs)
+    if not all(np.isfinite(array).all() for array in outputs.values()):
+        raise ParityError(
+            f"{component.name} ({component.record.precision}) answers with NaN or infinite numbers, expected finite "
+            "ones; use smaller weights, or a bundle in fp32"
+        )
+    return replace(probe, outputs=outputs)
 
 
 def run_any_batch(engine: Engine, inputs: Mapping[str, Array]) -> dict[str, Array]:

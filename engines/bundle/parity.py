@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
@@ -27,6 +28,21 @@ class Parity:
             relative_error=float(np.maximum(self.relative_error, other.relative_error)),
             psnr=float(np.minimum(self.psnr, other.psnr)),
         )
+
+
+class Reference(StrEnum):
+    """What a component is compared with: its torch module; or, where weights were changed without torch, its own ONNX.
+
+    The latter is run as it is stored, not optimised for any machine.
+    """
+
+    TORCH = "torch"
+    ONNX = "onnx"
+
+    @property
+    def label(self) -> str:
+        """What sentences call it."""
+        return "its torch module" if self is Reference.TORCH else "its own ONNX, not optimised"
 
 
 # Identical arrays: JSON has no infinity, and fp32 figures end near 150 dB
@@ -90,7 +106,14 @@ def parity_of(result: Array, reference: Array) -> Parity:
     )
 
 
-def gate(component: str, kind: ComponentKind, parity: Parity, precision: Precision, pixels: int = _SQUARE) -> None:
+def gate(
+    component: str,
+    kind: ComponentKind,
+    parity: Parity,
+    precision: Precision,
+    pixels: int = _SQUARE,
+    reference: Reference = Reference.TORCH,
+) -> None:
     """Lets a component pass or fails the build; ``pixels`` are those of the largest picture that was compared.
 
     Raises:
@@ -100,7 +123,7 @@ def gate(component: str, kind: ComponentKind, parity: Parity, precision: Precisi
     if parity.relative_error <= bound.relative_error and parity.psnr >= bound.psnr:
         return
     raise ParityError(
-        f"{component} ({precision}) differs from its torch module: got {parity}, expected a relative error of at "
+        f"{component} ({precision}) differs from {reference.label}: got {parity}, expected a relative error of at "
         f"most {bound.relative_error:.1g} and a PSNR of at least {bound.psnr:.0f} dB; "
         "check the versions of the libraries that built and run it"
     )

@@ -1,4 +1,4 @@
-"""A component's recorded runs in torch."""
+"""A component's recorded runs: in torch, or as its ONNX is stored (``Reference``)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from latentrt.engines.tensors.tensor_file import TensorFileError, open_tensor_fi
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """One recorded run of a component in torch: the inputs, the outputs, and the profile they belong to."""
+    """One recorded run of a component: the inputs, the outputs, and the profile they belong to."""
 
     profile: Profile
     inputs: Mapping[str, Array]
@@ -30,7 +30,7 @@ class Probe:
 
 
 def write_probes(path: Path, probes: Iterable[Probe]) -> None:
-    """Writes torch runs as safetensors, keyed ``<case>/<profile>/<inputs|outputs>/<tensor>``."""
+    """Writes runs as safetensors, keyed ``<case>/<profile>/<inputs|outputs>/<tensor>``."""
     from safetensors.numpy import save
 
     tensors = {}

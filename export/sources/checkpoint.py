@@ -1,7 +1,7 @@
 """A checked model: what its configs say and which files a build reads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.bundle.records.manifest import DecisionRecord, DefaultsRecord
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
+from latentrt.engines.changes import Changes
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checks.scheduler_settings import SchedulerReading, scheduler_reading
 from latentrt.export.sources.families import Family
@@ -124,6 +125,11 @@ class Checkpoint:
     def parameters(self) -> int:
         """How many weights the components have, from the headers of their files."""
         return sum(part.parameters for part in self.parts.values())
+
+    def with_changes(self, changes: Mapping[str, Changes]) -> "Checkpoint":
+        """The same with changed weights, by part."""
+        parts = {name: replace(part, changes=changes.get(name)) for name, part in self.parts.items()}
+        return replace(self, parts=parts)
 
     def check(self) -> None:
         """Compares names, shapes and types of all tensors with the parts' modules. Reads no weight.

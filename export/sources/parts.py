@@ -2,12 +2,14 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from latentrt.engines.changes import Changes
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.quiet import quiet
 from latentrt.export.sources.checks.fitting import FittingError, fitting_tensors, header_faults, named
@@ -25,11 +27,13 @@ class Part(ABC):
     """One component of a checkpoint: known from the headers of its files, loaded when it is asked for.
 
     ``config`` is as diffusers or transformers stores it; ``recorded`` is what the bundle calls the folder or the file.
+    ``changes`` are applied to the weights as they are loaded.
     """
 
     name: str
     recorded: str
     config: Mapping[str, Any]
+    changes: Changes | None = None
 
     @property
     @abstractmethod
@@ -49,6 +53,23 @@ class Part(ABC):
     def parameters(self) -> int:
         """How many weights it has, from the headers."""
         return sum(math.prod(file.shapes[key]) for file, key in self.places.values())
+
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of its weights by the names that a bundle and adapters know; without torch for a folder.
+
+        Raises:
+            CheckpointError: tensors that the libraries' converters cannot read.
+        """
+        floats = {name: place for name, place in self.places.items() if self._dtype(name) in FLOATS}
+        return {self._weight_name(name): shape for name, shape in self._converted_shapes(floats).items()}
+
+    @abstractmethod
+    def _converted_shapes(self, places: Mapping[str, tuple[WeightsFile, str]]) -> dict[str, tuple[int, ...]]:
+        """Shapes of some of ``places`` under the library's names."""
+
+    def _weight_name(self, name: str) -> str:
+        return encoder_weight_name(name) if self.name.startswith("text_encoder") else name
 
     @property
     def dtypes(self) -> frozenset[str]:
@@ -117,9 +138,19 @@ class Part(ABC):
 
         stored = {name: file.tensor(key) for name, (file, key) in self.places.items()}
         module = self._empty_module()
-        state = {key: tensor.to(torch.float32).contiguous() for key, tensor in self._fitting(stored, module).items()}
+        state = {
+            key: self._changed(key, tensor.to(torch.float32).contiguous())
+            for key, tensor in self._fitting(stored, module).items()
+        }
         module.load_state_dict(state, strict=True, assign=True)
         return module.eval().requires_grad_(requires_grad=False)
+
+    def _changed(self, key: str, tensor: Any) -> Any:
+        """A float32 weight with what is changed about it."""
+        import torch
+
+        change = None if self.changes is None else self.changes.weights.get(self._weight_name(key))
+        return tensor if change is None else torch.from_numpy(change(tensor.numpy())).contiguous()
 
     def _dtype(self, name: str) -> str:
         file, key = self.places[name]
@@ -132,8 +163,14 @@ class Part(ABC):
         return self.name.startswith("text_encoder") and is_left_out(name, self.config["num_hidden_layers"])
 
     def _fitting(self, tensors: Mapping[str, Any], module: Any) -> dict[str, Any]:
-        try:
+        with self._converting():
             return fitting_tensors(self.converted(tensors), module)
+
+    @contextmanager
+    def _converting(self) -> Iterator[None]:
+        """Turns what is wrong with tensors into errors that name the part."""
+        try:
+            yield
         except FittingError as error:
             raise CheckpointError(f"{self.called} {error}") from error
         except Exception as error:  # the libraries' converters believe what they are given
@@ -186,6 +223,9 @@ class FolderPart(Part):
         shapes = {name: file.shapes[key] for name, (file, key) in self.places.items()}
         return [f"{self.called} {fault}" for fault in header_faults(self.name, self.config, shapes)]
 
+    def _converted_shapes(self, places: Mapping[str, tuple[WeightsFile, str]]) -> dict[str, tuple[int, ...]]:
+        return self.converted({name: file.shapes[key] for name, (file, key) in places.items()})
+
     def converted(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """The same, but for names of earlier releases."""
         if self.name == "vae":
@@ -215,9 +255,21 @@ class FilePart(Part):
         """All in the one file."""
         return {name: (self.file, key) for name, key in self.keys.items()}
 
+    def _converted_shapes(self, places: Mapping[str, tuple[WeightsFile, str]]) -> dict[str, tuple[int, ...]]:
+        import torch
+
+        empty = {name: torch.empty(file.shapes[key], device="meta") for name, (file, key) in places.items()}
+        with self._converting():
+            return {name: tuple(tensor.shape) for name, tensor in self.converted(empty).items()}
+
     def converted(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """By the layout's converter."""
         return self.convert(tensors, self.config)
+
+
+def encoder_weight_name(name: str) -> str:
+    """A text encoder's weight as checkpoints name it: transformers 5 leaves ``text_model`` out."""
+    return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"
 
 
 def module_class(part: str) -> Any:

@@ -17,6 +17,7 @@ from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.shapes import Profile
 from latentrt.export.sources.partial_model import Choices, Ema
 from latentrt.int8.settings import int8_request_from_arguments
+from latentrt.lora_arguments import LoraArgument, loras_from_arguments
 
 
 def build(
@@ -36,6 +37,7 @@ def build(
     ema: str | Ema | None = None,
     family: str | None = None,
     prediction_type: str | PredictionType | None = None,
+    loras: Sequence[str | Path | tuple[str | Path, *tuple[float, ...]] | LoraArgument] = (),
     prompts: str | Path | None = None,
     quality: float | None = None,
     progress: Progress | None = None,
@@ -71,6 +73,9 @@ def build(
             ones of a single file, and the plain ones of a folder.
         family: the model's family, such as ``"sdxl"``; None works it out.
         prediction_type: ``"epsilon"`` or ``"v_prediction"``; None works it out.
+        loras: LoRAs to fuse into the weights: paths with weights behind colons (``"style.safetensors:0.8"``, or
+            ``"style.safetensors:0.8:0.4"`` with another one for the text encoders), or tuples of a path and weights.
+            ``model`` may be a bundle in fp32 or fp16, of which a new one is made.
         prompts: int8: a text file of calibration prompts, one a line; None takes a list of 32.
         quality: int8: required mean PSNR in dB of int8 pictures against the fp32 engine's; None is 30. The nodes whose
             rounding costs most stay in floating point until it is reached.
@@ -90,6 +95,7 @@ def build(
         profiles=profiles_from_arguments(profiles),
         seamless=choice(Seamless, seamless, "seamless"),
         fp32=tuple(fp32),
+        loras=loras_from_arguments(loras),
         int8=int8_request_from_arguments(precision, backend, prompts, quality),
         engines=engines_to_make(backend, gpus, workspace_mb),
         choices=Choices(
@@ -103,5 +109,5 @@ def build(
     )
     timer = StageTimer(progress)
     if request.starts_from_bundle:
-        return build_from_bundle(request, timer)
+        return build_from_bundle(request, timer, decided)
     return build_from_model(request, timer, decided)

@@ -1,14 +1,16 @@
-"""Builds from a bundle: the engines that it lacks on this machine, or an int8 bundle of it."""
+"""Builds from a bundle: the engines that it lacks on this machine, an int8 bundle of it, or one with LoRAs in it."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from latentrt.building.compiling import compile_missing
 from latentrt.building.destination import destination_from_argument
+from latentrt.building.fusing import fuse_bundle
 from latentrt.building.int8 import quantize_bundle
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifest import BundleManifest, DecisionRecord
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import locked
@@ -18,8 +20,10 @@ from latentrt.export.sources.partial_model import Choices
 from latentrt.int8.settings import Int8Request
 
 
-def build_from_bundle(request: BuildRequest, timer: StageTimer) -> Build:
-    """Makes an int8 bundle of one in another precision, or else adds the engines that are missing.
+def build_from_bundle(
+    request: BuildRequest, timer: StageTimer, decided: Callable[[Mapping[str, DecisionRecord]], None] | None
+) -> Build:
+    """Makes an int8 bundle of one in another precision, or one with LoRAs; or else adds the engines that are missing.
 
     Raises:
         RequestError: something that only a build from the model can change.
@@ -33,6 +37,8 @@ def build_from_bundle(request: BuildRequest, timer: StageTimer) -> Build:
     root = Path(request.model).resolve()
     with locked(root):
         bundle = open_bundle(root)
+        if request.loras:
+            return _build_fused(bundle, request, timer, decided)
         if request.int8 is not None and bundle.manifest.precision is not Precision.INT8:
             return _build_int8(bundle, request, request.int8, timer)
         _check_portable_files_stay(bundle.manifest, request)
@@ -44,6 +50,23 @@ def build_from_bundle(request: BuildRequest, timer: StageTimer) -> Build:
         bundle.check_all()
         compiled = compile_missing(bundle, request.engines, timer)
     return Build(bundle=bundle, up_to_date=not compiled, seconds=timer.seconds)
+
+
+def _build_fused(
+    bundle: Bundle,
+    request: BuildRequest,
+    timer: StageTimer,
+    decided: Callable[[Mapping[str, DecisionRecord]], None] | None,
+) -> Build:
+    if request.int8 is not None and bundle.manifest.precision is not Precision.INT8:
+        raise RequestError(
+            "got LoRAs and precision int8 for a bundle, expected one of the two; fuse the LoRAs first, and build int8 "
+            "of the result: latentrt build FUSED --precision int8 -o DIR"
+        )
+    _check_portable_files_stay(bundle.manifest, request)
+    destination = destination_from_argument(request.output)
+    made, up_to_date = fuse_bundle(bundle, destination, request.loras, request.engines, timer, decided)
+    return Build(bundle=made, up_to_date=up_to_date, seconds=timer.seconds)
 
 
 def _build_int8(bundle: Bundle, request: BuildRequest, int8: Int8Request, timer: StageTimer) -> Build:

@@ -39,6 +39,7 @@ def build_from_model(
         if bundle is None:
             check_space(destination, plan.checkpoint.parameters, plan.precision, request.engines)
             with export_packages():
+                plan = plan.with_fused(request.loras)
                 plan.checkpoint.check()
         if decided is not None:
             unread = plan.checkpoint.unread if bundle is None else bundle.manifest.source.unread

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentrt.building.compiling import EnginesToMake, compile_all
+from latentrt.building.loras import changes_from_loras, lora_records, loras_decision
 from latentrt.building.packages import export_packages
 from latentrt.building.request import BuildRequest
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
+from latentrt.engines.bundle.records.lora import LoraRecord
 from latentrt.engines.bundle.records.manifest import BUNDLE_FILE, BundleManifest, DecisionRecord
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.bundle.records.seamless import Seamless
@@ -20,9 +22,14 @@ from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import Profile
 from latentrt.int8.settings import QuantizationSettings
+from latentrt.lora_arguments import LoraArgument
+from latentrt.runtime.adapters.adapter import ModelWeights
+from latentrt.runtime.adapters.formats.bases import label_of_model
 
 if TYPE_CHECKING:
     from latentrt.export.sources.checkpoint import Checkpoint
+
+_AUTOENCODER = "vae"  # the part that LoRAs are not for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +42,7 @@ class BundlePlan:
     kept_fp32: tuple[str, ...]
     profiles: tuple[Profile, ...]
     seamless: Seamless
+    loras: tuple[LoraRecord, ...] = ()
     quantization: QuantizationSettings | None = None
 
     def made(self, manifest: BundleManifest) -> bool:
@@ -46,6 +54,8 @@ class BundlePlan:
             and manifest.seamless == self.seamless
             and manifest.precision == self.precision
             and manifest.kept_fp32 == self.kept_fp32
+            and manifest.loras == self.loras
+            and manifest.fused_from is None
             and _values(manifest.source.decisions) == _values(self.checkpoint.decisions)
             and manifest.source.files == self.checkpoint.files
             and manifest.schedule == self.checkpoint.schedule()
@@ -53,6 +63,21 @@ class BundlePlan:
             and manifest.defaults == self.checkpoint.defaults
             and (self.quantization is None or self.quantization.made(manifest.components[UNET].quantization))
         )
+
+    def with_fused(self, loras: Sequence[LoraArgument]) -> "BundlePlan":
+        """The plan with the weights that LoRAs leave; these are the ones in ``loras``.
+
+        Raises:
+            RequestError: one that is damaged, no LoRA, or for another model.
+        """
+        if not loras:
+            return self
+        checkpoint = self.checkpoint
+        model: ModelWeights = {
+            name: part.weight_shapes for name, part in checkpoint.parts.items() if name != _AUTOENCODER
+        }
+        changes = changes_from_loras(loras, model, label_of_model(model))
+        return replace(self, checkpoint=checkpoint.with_changes(changes))
 
     def source_for(self, settings: QuantizationSettings) -> "BundlePlan":
         """The plan of the bundle that an int8 one is made of: its U-Net is in fp32, the rest as in the result."""
@@ -77,6 +102,8 @@ def plan_from_request(request: BuildRequest) -> BundlePlan:
         checkpoint = checkpoint_from_headers(request.model, request.choices)
     components = (*(row.part for row in checkpoint.family.text_encoders), UNET, VAE_ENCODER, VAE_DECODER)
     kept_fp32 = request.kept_fp32(components)
+    loras = lora_records(request.loras)
+    checkpoint = replace(checkpoint, decisions={**checkpoint.decisions, **loras_decision(loras)})
     settings = None
     if request.int8 is not None:
         settings = request.int8.settings(checkpoint.name, checkpoint.family.defaults.num_inference_steps)
@@ -87,6 +114,7 @@ def plan_from_request(request: BuildRequest) -> BundlePlan:
         kept_fp32=kept_fp32,
         profiles=_profiles_for(checkpoint, request.profiles),
         seamless=request.seamless,
+        loras=loras,
         quantization=settings,
     )
 
@@ -142,6 +170,7 @@ def export_bundle(plan: BundlePlan, destination: Path, engines: EnginesToMake, t
         manifest = export_components(
             plan.checkpoint, root, plan.precision, plan.profiles, timer, plan.seamless, plan.kept_fp32
         )
+        manifest = manifest.model_copy(update={"loras": plan.loras})
         manifest = compile_all(root, manifest, engines, timer)
         write_manifest(root / BUNDLE_FILE, manifest)
 

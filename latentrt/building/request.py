@@ -13,6 +13,7 @@ from latentrt.engines.precision import Precision
 from latentrt.engines.shapes import Profile, profile_from_text
 from latentrt.export.sources.partial_model import Choices
 from latentrt.int8.settings import Int8Request
+from latentrt.lora_arguments import LoraArgument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,8 @@ class BuildRequest:
     """The arguments of a build, in their own types.
 
     ``precision`` is None where none was given, ``profiles`` are empty where the model's own size is wanted. ``fp32``
-    names components, which only the model can confirm. ``int8`` is None for other precisions.
+    names components, which only the model can confirm. ``loras`` are fused into the weights. ``int8`` is None for other
+    precisions.
     """
 
     model: str
@@ -30,6 +32,7 @@ class BuildRequest:
     engines: EnginesToMake
     seamless: Seamless
     fp32: tuple[str, ...]
+    loras: tuple[LoraArgument, ...]
     choices: Choices
     int8: Int8Request | None
 

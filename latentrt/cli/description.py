@@ -5,6 +5,7 @@ from typing import Any
 from latentrt.cli.terminal import megabytes, print_table, say
 from latentrt.engines.backends.tensorrt.contents import counts_with_weights
 from latentrt.engines.bundle.kinds import ComponentKind
+from latentrt.engines.bundle.parity import Reference
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.machine import gpu_of_machine
 
@@ -48,6 +49,10 @@ def print_description(description: dict[str, Any]) -> None:
             for name, row in description["components"].items()
         ],
     )
+    untouched = [name for name, row in description["components"].items() if row["reference"] == Reference.TORCH]
+    if len(untouched) < len(description["components"]):
+        against = f"; those of {', '.join(untouched)} against torch" if untouched else ""
+        say(f"figures are against {Reference.ONNX.label}, as LoRAs were fused without torch{against}")
     for name, row in description["components"].items():
         if row["quantization"] is not None:
             _print_quantization(name, ComponentKind(row["kind"]), row["quantization"])

@@ -14,7 +14,7 @@ class ModelName:
     """A model's name, and A1111's short hash of its file; the same of an autoencoder in place of its own.
 
     A hash is None where there are several files: none of them has the hash that one could make of all, and who looks
-    for it finds nothing.
+    for it finds nothing. So it is of a model with LoRAs fused into it, whose name tells them: ``emoji + style 0.8``.
     """
 
     name: str
@@ -30,8 +30,8 @@ def model_name_from_manifest(manifest: BundleManifest) -> ModelName:
     single = next(iter(digests)) if len(digests) == 1 else "/"
     vae = next(iter(replaced)) if len(replaced) == 1 else None
     return ModelName(
-        name=manifest.source.name,
-        short_hash=None if "/" in single else digests[single][:_DIGITS],
+        name=" + ".join((manifest.source.name, *map(str, manifest.loras))),
+        short_hash=None if "/" in single or manifest.loras else digests[single][:_DIGITS],
         vae=None if vae is None else vae.removeprefix(_REPLACED_VAE),
         vae_hash=None if vae is None else replaced[vae][:_DIGITS],
     )

@@ -9,7 +9,8 @@ it is: its weights are mapped, and run some percent slower. The engine's record 
 if there is memory then.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -146,11 +147,32 @@ def measure_onnx(component: Component, probes: "Iterable[Probe]") -> ParityRecor
         EngineError: ONNX Runtime refuses the graph.
         ParityError: the gate is missed.
     """
-    from latentrt.engines.backends.ort_cpu.compile import group_norm_of, open_onnx
     from latentrt.engines.bundle.gate import measure
+
+    with _stored(component) as model:
+        return measure(component, model.engine, probes)
+
+
+def answers_of_onnx(component: Component, probes: "Iterable[Probe]") -> "list[Probe]":
+    """The probes with what a component's ONNX answers to their inputs, as it is stored, on the CPU.
+
+    Raises:
+        EngineError: ONNX Runtime refuses the graph.
+        ParityError: the answers are NaN or infinite.
+    """
+    from latentrt.engines.bundle.gate import answered
+
+    with _stored(component) as model:
+        return [answered(component, model.engine, probe) for probe in probes]
+
+
+@contextmanager
+def _stored(component: Component) -> Iterator[_OpenComponent]:
+    """A component's ONNX, not optimised."""
+    from latentrt.engines.backends.ort_cpu.compile import group_norm_of, open_onnx
 
     model = _OpenComponent(component, open_onnx(component.onnx, group_norm_of(component)))
     try:
-        return measure(component, model.engine, probes)
+        yield model
     finally:
         model.close()

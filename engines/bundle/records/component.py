@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from latentrt.engines.bundle.kinds import ComponentKind
-from latentrt.engines.bundle.parity import Parity
+from latentrt.engines.bundle.parity import Parity, Reference
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.precision import Precision
@@ -26,7 +26,7 @@ class TensorRecord(Record):
 
 
 class ParityRecord(Record):
-    """The worst figures of a component against torch, over all of its probes."""
+    """The worst figures of a component against its reference, over all of its probes."""
 
     relative_error: float
     psnr: float
@@ -80,7 +80,8 @@ class ComponentRecord(Record):
     """One ONNX graph of the bundle with its weights, tensors, probes and parity.
 
     ``islands`` says what stays in fp32 inside of an fp16 component: how many nodes, by the reason. ``named_weights`` is
-    the file that tells where each of the checkpoint's parameters lies.
+    the file that tells where each of the checkpoint's parameters lies. ``reference`` is what ran the probes, and what
+    ``parity`` is against.
     """
 
     kind: ComponentKind
@@ -93,6 +94,7 @@ class ComponentRecord(Record):
     inputs: dict[str, TensorRecord]
     outputs: dict[str, TensorRecord]
     probes: str
+    reference: Reference = Reference.TORCH
     parity: ParityRecord
     batch_per_picture: Annotated[int, Field(gt=0)]
     parameters: int

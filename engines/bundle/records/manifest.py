@@ -11,6 +11,7 @@ from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
 from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord, TensorRecord
 from latentrt.engines.bundle.records.conditioning import ConditioningRecord
 from latentrt.engines.bundle.records.latent_space import LatentSpace
+from latentrt.engines.bundle.records.lora import LoraRecord
 from latentrt.engines.bundle.records.profile_text import ProfileText
 from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
@@ -111,6 +112,9 @@ class BundleManifest(Record):
 
     ``precision`` is what was asked for, but for the components in ``kept_fp32``; what each of them has become, its own
     record says. The sides of pictures must be multiples of ``pixel_multiple``.
+
+    ``loras`` were fused into the weights; ``fused_from`` is a digest of the files of the bundle that this was done to,
+    None where it was done to the model.
     """
 
     schema_version: int
@@ -118,6 +122,8 @@ class BundleManifest(Record):
     exporter: dict[str, str]
     family: str
     source: SourceRecord
+    loras: tuple[LoraRecord, ...] = ()
+    fused_from: str | None = None
     precision: Precision
     kept_fp32: tuple[str, ...]
     components: dict[str, ComponentRecord]

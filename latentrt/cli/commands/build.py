@@ -78,6 +78,14 @@ def build(
     prediction_type: Annotated[
         str | None, typer.Option("--prediction-type", help="epsilon or v_prediction; detected if left out.")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="PATH[:WEIGHT[:TEXT_WEIGHT]]",
+            help="LoRA to fuse into the weights, and how much of it; repeatable. MODEL may be a bundle.",
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option("--prompts", metavar="FILE", help="int8: calibration prompts, one a line; built-in if left out."),
@@ -88,7 +96,7 @@ def build(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Build a bundle from a model. Given a bundle, compile its engines for this machine, or make it int8."""
+    """Build a bundle from a model. Of a bundle: compile its engines for this machine, make it int8, or fuse LoRAs."""
     from latentrt.building.build import build as build_bundle
     from latentrt.cli.terminal import BuildLog, BuildProgress, print_decisions
 
@@ -108,6 +116,7 @@ def build(
         ema=None if ema is None else "ema" if ema else "non-ema",
         family=family,
         prediction_type=prediction_type,
+        loras=lora or (),
         prompts=prompts,
         quality=quality,
         progress=BuildLog() if json else BuildProgress(),
@@ -135,4 +144,4 @@ def _print(made: "Build", *, json: bool) -> None:
     else:
         say(f"{root} built in {sum(made.seconds.values()):.1f} s")
         for name, record in manifest.components.items():
-            say(f"  {name:<13} against torch: {record.parity.parity}")
+            say(f"  {name:<13} against {record.reference.label}: {record.parity.parity}")

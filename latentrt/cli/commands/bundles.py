@@ -80,14 +80,26 @@ def compare(
 
 
 def verify(bundle: Bundle, backend: Backend = "auto", threads: Threads = None, json: Json = False) -> None:
-    """Check every file of a bundle, and compare its engines on this machine with torch's recorded outputs."""
+    """Check every file of a bundle, and compare its engines on this machine with its recorded outputs."""
     from latentrt.cli.terminal import BuildProgress, print_json, say
+    from latentrt.engines.bundle.bundle import open_bundle
+    from latentrt.engines.bundle.parity import Reference
     from latentrt.verifying import verify as verify_bundle
 
     figures = verify_bundle(bundle, backend=backend, threads=threads, progress=BuildProgress())
     if json:
         print_json({"bundle": str(bundle), "parity": {name: asdict(parity) for name, parity in figures.items()}})
         return
+    components = open_bundle(bundle).manifest.components
     for name, parity in figures.items():
         say(f"{name:<13} {parity}")
-    say(f"{bundle} is whole, and its engines agree with torch")
+    by_reference = {
+        reference: [name for name in figures if components[name].reference is reference] for reference in Reference
+    }
+    if not by_reference[Reference.ONNX]:
+        say(f"{bundle} is whole, and its engines agree with torch")
+        return
+    say(f"{bundle} is whole, and its engines agree with what they were compared with as they were built:")
+    for reference, names in by_reference.items():
+        if names:
+            say(f"  {', '.join(names)} with {reference.label}")
