@@ -7,7 +7,7 @@ import numpy as np
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.adapters.formulas.fixed import Fixed
-from latentrt.runtime.adapters.formulas.low_rank import down_from_tucker
+from latentrt.runtime.adapters.formulas.low_rank import down_from_tucker, write_product
 from latentrt.runtime.adapters.formulas.module_tensors import ModuleTensors, check_ranks
 
 
@@ -31,9 +31,9 @@ class Hadamard(Fixed):
 
     def write(self, matrix: Array) -> None:
         up, down = self.first
-        np.matmul(up * np.float32(self.scale), down, out=matrix)
+        write_product(matrix, up * np.float32(self.scale), down)
         factor = np.empty_like(matrix)
-        np.matmul(*self.second, out=factor)
+        write_product(factor, *self.second)
         matrix *= factor
 
 

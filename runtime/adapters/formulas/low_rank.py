@@ -29,7 +29,7 @@ class LowRank(Fixed):
     shape: tuple[int, ...]
 
     def write(self, matrix: Array) -> None:
-        np.matmul(self.up * np.float32(self.scale), self.down, out=matrix)
+        write_product(matrix, self.up * np.float32(self.scale), self.down)
 
 
 def low_rank_from_tensors(tensors: ModuleTensors) -> LowRank:
@@ -80,16 +80,36 @@ def added_products(weight: Array, products: list[tuple[float, LowRank]]) -> Arra
     up = np.concatenate([product.up * np.float32(strength * product.scale) for strength, product in products], axis=1)
     down = np.concatenate([product.down for _, product in products])
     changed = np.empty_like(weight, subok=False)
-    base, new = weight, changed
-    if not weight.flags.c_contiguous:
-        base, new, up, down = weight.T, changed.T, down.T, up.T
-    rows = max(1, _BAND // new.shape[1])
-    for start in range(0, len(new), rows):
-        band = new[start : start + rows]
-        np.matmul(up[start : start + rows], down, out=band)
-        band += base[start : start + rows]
+    write_product(changed, up, down, plus=weight)
     return changed
 
 
-_BAND = 1 << 17
-"""Numbers that are multiplied and added before the next: both ends stay in the second level's cache."""
+def write_product(matrix: Array, up: Array, down: Array, plus: Array | None = None) -> None:
+    """Writes up · down, and what shall be added to it, tile by tile.
+
+    A tile stays in the processor's cache until it is added to. And it is so small that NumPy's OpenBLAS multiplies it
+    on the calling thread: several weights are computed at a time, and their calls would wait for the same threads.
+
+    Args:
+        matrix: where to, (out, columns) in C or Fortran order.
+        up: (out, rank).
+        down: (rank, columns).
+        plus: a matrix of the same order.
+    """
+    if not matrix.flags.c_contiguous:
+        matrix, up, down, plus = matrix.T, down.T, up.T, None if plus is None else plus.T
+    height, width = matrix.shape
+    columns = min(width, max(1, _TILE_PRODUCTS // (_TILE_ROWS * len(down))))
+    rows = max(1, _TILE_PRODUCTS // (columns * len(down)))
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            tile = matrix[top : top + rows, left : left + columns]
+            np.matmul(up[top : top + rows], down[:, left : left + columns], out=tile)
+            if plus is not None:
+                tile += plus[top : top + rows, left : left + columns]
+
+
+_TILE_PRODUCTS = (1 << 19) - 1
+"""rows · rank · columns below which OpenBLAS takes one thread (``interface/gemm.c``)."""
+_TILE_ROWS = 16
+"""At least, of a tile in a wide matrix."""

@@ -56,8 +56,9 @@ def test_every_formula_sees_the_base_weight_and_the_order_counts_for_nothing(ord
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
-def test_many_products_in_bands_are_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentrt.runtime.adapters.formulas.low_rank._BAND", 50)
+@pytest.mark.parametrize("products", [1, 700, 5000])
+def test_products_in_tiles_are_their_sum(products: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentrt.runtime.adapters.formulas.low_rank._TILE_PRODUCTS", products)
     for weight in (numbers(16, 24), np.asfortranarray(numbers(16, 24))):
         parts = [member.parts["unet"][DOWN] for member in (A, B)]
         expected = weight + 0.5 * parts[0].change(weight) + 3 * parts[1].change(weight)
