@@ -91,7 +91,8 @@ class Pipeline:
 
     def __setattr__(self, name: str, value: Any) -> None:
         made = "_loading" in self.__dict__  # which is set last
-        if made and name not in self.__dict__ and not hasattr(type(self), name):
+        kind = getattr(type(self), name, None)
+        if made and name not in self.__dict__ and (kind is None or isinstance(kind, property)):
             from latentrt.runtime.call.elsewhere import unknown_attribute  # loaded by mistakes
 
             raise unknown_attribute(name, Options.__annotations__, to_set=True)

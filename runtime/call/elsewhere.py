@@ -10,6 +10,8 @@ _INTERRUPT = "raise latentrt.Interrupt in callback_on_step_end"
 _GUIDANCE = "give guidance_scale to the call, or return {'guidance_scale': 3.0} from callback_on_step_end"
 _BUILT_IN = "build a bundle of the model that has it, and open that"
 _BACKEND = "choose the backend as the bundle is opened: latentrt.open(bundle, backend=…)"
+_LORAS = "load LoRAs with load_lora and name them in the call, as loras={'style': 0.8}"
+_UNLOAD = "use unload_lora"
 _STEPS = "progress is told the number of model calls"
 
 ELSEWHERE: Mapping[str, str] = MappingProxyType(
@@ -27,6 +29,18 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
         "num_timesteps": _STEPS,
         "_num_timesteps": _STEPS,
         "encode_prompt": "use encode",
+        "load_lora_weights": _LORAS,
+        "set_adapters": _LORAS,
+        "enable_lora": _LORAS,
+        "disable_lora": "what a call does not name in loras is not used",
+        "fuse_lora": _LORAS,
+        "unfuse_lora": _UNLOAD,
+        "unload_lora_weights": _UNLOAD,
+        "delete_adapters": _UNLOAD,
+        "get_list_adapters": "see loras",
+        "get_active_adapters": "see loras",
+        "cross_attention_kwargs": _LORAS,
+        "lora_cache": "set its size, as pipe.lora_cache.size = 4",
         "unet": _BUILT_IN,
         "vae": f"{_BUILT_IN}; how pictures go through it is chosen in the call, as vae='tiled'",
         "text_encoder": _BUILT_IN,

@@ -408,6 +408,24 @@ def test_the_cache(tiny_bundle: Path, files: Path) -> None:
             latentrt.open(tiny_bundle, threads=1, lora_cache=bad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("loras", r"give it to the call, as pipe\(prompt, loras=…\)"),
+        ("lora_cache", "pipe.lora_cache.size = 4"),
+        ("load_lora_weights", "load LoRAs with load_lora"),
+        ("set_adapters", "loras={'style': 0.8}"),
+        ("unload_lora_weights", "use unload_lora"),
+    ],
+)
+def test_what_is_written_otherwise_elsewhere(loaded: latentrt.Pipeline, name: str, advice: str) -> None:
+    """Attributes that would change nothing, and diffusers' methods, are refused with what does the same."""
+    with pytest.raises(RequestError, match=advice):
+        setattr(loaded, name, {"style": 0.8})
+    with pytest.raises(RequestError, match=r"loras=\{'style': 0.8\}"):
+        loaded("a cat", cross_attention_kwargs={"scale": 0.5})  # type: ignore[call-arg]
+
+
 def test_pickles(tiny_bundle: Path, files: Path, tmp_path: Path, family_bundle: Callable[[str], Path]) -> None:
     """A pipeline takes its LoRAs along, whatever becomes of their files."""
     path = tmp_path / "style.safetensors"
