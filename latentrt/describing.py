@@ -5,10 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import bundle_and_seal
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import EngineManifest
+from latentrt.engines.bundle.records.engine_manifest import CHANGES, WEIGHTS, EngineManifest
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.seal import Seal
 from latentrt.engines.errors import BundleError, LatentrtError
@@ -49,6 +50,8 @@ def describe(root: Path) -> dict[str, Any]:
             "precision": engine.precision.value,
             "machine": engine.machine,
             "profiles": list(engine.shapes),
+            "lora_ready": engine.flags.get(WEIGHTS) == WeightsAs.INPUTS,
+            "changes": engine.flags.get(CHANGES),
             "workspace_mb": engine.workspace_mb,
             "bytes": sum(file.size for file in engine.files.values()),
             "contents": engine.contents.model_dump(mode="json") if engine.contents else None,
@@ -107,6 +110,6 @@ def _fits(root: Path, manifest: BundleManifest, engine: EngineManifest) -> bool:
     compiler = COMPILERS[engine.backend]
     try:
         component = Component(root=root, manifest=manifest, name=engine.component)
-        return identity_of(component, compiler, compiler.here()).key == engine.key
+        return identity_of(component, compiler, compiler.here(), engine.variant).key == engine.key
     except LatentrtError:
         return False

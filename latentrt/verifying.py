@@ -15,7 +15,7 @@ from latentrt.engines.errors import BundleError
 from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.store.choose import AUTO, chosen_backend
 from latentrt.engines.store.components import OpenComponents
-from latentrt.engines.store.store import engine_and_seal, engine_folders, identity_of, record_parity
+from latentrt.engines.store.store import compiled_folder, engine_and_seal, engine_folders, record_parity
 
 
 def verify(
@@ -59,7 +59,7 @@ def verify(
         for name in bundle.manifest.components:
             component = Component(root=bundle.root, manifest=bundle.manifest, name=name)
             chunks = 1 if compiler.profiles(component) else None
-            key = identity_of(component, compiler, compiler.here()).key
+            key = compiled_folder(component, chosen).name
             with timer.stage(name):
                 engine_at = partial(components.engine, name)
                 parity = measure(component, engine_at, bundle.probes(name), largest_chunks=chunks)

@@ -4,6 +4,7 @@ Work is queued and runs when its stream is synchronised, as on a device; while a
 So code that forgets to wait, or reads before it copied, gets wrong numbers here, too.
 """
 
+import base64
 import ctypes
 import json
 from collections import Counter
@@ -14,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from latentrt.engines.backends.compiler import Target
 from latentrt.engines.backends.tensorrt.backend import PLAN_FILE, TensorRTRTX
+from latentrt.engines.backends.tensorrt.build import PlanGraph
 from latentrt.engines.backends.tensorrt.contents import shapes_record
 from latentrt.engines.backends.tensorrt.run import TensorRTModel
 from latentrt.engines.bundle.component import Component
@@ -92,18 +95,24 @@ class StandInDriver:
         self._called("host_free")
         assert self.memory.pop(address)[0] == "pinned"
 
+    def at(self, address: int) -> tuple[str, int]:
+        """The kind of the buffer that an address lies in, and how many bytes of it are from there on."""
+        begin = max(known for known in self.memory if known <= address)
+        kind, buffer = self.memory[begin]
+        return kind, begin + len(buffer) - address
+
     def _copy(self, target: int, source: int, size: int, stream: int) -> None:
-        assert size == len(self.memory[target][1]) == len(self.memory[source][1])
+        assert size <= min(self.at(target)[1], self.at(source)[1])
         self.enqueue(stream, lambda: ctypes.memmove(target, source, size) and None)
 
     def copy_to_device(self, device: int, host: int, size: int, stream: int) -> None:
         self._called("copy_to_device")
-        assert (self.memory[device][0], self.memory[host][0]) == ("device", "pinned")
+        assert (self.at(device)[0], self.at(host)[0]) == ("device", "pinned")
         self._copy(device, host, size, stream)
 
     def copy_to_host(self, host: int, device: int, size: int, stream: int) -> None:
         self._called("copy_to_host")
-        assert (self.memory[device][0], self.memory[host][0]) == ("device", "pinned")
+        assert (self.at(device)[0], self.at(host)[0]) == ("device", "pinned")
         self._copy(host, device, size, stream)
 
     def stream_create(self) -> int:
@@ -187,10 +196,12 @@ class StandInContext:
         def view(name: str, tensor: TensorSpec) -> Array:
             kind, buffer = driver.memory[self.addresses[name]]
             assert kind == "device"
+            assert len(buffer) == np.prod(tensor.sized(batch)) * tensor.dtype.itemsize
             return np.frombuffer(buffer, tensor.dtype).reshape(tensor.sized(batch))
 
         def work() -> None:
-            inputs = {name: view(name, tensor).copy() for name, tensor in spec.inputs.items()}
+            taken = {**spec.inputs, **self.engine.weights}
+            inputs = {name: view(name, tensor).copy() for name, tensor in taken.items()}
             for name, result in self.engine.compute(inputs).items():
                 np.copyto(view(name, spec.outputs[name]), result, casting="no")
 
@@ -206,7 +217,8 @@ class StandInEngine:
     def __init__(self, trt: "StandInTensorRT", component: Component, compute: Compute) -> None:
         self.trt, self.driver, self.component, self.compute = trt, trt.driver, component, compute
         shapes = component.static_shapes
-        self._names = [*shapes[0].spec.inputs, *shapes[0].spec.outputs]
+        self.weights = trt.weights
+        self._names = [*shapes[0].spec.inputs, *self.weights, *shapes[0].spec.outputs]
         self.num_io_tensors = len(self._names)
         self.num_optimization_profiles = len(shapes) + trt.profiles_too_many
         trt.open_engines += 1
@@ -229,6 +241,8 @@ class StandInEngine:
             assert isinstance(choice, StandInRuntimeConfig)
             assert choice.dynamic_shapes_kernel_specialization_strategy == "eager"
             assert choice.allocation == "user-managed"
+            if self.weights:
+                self.trt.kernel_caches.add(id(choice.get_runtime_cache()))
         else:
             assert choice == "user-managed"
         self.driver.log.append("create_execution_context")
@@ -241,9 +255,21 @@ class StandInRuntimeConfig:
     def __init__(self) -> None:
         self.allocation = "static"
         self.dynamic_shapes_kernel_specialization_strategy = "lazy"
+        self._cache: object = None
 
     def set_execution_context_allocation_strategy(self, strategy: str) -> None:
         self.allocation = strategy
+
+    def create_runtime_cache(self) -> object:
+        return object()
+
+    def set_runtime_cache(self, cache: object) -> bool:
+        self._cache = cache
+        return True
+
+    def get_runtime_cache(self) -> object:
+        assert self._cache is not None
+        return self._cache
 
 
 class StandInTensorRT:
@@ -260,8 +286,16 @@ class StandInTensorRT:
     ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user-managed")
     ComputeCapability = SimpleNamespace(__members__=("NONE", "CURRENT", "SM89", "SM120"))
 
-    def __init__(self, driver: StandInDriver, component: Component, compute: Compute) -> None:
+    def __init__(
+        self,
+        driver: StandInDriver,
+        component: Component,
+        compute: Compute,
+        weights: Mapping[str, TensorSpec] | None = None,
+    ) -> None:
         self.driver = driver
+        self.weights = weights or {}
+        self.kernel_caches: set[int] = set()
         self.refuse: str | None = None
         self.profiles_too_many = 0
         self.open_engines = 0
@@ -294,25 +328,67 @@ class StandInRTX(TensorRTRTX):
     def __init__(self) -> None:
         self.driver = StandInDriver()
         self.modules: list[StandInTensorRT] = []
+        self.components: dict[str, Component] = {}
 
     def _driver(self) -> StandInDriver:
         return self.driver
 
     def _trt(self) -> Any:
-        return StandInTensorRTRTX
+        return _ModuleOfPlans(self)
 
-    def compile(self, component: Component, target: Any, folder: Path, progress: Any) -> ContentsRecord:
-        (folder / PLAN_FILE).write_text(json.dumps(component.name))
-        return ContentsRecord(shapes=shapes_record(component.static_shapes), layers={})
+    def build_plan(
+        self, component: Component, target: Target, folder: Path, progress: Any, graph: PlanGraph
+    ) -> ContentsRecord:
+        plan = folder / PLAN_FILE
+        if graph.content is None:
+            plan.write_text(json.dumps({"component": component.name, "graph": str(component.onnx)}))
+        else:
+            import onnx
+
+            model = onnx.load_from_string(graph.content)
+            onnx.load_external_data_for_model(model, str(graph.path.parent))
+            weights = {name: [place.shape, place.dtype] for name, place in graph.weight_inputs.items()}
+            content = base64.b64encode(model.SerializeToString()).decode()
+            plan.write_text(json.dumps({"component": component.name, "content": content, "weights": weights}))
+        return ContentsRecord(
+            shapes=shapes_record(component.static_shapes), layers={}, weight_inputs=tuple(graph.weight_inputs)
+        )
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> TensorRTModel:
+        self.components[component.name] = component
+        return super().open(component, folder, threads=threads)
+
+
+class _ModuleOfPlans:
+    """``tensorrt_rtx`` to ``StandInRTX``: a plan says itself what ONNX Runtime computes for it."""
+
+    def __init__(self, compiler: StandInRTX) -> None:
+        self._compiler = compiler
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(StandInTensorRTRTX, name)
+
+    def Runtime(self, log: Any) -> Any:  # noqa: N802  # TensorRT's name
+        return SimpleNamespace(deserialize_cuda_engine=self._deserialize)
+
+    def _deserialize(self, content: Any) -> StandInEngine:
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(str(component.onnx), providers=["CPUExecutionProvider"])
+        plan = json.loads(bytes(content))
+        component = self._compiler.components[plan["component"]]
+        graph = base64.b64decode(plan["content"]) if "content" in plan else plan["graph"]
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         names = list(component.record.outputs)
 
         def compute(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
             return dict(zip(names, session.run(names, inputs), strict=True))
 
-        self.modules.append(StandInTensorRTRTX(self.driver, component, compute))
-        return TensorRTModel(self.modules[-1], self.driver, component, folder / PLAN_FILE, maker=self.maker)
+        weights = {
+            name: TensorSpec(shape=tuple(shape), dtype=np.dtype(dtype))
+            for name, (shape, dtype) in plan.get("weights", {}).items()
+        }
+        module = StandInTensorRTRTX(self._compiler.driver, component, compute, weights)
+        self._compiler.modules.append(module)
+        return StandInEngine(module, component, compute)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from latentrt.engines.changes import Changes
 
 
+class WeightsAs(StrEnum):
+    """What the weights that adapters change are to an engine: part of it, or inputs that any call may change."""
+
+    CONSTANTS = "constants"
+    INPUTS = "inputs"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """What to compile for: a machine as engines name it, and what the builder may use meanwhile.
@@ -27,6 +35,11 @@ class Target:
 
     machine: str
     workspace_mb: int | None = None
+    weights: WeightsAs = WeightsAs.CONSTANTS
+
+    def takes_weights(self, component: Component) -> bool:
+        """Whether the component's engine is to take weights as inputs: no adapter changes an autoencoder."""
+        return self.weights is WeightsAs.INPUTS and component.kind.adaptable
 
 
 def refuse_workspace(backend: Backend, workspace_mb: int | None) -> None:
@@ -93,6 +106,11 @@ class Compiler(Protocol):
     @property
     def flags(self) -> Mapping[str, str]:
         """What was chosen for every build; part of an engine's key."""
+        ...
+
+    @property
+    def lora_ready(self) -> bool:
+        """Whether it compiles engines that take weights as inputs; where not, they take adapters without that."""
         ...
 
     @property

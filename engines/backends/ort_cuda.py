@@ -5,11 +5,12 @@ the provider is, and what it saves is bound to the provider's choices for that G
 this GPU architecture and version passed the gate.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +27,13 @@ from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array, EngineSpec
+
+if TYPE_CHECKING:
+    from latentrt.engines.bundle.changed_weights import ChangedInitializer
+    from latentrt.engines.bundle.weights import ComponentWeights
+    from latentrt.engines.changes import Changes
+
+Changed = Callable[[], Iterable["ChangedInitializer"]]
 
 _NO_GRAPH = -1  # gpu_graph_id of a run that is neither recorded nor replayed
 
@@ -44,6 +52,7 @@ class OrtCuda:
     backend = Backend.ORT_CUDA
     maker = "ONNX Runtime"
     flags: Mapping[str, str] = {"recipe": "1", "tf32": "off"}
+    lora_ready = False
     largest_hashed: int | None = HASHED_AT_OPEN
     opens_at_once = False
     opens_after_fork = False
@@ -100,13 +109,26 @@ class OrtCuda:
 class OrtCudaModel:
     """A component's ONNX on a device: one session for all shapes."""
 
-    def __init__(self, component: Component, device: Device) -> None:
+    def __init__(
+        self,
+        component: Component,
+        device: Device,
+        changed: "Changed | None" = None,
+        graph_refused: str | None = None,
+    ) -> None:
         """Opens the session.
 
         Where the provider cannot take every node (CUDA graphs need that), or fails as it records the first of them,
         the session is opened without them and ``graph_refused`` says why.
 
+        Args:
+            component: whose ONNX.
+            device: where it runs.
+            changed: gives initializers with other numbers than the bundle's, as often as a session is opened.
+            graph_refused: why CUDA graphs are not tried, if they are not.
+
         Raises:
+            RequestError: numbers that the component cannot take.
             EngineError: ONNX Runtime refuses the graph.
         """
         import onnxruntime
@@ -114,16 +136,18 @@ class OrtCudaModel:
         self.ort: Any = onnxruntime
         self.device = device
         self.lock = RLock()
-        self.graph_refused: str | None = None
+        self.graph_refused = graph_refused
         self._component = component
+        self._changed = changed
         self._shapes: dict[tuple[object, ...], BoundRun] = {}
         self._graphs = 0
         self._session: Any = None
         try:
-            self._session = self._open({"enable_cuda_graph": "1", "use_tf32": "0"})
+            if graph_refused is None:
+                self._session = self._open({"enable_cuda_graph": "1", "use_tf32": "0"})
         except EngineError as error:
             self.graph_refused = str(error)
-            self._session = self._open({"use_tf32": "0"})
+        self._session = self._session or self._open({"use_tf32": "0"})
 
     @property
     def session(self) -> Any:
@@ -135,6 +159,24 @@ class OrtCudaModel:
         if self._session is None:
             raise EngineError(CLOSED)
         return self._session
+
+    @property
+    def own_bytes(self) -> int:
+        """All weights, as sessions share none; 0 for the one that was opened."""
+        return 0 if self._changed is None else self._component.onnx_bytes
+
+    def changed(self, weights: "ComponentWeights", changes: "Changes") -> "OrtCudaModel":
+        """The same component with other weights: a session of its own.
+
+        Raises:
+            RequestError: weights that the component cannot take.
+            EngineError: closed, or ONNX Runtime cannot open it.
+        """
+        from latentrt.engines.bundle.changed_weights import changed_initializers
+
+        _ = self.session
+        changed = partial(changed_initializers, weights, changes)
+        return OrtCudaModel(self._component, self.device, changed, self.graph_refused)
 
     def engine(self, shapes: Shapes) -> "OrtCudaEngine":
         """The component at these shapes; the bundle's profiles keep buffers and are recorded as CUDA graphs."""
@@ -182,6 +224,13 @@ class OrtCudaModel:
     def _open(self, options: dict[str, str]) -> Any:
         session_options = self.ort.SessionOptions()
         session_options.log_severity_level = ERRORS_ONLY
+        if self._changed is not None:
+            # They take their places before the graph is optimised, which merges and renames initializers; a plain
+            # add_initializer comes behind that, and is ignored where its name is gone. The session copies them
+            contents = dict(self._changed())
+            values = [self.ort.OrtValue.ortvalue_from_numpy(content) for content in contents.values()]
+            if values:
+                session_options.add_external_initializers(list(contents), values)
         path = str(self._component.onnx)
         providers = [(self.device.provider, options if self.device.memory == "cuda" else {})]
         try:

@@ -36,6 +36,7 @@ class KindRow:
         int8_on_gpu: whether an int8 build for GPUs does.
         rounding_moves: what the rounding of its nodes is scored by.
         stretched: the input that fp16's overflow is looked for with, stretched; None for none.
+        adaptable: whether adapters such as LoRAs change its weights.
     """
 
     opening: Opening = Opening.WITH_BUNDLE
@@ -46,6 +47,7 @@ class KindRow:
     int8_on_gpu: bool = False
     rounding_moves: str = "latents"
     stretched: str | None = None
+    adaptable: bool = False
 
 
 class ComponentKind(StrEnum):
@@ -63,8 +65,10 @@ class ComponentKind(StrEnum):
 
 
 _ROWS = {
-    ComponentKind.TEXT_ENCODER: KindRow(guided=True),
-    ComponentKind.UNET: KindRow(guided=True, halves=True, int8_on_cpu=True, int8_on_gpu=True, stretched="sample"),
+    ComponentKind.TEXT_ENCODER: KindRow(guided=True, adaptable=True),
+    ComponentKind.UNET: KindRow(
+        guided=True, halves=True, int8_on_cpu=True, int8_on_gpu=True, stretched="sample", adaptable=True
+    ),
     ComponentKind.VAE_ENCODER: KindRow(opening=Opening.ON_DEMAND, planes=Planes.PICTURE),
     # On a CPU decoding costs several steps; a GPU's tensor cores decode in fp16
     ComponentKind.VAE_DECODER: KindRow(

@@ -136,6 +136,12 @@ class ComponentWeights:
     named: NamedWeights
     files: Mapping[str, Path]
 
+    @property
+    def initializers(self) -> dict[str, StoredWeight]:
+        """Every place that is an initializer of the graph, by the initializer's name."""
+        places = (place for row in self.named.weights.values() for place in row.places)
+        return {place.initializer: place for place in places if place.initializer is not None}
+
     @cached_property
     def _mapped(self) -> dict[str, Array]:
         return {name: np.memmap(path, np.uint8, "r") for name, path in self.files.items()}
@@ -158,7 +164,7 @@ class ComponentWeights:
         """
         record = self._changeable(name)
         place = max(record.places, key=lambda place: np.dtype(place.dtype).itemsize)
-        return place.unstored(self._stored(place), record.shape)
+        return place.unstored(self.stored(place), record.shape)
 
     def placed(self, name: str, weight: Array) -> list[tuple[StoredWeight, Array]]:
         """What to put in the place of a weight: every place that holds it, with the numbers that belong there.
@@ -203,8 +209,12 @@ class ComponentWeights:
             )
         return record
 
-    def _stored(self, place: StoredWeight) -> Array:
-        """What a place holds, as stored."""
+    def stored(self, place: StoredWeight) -> Array:
+        """What a place holds, as stored: a view of the file wherever it can be one.
+
+        Raises:
+            BundleError: the file ends before it.
+        """
         end = place.offset + prod(place.shape) * np.dtype(place.dtype).itemsize
         numbers = self._mapped.get(place.file)
         if numbers is None or end > len(numbers):

@@ -206,6 +206,12 @@ class GraphEditor:
             self.graph.register_initializer(value)
         return value
 
+    def input_of_weight(self, value: "ir.Value") -> None:
+        """Makes a weight an input of the graph, under its name: whoever runs it gives the numbers."""
+        del self.graph.initializers[str(value.name)]
+        value.const_value = None
+        self.graph.inputs.append(value)
+
     def output(self, value: "ir.Value", dtype: "ir.DataType") -> None:
         """Makes a value a result of the graph, too."""
         value.dtype = dtype

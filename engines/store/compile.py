@@ -2,22 +2,25 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from time import perf_counter
 
 from latentrt.engines.backends.compiler import Compiler, Target, runs_here
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.gate import measure
 from latentrt.engines.bundle.probes import Probe
-from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, EngineManifest
+from latentrt.engines.bundle.records.component import ParityRecord
+from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, ContentsRecord, EngineManifest
 from latentrt.engines.bundle.records.manifest_file import SCHEMA, write_manifest
 from latentrt.engines.files import output_error
 from latentrt.engines.progress import Progress
-from latentrt.engines.store.store import (
-    engine_folder,
-    engine_whole,
-    identity_of,
-)
+from latentrt.engines.store.key import EngineIdentity
+from latentrt.engines.store.store import engine_folder, engine_whole, target_identity
+
+Seen = tuple[ContentsRecord | None, ParityRecord | None]
+"""What was seen of an engine as it was compiled, and its figures where it was measured."""
 
 
 def compile_component(
@@ -25,8 +28,7 @@ def compile_component(
 ) -> EngineManifest:
     """Compiles one component into ``engines/<key>/``; where the target is this machine, it passes its gate first.
 
-    The folder is filled under another name and renamed, so a killed compile leaves no half engine. An engine
-    that is there already and whole is kept.
+    An engine that is there already and whole is kept.
 
     Raises:
         EngineError: the backend cannot compile it.
@@ -36,25 +38,48 @@ def compile_component(
     existing = engine_whole(component, compiler, target)
     if existing is not None:
         return existing
-    identity = identity_of(component, compiler, target.machine)
-    folder = engine_folder(component.root, identity)
+
+    def fill(folder: Path) -> Seen:
+        contents = compiler.compile(component, target, folder, progress)
+        if not runs_here(compiler, target.machine):
+            return contents, None
+        model = compiler.open(component, folder, threads=None)
+        try:
+            chunks = 1 if compiler.profiles(component) else None
+            return contents, measure(component, model.engine, probes, largest_chunks=chunks)
+        finally:
+            model.close()
+
+    return new_engine(component.root, target_identity(component, compiler, target), target.workspace_mb, fill)
+
+
+def new_engine(
+    root: Path, identity: EngineIdentity, workspace_mb: int | None, fill: Callable[[Path], Seen]
+) -> EngineManifest:
+    """Puts an engine of this identity into a bundle, in place of one that is there.
+
+    The folder is filled under another name and renamed, so a killed compile leaves no half engine.
+
+    Args:
+        root: the bundle's folder.
+        identity: what the engine is.
+        workspace_mb: the limit on scratch memory that it is compiled with.
+        fill: writes its files into an empty folder.
+
+    Raises:
+        OutputError: the disk is full or read-only.
+    """
+    folder = engine_folder(root, identity)
     staging = folder.with_name(f".{identity.key}.building")
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        contents = compiler.compile(component, target, staging, progress)
-        parity = None
-        if runs_here(compiler, target.machine):
-            model = compiler.open(component, staging, threads=None)
-            try:
-                chunks = 1 if compiler.profiles(component) else None
-                parity = measure(component, model.engine, probes, largest_chunks=chunks)
-            finally:
-                model.close()
+        start = perf_counter()
+        contents, parity = fill(staging)
         engine = EngineManifest(
             schema_version=SCHEMA,
             key=identity.key,
-            component=component.name,
+            component=identity.component,
             backend=identity.backend,
             backend_version=identity.backend_version,
             precision=identity.precision,
@@ -62,9 +87,10 @@ def compile_component(
             machine=identity.machine,
             flags=dict(identity.flags),
             shapes=identity.shapes,
-            workspace_mb=target.workspace_mb,
+            workspace_mb=workspace_mb,
             contents=contents,
             parity=parity,
+            seconds=round(perf_counter() - start, 1),
             files=record_files(staging, [path.name for path in staging.iterdir()]),
         )
         write_manifest(staging / ENGINE_FILE, engine)

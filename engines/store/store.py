@@ -1,14 +1,15 @@
 """Compiled engines inside a bundle: found by their identity, and refused when they do not fit."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from latentrt.engines.backends.compiler import Compiler, Target
+from latentrt.engines.backends.compiler import Compiler, Target, WeightsAs
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.checked_files import check_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ParityRecord
-from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, EngineManifest
+from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, WEIGHTS, EngineManifest
 from latentrt.engines.bundle.records.manifest_file import check_seal, read_manifest_and_seal, write_manifest
 from latentrt.engines.bundle.records.seal import Seal
 from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError
@@ -16,9 +17,21 @@ from latentrt.engines.files import locked, write_file
 from latentrt.engines.precision import Backend
 from latentrt.engines.store.key import EngineIdentity
 
+_PLAIN: Mapping[str, str] = {}
+_LORA_READY: Mapping[str, str] = {WEIGHTS: WeightsAs.INPUTS.value}
 
-def identity_of(component: Component, compiler: Compiler, machine: str) -> EngineIdentity:
-    """The engine that a component has on a machine, if it is made with what is installed here."""
+
+def identity_of(
+    component: Component, compiler: Compiler, machine: str, variant: Mapping[str, str] = _PLAIN
+) -> EngineIdentity:
+    """The engine that a component has on a machine, if it is made with what is installed here.
+
+    Args:
+        component: whose engine.
+        compiler: of its backend.
+        machine: as engines name it.
+        variant: flags that tell it from the component's plain engine.
+    """
     return EngineIdentity(
         component=component.name,
         onnx_sha256=component.onnx_sha256,
@@ -26,9 +39,15 @@ def identity_of(component: Component, compiler: Compiler, machine: str) -> Engin
         backend_version=compiler.version(),
         precision=component.record.precision,
         machine=machine,
-        flags=tuple(sorted(compiler.flags.items())),
+        flags=tuple(sorted({**compiler.flags, **variant}.items())),
         shapes=tuple(str(profile) for profile in compiler.profiles(component)),
     )
+
+
+def target_identity(component: Component, compiler: Compiler, target: Target) -> EngineIdentity:
+    """The engine that a component gets for a target."""
+    variant = _LORA_READY if target.takes_weights(component) else _PLAIN
+    return identity_of(component, compiler, target.machine, variant)
 
 
 def engine_folder(root: Path, identity: EngineIdentity) -> Path:
@@ -54,7 +73,7 @@ def engine_whole(component: Component, compiler: Compiler, target: Target) -> En
     One that would become better by compiling it again does not count.
     """
     try:
-        engine = stored_engine(component.root, identity_of(component, compiler, target.machine))
+        engine = stored_engine(component.root, target_identity(component, compiler, target))
     except BundleError:
         return None
     if compiler.would_improve(component, engine):
@@ -114,19 +133,24 @@ def record_parity(root: Path, engine: EngineManifest, parity: ParityRecord) -> N
 
 
 def compiled_folder(component: Component, backend: Backend) -> Path:
-    """Where the component's engine for this machine is; the sizes of its files are checked.
+    """Where the component's engine for this machine is: one that is LoRA-ready, or else the plain one.
+
+    The sizes of its files are checked.
 
     Raises:
         EngineError: no engine fits this machine.
         BundleError: it is damaged.
     """
     compiler = COMPILERS[backend]
-    identity = identity_of(component, compiler, compiler.here())
-    folder = engine_folder(component.root, identity)
-    if not folder.is_dir():
-        raise EngineError(_why_none_fits(component, compiler, identity))
-    stored_engine(component.root, identity, largest_hashed=0)
-    return folder
+    machine = compiler.here()
+    variants = (_LORA_READY, _PLAIN) if compiler.lora_ready and component.kind.adaptable else (_PLAIN,)
+    for variant in variants:
+        identity = identity_of(component, compiler, machine, variant)
+        folder = engine_folder(component.root, identity)
+        if folder.is_dir():
+            stored_engine(component.root, identity, largest_hashed=0)
+            return folder
+    raise EngineError(_why_none_fits(component, compiler, identity))
 
 
 def _why_none_fits(component: Component, compiler: Compiler, wanted: EngineIdentity) -> str:

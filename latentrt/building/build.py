@@ -8,6 +8,7 @@ from latentrt.building.from_bundle import build_from_bundle
 from latentrt.building.from_model import build_from_model
 from latentrt.building.request import BuildRequest, profiles_from_arguments
 from latentrt.building.result import Build
+from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.bundle.records.manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.bundle.records.seamless import Seamless
@@ -29,6 +30,7 @@ def build(
     backend: str | Backend = Backend.ORT_CPU,
     gpus: Sequence[str] = (),
     workspace_mb: int | None = None,
+    lora_ready: bool = False,
     seamless: str | Seamless = Seamless.NONE,
     fp32: Sequence[str] = (),
     variant: str | None = None,
@@ -63,6 +65,8 @@ def build(
         gpus: GPU architectures such as ``"sm89"``, for ``tensorrt-rtx``: engines are compiled for each of them, on a
             machine with or without a GPU. Without any, engines are compiled for this machine.
         workspace_mb: scratch memory in MB that TensorRT's builder may plan per layer; None sets no limit.
+        lora_ready: TensorRT: U-Net and text encoders take their weights as inputs, so that LoRAs change them without
+            a build; else a plan is built for each set of LoRAs, and kept. Other backends need none of it.
         seamless: axes along which pictures wrap around, so that copies side by side show no seam: ``"none"``,
             ``"x"``, ``"y"`` or ``"xy"``.
         fp32: components that stay in fp32 whatever the precision, such as ``"vae_decoder"``.
@@ -88,6 +92,7 @@ def build(
     """
     precision = choice_if_given(Precision, precision, "precision")
     backend = choice(Backend, backend, "backend")
+    weights = WeightsAs.INPUTS if lora_ready else WeightsAs.CONSTANTS
     request = BuildRequest(
         model=str(model),
         output=None if output is None else Path(output),
@@ -97,7 +102,7 @@ def build(
         fp32=tuple(fp32),
         loras=loras_from_arguments(loras),
         int8=int8_request_from_arguments(precision, backend, prompts, quality),
-        engines=engines_to_make(backend, gpus, workspace_mb),
+        engines=engines_to_make(backend, gpus, workspace_mb, weights),
         choices=Choices(
             variant=variant,
             base=None if base is None else str(base),
@@ -107,6 +112,7 @@ def build(
             prediction_type=choice_if_given(PredictionType, prediction_type, "prediction type"),
         ),
     )
+    request.engines.check_precision(precision)
     timer = StageTimer(progress)
     if request.starts_from_bundle:
         return build_from_bundle(request, timer, decided)

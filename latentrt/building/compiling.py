@@ -2,10 +2,10 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from latentrt.engines.backends.compiler import Compiler, Target
+from latentrt.engines.backends.compiler import Compiler, Target, WeightsAs
 from latentrt.engines.backends.ort_cpu.backend import measure_onnx
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import Bundle
@@ -14,7 +14,7 @@ from latentrt.engines.bundle.records.component import ParityRecord
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.quantization.recipe import check_recipe
-from latentrt.engines.precision import Backend
+from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.store.compile import compile_component
 from latentrt.engines.store.store import engine_whole
@@ -27,12 +27,27 @@ class EnginesToMake:
     compiler: Compiler
     targets: tuple[Target, ...]
 
+    def check_precision(self, precision: Precision | None) -> None:
+        """Refuses what no bundle of a precision can have.
 
-def engines_to_make(backend: Backend, gpus: Sequence[str], workspace_mb: int | None) -> EnginesToMake:
+        Raises:
+            RequestError: eight-bit weights as inputs: TensorRT takes them, but not their scales, which a LoRA changes.
+        """
+        if precision is Precision.INT8 and any(target.weights is WeightsAs.INPUTS for target in self.targets):
+            raise RequestError(
+                "got lora-ready for int8, but TensorRT takes the scales of int8 weights as constants alone, and LoRAs "
+                "change them; leave it out to have a plan built for each set of LoRAs, or build in fp16"
+            )
+
+
+def engines_to_make(
+    backend: Backend, gpus: Sequence[str], workspace_mb: int | None, weights: WeightsAs = WeightsAs.CONSTANTS
+) -> EnginesToMake:
     """Finds out what can be compiled here, before the minutes that an export takes.
 
     Raises:
-        RequestError: a workspace below 1 MB, or GPUs that the backend does not compile for.
+        RequestError: a workspace below 1 MB, GPUs that the backend does not compile for, or weights as inputs where
+            no engine of the backend takes any.
         EngineError: the backend is not installed or cannot run here.
     """
     if workspace_mb is not None and workspace_mb < 1:
@@ -40,9 +55,14 @@ def engines_to_make(backend: Backend, gpus: Sequence[str], workspace_mb: int | N
             f"got a workspace of {workspace_mb} MB, expected at least 1; raise it, or leave it out for no limit"
         )
     compiler = COMPILERS[backend]
+    if weights is WeightsAs.INPUTS and not compiler.lora_ready:
+        raise RequestError(
+            f"got lora-ready for backend {backend}, whose engines take LoRAs as they are; leave it out, or choose "
+            "tensorrt or tensorrt-rtx"
+        )
     targets = compiler.targets(gpus, workspace_mb)
     compiler.version()  # refuses where the backend is not installed
-    return EnginesToMake(compiler=compiler, targets=targets)
+    return EnginesToMake(compiler=compiler, targets=tuple(replace(target, weights=weights) for target in targets))
 
 
 def compile_all(root: Path, manifest: BundleManifest, engines: EnginesToMake, timer: StageTimer) -> BundleManifest:
@@ -82,7 +102,12 @@ def _compile(component: Component, bundle: Bundle, engines: EnginesToMake, timer
 
 
 def compile_missing(bundle: Bundle, engines: EnginesToMake, timer: StageTimer) -> bool:
-    """Adds to a whole bundle the engines that it lacks; returns whether there were any."""
+    """Adds to a whole bundle the engines that it lacks; returns whether there were any.
+
+    Raises:
+        RequestError: engines that no bundle of its precision can have.
+    """
+    engines.check_precision(bundle.manifest.precision)
     components = [Component(root=bundle.root, manifest=bundle.manifest, name=n) for n in bundle.manifest.components]
     lacking = [
         component

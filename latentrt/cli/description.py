@@ -76,7 +76,7 @@ def print_description(description: dict[str, Any]) -> None:
     shapes = _shape_rows(description["engines"])
     if shapes:
         print_table("compiled shapes", ("component", "profiles", "inputs", "outputs", "layers"), shapes)
-    if any(row["parity"] is None for row in description["engines"]):
+    if any(row["parity"] is None and row["changes"] is None for row in description["engines"]):
         say("–: not measured, as it was compiled for another machine; run latentrt verify there")
     if any(row["contents"] and row["contents"]["unoptimised"] for row in description["engines"]):
         say("not optimised: too little memory was free; run latentrt build again with more")
@@ -135,9 +135,12 @@ def _fits(engine: dict[str, Any]) -> str:
 
 
 def _engine_name(engine: dict[str, Any]) -> str:
-    """The backend, and the GPU architecture of a plan."""
+    """The backend, the GPU architecture of a plan, and what it is to adapters."""
     fixed = engine["contents"] and engine["contents"]["shapes"]
-    return f"{engine['backend']} {gpu_of_machine(engine['machine'])}" if fixed else str(engine["backend"])
+    name = f"{engine['backend']} {gpu_of_machine(engine['machine'])}" if fixed else str(engine["backend"])
+    if engine["changes"] is not None:
+        return f"{name}, with LoRAs {engine['changes'][:8]}"
+    return f"{name}, LoRA-ready" if engine["lora_ready"] else name
 
 
 def _shape_rows(engines: list[dict[str, Any]]) -> list[tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """The engine of ONNX Runtime's CUDA provider, with the CPU as the device: the bindings are real, the memory is not."""
 
+import gc
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,12 @@ from latentrt.engines.backends.ort_cpu.backend import _OpenComponent
 from latentrt.engines.backends.ort_cpu.compile import open_onnx
 from latentrt.engines.backends.ort_cuda import Device, OrtCuda, OrtCudaModel
 from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.weights import ComponentWeights
+from latentrt.engines.changes import Changes
 from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.graphs.editor import load_graph, serialized
 from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array, EngineSpec
 
@@ -220,3 +225,122 @@ def test_an_onnxruntime_without_cuda() -> None:
     """The one of the default install."""
     with pytest.raises(EngineError, match=r"has the providers .*CPU.*onnxruntime-gpu"):
         OrtCuda().version()
+
+
+def changes_of(weights: ComponentWeights, kind: int | None, factor: float) -> Changes:
+    """Every weight of as many dimensions times a factor, or all of them, and something added."""
+    names = [
+        name
+        for name, row in weights.named.weights.items()
+        if kind in (None, len(row.shape)) and any(place.initializer for place in row.places)
+    ]
+    return Changes(key=f"{kind} {factor}", weights={name: lambda weight: weight * factor + 0.01 for name in names})
+
+
+def plain_run(component: Component, weights: ComponentWeights, changes: Changes, inputs: dict[str, Array]) -> Array:
+    """What a session gives that optimises nothing, of a graph that holds the changed weights itself."""
+    import onnx_ir as ir
+    import onnxruntime
+
+    model = load_graph(component.onnx)
+    for name, content in changed_initializers(weights, changes):
+        model.graph.initializers[name].const_value = ir.tensor(content, name=name)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    folder = "session.model_external_initializers_file_folder_path"
+    options.add_session_config_entry(folder, str(component.onnx.parent))
+    session = onnxruntime.InferenceSession(serialized(model), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["out_sample"], inputs)[0])
+
+
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-5), ("fp16", 2e-3)])
+@pytest.mark.parametrize("kind", [1, 2, 4])
+def test_changed_weights_reach_every_kernel(
+    tiny_bundle: Path, request: pytest.FixtureRequest, kind: int, precision: str, error: float
+) -> None:
+    """Of convolutions, matrix products, norms and biases, with all of the graph's optimisations."""
+    root = tiny_bundle if precision == "fp32" else request.getfixturevalue("half_bundle")
+    bundle = open_bundle(root)
+    unet, weights = Component(root=root, manifest=bundle.manifest, name="unet"), bundle.weights("unet")
+    model = OrtCudaModel(unet, ON_CPU)
+    inputs = random_inputs(model.engine(Shapes(profile=PAIR)).spec, 2, 0)
+    changes = changes_of(weights, kind, 0.9)
+    changed = model.changed(weights, changes)
+    gc.collect()  # what was handed over is gone
+    result = changed.engine(Shapes(profile=PAIR)).run(inputs)["out_sample"]
+    expected = plain_run(unet, weights, changes, inputs)
+    scale = np.abs(expected).max()
+    assert np.abs(result - expected).max() < error * scale
+    assert np.abs(model.engine(Shapes(profile=PAIR)).run(inputs)["out_sample"] - expected).max() > 10 * error * scale
+
+
+def test_sets_of_weights_leave_no_residue(model: OrtCudaModel, tiny_bundle: Path) -> None:
+    """A, B, A: bit for bit as A alone; the base as ever, and each closes for itself."""
+    weights = open_bundle(tiny_bundle).weights("unet")
+    inputs = random_inputs(model.engine(Shapes(profile=PAIR)).spec, 2, 0)
+
+    def run(opened: OrtCudaModel) -> Array:
+        return opened.engine(Shapes(profile=PAIR)).run(inputs)["out_sample"]
+
+    base = run(model)
+    first, second = changes_of(weights, None, 1.1), changes_of(weights, 2, 0.7)
+    results = []
+    for changes in (first, second, first):
+        changed = model.changed(weights, changes)
+        assert changed.own_bytes > model.own_bytes == 0
+        results.append(run(changed))
+        changed.close()
+    np.testing.assert_array_equal(results[0], results[2])
+    assert np.abs(results[0] - results[1]).max() > 1e-3
+    np.testing.assert_array_equal(run(model), base)
+
+
+def test_weights_that_cannot_be_taken(model: OrtCudaModel, tiny_bundle: Path) -> None:
+    """One sentence, and the model goes on; closed, it gives no others."""
+    weights = open_bundle(tiny_bundle).weights("unet")
+    name = "conv_in.weight"
+    with pytest.raises(RequestError, match=r"unet has no weight 'conv_inn.weight'"):
+        model.changed(weights, Changes(key="x", weights={"conv_inn.weight": lambda weight: weight}))
+    with pytest.raises(RequestError, match=r"got numbers up to nan for unet's weight 'conv_in.weight'"):
+        model.changed(weights, Changes(key="x", weights={name: lambda weight: weight * np.float32(np.nan)}))
+    model.engine(Shapes(profile=PAIR))
+    model.close()
+    with pytest.raises(EngineError, match="closed; open the bundle again"):
+        model.changed(weights, Changes(key="x", weights={}))
+
+
+def test_changed_weights_come_again_where_a_session_is_opened_again(
+    unet: Component, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording that fails leaves the base without CUDA graphs; a model of other weights does not try them."""
+    import onnxruntime
+
+    real, asked = onnxruntime.InferenceSession, []
+
+    class Session(real):  # type: ignore[misc, valid-type]
+        def __init__(self, path: str, options: Any, providers: list[tuple[str, dict[str, str]]]) -> None:
+            asked.append("enable_cuda_graph" in providers[0][1])
+            self.records = asked[-1]
+            super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+        def run_with_iobinding(self, binding: Any, options: Any = None) -> None:
+            if self.records:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            super().run_with_iobinding(binding, options)
+
+    weights = open_bundle(tiny_bundle).weights("unet")
+    changes = changes_of(weights, 4, 0.9)
+    inputs = random_inputs(unet.spec_of_any_batch(Shapes(profile=PAIR)), 2, 0)
+    expected = plain_run(unet, weights, changes, inputs)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    model = OrtCudaModel(unet, Device(provider="CPUExecutionProvider", memory="cuda"))
+    changed = model.changed(weights, changes)
+    for opened in (model, changed):
+        opened.device = ON_CPU
+    result = changed.engine(Shapes(profile=PAIR)).run(inputs)["out_sample"]
+    assert asked == [True, True, False]
+    assert changed.graph_refused is not None
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+    model.engine(Shapes(profile=PAIR)).run(inputs)
+    model.changed(weights, changes)
+    assert asked == [True, True, False, False, False]

@@ -225,8 +225,8 @@ def test_an_interrupted_recording_is_ended(opened: Opened) -> None:
 def test_the_stand_in_is_configured_as_the_module_is() -> None:
     """Otherwise the branch of TensorRT-RTX would be tested on another module than it has."""
     trt = pytest.importorskip("tensorrt_rtx")
-    names = {name for name in vars(StandInRuntimeConfig()) if name != "allocation"}
-    names |= {name for name in vars(StandInRuntimeConfig) if not name.startswith("_")}
+    names = {*vars(StandInRuntimeConfig()), *vars(StandInRuntimeConfig)} - {"allocation"}
+    names = {name for name in names if not name.startswith("_")}
     assert names <= set(dir(trt.IRuntimeConfig))
     strategies = trt.DynamicShapesKernelSpecializationStrategy.__members__
     assert set(vars(StandInTensorRTRTX.DynamicShapesKernelSpecializationStrategy)) == set(strategies)

@@ -73,6 +73,7 @@ class OrtCpu:
     backend = Backend.ORT_CPU
     maker = "ONNX Runtime"
     flags: Mapping[str, str] = FLAGS
+    lora_ready = False
     largest_hashed: int | None = HASHED_AT_OPEN
     opens_at_once = True
     opens_after_fork = True

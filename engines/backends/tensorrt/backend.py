@@ -23,7 +23,10 @@ from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Profile
 
 if TYPE_CHECKING:
+    from latentrt.engines.backends.tensorrt.build import PlanGraph
     from latentrt.engines.backends.tensorrt.run import TensorRTModel
+    from latentrt.engines.bundle.weights import ComponentWeights
+    from latentrt.engines.changes import Changes
 
 PLAN_FILE = "model.plan"
 
@@ -35,6 +38,7 @@ class TensorRT:
     maker = "TensorRT"
     # TF32 rounds fp32 inputs to 10 bits of mantissa: what is asked for as fp32 would miss its gate
     flags: Mapping[str, str] = {"recipe": "1", "tf32": "off", "attention": "decomposable"}
+    lora_ready = True
     largest_hashed: int | None = None  # a plan is native code, and read as a whole anyway
     opens_at_once = False
     opens_after_fork = False
@@ -75,16 +79,24 @@ class TensorRT:
         """Builds one plan with a static optimization profile per shape, and looks at what came out.
 
         Raises:
+            RequestError: weights in eight bits as inputs.
             EngineError: the parser or the builder refuses, or the precision is not the one asked for.
         """
+        from latentrt.engines.backends.tensorrt.adapted import graph_for
+
+        return self.build_plan(component, target, folder, progress, graph_for(component, target))
+
+    def build_plan(
+        self, component: Component, target: Target, folder: Path, progress: Progress | None, graph: "PlanGraph"
+    ) -> ContentsRecord:
+        """Builds the plan of a component of its ONNX or of a graph that was made of it, as ``compile`` does."""
         from latentrt.engines.backends.tensorrt.build import PlanBuilder
         from latentrt.engines.backends.tensorrt.contents import seen_by_inspector
 
-        trt = self._trt()
+        trt, machine, plan = self._trt(), target.machine, folder / PLAN_FILE
         builder = PlanBuilder(trt, maker=self.maker, workspace_mb=target.workspace_mb, progress=progress)
-        plan = folder / PLAN_FILE
-        contents = builder.build(component, plan, self._choose_gpu(target.machine), self._timing_cache(target.machine))
-        if runs_here(self, target.machine):
+        contents = builder.build(component, plan, self._choose_gpu(machine), self._timing_cache(machine), graph)
+        if runs_here(self, machine):
             contents = contents.model_copy(update=seen_by_inspector(trt, plan, self.maker))
         return contents
 
@@ -94,9 +106,17 @@ class TensorRT:
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> "TensorRTModel":
         """Reads the plan onto the GPU; ``threads`` means nothing there."""
-        from latentrt.engines.backends.tensorrt.run import TensorRTModel
+        from latentrt.engines.backends.tensorrt.run import RecompiledModel, TensorRTModel
 
-        return TensorRTModel(self._trt(), self._driver(), component, folder / PLAN_FILE, maker=self.maker)
+        trt, driver = self._trt(), self._driver()
+
+        def recompiled(weights: "ComponentWeights", changes: "Changes") -> RecompiledModel:
+            from latentrt.engines.backends.tensorrt.adapted import folder_of_changed
+
+            changed = folder_of_changed(self, component, folder, weights, changes)
+            return RecompiledModel(trt, driver, component, changed / PLAN_FILE, maker=self.maker)
+
+        return TensorRTModel(trt, driver, component, folder / PLAN_FILE, maker=self.maker, recompiled=recompiled)
 
     def _choose_gpu(self, machine: str) -> Any | None:
         """What the builder's configuration takes as compute capability; None for the one that is present."""

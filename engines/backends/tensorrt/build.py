@@ -1,7 +1,9 @@
 """A TensorRT plan from a component's ONNX: parsed, typed by its ONNX alone, one static profile per shape."""
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,6 +18,7 @@ from latentrt.engines.backends.tensorrt.contents import (
 from latentrt.engines.backends.tensorrt.logger import first_error, tensorrt_logger
 from latentrt.engines.bundle.component import Component, StaticShape
 from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
+from latentrt.engines.bundle.weights import StoredWeight
 from latentrt.engines.errors import EngineError, OutputError
 from latentrt.engines.files import write_file
 from latentrt.engines.progress import Progress
@@ -29,6 +32,21 @@ def user_timing_cache(backend: str, version: str, machine: str) -> Path:
     return Path(root) / "latentrt" / f"{backend}-{version}-{machine.replace(' ', '-')}.timing"
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanGraph:
+    """The graph that a plan is built of.
+
+    Attributes:
+        path: the component's ONNX, or where it would lie: weights are in the same folder.
+        content: None for the file itself, or else a graph that was made of it.
+        weight_inputs: where the bundle holds what the graph takes as inputs beside the component's own, by name.
+    """
+
+    path: Path
+    content: bytes | None = None
+    weight_inputs: Mapping[str, StoredWeight] = field(default_factory=dict)
+
+
 class PlanBuilder:
     """Builds plans with one of the two modules."""
 
@@ -40,7 +58,12 @@ class PlanBuilder:
         self._progress = progress
 
     def build(
-        self, component: Component, plan: Path, compute_capability: Any | None, timing_cache: Path | None
+        self,
+        component: Component,
+        plan: Path,
+        compute_capability: Any | None,
+        timing_cache: Path | None,
+        graph: PlanGraph | None = None,
     ) -> ContentsRecord:
         """Writes the plan and tells what went into it.
 
@@ -49,6 +72,7 @@ class PlanBuilder:
             plan: the file to write.
             compute_capability: of the GPU to build for, where the module lets one choose.
             timing_cache: a file that holds and receives the times of kernels, where the module has that.
+            graph: what it is built of; None takes the component's ONNX.
 
         Raises:
             EngineError: the parser or the builder refuses, with the first reason that it gave; or the precision is not
@@ -56,14 +80,15 @@ class PlanBuilder:
             OSError: the plan cannot be written.
         """
         trt, log = self._trt, tensorrt_logger(self._trt)
+        graph = graph or PlanGraph(path=component.onnx)
         builder = trt.Builder(log)
         # Where the flag is gone (TensorRT 11) every network is strongly typed
         typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         network = builder.create_network(0 if typed is None else 1 << int(typed))
-        self._parse(component, network, log)
+        self._parse(component.name, graph, network, log)
         _allow_decomposition(trt, network)
         shapes = component.static_shapes
-        check_tensors(network, trt, component.name, shapes)
+        check_tensors(network, component.name, shapes, graph.weight_inputs)
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector has something to tell
@@ -76,7 +101,10 @@ class PlanBuilder:
             config.add_optimization_profile(_optimization_profile(builder, shape))
         # Read before the build, which may change the network
         contents = ContentsRecord(
-            shapes=shapes_record(shapes), layers=layers_of(network), quantized=quantized_layers(network)
+            shapes=shapes_record(shapes),
+            layers=layers_of(network),
+            quantized=quantized_layers(network),
+            weight_inputs=tuple(graph.weight_inputs),
         )
         check_precision(
             component, contents.layers, quantized=contents.quantized
@@ -88,9 +116,9 @@ class PlanBuilder:
             _write_timing_cache(config, timing_cache)
         return contents
 
-    def _parse(self, component: Component, network: Any, log: Any) -> None:
-        parser = self._trt.OnnxParser(network, log)
-        if parser.parse_from_file(str(component.onnx)):
+    def _parse(self, name: str, graph: PlanGraph, network: Any, log: Any) -> None:
+        parser, path = self._trt.OnnxParser(network, log), str(graph.path)
+        if parser.parse_from_file(path) if graph.content is None else parser.parse(graph.content, path=path):
             return
         faults = []
         for index in range(parser.num_errors):
@@ -99,7 +127,7 @@ class PlanBuilder:
             faults.append(node + error.desc())
         reason = "; ".join(" ".join(fault.split()) for fault in faults[:3]) or first_error(log, "no reason given")
         raise EngineError(
-            f"{self._maker} cannot parse the ONNX of {component.name}: {reason}; build the bundle again, or choose "
+            f"{self._maker} cannot parse the ONNX of {name}: {reason}; build the bundle again, or choose "
             "another backend"
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from latentrt.engines.bundle.component import Component, StaticShape
 from latentrt.engines.bundle.records.engine_manifest import ProfileShapesRecord, ShapeRecord
+from latentrt.engines.bundle.weights import StoredWeight
 from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import TensorSpec
 
@@ -28,8 +29,16 @@ def dtype_name(dtype: Any) -> str:
     return _DTYPES.get(name, name.lower())
 
 
-def check_tensors(network: Any, trt: Any, component: str, shapes: Sequence[StaticShape]) -> None:
+def check_tensors(
+    network: Any, component: str, shapes: Sequence[StaticShape], weights: Mapping[str, StoredWeight]
+) -> None:
     """Compares a parsed network's inputs and outputs with the specs: names, dtypes, and dimensions that are fixed.
+
+    Args:
+        network: as it was parsed.
+        component: its name, for messages.
+        shapes: what it is compiled for.
+        weights: what it takes as inputs beside those of the specs, by name.
 
     Raises:
         EngineError: naming every difference.
@@ -42,6 +51,8 @@ def check_tensors(network: Any, trt: Any, component: str, shapes: Sequence[Stati
     )
     for side, expected, tensors in sides:
         found = {tensor.name: tensor for tensor in tensors}
+        if side == "input":
+            faults += _weight_faults(found, weights)
         faults += [f"no {side} {name}" for name in expected.keys() - found.keys()]
         faults += [f"an {side} {name} too many" for name in found.keys() - expected.keys()]
         for name in expected.keys() & found.keys():
@@ -54,6 +65,19 @@ def check_tensors(network: Any, trt: Any, component: str, shapes: Sequence[Stati
                     faults.append(f"{side} {name} is {got} {dtype} instead of {sized} {tensor.dtype}")
     if faults:
         raise EngineError(f"the ONNX of {component} has {'; '.join(sorted(faults))}; build the bundle again")
+
+
+def _weight_faults(inputs: dict[str, Any], weights: Mapping[str, StoredWeight]) -> list[str]:
+    """What is wrong with the inputs that are weights; they are taken out."""
+    faults = []
+    for name, weight in weights.items():
+        tensor = inputs.pop(name, None)
+        if tensor is None:
+            faults.append(f"no input {name}")
+        elif (tuple(tensor.shape), dtype_name(tensor.dtype)) != (weight.shape, weight.dtype):
+            got = f"{tuple(tensor.shape)} {dtype_name(tensor.dtype)}"
+            faults.append(f"input {name} is {got} instead of {weight.shape} {weight.dtype}")
+    return faults
 
 
 def layers_of(network: Any) -> dict[str, dict[str, int]]:
@@ -176,7 +200,7 @@ def seen_by_inspector(trt: Any, plan: Path, maker: str) -> dict[str, Any]:
     Raises:
         EngineError: the plan cannot be opened.
     """
-    from latentrt.engines.backends.tensorrt.run import engine_from_plan
+    from latentrt.engines.backends.tensorrt.plan import engine_from_plan
 
     runtime, engine = engine_from_plan(trt, plan, maker)
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)

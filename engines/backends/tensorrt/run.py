@@ -1,82 +1,42 @@
 """Running a TensorRT plan: everything is allocated and bound once, and a run is one launch of a CUDA graph."""
 
 import ctypes
-import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from latentrt.engines.backends.cuda import Driver, require_memory
-from latentrt.engines.backends.tensorrt.logger import first_error, tensorrt_logger
-from latentrt.engines.bundle.component import Component, StaticShape
+from latentrt.engines.backends.tensorrt.device_weights import DeviceWeights
+from latentrt.engines.backends.tensorrt.plan import CLOSED, OpenPlan
+from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import Planes
 from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.shapes import Shapes
-from latentrt.engines.spec import Array, EngineSpec, TensorSpec
+from latentrt.engines.spec import Array, TensorSpec
 
-_CLOSED = "the engine is closed; open the bundle again"
+if TYPE_CHECKING:
+    from latentrt.engines.bundle.weights import ComponentWeights
+    from latentrt.engines.changes import Changes
 
-
-def engine_from_plan(trt: Any, plan: Path, maker: str) -> tuple[Any, Any]:
-    """The runtime and the engine of a plan: its weights are on the device then. The runtime must outlive the engine.
-
-    Raises:
-        EngineError: TensorRT refuses the plan.
-    """
-    log = tensorrt_logger(trt)
-    runtime = trt.Runtime(log)
-    with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        engine = runtime.deserialize_cuda_engine(content)
-    if engine is None:
-        raise EngineError(
-            f"{maker} cannot open {str(plan)!r}: {first_error(log, 'no reason given')}; build the engine again with "
-            "latentrt build"
-        )
-    return runtime, engine
+Recompiled = Callable[["ComponentWeights", "Changes"], "TensorRTModel"]
 
 
-class TensorRTModel:
-    """A plan, opened: weights, one stream, and scratch memory that all shapes share, because one runs at a time."""
+class _Shapes:
+    """The shapes of an open plan with one set of weights."""
 
-    def __init__(self, trt: Any, driver: Driver, component: Component, plan: Path, *, maker: str) -> None:
-        """Reads the plan onto the device.
-
-        Args:
-            trt: the module ``tensorrt`` or ``tensorrt_rtx``.
-            driver: the device.
-            component: whose plan it is.
-            plan: the file.
-            maker: the module's name for people.
-
-        Raises:
-            EngineError: the device's memory does not hold it, or TensorRT refuses it; nothing stays allocated.
-        """
-        self.trt = trt
-        self.driver = driver
-        self.name = component.name
-        self.lock = RLock()
-        self._shapes = component.static_shapes
+    def __init__(self, plan: OpenPlan, weights: Mapping[str, int], component: Component) -> None:
+        """Takes the addresses of weights by the inputs that take them."""
+        self.lock = plan.lock
+        self._plan = plan
+        self._weights = weights
+        self._component = component
         self._bound: dict[int, BoundShape] = {}
-        self._holds_less = component.kind.planes is Planes.PICTURE
-        with ExitStack() as taken:
-            require_memory(driver, plan.stat().st_size, f"the weights of {self.name}")
-            runtime, engine = engine_from_plan(trt, plan, maker)
-            self._owned: list[Any] = [engine, runtime]
-            taken.callback(self._release)
-            _check_plan(engine, self.name, self._shapes)
-            scratch = int(engine.device_memory_size_v2)
-            require_memory(driver, scratch, f"a run of {self.name}")
-            self.scratch_bytes = max(scratch, 1)
-            self.scratch = driver.malloc(self.scratch_bytes)
-            taken.callback(driver.free, self.scratch)
-            self.stream = driver.stream_create()
-            taken.callback(driver.stream_destroy, self.stream)
-            self._taken = taken.pop_all()
+        self._closed = False
 
     @property
     def plan(self) -> Any:
@@ -85,9 +45,14 @@ class TensorRTModel:
         Raises:
             EngineError: the model was closed.
         """
-        if not self._owned:
-            raise EngineError(_CLOSED)
-        return self._owned[0]
+        if self._closed:
+            raise EngineError(CLOSED)
+        return self._plan.engine
+
+    @property
+    def bound_bytes(self) -> int:
+        """Device memory of inputs and outputs."""
+        return sum(shape.bytes for shape in list(self._bound.values()))
 
     def engine(self, shapes: Shapes) -> "TensorRTEngine":
         """The component at one of the profiles; where tiles may come, the smallest that holds another size.
@@ -98,71 +63,203 @@ class TensorRTModel:
         """
         index = self._index(shapes)
         with self.lock:
-            plan = self.plan
+            _ = self.plan  # refuses where it was closed
             if index not in self._bound:
-                self._bound[index] = BoundShape(self, plan, index, self._shapes[index].spec)
+                self._bound[index] = BoundShape(self._plan, index, self._weights)
             return TensorRTEngine(self, self._bound[index])
 
     def close(self) -> None:
-        """Frees everything on the device; may be called twice, and waits for a run that is under way."""
+        """Frees what it has on the device; may be called twice, and waits for a run that is under way."""
         with self.lock:
+            self._closed = True
             bound, self._bound = self._bound, {}
             with ExitStack() as rest:
-                rest.enter_context(self._taken.pop_all())
+                rest.callback(self._release)
                 for shape in bound.values():
                     rest.callback(shape.close)
 
     def _release(self) -> None:
-        while self._owned:
-            self._owned.pop(0)  # the engine before the runtime
+        """Frees what is not of a shape; the lock is held."""
 
     def _index(self, shapes: Shapes) -> int:
-        profile = shapes.profile
-        known = [str(served) for shape in self._shapes for served in shape.profiles]
+        profile, holds_less = shapes.profile, self._component.kind.planes is Planes.PICTURE
+        known = [str(served) for shape in self._plan.shapes for served in shape.profiles]
         if shapes.chunks > 1:
             raise RequestError(
-                f"got a prompt of {shapes.chunks} chunks, but the engine of {self.name} was compiled for prompts of "
-                "one; shorten the prompt, or open the bundle with the backend ort-cpu"
+                f"got a prompt of {shapes.chunks} chunks, but the engine of {self._component.name} was compiled for "
+                "prompts of one; shorten the prompt, or open the bundle with the backend ort-cpu"
             )
-        for index, shape in enumerate(self._shapes):
+        for index, shape in enumerate(self._plan.shapes):
             if profile in shape.profiles:
                 return index
         # Tiles have sizes that are no profile's
         holding = [
             (served.width * served.height, index)
-            for index, shape in enumerate(self._shapes)
+            for index, shape in enumerate(self._plan.shapes)
             for served in shape.profiles
-            if served.width >= profile.width and served.height >= profile.height and self._holds_less
+            if served.width >= profile.width and served.height >= profile.height and holds_less
         ]
         if not holding:
             raise RequestError(
-                f"got size {profile.width}x{profile.height}, but the engine of {self.name} was compiled for "
+                f"got size {profile.width}x{profile.height}, but the engine of {self._component.name} was compiled for "
                 f"{', '.join(known)}; ask for one of these, or build again with --profile "
                 f"{profile.width}x{profile.height}"
             )
         return min(holding)[1]
 
 
+class TensorRTModel(_Shapes):
+    """A plan, opened, with the bundle's weights."""
+
+    def __init__(
+        self,
+        trt: Any,
+        driver: Driver,
+        component: Component,
+        plan: Path,
+        *,
+        maker: str,
+        recompiled: "Recompiled | None" = None,
+    ) -> None:
+        """Reads the plan onto the device, and the weights that it takes as inputs.
+
+        Args:
+            trt: the module ``tensorrt`` or ``tensorrt_rtx``.
+            driver: the device.
+            component: whose plan it is.
+            plan: the file.
+            maker: the module's name for people.
+            recompiled: gives a model of a plan that was compiled of changed weights, where this one takes none.
+
+        Raises:
+            EngineError: the device's memory does not hold it, or TensorRT refuses it; nothing stays allocated.
+        """
+        self._recompiled = recompiled
+        self._changed: list[ChangedModel] = []
+        with ExitStack() as taken:
+            opened = OpenPlan(trt, driver, component, plan, maker=maker)
+            taken.callback(opened.close)
+            addresses: Mapping[str, int] = {}
+            if opened.weight_inputs:
+                weights = DeviceWeights(driver, _base_weights(component, opened.weight_inputs), component.name)
+                taken.callback(weights.close)
+                addresses = weights.addresses
+            super().__init__(opened, addresses, component)
+            self._taken = taken.pop_all()
+
+    @property
+    def own_bytes(self) -> int:
+        """None beside itself."""
+        return 0
+
+    def changed(self, weights: "ComponentWeights", changes: "Changes") -> "TensorRTModel | ChangedModel":
+        """The same component with other weights.
+
+        Where the plan takes weights as inputs, they share it, and all buffers that nothing changes. Else a plan of its
+        own is compiled, once.
+
+        Raises:
+            RequestError: weights that the component cannot take.
+            EngineError: closed, the device's memory does not hold it, or no other weights can be had.
+        """
+        _ = self.plan
+        if not self._weights:
+            if self._recompiled is None:
+                raise EngineError(
+                    f"the engine of {self._component.name} takes no other weights; build it again with --lora-ready"
+                )
+            return self._recompiled(weights, changes)
+        own = DeviceWeights(self._plan.driver, self._taken_by_plan(weights, changes), self._component.name)
+        model = ChangedModel(self._plan, {**self._weights, **own.addresses}, self._component, own, self._forget)
+        with self.lock:
+            if self._closed:  # meanwhile
+                model.close()
+                raise EngineError(CLOSED)
+            self._changed.append(model)
+        return model
+
+    def _taken_by_plan(self, weights: "ComponentWeights", changes: "Changes") -> Iterator[tuple[str, Array]]:
+        from latentrt.engines.bundle.changed_weights import changed_initializers
+
+        for name, content in changed_initializers(weights, changes):
+            if name not in self._weights:
+                raise EngineError(
+                    f"the engine of {self._component.name} does not take {name} as an input; build it again with "
+                    "--lora-ready"
+                )
+            yield name, content
+
+    def _forget(self, model: "ChangedModel") -> None:
+        if model in self._changed:
+            self._changed.remove(model)
+
+    def _release(self) -> None:
+        with ExitStack() as rest:
+            rest.enter_context(self._taken.pop_all())
+            for model in list(self._changed):
+                rest.callback(model.close)
+
+
+class ChangedModel(_Shapes):
+    """An open plan with other weights: buffers of its own hold what differs, and all else is shared."""
+
+    def __init__(
+        self,
+        plan: OpenPlan,
+        weights: Mapping[str, int],
+        component: Component,
+        own: DeviceWeights,
+        closed: "Callable[[ChangedModel], None]",
+    ) -> None:
+        """Takes over ``own``; ``closed`` is called when it is closed."""
+        super().__init__(plan, weights, component)
+        self._own = own
+        self._on_close = closed
+
+    @property
+    def own_bytes(self) -> int:
+        """Device memory of the weights that differ, and of inputs and outputs."""
+        return self._own.bytes + self.bound_bytes
+
+    def changed(self, weights: "ComponentWeights", changes: "Changes") -> "ChangedModel":
+        """Refused: changes are of the bundle's weights."""
+        raise EngineError("got changes of a changed model, expected the one that was opened; change that one")
+
+    def _release(self) -> None:
+        self._on_close(self)
+        self._own.close()
+
+
+class RecompiledModel(TensorRTModel):
+    """A plan that was compiled of changed weights; it shares nothing."""
+
+    @property
+    def own_bytes(self) -> int:
+        """Device memory of all of it."""
+        return self._plan.bytes + self.bound_bytes
+
+
 class BoundShape:
     """One shape of a plan: a context, a device buffer and a pinned one per tensor, and the graph of a run."""
 
-    def __init__(self, model: TensorRTModel, plan: Any, index: int, spec: EngineSpec) -> None:
-        """Allocates and binds; the model's lock is held."""
-        self.spec = spec
+    def __init__(self, plan: OpenPlan, index: int, weights: Mapping[str, int]) -> None:
+        """Allocates and binds; the plan's lock is held. Weights are bound where they are."""
+        self.spec = spec = plan.shapes[index].spec
         self.graph: int | None = None
         self.graph_refused: str | None = None
-        self._model = model
+        self._plan = plan
         self._staging: dict[str, Array] = {}
         self._places: dict[str, tuple[int, int, int]] = {}  # device address, pinned address, bytes
-        driver = model.driver
+        driver = plan.driver
         tensors = {**spec.inputs, **spec.outputs}
         sizes = {name: _bytes(tensor, spec.batches[0]) for name, tensor in tensors.items()}
+        self.bytes = sum(sizes.values())
         with ExitStack() as taken:
-            require_memory(driver, sum(sizes.values()), f"{model.name}'s inputs and outputs")
-            self._context: Any = _context(model.trt, plan)
+            require_memory(driver, self.bytes, f"{plan.name}'s inputs and outputs")
+            self._context: Any = plan.context()
             taken.callback(self._drop_context)
-            self._context.set_device_memory(model.scratch, model.scratch_bytes)
-            self._require(self._context.set_optimization_profile_async(index, model.stream), "select a profile")
+            self._context.set_device_memory(plan.scratch, plan.scratch_bytes)
+            self._require(self._context.set_optimization_profile_async(index, plan.stream), "select a profile")
             for name, tensor in tensors.items():
                 size = sizes[name]
                 device = driver.malloc(size)
@@ -172,14 +269,16 @@ class BoundShape:
                 self._places[name] = device, pinned, size
                 self._staging[name] = _view(pinned, tensor, spec.batches[0])
                 self._require(self._context.set_tensor_address(name, device), f"bind {name}")
+            for name, address in weights.items():  # their shapes are the network's own
+                self._require(self._context.set_tensor_address(name, address), f"bind {name}")
             for name, tensor in spec.inputs.items():
                 self._require(self._context.set_input_shape(name, tensor.sized(spec.batches[0])), f"size {name}")
-            driver.stream_synchronize(model.stream)
+            driver.stream_synchronize(plan.stream)
             self._taken = taken.pop_all()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """One run; the model's lock is held. The first one warms up and is recorded behind it."""
-        driver, stream = self._model.driver, self._model.stream
+        """One run; the plan's lock is held. The first one warms up and is recorded behind it."""
+        driver, stream = self._plan.driver, self._plan.stream
         for name in self.spec.inputs:
             self._staging[name][...] = inputs[name]
         if self.graph is None:
@@ -197,11 +296,11 @@ class BoundShape:
         with ExitStack() as taken:
             taken.enter_context(self._taken.pop_all())
             if self.graph is not None:
-                taken.callback(self._model.driver.graph_destroy, self.graph)
+                taken.callback(self._plan.driver.graph_destroy, self.graph)
             self.graph, self._staging, self._places = None, {}, {}
 
     def _enqueue(self) -> None:
-        driver, stream = self._model.driver, self._model.stream
+        driver, stream = self._plan.driver, self._plan.stream
         for name in self.spec.inputs:
             device, pinned, size = self._places[name]
             driver.copy_to_device(device, pinned, size, stream)
@@ -212,7 +311,7 @@ class BoundShape:
 
     def _capture(self) -> None:
         """Records a run. A plan that cannot be recorded goes on without: slower by its launches, nothing else."""
-        driver, stream = self._model.driver, self._model.stream
+        driver, stream = self._plan.driver, self._plan.stream
         try:
             driver.begin_capture(stream)
             try:
@@ -227,16 +326,16 @@ class BoundShape:
 
     def _require(self, done: Any, what: str) -> None:
         if not done:
-            raise EngineError(f"TensorRT cannot {what} for {self._model.name}; open the bundle again or report it")
+            raise EngineError(f"TensorRT cannot {what} for {self._plan.name}; open the bundle again or report it")
 
     def _drop_context(self) -> None:
         self._context = None
 
 
 class TensorRTEngine(ClosesItself):
-    """An ``Engine`` at one shape of a shared ``TensorRTModel``."""
+    """An ``Engine`` at one shape of a shared model."""
 
-    def __init__(self, model: TensorRTModel, shape: BoundShape) -> None:
+    def __init__(self, model: _Shapes, shape: BoundShape) -> None:
         self.spec = shape.spec
         self._model = model
         self._shape = shape
@@ -258,36 +357,17 @@ class TensorRTEngine(ClosesItself):
         self._model.close()
 
 
-def _check_plan(engine: Any, component: str, shapes: tuple[StaticShape, ...]) -> None:
-    """Refuses a plan whose profiles are not those that the bundle's manifest asks for."""
-    names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
-    expected = {*shapes[0].spec.inputs, *shapes[0].spec.outputs}
-    fits = names == expected and engine.num_optimization_profiles == len(shapes)
-    for index, shape in enumerate(shapes):
-        for name, tensor in shape.spec.inputs.items():
-            sized = tensor.sized(shape.spec.batches[0])
-            fits = fits and all(tuple(dims) == sized for dims in engine.get_tensor_profile_shape(name, index))
-    if not fits:
+def _base_weights(component: Component, inputs: Sequence[str]) -> Iterator[tuple[str, Array]]:
+    """The bundle's numbers for the inputs that take weights; of the bundle's mapped files."""
+    weights = Bundle(root=component.root, manifest=component.manifest).weights(component.name)
+    places = weights.initializers
+    unknown = [name for name in inputs if name not in places]
+    if unknown:
         raise EngineError(
-            f"the plan of {component} has other inputs, outputs or profiles than the bundle; build the engine again "
-            "with latentrt build"
+            f"the plan of {component.name} has other inputs than the bundle, such as {unknown[0]}; build the engine "
+            "again with latentrt build"
         )
-
-
-def _context(trt: Any, engine: Any) -> Any:
-    """An execution context that brings no memory of its own."""
-    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-    if hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
-        # TensorRT-RTX: a graph would hold on to the fallback kernels that it runs until its own are compiled
-        config = engine.create_runtime_config()
-        config.set_execution_context_allocation_strategy(strategy)
-        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        context = engine.create_execution_context(config)
-    else:
-        context = engine.create_execution_context(strategy)
-    if context is None:
-        raise EngineError("TensorRT cannot create an execution context; close what else uses the GPU or report it")
-    return context
+    return ((name, weights.stored(places[name])) for name in inputs)
 
 
 def _bytes(tensor: TensorSpec, batch: int) -> int:

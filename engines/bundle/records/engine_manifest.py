@@ -8,6 +8,8 @@ from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.precision import Backend, Precision
 
 ENGINE_FILE = "engine.json"
+WEIGHTS, CHANGES = "weights", "changes"
+"""Flags of engines beside the backend's own: what weights are to it, and the digest of what was changed about them."""
 
 
 class ShapeRecord(Record):
@@ -32,7 +34,8 @@ class ContentsRecord(Record):
     ``layers`` counts the layers of the typed network by kind and by the dtype of their first output, ``quantized``
     those by kind that take both of their inputs dequantized from eight bits. ``kernels`` counts
     what the builder made of them by kind, and ``device_memory`` is the scratch memory of a run in bytes; both are
-    known only where the engine could be opened.
+    known only where the engine could be opened. ``weight_inputs`` are the initializers of the ONNX that the engine
+    takes as inputs; each was compared with the bundle's weight of that name, number by number.
     """
 
     shapes: tuple[ProfileShapesRecord, ...]
@@ -41,13 +44,15 @@ class ContentsRecord(Record):
     unoptimised: bool = False
     kernels: dict[str, int] | None = None
     device_memory: int | None = None
+    weight_inputs: tuple[str, ...] = ()
 
 
 class EngineManifest(Record):
     """``engine.json``: what one compiled component is and where it can run.
 
     ``parity`` is None where the engine was built for a machine other than the one that built it: not measured.
-    ``shapes`` are the profiles that alone it runs; empty where it takes every size.
+    ``shapes`` are the profiles that alone it runs; empty where it takes every size. ``seconds`` is how long compiling
+    and measuring took.
     """
 
     schema_version: int
@@ -63,4 +68,10 @@ class EngineManifest(Record):
     workspace_mb: int | None
     contents: ContentsRecord | None
     parity: ParityRecord | None
+    seconds: float | None = None
     files: dict[str, FileRecord]
+
+    @property
+    def variant(self) -> dict[str, str]:
+        """The flags that tell it from the component's plain engine."""
+        return {name: self.flags[name] for name in (WEIGHTS, CHANGES) if name in self.flags}

@@ -41,6 +41,10 @@ def build(
         int | None,
         typer.Option("--workspace", metavar="MB", help="TensorRT: limit on scratch memory per layer."),
     ] = None,
+    lora_ready: Annotated[
+        bool,
+        typer.Option("--lora-ready", help="TensorRT: plans that take LoRAs without being built again."),
+    ] = False,
     profile: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,6 +112,7 @@ def build(
         backend=backend,
         gpus=gpu or (),
         workspace_mb=workspace,
+        lora_ready=lora_ready,
         seamless=seamless,
         fp32=fp32 or (),
         variant=variant,

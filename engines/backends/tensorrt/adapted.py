@@ -1,0 +1,119 @@
+"""What TensorRT compiles for adapters: plans that take weights as inputs, or else a plan for each set of changes."""
+
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from latentrt.engines.backends.compiler import Target
+from latentrt.engines.backends.tensorrt.build import PlanGraph
+from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.changed_weights import changed_initializers
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.records.engine_manifest import CHANGES, EngineManifest
+from latentrt.engines.bundle.weights import ComponentWeights
+from latentrt.engines.changes import Changes
+from latentrt.engines.errors import BundleError, EngineError
+from latentrt.engines.files import locked
+from latentrt.engines.store.compile import Seen, new_engine
+from latentrt.engines.store.key import EngineIdentity
+from latentrt.engines.store.store import engine_folder, identity_of, read_engine, stored_engine
+
+if TYPE_CHECKING:
+    from latentrt.engines.backends.tensorrt.backend import TensorRT
+
+
+def graph_for(component: Component, target: Target) -> PlanGraph:
+    """The graph that a component's plan is built of: with weights as inputs where the target asks for them.
+
+    Raises:
+        EngineError: onnx or onnx_ir is missing.
+        BundleError: the graph does not hold the bundle's weights.
+    """
+    if not target.takes_weights(component):
+        return PlanGraph(path=component.onnx)
+    from latentrt.engines.graphs.adapted_weights import graph_with_weights_as_inputs
+
+    weights = Bundle(root=component.root, manifest=component.manifest).weights(component.name)
+    try:
+        content, inputs = graph_with_weights_as_inputs(component.onnx, weights)
+    except ImportError as error:
+        raise _graph_packages_missing(component, error) from error
+    return PlanGraph(path=component.onnx, content=content, weight_inputs=inputs)
+
+
+def folder_of_changed(
+    compiler: "TensorRT", component: Component, plain: Path, weights: ComponentWeights, changes: Changes
+) -> Path:
+    """The folder of this machine's plan with changed weights; where there is none, it is compiled, with a warning.
+
+    Args:
+        compiler: of the backend.
+        component: whose weights change.
+        plain: the folder of the engine with the bundle's weights.
+        weights: those, by name.
+        changes: what differs.
+
+    Raises:
+        RequestError: weights that the component does not have or cannot take.
+        EngineError: TensorRT refuses the graph, or onnx or onnx_ir is missing.
+        BusyError: another process compiles the same plan.
+        OutputError: the disk is full or read-only.
+    """
+    engine = read_engine(plain)
+    target = Target(machine=engine.machine, workspace_mb=engine.workspace_mb)
+    identity = identity_of(component, compiler, target.machine, {CHANGES: changes.key})
+    folder = engine_folder(component.root, identity)
+    if not _whole(component, identity):
+        with locked(folder):
+            if not _whole(component, identity):
+                _warn(compiler, component, engine)
+                _compile_changed(compiler, component, target, identity, weights, changes)
+    return folder
+
+
+def _whole(component: Component, identity: EngineIdentity) -> bool:
+    try:
+        stored_engine(component.root, identity)
+    except BundleError:
+        return False
+    return True
+
+
+def _warn(compiler: "TensorRT", component: Component, plain: EngineManifest) -> None:
+    took = "" if plain.seconds is None else f", which takes about {plain.seconds:.0f} s"
+    warnings.warn(
+        f"building a {compiler.backend} plan of {component.name} with these adapters{took}; it is kept for the next "
+        "time, and engines that were built with --lora-ready need none",
+        stacklevel=2,
+    )
+
+
+def _compile_changed(
+    compiler: "TensorRT",
+    component: Component,
+    target: Target,
+    identity: EngineIdentity,
+    weights: ComponentWeights,
+    changes: Changes,
+) -> None:
+    def fill(staging: Path) -> Seen:
+        from latentrt.engines.graphs.adapted_weights import graph_with_changed_weights
+
+        with TemporaryDirectory(dir=staging) as name:
+            folder = Path(name)
+            content = graph_with_changed_weights(component.onnx, changed_initializers(weights, changes), folder)
+            graph = PlanGraph(path=folder / component.onnx.name, content=content)
+            return compiler.build_plan(component, target, staging, None, graph), None
+
+    try:
+        new_engine(component.root, identity, target.workspace_mb, fill)
+    except ImportError as error:
+        raise _graph_packages_missing(component, error) from error
+
+
+def _graph_packages_missing(component: Component, error: ImportError) -> EngineError:
+    return EngineError(
+        f"a plan of {component.name} for adapters is made of a rewritten graph, which needs onnx and onnx_ir "
+        f"({error}); install latentrt[export], or take engines from a machine that has it, built with --lora-ready"
+    )
