@@ -40,12 +40,14 @@ class Part:
         file: the opened file.
         component: what a folder says that it is of; None where nothing does.
         config: PEFT's, for what no component is named in a header.
+        config_path: the file beside it that this was read from, if there is one.
         configs: those of a header, by component.
     """
 
     file: TensorFile
     component: str | None = None
     config: PeftConfig = field(default_factory=PeftConfig)
+    config_path: Path | None = None
     configs: Mapping[str, PeftConfig] = field(default_factory=dict)
 
     def config_of(self, component: str) -> PeftConfig:
@@ -71,19 +73,19 @@ class StoredAdapter:
     def digests(self) -> tuple[str, str]:
         """SHA-256 of the content, and A1111's short hash.
 
-        A folder's is that of its files' digests.
+        Of several files, PEFT's configs among them, it is that of their digests.
 
         Raises:
             RequestError: a file is gone.
         """
         try:
             whole, short = zip(*(_digests(part.file) for part in self.parts), strict=True)
+            configs = tuple(sha256_of_file(part.config_path) for part in self.parts if part.config_path is not None)
         except OSError as error:
             raise RequestError(f"{self.name!r} cannot be read ({error.strerror or error}); check the path") from error
-        if len(self.parts) == 1:
-            return whole[0], short[0]
-        together = hashlib.sha256(" ".join(whole).encode()).hexdigest()
-        return together, together[:_SHORT]
+        files = (*whole, *configs)
+        together = files[0] if len(files) == 1 else hashlib.sha256(" ".join(files).encode()).hexdigest()
+        return together, short[0] if len(short) == 1 else together[:_SHORT]
 
 
 def _digests(file: TensorFile) -> tuple[str, str]:
@@ -160,19 +162,20 @@ def _folder_parts(folder: Path, name: str) -> Iterator[Part]:
 
 def _part(path: Path, name: str, component: str | None = None, *, configured: bool = False) -> Part:
     """Opens one file, with the config beside it where there must be one."""
-    config = PeftConfig()
-    if configured:
-        if not (path.parent / CONFIG_FILE).is_file():
+    config, config_path = PeftConfig(), path.parent / CONFIG_FILE if configured else None
+    if config_path is not None:
+        if not config_path.is_file():
             raise RequestError(
                 f"{name!r} holds {path.name} without {CONFIG_FILE}, which tells its scale; put the config beside it"
             )
-        config = config_from_file(path.parent / CONFIG_FILE, name)
+        config = config_from_file(config_path, name)
     try:
         file = open_tensor_file(path, name)
     except TensorFileError as error:
         raise RequestError(str(error)) from error
     configs = _header_configs(file.metadata, name)
-    return Part(file=file, component=component, config=configs.pop("", config), configs=configs)
+    config = configs.pop("", config)
+    return Part(file=file, component=component, config=config, config_path=config_path, configs=configs)
 
 
 def _header_configs(metadata: Mapping[str, str], name: str) -> dict[str, PeftConfig]:
