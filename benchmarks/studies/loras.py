@@ -104,7 +104,7 @@ def _in_turn(draws: Mapping[str, Any], rounds: int) -> dict[str, Any]:
     """Seconds before the first step and of the step, of each way of drawing, one after the other."""
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in draws}
     for index in range(rounds):
-        for name in draws if index % 2 else reversed(draws):
+        for name in list(draws)[:: 1 if index % 2 else -1]:
             samples[name].append(draws[name]())
     return {name: {"before": [a for a, _ in pairs], "step": [b for _, b in pairs]} for name, pairs in samples.items()}
 
