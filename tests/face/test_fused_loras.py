@@ -24,7 +24,7 @@ from latentrt.building.request import BuildRequest
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.gate import run_any_batch
 from latentrt.engines.bundle.parity import Reference, parity_of, psnr
-from latentrt.engines.bundle.records.lora import LoraRecord
+from latentrt.engines.bundle.records.manifest import LoraRecord
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.files import sha256_of_file
 from latentrt.engines.precision import Backend, Precision

@@ -44,6 +44,21 @@ class SourceRecord(Record):
     unread: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
 
+class LoraRecord(Record):
+    """A LoRA's name, its file or folder with a SHA-256, and how much of it was added to U-Net and text encoders."""
+
+    name: str
+    file: str
+    sha256: str
+    weight: float
+    text_weight: float
+
+    def __str__(self) -> str:
+        """The name and the weights: ``style 0.8``, or ``style 0.8/0.4`` where the text encoders have another one."""
+        text = "" if self.text_weight == self.weight else f"/{self.text_weight:g}"
+        return f"{self.name} {self.weight:g}{text}"
+
+
 class PreviewRecord(Record):
     """A linear map from scaled latents to colours: rgb = latent · matrix + bias, in [0, 1].
 
