@@ -8,24 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.engines.errors import RequestError
+from latentrt.runtime.adapters.loaded import own_name
 from latentrt.runtime.adapters.lora_set import Strength
 
 FORM = "PATH[:WEIGHT[:TEXT_WEIGHT]]"
-# What trainers call their file inside a folder, whose name tells more
-_NAMELESS = ("pytorch_lora_weights", "adapter_model")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraArgument:
-    """A LoRA's file or folder, what it is called, and how much of it is added."""
+    """A LoRA's file or folder, what it is called, and its weights: for the U-Net and for the text encoders.
+
+    They are None where none is given, which is 1 but where prompts say otherwise.
+    """
 
     path: Path
     name: str
-    strength: Strength
+    weights: tuple[float, float] | None = None
+
+    @property
+    def strength(self) -> Strength:
+        """How much of it is added."""
+        unet, text = self.weights or (1.0, 1.0)
+        return Strength(unet=unet, text=text)
 
 
 def lora_from_text(text: str) -> LoraArgument:
-    """Reads ``PATH[:WEIGHT[:TEXT_WEIGHT]]``; a text weight that is left out is the weight, and that is 1.
+    """Reads ``PATH[:WEIGHT[:TEXT_WEIGHT]]``; a text weight that is left out is the weight.
 
     Paths may have colons: the longest beginning that exists is the path.
 
@@ -44,7 +52,7 @@ def lora_from_text(text: str) -> LoraArgument:
     raise RequestError(f"got LoRA {missing!r}, which does not exist, expected {FORM}; check the path")
 
 
-def lora_from_weights(path: Path, weights: Sequence[Any], name: str | None = None) -> LoraArgument:
+def lora_from_weights(path: Path, weights: Sequence[Any]) -> LoraArgument:
     """A LoRA with none, one or two weights: of the U-Net, and of the text encoders.
 
     Raises:
@@ -57,16 +65,8 @@ def lora_from_weights(path: Path, weights: Sequence[Any], name: str | None = Non
             f"got {got} for LoRA {str(path)!r}, expected {FORM} with finite numbers, such as {path.name}:0.8; "
             "correct it"
         )
-    unet = float(weights[0]) if weights else 1.0
-    text = float(weights[1]) if len(weights) > 1 else unet
-    return LoraArgument(path=path, name=name or lora_name(path), strength=Strength(unet=unet, text=text))
-
-
-def lora_name(path: Path) -> str:
-    """What a LoRA is called after its file: A1111's name, the file's without its ending."""
-    path = Path(os.path.abspath(path))  # ".", for a folder that one is in; links keep their own names
-    name = path.name if path.is_dir() else path.stem
-    return path.parent.name if name in _NAMELESS and path.parent.name else name
+    numbers = [float(weight) for weight in weights]
+    return LoraArgument(path=path, name=own_name(path), weights=(numbers[0], numbers[-1]) if numbers else None)
 
 
 def loras_from_arguments(loras: Sequence[Any]) -> tuple[LoraArgument, ...]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # What savers call every file alike; the folder's name tells more
 _COMMON_NAMES = ("pytorch_lora_weights", "adapter_model", "lora", "model")
 _SNAPSHOT = re.compile(r"[0-9a-f]{40}")
+_TABLE = "embeddings.token_embedding.weight"  # beside the graph of a text encoder
 _IN_TAGS = "<>:"  # what a tag of A1111's cannot hold in a name
 
 
@@ -98,6 +99,7 @@ class LoadedLoras:
                 "one, rename the file, or unload the other first"
             )
         adapter = adapter_from_path(path, chosen, self.model.weights, self.model.base)
+        _check_within_graphs(adapter)
         told = (adapter.metadata.get(key, "") for key in ("modelspec.title", "ss_output_name"))
         acceleration = accelerator_in([*told, path.stem, own_name(path), chosen])
         lora = LoadedLora(
@@ -145,6 +147,20 @@ def unknown_lora(name: Any, known: Sequence[str]) -> RequestError:
     close = get_close_matches(str(name), known, 1)
     hint = f"did you mean {close[0]!r}?" if close else "choose one of these, or load it with load_lora"
     return RequestError(f"got LoRA {name!r}, expected one that is loaded ({', '.join(map(repr, known))}); {hint}")
+
+
+def _check_within_graphs(adapter: Adapter) -> None:
+    """Refuses what no engine holds.
+
+    Raises:
+        RequestError: changed token embeddings.
+    """
+    tables = [name for part in adapter.parts.values() for name in part if name.endswith(_TABLE)]
+    if tables:
+        raise RequestError(
+            f"{adapter.file!r} changes token embeddings ({tables[0]}), which a call cannot do; fuse it into a bundle "
+            "with latentrt build --lora"
+        )
 
 
 def _checked_name(name: Any) -> str:

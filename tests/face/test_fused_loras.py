@@ -92,9 +92,11 @@ def changed_by(bundle: Bundle, style: Path, component: str, weight: float) -> di
     return found
 
 
-def drawn(bundle: Path, **options: Any) -> Array:
-    """A picture."""
+def drawn(bundle: Path, lora: Path | None = None, **options: Any) -> Array:
+    """A picture; with a LoRA as an argument of the call."""
     with latentrt.open(bundle, threads=1) as pipe:
+        if lora is not None:
+            pipe.load_lora(lora)
         return np.asarray(pipe("a cat", num_inference_steps=3, seed=1, output_type="np", **options).images[0])
 
 
@@ -289,6 +291,8 @@ def test_token_embeddings_are_changed_in_their_table(tiny_copy: Path, tiny_check
     file = made.manifest.token_embeddings["text_encoder"].file
     changed = {name for name, record in made.manifest.files.items() if before.manifest.files[name] != record}
     assert changed == {file}
+    with latentrt.open(tiny_copy) as pipe, pytest.raises(latentrt.RequestError, match="fuse it into a bundle"):
+        pipe.load_lora(words)
     module = plan_for(tiny_checkpoint, [f"{words}:0.5"]).checkpoint.parts["text_encoder"].module()
     np.testing.assert_array_equal(module.get_input_embeddings().weight, table)
 
@@ -441,6 +445,7 @@ def test_every_way_draws_the_same(
     reference = drawn(of_bundle)
     assert decibels(drawn(plain), reference) < 35.0
     assert decibels(drawn(of_model.bundle.root), reference) >= least
+    assert decibels(drawn(plain, style, loras={"style": 0.8}), reference) >= least
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from latentrt.engines.errors import RequestError
-from latentrt.lora_arguments import lora_from_text, lora_name, loras_from_arguments
+from latentrt.lora_arguments import lora_from_text, loras_from_arguments
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +25,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("style.safetensors:0.8", "style.safetensors", "style", 0.8, 0.8),
         ("style.safetensors:-.5:0", "style.safetensors", "style", -0.5, 0.0),
         ("style.safetensors:1e-1: 2 ", "style.safetensors", "style", 0.1, 2.0),
-        ("a:0.5.pt:2", "a:0.5.pt", "a:0.5", 2.0, 2.0),
+        ("a:0.5.pt:2", "a:0.5.pt", "a_0.5", 2.0, 2.0),
         ("a:0.5", "a", "a", 0.5, 0.5),
-        ("b:1", "b:1", "b:1", 1.0, 1.0),
+        ("b:1", "b:1", "b_1", 1.0, 1.0),
         ("peft:0.3", "peft", "peft", 0.3, 0.3),
         ("peft/adapter_model.safetensors", "peft/adapter_model.safetensors", "peft", 1.0, 1.0),
     ],
@@ -35,19 +35,16 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_path_and_weights(text: str, path: str, name: str, unet: float, text_weight: float) -> None:
     """The longest path that exists, then the weights; one is for both."""
     read = lora_from_text(text)
+    assert (read.weights is None) == (text == path)
     assert (read.path, read.name) == (Path(path), name)
     assert (read.strength.unet, read.strength.text) == (unet, text_weight)
-
-
-def test_a_folder_is_called_by_its_name(tmp_path: Path) -> None:
-    """Also where one is inside of it."""
-    assert lora_name(Path()) == tmp_path.name
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("nowhere.safetensors:0.8", "got LoRA 'nowhere.safetensors', which does not exist"),
+        ("no:where.pt:0.8:1", "got LoRA 'no:where.pt', which does not exist"),
         ("nowhere:1:2:3", "got LoRA 'nowhere:1', which does not exist"),
         ("", "got LoRA '', which does not exist"),
         (":0.5", "got LoRA '', which does not exist"),
@@ -72,7 +69,7 @@ def test_what_a_caller_gives() -> None:
     assert [(one.name, one.strength.unet, one.strength.text) for one in read] == [
         ("style", 0.8, 0.8),
         ("a", 1.0, 1.0),
-        ("b:1", 2.0, 2.0),
+        ("b_1", 2.0, 2.0),
         ("peft", 0.5, 0.0),
     ]
     assert loras_from_arguments("a") == (read[1],)
