@@ -11,7 +11,6 @@ from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
 from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord, TensorRecord
 from latentrt.engines.bundle.records.conditioning import ConditioningRecord
 from latentrt.engines.bundle.records.latent_space import LatentSpace
-from latentrt.engines.bundle.records.lora import LoraRecord
 from latentrt.engines.bundle.records.profile_text import ProfileText
 from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
