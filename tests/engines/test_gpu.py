@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_loras import save_tiny_lora
 
 import latentrt
 from latentrt.describing import describe
@@ -39,13 +40,18 @@ def backend(request: pytest.FixtureRequest) -> str:
 def bundle(emoji_bundle: Path, backend: str, tmp_path: Path) -> Path:
     """The embedded model's bundle with engines of the backend, which passed their gates as they were built."""
     folder = shutil.copytree(emoji_bundle, tmp_path / "emoji.bundle")
+    build_engines(folder, backend)
+    return folder
+
+
+def build_engines(bundle: Path, backend: str, *, lora_ready: bool = False) -> None:
+    """Adds engines of a backend to a bundle."""
     try:
-        assert not latentrt.build(folder, backend=backend).up_to_date
+        assert not latentrt.build(bundle, backend=backend, lora_ready=lora_ready).up_to_date
     except latentrt.EngineError as error:
         if "choose the backend tensorrt" in str(error):
             pytest.skip(str(error))  # a data centre's GPU, which TensorRT-RTX does not compile for
         raise
-    return folder
 
 
 def test_engines_are_measured_and_repeat_their_figures(bundle: Path, backend: str) -> None:
@@ -90,4 +96,65 @@ def test_closing_frees_the_device(bundle: Path, backend: str) -> None:
         with latentrt.open(bundle, backend=backend) as pipe:
             pipe("a cat", **_OPTIONS)
         free.append(driver.free_memory())
+    assert free[0] - free[-1] < _KEPT_MEGABYTES * 2**20
+
+
+@pytest.fixture
+def loras(emoji_bundle: Path, tmp_path: Path) -> list[Path]:
+    """Two LoRAs for the embedded model's U-Net and text encoder."""
+    return [save_tiny_lora(tmp_path / f"{name}.safetensors", emoji_bundle, seed=seed) for seed, name in enumerate("ab")]
+
+
+def drawn_with(bundle: Path, backend: str, loras: list[Path]) -> dict[str, np.ndarray]:
+    """Pictures without, with one, with the other, with the first again and with weight 0."""
+    calls = {"without": None, "a": {"a": 0.8}, "b": {"b": 1.0}, "a again": {"a": 0.8}, "zero": {"a": 0.0}}
+    with latentrt.open(bundle, backend=backend, lora_cache=1) as pipe:
+        for path in loras:
+            pipe.load_lora(path)
+        return {name: np.asarray(pipe("a cat", **_OPTIONS, loras=call).images[0]) for name, call in calls.items()}
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    """Of pictures in [0, 1], in dB."""
+    error = np.mean((one.astype(np.float64) - other) ** 2)
+    return float(10 * np.log10(1.0 / error)) if error else float("inf")
+
+
+@pytest.mark.filterwarnings("ignore:building a tensorrt")
+def test_loras_are_those_of_the_cpu(bundle: Path, backend: str, loras: list[Path]) -> None:
+    """As ort-cpu draws with them; a plan of a set on TensorRT. Nothing of a set is left behind."""
+    pictures, reference = drawn_with(bundle, backend, loras), drawn_with(bundle, "ort-cpu", loras)
+    for name in ("without", "a", "b"):
+        assert psnr(pictures[name], reference[name]) > 45, name
+    assert psnr(pictures["a"], pictures["without"]) < 40
+    np.testing.assert_array_equal(pictures["a"], pictures["a again"])
+    np.testing.assert_array_equal(pictures["without"], pictures["zero"])
+
+
+@pytest.mark.filterwarnings("ignore:building a tensorrt")
+def test_weights_as_inputs_draw_what_constants_do(bundle: Path, backend: str, loras: list[Path]) -> None:
+    """LoRA-ready engines against plans with the LoRAs in their weights; they are opened as soon as they are there."""
+    if backend == "ort-cuda":
+        pytest.skip("its engines take LoRAs as they are")
+    constants = drawn_with(bundle, backend, loras)
+    build_engines(bundle, backend, lora_ready=True)
+    plans = len(engines_in(bundle))
+    inputs = drawn_with(bundle, backend, loras)
+    assert len(engines_in(bundle)) == plans
+    for name in ("without", "a", "b"):
+        assert psnr(inputs[name], constants[name]) > 45, name
+    np.testing.assert_array_equal(inputs["a"], inputs["a again"])
+    np.testing.assert_array_equal(inputs["without"], inputs["zero"])
+
+
+def test_sets_of_loras_give_their_memory_back(bundle: Path, backend: str, loras: list[Path]) -> None:
+    """Those that are put out of the cache, beside a model that stays open."""
+    if backend != "ort-cuda":
+        build_engines(bundle, backend, lora_ready=True)
+    driver, free = CudaPython(), []
+    with latentrt.open(bundle, backend=backend, lora_cache=1) as pipe:
+        pipe.load_lora(loras[0])
+        for weight in (0.3, 0.4, 0.5, 0.6):
+            pipe("a cat", **_OPTIONS, loras={"a": weight})
+            free.append(driver.free_memory())
     assert free[0] - free[-1] < _KEPT_MEGABYTES * 2**20

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from stand_ins import StandInRTX
+from tiny_loras import save_tiny_lora
 
 import latentrt
 from latentrt.building.compiling import engines_to_make
@@ -147,6 +148,28 @@ class TestLoraReady:
         np.testing.assert_array_equal(run(model.changed(weights, changes), component), result)
         assert {path.name for path in (bundle / "engines").iterdir()} == files
         components.close()
+        assert not rtx.driver.live
+
+    def test_pictures_with_loras(self, bundle: Path, rtx: StandInRTX, tmp_path: Path) -> None:
+        """As the CPU draws them; A, B, A and weight 0 leave nothing behind, on the device neither."""
+        calls = {"without": None, "a": {"a": 0.8}, "b": {"b": 1.0}, "a again": {"a": 0.8}, "zero": {"a": 0.0}}
+        options = {"num_inference_steps": 2, "seed": 5, "width": 32, "height": 32, "output_type": "latent"}
+        drawn = {}
+        for backend in ("tensorrt-rtx", "ort-cpu"):
+            with latentrt.open(bundle, backend=backend, threads=1, lora_cache=1) as pipe:
+                for seed, name in enumerate("ab"):
+                    pipe.load_lora(save_tiny_lora(tmp_path / f"{name}.safetensors", bundle, seed=seed))
+                drawn[backend] = {name: pipe("a cat", **options, loras=call).latents for name, call in calls.items()}
+                if backend == "tensorrt-rtx":
+                    one_set = rtx.driver.live
+                    pipe("a cat", **options, loras={"a": 0.9})
+                    assert rtx.driver.live == one_set
+        gpu, cpu = drawn.values()
+        for name in calls:
+            np.testing.assert_allclose(gpu[name], cpu[name], rtol=0, atol=1e-3)
+        assert np.abs(gpu["a"] - gpu["without"]).max() > 0.05
+        np.testing.assert_array_equal(gpu["a"], gpu["a again"])
+        np.testing.assert_array_equal(gpu["without"], gpu["zero"])
         assert not rtx.driver.live
 
 

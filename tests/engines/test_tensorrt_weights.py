@@ -187,6 +187,28 @@ def test_what_is_shared_and_what_is_not(
     model.close()
 
 
+def test_a_set_that_nobody_has_any_more_frees_itself(
+    opened: Callable[..., tuple[TensorRTModel, StandInTensorRT]],
+    weights: ComponentWeights,
+    taken: dict[str, TensorSpec],
+) -> None:
+    """Put out of a cache, it goes on for the calls that have it; a plan goes likewise."""
+    model, trt = opened()
+    before, change = trt.driver.live, changes(CONV)
+    engine = model.changed(weights, change).engine(Shapes(profile=WIDE))
+    inputs = random_inputs(model, WIDE, 0)
+    run(model, WIDE, 0)
+    for _ in range(2):
+        result = engine.run(inputs)["out_sample"]
+        np.testing.assert_array_equal(result, expected(model, weights, taken, change, WIDE, 0))
+    without = trt.driver.live - type(before)({"device": 5, "pinned": 4, "graph": 1})
+    del engine
+    assert trt.driver.live == without
+    run(model, WIDE, 1)
+    del model
+    assert not trt.driver.live
+
+
 def test_closing_the_plan_closes_what_shares_it(
     opened: Callable[..., tuple[TensorRTModel, StandInTensorRT]], weights: ComponentWeights
 ) -> None:

@@ -1,9 +1,11 @@
 """Running a TensorRT plan: everything is allocated and bound once, and a run is one launch of a CUDA graph."""
 
 import ctypes
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,16 +29,20 @@ Recompiled = Callable[["ComponentWeights", "Changes"], "TensorRTModel"]
 
 
 class _Shapes:
-    """The shapes of an open plan with one set of weights."""
+    """The shapes of an open plan with one set of weights.
 
-    def __init__(self, plan: OpenPlan, weights: Mapping[str, int], component: Component) -> None:
-        """Takes the addresses of weights by the inputs that take them."""
+    What nobody has any more frees itself: a set of weights may be put out of a cache while calls run with it.
+    """
+
+    def __init__(self, plan: OpenPlan, weights: Mapping[str, int], component: Component, owned: ExitStack) -> None:
+        """Takes the addresses of weights by the inputs that take them, and what frees what it owns."""
         self.lock = plan.lock
         self._plan = plan
         self._weights = weights
         self._component = component
         self._bound: dict[int, BoundShape] = {}
-        self._closed = False
+        self._free = weakref.finalize(self, _free, plan.lock, self._bound, owned)
+        self._free.atexit = False  # the process takes its memory with it
 
     @property
     def plan(self) -> Any:
@@ -45,7 +51,7 @@ class _Shapes:
         Raises:
             EngineError: the model was closed.
         """
-        if self._closed:
+        if not self._free.alive:
             raise EngineError(CLOSED)
         return self._plan.engine
 
@@ -70,16 +76,7 @@ class _Shapes:
 
     def close(self) -> None:
         """Frees what it has on the device; may be called twice, and waits for a run that is under way."""
-        with self.lock:
-            self._closed = True
-            bound, self._bound = self._bound, {}
-            with ExitStack() as rest:
-                rest.callback(self._release)
-                for shape in bound.values():
-                    rest.callback(shape.close)
-
-    def _release(self) -> None:
-        """Frees what is not of a shape; the lock is held."""
+        self._free()
 
     def _index(self, shapes: Shapes) -> int:
         profile, holds_less = shapes.profile, self._component.kind.planes is Planes.PICTURE
@@ -135,7 +132,7 @@ class TensorRTModel(_Shapes):
             EngineError: the device's memory does not hold it, or TensorRT refuses it; nothing stays allocated.
         """
         self._recompiled = recompiled
-        self._changed: list[ChangedModel] = []
+        self._changed: weakref.WeakSet[ChangedModel] = weakref.WeakSet()
         with ExitStack() as taken:
             opened = OpenPlan(trt, driver, component, plan, maker=maker)
             taken.callback(opened.close)
@@ -144,8 +141,7 @@ class TensorRTModel(_Shapes):
                 weights = DeviceWeights(driver, _base_weights(component, opened.weight_inputs), component.name)
                 taken.callback(weights.close)
                 addresses = weights.addresses
-            super().__init__(opened, addresses, component)
-            self._taken = taken.pop_all()
+            super().__init__(opened, addresses, component, taken.pop_all())
 
     @property
     def own_bytes(self) -> int:
@@ -170,13 +166,19 @@ class TensorRTModel(_Shapes):
                 )
             return self._recompiled(weights, changes)
         own = DeviceWeights(self._plan.driver, self._taken_by_plan(weights, changes), self._component.name)
-        model = ChangedModel(self._plan, {**self._weights, **own.addresses}, self._component, own, self._forget)
+        model = ChangedModel(self, self._plan, {**self._weights, **own.addresses}, self._component, own)
         with self.lock:
-            if self._closed:  # meanwhile
+            if not self._free.alive:  # closed meanwhile
                 model.close()
-                raise EngineError(CLOSED)
-            self._changed.append(model)
+            self._changed.add(model)
         return model
+
+    def close(self) -> None:
+        """Frees everything on the device, of models with changed weights, too; waits for a run that is under way."""
+        with self.lock, ExitStack() as rest:
+            rest.callback(super().close)
+            for model in list(self._changed):
+                rest.callback(model.close)
 
     def _taken_by_plan(self, weights: "ComponentWeights", changes: "Changes") -> Iterator[tuple[str, Array]]:
         from latentrt.engines.bundle.changed_weights import changed_initializers
@@ -189,45 +191,28 @@ class TensorRTModel(_Shapes):
                 )
             yield name, content
 
-    def _forget(self, model: "ChangedModel") -> None:
-        if model in self._changed:
-            self._changed.remove(model)
-
-    def _release(self) -> None:
-        with ExitStack() as rest:
-            rest.enter_context(self._taken.pop_all())
-            for model in list(self._changed):
-                rest.callback(model.close)
-
 
 class ChangedModel(_Shapes):
     """An open plan with other weights: buffers of its own hold what differs, and all else is shared."""
 
     def __init__(
-        self,
-        plan: OpenPlan,
-        weights: Mapping[str, int],
-        component: Component,
-        own: DeviceWeights,
-        closed: "Callable[[ChangedModel], None]",
+        self, base: TensorRTModel, plan: OpenPlan, weights: Mapping[str, int], component: Component, own: DeviceWeights
     ) -> None:
-        """Takes over ``own``; ``closed`` is called when it is closed."""
-        super().__init__(plan, weights, component)
-        self._own = own
-        self._on_close = closed
+        """Takes over ``own``; whatever else it uses stays as long as ``base``."""
+        owned = ExitStack()
+        owned.callback(own.close)
+        super().__init__(plan, weights, component, owned)
+        self._base = base
+        self._own_weights = own.bytes
 
     @property
     def own_bytes(self) -> int:
         """Device memory of the weights that differ, and of inputs and outputs."""
-        return self._own.bytes + self.bound_bytes
+        return self._own_weights + self.bound_bytes
 
     def changed(self, weights: "ComponentWeights", changes: "Changes") -> "ChangedModel":
         """Refused: changes are of the bundle's weights."""
         raise EngineError("got changes of a changed model, expected the one that was opened; change that one")
-
-    def _release(self) -> None:
-        self._on_close(self)
-        self._own.close()
 
 
 class RecompiledModel(TensorRTModel):
@@ -355,6 +340,15 @@ class TensorRTEngine(ClosesItself):
     def close(self) -> None:
         """Closes the shared model."""
         self._model.close()
+
+
+def _free(lock: RLock, bound: "dict[int, BoundShape]", owned: ExitStack) -> None:
+    """Closes shapes, and then frees what they were bound to."""
+    with lock, ExitStack() as rest:
+        rest.enter_context(owned)
+        for shape in bound.values():
+            rest.callback(shape.close)
+        bound.clear()
 
 
 def _base_weights(component: Component, inputs: Sequence[str]) -> Iterator[tuple[str, Array]]:
