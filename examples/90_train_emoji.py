@@ -19,7 +19,7 @@ import json
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 import emoji_data
-from emoji_training import Pace, Run, train
+from emoji_training import Pace, Run, epsilon_loss, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,7 @@ class Recipe:
     text_layers: int = 2
     unet_pace: Pace = field(default_factory=lambda: Pace(batch=32, rate=1e-3, ema=0.995))
     empty_prompts: float = 0.1  # share of prompts dropped, for classifier-free guidance
-    # Weights min(snr, gamma) / snr (min-SNR, Hang et al. 2023, eq. 8) let the noisiest steps, where the prompt decides
-    # what is drawn, count for next to nothing: the floor gives them the weight of a mean error of x0.
-    snr_gamma: float = 5.0
+    snr_gamma: float = 5.0  # see emoji_training.epsilon_loss
     snr_floor: float = 0.5
     categories: tuple[str, ...] = emoji_data.CATEGORIES  # of the icons drawn; the VAE and the tokenizer see all
 
@@ -185,16 +183,12 @@ def train_unet(
     def loss_of(indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         z, tokens = latents[indices], ids[indices].clone()
         tokens[torch.rand(len(z), generator=generator) < recipe.empty_prompts] = empty
-        # one timestep from each of B equal slices of the schedule: unbiased, and calmer than B free draws
-        t = (torch.randperm(len(z), generator=generator) + torch.rand(len(z), generator=generator)) / len(z)
-        t = (t * len(alphas)).long().clamp(max=len(alphas) - 1)
-        alpha = alphas[t].view(-1, 1, 1, 1)
-        noise = torch.randn(z.shape, generator=generator)
-        noisy = (alpha.sqrt() * z + (1 - alpha).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-        predicted = forward(noisy, t, text_encoder(tokens).last_hidden_state).sample.float()
-        snr = alphas[t] / (1 - alphas[t])
-        weight = snr.clamp(min=recipe.snr_floor, max=recipe.snr_gamma) / snr
-        return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
+
+        def predict(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            predicted = forward(noisy, t, text_encoder(tokens).last_hidden_state).sample
+            return cast(torch.Tensor, predicted)
+
+        return epsilon_loss(predict, z, alphas, generator, snr_floor=recipe.snr_floor, snr_gamma=recipe.snr_gamma)
 
     modules = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     train("unet", modules, loss_of, len(latents), recipe.unet_pace, run)

@@ -1,6 +1,7 @@
 """The Fluent Emoji flat set as pictures and names, and a CLIP-style tokenizer trained on those names.
 
-Used by `90_train_emoji.py`; on its own it writes names and pictures for `latentrt.benchmarks.studies.own_emoji`:
+Used by `90_train_emoji.py` and `91_train_lora.py`; on its own it writes names and pictures for
+`latentrt.benchmarks.studies.own_emoji`:
 
     python examples/emoji_data.py iconify-json-fluent-emoji-flat-*.tgz icons.npz [--size 64]
 

@@ -1,6 +1,6 @@
 """A training loop that ends on time, can be stopped and resumed, and is seeded step by step.
 
-Used by `90_train_emoji.py` for both of its stages.
+Used by `90_train_emoji.py` for both of its stages, and by `91_train_lora.py`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,38 @@ def rate_factor(progress: float, warmup: float) -> float:
     if progress < warmup:
         return progress / warmup
     return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup)))
+
+
+def epsilon_loss(
+    predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    z: torch.Tensor,
+    alphas: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    snr_floor: float,
+    snr_gamma: float,
+) -> torch.Tensor:
+    """The mean square error of the predicted noise, weighted by timestep.
+
+    Weights min(snr, gamma) / snr (min-SNR, Hang et al. 2023, eq. 8) let the noisiest steps, where the prompt decides
+    what is drawn, count for next to nothing: the floor gives them the weight of a mean error of x0.
+
+    Args:
+        predict: (noisy latents (B, C, h, w), timesteps (B,) int64) → the noise in them.
+        z: scaled latents (B, C, h, w).
+        alphas: ᾱ by timestep.
+        generator: of timesteps and noise.
+    """
+    # one timestep from each of B equal slices of the schedule: unbiased, and calmer than B free draws
+    t = (torch.randperm(len(z), generator=generator) + torch.rand(len(z), generator=generator)) / len(z)
+    t = (t * len(alphas)).long().clamp(max=len(alphas) - 1)
+    alpha = alphas[t].view(-1, 1, 1, 1)
+    noise = torch.randn(z.shape, generator=generator)
+    noisy = (alpha.sqrt() * z + (1 - alpha).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+    predicted = predict(noisy, t).float()
+    snr = alphas[t] / (1 - alphas[t])
+    weight = snr.clamp(min=snr_floor, max=snr_gamma) / snr
+    return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
 
 
 def batch_indices(step: int, batch: int, count: int, seed: int) -> torch.Tensor:
