@@ -236,8 +236,9 @@ def test_whatever_fails_nothing_of_a_set_stays(
     reference = StandInDriver()
     model, _ = opened(reference)
     opening = len(reference.log)
-    model.changed(weights, changes(CONV, LINEAR))
+    changed = model.changed(weights, changes(CONV, LINEAR))
     calls = len(reference.log)
+    changed.close()
     for place, name in enumerate(reference.log[:calls]):
         if name in ("stream_destroy", "host_free"):
             continue  # what CUDA does not take back stays
