@@ -95,24 +95,24 @@ class StandInDriver:
         self._called("host_free")
         assert self.memory.pop(address)[0] == "pinned"
 
-    def at(self, address: int) -> tuple[str, int]:
+    def _at(self, address: int) -> tuple[str, int]:
         """The kind of the buffer that an address lies in, and how many bytes of it are from there on."""
         begin = max(known for known in self.memory if known <= address)
         kind, buffer = self.memory[begin]
         return kind, begin + len(buffer) - address
 
     def _copy(self, target: int, source: int, size: int, stream: int) -> None:
-        assert size <= min(self.at(target)[1], self.at(source)[1])
+        assert size <= min(self._at(target)[1], self._at(source)[1])
         self.enqueue(stream, lambda: ctypes.memmove(target, source, size) and None)
 
     def copy_to_device(self, device: int, host: int, size: int, stream: int) -> None:
         self._called("copy_to_device")
-        assert (self.at(device)[0], self.at(host)[0]) == ("device", "pinned")
+        assert (self._at(device)[0], self._at(host)[0]) == ("device", "pinned")
         self._copy(device, host, size, stream)
 
     def copy_to_host(self, host: int, device: int, size: int, stream: int) -> None:
         self._called("copy_to_host")
-        assert (self.at(device)[0], self.at(host)[0]) == ("device", "pinned")
+        assert (self._at(device)[0], self._at(host)[0]) == ("device", "pinned")
         self._copy(host, device, size, stream)
 
     def stream_create(self) -> int:
