@@ -6,6 +6,7 @@ import numpy as np
 
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
+from latentrt.runtime.adapters.formulas.fixed import as_matrix
 from latentrt.runtime.adapters.formulas.low_rank import LowRank, down_from_tucker
 from latentrt.runtime.adapters.formulas.module_tensors import ModuleTensors, check_ranks
 
@@ -37,8 +38,13 @@ class Generalized:
         self.beside.check(shape)
 
     def change(self, weight: Array) -> Array:
-        difference = self.beside.change(weight)
         first, second = self.right
+        matrix = as_matrix(weight)
+        if matrix.shape[1] == len(first):  # no kernel: one low rank of both
+            up = np.concatenate([matrix @ first, self.beside.up], axis=1)
+            down = np.concatenate([second, self.beside.down])
+            return LowRank(up=up, down=down, scale=self.scale, shape=matrix.shape).change(weight)
+        difference = self.beside.change(weight)
         inputs = np.moveaxis(weight, 1, -1)  # (out, *kernel, in)
         difference += np.moveaxis((inputs @ (first * np.float32(self.scale))) @ second, -1, 1)
         return difference

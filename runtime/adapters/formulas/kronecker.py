@@ -32,7 +32,8 @@ class Kronecker(Fixed):
 
     def write(self, matrix: Array) -> None:
         first = reduce(np.matmul, self.first) * np.float32(self.scale)
-        second = reduce(np.matmul, self.second)
+        # In the order of what is written, or NumPy walks through that in leaps
+        second = np.require(reduce(np.matmul, self.second), requirements="C" if matrix.flags.c_contiguous else "F")
         blocks = matrix.reshape(len(first), len(second), first.shape[1], second.shape[1])  # always a view
         np.multiply(first[:, None, :, None], second[None, :, None, :], out=blocks)
 
