@@ -110,11 +110,12 @@ def _in_turn(draws: Mapping[str, Any], rounds: int) -> dict[str, Any]:
 
 
 def _diffusers(checkpoint: Path, lora: Path | None, rounds: int) -> dict[str, Any]:
+    import torch
     from diffusers import StableDiffusionPipeline
 
     figures: dict[str, Any] = {}
     with _peak(figures):
-        pipe = StableDiffusionPipeline.from_pretrained(checkpoint, safety_checker=None)
+        pipe = StableDiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32, safety_checker=None)
         pipe.set_progress_bar_config(disable=True)
         entered: list[float] = []
         pipe.unet.register_forward_pre_hook(lambda *_: entered.append(perf_counter()))
@@ -151,7 +152,8 @@ def _measured(contender: str, model: Path, lora: Path | None, rounds: int) -> di
     """One contender's figures, from a process of its own."""
     task = json.dumps([contender, str(model), None if lora is None else str(lora), rounds])
     command = [sys.executable, "-m", "latentrt.benchmarks.studies.loras", "--task", task]
-    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # its errors are seen as they come
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def study(bundle: Path, checkpoint: Path, rank: int, rounds: int) -> dict[str, Any]:
