@@ -146,11 +146,22 @@ class Part(ABC):
         return module.eval().requires_grad_(requires_grad=False)
 
     def _changed(self, key: str, tensor: Any) -> Any:
-        """A float32 weight with what is changed about it."""
+        """A float32 weight with what is changed about it.
+
+        Raises:
+            CheckpointError: numbers that float32 cannot hold come of it.
+        """
         import torch
 
         change = None if self.changes is None else self.changes.weights.get(self._weight_name(key))
-        return tensor if change is None else torch.from_numpy(change(tensor.numpy())).contiguous()
+        if change is None:
+            return tensor
+        changed = torch.from_numpy(change(tensor.numpy())).contiguous()
+        if not changed.isfinite().all():
+            raise CheckpointError(
+                f"{self.called} gets NaN or infinite numbers from the LoRAs in {key}; lower their weights"
+            )
+        return changed
 
     def _dtype(self, name: str) -> str:
         file, key = self.places[name]

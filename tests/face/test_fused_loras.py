@@ -254,6 +254,17 @@ def test_of_a_model_before_the_export(tiny_checkpoint: Path, tiny_bundle: Path, 
     assert plan.checkpoint.decisions["loras"].value == "style 0.8"
 
 
+@pytest.mark.usefixtures("files")
+def test_numbers_beyond_float32_are_refused_of_a_model(tiny_checkpoint: Path) -> None:
+    """Before anything is traced."""
+    part = plan_for(tiny_checkpoint, ["huge.safetensors:1e4"]).checkpoint.parts["unet"]
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(latentrt.CheckpointError, match=r"infinite numbers from the LoRAs in .*; lower their weights"),
+    ):
+        part.module()
+
+
 def test_they_decide_whether_a_models_bundle_is_up_to_date(
     tiny_checkpoint: Path, tiny_bundle: Path, style: Path, tmp_path: Path
 ) -> None:
