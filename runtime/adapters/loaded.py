@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _COMMON_NAMES = ("pytorch_lora_weights", "adapter_model", "lora", "model")
 _SNAPSHOT = re.compile(r"[0-9a-f]{40}")
 _TABLE = "embeddings.token_embedding.weight"  # beside the graph of a text encoder
-_IN_TAGS = "<>:"  # what a tag of A1111's cannot hold in a name
+_IN_TAGS = "<>:="  # what a tag of A1111's cannot hold in a name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class LoadedLora:
     short_hash: str
     accelerator: str | None
     trigger_words: tuple[str, ...]
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, str] = field(repr=False)
     adapter: Adapter = field(repr=False)
     acceleration: Accelerator | None = field(repr=False)
 
@@ -100,8 +100,7 @@ class LoadedLoras:
             )
         adapter = adapter_from_path(path, chosen, self.model.weights, self.model.base)
         _check_within_graphs(adapter)
-        told = (adapter.metadata.get(key, "") for key in ("modelspec.title", "ss_output_name"))
-        acceleration = accelerator_in([*told, path.stem, own_name(path), chosen])
+        acceleration = accelerator_of(path, adapter.metadata, chosen)
         lora = LoadedLora(
             name=chosen,
             file=adapter.file,
@@ -178,6 +177,12 @@ def own_name(path: Path) -> str:
     if _SNAPSHOT.fullmatch(name) and len(folder.parents) > 1:  # in the hub's cache
         name = folder.parents[1].name.rpartition("--")[2]
     return "".join("_" if one in _IN_TAGS or not one.isprintable() else one for one in name).strip() or "lora"
+
+
+def accelerator_of(path: Path, metadata: Mapping[str, str], name: str) -> Accelerator | None:
+    """The accelerator that a file is, by what its trainer and its users call it; None where nothing tells."""
+    told = (metadata.get(key, "") for key in ("modelspec.title", "ss_output_name"))
+    return accelerator_in([*told, path.stem, own_name(path), name])
 
 
 def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:

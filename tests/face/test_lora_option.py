@@ -1,12 +1,15 @@
 """``--lora``: files with weights, on every drawing command, beside and in prompts."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 from tiny_loras import save_tiny_lora
 
 from latentrt.runtime.pictures.picture_file import read_parameters, settings_from_parameters
@@ -61,6 +64,23 @@ def test_loras_in_prompts(here: Path, tiny_bundle: Path, command: Callable[..., 
         "frog <lora:style:2> <lora:a_0.5:1>",
         "fish <lora:a_0.5:1>",
     ]
+
+
+def test_inspect_says_what_a_file_is(here: Path, tiny_bundle: Path, command: Callable[..., Any]) -> None:
+    """Without a model; what is none is refused by name."""
+    metadata = {"ss_base_model_version": "sdxl_base_v1-0", "modelspec.trigger_phrase": "zorp", "notes": "x" * 500}
+    save_tiny_lora(here / "sdxl_lightning_4step.safetensors", tiny_bundle, metadata=metadata)
+    shown = command("inspect", "sdxl_lightning_4step.safetensors").stdout
+    for told in ("LoRA for", "base       SDXL", "Lightning LoRA: sampler=latentrt.Sampler(", "triggers   zorp", "xxx…"):
+        assert told in shown
+    told = json.loads(command("inspect", "sdxl_lightning_4step.safetensors", "--json").stdout)
+    assert (told["kinds"], told["metadata"], len(told["short_hash"])) == (["LoRA"], metadata, 12)
+    save_file({"lllite_unet_x.down.0.weight": np.zeros((2, 2), np.float32)}, here / "a.safetensors")
+    save_file({"a.weight": np.zeros((2, 2), np.float32)}, here / "b.safetensors")
+    for name, reason in (("a", "LLLite"), ("b", "a file of 1 tensors that are no LoRA's"), ("c", "no bundle|expected")):
+        refused = command("inspect", f"{name}.safetensors")
+        assert refused.status == 2
+        assert re.search(reason, refused.stderr)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,16 @@ import typer
 
 from latentrt.cli.commands.arguments import Backend, Bundle, Json, Prompt, Steps, Threads
 
+_TENSORS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_SHOWN = 100  # characters of a text in a header
+
 
 def inspect(
     bundle: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The bundle's folder; or a picture, whose settings are shown.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The bundle's folder; or a picture, whose settings are shown; or a LoRA's file."
+        ),
     ],
     json: Json = False,
 ) -> None:
@@ -21,13 +27,34 @@ def inspect(
     from latentrt.describing import describe
 
     if bundle.is_file():
-        _inspect_picture(bundle, json=json)
+        inspect_file = _inspect_lora if bundle.suffix.lower() in _TENSORS else _inspect_picture
+        inspect_file(bundle, json=json)
         return
     description = describe(bundle)
     if json:
         print_json(description)
     else:
         print_description(description)
+
+
+def _inspect_lora(path: Path, *, json: bool) -> None:
+    from latentrt.cli.terminal import print_json, say
+    from latentrt.describing_loras import describe_lora
+
+    told = describe_lora(path)
+    if json:
+        print_json(told)
+        return
+    say(f"{told['file']}: {', '.join(told['kinds']) or 'biases'} for {told['modules']} modules")
+    say(f"base       {told['base'] or 'its trainer does not say'}")
+    if told["accelerator"]:
+        say(f"{'few steps':<10} {told['accelerator']}: {told['advice']}")
+    if told["trigger_words"]:
+        say(f"{'triggers':<10} {', '.join(told['trigger_words'])}")
+    say(f"hash       {told['short_hash']}")
+    for name, value in told["metadata"].items():
+        text = " ".join(value.split())
+        say(f"{name}: {text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}")
 
 
 def _inspect_picture(path: Path, *, json: bool) -> None:
