@@ -34,6 +34,7 @@ def describe(root: Path) -> dict[str, Any]:
             "quantization": record.quantization.model_dump(mode="json") if record.quantization else None,
             "parameters": record.parameters,
             "onnx_bytes": sum(manifest.files[file].size for file in (record.onnx, record.weights) if file),
+            "remainder_bytes": manifest.files[record.remainders].size if record.remainders else 0,
             "inputs": {key: list(tensor.shape) for key, tensor in record.inputs.items()},
             "outputs": {key: list(tensor.shape) for key, tensor in record.outputs.items()},
             "reference": record.reference.value,

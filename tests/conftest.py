@@ -130,6 +130,32 @@ def _first_bundle(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(scope="session")
+def int8_prompts(shared: Path) -> Path:
+    """A file of three prompts to calibrate with, and lines to skip."""
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "prompts.txt").write_text("a cat\n\n  red apple \nan astronaut riding a horse\n", "utf-8")
+
+    return filled_once(shared / "int8-prompts", write) / "prompts.txt"
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(emoji_bundle: Path, int8_prompts: Path, shared: Path) -> Path:
+    """The embedded model in int8, made of its bundle with two steps and three pictures. Do not write to it."""
+    from latentrt.int8.settings import Effort
+
+    def build(folder: Path) -> None:
+        source = shutil.copytree(emoji_bundle, folder / "fp32.bundle")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=3))
+            made = folder / "made" / "int8.bundle"
+            latentrt.build(source, made, precision="int8", prompts=int8_prompts, quality=24.0)
+
+    return filled_once(shared / "int8", build) / "made" / "int8.bundle"
+
+
+@pytest.fixture(scope="session")
 def wide_bundle(exports: None, shared: Path) -> Path:
     """The embedded model's bundle with a second, wider profile. Do not write to it."""
     return filled_once(

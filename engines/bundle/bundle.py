@@ -56,9 +56,12 @@ class Bundle:
         """
         from latentrt.engines.bundle.weights import ComponentWeights, read_named_weights  # drawing needs none of it
 
-        named = read_named_weights(self.path(self.manifest.components[component].named_weights))
-        files = {place.file for row in named.weights.values() for place in row.places} & self.manifest.files.keys()
-        return ComponentWeights(component, named, {name: self.path(name) for name in sorted(files)})
+        record = self.manifest.components[component]
+        named = read_named_weights(self.path(record.named_weights))
+        files = {place.file for row in named.weights.values() for place in row.places}
+        files |= {row.file for row in named.rounded.values()} | ({record.remainders} if record.remainders else set())
+        paths = {name: self.path(name) for name in sorted(files & self.manifest.files.keys())}
+        return ComponentWeights(component, named, paths, record.remainders)
 
 
 def open_bundle(root: str | Path) -> Bundle:

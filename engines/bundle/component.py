@@ -57,8 +57,7 @@ class Component:
         """
         from latentrt.engines.bundle.weights import read_named_weights  # drawing needs none of it
 
-        named = read_named_weights(self.root / self.record.named_weights)
-        return tuple(dict.fromkeys(name for row in named.weights.values() for name in row.initializers))
+        return read_named_weights(self.root / self.record.named_weights).initializers
 
     @property
     def onnx_sha256(self) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from latentrt.engines.bundle.records.record import Record
+from latentrt.engines.bundle.rounding import restored
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.spec import Array
 
@@ -32,6 +33,17 @@ class Layout(StrEnum):
     TRANSPOSED = "transposed"  # a matrix (out, in) as (in, out)
 
 
+class Smoothing(Record):
+    """What SmoothQuant made of a weight: its channels along ``axis``, as stored, are multiplied by numbers, or divided.
+
+    The numbers (float32) begin ``offset`` bytes into the component's remainders.
+    """
+
+    axis: int = Field(ge=0)
+    offset: int = Field(ge=0)
+    divides: bool = False
+
+
 class StoredWeight(Record):
     """One place that holds a weight: an initializer of the component's graph, or a table that no graph has (None).
 
@@ -44,41 +56,86 @@ class StoredWeight(Record):
     shape: tuple[int, ...]
     dtype: Literal["float32", "float16"]
     layout: Layout
+    smoothing: Smoothing | None = None
+
+    @model_validator(mode="after")
+    def _axes(self) -> "StoredWeight":
+        if self.smoothing is not None and self.smoothing.axis >= len(self.shape):
+            raise ValueError("an axis that the weight does not have")
+        return self
 
     def stored(self, weight: Array) -> Array:
-        """A weight in torch's layout as it is stored here: contiguous, in the place's shape and dtype."""
-        ordered = weight.T if self.layout is Layout.TRANSPOSED else weight
-        return np.ascontiguousarray(ordered.reshape(self.shape), dtype=self.dtype)
-
-    def unstored(self, stored: Array, shape: tuple[int, ...]) -> Array:
-        """What is stored here in torch's layout and ``shape``: a view."""
-        return (stored.T if self.layout is Layout.TRANSPOSED else stored).reshape(shape)
+        """A weight in torch's layout as it is stored here, unless smoothed: contiguous, in the place's shape, dtype."""
+        return np.ascontiguousarray(_ordered(weight, self.layout, self.shape), dtype=self.dtype)
 
 
-class QuantizedWeight(Record):
-    """The eight-bit initializer that a weight became, and the one of its scales."""
+class RoundedBias(Record):
+    """A bias in 32 bits: multiples of the input's step times the steps of the matrix that it is added to.
 
+    Attributes:
+        bias: the name of the weight.
+        initializer: the one that holds it.
+        scale: the initializer of what it is a multiple of.
+        input_step: the size of a step of the node's input.
+        offset: where the bias itself (float32) begins in the component's remainders.
+    """
+
+    bias: str
     initializer: str
     scale: str
+    input_step: float
+    offset: int = Field(ge=0)
+
+
+class RoundedMatrix(Record):
+    """A weight in eight bits, and what is stored in multiples of its steps (``engines/bundle/rounding.py``).
+
+    Attributes:
+        weight: its name.
+        scale: the initializer of the steps, one per output channel, of ``scale_dtype``.
+        file: a path in the bundle; the eight-bit numbers begin ``offset`` bytes into it.
+        shape: as stored.
+        layout: of what is stored.
+        axis: counts the output channels, as stored.
+        largest: what a channel's largest number becomes.
+        steps: where the steps (float32) begin in the component's remainders.
+        remainders: where the parts of a step that rounding lost (int8) begin there.
+        smoothing: what was done to it before.
+        biases: of the nodes that take it.
+    """
+
+    weight: str
+    scale: str
+    scale_dtype: Literal["float32", "float16"]
+    file: str
+    offset: int = Field(ge=0)
+    shape: tuple[int, ...]
+    layout: Layout
+    axis: int = Field(ge=0)
+    largest: int = Field(gt=0)
+    steps: int = Field(ge=0)
+    remainders: int = Field(ge=0)
+    smoothing: Smoothing | None = None
+    biases: tuple[RoundedBias, ...] = ()
+
+    @model_validator(mode="after")
+    def _axes(self) -> "RoundedMatrix":
+        if max(self.axis, self.smoothing.axis if self.smoothing else 0) >= len(self.shape):
+            raise ValueError("an axis that the matrix does not have")
+        return self
 
 
 class WeightRecord(Record):
     """One parameter: its shape in torch and every place that holds it, so that a change reaches all of them.
 
-    One that cannot be read or changed here has no place, and ``reason`` says why; in an int8 graph ``quantized`` may
-    name what it became.
+    ``rounded`` names the eight-bit initializers that hold it, or whose nodes add it. One that cannot be read or changed
+    here has no place at all, and ``reason`` says why.
     """
 
     shape: tuple[int, ...]
     places: tuple[StoredWeight, ...] = ()
+    rounded: tuple[str, ...] = ()
     reason: str | None = None
-    quantized: QuantizedWeight | None = None
-
-    @property
-    def initializers(self) -> tuple[str, ...]:
-        """All initializers of the graph that change with the weight."""
-        quantized = () if self.quantized is None else (self.quantized.initializer, self.quantized.scale)
-        return (*(place.initializer for place in self.places if place.initializer is not None), *quantized)
 
     @property
     def takes_part(self) -> bool:
@@ -87,7 +144,7 @@ class WeightRecord(Record):
 
     @model_validator(mode="after")
     def _places_or_reason(self) -> "WeightRecord":
-        if bool(self.places) == bool(self.reason):
+        if bool(self.places or self.rounded) == bool(self.reason):
             raise ValueError("a weight needs places, or a reason why it has none")
         if any(prod(place.shape) != prod(self.shape) for place in self.places):
             raise ValueError("a place of another size than its weight")
@@ -95,9 +152,27 @@ class WeightRecord(Record):
 
 
 class NamedWeights(Record):
-    """All parameters of a component, by their names in the checkpoint's part."""
+    """All parameters of a component, by their names in the checkpoint's part; ``rounded`` by initializer."""
 
     weights: dict[str, WeightRecord]
+    rounded: dict[str, RoundedMatrix] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _knows_the_rounded(self) -> "NamedWeights":
+        named = {initializer for row in self.weights.values() for initializer in row.rounded}
+        weights = {name for row in self.rounded.values() for name in (row.weight, *(one.bias for one in row.biases))}
+        if named - self.rounded.keys() or weights - self.weights.keys():
+            raise ValueError("a weight in eight bits that is not described")
+        return self
+
+    @property
+    def initializers(self) -> tuple[str, ...]:
+        """All initializers of the graph that change with some weight, each once."""
+        places = [place.initializer for row in self.weights.values() for place in row.places if place.initializer]
+        for initializer, matrix in self.rounded.items():
+            places += [initializer, matrix.scale]
+            places += [name for bias in matrix.biases for name in (bias.initializer, bias.scale)]
+        return tuple(dict.fromkeys(places))
 
 
 def read_named_weights(path: Path) -> NamedWeights:
@@ -117,9 +192,13 @@ def read_named_weights(path: Path) -> NamedWeights:
 
 def write_named_weights(path: Path, named: NamedWeights) -> None:
     """Writes a component's record, a line for each parameter."""
-    lines = (f' "{name}": {row.model_dump_json(exclude_defaults=True)}' for name, row in named.weights.items())
+
+    def lines(rows: Mapping[str, Record]) -> str:
+        return ",\n".join(f' "{name}": {row.model_dump_json(exclude_defaults=True)}' for name, row in rows.items())
+
+    rounded = f',\n"rounded": {{\n{lines(named.rounded)}\n}}' if named.rounded else ""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('{"weights": {\n' + ",\n".join(lines) + "\n}}\n", "utf-8")
+    path.write_text(f'{{"weights": {{\n{lines(named.weights)}\n}}{rounded}}}\n', "utf-8")
 
 
 @dataclass(frozen=True)
@@ -130,11 +209,13 @@ class ComponentWeights:
         component: its name, for messages.
         named: the record.
         files: paths by their names in the bundle.
+        remainders: which of them holds what an int8 graph lost by rounding and smoothing.
     """
 
     component: str
     named: NamedWeights
     files: Mapping[str, Path]
+    remainders: str | None = None
 
     @property
     def initializers(self) -> dict[str, StoredWeight]:
@@ -155,27 +236,31 @@ class ComponentWeights:
         return self._record(name).shape
 
     def array(self, name: str) -> Array:
-        """A weight in torch's layout, float32 or float16 as stored: a view of the file wherever it can be one.
+        """A weight in torch's layout, float32 or float16: a view of the file wherever it is stored like that.
 
-        Of several places the most exact is read.
+        Of several places the most exact is read. What is stored in eight bits is within 1/510 of a step.
 
         Raises:
-            RequestError: the component has no such weight, or holds it in eight bits.
+            RequestError: the component has no such weight, or cannot reach it.
         """
         record = self._changeable(name)
-        place = max(record.places, key=lambda place: np.dtype(place.dtype).itemsize)
-        return place.unstored(self.stored(place), record.shape)
+        place = max(record.places, key=lambda place: np.dtype(place.dtype).itemsize, default=None)
+        if place is None or (record.rounded and place.dtype != "float32"):
+            return self._restored(name, record)
+        return _unordered(self._unsmoothed(self.stored(place), place.smoothing), place.layout, record.shape)
 
     def placed(self, name: str, weight: Array) -> list[tuple[StoredWeight, Array]]:
-        """What to put in the place of a weight: every place that holds it, with the numbers that belong there.
+        """What to put in the place of a weight: every place in floating point, with the numbers that belong there.
+
+        ``changed_initializers`` has those in eight bits, too.
 
         Args:
             name: the weight.
             weight: its new values in torch's shape, in float32.
 
         Raises:
-            RequestError: the component has no such weight, it has another shape or is held in eight bits, or numbers
-                that are not finite or that fp16 cannot hold.
+            RequestError: the component has no such weight or cannot reach it, it has another shape, or numbers that are
+                not finite or that fp16 cannot hold.
         """
         record = self._changeable(name)
         if weight.shape != record.shape:
@@ -183,14 +268,74 @@ class ComponentWeights:
                 f"got {weight.shape} for {self.component}'s weight {name!r}, expected {record.shape}; "
                 "choose a file that was made for this model"
             )
-        largest = float(np.abs(weight).max(initial=0.0))
-        limit = min(float(np.finfo(place.dtype).max) for place in record.places)
+        largest = float(np.maximum(weight.max(initial=0.0), -weight.min(initial=0.0)))
+        dtypes = {place.dtype for place in record.places} | {row.scale_dtype for row in self.rounded(name).values()}
+        limit = min(float(np.finfo(dtype).max) for dtype in dtypes)
         if not largest <= limit:
             raise RequestError(
                 f"got numbers up to {largest:.3g} for {self.component}'s weight {name!r}, expected at most "
                 f"{limit:.5g}; lower its strength, or use a bundle in fp32"
             )
-        return [(place, place.stored(weight)) for place in record.places]
+        return [(place, self._placed(place, weight)) for place in record.places]
+
+    def rounded(self, name: str) -> dict[str, RoundedMatrix]:
+        """The eight-bit initializers that hold a weight, or whose nodes add it.
+
+        Raises:
+            RequestError: the component has no weight of this name.
+        """
+        return {initializer: self.named.rounded[initializer] for initializer in self._record(name).rounded}
+
+    def smoothed(self, matrix: RoundedMatrix, weight: Array) -> Array:
+        """A weight in torch's layout as it is rounded: in the matrix's shape, multiplied as SmoothQuant wants."""
+        ordered = np.ascontiguousarray(_ordered(weight, matrix.layout, matrix.shape), np.float32)
+        return self._smoothed(ordered, matrix.smoothing)
+
+    def steps(self, matrix: RoundedMatrix) -> Array:
+        """The size of a step in each output channel, float32."""
+        return self._lost(matrix.steps, (matrix.shape[matrix.axis],))
+
+    def bias(self, row: RoundedBias) -> Array:
+        """A bias that is stored in 32 bits, in float32."""
+        return self._lost(row.offset, self.shape(row.bias))
+
+    def _restored(self, name: str, record: WeightRecord) -> Array:
+        """A weight of its eight bits and what rounding lost, or a bias as it was; read-only."""
+        matrix = self.named.rounded[record.rounded[0]]
+        if matrix.weight != name:
+            return self.bias(next(row for row in matrix.biases if row.bias == name))
+        weight = self._unsmoothed(self.unrounded(record.rounded[0]), matrix.smoothing)
+        weight.flags.writeable = False
+        return _unordered(weight, matrix.layout, record.shape)
+
+    def unrounded(self, initializer: str) -> Array:
+        """A matrix as it was before it was rounded, float32: in its own shape, smoothed."""
+        row = self.named.rounded[initializer]
+        quantized = self._numbers(row.file, row.offset, row.shape, "int8")
+        return restored(quantized, self._lost(row.remainders, row.shape, "int8"), self.steps(row), row.axis)
+
+    def _placed(self, place: StoredWeight, weight: Array) -> Array:
+        if place.smoothing is None:
+            return place.stored(weight)
+        ordered = np.asarray(_ordered(weight, place.layout, place.shape), np.float32)
+        return np.ascontiguousarray(self._smoothed(ordered, place.smoothing), dtype=place.dtype)
+
+    def _smoothed(self, stored: Array, smoothing: Smoothing | None) -> Array:
+        if smoothing is None:
+            return stored
+        factors = self._factors(smoothing, stored.shape)
+        return np.asarray(stored / factors if smoothing.divides else stored * factors)
+
+    def _unsmoothed(self, stored: Array, smoothing: Smoothing | None) -> Array:
+        if smoothing is None:
+            return stored
+        factors = self._factors(smoothing, stored.shape)
+        return np.asarray(stored * factors if smoothing.divides else stored / factors)
+
+    def _factors(self, smoothing: Smoothing, shape: tuple[int, ...]) -> Array:
+        """The numbers, to be broadcast."""
+        factors = self._lost(smoothing.offset, (shape[smoothing.axis],))
+        return np.expand_dims(factors, tuple(axis for axis in range(len(shape)) if axis != smoothing.axis))
 
     def _record(self, name: str) -> WeightRecord:
         if name not in self.named.weights:
@@ -202,7 +347,7 @@ class ComponentWeights:
 
     def _changeable(self, name: str) -> WeightRecord:
         record = self._record(name)
-        if not record.places:
+        if record.reason:
             raise RequestError(
                 f"{self.component}'s weight {name!r} cannot be reached in this bundle: {record.reason}; "
                 "leave it out, or use a bundle in fp32 or fp16"
@@ -215,12 +360,30 @@ class ComponentWeights:
         Raises:
             BundleError: the file ends before it.
         """
-        end = place.offset + prod(place.shape) * np.dtype(place.dtype).itemsize
-        numbers = self._mapped.get(place.file)
+        return self._numbers(place.file, place.offset, place.shape, place.dtype)
+
+    def _lost(self, offset: int, shape: tuple[int, ...], dtype: str = "float32") -> Array:
+        """Numbers that lie among the remainders."""
+        return self._numbers(self.remainders or "remainders", offset, shape, dtype)
+
+    def _numbers(self, file: str, offset: int, shape: tuple[int, ...], dtype: str) -> Array:
+        """What a file of the bundle holds at a place."""
+        end = offset + prod(shape) * np.dtype(dtype).itemsize
+        numbers = self._mapped.get(file)
         if numbers is None or end > len(numbers):
             raise BundleError(
-                f"{self.component}'s weights were recorded up to byte {end} of {place.file!r}, which is not there; "
+                f"{self.component}'s weights were recorded up to byte {end} of {file!r}, which is not there; "
                 "build the bundle again"
             )
-        stored = numbers[place.offset : end].view(place.dtype).reshape(place.shape)
+        stored = numbers[offset:end].view(dtype).reshape(shape)
         return stored if stored.flags.aligned else stored.copy()
+
+
+def _ordered(weight: Array, layout: Layout, shape: tuple[int, ...]) -> Array:
+    """A weight in torch's layout as another layout and shape have it: a view."""
+    return (weight.T if layout is Layout.TRANSPOSED else weight).reshape(shape)
+
+
+def _unordered(stored: Array, layout: Layout, shape: tuple[int, ...]) -> Array:
+    """A stored weight in torch's layout and ``shape``: a view."""
+    return (stored.T if layout is Layout.TRANSPOSED else stored).reshape(shape)

@@ -10,7 +10,6 @@ from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.component import QuantizationRecord
 from latentrt.engines.bundle.records.manifest import BUNDLE_FILE, BundleManifest
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.bundle.records.recipe import Recipe
@@ -21,7 +20,7 @@ from latentrt.engines.graphs.quantization.named_weights import weights_after_qua
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.int8.quantization import quantization_of_bundle
-from latentrt.int8.quantizer import quantized_components
+from latentrt.int8.quantizer import QuantizedComponent, quantized_components
 from latentrt.int8.settings import Int8Request, QuantizationSettings
 
 _FOLDER = f"onnx/{Precision.INT8}"
@@ -95,6 +94,7 @@ def _made_of(source: Bundle, made: BundleManifest, settings: QuantizationSetting
     return (
         settings.made(unet)
         and unet is not None
+        and made.components[UNET].remainders is not None
         and unet.source_sha256 == Component(root=source.root, manifest=old, name=UNET).onnx_sha256
         and old.latentrt == made.latentrt
         and old.exporter == made.exporter
@@ -135,39 +135,47 @@ def write_int8_bundle(
             islands.update(_halve(folder / "model.onnx", source.manifest.family))
 
     with staged_directory(destination) as root:
-        records = quantized_components(quantization, root / _FOLDER, finish)
-        manifest = _with_int8(source, root, records, islands)
+        quantized = quantized_components(quantization, root / _FOLDER, finish)
+        manifest = _with_int8(source, root, quantized, islands)
         manifest = manifest.model_copy(update={"kept_fp32": tuple(kept_fp32)})
         manifest = compile_all(root, manifest, engines, timer)
         write_manifest(root / BUNDLE_FILE, manifest)
 
 
 def _with_int8(
-    source: Bundle, root: Path, records: Mapping[str, QuantizationRecord], islands: Mapping[str, int]
+    source: Bundle, root: Path, quantized: Mapping[str, QuantizedComponent], islands: Mapping[str, int]
 ) -> BundleManifest:
     """Copies the source's files to ``root``, but for the graphs that became int8 there; returns the new manifest."""
     old = source.manifest
-    replaced = _graph_files(old, records)
+    replaced = _graph_files(old, quantized)
     files = {name: file for name, file in old.files.items() if name not in replaced}
     for name in files:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.path(name), root / name)
     components = dict(old.components)
-    for name, record in records.items():
+    for name, part in quantized.items():
         graph, named_weights = f"{_FOLDER}/{name}/model.onnx", old.components[name].named_weights
+        remainders = f"weights/{name}.remainders"
         weights = weights_after_quantization(
-            source.weights(name), source.path(old.components[name].onnx), root / graph, root
+            source.weights(name),
+            source.path(old.components[name].onnx),
+            root / graph,
+            root,
+            part.inputs,
+            part.record.recipe,
+            root / remainders,
         )
         write_named_weights(root / named_weights, weights)
         written = {f"{_FOLDER}/{name}/{path.name}" for path in (root / _FOLDER / name).iterdir()}
-        files |= record_files(root, {*written, named_weights})
+        files |= record_files(root, {*written, named_weights, remainders})
         components[name] = old.components[name].model_copy(
             update={
                 "onnx": graph,
                 "weights": next(iter(written - {graph}), None),
                 "precision": Precision.INT8,
                 "islands": dict(islands),
-                "quantization": record,
+                "quantization": part.record,
+                "remainders": remainders,
             }
         )
     return old.model_copy(update={"precision": Precision.INT8, "components": components, "files": files})

@@ -56,6 +56,7 @@ def print_description(description: dict[str, Any]) -> None:
     for name, row in description["components"].items():
         if row["quantization"] is not None:
             _print_quantization(name, ComponentKind(row["kind"]), row["quantization"])
+            say(f"{name}: {megabytes(row['remainder_bytes'])} beside its ONNX tell what rounding lost, for LoRAs")
     print_table(
         "engines",
         ("component", "engine", "here", "size", "layers", "PSNR dB"),

@@ -4,6 +4,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
 from latentrt.engines.bundle.records.component import QuantizationRecord, QuantizedNodeRecord
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import ParityError
+from latentrt.engines.graphs.quantization.ranges import InputChoice
 from latentrt.engines.precision import Backend
 from latentrt.engines.store.components import OpenComponents
 from latentrt.int8.judge import Judge, compiled_graph, reference_pictures
@@ -24,10 +26,18 @@ from latentrt.int8.settings import quantization_tool
 _DECODER_MARGIN = 10.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class QuantizedComponent:
+    """A component that became int8: how good it is, and how the tensors of its fp32 graph were rounded, by name."""
+
+    record: QuantizationRecord
+    inputs: Mapping[str, InputChoice]
+
+
 def quantized_components(
     quantization: Quantization, folder: Path, finish: Callable[[Path], None]
-) -> dict[str, QuantizationRecord]:
-    """Writes int8 graphs and says, by component, how good they are.
+) -> dict[str, QuantizedComponent]:
+    """Writes int8 graphs and says, by component, how they were made and how good they are.
 
     A decoder that is not good enough stays as it is, with a warning. The U-Net's pictures are drawn with the int8
     decoder where there is one.
@@ -60,7 +70,7 @@ def quantized_components(
         records[UNET] = _quantize_unet(
             roundings[UNET], judge, overrides, folder, finish, decoder=records.get(VAE_DECODER)
         )
-    return records
+    return {name: QuantizedComponent(record=record, inputs=roundings[name].inputs) for name, record in records.items()}
 
 
 def _quantize_decoder(

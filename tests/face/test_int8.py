@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from PIL import Image
-from shared import filled_once, write_sealed
+from shared import write_sealed
 
 import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
@@ -32,27 +31,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def prompts(shared: Path) -> Path:
+def prompts(int8_prompts: Path) -> Path:
     """Three prompts, and lines to skip."""
-
-    def write(folder: Path) -> None:
-        folder.mkdir()
-        (folder / "prompts.txt").write_text("a cat\n\n  red apple \nan astronaut riding a horse\n", "utf-8")
-
-    return filled_once(shared / "int8-prompts", write) / "prompts.txt"
-
-
-@pytest.fixture(scope="module")
-def int8_bundle(emoji_bundle: Path, prompts: Path, shared: Path) -> Path:
-    """The embedded model in int8, made of its bundle. Do not write to it."""
-
-    def build(folder: Path) -> None:
-        source = shutil.copytree(emoji_bundle, folder / "fp32.bundle")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=3))
-            latentrt.build(source, folder / "made" / "int8.bundle", precision="int8", prompts=prompts, quality=24.0)
-
-    return filled_once(shared / "int8", build) / "made" / "int8.bundle"
+    return int8_prompts
 
 
 def test_what_the_bundle_says(int8_bundle: Path, emoji_bundle: Path, command: Callable[..., Any]) -> None:
@@ -85,9 +66,13 @@ def test_what_the_bundle_says(int8_bundle: Path, emoji_bundle: Path, command: Ca
     assert command("verify", int8_bundle).status == 0
 
 
-def test_weights_by_name_tell_what_became_of_them(int8_bundle: Path, emoji_bundle: Path) -> None:
-    """Rounded and scaled weights are refused by a sentence; what is said to be there is the fp32 weight."""
+def test_weights_by_name_tell_what_became_of_them(
+    int8_bundle: Path, emoji_bundle: Path, command: Callable[..., Any]
+) -> None:
+    """Each is there, as exact as its kind; the file of what rounding lost has a byte a weight and is told."""
     bundle, whole = open_bundle(int8_bundle), open_bundle(emoji_bundle)
+    described = json.loads(command("inspect", int8_bundle, "--json").stdout)["components"]
+    assert "tell what rounding lost, for LoRAs" in command("inspect", int8_bundle).stdout
     for component in ("unet", "vae_decoder"):
         weights, before, record = (
             bundle.weights(component),
@@ -97,19 +82,26 @@ def test_weights_by_name_tell_what_became_of_them(int8_bundle: Path, emoji_bundl
         rows, told = weights.named.weights, record.quantization
         assert rows.keys() == before.named.weights.keys()
         assert told is not None
-        rounded = {name: row.quantized for name, row in rows.items() if row.quantized is not None}
-        held = {
-            tensor.name for tensor in onnx.load(bundle.path(record.onnx), load_external_data=False).graph.initializer
-        }
-        assert {f"{name}" for row in rounded.values() for name in (row.initializer, row.scale)} <= held
+        rounded = {matrix.weight: matrix for matrix in weights.named.rounded.values()}
         for path, node in told.nodes.items():
             assert (f"{path.removeprefix('unet.')}.weight" in rounded) is node.int8
-        with pytest.raises(RequestError, match="cannot be reached in this bundle: the graph holds it in eight bits"):
-            weights.placed(next(iter(rounded)), before.array(next(iter(rounded))))
-        kept = [name for name, row in rows.items() if row.places]
-        assert len(kept) > 20
-        for name in kept:
-            np.testing.assert_array_equal(weights.array(name), before.array(name))
+        plain = 0
+        for name, row in rows.items():
+            assert row.reason is None
+            exact, read = before.array(name), weights.array(name)
+            if name in rounded:
+                smoothed = [weights.smoothed(rounded[name], array) for array in (exact, read)]
+                assert np.abs(smoothed[0] - smoothed[1]).max() <= weights.steps(rounded[name]).max() / 509.0
+            elif any(place.smoothing for place in row.places):
+                np.testing.assert_allclose(read, exact, rtol=1e-6)
+            else:
+                np.testing.assert_array_equal(read, exact)
+                plain += 1
+        assert plain > 20
+        assert record.remainders is not None
+        size, parameters = bundle.manifest.files[record.remainders].size, sum(before.array(n).size for n in rounded)
+        assert parameters < size < 1.1 * parameters + 20_000
+        assert described[component]["remainder_bytes"] == size
     assert bundle.weights("text_encoder").named == whole.weights("text_encoder").named
 
 

@@ -44,7 +44,7 @@ def record_weights(onnx: Path, folder: Path, names: Collection[str]) -> None:
     for name in names:
         value = source.graph.initializers.get(name)
         rows = () if value is None else search.rows(value)
-        if rows:
+        if rows or (value is not None and search.multiplies(value)):
             found[name] = rows
     shared = [row.initializer for rows in found.values() for row in rows]
     once = {name: rows for name, rows in found.items() if all(shared.count(row.initializer) == 1 for row in rows)}
@@ -82,6 +82,19 @@ class _Search:
                 return ()
             found.append(row)
         return tuple({row.initializer: row for row in found}.values())
+
+    def multiplies(self, source: "ir.Value") -> bool:
+        """Whether a source is the scale of a bias in 32 bits that kernels now take as it is.
+
+        They multiply the scales of input and weight themselves, so nothing holds the product any more.
+        """
+        for node, index in source.uses():
+            bias = self._initializers.get(str(input_of(node, 0).name)) if node.op_type == "DequantizeLinear" else None
+            if index != 1 or bias is None or bias.dtype != input_of(node, 0).dtype or str(bias.dtype) != "INT32":
+                return False
+            if any(taker.op_type == "DequantizeLinear" for taker, _ in bias.uses()):
+                return False
+        return source.name not in self._initializers and bool(source.uses())
 
     def _candidates(self, node: Any, index: int, name: str) -> Iterator["ir.Value"]:
         """Initializers that may be what a node's input has become."""

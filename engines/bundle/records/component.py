@@ -80,14 +80,15 @@ class ComponentRecord(Record):
     """One ONNX graph of the bundle with its weights, tensors, probes and parity.
 
     ``islands`` says what stays in fp32 inside of an fp16 component: how many nodes, by the reason. ``named_weights`` is
-    the file that tells where each of the checkpoint's parameters lies. ``reference`` is what ran the probes, and what
-    ``parity`` is against.
+    the file that tells where each of the checkpoint's parameters lies; ``remainders`` the one with what the weights of
+    an int8 graph lost by rounding. ``reference`` is what ran the probes, and what ``parity`` is against.
     """
 
     kind: ComponentKind
     onnx: str
     weights: str | None
     named_weights: str
+    remainders: str | None = None
     precision: Precision
     islands: dict[str, int] = Field(default_factory=dict)
     quantization: QuantizationRecord | None = None

@@ -159,7 +159,7 @@ class BundleManifest(Record):
         used = [
             name
             for part in self.components.values()
-            for name in (part.onnx, part.weights, part.named_weights, part.probes)
+            for name in (part.onnx, part.weights, part.named_weights, part.remainders, part.probes)
             if name
         ]
         used += [table.file for table in self.token_embeddings.values()]
