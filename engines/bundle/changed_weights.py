@@ -78,4 +78,3 @@ def _rounded(
         if smoothed is not None:
             yield ChangedInitializer(row.scale, multiples)
         yield ChangedInitializer(row.initializer, rounded_bias(bias, multiples))
->>>>>>> e894ec2 (int8: what rounding lost is kept beside the graph, so that every weight can be read, changed and rounded again)

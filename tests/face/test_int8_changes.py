@@ -3,24 +3,27 @@
 import dataclasses
 import shutil
 from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 
-from latentrt.engines.backends.ort_cpu.model import MODEL_FILE, open_session, session_options
+from latentrt.engines.backends.ort_cpu.compiled_weights import read_compiled_weights
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.changed_weights import changed_initializers
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.parity import parity_of
 from latentrt.engines.bundle.weights import ComponentWeights, Layout, RoundedMatrix
 from latentrt.engines.changes import Changes
-from latentrt.engines.graphs.editor import load_graph, weight_of
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights
+from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
-from latentrt.engines.store.store import read_engine
+from latentrt.engines.store.components import OpenComponents
+from latentrt.engines.store.store import compiled_folder
 
 
 def added(delta: Array, old: Array) -> Array:
@@ -120,32 +123,25 @@ def unstored(weights: ComponentWeights, matrix: RoundedMatrix, delta: Array) -> 
     return (plain.T if matrix.layout is Layout.TRANSPOSED else plain).reshape(weights.shape(matrix.weight))
 
 
-@pytest.mark.filterwarnings("ignore:Ignoring unknown external data key")  # of packed weights
-def test_the_compiled_engine_takes_what_is_rounded_anew(
+def test_the_engine_takes_what_is_rounded_anew(
     int8_bundle: Path, emoji_bundle: Path, inputs: Mapping[str, Array]
 ) -> None:
-    """It has eight-bit weights, their scales and the biases in 32 bits under their names, with the bundle's bytes.
-
-    Put in their places, changed ones make it compute what the fp32 graph does with the change.
-    """
+    """It knows every initializer by its value, computes what fp32 does with the change, and is itself afterwards."""
     opened = open_bundle(int8_bundle)
-    weights, every = opened.weights("unet"), changes_of(emoji_bundle, 0.2)
-    rounded = {matrix.weight for matrix in weights.named.rounded.values()}
-    changes = Changes(key="rounded", weights={name: every.weights[name] for name in every.weights if name in rounded})
-    (folder,) = (folder for folder in (int8_bundle / "engines").iterdir() if read_engine(folder).component == "unet")
-    held = load_graph(opened.path(opened.manifest.components["unet"].onnx)).graph.initializers
-    compiled = load_graph(folder / MODEL_FILE).graph.initializers
-    options = session_options(onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, 1, packs=True)
-    bias_scales = {bias.scale for matrix in weights.named.rounded.values() for bias in matrix.biases}
-    kept = []
-    for name, content in changed_initializers(weights, changes):
-        assert (name in compiled) is (name not in bias_scales)
-        if name in compiled:
-            assert weight_of(compiled[name]).tobytes() == weight_of(held[name]).tobytes()
-            kept.append(onnxruntime.OrtValue.ortvalue_from_numpy(content))
-            options.add_initializer(name, kept[-1])
-    session = open_session(folder / MODEL_FILE, options)
-    (changed,) = session.run(None, dict(inputs))
+    for name in ("unet", "vae_decoder"):
+        component = Component(root=opened.root, manifest=opened.manifest, name=name)
+        record = read_compiled_weights(compiled_folder(component, Backend.ORT_CPU), name)
+        assert record.lost == ()
+        assert set(record.weights) == set(component.named_initializers)
+        multiplied = {bias.scale for row in opened.weights(name).named.rounded.values() for bias in row.biases}
+        assert multiplied
+        assert {initializer for initializer, rows in record.weights.items() if not rows} == multiplied
+    changes, shapes = changes_of(emoji_bundle, 0.2), Shapes(profile=opened.manifest.profiles[0])
+    with closing(OpenComponents(opened, Backend.ORT_CPU, threads=1)) as engines:
+        before, changed, after = (
+            engines.engine("unet", shapes, wanted).run(inputs)["out_sample"] for wanted in (None, changes, None)
+        )
     expected = run(emoji_bundle, "unet", inputs, changes)
-    assert parity_of(changed, expected).psnr > 43.0
-    assert parity_of(run(emoji_bundle, "unet", inputs), expected).psnr < 41.0
+    assert parity_of(changed, expected).psnr > 40.0
+    assert parity_of(before, expected).psnr < 35.0
+    np.testing.assert_array_equal(before, after)
