@@ -205,4 +205,5 @@ def test_changed_weights_are_rounded_bit_for_bit(
             assert np.mean(mine != expected[initializer]) < 3e-3
             assert np.abs(mine.astype(int) - expected[initializer]).max() <= 1
         else:
-            np.testing.assert_allclose(mine, expected[initializer], rtol=1e-3, atol=1e-6)
+            least = {"int32": 1.0, "float16": 5e-4, "float32": 1e-6}[str(mine.dtype)]
+            np.testing.assert_allclose(mine, expected[initializer], rtol=1e-3, atol=least)

@@ -136,7 +136,10 @@ def test_the_engine_takes_what_is_rounded_anew(
         multiplied = {bias.scale for row in opened.weights(name).named.rounded.values() for bias in row.biases}
         assert multiplied
         assert {initializer for initializer, rows in record.weights.items() if not rows} == multiplied
-    changes, shapes = changes_of(emoji_bundle, 0.2), Shapes(profile=opened.manifest.profiles[0])
+    changes, shapes = (
+        changes_of(emoji_bundle, 0.2),
+        Shapes(profile=opened.manifest.profiles[0], chunks=opened.manifest.chunks("unet", inputs)),
+    )
     with closing(OpenComponents(opened, Backend.ORT_CPU, threads=1)) as engines:
         before, changed, after = (
             engines.engine("unet", shapes, wanted).run(inputs)["out_sample"] for wanted in (None, changes, None)
