@@ -16,6 +16,7 @@ from latentrt.runtime.adapters.formats.other_kinds import kind_of_keys
 from latentrt.runtime.adapters.formats.stored import StoredAdapter, open_adapter
 from latentrt.runtime.adapters.formulas.formula import Formula
 from latentrt.runtime.adapters.formulas.leaves import LeafOptions
+from latentrt.runtime.checks import warn_caller
 
 _LARGEST_COPY = 2**30  # bytes of tensors that are read into memory; larger ones stay in their file
 _LISTED = 3  # keys that a message names
@@ -40,9 +41,21 @@ def adapter_from_path(path: Path, name: str, model: ModelWeights, base: str) -> 
         _check_base(stored, grouped, model, base)
         parts = _checked_formulas(stored, grouped, model, base)
         sha256, short_hash = digests.result()
+    _tell_of_alphas(stored, grouped)
     return Adapter(
         name=name, file=stored.name, sha256=sha256, short_hash=short_hash, parts=parts, metadata=stored.metadata
     )
+
+
+def _tell_of_alphas(stored: StoredAdapter, grouped: Grouped) -> None:
+    """Says where an alpha of 0 counts as the rank: so its trainer means it, and others take it for nothing at all."""
+    alphas = [leaves["alpha"].array() for leaves in grouped.tensors.values() if "alpha" in leaves]
+    zeros = sum(not alpha.any() for alpha in alphas)
+    if zeros:
+        warn_caller(
+            f"{stored.name!r} says alpha 0 for {zeros} of {len(grouped.tensors)} modules, which counts as their rank, "
+            "as in the trainers that write it; lower the LoRA's weight if it is too strong"
+        )
 
 
 def _check_base(stored: StoredAdapter, grouped: Grouped, model: ModelWeights, base: str) -> None:

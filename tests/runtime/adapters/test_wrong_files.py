@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -360,3 +361,18 @@ def test_no_torch_is_needed_to_refuse(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert "ControlNet-LLLite" in done.stdout
+
+
+def test_an_alpha_of_zero_counts_as_the_rank_and_is_told(tmp_path: Path) -> None:
+    model, base = MODELS["sd1"]
+    tensors = lora_of(KOHYA_Q, (32, 32))
+    changes = {}
+    for alpha in (0.0, 2.0):  # of rank 2
+        tensors[f"{KOHYA_Q}.alpha"] = np.full(1, alpha, np.float32)
+        path = save(tmp_path / f"{alpha}.safetensors", tensors)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            (formula,) = adapter_from_path(path, "style", model, base).parts["unet"].values()
+        changes[alpha] = formula.change(np.zeros((32, 32), np.float32))
+        assert [str(one.message)[:33] for one in told] == ["'0.0.safetensors' says alpha 0 for"[:33]] * (alpha == 0)
+    np.testing.assert_array_equal(changes[0.0], changes[2.0])
