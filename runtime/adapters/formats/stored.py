@@ -93,8 +93,8 @@ def _digests(file: TensorFile) -> tuple[str, str]:
     own = file.metadata.get("sshs_model_hash", "")
     if file.format is not Format.SAFETENSORS:
         return whole, whole[:_SHORT]
-    if len(own) == 64 and set(own.lower()) <= set("0123456789abcdef"):
-        return whole, own.lower()[:_SHORT]
+    if len(own) >= _SHORT and own.isalnum() and own.isascii():  # LyCORIS begins it with 0x, which A1111 keeps
+        return whole, own[:_SHORT]
     with file.path.open("rb") as opened:
         opened.seek(int.from_bytes(opened.read(8), "little"), 1)
         return whole, hashlib.file_digest(opened, "sha256").hexdigest()[:_SHORT]

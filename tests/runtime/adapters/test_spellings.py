@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from adapter_files import MODELS, Shapes, encoder_shapes, lora_of, save, save_peft, unet_shapes
 
+from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.adapters.adapter import Adapter
 from latentrt.runtime.adapters.formats.files import adapter_from_path
+from latentrt.runtime.adapters.formats.model_weights import model_weights_of
 from latentrt.runtime.adapters.formats.modules import Modules, Spelling
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -381,7 +383,7 @@ def test_digests(tmp_path: Path) -> None:
     model, base = MODELS["sd1"]
     tensors = lora_of("lora_unet_conv_in", (32, 4, 3, 3))
     digests = {}
-    for name, metadata in (("a", {}), ("b", {"ss_output_name": "b"}), ("c", {"sshs_model_hash": "AB" * 32})):
+    for name, metadata in (("a", {}), ("b", {"ss_output_name": "b"}), ("c", {"sshs_model_hash": "0xAB" * 16})):
         path = save(tmp_path / f"{name}.safetensors", tensors, metadata)
         adapter = adapter_from_path(path, "style", model, base)
         content = path.read_bytes()
@@ -389,7 +391,7 @@ def test_digests(tmp_path: Path) -> None:
         assert (adapter.name, adapter.file, adapter.metadata) == ("style", path.name, metadata)
         digests[name] = adapter.short_hash
     begin = 8 + int.from_bytes(content[:8], "little")
-    assert digests == {**dict.fromkeys("ab", hashlib.sha256(content[begin:]).hexdigest()[:12]), "c": "ab" * 6}
+    assert digests == {**dict.fromkeys("ab", hashlib.sha256(content[begin:]).hexdigest()[:12]), "c": "0xAB" * 3}
 
 
 def test_a_file_that_is_written_again_changes_no_adapter(tmp_path: Path) -> None:
@@ -406,3 +408,18 @@ def test_a_file_that_is_written_again_changes_no_adapter(tmp_path: Path) -> None
         file.write(bytes(len(content)))
         file.truncate(100)
     assert_same(changes(adapter, model), before)
+
+
+def test_what_is_known_of_bundles(tiny_bundle: Path, family_bundle: Callable[..., Path]) -> None:
+    """Shapes by name of what adapters change; SDXL's first encoder was exported without its last layer."""
+    weights, base = model_weights_of(open_bundle(tiny_bundle))
+    assert base == "Stable Diffusion 1.x"
+    assert weights.keys() == {"unet", "text_encoder"}
+    assert weights["unet"]["conv_in.weight"] == (32, 4, 3, 3)
+    assert None not in weights["text_encoder"].values()
+    weights, base = model_weights_of(open_bundle(family_bundle("sdxl")))
+    assert base == "SDXL"
+    unused = [name for name, shape in weights["text_encoder"].items() if shape is None]
+    assert all(".layers.2." in name or "final_layer_norm" in name for name in unused)
+    assert "text_model.encoder.layers.2.mlp.fc1.weight" in unused
+    assert None not in weights["text_encoder_2"].values()
