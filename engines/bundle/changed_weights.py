@@ -50,6 +50,7 @@ def changed_initializers(weights: ComponentWeights, changes: Changes) -> Iterato
 def _changed(weights: ComponentWeights, changes: Changes, name: str) -> tuple[Array, list[ChangedInitializer]]:
     """A weight's new values, checked, and the initializers that hold them in floating point."""
     new = changes.weights[name](np.asarray(weights.array(name), np.float32))
+    weights.release(name)
     places = weights.placed(name, new)
     return new, [ChangedInitializer(place.initializer, content) for place, content in places if place.initializer]
 

@@ -37,6 +37,7 @@ class KindRow:
         rounding_moves: what the rounding of its nodes is scored by.
         stretched: the input that fp16's overflow is looked for with, stretched; None for none.
         adaptable: whether adapters such as LoRAs change its weights.
+        many_rows: whether so many rows go through its matrices that packing those in every call costs next to nothing.
     """
 
     opening: Opening = Opening.WITH_BUNDLE
@@ -48,6 +49,7 @@ class KindRow:
     rounding_moves: str = "latents"
     stretched: str | None = None
     adaptable: bool = False
+    many_rows: bool = False
 
 
 class ComponentKind(StrEnum):
@@ -67,7 +69,13 @@ class ComponentKind(StrEnum):
 _ROWS = {
     ComponentKind.TEXT_ENCODER: KindRow(guided=True, adaptable=True),
     ComponentKind.UNET: KindRow(
-        guided=True, halves=True, int8_on_cpu=True, int8_on_gpu=True, stretched="sample", adaptable=True
+        guided=True,
+        halves=True,
+        int8_on_cpu=True,
+        int8_on_gpu=True,
+        stretched="sample",
+        adaptable=True,
+        many_rows=True,
     ),
     ComponentKind.VAE_ENCODER: KindRow(opening=Opening.ON_DEMAND, planes=Planes.PICTURE),
     # On a CPU decoding costs several steps; a GPU's tensor cores decode in fp16

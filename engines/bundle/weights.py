@@ -5,6 +5,8 @@ The record of a component lists every parameter by its dotted name in the checkp
 weight through it or to lay out a changed one.
 """
 
+import mmap
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -224,8 +226,18 @@ class ComponentWeights:
         return {place.initializer: place for place in places if place.initializer is not None}
 
     @cached_property
-    def _mapped(self) -> dict[str, Array]:
-        return {name: np.memmap(path, np.uint8, "r") for name, path in self.files.items()}
+    def _mapped(self) -> dict[str, mmap.mmap]:
+        return {name: _mapped(path) for name, path in self.files.items() if path.stat().st_size}
+
+    def release(self, name: str) -> None:
+        """Gives back the memory of a weight's pages in the files; who reads them again gets them again."""
+        if sys.platform == "win32":  # which has no such call
+            return
+        for place in self._record(name).places:
+            if place.file in self._mapped:
+                start = place.offset - place.offset % mmap.PAGESIZE
+                end = place.offset + prod(place.shape) * np.dtype(place.dtype).itemsize
+                self._mapped[place.file].madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A weight's shape in torch.
@@ -375,8 +387,13 @@ class ComponentWeights:
                 f"{self.component}'s weights were recorded up to byte {end} of {file!r}, which is not there; "
                 "build the bundle again"
             )
-        stored = numbers[offset:end].view(dtype).reshape(shape)
+        stored = np.frombuffer(numbers, dtype, prod(shape), offset).reshape(shape)
         return stored if stored.flags.aligned else stored.copy()
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _ordered(weight: Array, layout: Layout, shape: tuple[int, ...]) -> Array:

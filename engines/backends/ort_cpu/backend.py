@@ -59,7 +59,7 @@ class _OpenComponent:
 
         replaced = compiled_changes(self._component.name, self._model.opening.folder, weights, changes)
         # Packed, they would be in memory twice; what that costs a step is in docs/rooms/engines.md
-        packs = self._component.record.precision is Precision.INT8
+        packs = self._component.record.precision is Precision.INT8 or not self._component.kind.many_rows
         return _OpenComponent(self._component, self._model.with_weights(replaced, packs=packs))
 
     def close(self) -> None:
