@@ -49,7 +49,9 @@ def adapter_from_path(path: Path, name: str, model: ModelWeights, base: str) -> 
 
 def _tell_of_alphas(stored: StoredAdapter, grouped: Grouped) -> None:
     """Says where an alpha of 0 counts as the rank: so its trainer means it, and others take it for nothing at all."""
-    alphas = [leaves["alpha"].array() for leaves in grouped.tensors.values() if "alpha" in leaves]
+    # OFT's is the bound of a rotation, and 0 is none
+    scaled = (leaves for leaves in grouped.tensors.values() if "alpha" in leaves and "oft_blocks" not in leaves)
+    alphas = [leaves["alpha"].array() for leaves in scaled]
     zeros = sum(not alpha.any() for alpha in alphas)
     if zeros:
         warn_caller(

@@ -1,0 +1,1 @@
+../../latentrt/describing_loras.py
