@@ -287,6 +287,7 @@ class TestReallyBuilt:
         pytest.importorskip("tensorrt_rtx")
         return TensorRTRTX()
 
+    @pytest.mark.grid(most=1)
     @pytest.mark.parametrize("name", list(CHANGED))
     @pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
     def test_plans_that_take_weights(

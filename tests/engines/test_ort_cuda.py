@@ -253,6 +253,7 @@ def plain_run(component: Component, weights: ComponentWeights, changes: Changes,
     return np.asarray(session.run(["out_sample"], inputs)[0])
 
 
+@pytest.mark.grid(most=2)
 @pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-5), ("fp16", 2e-3)])
 @pytest.mark.parametrize("kind", [1, 2, 4])
 def test_changed_weights_reach_every_kernel(

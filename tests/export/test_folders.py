@@ -283,6 +283,7 @@ def test_a_base_that_is_not_needed(saved: Path) -> None:
     "form", ["folder", "pipeline", "diffusers names", "ldm names", "with prefix", "ckpt", "a whole checkpoint"]
 )
 @pytest.mark.parametrize("of", ["folder", "single file"])
+@pytest.mark.grid
 def test_a_replaced_vae(form: str, of: str, saved: Path, tmp_path: Path) -> None:
     """In every form, beside every form of model; the scale stays the model's."""
     tuned = shutil.copytree(saved, tmp_path / "tuned")

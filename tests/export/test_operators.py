@@ -45,7 +45,11 @@ def decomposed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("last", "times"),
-    [(torch.sigmoid, 0), (lambda x: torch.special.expit(x).clone().add_(1.0), 1), (lambda x: torch.logit(x, 0.1), 1)],
+    [
+        (torch.sigmoid, 0),
+        (lambda x: torch.special.expit(x).clone().add_(1.0), 1),
+        pytest.param(lambda x: torch.logit(x, 0.1), 1, marks=pytest.mark.slow),
+    ],
     ids=["translated", "changes its input", "has no translation"],
 )
 def test_only_what_needs_it(

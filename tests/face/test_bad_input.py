@@ -310,7 +310,7 @@ def test_full_disk_while_exporting(refused: Refusals, limit: int) -> None:
 
 
 # Bytes: less than the U-Net's engine has, and than the decoder's, which is compiled before
-@pytest.mark.parametrize("limit", [2_000_000, 1_300_000])
+@pytest.mark.parametrize("limit", [2_000_000, pytest.param(1_300_000, marks=pytest.mark.slow)])
 def test_full_disk_while_compiling(refused: Refusals, tiny_bundle: Path, limit: int) -> None:
     """An engine that cannot be written fails the build, whose old bundle stays."""
     stub = ROOT_HOUSE / "tests" / "stub_export.py"

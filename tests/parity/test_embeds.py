@@ -218,6 +218,7 @@ CHANGES: dict[str, Change] = {
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.grid
 def test_callbacks(family_pipe: Pipes, references: Mapping[str, DiffusersReference], family: str, change: str) -> None:
     """One function with diffusers' tensors and with ours; diffusers' guidance is an attribute of its pipeline."""
     names = ["latents", "prompt_embeds", *(["pooled_prompt_embeds"] if family == "sdxl" else [])]

@@ -139,6 +139,7 @@ def test_text_to_image(both: Callable[[str], Both], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FROM_PICTURE)
+@pytest.mark.grid(most=4)
 def test_image_to_image(both: Callable[[str], Both], name: str) -> None:
     """From a picture and from latents."""
     sides = both(name)
@@ -173,6 +174,7 @@ def test_a_familys_own_defaults_draw_from_a_picture(both: Callable[[str], Both],
 
 
 @pytest.mark.parametrize("name", ROWS)
+@pytest.mark.grid(most=5)
 def test_inpainting(both: Callable[[str], Both], name: str) -> None:
     """From the picture and from noise."""
     sides = both(name)
