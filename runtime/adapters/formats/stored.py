@@ -151,7 +151,9 @@ def _folder_parts(folder: Path, name: str) -> Iterator[Part]:
     files = sorted(one.name for one in folder.iterdir() if one.suffix.lower() in _ENDINGS and one.is_file())
     if len(files) != 1:
         listed = (
-            f"{len(files)} files of tensors ({', '.join(files[:3])}{', …' * (len(files) > 3)})" if files else "none"
+            f"{len(files)} files of tensors ({', '.join(files[:3])}{', …' * (len(files) > 3)})"
+            if files
+            else "no file of tensors"
         )
         raise RequestError(
             f"{name!r} holds {listed}, expected {_PEFT_MODEL[0]}, {_DIFFUSERS[0]} or one file; name the file that is "

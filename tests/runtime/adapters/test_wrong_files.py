@@ -333,7 +333,7 @@ PATHS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda path: path, "does not exist"),
     "a name too long": (lambda path: path / ("x" * 300), "check the path"),
     "a null byte": (lambda path: path.with_name("x\0y"), "check the path"),
-    "an empty folder": (_empty, "holds none"),
+    "an empty folder": (_empty, "holds no file of tensors"),
     "a folder of several": (_two_files, "2 files of tensors (a.safetensors, b.safetensors)"),
     "PEFT without its config": (_without_config, "without adapter_config.json"),
     "PEFT with a config that is no text": (_no_json, "adapter_config.json of 'style' cannot be read"),
