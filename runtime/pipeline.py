@@ -184,7 +184,8 @@ class Pipeline:
     @property
     def loras(self) -> "tuple[LoadedLora, ...]":
         """What is loaded: names, files, hashes, trigger words, and which are made for few steps."""
-        return () if self._loras is None else tuple(self._loras.by_name.values())
+        loras = self._loras  # another thread may unload them
+        return () if loras is None else tuple(loras.by_name.values())
 
     @property
     def lora_cache(self) -> "ChangedModels":

@@ -1,7 +1,9 @@
 """Changed weights as a component's graph stores them."""
 
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +44,13 @@ def changed_initializers(weights: ComponentWeights, changes: Changes) -> Iterato
                 initializers += _rounded(weights, changes, initializer, None)
         return initializers
 
-    with ThreadPoolExecutor(physical_cores(), "latentrt-weights") as pool:
-        for initializers in pool.map(changed, changes.weights):
+    cores = physical_cores()
+    with ThreadPoolExecutor(cores, "latentrt-weights") as pool:
+        names, computed = iter(changes.weights), deque[Future[list[ChangedInitializer]]]()
+        computed.extend(pool.submit(changed, name) for name in islice(names, cores + 1))
+        while computed:  # a caller that is slower than that does not find all of them in memory
+            initializers = computed.popleft().result()
+            computed.extend(pool.submit(changed, name) for name in islice(names, 1))
             yield from initializers
 
 

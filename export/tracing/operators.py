@@ -7,6 +7,7 @@ operators that have no translation. Of those that diffusion models consist of, t
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import add, eq, floordiv, getitem, le, mod, mul, or_, sub
+from threading import Lock
 from typing import Any
 
 import torch
@@ -74,23 +75,27 @@ _TRANSLATED = frozenset(
 )
 
 
+_PATCHING = Lock()  # the method is the whole process's
+
+
 @contextmanager
 def translated_operators_kept() -> Iterator[None]:
     """A context in which ``torch.onnx.export`` decomposes a program only if an operator may have no translation."""
-    decompose = torch.export.ExportedProgram.run_decompositions
+    with _PATCHING:
+        decompose = torch.export.ExportedProgram.run_decompositions
 
-    def run_decompositions(program: Any, *arguments: Any, **keywords: Any) -> Any:
-        _rename(program.graph)
-        calls = [node for node in program.graph.nodes if node.op not in ("placeholder", "output")]
-        if all(node.target in _TRANSLATED for node in calls):
-            return program
-        return decompose(program, *arguments, **keywords)
+        def run_decompositions(program: Any, *arguments: Any, **keywords: Any) -> Any:
+            _rename(program.graph)
+            calls = [node for node in program.graph.nodes if node.op not in ("placeholder", "output")]
+            if all(node.target in _TRANSLATED for node in calls):
+                return program
+            return decompose(program, *arguments, **keywords)
 
-    torch.export.ExportedProgram.run_decompositions = run_decompositions
-    try:
-        yield
-    finally:
-        torch.export.ExportedProgram.run_decompositions = decompose
+        torch.export.ExportedProgram.run_decompositions = run_decompositions
+        try:
+            yield
+        finally:
+            torch.export.ExportedProgram.run_decompositions = decompose
 
 
 def _rename(graph: Any) -> None:

@@ -24,7 +24,7 @@ from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
-from latentrt.engines.store.store import engine_folder, engine_whole, identity_of
+from latentrt.engines.store.store import engine_folder, engine_whole, target_identity
 from latentrt.lora_arguments import LoraArgument
 from latentrt.runtime.adapters.formats.model_weights import model_weights_of
 
@@ -192,5 +192,5 @@ def _copy_engines(source: Bundle, manifest: BundleManifest, root: Path, engines:
             continue
         for target in engines.targets:
             if engine_whole(component, engines.compiler, target) is not None:
-                identity = identity_of(component, engines.compiler, target.machine)
+                identity = target_identity(component, engines.compiler, target)
                 shutil.copytree(engine_folder(source.root, identity), engine_folder(root, identity))

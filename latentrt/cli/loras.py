@@ -39,7 +39,8 @@ def loras_of_pictures(
         RequestError: a prompt asks for one that is not loaded.
     """
     asked = [prompts.loras_of(index) for index in range(prompts.count)]
-    names = {lora.alias: lora.name for lora in pipe.loras}
+    aliases = [lora.alias for lora in pipe.loras]
+    names = {lora.alias: lora.name for lora in pipe.loras if aliases.count(lora.alias) == 1}
     names |= {lora.name: lora.name for lora in pipe.loras}
     in_prompts = set()
     for tag in (tag for tags in asked for tag in tags):

@@ -6,12 +6,15 @@ from hashlib import sha256
 
 import numpy as np
 
+from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.changes import Changes
 from latentrt.engines.spec import Array
 from latentrt.runtime.adapters.adapter import Adapter
 from latentrt.runtime.adapters.formulas.fixed import as_matrix
 from latentrt.runtime.adapters.formulas.formula import Formula
 from latentrt.runtime.adapters.formulas.low_rank import LowRank, added_products
+
+_RECIPE = 1  # of all formulas; plans are kept by the key, so one that computes otherwise raises it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class Strength:
 
     def of(self, component: str, weight: str) -> float:
         """What holds for one weight of a component."""
-        if component != "unet":
+        if component != UNET:
             return self.text
         fitting = [(len(start), strength) for start, strength in self.blocks if weight.startswith(start)]
         return max(fitting, default=(0, self.unet), key=lambda block: block[0])[1]
@@ -55,7 +58,7 @@ class LoraSet:
         if not shares:
             return None
         shares.sort(key=lambda share: share[:2])
-        digest = sha256(repr((component, [share[:2] for share in shares])).encode())
+        digest = sha256(repr((_RECIPE, component, [share[:2] for share in shares])).encode())
         contributions: dict[str, list[tuple[float, Formula]]] = {}
         for _, strengths_by_name, part in shares:
             for name, value in strengths_by_name:

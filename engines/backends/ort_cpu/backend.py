@@ -46,7 +46,7 @@ class _OpenComponent:
 
     @property
     def own_bytes(self) -> int:
-        """The changed weights; all others are mapped from the engine's file."""
+        """The changed weights, and what ONNX Runtime packs of them; all others are mapped from the engine's file."""
         return self._model.own_bytes
 
     def engine(self, shapes: Shapes) -> Engine:

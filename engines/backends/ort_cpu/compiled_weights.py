@@ -72,8 +72,8 @@ class CompiledWeights(Record):
         found = self.weights.get(initializer)
         if found is None:
             raise EngineError(
-                f"the engine of {component} does not know where the weight {initializer!r} is, expected it by its "
-                "value; leave out the LoRAs that change it, or fuse them with latentrt build --lora"
+                f"the weight {initializer!r} was not found again in the compiled engine of {component}, so it cannot "
+                "be changed; leave out the LoRAs that change it, or fuse them with latentrt build --lora"
             )
         return found
 

@@ -108,7 +108,7 @@ class OrtCpuModel:
         """
         value = onnxruntime_module().OrtValue
         values = {name: value.ortvalue_from_numpy(content) for name, content in replaced.items()}
-        own_bytes = sum(content.nbytes for content in replaced.values())
+        own_bytes = (1 + packs) * sum(content.nbytes for content in replaced.values())  # packed ones lie beside them
         return OrtCpuModel(self.opening.sessions(values, packs=packs), self.opening, own_bytes)
 
     @property

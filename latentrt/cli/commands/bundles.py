@@ -9,6 +9,7 @@ import typer
 from latentrt.cli.commands.arguments import Backend, Bundle, Json, Prompt, Steps, Threads
 
 _TENSORS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_LORAS = ("adapter_config.json", "pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 _SHOWN = 100  # characters of a text in a header
 
 
@@ -16,7 +17,8 @@ def inspect(
     bundle: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR", help="The bundle's folder; or a picture, whose settings are shown; or a LoRA's file."
+            metavar="DIR",
+            help="The bundle's folder; or a picture, whose settings are shown; or a LoRA's file or folder.",
         ),
     ],
     json: Json = False,
@@ -26,15 +28,20 @@ def inspect(
     from latentrt.cli.terminal import print_json
     from latentrt.describing import describe
 
-    if bundle.is_file():
-        inspect_file = _inspect_lora if bundle.suffix.lower() in _TENSORS else _inspect_picture
-        inspect_file(bundle, json=json)
+    if bundle.is_file() or _holds_lora(bundle):
+        is_lora = bundle.is_dir() or bundle.suffix.lower() in _TENSORS
+        (_inspect_lora if is_lora else _inspect_picture)(bundle, json=json)
         return
     description = describe(bundle)
     if json:
         print_json(description)
     else:
         print_description(description)
+
+
+def _holds_lora(folder: Path) -> bool:
+    """Whether a folder is one that PEFT, diffusers or InvokeAI write."""
+    return any((folder / part / name).is_file() for part in ("", "unet", "text_encoder") for name in _LORAS)
 
 
 def _inspect_lora(path: Path, *, json: bool) -> None:

@@ -19,6 +19,7 @@ from latentrt.runtime.adapters.formulas.leaves import LeafOptions
 from latentrt.runtime.checks import warn_caller
 
 _LARGEST_COPY = 2**30  # bytes of tensors that are read into memory; larger ones stay in their file
+_LATENTS = 4  # channels of all of Stable Diffusion's latents
 _LISTED = 3  # keys that a message names
 
 
@@ -189,12 +190,11 @@ def _padded(weight: str, formula: Formula, shape: tuple[int, ...]) -> Formula:
     Raises:
         RequestError: it does not fit.
     """
-    latents, rest = divmod(shape[1], 2) if weight == "conv_in.weight" and len(shape) == 4 else (0, 0)
     try:
         formula.check(shape)
     except RequestError:
-        if not (latents and rest):
+        if weight != "conv_in.weight" or shape[1] <= _LATENTS:
             raise
-        formula = FirstInputs(formula=formula, channels=latents)
+        formula = FirstInputs(formula=formula, channels=_LATENTS)
         formula.check(shape)
     return formula

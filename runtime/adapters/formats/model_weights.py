@@ -2,14 +2,11 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.runtime.adapters.adapter import ModelWeights
 from latentrt.runtime.adapters.formats.bases import label_of_model
 
 if TYPE_CHECKING:
     from latentrt.engines.bundle.bundle import Bundle
-
-_CHANGED = (ComponentKind.UNET, ComponentKind.TEXT_ENCODER)
 
 
 class AdaptedModel(NamedTuple):
@@ -30,6 +27,6 @@ def model_weights_of(bundle: "Bundle") -> AdaptedModel:
             weight: row.shape if row.takes_part else None for weight, row in bundle.weights(name).named.weights.items()
         }
         for name, component in bundle.manifest.components.items()
-        if component.kind in _CHANGED
+        if component.kind.row.adaptable
     }
     return AdaptedModel(weights, label_of_model(weights))

@@ -12,8 +12,7 @@ from latentrt.engines.spec import Array
 class Fixed(ABC):
     """A difference ΔW of its own shape, which fits a weight of the same numbers of outputs and of columns.
 
-    A 1x1 convolution and a matrix are one, as is a convolution whose kernel was flattened. What was made for a U-Net
-    of 4 input channels also fits the ``conv_in`` of one with more (inpainting has 9): the others stay as they are.
+    A 1x1 convolution and a matrix are one, as is a convolution whose kernel was flattened.
 
     Attributes:
         shape: the weight's as the file tells it: (out, in, *kernel), (out, in · kernel) or (size,).
@@ -35,7 +34,7 @@ class Fixed(ABC):
         Raises:
             RequestError: with both shapes.
         """
-        if not fits(self.shape, shape) and not self._lacks_inputs(shape):
+        if not fits(self.shape, shape):
             raise RequestError(
                 f"got tensors for a weight of {self.shape}, expected {shape}; "
                 "choose a file that was made for this model"
@@ -43,24 +42,12 @@ class Fixed(ABC):
 
     def change(self, weight: Array) -> Array:
         """ΔW in the weight's shape and memory order."""
-        if self._lacks_inputs(weight.shape):
-            widened = np.zeros_like(weight, subok=False)
-            widened[:, : self.shape[1]] = self.change(weight[:, : self.shape[1]])
-            return widened
         difference = np.empty_like(weight, subok=False)
         matrix = as_matrix(difference)
         self.write(matrix)
         if not np.shares_memory(matrix, difference):  # an order that no matrix has
             difference[...] = matrix.reshape(weight.shape)
         return difference
-
-    def _lacks_inputs(self, shape: tuple[int, ...]) -> bool:
-        """Whether it was made for a ``conv_in`` of 4 channels, and this one has more."""
-        return (
-            len(self.shape) == len(shape) == 4
-            and self.shape[1] == 4 < shape[1]
-            and (self.shape[0], *self.shape[2:]) == (shape[0], *shape[2:])
-        )
 
 
 def fits(own: tuple[int, ...], shape: tuple[int, ...]) -> bool:

@@ -70,11 +70,9 @@ def test_a_convolution_is_changed_in_its_shape() -> None:
     leaves = {"lora_up.weight": numbers(12, 4, 1, 1), "lora_down.weight": numbers(4, 4, 3, 3)}
     formula = formulas_from_leaves(leaves, LeafOptions())["weight"]
     conv = adapter("d", unet={"conv_in.weight": formula})
-    for channels in (4, 9):
-        weight = numbers(12, channels, 3, 3)
-        got = new(LoraSet(((conv, Strength()),)), weight, "conv_in.weight")
-        np.testing.assert_allclose(got, weight + formula.change(weight), rtol=1e-5, atol=1e-5)
-        assert np.array_equal(got[:, 4:], weight[:, 4:])
+    weight = numbers(12, 4, 3, 3)
+    got = new(LoraSet(((conv, Strength()),)), weight, "conv_in.weight")
+    np.testing.assert_allclose(got, weight + formula.change(weight), rtol=1e-5, atol=1e-5)
 
 
 def test_weights_of_unet_text_encoders_and_blocks() -> None:

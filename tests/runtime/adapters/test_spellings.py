@@ -267,9 +267,12 @@ def test_names_of_the_original_code(family: str) -> None:
         assert modules.find(f"unet.{path}") == (*place[:2], Spelling.DIFFUSERS)
 
 
-def test_inpainting_unet_takes_a_lora_of_four_channels(tmp_path: Path) -> None:
-    """What the mask and the masked picture do stays as it is; a LoRA of nine channels fits, too."""
+@pytest.mark.parametrize("scaled", [False, True], ids=["LoRA", "DoRA"])
+def test_inpainting_unet_takes_a_lora_of_four_channels(scaled: bool, tmp_path: Path) -> None:
+    """What the mask and the masked picture do stays as it is, with DoRA, too; a LoRA of nine channels fits."""
     narrow, wide = (lora_of("lora_unet_conv_in", (32, channels, 3, 3)) for channels in (4, 9))
+    if scaled:
+        narrow["lora_unet_conv_in.dora_scale"] = np.full((32, 1, 1, 1), 2.0, np.float32)
     change = read(save(tmp_path / "narrow.safetensors", narrow), "sd1-inpaint")["unet.conv_in.weight"]
     expected = read(save(tmp_path / "narrow.safetensors", narrow), "sd1")["unet.conv_in.weight"]
     np.testing.assert_allclose(change[:, :4], expected, rtol=1e-5, atol=1e-5)
