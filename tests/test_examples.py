@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TRAINING, LORA_TRAINING = EXAMPLES / "90_train_emoji.py", EXAMPLES / "91_train_lora.py"
 SCRIPTS = sorted(EXAMPLES.glob("[0-8][0-9]_*.py"))
 # The others draw with the same functions, or build first
-OFTEN = {"00_draw", "02_img2img", "10_sdxl", "12_four_steps"}
+OFTEN = {"00_draw", "02_img2img", "12_four_steps"}
 LORAS = EXAMPLES / "loras"
 COLOURS = ("red", "orange", "gold", "green", "teal", "blue", "purple", "black")
 

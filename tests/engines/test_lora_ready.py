@@ -122,6 +122,14 @@ class TestLoraReady:
         assert command("inspect", bundle).stdout.count("LoRA-ready") == 2
         assert latentrt.build(bundle, backend="tensorrt-rtx", lora_ready=True).up_to_date
 
+    def test_fusing_takes_those_of_components_that_stay(self, bundle: Path, tmp_path: Path) -> None:
+        """A LoRA of the U-Net alone: the text encoder's plan, which takes weights, is the same file again."""
+        lora = save_tiny_lora(tmp_path / "style.safetensors", bundle, components=("unet",))
+        fused = tmp_path / "fused.bundle"
+        latentrt.build(bundle, fused, loras=[f"{lora}:0.5"], backend="tensorrt-rtx", lora_ready=True)
+        same = {name: engines_of(fused, name) == engines_of(bundle, name) for name in ("unet", "text_encoder")}
+        assert same == {"unet": False, "text_encoder": True}
+
     def test_they_are_opened_where_there_are_plain_ones_too(self, bundle: Path, rtx: StandInRTX) -> None:
         """A plain build adds its own, of what is not plain already."""
         assert not latentrt.build(bundle, backend="tensorrt-rtx").up_to_date

@@ -61,6 +61,7 @@ def write_header(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", PREFIXES)
+@pytest.mark.grid(most=2)
 def test_every_tensor_of_the_true_size_finds_its_place(family: str, tmp_path: Path) -> None:
     """Family, configs, shapes and tokenizers of SD 1.5, SD 2.1, SDXL and its refiner."""
     from diffusers.loaders.single_file_utils import infer_diffusers_model_type

@@ -109,6 +109,7 @@ def error(outputs: Array, reference: Array) -> float:
     return float(np.linalg.norm(outputs - reference) / np.linalg.norm(reference))
 
 
+@pytest.mark.grid(most=13)
 @pytest.mark.parametrize(("component", "name", "layout"), CASES, ids=[f"{row[0]}-{row[1]}" for row in CASES])
 def test_a_weight_is_changed_through_the_record_alone(
     bundle: Path, tiny_checkpoint: Path, component: str, name: str, layout: Layout, tmp_path: Path

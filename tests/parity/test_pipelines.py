@@ -97,7 +97,7 @@ def check(
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)
-@pytest.mark.grid(most=3)
+@pytest.mark.grid(most=2)
 def test_tiny_model_with_every_sampler(
     tiny_pipe: latentrt.Pipeline, tiny_reference: DiffusersReference, sampler: str
 ) -> None:
