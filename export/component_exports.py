@@ -12,8 +12,8 @@ import torch
 from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.probes import Probe, write_probes
 from latentrt.engines.bundle.records.component import ComponentRecord, ParityRecord
+from latentrt.engines.bundle.records.named_weights import NamedWeights, WeightRecord, write_named_weights
 from latentrt.engines.bundle.records.seamless import Seamless
-from latentrt.engines.bundle.weights import NamedWeights, WeightRecord, write_named_weights
 from latentrt.engines.graphs.islands import Island, islands_of
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import Progress

@@ -72,7 +72,7 @@ def remembered_exports(folder: Path, traces: Path) -> Iterator[None]:
     Half of a tiny model's parts are another one's, too: families share text encoders and autoencoders, many tests build
     the same model, or one with other weights or in fp16.
     """
-    from latentrt.engines.bundle.weights import NamedWeights, read_named_weights, write_named_weights
+    from latentrt.engines.bundle.records.named_weights import NamedWeights, read_named_weights, write_named_weights
     from latentrt.export import component_exports
     from latentrt.export.tracing import onnx_export as tracing
     from latentrt.export.tracing.onnx_export import Graph, Written

@@ -13,7 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -89,15 +89,20 @@ def _ours(bundle: Path, lora: Path | None, rounds: int) -> dict[str, Any]:
         if lora is None:
             draw(None)
             return figures
-        if rounds:
-            draw(None)
-        begin = perf_counter()
-        pipe.load_lora(lora, name="one")
-        loaded = perf_counter() - begin
-        before, _ = draw({"one": 0.8})
-        figures |= {"load": loaded, "to first step": loaded + before}
-        figures |= _in_turn({"plain": lambda: draw(None), "lora": lambda: draw({"one": 0.8})}, rounds)
+        figures |= _course(draw, {"one": 0.8}, lambda: pipe.load_lora(lora, name="one"), rounds)
     return figures
+
+
+def _course(draw: Callable[[Any], tuple[float, float]], weights: Any, load: Callable[[], object], rounds: int) -> Any:
+    """Loads the LoRA, draws with it, and then without and with it in turn."""
+    if rounds:
+        draw(None)
+    begin = perf_counter()
+    load()
+    loaded = perf_counter() - begin
+    before, _ = draw(weights)
+    figures = {"load": loaded, "to first step": loaded + before}
+    return figures | _in_turn({"plain": lambda: draw(None), "lora": lambda: draw(weights)}, rounds)
 
 
 def _in_turn(draws: Mapping[str, Any], rounds: int) -> dict[str, Any]:
@@ -134,14 +139,7 @@ def _diffusers(checkpoint: Path, lora: Path | None, rounds: int) -> dict[str, An
         if lora is None:
             draw(None)
             return figures
-        if rounds:
-            draw(None)
-        begin = perf_counter()
-        pipe.load_lora_weights(lora, adapter_name="one")
-        loaded = perf_counter() - begin
-        before, _ = draw(0.8)
-        figures |= {"load": loaded, "to first step": loaded + before}
-        figures |= _in_turn({"plain": lambda: draw(None), "lora": lambda: draw(0.8)}, rounds)
+        figures |= _course(draw, 0.8, lambda: pipe.load_lora_weights(lora, adapter_name="one"), rounds)
     return figures
 
 

@@ -54,7 +54,8 @@ class Bundle:
         Raises:
             BundleError: a file is missing, cut short or altered.
         """
-        from latentrt.engines.bundle.weights import ComponentWeights, read_named_weights  # drawing needs none of it
+        from latentrt.engines.bundle.records.named_weights import read_named_weights
+        from latentrt.engines.bundle.weights import ComponentWeights  # drawing needs none of it
 
         record = self.manifest.components[component]
         named = read_named_weights(self.path(record.named_weights))

@@ -55,7 +55,7 @@ class Component:
         Raises:
             BundleError: the record of names is missing or damaged.
         """
-        from latentrt.engines.bundle.weights import read_named_weights  # drawing needs none of it
+        from latentrt.engines.bundle.records.named_weights import read_named_weights  # drawing needs none of it
 
         return read_named_weights(self.root / self.record.named_weights).initializers
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from latentrt.engines.bundle.changed_weights import ChangedInitializer
-from latentrt.engines.bundle.weights import ComponentWeights, StoredWeight
+from latentrt.engines.bundle.records.named_weights import StoredWeight
+from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.errors import BundleError
 from latentrt.engines.graphs.editor import GraphEditor, load_graph, serialized, weight_of
 

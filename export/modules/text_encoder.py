@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from latentrt.engines.bundle.records.manifest import TokenEmbeddingsRecord
-from latentrt.engines.bundle.weights import NOT_COMPUTED, WeightRecord
+from latentrt.engines.bundle.records.named_weights import NOT_COMPUTED, WeightRecord
 from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.families import TextEncoderRow

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from latentrt.engines.bundle.weights import UNUSED, Layout, StoredWeight, WeightRecord
+from latentrt.engines.bundle.records.named_weights import UNUSED, Layout, StoredWeight, WeightRecord
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.graphs.half import HALF
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from latentrt.engines.bundle.records.component import TensorRecord
-from latentrt.engines.bundle.weights import WeightRecord
+from latentrt.engines.bundle.records.named_weights import WeightRecord
 from latentrt.engines.graphs.editor import SCOPES
 from latentrt.engines.graphs.half import halve
 from latentrt.engines.graphs.islands import Island

@@ -12,8 +12,8 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.manifest import BUNDLE_FILE, BundleManifest
 from latentrt.engines.bundle.records.manifest_file import write_manifest
+from latentrt.engines.bundle.records.named_weights import write_named_weights
 from latentrt.engines.bundle.records.recipe import Recipe
-from latentrt.engines.bundle.weights import write_named_weights
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.graphs.quantization.named_weights import weights_after_quantization

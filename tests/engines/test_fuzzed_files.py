@@ -17,8 +17,8 @@ from safetensors.torch import save
 
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.probes import read_probes
+from latentrt.engines.bundle.records.named_weights import read_named_weights
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
-from latentrt.engines.bundle.weights import read_named_weights
 from latentrt.engines.errors import BundleError
 from latentrt.engines.store.store import engines_in, read_engine
 from latentrt.engines.tensors.tensor_file import TensorFileError, open_tensor_file

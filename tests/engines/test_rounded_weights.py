@@ -12,8 +12,9 @@ import pytest
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.records.named_weights import read_named_weights, write_named_weights
 from latentrt.engines.bundle.records.recipe import Recipe
-from latentrt.engines.bundle.weights import ComponentWeights, read_named_weights, write_named_weights
+from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.changes import Changes
 from latentrt.engines.graphs.editor import load_graph, save_with_weights, weight_of
 from latentrt.engines.graphs.half import halve_file

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.records.component import TensorRecord
-from latentrt.engines.bundle.weights import Layout, StoredWeight
+from latentrt.engines.bundle.records.named_weights import Layout, StoredWeight
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.spec import Array
 from latentrt.export.modules.text_encoder import load_text_encoder

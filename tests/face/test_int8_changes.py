@@ -16,7 +16,8 @@ from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.parity import parity_of
-from latentrt.engines.bundle.weights import ComponentWeights, Layout, RoundedMatrix
+from latentrt.engines.bundle.records.named_weights import Layout, RoundedMatrix
+from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.changes import Changes
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights
 from latentrt.engines.precision import Backend

@@ -18,7 +18,7 @@ from latentrt.engines.backends.tensorrt.contents import (
 from latentrt.engines.backends.tensorrt.logger import first_error, tensorrt_logger
 from latentrt.engines.bundle.component import Component, StaticShape
 from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
-from latentrt.engines.bundle.weights import StoredWeight
+from latentrt.engines.bundle.records.named_weights import StoredWeight
 from latentrt.engines.errors import EngineError, OutputError
 from latentrt.engines.files import write_file
 from latentrt.engines.progress import Progress

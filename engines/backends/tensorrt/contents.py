@@ -8,7 +8,7 @@ from typing import Any
 
 from latentrt.engines.bundle.component import Component, StaticShape
 from latentrt.engines.bundle.records.engine_manifest import ProfileShapesRecord, ShapeRecord
-from latentrt.engines.bundle.weights import StoredWeight
+from latentrt.engines.bundle.records.named_weights import StoredWeight
 from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import TensorSpec
 

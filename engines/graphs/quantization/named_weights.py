@@ -12,6 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from latentrt.engines.bundle.records.named_weights import (
+    NamedWeights,
+    RoundedBias,
+    RoundedMatrix,
+    Smoothing,
+    StoredWeight,
+    WeightRecord,
+)
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.bundle.rounding import (
     bias_steps,
@@ -21,15 +29,7 @@ from latentrt.engines.bundle.rounding import (
     rounded_bias,
     steps_for_bias,
 )
-from latentrt.engines.bundle.weights import (
-    ComponentWeights,
-    NamedWeights,
-    RoundedBias,
-    RoundedMatrix,
-    Smoothing,
-    StoredWeight,
-    WeightRecord,
-)
+from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.graphs.editor import input_of, load_graph, save_graph, weight_of
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights
 from latentrt.engines.graphs.quantization.ranges import InputChoice
