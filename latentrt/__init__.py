@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" 
     from latentrt.engines.errors import ParityError as ParityError
     from latentrt.engines.errors import RequestError as RequestError
     from latentrt.opening import open as open
-    from latentrt.runtime.call.options import Embeds as Embeds
-    from latentrt.runtime.call.options import Options as Options
+    from latentrt.runtime.call.keywords.options import Embeds as Embeds
+    from latentrt.runtime.call.keywords.options import Options as Options
     from latentrt.runtime.call.result import Result as Result
     from latentrt.runtime.pictures.picture_file import read_parameters as read_parameters
     from latentrt.runtime.pipeline import Pipeline as Pipeline
@@ -47,7 +47,7 @@ _NAMES = {
         "RequestError",
     ),
     "latentrt.opening": ("open",),
-    "latentrt.runtime.call.options": ("Embeds", "Options"),
+    "latentrt.runtime.call.keywords.options": ("Embeds", "Options"),
     "latentrt.runtime.call.result": ("Result",),
     "latentrt.runtime.pictures.picture_file": ("read_parameters",),
     "latentrt.runtime.pipeline": ("Pipeline",),

@@ -29,7 +29,7 @@ from latentrt.runtime.call.initial_latents import (
     latents_from_masked,
     latents_from_noise,
 )
-from latentrt.runtime.call.options import Embeds, EncodeKeywords, Options, set_options
+from latentrt.runtime.call.keywords.options import Embeds, EncodeKeywords, Options, set_options
 from latentrt.runtime.call.prompt_set import prompt_set_from_keywords
 from latentrt.runtime.call.request import Request, loras_of_call, request_from_options
 from latentrt.runtime.call.result import Result
@@ -93,13 +93,13 @@ class Pipeline:
         made = "_loading" in self.__dict__  # which is set last
         kind = getattr(type(self), name, None)
         if made and name not in self.__dict__ and (kind is None or isinstance(kind, property)):
-            from latentrt.runtime.call.elsewhere import unknown_attribute  # loaded by mistakes
+            from latentrt.runtime.call.keywords.elsewhere import unknown_attribute  # loaded by mistakes
 
             raise unknown_attribute(name, Options.__annotations__, to_set=True)
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:  # asked for what is not there
-        from latentrt.runtime.call.elsewhere import unknown_attribute
+        from latentrt.runtime.call.keywords.elsewhere import unknown_attribute
 
         raise unknown_attribute(name, Options.__annotations__, to_set=False)
 

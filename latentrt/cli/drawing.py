@@ -13,8 +13,8 @@ import typer
 
 from latentrt.cli.options import parameters_of, takes
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.flags import Flag, Form
-from latentrt.runtime.call.options import FLAGS, set_options
+from latentrt.runtime.call.keywords.flags import Flag, Form
+from latentrt.runtime.call.keywords.options import FLAGS, set_options
 
 if TYPE_CHECKING:
     from latentrt.cli.batches import Batch

@@ -16,7 +16,7 @@ from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import RequestError
 from latentrt.models import EMBEDDED, EMOJI
 from latentrt.prompt_files import prompts_from_file
-from latentrt.runtime.call.options import Options
+from latentrt.runtime.call.keywords.options import Options
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.pipeline import Pipeline
 

@@ -6,7 +6,7 @@ from typing import Any
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.choices import choice
 from latentrt.engines.shapes import Profile, profile_for_size
-from latentrt.runtime.call.options import CanvasKeywords
+from latentrt.runtime.call.keywords.options import CanvasKeywords
 from latentrt.runtime.call.picture_size import time_ids_from_keywords
 from latentrt.runtime.checks import whole
 from latentrt.runtime.denoiser.conditions.condition import Condition

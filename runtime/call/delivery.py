@@ -8,7 +8,7 @@ from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.options import CallbackOnStepEnd, DeliveryKeywords, OnProgress
+from latentrt.runtime.call.keywords.options import CallbackOnStepEnd, DeliveryKeywords, OnProgress
 from latentrt.runtime.call.result import OutputType
 from latentrt.runtime.checks import texts
 from latentrt.runtime.denoiser.conditions.text import EMBEDS, POOLED

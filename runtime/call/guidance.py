@@ -9,7 +9,7 @@ import numpy as np
 
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.options import GuidanceKeywords
+from latentrt.runtime.call.keywords.options import GuidanceKeywords
 from latentrt.runtime.checks import number, numbers, share, warn_caller
 from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.guidance_scale import GuidanceScaleCondition

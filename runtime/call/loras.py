@@ -11,11 +11,11 @@ from latentrt.engines.bundle.records.schedule_config import SigmaSpacing, Timest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.adapters.accelerators import Accelerator
 from latentrt.runtime.adapters.adapter import Adapter
+from latentrt.runtime.adapters.block_weights import block_weights
 from latentrt.runtime.adapters.loaded import LoadedLora, LoadedLoras, unknown_lora
 from latentrt.runtime.adapters.lora_set import LoraSet, Strength
-from latentrt.runtime.call.block_weights import block_weights
 from latentrt.runtime.call.guidance import Guidance
-from latentrt.runtime.call.options import LoraKeywords
+from latentrt.runtime.call.keywords.options import LoraKeywords
 from latentrt.runtime.call.prompt_set import PromptSet
 from latentrt.runtime.call.sampling import Sampling
 from latentrt.runtime.checks import number, warn_caller

@@ -8,7 +8,7 @@ import numpy as np
 from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile
-from latentrt.runtime.call.options import PictureSizeKeywords
+from latentrt.runtime.call.keywords.options import PictureSizeKeywords
 from latentrt.runtime.checks import number, whole
 
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5  # those of diffusers' pipelines

@@ -6,7 +6,7 @@ from typing import Any
 
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.options import Embeds, Options
+from latentrt.runtime.call.keywords.options import Embeds, Options
 from latentrt.runtime.checks import texts, texts_for, warn_caller, whole
 from latentrt.runtime.denoiser.conditions.text import TextCondition
 from latentrt.runtime.denoiser.guider import POSITIVE

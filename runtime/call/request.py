@@ -9,7 +9,7 @@ from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.canvas import Canvas, SourceSize, canvas_from_keywords
 from latentrt.runtime.call.delivery import Delivery, delivery_from_keywords
 from latentrt.runtime.call.guidance import Guidance, guidance_from_keywords
-from latentrt.runtime.call.options import LoraKeywords, Options, set_options
+from latentrt.runtime.call.keywords.options import LoraKeywords, Options, set_options
 from latentrt.runtime.call.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.sampling import Sampling, sampling_from_keywords
 from latentrt.runtime.call.workflow import Workflow

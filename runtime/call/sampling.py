@@ -11,7 +11,7 @@ from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.schedule_config import PredictionType, ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
-from latentrt.runtime.call.options import SamplingKeywords
+from latentrt.runtime.call.keywords.options import SamplingKeywords
 from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.checks import checked_latents, seeds_for, share, warn_caller, whole
 from latentrt.runtime.denoiser.guider import step_ratios

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_loras import save_tiny_lora
 
 from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.runtime.call.block_weights import block_weights
+from latentrt.runtime.adapters.block_weights import block_weights
 
 MODULES = ("attn1.to_v", "proj_in", "ff.net.2", "conv1", "conv2", "time_emb_proj", "conv_shortcut", "samplers.0.conv")
 SCALES: dict[str, Any] = {

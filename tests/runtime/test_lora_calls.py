@@ -17,8 +17,8 @@ import latentrt
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.adapters.accelerators import accelerator_in
+from latentrt.runtime.adapters.block_weights import block_weights
 from latentrt.runtime.adapters.loaded import own_name, trigger_words
-from latentrt.runtime.call.block_weights import block_weights
 from latentrt.runtime.call.request import request_from_options
 from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.pictures.picture_file import settings_from_parameters

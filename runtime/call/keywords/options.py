@@ -11,7 +11,7 @@ from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.flags import Flag, Form
+from latentrt.runtime.call.keywords.flags import Flag, Form
 
 if TYPE_CHECKING:
     from latentrt.engines.spec import Array
@@ -272,7 +272,7 @@ def set_options(options: Mapping[str, Any], group: type[Any] = Options) -> Optio
         if name not in known:
             from difflib import get_close_matches  # not needed by a call that is right
 
-            from latentrt.runtime.call.elsewhere import ELSEWHERE
+            from latentrt.runtime.call.keywords.elsewhere import ELSEWHERE
 
             close = get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""The keywords of a call, declared by group; their names elsewhere; how the command line spells them."""
