@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Protocol, Self
 
-from latentrt.engines.spec import Array, EngineSpec
+from latentrt.engines.spec import Array, EngineSpec, Tensor, host_arrays
 
 
 class Engine(Protocol):
@@ -21,9 +21,16 @@ class Engine(Protocol):
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs the component; the returned arrays belong to the caller.
 
+        Args:
+            inputs: by name. Those that have a neutral value may be left out.
+
         Raises:
             RequestError: inputs that do not match ``spec``.
         """
+        ...
+
+    def run_kept(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """As ``run`` between engines of one backend: what is on its device is taken there, and results stay there."""
         ...
 
     def close(self) -> None:
@@ -36,7 +43,15 @@ class Engine(Protocol):
 
 
 class ClosesItself(ABC):
-    """What makes an engine a context manager."""
+    """What engines share: closing themselves, and results that are in the host's memory anyway."""
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the component."""
+
+    def run_kept(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """As ``run``."""
+        return self.run(host_arrays(inputs))
 
     @abstractmethod
     def close(self) -> None:

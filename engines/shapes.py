@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from latentrt.engines.errors import RequestError
 
@@ -34,6 +35,17 @@ class Profile:
         return size if self.batch == 1 else f"{size}x{self.batch}"
 
 
+class AddedInputs(StrEnum):
+    """Inputs that a U-Net takes beside those it was exported with, by what gives them. Left out, they change nothing.
+
+    ``control`` are the residuals of control nets and the features of T2I-Adapters, ``image-prompt`` the keys and
+    values of image prompts (``engines/bundle/added_inputs.py``).
+    """
+
+    CONTROL = "control"
+    IMAGE_PROMPT = "image-prompt"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
     """What an engine is opened for. A further dimension of some component is a further field here.
@@ -41,10 +53,16 @@ class Shapes:
     Attributes:
         profile: the picture size, and the most pictures per call.
         chunks: of how many chunks the longest prompt is; components that take no prompt do not mind.
+        added: the inputs that some calls will give beside the U-Net's own.
+        image_prompts: how many image prompts there are at once.
+        image_tokens: of how many tokens each of them is.
     """
 
     profile: Profile
     chunks: int = 1
+    added: frozenset[AddedInputs] = frozenset()
+    image_prompts: int = 1
+    image_tokens: int = 1
 
 
 def profile_from_text(text: str) -> Profile:

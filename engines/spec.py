@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,48 @@ Array = NDArray[Any]
 BATCH = "batch"
 
 
+class DeviceArray(Protocol):
+    """A result that stays where its engine computes, for another engine of the same backend. It frees itself."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its numbers."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions it has."""
+        ...
+
+    def numpy(self) -> Array:
+        """A copy in the host's memory."""
+        ...
+
+
+Tensor = Array | DeviceArray
+"""What an engine takes: arrays, and what stayed on its device."""
+
+
+def host_arrays(tensors: "Mapping[str, Tensor]") -> dict[str, Array]:
+    """The same in the host's memory: arrays as they are, what is on a device copied."""
+    return {name: tensor if isinstance(tensor, np.ndarray) else tensor.numpy() for name, tensor in tensors.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """Shape and dtype of one tensor. The first dimension may be ``"batch"``; all others are numbers."""
+    """Shape and dtype of one tensor. The first dimension may be ``"batch"``; all others are numbers.
+
+    ``neutral`` is the number that an input is full of where a call leaves it out; None: it may not be left out.
+    """
 
     shape: tuple[int | str, ...]
     dtype: np.dtype[Any]
+    neutral: float | None = None
 
     def __str__(self) -> str:
         return f"({', '.join(map(str, self.shape))}) {self.dtype}"
@@ -44,15 +80,18 @@ class EngineSpec:
         """The smallest batch that holds ``count`` samples, or the largest there is."""
         return next((batch for batch in self.batches if batch >= count), self.batches[-1])
 
-    def check(self, arrays: Mapping[str, Array]) -> None:
-        """Compares arrays with the inputs: names, dtypes, shapes and one common batch.
+    def check(self, arrays: "Mapping[str, Tensor]") -> None:
+        """Compares arrays with the inputs: names, dtypes, shapes and one common batch; some may be left out.
 
         Raises:
             RequestError: naming every difference, with got and expected.
         """
-        batch = None
+        batch, left_out = None, 0
         for name, spec in self.inputs.items():
             array = arrays.get(name)
+            if array is None and spec.neutral is not None:
+                left_out += 1
+                continue
             if array is None or array.dtype != spec.dtype or array.ndim != len(spec.shape):
                 break
             for size, expected in zip(array.shape, spec.shape, strict=True):
@@ -65,11 +104,11 @@ class EngineSpec:
                 continue
             break
         else:
-            if len(arrays) == len(self.inputs) and (batch is None or batch in self.batches):
+            if len(arrays) + left_out == len(self.inputs) and (batch is None or batch in self.batches):
                 return
         raise RequestError(self._difference(arrays))
 
-    def _difference(self, arrays: Mapping[str, Array]) -> str:
+    def _difference(self, arrays: "Mapping[str, Tensor]") -> str:
         got = ", ".join(f"{name} ({', '.join(map(str, array.shape))}) {array.dtype}" for name, array in arrays.items())
         expected = ", ".join(f"{name} {spec}" for name, spec in self.inputs.items())
         batches = ", ".join(map(str, self.batches))

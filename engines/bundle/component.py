@@ -1,12 +1,15 @@
 """One component of a bundle: its ONNX, and the shapes that an engine of it takes at a profile."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+from latentrt.engines.bundle.added_inputs import added_inputs
 from latentrt.engines.bundle.kinds import KindRow
 from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord
 from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.unet_structure import UnetStructure, unet_structure
 from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import EngineSpec
 
@@ -73,14 +76,32 @@ class Component:
         """Samples per call that the profile's pictures make."""
         return profile.batch * self.record.batch_per_picture
 
+    @cached_property
+    def structure(self) -> UnetStructure:
+        """A U-Net's blocks.
+
+        Raises:
+            BundleError: the record of names is missing or damaged, or the component is no U-Net.
+        """
+        from latentrt.engines.bundle.records.named_weights import read_named_weights
+
+        named = read_named_weights(self.root / self.record.named_weights)
+        return unet_structure({name: row.shape for name, row in named.weights.items()})
+
     def spec_of_any_batch(self, shapes: Shapes) -> EngineSpec:
         """The tensors at these shapes, with every batch up to the profile's: for backends that take any shape."""
-        batches = tuple(range(1, self.largest_batch(shapes.profile) + 1))
-        return self.manifest.spec(self.name, shapes, batches)
+        return self._spec(shapes, tuple(range(1, self.largest_batch(shapes.profile) + 1)))
 
-    def spec_of_one_batch(self, profile: Profile) -> EngineSpec:
-        """The tensors at a profile with its batch alone and prompts of one chunk: for backends of fixed shapes."""
-        return self.manifest.spec(self.name, Shapes(profile=profile), (self.largest_batch(profile),))
+    def spec_of_one_batch(self, shapes: Shapes) -> EngineSpec:
+        """The tensors at these shapes with the profile's batch alone: for backends of fixed shapes."""
+        return self._spec(shapes, (self.largest_batch(shapes.profile),))
+
+    def _spec(self, shapes: Shapes, batches: tuple[int, ...]) -> EngineSpec:
+        spec = self.manifest.spec(self.name, shapes, batches)
+        if not shapes.added:
+            return spec
+        added = added_inputs(self.structure, shapes, self.manifest.latents.size(shapes.profile))
+        return replace(spec, inputs={**spec.inputs, **added})
 
     @property
     def static_shapes(self) -> tuple[StaticShape, ...]:
@@ -90,7 +111,7 @@ class Component:
         """
         shapes: dict[object, StaticShape] = {}
         for profile in self.manifest.profiles:
-            spec = self.spec_of_one_batch(profile)
+            spec = self.spec_of_one_batch(Shapes(profile=profile))
             tensors = {**spec.inputs, **spec.outputs}
             signature = tuple((name, tensor.sized(spec.batches[0])) for name, tensor in tensors.items())
             known = shapes.get(signature)

@@ -57,7 +57,7 @@ def changes_of(component: str, factor: float = 1.5) -> Changes:
 
 def inputs_of(component: Component) -> dict[str, Array]:
     """Random ones for a whole batch."""
-    spec, random = component.spec_of_one_batch(PAIR.profile), np.random.default_rng(0)
+    spec, random = component.spec_of_one_batch(PAIR), np.random.default_rng(0)
     return {
         name: (
             random.normal(size=tensor.sized(spec.batches[0]))
@@ -76,7 +76,7 @@ def on_the_cpu(component: Component, weights: ComponentWeights, changes: Changes
         path = folder / Path(places[name].file).name
         np.memmap(path, content.dtype, "r+", places[name].offset, content.shape)[...] = content
     model = open_onnx(folder / component.onnx.name)
-    outputs = model.engine(component.spec_of_one_batch(PAIR.profile)).run(inputs_of(component))
+    outputs = model.engine(component.spec_of_one_batch(PAIR)).run(inputs_of(component))
     model.close()
     return next(iter(outputs.values()))
 

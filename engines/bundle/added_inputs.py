@@ -1,0 +1,103 @@
+"""The inputs that a U-Net's graph takes beside its own: their names, shapes and neutral values.
+
+Names and shapes are here, for everyone; ``engines/graphs/variants/`` puts them into a graph.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from latentrt.engines.bundle.unet_structure import Plane, UnetStructure
+from latentrt.engines.shapes import AddedInputs, Shapes
+from latentrt.engines.spec import BATCH, TensorSpec
+
+MID_RESIDUAL = "mid_residual"
+KEYS, VALUES, SCALES = "image_prompt_keys", "image_prompt_values", "image_prompt_scales"
+
+
+def down_residual(index: int) -> str:
+    """What a control net adds to a skip, by its place in ``UnetStructure.skips``."""
+    return f"down_residual_{index}"
+
+
+def feature(index: int) -> str:
+    """What a T2I-Adapter adds to a down block's result."""
+    return f"feature_{index}"
+
+
+def image_prompt_mask(level: int) -> str:
+    """Where image prompts count, for the cross-attentions of a level."""
+    return f"image_prompt_mask_{level}"
+
+
+def feature_planes(structure: UnetStructure) -> tuple[Plane, ...]:
+    """Where a T2I-Adapter's features are added (diffusers' ``down_intrablock_additional_residuals``).
+
+    A block with cross-attention takes its feature behind its last layer, before its downsampler; a plain block behind
+    all of it. One that is left over is for the mid block's result, if it has its size: SDXL's fourth.
+    """
+    planes = [
+        Plane(channels=block.channels, level=block.level + (block.resamples and not block.attentions))
+        for block in structure.down
+    ]
+    return (*planes, Plane(channels=structure.mid.channels, level=structure.mid.level))
+
+
+def added_inputs(structure: UnetStructure, shapes: Shapes, size: tuple[int, int]) -> dict[str, TensorSpec]:
+    """The inputs that engines opened for ``shapes.added`` take beside the U-Net's own. All are float32.
+
+    - ``down_residual_<i>``, ``mid_residual`` (batch, C, h, w): of control nets, all of them summed and scaled.
+    - ``feature_<i>`` (batch, C, h, w): of T2I-Adapters, likewise.
+    - ``image_prompt_keys``, ``image_prompt_values`` (batch, prompts, tokens, ΣC): of every image prompt, for all
+      cross-attentions side by side in the order of ``UnetStructure.cross_attentions``.
+    - ``image_prompt_scales`` (batch, prompts, cross-attentions): what each branch is multiplied by.
+    - ``image_prompt_mask_<level>`` (batch, prompts, h · w): and at each place of the level's planes.
+
+    Args:
+        structure: the U-Net's.
+        shapes: what the engine is opened for.
+        size: height and width of the latents.
+    """
+    tensors = {}
+    if AddedInputs.CONTROL in shapes.added:
+        for index, plane in enumerate(structure.skips):
+            tensors[down_residual(index)] = _of_plane(plane, size)
+        tensors[MID_RESIDUAL] = _of_plane(Plane(channels=structure.mid.channels, level=structure.mid.level), size)
+        for index, plane in enumerate(feature_planes(structure)):
+            tensors[feature(index)] = _of_plane(plane, size)
+    if AddedInputs.IMAGE_PROMPT in shapes.added:
+        prompts, width = shapes.image_prompts, sum(one.width for one in structure.cross_attentions)
+        packed = _neutral((prompts, shapes.image_tokens, width), 0.0)
+        tensors |= {KEYS: packed, VALUES: packed, SCALES: _neutral((prompts, len(structure.cross_attentions)), 0.0)}
+        for level in attended_levels(structure):
+            height, width = _halved(size, level)
+            tensors[image_prompt_mask(level)] = _neutral((prompts, height * width), 1.0)
+    return tensors
+
+
+def attended_levels(structure: UnetStructure) -> tuple[int, ...]:
+    """The levels that have cross-attentions, ascending."""
+    return tuple(sorted({one.level for one in structure.cross_attentions}))
+
+
+def added_of(names: Iterable[str]) -> frozenset[AddedInputs]:
+    """Which of them a graph's inputs hold, by their names."""
+    present = set(names)
+    told: Mapping[AddedInputs, str] = {AddedInputs.CONTROL: MID_RESIDUAL, AddedInputs.IMAGE_PROMPT: KEYS}
+    return frozenset(added for added, name in told.items() if name in present)
+
+
+def _of_plane(plane: Plane, size: tuple[int, int]) -> TensorSpec:
+    return _neutral((plane.channels, *_halved(size, plane.level)), 0.0)
+
+
+def _halved(size: tuple[int, int], level: int) -> tuple[int, int]:
+    """A plane's height and width behind so many downsamplers: each is a convolution of stride 2 with padding 1."""
+    height, width = size
+    for _ in range(level):
+        height, width = -(-height // 2), -(-width // 2)
+    return height, width
+
+
+def _neutral(rest: tuple[int, ...], value: float) -> TensorSpec:
+    return TensorSpec(shape=(BATCH, *rest), dtype=np.dtype("float32"), neutral=value)

@@ -1,0 +1,1 @@
+"""Inputs added to an exported U-Net, without another export."""
