@@ -12,11 +12,11 @@ import torch
 
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER, ComponentKind
+from latentrt.engines.bundle.records.components_manifest import SourceRecord
 from latentrt.engines.bundle.records.conditioning import ConditioningRecord, TextEncoderRecord
 from latentrt.engines.bundle.records.manifest import (
     BundleManifest,
     PreviewRecord,
-    SourceRecord,
     TokenEmbeddingsRecord,
     TokenizerRecord,
 )

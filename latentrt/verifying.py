@@ -9,8 +9,8 @@ from latentrt.engines.bundle.checked_files import file_faults, refuse_damaged
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.gate import measure
 from latentrt.engines.bundle.parity import Parity
+from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, EngineManifest
-from latentrt.engines.bundle.records.manifest import BUNDLE_FILE
 from latentrt.engines.errors import BundleError
 from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.store.choose import AUTO, chosen_backend

@@ -1,13 +1,16 @@
 """A bundle on disk: found, read, and checked against its manifest."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.kinds import UNET
+from latentrt.engines.bundle.records.addon_manifest import AddonManifest
+from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, ComponentsManifest
 from latentrt.engines.bundle.records.conditioning import TimeIds
-from latentrt.engines.bundle.records.manifest import BUNDLE_FILE, BundleManifest
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.manifest_file import check_seal, read_manifest_and_seal
 from latentrt.engines.bundle.records.seal import Seal
 from latentrt.engines.errors import BundleError
@@ -19,11 +22,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bundle:
-    """A bundle's folder and its manifest."""
+class BundleFolder:
+    """A bundle's folder and its manifest, whether of a model or of an add-on."""
 
     root: Path
-    manifest: BundleManifest
+    manifest: ComponentsManifest
 
     def path(self, name: str) -> Path:
         """The file that the manifest calls ``name``, checked against size and, for small files, digest.
@@ -65,32 +68,91 @@ class Bundle:
         return ComponentWeights(component, named, paths, record.remainders)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bundle(BundleFolder):
+    """A model's bundle."""
+
+    manifest: BundleManifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddonBundle(BundleFolder):
+    """The bundle of a control net, a T2I-Adapter or an adapter for image prompts."""
+
+    manifest: AddonManifest
+
+
 def open_bundle(root: str | Path) -> Bundle:
-    """Reads a bundle's manifest; files are checked as they are used.
+    """Reads the manifest of a model's bundle; files are checked as they are used.
 
     Raises:
-        BundleError: no bundle, damaged, edited, or written by a newer latentrt.
+        BundleError: no bundle, an add-on's, damaged, edited, or written by a newer latentrt.
     """
     bundle, seal = bundle_and_seal(root)
     check_seal(seal, bundle.root / BUNDLE_FILE)
     return bundle
 
 
-def bundle_and_seal(root: str | Path) -> tuple[Bundle, Seal]:
-    """A bundle, for callers who look at one whose seal is broken, too.
+def open_addon(root: str | Path) -> AddonBundle:
+    """Reads the manifest of an add-on's bundle; files are checked as they are used.
 
     Raises:
-        BundleError: no bundle, damaged, or written by a newer latentrt.
+        BundleError: no bundle, a model's, damaged, edited, or written by a newer latentrt.
     """
-    root = Path(root)
-    recover_directory(root)
-    if not root.is_dir():
-        raise BundleError(f"got {str(root)!r}, expected the folder of a bundle; make one with latentrt build")
+    addon, seal = addon_and_seal(root)
+    check_seal(seal, addon.root / BUNDLE_FILE)
+    return addon
+
+
+def is_addon(root: str | Path) -> bool:
+    """Whether a folder holds the bundle of an add-on; what is no bundle is none."""
+    try:
+        return "addon" in json.loads((Path(root) / BUNDLE_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+
+
+def bundle_and_seal(root: str | Path) -> tuple[Bundle, Seal]:
+    """A model's bundle, for callers who look at one whose seal is broken, too.
+
+    Raises:
+        BundleError: no bundle, an add-on's, damaged, or written by a newer latentrt.
+    """
+    root = _folder(root)
+    if is_addon(root):
+        raise BundleError(
+            f"got {str(root)!r}, which is no model but what is added to one, expected the bundle of a model; open "
+            "that, and give this in its calls: control=[latentrt.Control(…)] or image_prompt=[latentrt.ImagePrompt(…)]"
+        )
     manifest, seal = read_manifest_and_seal(root / BUNDLE_FILE, BundleManifest)
     faults = _conditioning_faults(manifest)
     if faults:
         raise BundleError(f"{str(root)!r} was altered: it {', '.join(faults)}; build the bundle again")
     return Bundle(root=root, manifest=manifest), seal
+
+
+def addon_and_seal(root: str | Path) -> tuple[AddonBundle, Seal]:
+    """An add-on's bundle, for callers who look at one whose seal is broken, too.
+
+    Raises:
+        BundleError: no bundle, a model's, damaged, or written by a newer latentrt.
+    """
+    root = _folder(root)
+    if (root / BUNDLE_FILE).is_file() and not is_addon(root):
+        raise BundleError(
+            f"got {str(root)!r}, which is the bundle of a model, expected that of a ControlNet, a T2I-Adapter or an "
+            "IP-Adapter; build one with latentrt build NET --for BUNDLE"
+        )
+    manifest, seal = read_manifest_and_seal(root / BUNDLE_FILE, AddonManifest)
+    return AddonBundle(root=root, manifest=manifest), seal
+
+
+def _folder(root: str | Path) -> Path:
+    root = Path(root)
+    recover_directory(root)
+    if not root.is_dir():
+        raise BundleError(f"got {str(root)!r}, expected the folder of a bundle; make one with latentrt build")
+    return root
 
 
 def _conditioning_faults(manifest: BundleManifest) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from latentrt.engines.bundle.added_inputs import added_inputs
 from latentrt.engines.bundle.kinds import KindRow
 from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.unet_structure import UnetStructure, unet_structure
 from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import EngineSpec
@@ -27,7 +27,7 @@ class Component:
     """A component by name, in a bundle's folder that may still be under construction."""
 
     root: Path
-    manifest: BundleManifest
+    manifest: ComponentsManifest
     name: str
 
     @property

@@ -59,6 +59,11 @@ class ComponentKind(StrEnum):
     UNET = "unet"
     VAE_ENCODER = "vae_encoder"
     VAE_DECODER = "vae_decoder"
+    HINT = "hint"
+    CONTROL = "control"
+    FEATURES = "features"
+    IMAGE_ENCODER = "image_encoder"
+    PROJECTION = "projection"
 
     @property
     def row(self) -> KindRow:
@@ -82,11 +87,28 @@ _ROWS = {
     ComponentKind.VAE_DECODER: KindRow(
         planes=Planes.PICTURE, int8_on_cpu=True, rounding_moves="picture", stretched="latent_sample"
     ),
+    # A control net: the control picture, embedded once, and what is added to the U-Net in every step
+    ComponentKind.HINT: KindRow(),
+    ComponentKind.CONTROL: KindRow(guided=True, many_rows=True, stretched="sample"),
+    # A T2I-Adapter: what is added to the U-Net, made once
+    ComponentKind.FEATURES: KindRow(),
+    # An IP-Adapter: a picture embedded, and as keys and values of the U-Net's cross-attentions
+    ComponentKind.IMAGE_ENCODER: KindRow(),
+    ComponentKind.PROJECTION: KindRow(),
 }
 
-# The components that every bundle has one of, by name
+# The components that every model's bundle has one of, by name
 UNET, VAE_ENCODER, VAE_DECODER = (
     ComponentKind.UNET.value,
     ComponentKind.VAE_ENCODER.value,
     ComponentKind.VAE_DECODER.value,
+)
+
+# Those of add-ons
+HINT, CONTROL, FEATURES, IMAGE_ENCODER, PROJECTION = (
+    ComponentKind.HINT.value,
+    ComponentKind.CONTROL.value,
+    ComponentKind.FEATURES.value,
+    ComponentKind.IMAGE_ENCODER.value,
+    ComponentKind.PROJECTION.value,
 )

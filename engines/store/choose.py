@@ -1,7 +1,7 @@
 """The best backend that a bundle has engines for and this machine can run."""
 
 from latentrt.engines.backends.registry import COMPILERS
-from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import EngineError
@@ -11,7 +11,7 @@ from latentrt.engines.store.store import compiled_folder, engines_in
 AUTO = "auto"
 
 
-def best_backend(bundle: Bundle) -> Backend:
+def best_backend(bundle: BundleFolder) -> Backend:
     """The first backend in the order of preference whose engines the bundle has and this machine can run.
 
     Raises:
@@ -37,7 +37,7 @@ def best_backend(bundle: Bundle) -> Backend:
     return Backend.ORT_CPU  # whose refusal says how to make engines
 
 
-def chosen_backend(bundle: Bundle, name: str) -> Backend:
+def chosen_backend(bundle: BundleFolder, name: str) -> Backend:
     """The backend of a name; of ``"auto"`` the best one.
 
     Raises:

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from latentrt.engines.backends.compiler import Model
 from latentrt.engines.backends.registry import COMPILERS
-from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.bundle import Bundle, BundleFolder
 from latentrt.engines.bundle.checked_files import check_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import Opening
@@ -25,6 +25,7 @@ from latentrt.engines.store.store import compiled_folder, read_engine
 if TYPE_CHECKING:
     from latentrt.engines.bundle.weights import ComponentWeights
 
+_Folder = TypeVar("_Folder", bound=BundleFolder)
 CHANGED_MODELS = 2
 """How many sets of LoRAs stay ready."""
 
@@ -45,7 +46,7 @@ class Engines(Protocol):
         ...
 
 
-class OpenComponents:
+class OpenComponents(Generic[_Folder]):
     """The components of a bundle, opened on one backend; closes them together.
 
     A forked process opens for itself what it asks for: its parent's engines rely on threads that it has not.
@@ -53,7 +54,7 @@ class OpenComponents:
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: _Folder,
         backend: Backend,
         *,
         threads: int | None,

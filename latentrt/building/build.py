@@ -9,7 +9,7 @@ from latentrt.building.from_model import build_from_model
 from latentrt.building.request import BuildRequest, profiles_from_arguments
 from latentrt.building.result import Build
 from latentrt.engines.backends.compiler import WeightsAs
-from latentrt.engines.bundle.records.manifest import DecisionRecord
+from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.choices import choice, choice_if_given

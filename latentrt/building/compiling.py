@@ -4,20 +4,23 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from latentrt.engines.backends.compiler import Compiler, Target, WeightsAs
 from latentrt.engines.backends.ort_cpu.backend import measure_onnx
 from latentrt.engines.backends.registry import COMPILERS
-from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ParityRecord
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.quantization.recipe import check_recipe
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.store.compile import compile_component
 from latentrt.engines.store.store import engine_whole
+
+_Manifest = TypeVar("_Manifest", bound=ComponentsManifest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +68,12 @@ def engines_to_make(
     return EnginesToMake(compiler=compiler, targets=tuple(replace(target, weights=weights) for target in targets))
 
 
-def compile_all(root: Path, manifest: BundleManifest, engines: EnginesToMake, timer: StageTimer) -> BundleManifest:
+def compile_all(root: Path, manifest: _Manifest, engines: EnginesToMake, timer: StageTimer) -> _Manifest:
     """Compiles and gates every component of a new bundle; the figures go into the manifest.
 
     Where no engine could be run here, the ONNX itself passes the gate.
     """
-    bundle = Bundle(root=root, manifest=manifest)
+    bundle = BundleFolder(root=root, manifest=manifest)
     records = {}
     for name, record in manifest.components.items():
         component = Component(root=root, manifest=manifest, name=name)
@@ -82,7 +85,9 @@ def compile_all(root: Path, manifest: BundleManifest, engines: EnginesToMake, ti
     return manifest.model_copy(update={"components": records})
 
 
-def _compile(component: Component, bundle: Bundle, engines: EnginesToMake, timer: StageTimer) -> ParityRecord | None:
+def _compile(
+    component: Component, bundle: BundleFolder, engines: EnginesToMake, timer: StageTimer
+) -> ParityRecord | None:
     """Compiles one component for every target; returns the figures of an engine that could be run here, if any."""
     measured = None
     if component.record.quantization is not None:
@@ -101,7 +106,7 @@ def _compile(component: Component, bundle: Bundle, engines: EnginesToMake, timer
     return measured
 
 
-def compile_missing(bundle: Bundle, engines: EnginesToMake, timer: StageTimer) -> bool:
+def compile_missing(bundle: BundleFolder, engines: EnginesToMake, timer: StageTimer) -> bool:
     """Adds to a whole bundle the engines that it lacks; returns whether there were any.
 
     Raises:

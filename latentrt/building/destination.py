@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake
-from latentrt.engines.bundle.records.manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.errors import OutputError, RequestError
 from latentrt.engines.precision import Backend, Precision
 

@@ -10,7 +10,8 @@ from latentrt.building.int8 import quantize_bundle
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
-from latentrt.engines.bundle.records.manifest import BundleManifest, DecisionRecord
+from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import locked

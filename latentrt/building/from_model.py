@@ -12,7 +12,7 @@ from latentrt.building.plan import BundlePlan, existing_bundle, export_bundle, p
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
-from latentrt.engines.bundle.records.manifest import DecisionRecord
+from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.files import locked
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import StageTimer

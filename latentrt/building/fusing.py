@@ -17,7 +17,8 @@ from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.parity import Reference
 from latentrt.engines.bundle.probes import write_probes
-from latentrt.engines.bundle.records.manifest import BUNDLE_FILE, BundleManifest, DecisionRecord, LoraRecord
+from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, DecisionRecord
+from latentrt.engines.bundle.records.manifest import BundleManifest, LoraRecord
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.changes import Changes
 from latentrt.engines.errors import BundleError, RequestError

@@ -10,7 +10,8 @@ from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.manifest import BUNDLE_FILE, BundleManifest
+from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.bundle.records.named_weights import write_named_weights
 from latentrt.engines.bundle.records.recipe import Recipe

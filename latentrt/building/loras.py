@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from latentrt.engines.bundle.records.manifest import DecisionRecord, LoraRecord
+from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifest import LoraRecord
 from latentrt.engines.changes import Changes
 from latentrt.lora_arguments import LoraArgument
 from latentrt.runtime.adapters.adapter import ModelWeights

@@ -12,7 +12,8 @@ from latentrt.building.packages import export_packages
 from latentrt.building.request import BuildRequest
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
-from latentrt.engines.bundle.records.manifest import BUNDLE_FILE, BundleManifest, DecisionRecord, LoraRecord
+from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, DecisionRecord
+from latentrt.engines.bundle.records.manifest import BundleManifest, LoraRecord
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import BundleError, RequestError

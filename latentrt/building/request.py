@@ -6,7 +6,7 @@ from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Precision

@@ -10,6 +10,7 @@ import numpy as np
 
 from latentrt.engines.backends.ort_cpu.compile import compile_onnx, group_norm_of
 from latentrt.engines.backends.ort_cpu.model import DATA_FILE, OrtCpuEngine, OrtCpuModel
+from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
 from latentrt.engines.engine import Engine
 from latentrt.engines.shapes import Shapes
@@ -56,7 +57,7 @@ class References:
     latents: Array
 
 
-def reference_pictures(quantization: Quantization, engines: OpenComponents) -> References:
+def reference_pictures(quantization: Quantization, engines: OpenComponents[Bundle]) -> References:
     """Draws the pictures that int8 is judged by; goes on where a killed calibration stopped."""
     saved, count = quantization.checkpoints.load(_SAVED_AS), quantization.settings.pictures
     pictures, latents = ([], []) if saved is None else (list(saved["pictures"]), list(saved["latents"]))
@@ -82,7 +83,7 @@ class Judge:
     """Draws with int8 engines and compares with the references; ``engines`` are the fp32 ones."""
 
     quantization: Quantization
-    engines: OpenComponents
+    engines: OpenComponents[Bundle]
     references: References
 
     def decoder_psnrs(self, decoder: Engine) -> Iterator[float]:

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
+from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.kinds import VAE_DECODER
 from latentrt.engines.graphs.quantization.observe import Observations, ObservingEngine
 from latentrt.engines.spec import Array
@@ -16,7 +17,7 @@ from latentrt.runtime.pipeline import Pipeline
 _SAVED_AS = "observed"
 
 
-def observe(quantization: Quantization, engines: OpenComponents) -> dict[str, Observations]:
+def observe(quantization: Quantization, engines: OpenComponents[Bundle]) -> dict[str, Observations]:
     """What every quantizable component saw, by its name; goes on where a killed calibration stopped."""
     calibration, progress = quantization.settings.calibration, quantization.progress
     saved = quantization.checkpoints.load(_SAVED_AS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from latentrt.engines.backends.compiler import Target
 from latentrt.engines.backends.tensorrt.build import PlanGraph
-from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.engine_manifest import CHANGES, EngineManifest
@@ -34,7 +34,7 @@ def graph_for(component: Component, target: Target) -> PlanGraph:
         return PlanGraph(path=component.onnx)
     from latentrt.engines.graphs.adapted_weights import graph_with_weights_as_inputs
 
-    weights = Bundle(root=component.root, manifest=component.manifest).weights(component.name)
+    weights = BundleFolder(root=component.root, manifest=component.manifest).weights(component.name)
     try:
         content, inputs = graph_with_weights_as_inputs(component.onnx, weights)
     except ImportError as error:

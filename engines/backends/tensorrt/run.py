@@ -13,7 +13,7 @@ import numpy as np
 from latentrt.engines.backends.cuda import Driver, require_memory
 from latentrt.engines.backends.tensorrt.device_weights import DeviceWeights
 from latentrt.engines.backends.tensorrt.plan import CLOSED, OpenPlan
-from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import Planes
 from latentrt.engines.engine import ClosesItself
@@ -353,7 +353,7 @@ def _free(lock: RLock, bound: "dict[int, BoundShape]", owned: ExitStack) -> None
 
 def _base_weights(component: Component, inputs: Sequence[str]) -> Iterator[tuple[str, Array]]:
     """The bundle's numbers for the inputs that take weights; of the bundle's mapped files."""
-    weights = Bundle(root=component.root, manifest=component.manifest).weights(component.name)
+    weights = BundleFolder(root=component.root, manifest=component.manifest).weights(component.name)
     places = weights.initializers
     unknown = [name for name in inputs if name not in places]
     if unknown:

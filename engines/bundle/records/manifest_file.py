@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
+from latentrt.engines.bundle.records.addon_manifest import AddonManifest
+from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.records.engine_manifest import EngineManifest
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.seal import Seal, opened, sealed
@@ -12,7 +14,7 @@ from latentrt.engines.errors import BundleError
 
 SCHEMA = 3
 _REMEDY = "build the bundle again with this latentrt"
-_Manifest = TypeVar("_Manifest", BundleManifest, EngineManifest)
+_Manifest = TypeVar("_Manifest", BundleManifest, AddonManifest, EngineManifest)
 
 
 def read_manifest_and_seal(path: Path, kind: type[_Manifest]) -> tuple[_Manifest, Seal]:
@@ -41,7 +43,7 @@ def check_seal(seal: Seal, path: Path) -> None:
         raise BundleError(f"{fault}; undo the edit or build the bundle again; latentrt inspect still shows it")
 
 
-def write_manifest(path: Path, manifest: BundleManifest | EngineManifest) -> None:
+def write_manifest(path: Path, manifest: ComponentsManifest | EngineManifest) -> None:
     """Writes a manifest as readable JSON, sealed."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
     path.write_text(sealed(text), "utf-8", newline="\n")
