@@ -19,6 +19,10 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" 
     from latentrt.engines.errors import ParityError as ParityError
     from latentrt.engines.errors import RequestError as RequestError
     from latentrt.opening import open as open
+    from latentrt.opening import open_addon as open_addon
+    from latentrt.runtime.addons.addon import Addon as Addon
+    from latentrt.runtime.addons.control import Control as Control
+    from latentrt.runtime.addons.image_prompt import ImagePrompt as ImagePrompt
     from latentrt.runtime.call.keywords.options import Embeds as Embeds
     from latentrt.runtime.call.keywords.options import Options as Options
     from latentrt.runtime.call.result import Result as Result
@@ -46,7 +50,10 @@ _NAMES = {
         "ParityError",
         "RequestError",
     ),
-    "latentrt.opening": ("open",),
+    "latentrt.opening": ("open", "open_addon"),
+    "latentrt.runtime.addons.addon": ("Addon",),
+    "latentrt.runtime.addons.control": ("Control",),
+    "latentrt.runtime.addons.image_prompt": ("ImagePrompt",),
     "latentrt.runtime.call.keywords.options": ("Embeds", "Options"),
     "latentrt.runtime.call.result": ("Result",),
     "latentrt.runtime.pictures.picture_file": ("read_parameters",),

@@ -1,13 +1,17 @@
-"""Opens a bundle as a pipeline on the best backend that this machine and the bundle have."""
+"""Opens bundles on the best backend that this machine and the bundle have."""
 
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.store.choose import AUTO, chosen_backend
 from latentrt.engines.store.components import CHANGED_MODELS, OpenComponents
 from latentrt.runtime.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from latentrt.runtime.addons.addon import Addon
 
 
 def open(
@@ -33,5 +37,29 @@ def open(
     bundle = open_bundle(path)
     components = OpenComponents(bundle, chosen_backend(bundle, backend), threads=threads, changed_models=lora_cache)
     return Pipeline(
-        bundle, components, reopen=partial(open, path, backend=backend, threads=threads, lora_cache=lora_cache)
+        bundle,
+        components,
+        threads=threads,
+        reopen=partial(open, path, backend=backend, threads=threads, lora_cache=lora_cache),
     )
+
+
+def open_addon(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -> "Addon":
+    """Opens the bundle of a ControlNet, a T2I-Adapter or an IP-Adapter, for calls of one pipeline or several.
+
+    A call that names a bundle by its path opens it by itself, and the pipeline keeps it. What is opened here is closed
+    by who opened it.
+
+    Args:
+        path: the bundle's folder.
+        backend: its name, or ``"auto"``: the best one. It should be the pipeline's.
+        threads: threads of a call on the CPU; None takes one per core.
+
+    Raises:
+        BundleError: no bundle, a model's, damaged, or of a newer latentrt.
+        EngineError: no engine in it fits this machine.
+        RequestError: an unknown backend.
+    """
+    from latentrt.runtime.addons.addon import addon_from_path  # loaded by those who use it
+
+    return addon_from_path(path, backend=backend, threads=threads)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -16,13 +15,14 @@ from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.choices import choice
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.forks import watch_forks
 from latentrt.engines.shapes import profile_for_size
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
+from latentrt.runtime.additions import Additions, Loaded
 from latentrt.runtime.call.canvas import SourceSize
 from latentrt.runtime.call.drawing import draw, encode
 from latentrt.runtime.call.initial_latents import (
+    InitialLatents,
     KeptPixels,
     Pictures,
     latents_from_images,
@@ -37,44 +37,44 @@ from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.pictures.image import Picture
 from latentrt.runtime.pictures.preview import preview_from_latents
 from latentrt.runtime.pictures.tiling import vae_engine
-from latentrt.runtime.prompts.text_encoder import text_encoders_from_bundle
-from latentrt.runtime.prompts.textual_inversion import TextualInversions
 from latentrt.runtime.sampling.noise import Noise
 
 if TYPE_CHECKING:
     from latentrt.engines.store.changed_models import ChangedModels
-    from latentrt.runtime.adapters.loaded import LoadedLora, LoadedLoras
+    from latentrt.runtime.adapters.loaded import LoadedLora
 
 
 class Pipeline:
     """Draws pictures from a bundle. Threads may share one; calls keep no state in it.
 
-    Textual inversions and LoRAs are all that is loaded into it; a call takes those that are there as it begins. To set
-    another attribute would change nothing, and is refused.
+    Textual inversions and LoRAs are all that is loaded into it; a call takes those that are there as it begins. Control
+    nets and image prompts are named by the calls; those that are named by their paths stay open until the pipeline is
+    closed. To set another attribute would change nothing, and is refused.
 
     A forked process opens the engines for itself as it draws. Pickled, a pipeline is the bundle's path, the options of
     ``latentrt.open``, the textual inversions and the LoRAs: where it arrives, the bundle is opened.
     """
 
-    def __init__(self, bundle: Bundle, components: Engines, *, reopen: "Callable[[], Pipeline] | None" = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        components: Engines,
+        *,
+        threads: int | None = None,
+        reopen: "Callable[[], Pipeline] | None" = None,
+    ) -> None:
         """Takes opened components; use ``latentrt.open``, which makes them.
 
         Args:
             bundle: what is drawn from.
             components: its engines.
+            threads: of a call on the CPU, for what it will open; None takes one per core.
             reopen: opens the bundle in the same way, and can be pickled; None: nobody knows how.
         """
         self._bundle = bundle
         self._components = components
         self._reopen = reopen
-        self._text_encoders = text_encoders_from_bundle(bundle)
-        self._loras: LoadedLoras | None = None  # none was ever loaded
-        self._loading = Lock()
-        watch_forks(self)
-
-    def after_fork(self) -> None:
-        """Called in a forked process, where whoever was loading is not there."""
-        self._loading = Lock()
+        self._additions = Additions(bundle, components.backend, threads=threads)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How to open the bundle again, the textual inversions of each text encoder, and the LoRAs.
@@ -87,10 +87,10 @@ class Pipeline:
                 "got a pipeline over engines of another's making, expected one that latentrt.open made; open the "
                 "bundle where it is needed"
             )
-        return _reopened, (self._reopen, tuple(encoder.inversions for encoder in self._text_encoders), self._loras)
+        return _reopened, (self._reopen, self._additions.loaded)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        made = "_loading" in self.__dict__  # which is set last
+        made = "_additions" in self.__dict__  # which is set last
         kind = getattr(type(self), name, None)
         if made and name not in self.__dict__ and (kind is None or isinstance(kind, property)):
             from latentrt.runtime.call.keywords.elsewhere import unknown_attribute  # loaded by mistakes
@@ -130,10 +130,7 @@ class Pipeline:
         Raises:
             RequestError: a file that is damaged or not for this model, or a trigger that is taken.
         """
-        with self._loading:
-            known = len(self._text_encoders[0].inversions.loaded)
-            self._text_encoders = tuple(encoder.with_loaded(paths, token) for encoder in self._text_encoders)
-            return tuple(inversion.trigger for inversion in self._text_encoders[0].inversions.loaded[known:])
+        return self._additions.load_textual_inversion(paths, token)
 
     def unload_textual_inversion(self, token: str | Sequence[str] | None = None) -> None:
         """Forgets the textual inversions of these triggers; None forgets all.
@@ -141,8 +138,7 @@ class Pipeline:
         Raises:
             RequestError: a trigger that is not loaded.
         """
-        with self._loading:
-            self._text_encoders = tuple(encoder.without(token) for encoder in self._text_encoders)
+        self._additions.unload_textual_inversion(token)
 
     def load_lora(self, path: str | Path, name: str | None = None) -> str:
         """Loads a LoRA or a relative of it, for calls that name it: ``pipe("a cat", loras={"style": 0.8})``.
@@ -158,12 +154,7 @@ class Pipeline:
         Raises:
             RequestError: a file that is damaged or not for this model, or a name that is taken.
         """
-        from latentrt.runtime.adapters.loaded import no_loras  # loaded by those who use it
-
-        with self._loading:
-            loras = no_loras(self._bundle) if self._loras is None else self._loras
-            self._loras, lora = loras.with_loaded(path, name)
-        return lora.name
+        return self._additions.load_lora(path, name).name
 
     def unload_lora(self, name: str | Sequence[str] | None = None) -> None:
         """Forgets the LoRAs of these names; None forgets all.
@@ -171,20 +162,12 @@ class Pipeline:
         Raises:
             RequestError: a name that is not loaded.
         """
-        with self._loading:
-            if name is None:
-                self._loras = None
-            elif self._loras is None:
-                from latentrt.runtime.adapters.loaded import unknown_lora
-
-                raise unknown_lora(name, ())
-            else:
-                self._loras = self._loras.without(name)
+        self._additions.unload_lora(name)
 
     @property
     def loras(self) -> "tuple[LoadedLora, ...]":
         """What is loaded: names, files, hashes, trigger words, and which are made for few steps."""
-        loras = self._loras  # another thread may unload them
+        loras = self._additions.loras  # another thread may unload them
         return () if loras is None else tuple(loras.by_name.values())
 
     @property
@@ -215,16 +198,17 @@ class Pipeline:
         prompts = prompt_set_from_keywords(self.manifest, prompt, options)
         text = encode(
             self._components,
-            self._text_encoders,
+            self._additions.text_encoders,
             prompts,
             self.manifest.profiles[0],
             guides=not self.manifest.guidance_embedding,
-            loras=loras_of_call(self._loras, options, prompts),
+            loras=loras_of_call(self._additions.loras, options, prompts),
         )
         return cast(Embeds, embeds_of(text))
 
     def close(self) -> None:
         """Releases the engines; later calls are refused."""
+        self._additions.close()
         self._components.close()
 
     def __enter__(self) -> "Pipeline":
@@ -244,11 +228,9 @@ class Pipeline:
             RequestError: an argument that cannot be served, with what to do.
         """
         begin = perf_counter()
-        request = request_from_options(self.manifest, prompt, options, Workflow.TEXT, loaded=self._loras)
+        request = request_from_options(self.manifest, prompt, options, Workflow.TEXT, additions=self._additions)
         noise = Noise(request.sampling.seeds, request.latent_shape)
-        return draw(
-            self, self._components, self._text_encoders, request, latents_from_noise(request, noise), noise, begin
-        )
+        return self._drawn(request, latents_from_noise(request, noise), noise, begin)
 
     def img2img(
         self,
@@ -292,12 +274,12 @@ class Pipeline:
             Workflow.IMAGE,
             strength=strength,
             source=source,
-            loaded=self._loras,
+            additions=self._additions,
         )
         _check_count(len(images), request, "images")
         noise = Noise(request.sampling.seeds, request.latent_shape)
         initial = latents_from_images(self.manifest, request, images, noise, self._encoder(request))
-        return draw(self, self._components, self._text_encoders, request, initial, noise, begin)
+        return self._drawn(request, initial, noise, begin)
 
     def inpaint(
         self,
@@ -348,7 +330,7 @@ class Pipeline:
             Workflow.INPAINT,
             strength=strength,
             source=source,
-            loaded=self._loras,
+            additions=self._additions,
         )
         _check_count(len(images), request, "images")
         _check_count(len(masks), request, "masks")
@@ -360,7 +342,7 @@ class Pipeline:
         initial = latents_from_masked(self.manifest, request, inputs, noise, self._encoder(request))
         if kept_pixels == KeptPixels.DECODED:
             initial = replace(initial, paste=None)
-        return draw(self, self._components, self._text_encoders, request, initial, noise, begin)
+        return self._drawn(request, initial, noise, begin)
 
     def outpaint(
         self,
@@ -423,6 +405,10 @@ class Pipeline:
             raise RequestError(f"got latents {shape}, expected (N, {channels}, h, w); give the callback's denoised")
         return [Image.fromarray(picture) for picture in preview_from_latents(self.manifest.preview, denoised)]
 
+    def _drawn(self, request: Request, initial: InitialLatents, noise: Noise, begin: float) -> Result:
+        """What was checked, drawn."""
+        return draw(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
+
     def _size(self, images: Pictures) -> SourceSize:
         """That of the first picture, or of the picture that latents stand for."""
         from latentrt.runtime.pictures.arrays import size_of
@@ -442,33 +428,18 @@ class Pipeline:
         return lambda: vae_engine(self._components, VAE_ENCODER, request.canvas.profile, request.canvas.vae)
 
 
-def _reopened(
-    reopen: "Callable[[], Pipeline]", inversions: Sequence[TextualInversions], loras: "LoadedLoras | None"
-) -> Pipeline:
+def _reopened(reopen: "Callable[[], Pipeline]", loaded: Loaded) -> Pipeline:
     """A pickled pipeline, where it arrives.
 
     Raises:
         LatentrtError: the bundle cannot be opened here, or is another model's.
     """
     pipe = reopen()
-    if len(pipe._text_encoders) != len(inversions):
+    try:
+        pipe._additions.take(loaded)
+    except RequestError:
         pipe.close()
-        raise RequestError(
-            f"got a pipeline of a model with {len(inversions)} text encoders, and the bundle here has "
-            f"{len(pipe._text_encoders)}; bring the same bundle here"
-        )
-    pipe._text_encoders = tuple(
-        encoder.with_inversions(own) for encoder, own in zip(pipe._text_encoders, inversions, strict=True)
-    )
-    if loras is not None:
-        from latentrt.runtime.adapters.loaded import no_loras
-
-        if no_loras(pipe._bundle).model != loras.model:
-            pipe.close()
-            raise RequestError(
-                "got a pipeline with LoRAs for another model than the bundle here; bring the same bundle here"
-            )
-        pipe._loras = loras
+        raise
     return pipe
 
 

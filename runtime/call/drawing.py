@@ -66,9 +66,15 @@ def draw(
             engines, text_encoders, request.prompts, request.canvas.profile, guides=guides, loras=request.loras
         ),
         guidance=request.guidance,
-        others=(*request.canvas.conditions(request.count), *initial.conditions),
+        others=(
+            *request.canvas.conditions(request.count),
+            *initial.conditions,
+            *(use.condition(request.canvas.profile, request.count) for use in request.addons),
+        ),
     )
     shapes = Shapes(profile=request.canvas.profile, chunks=conditioning.text.chunks)
+    for use in request.addons:
+        shapes = use.opened_for(shapes)
     engine = engines.engine(UNET, shapes, _changes(request.loras, UNET))
     denoiser = Denoiser(engine, conditioning.conditions, conditioning.guidance.guider())
     on_step = None

@@ -20,6 +20,8 @@ from latentrt.runtime.prompts.textual_inversion import TextualInversions
 
 if TYPE_CHECKING:
     from latentrt.runtime.adapters.loaded import LoadedLoras
+    from latentrt.runtime.additions import Additions
+    from latentrt.runtime.addons.use import AddonUse
     from latentrt.runtime.call.loras import CallLoras
 
 
@@ -35,6 +37,7 @@ class Request:
     latent_shape: tuple[int, int, int, int]
     model: ModelName
     loras: "CallLoras | None" = None
+    addons: "tuple[AddonUse, ...]" = ()
 
     @property
     def count(self) -> int:
@@ -57,6 +60,8 @@ class Request:
         common = {**self.canvas.metadata(), **self.sampling.metadata(), **self.guidance.metadata()}
         if self.loras is not None:
             common["loras"] = tuple(used.metadata() for used in self.loras.used)
+        for use in self.addons:
+            common |= use.metadata()
         return tuple(
             PictureMetadata(
                 **self.prompts.metadata(index),
@@ -81,7 +86,7 @@ def request_from_options(
     *,
     strength: float | None = None,
     source: SourceSize | None = None,
-    loaded: "LoadedLoras | None" = None,
+    additions: "Additions | None" = None,
 ) -> Request:
     """Checks a call's arguments and fills in the bundle's defaults.
 
@@ -92,7 +97,7 @@ def request_from_options(
         workflow: what the call starts from.
         strength: how much of the schedule runs; None for text-to-image.
         source: whose size is taken where the keywords give none; None takes the bundle's first profile.
-        loaded: the pipeline's LoRAs; None where none was ever loaded.
+        additions: what is added to the pipeline's model; None: nothing.
 
     Raises:
         RequestError: the first argument that cannot be served, with what to do.
@@ -101,7 +106,7 @@ def request_from_options(
     _check_workflow(manifest, workflow)
     delivery = delivery_from_keywords(manifest, keywords)
     prompts = prompt_set_from_keywords(manifest, prompt, keywords)
-    loras = loras_of_call(loaded, keywords, prompts)
+    loras = loras_of_call(None if additions is None else additions.loras, keywords, prompts)
     canvas = canvas_from_keywords(manifest, keywords, source, from_picture=workflow is not Workflow.TEXT)
     shape = manifest.latents.shape(canvas.profile, prompts.count)
     sampling = sampling_from_keywords(manifest, keywords, workflow, strength, shape)
@@ -110,6 +115,11 @@ def request_from_options(
         _warn_of_guidance(keywords)
     if loras is not None:
         loras.warn_of_settings(manifest, sampling, guidance)
+    addons: Sequence[AddonUse] = ()
+    if additions is not None and ("control" in keywords or "image_prompt" in keywords):
+        from latentrt.runtime.call.addons import addons_from_keywords  # loaded by those who use it
+
+        addons = addons_from_keywords(manifest, additions.addons, keywords, sampling)
     return Request(
         prompts=prompts,
         canvas=canvas,
@@ -119,6 +129,7 @@ def request_from_options(
         latent_shape=shape,
         model=model_name_from_manifest(manifest),
         loras=loras,
+        addons=tuple(addons),
     )
 
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from latentrt.engines.batches import pieces_of
 from latentrt.engines.engine import Engine
-from latentrt.engines.spec import Array
-from latentrt.runtime.denoiser.conditions.condition import SAMPLE, Condition
+from latentrt.engines.spec import Array, Tensor, host_arrays
+from latentrt.runtime.denoiser.conditions.condition import SAMPLE, Condition, UnetCall
 from latentrt.runtime.denoiser.guider import Guider, Pass
 from latentrt.runtime.sampling.schedule import Level
 
@@ -40,17 +40,22 @@ class Denoiser:
         passes = self._guider.passes(level)
         if passes not in self._plans:
             self._plans[passes] = self._plan(passes, len(x))
-        changing = [condition.at(passes, x, level) for condition in self._conditions]
         count, channels = x.shape[:2]
         rows = np.empty((len(passes) * count, *x.shape[1:]), x.dtype)
         for piece in self._plans[passes]:
-            inputs, filled = piece.inputs, piece.rows.stop - piece.rows.start
-            inputs[_TIMESTEP][:] = level.timestep
-            inputs[SAMPLE][:filled, :channels] = x[piece.pictures]
-            for arrays in changing:
-                for name, array in arrays.items():
-                    inputs[name][:filled] = array[piece.rows]
-            rows[piece.rows] = self._engine.run(inputs)[_OUTPUT][:filled]
+            inputs, filled = dict[str, Tensor](piece.inputs), piece.rows.stop - piece.rows.start
+            call = UnetCall(passes=passes, rows=piece.rows, pictures=count, level=level, inputs=inputs)
+            piece.inputs[_TIMESTEP][:] = level.timestep
+            piece.inputs[SAMPLE][:filled, :channels] = x[call.picture_of_each]
+            for condition in self._conditions:
+                for name, tensor in condition.at(call).items():
+                    inputs[name] = piece.holding(name, tensor)
+            arrays = {name: tensor for name, tensor in inputs.items() if isinstance(tensor, np.ndarray)}
+            if len(arrays) == len(inputs):
+                outputs = self._engine.run(arrays)
+            else:  # what another engine left on the device is taken there
+                outputs = host_arrays(self._engine.run_kept(inputs))
+            rows[piece.rows] = outputs[_OUTPUT][:filled]
             self.engine_calls += 1
         predictions = {which: rows[i * count : (i + 1) * count] for i, which in enumerate(passes)}
         return self._guider.combined(predictions, level)
@@ -59,9 +64,11 @@ class Denoiser:
         """The engine calls of a step: the rows of all passes one below the other, cut to what a call holds."""
         spec = self._engine.spec
         fixed = [condition.inputs(passes) for condition in self._conditions]
+        given = {name for arrays in fixed for name in arrays}
+        buffered = {name: tensor for name, tensor in spec.inputs.items() if tensor.neutral is None or name in given}
         plan = []
         for start, stop, batch in pieces_of(count * len(passes), spec.batches):
-            inputs = {name: np.zeros(tensor.sized(batch), tensor.dtype) for name, tensor in spec.inputs.items()}
+            inputs = {name: np.zeros(tensor.sized(batch), tensor.dtype) for name, tensor in buffered.items()}
             end = inputs[SAMPLE].shape[1]
             for arrays in reversed(fixed):
                 for name, array in arrays.items():
@@ -70,14 +77,24 @@ class Denoiser:
                         end -= array.shape[1]
                     else:
                         inputs[name][: stop - start] = array[start:stop]
-            plan.append(_Piece(inputs=inputs, pictures=np.arange(start, stop) % count, rows=slice(start, stop)))
+            plan.append(_Piece(inputs=inputs, batch=batch, rows=slice(start, stop)))
         return plan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Piece:
-    """One engine call: its inputs, whose pictures they belong to, and which rows of the step's they are."""
+    """One engine call: which rows of the step's it is, the batch that holds them, and the inputs that stay."""
 
     inputs: dict[str, Array]
-    pictures: Array
+    batch: int
     rows: slice
+
+    def holding(self, name: str, tensor: Tensor) -> Tensor:
+        """What a condition gave as the engine takes it: with as many rows as its batch."""
+        if not isinstance(tensor, np.ndarray) or len(tensor) == self.batch:
+            return tensor
+        if name not in self.inputs:
+            return np.concatenate([tensor, np.zeros((self.batch - len(tensor), *tensor.shape[1:]), tensor.dtype)])
+        buffer = self.inputs[name]
+        buffer[: len(tensor)] = tensor
+        return buffer

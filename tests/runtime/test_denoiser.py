@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from latentrt.engines.spec import Array, EngineSpec, TensorSpec
-from latentrt.runtime.denoiser.conditions.condition import FixedCondition
+from latentrt.runtime.denoiser.conditions.condition import FixedCondition, UnetCall
 from latentrt.runtime.denoiser.conditions.guidance_scale import GuidanceScaleCondition
 from latentrt.runtime.denoiser.conditions.mask import mask_condition
 from latentrt.runtime.denoiser.denoiser import Denoiser
@@ -128,14 +128,16 @@ def test_a_condition_may_answer_every_call() -> None:
         def inputs(self, passes: Sequence[Pass]) -> Mapping[str, Array]:
             return {}
 
-        def at(self, passes: Sequence[Pass], x: Array, level: Level) -> Mapping[str, Array]:
-            self.seen.append((tuple(passes), level.timestep))
-            return {"residual": np.arange(len(passes) * len(x), dtype=np.float32)[:, None] + level.timestep}
+        def at(self, call: UnetCall) -> Mapping[str, Array]:
+            self.seen.append((call.pass_of_each, call.level.timestep))
+            rows = np.arange(call.rows.start, call.rows.stop, dtype=np.float32)
+            return {"residual": rows[:, None] + call.level.timestep}
 
     unet, control = Unet((1, 2, 3), residual=tensor(1)), Control()
     denoiser = Denoiser(unet, [told([0, 0], [0, 0]), control], Guider(steps=scales(5.0)))
     for timestep in (100.0, 200.0):
         denoiser(np.zeros((2, 2, 3, 3), np.float32), Level(timestep, 1.0, 1.0))
-    assert control.seen == [((NEGATIVE, POSITIVE), 100.0), ((NEGATIVE, POSITIVE), 200.0)]
+    passes = [(NEGATIVE, NEGATIVE, POSITIVE), (POSITIVE,)]
+    assert control.seen == [(rows, timestep) for timestep in (100.0, 200.0) for rows in passes]
     rows = [call["residual"].ravel().tolist() for call in unet.calls]
     assert [rows[0], rows[1][:1], rows[2], rows[3][:1]] == [[100, 101, 102], [103], [200, 201, 202], [203]]

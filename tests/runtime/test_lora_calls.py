@@ -241,7 +241,7 @@ def test_second_prompts_ask_too(family_bundle: Callable[[str], Path], tmp_path: 
             pipe.encode("a cat", loras={"both": {"text_encoder": one, "text_encoder_2": other}})["prompt_embeds"]
             for one, other in ((1, 1), (1, 0), (0, 1))
         )
-        width = pipe._text_encoders[0].embeddings.width
+        width = pipe._additions.text_encoders[0].embeddings.width
         np.testing.assert_array_equal(first[..., width:], plain[..., width:])
         np.testing.assert_array_equal(second[..., :width], plain[..., :width])
         np.testing.assert_array_equal(first[..., :width], both[..., :width])
@@ -496,7 +496,7 @@ def test_the_advice_for_an_accelerator_fits_it(accelerated: latentrt.Pipeline, n
                 "a cat",
                 options,
                 Workflow.TEXT,
-                loaded=accelerated._loras,  # type: ignore[arg-type]
+                additions=accelerated._additions,
             )
         return [str(one.message) for one in caught]
 

@@ -15,6 +15,8 @@ from latentrt.runtime.call.keywords.flags import Flag, Form
 
 if TYPE_CHECKING:
     from latentrt.engines.spec import Array
+    from latentrt.runtime.addons.control import Control
+    from latentrt.runtime.addons.image_prompt import ImagePrompt
     from latentrt.runtime.pictures.tiling import VaeMode
     from latentrt.runtime.prompts.style import LongPrompt, PromptSyntax
     from latentrt.runtime.sampling.samplers import Sampler
@@ -60,6 +62,19 @@ class LoraKeywords(TypedDict, total=False):
     """
 
     loras: Mapping[str, float | Sequence[float] | Mapping[str, Any]] | None
+
+
+class AddonKeywords(TypedDict, total=False):
+    """Control nets and image prompts.
+
+    Attributes:
+        control: control nets and T2I-Adapters with their pictures: ``[latentrt.Control("canny.bundle", edges)]``.
+            Several are summed.
+        image_prompt: IP-Adapters with their pictures: ``[latentrt.ImagePrompt("plus.bundle", photograph)]``.
+    """
+
+    control: Control | Sequence[Control] | None
+    image_prompt: ImagePrompt | Sequence[ImagePrompt] | None
 
 
 class EncodeKeywords(PromptKeywords, LoraKeywords, total=False):
@@ -192,6 +207,7 @@ class DeliveryKeywords(TypedDict, total=False):
 class Options(
     PromptKeywords,
     LoraKeywords,
+    AddonKeywords,
     Embeds,
     CanvasKeywords,
     SamplingKeywords,
@@ -208,6 +224,7 @@ class Options(
 _GROUPS = (
     PromptKeywords,
     LoraKeywords,
+    AddonKeywords,
     Embeds,
     CanvasKeywords,
     PictureSizeKeywords,

@@ -6,30 +6,55 @@ from typing import Protocol
 
 import numpy as np
 
-from latentrt.engines.spec import Array
+from latentrt.engines.spec import Array, Tensor
 from latentrt.runtime.denoiser.guider import Pass
 from latentrt.runtime.sampling.schedule import Level
 
 SAMPLE = "sample"
 
 
-class Condition(Protocol):
-    """Gives inputs by name, as rows of all passes one below the other: (passes · N, …).
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnetCall:
+    """One call of the U-Net's engine: some rows of a step, which has those of all passes one below the other, N each.
 
-    Under the name ``sample`` it gives channels that follow the latents' own.
+    Attributes:
+        passes: of the step.
+        rows: which of its rows this call holds.
+        pictures: N.
+        level: where the model is asked.
+        inputs: what the engine will be given, as far as it is known: first what is fixed and the sample, then what the
+            conditions before this one gave. A fixed batch may be larger than the rows; what follows them is of no
+            meaning. Not to be written to.
     """
 
+    passes: tuple[Pass, ...]
+    rows: slice
+    pictures: int
+    level: Level
+    inputs: Mapping[str, Tensor]
+
+    @property
+    def picture_of_each(self) -> Array:
+        """The picture that each row belongs to."""
+        return np.arange(self.rows.start, self.rows.stop) % self.pictures
+
+    @property
+    def pass_of_each(self) -> tuple[Pass, ...]:
+        """The pass that each row belongs to."""
+        return tuple(self.passes[row // self.pictures] for row in range(self.rows.start, self.rows.stop))
+
+
+class Condition(Protocol):
+    """Gives the U-Net's inputs by name. Under the name ``sample`` it gives channels that follow the latents' own."""
+
     def inputs(self, passes: Sequence[Pass]) -> Mapping[str, Array]:
-        """What stays the same over the run."""
+        """What stays the same over the run: rows of all passes one below the other, (passes · N, …)."""
         ...
 
-    def at(self, passes: Sequence[Pass], x: Array, level: Level) -> Mapping[str, Array]:
-        """What changes with every model call.
+    def at(self, call: UnetCall) -> Mapping[str, Tensor]:
+        """What changes: (rows, …) of one call, or the engine's whole batch.
 
-        Args:
-            passes: of this call.
-            x: (N, C, h, w), scaled to unit variance.
-            level: where the model is asked.
+        An input that has a neutral value may be given in some calls and left out in others.
         """
         ...
 
@@ -45,6 +70,6 @@ class FixedCondition:
         names = self.rows[passes[0]]
         return {name: np.concatenate([self.rows[which][name] for which in passes]) for name in names}
 
-    def at(self, passes: Sequence[Pass], x: Array, level: Level) -> Mapping[str, Array]:
+    def at(self, call: UnetCall) -> Mapping[str, Tensor]:
         """Nothing."""
         return {}

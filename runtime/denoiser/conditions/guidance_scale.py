@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from latentrt.engines.bundle.records.conditioning import guidance_scale_embedding
-from latentrt.engines.spec import Array
+from latentrt.engines.spec import Array, Tensor
+from latentrt.runtime.denoiser.conditions.condition import UnetCall
 from latentrt.runtime.denoiser.guider import Pass, StepScales
-from latentrt.runtime.sampling.schedule import Level
 
 
 class GuidanceScaleCondition:
@@ -22,9 +22,9 @@ class GuidanceScaleCondition:
         """Nothing: the weight may change from step to step."""
         return {}
 
-    def at(self, passes: Sequence[Pass], x: Array, level: Level) -> Mapping[str, Array]:
+    def at(self, call: UnetCall) -> Mapping[str, Tensor]:
         """The embedding of the level's weight, for every row."""
-        scale = self._steps.at(level)
+        scale = self._steps.at(call.level)
         if scale not in self._embeddings:
             self._embeddings[scale] = guidance_scale_embedding(scale, self._size)
-        return {"timestep_cond": np.tile(self._embeddings[scale], (len(passes) * len(x), 1))}
+        return {"timestep_cond": np.tile(self._embeddings[scale], (call.rows.stop - call.rows.start, 1))}

@@ -1,0 +1,122 @@
+"""An add-on's bundle, opened: its manifest at once, its engines as they are first needed."""
+
+from pathlib import Path
+from threading import Lock
+
+from latentrt.engines.bundle.bundle import AddonBundle, open_addon
+from latentrt.engines.bundle.records.addon_manifest import AddonKind, AddonManifest
+from latentrt.engines.engine import Engine
+from latentrt.engines.errors import EngineError
+from latentrt.engines.forks import watch_forks
+from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import Shapes
+from latentrt.engines.store.choose import AUTO, chosen_backend
+from latentrt.engines.store.components import OpenComponents
+
+
+class Addon:
+    """A ControlNet, a T2I-Adapter or an IP-Adapter. Threads and pipelines may share one.
+
+    Closed, it releases its engines; calls that need them are refused from then on.
+    """
+
+    def __init__(self, bundle: AddonBundle, backend: Backend, *, threads: int | None) -> None:
+        """Takes a bundle; ``latentrt.open_addon`` makes one. No engine is opened yet."""
+        self._bundle, self._backend, self._threads = bundle, backend, threads
+        self._lock, self._closed = Lock(), False
+        self._components: OpenComponents[AddonBundle] | None = None
+        watch_forks(self)
+
+    @property
+    def name(self) -> str:
+        """The folder's name without ``.bundle``."""
+        return self._bundle.root.name.removesuffix(".bundle")
+
+    @property
+    def manifest(self) -> AddonManifest:
+        """What its bundle says of it."""
+        return self._bundle.manifest
+
+    @property
+    def kind(self) -> AddonKind:
+        """What it is."""
+        return self.manifest.addon
+
+    def engine(self, component: str, shapes: Shapes) -> Engine:
+        """One of its components at these shapes.
+
+        Raises:
+            EngineError: closed, no engine fits this machine, or shapes that were not compiled.
+        """
+        with self._lock:
+            if self._closed:
+                raise EngineError(f"the add-on {self.name!r} is closed; open it again with latentrt.open_addon")
+            if self._components is None:
+                self._components = OpenComponents(self._bundle, self._backend, threads=self._threads)
+            return self._components.engine(component, shapes)
+
+    def after_fork(self) -> None:
+        """Called in a forked process, where whoever was opening is not there."""
+        self._lock = Lock()
+
+    def close(self) -> None:
+        """Releases the engines; may be called twice."""
+        with self._lock:
+            components, self._components, self._closed = self._components, None, True
+        if components is not None:
+            components.close()
+
+    def __enter__(self) -> "Addon":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def addon_from_path(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -> Addon:
+    """Opens an add-on's bundle.
+
+    Raises:
+        BundleError: no bundle, a model's, damaged, or of a newer latentrt.
+        EngineError: no engine in it fits this machine.
+        RequestError: an unknown backend.
+    """
+    bundle = open_addon(path)
+    return Addon(bundle, chosen_backend(bundle, backend), threads=threads)
+
+
+class OpenAddons:
+    """The add-ons that a pipeline's calls named by their paths: each is opened once, and closed with the pipeline."""
+
+    def __init__(self, backend: Backend, *, threads: int | None) -> None:
+        """Opens none yet: those that come are opened on the pipeline's backend."""
+        self._backend, self._threads = backend, threads
+        self._lock = Lock()
+        self._opened: dict[Path, Addon] = {}
+        watch_forks(self)
+
+    def addon(self, net: str | Path | Addon) -> Addon:
+        """The add-on of a path, or the one that was opened before.
+
+        Raises:
+            BundleError: no bundle, a model's, damaged, or of a newer latentrt.
+            EngineError: no engine in it fits this machine.
+        """
+        if isinstance(net, Addon):
+            return net
+        path = Path(net).absolute()
+        with self._lock:
+            if path not in self._opened:
+                self._opened[path] = addon_from_path(path, backend=self._backend, threads=self._threads)
+            return self._opened[path]
+
+    def after_fork(self) -> None:
+        """Called in a forked process, where whoever was opening is not there."""
+        self._lock = Lock()
+
+    def close(self) -> None:
+        """Closes all that it opened."""
+        with self._lock:
+            opened, self._opened = self._opened, {}
+        for addon in opened.values():
+            addon.close()

@@ -1,0 +1,45 @@
+"""``Control``: a control net or a T2I-Adapter and its picture, as a call names them."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from latentrt.runtime.addons.addon import Addon
+from latentrt.runtime.pictures.image import Picture
+
+
+class ControlMode(StrEnum):
+    """What counts more, the prompt or the control picture (InvokeAI's modes).
+
+    Attributes:
+        BALANCED: both the same.
+        PROMPT: residuals of shallow layers count less.
+        CONTROL: likewise, and the negative pass sees none of them: diffusers' ``guess_mode``.
+    """
+
+    BALANCED = "balanced"
+    PROMPT = "prompt"
+    CONTROL = "control"
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """A control net or a T2I-Adapter, and the picture that it follows.
+
+    Attributes:
+        net: the path of its bundle, or what ``latentrt.open_addon`` gave.
+        image: the control picture, as ``Pipeline.img2img`` takes pictures; one for all that are drawn, or one for each.
+        scale: what its residuals or features are multiplied by.
+        start: the part of the steps, 0 to 1, that passes before it begins.
+        end: the part of the steps after which it ends.
+        mode: "balanced", "prompt" or "control".
+    """
+
+    net: str | Path | Addon
+    image: Picture | Sequence[Picture]
+    _: KW_ONLY
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    mode: str | ControlMode = ControlMode.BALANCED

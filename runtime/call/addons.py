@@ -1,0 +1,27 @@
+"""The control nets and image prompts of a call."""
+
+from collections.abc import Sequence
+
+from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.runtime.addons.addon import OpenAddons
+from latentrt.runtime.addons.use import AddonUse
+from latentrt.runtime.call.keywords.options import AddonKeywords
+from latentrt.runtime.call.sampling import Sampling
+
+
+def addons_from_keywords(
+    manifest: BundleManifest, opened: OpenAddons, keywords: AddonKeywords, sampling: Sampling
+) -> Sequence[AddonUse]:
+    """What a call adds to the U-Net, every argument checked; pictures are read, and no engine is opened.
+
+    Args:
+        manifest: the model's.
+        opened: the pipeline's add-ons.
+        keywords: those of the group that were set.
+        sampling: whose steps their beginnings and ends are shares of.
+
+    Raises:
+        RequestError: an argument that cannot be served.
+        BundleError: no bundle of an add-on, or one that is damaged.
+    """
+    raise NotImplementedError
