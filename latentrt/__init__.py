@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" exports a name
+    from latentrt import prepare as prepare
     from latentrt.building.build import build as build
     from latentrt.building.result import Build as Build
     from latentrt.engines.errors import BundleError as BundleError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" 
     from latentrt.runtime.sampling.samplers import Sampler as Sampler
 
 _NAMES = {
+    "latentrt": ("prepare",),  # a module of this package
     "latentrt.building.build": ("build",),
     "latentrt.building.result": ("Build",),
     "latentrt.engines.errors": (
@@ -72,6 +74,8 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'latentrt' has no attribute {name!r}")
+    if _HOMES[name] == __name__:
+        return import_module(f"{__name__}.{name}")
     return getattr(import_module(_HOMES[name]), name)
 
 

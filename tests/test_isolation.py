@@ -71,6 +71,16 @@ with latentrt.open({str(tiny_bundle)!r}) as pipe:
     assert (tmp_path / "cat.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_prepares_control_pictures_without_torch() -> None:
+    """Without any backend, too, and without OpenCV where Pillow will do."""
+    code = """
+import latentrt
+from PIL import Image
+print(latentrt.prepare.invert(Image.new("RGB", (8, 8))).getpixel((0, 0)))
+"""
+    assert run_blocked((*BUILDERS, *BACKENDS, "cv2"), code) == "(255, 255, 255)\n"
+
+
 def test_drawing_without_loras_loads_nothing_of_them(tiny_bundle: Path) -> None:
     """A cold start without them is as it was before there were any."""
     code = f"""

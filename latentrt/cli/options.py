@@ -1,7 +1,7 @@
 """Commands that take the fields of a dataclass as options."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Any, get_type_hints
@@ -11,7 +11,12 @@ def parameters_of(kind: type[Any]) -> list[Parameter]:
     """A dataclass's fields as parameters of a command; their annotations are typer's."""
     hints = get_type_hints(kind, include_extras=True)
     return [
-        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
         for field in fields(kind)
     ]
 

@@ -58,7 +58,23 @@ def output_paths(output: Path, pictures: Sequence[Picture], model: str, *, overw
     if len(paths) > len(set(paths)):
         twice = next(path for path, count in Counter(paths).items() if count > 1)
         raise RequestError(f"got output {str(output)!r}, which names two pictures {str(twice)!r}; add {{index}} to it")
-    first_of = {(_nearest(path.parent) if by_pattern else path.parent): path for path in reversed(paths)}
+    check_places(paths, made=bool(by_pattern), overwrite=overwrite)
+    return paths
+
+
+def check_places(paths: Sequence[Path], *, made: bool, overwrite: bool) -> None:
+    """Finds out whether files can be written, before the work that would be lost otherwise.
+
+    Args:
+        paths: the files.
+        made: whether folders that are missing will be made.
+        overwrite: whether files that are there are replaced.
+
+    Raises:
+        RequestError: a file is there.
+        OutputError: nothing can be written there.
+    """
+    first_of = {(_nearest(path.parent) if made else path.parent): path for path in reversed(paths)}
     for folder, path in first_of.items():
         check_writable(folder / path.name)
     there = [path for path in paths if _is_there(path) and not overwrite]
@@ -68,7 +84,6 @@ def output_paths(output: Path, pictures: Sequence[Picture], model: str, *, overw
             f"{str(there[0])!r}{more} there already, expected new names; give another -o, or --overwrite to replace "
             f"{'them' if len(there) > 1 else 'it'}"
         )
-    return paths
 
 
 def _check_pattern(pattern: str) -> None:

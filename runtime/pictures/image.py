@@ -1,5 +1,6 @@
 """Pictures in and out: pixel arrays, PIL, and PNG files with the settings that made them."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.files import write_file
 from latentrt.engines.pixels import normalized
 from latentrt.engines.spec import Array
+from latentrt.runtime.checks import warn_caller
 
 Picture = Image.Image | Array
 
 
 def read_image(path: Path) -> Image.Image:
-    """Opens a picture file upright (EXIF orientation applied).
+    """Opens a picture file upright (EXIF orientation applied); of an animation the first frame, with a warning.
 
     Raises:
         RequestError: missing, unreadable or no picture.
@@ -26,12 +28,23 @@ def read_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             # both formats have 16 bits where Pillow says 32, whose range would be unknown
             sixteen_bits = image.mode == "I" and image.format in ("PNG", "PPM")
-            return exif_transpose(image.convert("I;16") if sixteen_bits else image).copy()
+            upright = exif_transpose(image.convert("I;16") if sixteen_bits else image).copy()
+            frames = _has_frames(image)
     except UnidentifiedImageError as error:
         raise RequestError(f"got {str(path)!r}, expected a picture file; give a PNG, JPEG or WebP") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RequestError(f"cannot read the picture {str(path)!r} ({reason}); check the file") from error
+    if frames:
+        warn_caller(f"{str(path)!r} is animated or has several pages; the first is taken")
+    return upright
+
+
+def _has_frames(image: Image.Image) -> bool:
+    """Whether it is animated or has pages; a camera's further pictures (MPO) are other sizes of the same."""
+    with suppress(Exception):  # damaged later frames can raise anything, and the first is whole
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    return False
 
 
 def write_png(path: Path, image: Image.Image, parameters: str | None = None) -> None:

@@ -33,8 +33,8 @@ _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _FEWEST_PAIRS = 3  # in a line of settings
 
 
-def write_picture(path: Path, image: Image.Image, parameters: str) -> None:
-    """Writes a picture whole or not at all, in the format that its name ends in, with its settings.
+def write_picture(path: Path, image: Image.Image, parameters: str | None = None) -> None:
+    """Writes a picture whole or not at all, in the format that its name ends in, with its settings if there are any.
 
     Raises:
         RequestError: a name that ends in something else.
@@ -127,18 +127,20 @@ def _text(comment: Any) -> str | None:
     return text.strip("\0 ") or None
 
 
-def _exif(parameters: str) -> bytes:
-    """EXIF data with a user comment and nothing else.
+def _exif(parameters: str | None) -> bytes:
+    """EXIF data with a user comment and nothing else; nothing without one.
 
     Pillow would write the comment as BYTE, which piexif takes for a tuple of numbers; the standard wants UNDEFINED.
     """
+    if parameters is None:
+        return b""
     comment = _UNICODE + parameters.encode("utf-16-be", "replace")
     pointer = _DIRECTORY.pack(1, _EXIF, _LONG, 1, len(_TIFF) + _DIRECTORY.size, 0)
     entry = _DIRECTORY.pack(1, _USER_COMMENT, _UNDEFINED, len(comment), len(_TIFF) + 2 * _DIRECTORY.size, 0)
     return b"Exif\0\0" + _TIFF + pointer + entry + comment
 
 
-def _write_jpeg(path: Path, image: Image.Image, parameters: str) -> None:
+def _write_jpeg(path: Path, image: Image.Image, parameters: str | None) -> None:
     exif = _exif(parameters)
     if len(exif) > _LARGEST_APP1:
         warn_caller(f"the settings are too long for the JPEG {path.name!r} and were left out; write PNG or WebP")
@@ -146,7 +148,7 @@ def _write_jpeg(path: Path, image: Image.Image, parameters: str) -> None:
     _write(path, image, format="JPEG", quality=_QUALITY, subsampling=0, exif=exif)
 
 
-def _write_webp(path: Path, image: Image.Image, parameters: str) -> None:
+def _write_webp(path: Path, image: Image.Image, parameters: str | None) -> None:
     _write(path, image, format="WEBP", quality=_QUALITY, exif=_exif(parameters))
 
 
@@ -155,7 +157,7 @@ def _write(path: Path, image: Image.Image, **options: Any) -> None:
     write_file(path, lambda temporary: picture.save(temporary, **options))
 
 
-_WRITERS: Mapping[str, Callable[[Path, Image.Image, str], None]] = {
+_WRITERS: Mapping[str, Callable[[Path, Image.Image, str | None], None]] = {
     ".png": write_png,
     ".jpg": _write_jpeg,
     ".jpeg": _write_jpeg,
