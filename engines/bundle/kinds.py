@@ -38,6 +38,7 @@ class KindRow:
         stretched: the input that fp16's overflow is looked for with, stretched; None for none.
         adaptable: whether adapters such as LoRAs change its weights.
         many_rows: whether so many rows go through its matrices that packing those in every call costs next to nothing.
+        added_inputs: whether its engines may take ``AddedInputs`` beside its own.
     """
 
     opening: Opening = Opening.WITH_BUNDLE
@@ -50,6 +51,7 @@ class KindRow:
     stretched: str | None = None
     adaptable: bool = False
     many_rows: bool = False
+    added_inputs: bool = False
 
 
 class ComponentKind(StrEnum):
@@ -81,6 +83,7 @@ _ROWS = {
         stretched="sample",
         adaptable=True,
         many_rows=True,
+        added_inputs=True,
     ),
     ComponentKind.VAE_ENCODER: KindRow(opening=Opening.ON_DEMAND, planes=Planes.PICTURE),
     # On a CPU decoding costs several steps; a GPU's tensor cores decode in fp16

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from latentrt.engines.bundle.weights import ComponentWeights
     from latentrt.engines.changes import Changes
 
-FLAGS = {"optimization": "all", "prepacked": "1", "attention": "fused", "group_norm": "expanded", "recipe": "5"}
+FLAGS = {"optimization": "all", "prepacked": "1", "attention": "fused", "group_norm": "expanded", "recipe": "6"}
 
 
 class _OpenComponent:
@@ -108,7 +108,11 @@ class OrtCpu:
         from latentrt.engines.backends.ort_cpu.provenance import record_weights
 
         optimised = compile_onnx(
-            component.onnx, folder, _weights_to_optimise(component), group_norm=group_norm_of(component)
+            component.onnx,
+            folder,
+            _weights_to_optimise(component),
+            group_norm=group_norm_of(component),
+            added_to=component.structure if component.kind.added_inputs else None,
         )
         record_weights(component.onnx, folder, component.named_initializers)
         return None if optimised else ContentsRecord(shapes=(), layers={}, unoptimised=True)

@@ -13,10 +13,13 @@ from latentrt.engines.backends.ort_cpu.model import (
 )
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import Planes
+from latentrt.engines.bundle.unet_structure import UnetStructure
 from latentrt.engines.graphs.attention import fuse_attention
 from latentrt.engines.graphs.editor import load_graph, serialized
 from latentrt.engines.graphs.group_norm import GroupNorm, replace_group_norms
+from latentrt.engines.graphs.variants.variant import add_inputs
 from latentrt.engines.machine import available_memory
+from latentrt.engines.shapes import AddedInputs
 
 _EXTERNAL_FROM = 65536  # bytes; smaller tensors, odd-sized masks among them, stay in the graph
 _ALIGNMENT = 64  # bytes: one AVX-512 register, one cache line
@@ -28,7 +31,14 @@ def memory_to_optimise(parameters: int) -> bool:
     return _PACKING_PEAK * 4 * parameters <= available_memory()
 
 
-def compile_onnx(onnx: Path, folder: Path, parameters: int = 0, *, group_norm: GroupNorm = GroupNorm.FAST) -> bool:
+def compile_onnx(
+    onnx: Path,
+    folder: Path,
+    parameters: int = 0,
+    *,
+    group_norm: GroupNorm = GroupNorm.FAST,
+    added_to: UnetStructure | None = None,
+) -> bool:
     """Optimises ``onnx`` for this machine into ``folder``: a graph and one file of packed weights.
 
     Args:
@@ -36,6 +46,7 @@ def compile_onnx(onnx: Path, folder: Path, parameters: int = 0, *, group_norm: G
         folder: exists and is empty.
         parameters: how many weights it has; with too many for the memory that is free, nothing is optimised.
         group_norm: how group norms are computed.
+        added_to: the structure of a U-Net that shall take every one of the ``AddedInputs``.
 
     Returns:
         Whether it was optimised.
@@ -43,18 +54,17 @@ def compile_onnx(onnx: Path, folder: Path, parameters: int = 0, *, group_norm: G
     Raises:
         EngineError: ONNX Runtime refuses the graph or cannot write the result.
     """
+    graph = rewritten_graph(onnx, group_norm, fuses=True, added_to=added_to)
     if not memory_to_optimise(parameters):
-        _save_optimised(onnx, folder, group_norm, prepacked=False, optimised=False)
+        _save_optimised(onnx, graph, folder, prepacked=False, optimised=False)
         return False
-    _save_optimised(onnx, folder, group_norm, prepacked=True)
+    _save_optimised(onnx, graph, folder, prepacked=True)
     if not _packing_aligned(folder / MODEL_FILE):
-        _save_optimised(onnx, folder, group_norm, prepacked=False)
+        _save_optimised(onnx, graph, folder, prepacked=False)
     return True
 
 
-def _save_optimised(
-    onnx: Path, folder: Path, group_norm: GroupNorm, *, prepacked: bool, optimised: bool = True
-) -> None:
+def _save_optimised(onnx: Path, graph: bytes | None, folder: Path, *, prepacked: bool, optimised: bool = True) -> None:
     levels = onnxruntime_module().GraphOptimizationLevel
     options = session_options(levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL, None, packs=optimised)
     options.optimized_model_filepath = str(folder / MODEL_FILE)
@@ -64,7 +74,6 @@ def _save_optimised(
         "session.save_external_prepacked_constant_initializers": str(int(prepacked)),
     }.items():
         options.add_session_config_entry(key, value)
-    graph = rewritten_graph(onnx, group_norm, fuses=True)
     open_session(onnx, options, "compile", f"check that {str(folder.parent)!r} has space", graph=graph)
     (folder / DATA_FILE).touch()  # a graph without large weights writes none
 
@@ -96,16 +105,21 @@ def open_onnx(onnx: Path, group_norm: GroupNorm = GroupNorm.FAST) -> OrtCpuModel
     return OrtCpuModel(open_session(onnx, session_options(level, None, packs=False), graph=graph))
 
 
-def rewritten_graph(onnx: Path, group_norm: GroupNorm, *, fuses: bool) -> bytes | None:
+def rewritten_graph(
+    onnx: Path, group_norm: GroupNorm, *, fuses: bool, added_to: UnetStructure | None = None
+) -> bytes | None:
     """The graph with what ONNX Runtime has better kernels for, its weights still in their file; None if it has nothing.
 
-    Without onnx and onnx_ir, which drawing does not need, the graph stays as it is and runs some percent slower.
+    Without onnx and onnx_ir, which drawing does not need, the graph stays as it is, takes no added inputs, and runs
+    some percent slower.
     """
     try:
         model = load_graph(onnx)
     except ImportError:
         return None
+    if added_to is not None:
+        add_inputs(model, added_to, (AddedInputs.CONTROL,))
     replaced = replace_group_norms(model, group_norm)
     if fuses:
         replaced += fuse_attention(model)
-    return serialized(model) if replaced else None
+    return serialized(model) if replaced or added_to is not None else None

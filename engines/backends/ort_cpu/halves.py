@@ -33,7 +33,6 @@ class Halves:
             whole: opens a session for one caller, once there is a batch of one.
         """
         self._narrow, self._open_whole, self._whole = narrow, whole, None
-        self.batched = {tensor.name for tensor in narrow.get_inputs() if tensor.shape and tensor.shape[0] == BATCH}
         self._sides = _two_sides()
         self._lock, self._free = Lock(), Lock()
 
@@ -62,15 +61,6 @@ class Halves:
             if self._whole is None:
                 self._whole = self._open_whole()
             return self._whole
-
-    def parts(self, inputs: Mapping[str, Array], batch: int) -> tuple[dict[str, Array], dict[str, Array]]:
-        """The inputs of each half; what has no batch goes to both."""
-        middle = (batch + 1) // 2
-        first, second = (
-            {name: value[side] if name in self.batched else value for name, value in inputs.items()}
-            for side in (slice(0, middle), slice(middle, batch))
-        )
-        return first, second
 
     def begin(self, names: Sequence[str], parts: Sequence[Mapping[str, Array]]) -> list[Future[list[Array]]] | None:
         """Starts both halves on their threads, which are taken until ``release``; None where they take no work.
@@ -122,6 +112,7 @@ class HalvedEngine(ClosesItself):
         self.spec = spec
         self._halves = halves
         self._outputs = list(spec.outputs)
+        self._batched = {name for name, tensor in spec.inputs.items() if tensor.shape and tensor.shape[0] == BATCH}
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs the component on arrays that match ``spec``; new arrays come back. Thread-safe."""
@@ -129,10 +120,11 @@ class HalvedEngine(ClosesItself):
         halves, names = self._halves, self._outputs
         with run_errors(REMEDY):
             narrow = halves.narrow
-            batch = max((len(inputs[name]) for name in halves.batched), default=1)
+            batch = next((len(array) for name, array in inputs.items() if name in self._batched), 1)
             if batch < 2:
                 return dict(zip(names, halves.whole.run(names, inputs), strict=True))
-            parts = halves.parts(inputs, batch)
+            middle = (batch + 1) // 2
+            parts = [self._part(inputs, side) for side in (slice(0, middle), slice(middle, batch))]
             running = halves.begin(names, parts)
             if running is None:
                 results = [narrow.run(names, part) for part in parts]
@@ -143,6 +135,10 @@ class HalvedEngine(ClosesItself):
                 finally:
                     halves.release()
             return {name: np.concatenate(pair) for name, *pair in zip(names, *results, strict=True)}
+
+    def _part(self, inputs: Mapping[str, Array], side: slice) -> dict[str, Array]:
+        """The inputs of one half; what has no batch goes to both."""
+        return {name: array[side] if name in self._batched else array for name, array in inputs.items()}
 
     def close(self) -> None:
         """Closes the shared sessions."""

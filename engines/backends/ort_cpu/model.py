@@ -1,12 +1,13 @@
 """A compiled component, opened: one session of ONNX Runtime, mapped weights, and the engines over it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_errors
 from latentrt.engines.backends.ort_cpu.halves import REMEDY, HalvedEngine, Halves
+from latentrt.engines.bundle.added_inputs import added_of
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.forks import keep_for_ever, watch_forks
@@ -137,10 +138,23 @@ class OrtCpuModel:
         """The component at the shapes of ``spec``.
 
         Raises:
-            EngineError: the model was closed.
+            EngineError: the model was closed, or was compiled without inputs that the spec has.
         """
         session = self.session
+        optional = [name for name, tensor in spec.inputs.items() if tensor.neutral is not None]
+        if optional:
+            self._check_added(optional)
         return HalvedEngine(session, spec) if isinstance(session, Halves) else OrtCpuEngine(self, spec)
+
+    def _check_added(self, names: Sequence[str]) -> None:
+        session = self.session.narrow if isinstance(self.session, Halves) else self.session
+        taken = {tensor.name for tensor in (*session.get_inputs(), *session.get_overridable_initializers())}
+        lacking = [name for name in names if name not in taken]
+        if lacking:
+            raise EngineError(
+                f"got an engine that was compiled without inputs for {', '.join(sorted(added_of(lacking)))}, expected "
+                "one with them; install latentrt[export] and run latentrt build on the bundle"
+            )
 
     def after_fork(self) -> None:
         """Closes what the parent opened, without a word to its threads."""

@@ -1,13 +1,116 @@
-"""The inputs of control nets and T2I-Adapters."""
+"""The inputs of control nets and T2I-Adapters: what is added to planes on their way through a U-Net."""
 
+import re
 from typing import TYPE_CHECKING
 
-from latentrt.engines.bundle.unet_structure import UnetStructure
+import numpy as np
+
+from latentrt.engines.bundle.added_inputs import MID_RESIDUAL, down_residual, feature, feature_planes
+from latentrt.engines.bundle.unet_structure import Plane, UnetStructure
+from latentrt.engines.errors import EngineError
+from latentrt.engines.graphs.editor import GraphEditor, input_of, scope_of
+from latentrt.engines.spec import BATCH
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_UP_BLOCK = re.compile(r"(?:.+\.)?up_blocks\.\d+")
+_TAKES_INT8 = frozenset({"Conv", "Gemm", "MatMul"})
+
 
 def add_control_inputs(model: "ir.Model", structure: UnetStructure, optional: bool) -> None:
-    """Adds ``down_residual_<i>``, ``mid_residual`` and ``feature_<i>`` to a U-Net's graph, in place."""
-    raise NotImplementedError
+    """Adds ``down_residual_<i>``, ``mid_residual`` and ``feature_<i>`` to a U-Net's graph, in place.
+
+    As the library does it: a residual is for the copy of a plane that an up block takes, a feature for the plane
+    itself. The mid block's result gets its feature first, then its residual.
+
+    Raises:
+        EngineError: the graph joins another number of planes than the U-Net has.
+    """
+    editor = GraphEditor(model.graph)
+    joins = _joins(model.graph)
+    if len(joins) != len(structure.skips):
+        raise EngineError(
+            f"got a U-Net's graph whose up blocks join {len(joins)} planes, expected {len(structure.skips)}; build the "
+            "bundle again"
+        )
+    features = feature_planes(structure)
+    for index, (place, plane) in enumerate(zip(_block_ends(structure), features, strict=False)):
+        value = input_of(joins[-1 - place], 1)
+        _replace_by_sum(editor, value, _sum(editor, value, feature(index), plane, optional))
+    for name, plane in (
+        (feature(len(features) - 1), features[-1]),
+        (MID_RESIDUAL, Plane(channels=structure.mid.channels, level=structure.mid.level)),
+    ):
+        value = input_of(joins[0], 0)
+        _replace_by_sum(editor, value, _sum(editor, value, name, plane, optional))
+    for index, (join, plane) in enumerate(zip(reversed(joins), structure.skips, strict=True)):
+        join.replace_input_with(1, _sum(editor, input_of(join, 1), down_residual(index), plane, optional))
+
+
+def _joins(graph: "ir.Graph") -> list["ir.Node"]:
+    """Where an up block puts a plane of the down path beside its own, in the order in which they run: last in first."""
+    return [
+        node
+        for node in graph
+        if node.op_type == "Concat" and len(node.inputs) == 2 and _UP_BLOCK.fullmatch(scope_of(node))
+    ]
+
+
+def _block_ends(structure: UnetStructure) -> list[int]:
+    """Per down block, which of the skips is its feature's: of a block with cross-attention its last layer's."""
+    ends, end = [], 0
+    for block in structure.down:
+        end += block.resnets
+        ends.append(end + (block.resamples and not block.attentions))
+        end += block.resamples
+    return ends
+
+
+def _sum(editor: GraphEditor, value: "ir.Value", name: str, plane: Plane, optional: bool) -> "ir.Value":
+    """A value with a new input added to it, in the value's own precision."""
+    import onnx_ir as ir
+
+    if optional:  # no dimension is told, since the default has but one number
+        given = editor.input(name, ir.DataType.FLOAT, [None] * 4, np.zeros((1, 1, 1, 1), np.float32))
+    else:
+        sides = [f"{side}_{plane.level}" for side in ("height", "width")]
+        given = editor.input(name, ir.DataType.FLOAT, [BATCH, plane.channels, *sides])
+    place = editor.after(value, name)
+    dtype = _dtype(value)
+    addend = given if dtype == ir.DataType.FLOAT else place.add("Cast", given, to=dtype, name=f"{name}.cast")
+    total = place.add("Add", value, addend, name=f"{name}.sum")
+    total.dtype, total.shape = dtype, value.shape
+    return total
+
+
+def _replace_by_sum(editor: GraphEditor, value: "ir.Value", total: "ir.Value") -> None:
+    """Gives a sum to all that took one of its terms.
+
+    A node in eight bits that took a dequantized value takes the sum in the same eight bits: else it would compute in
+    floating point.
+    """
+    dequantize, adding = value.producer(), total.producer()
+    takers = [(node, index) for node, index in value.uses() if node is not adding]
+    rounded = [(node, index) for node, index in takers if index == 0 and node.op_type in _TAKES_INT8]
+    if dequantize is not None and dequantize.op_type == "DequantizeLinear" and rounded:
+        quantize = input_of(dequantize, 0).producer()
+        if quantize is None:
+            raise EngineError(f"got a graph that dequantizes a weight as {value.name!r}; build the bundle again")
+        place = editor.after(total, str(total.name))
+        codes = place.add_like(quantize, total, *quantize.inputs[1:])
+        again = place.add_like(dequantize, codes, *dequantize.inputs[1:])
+        again.dtype = _dtype(value)
+        for node, index in rounded:
+            node.replace_input_with(index, again)
+    editor.rewire(value, total, but=[node for node in (adding,) if node is not None])
+
+
+def _dtype(value: "ir.Value") -> "ir.DataType":
+    """Of a value's numbers; graphs in eight bits do not tell it of what they dequantize."""
+    import onnx_ir as ir
+
+    maker = value.producer()
+    if value.dtype is None and maker is not None and maker.op_type == "DequantizeLinear":
+        return input_of(maker, 1).dtype or ir.DataType.FLOAT
+    return value.dtype or ir.DataType.FLOAT

@@ -1,0 +1,175 @@
+"""Inputs added to exported U-Nets: left out they change nothing, given they do what diffusers does."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from latentrt.engines.backends.ort_cpu.backend import OrtCpu
+from latentrt.engines.backends.ort_cpu.compile import compile_onnx, group_norm_of
+from latentrt.engines.backends.ort_cpu.model import OrtCpuModel
+from latentrt.engines.bundle.added_inputs import MID_RESIDUAL, down_residual, feature
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.kinds import UNET
+from latentrt.engines.engine import Engine
+from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import AddedInputs, Profile, Shapes
+from latentrt.engines.spec import Array
+from latentrt.engines.store.store import compiled_folder
+from latentrt.models import EMOJI
+
+PICTURES = 3
+FAMILIES = ("sd1", "sd2", "sdxl", "emoji")
+MORE = ("sd1-inpaint", "lcm-sd1", "sdxl-refiner", "sdxl-inpaint")
+slow = pytest.mark.slow
+
+
+class Variant:
+    """A bundle's U-Net, opened for added inputs, and diffusers' own of the same checkpoint."""
+
+    def __init__(self, bundle: Path, checkpoint: Path) -> None:
+        opened = open_bundle(bundle)
+        self.component = Component(root=opened.root, manifest=opened.manifest, name=UNET)
+        self.checkpoint = checkpoint
+        folder = compiled_folder(self.component, Backend.ORT_CPU)
+        self._model = OrtCpu().open(self.component, folder, threads=2)
+
+    def shapes(self, *added: AddedInputs, **more: int) -> Shapes:
+        """Those of the bundle's first profile, for so many pictures at once."""
+        profile = self.component.manifest.profiles[0]
+        wide = Profile(width=profile.width, height=profile.height, batch=PICTURES)
+        return Shapes(profile=wide, added=frozenset(added), **more)
+
+    def engine(self, *added: AddedInputs, **more: int) -> Engine:
+        """The U-Net for these shapes."""
+        return self._model.engine(self.shapes(*added, **more))
+
+    def diffusers(self) -> Any:
+        """Its own U-Net."""
+        import diffusers
+
+        return diffusers.UNet2DConditionModel.from_pretrained(self.checkpoint, subfolder="unet").float().eval()
+
+    def close(self) -> None:
+        """Unmaps the weights."""
+        self._model.close()
+
+
+@pytest.fixture(scope="module")
+def variant(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Variant]]:
+    """A family's, or a fixture's bundle; opened when it is first asked for."""
+    opened = []
+
+    @cache
+    def of(name: str) -> Variant:
+        if name.endswith("_bundle"):
+            bundle, checkpoint = request.getfixturevalue(name), Path()
+        elif name == "emoji":
+            bundle, checkpoint = request.getfixturevalue("emoji_bundle"), EMOJI
+        else:
+            bundle = request.getfixturevalue("family_bundle")(name)
+            checkpoint = request.getfixturevalue("family_checkpoint")(name)
+        opened.append(Variant(bundle, checkpoint))
+        return opened[-1]
+
+    yield of
+    for one in opened:
+        one.close()
+
+
+def random_inputs(engine: Engine, batch: int, seed: int = 0, scale: float = 1.0) -> dict[str, Array]:
+    """Of each input other numbers; a timestep of its own for every sample."""
+    rng = np.random.default_rng((seed, batch))
+    drawn = {
+        name: (rng.standard_normal(one.sized(batch)) * (1.0 if one.neutral is None else scale)).astype(one.dtype)
+        for name, one in engine.spec.inputs.items()
+    }
+    return {**drawn, "timestep": np.linspace(3, 950, batch).astype(drawn["timestep"].dtype)}
+
+
+def neutral_inputs(engine: Engine, batch: int) -> dict[str, Array]:
+    """Every input that may be left out, full of its neutral value."""
+    inputs = engine.spec.inputs.items()
+    return {name: np.full(one.sized(batch), one.neutral, one.dtype) for name, one in inputs if one.neutral is not None}
+
+
+def without(inputs: Mapping[str, Array], engine: Engine) -> dict[str, Array]:
+    """The U-Net's own alone."""
+    return {name: array for name, array in inputs.items() if engine.spec.inputs[name].neutral is None}
+
+
+def library_answer(unet: Any, inputs: Mapping[str, Array], structure: Any, **more: Any) -> Array:
+    """What diffusers answers to inputs by our names."""
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    conditions = {name: tensors[name] for name in ("text_embeds", "time_ids") if name in tensors}
+    if MID_RESIDUAL in tensors:
+        more["mid_block_additional_residual"] = tensors[MID_RESIDUAL]
+        more["down_block_additional_residuals"] = [tensors[down_residual(i)] for i in range(len(structure.skips))]
+    if feature(0) in tensors:
+        features = (feature(index) for index in range(len(structure.down) + 1))
+        more["down_intrablock_additional_residuals"] = [tensors[name].clone() for name in features if name in tensors]
+    with torch.no_grad():
+        answer = unet(
+            tensors["sample"],
+            tensors["timestep"],
+            tensors["encoder_hidden_states"],
+            timestep_cond=tensors.get("timestep_cond"),
+            added_cond_kwargs=conditions,
+            **more,
+        )
+    return np.asarray(answer.sample)
+
+
+def assert_close(found: Array, expected: Array, bound: float = 2e-5) -> None:
+    """By the root mean square of the difference, relative to that of what is expected."""
+    error = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
+    assert error < bound, error
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "emoji",
+        "sdxl",
+        "half_bundle",
+        "int8_bundle",
+        *(pytest.param(name, marks=slow) for name in ("sd1", "sd2", *MORE)),
+    ],
+)
+def test_left_out_they_change_nothing(name: str, variant: Callable[[str], Variant], tmp_path: Path) -> None:
+    """To the last bit: beside an engine that was compiled without them, and beside neutral numbers."""
+    unet = variant(name)
+    compile_onnx(unet.component.onnx, tmp_path, group_norm=group_norm_of(unet.component))
+    plain = OrtCpuModel.of_compiled(tmp_path, threads=2, halves=True).engine(
+        unet.component.spec_of_any_batch(unet.shapes())
+    )
+    engine = unet.engine(AddedInputs.CONTROL)
+    for batch in (1, 3):
+        inputs = random_inputs(plain, batch)
+        expected = plain.run(inputs)
+        for found in (engine.run(inputs), engine.run({**inputs, **neutral_inputs(engine, batch)})):
+            np.testing.assert_array_equal(found["out_sample"], expected["out_sample"])
+    plain.close()
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *(pytest.param(name, marks=slow) for name in MORE)])
+def test_residuals_and_features_are_diffusers(name: str, variant: Callable[[str], Variant]) -> None:
+    """Residuals alone, features alone, all but the mid block's feature, everything; each tensor has other numbers."""
+    unet = variant(name)
+    engine, library, structure = unet.engine(AddedInputs.CONTROL), unet.diffusers(), unet.component.structure
+    last = feature(len(structure.down))
+    kinds = {"residual": lambda name: "residual" in name, "feature": lambda name: "feature" in name}
+    for batch, leaves_out in enumerate((kinds["residual"], kinds["feature"], lambda name: name == last), 1):
+        inputs = random_inputs(engine, batch, scale=2.0)
+        given = {name: array for name, array in inputs.items() if not leaves_out(name)}
+        found = engine.run(given)["out_sample"]
+        assert_close(found, library_answer(library, given, structure))
+        difference = found - engine.run(without(given, engine))["out_sample"]
+        assert np.abs(difference).mean() > 0.02 * np.abs(found).mean()
+    everything = random_inputs(engine, 2, scale=2.0)
+    assert_close(engine.run(everything)["out_sample"], library_answer(library, everything, structure))
