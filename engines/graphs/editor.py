@@ -115,6 +115,16 @@ def input_of(node: "ir.Node", index: int) -> "ir.Value":
     return value
 
 
+def dtype_of(value: "ir.Value") -> "ir.DataType":
+    """The type of a floating-point value's numbers; graphs in eight bits do not tell it of what they dequantize."""
+    import onnx_ir as ir
+
+    maker = value.producer()
+    if value.dtype is None and maker is not None and maker.op_type == "DequantizeLinear":
+        return input_of(maker, 1).dtype or ir.DataType.FLOAT
+    return value.dtype or ir.DataType.FLOAT
+
+
 def scope_of(node: "ir.Node") -> str:
     """The dotted path of the torch module that a node came from; empty where the graph does not say."""
     scopes = node.metadata_props.get(SCOPES)

@@ -12,10 +12,20 @@ import torch
 from latentrt.engines.backends.ort_cpu.backend import OrtCpu
 from latentrt.engines.backends.ort_cpu.compile import compile_onnx, group_norm_of
 from latentrt.engines.backends.ort_cpu.model import OrtCpuModel
-from latentrt.engines.bundle.added_inputs import MID_RESIDUAL, down_residual, feature
+from latentrt.engines.bundle.added_inputs import (
+    KEYS,
+    MID_RESIDUAL,
+    SCALES,
+    VALUES,
+    attended_levels,
+    down_residual,
+    feature,
+    image_prompt_mask,
+)
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
+from latentrt.engines.bundle.unet_structure import UnetStructure
 from latentrt.engines.engine import Engine
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import AddedInputs, Profile, Shapes
@@ -103,10 +113,12 @@ def without(inputs: Mapping[str, Array], engine: Engine) -> dict[str, Array]:
     return {name: array for name, array in inputs.items() if engine.spec.inputs[name].neutral is None}
 
 
-def library_answer(unet: Any, inputs: Mapping[str, Array], structure: Any, **more: Any) -> Array:
-    """What diffusers answers to inputs by our names."""
+def library_answer(
+    unet: Any, inputs: Mapping[str, Array], structure: UnetStructure, conditions: Mapping[str, Any], **more: Any
+) -> Array:
+    """What diffusers answers to inputs by our names, further conditions and further arguments."""
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    conditions = {name: tensors[name] for name in ("text_embeds", "time_ids") if name in tensors}
+    added = {name: tensors[name] for name in ("text_embeds", "time_ids") if name in tensors}
     if MID_RESIDUAL in tensors:
         more["mid_block_additional_residual"] = tensors[MID_RESIDUAL]
         more["down_block_additional_residuals"] = [tensors[down_residual(i)] for i in range(len(structure.skips))]
@@ -119,7 +131,7 @@ def library_answer(unet: Any, inputs: Mapping[str, Array], structure: Any, **mor
             tensors["timestep"],
             tensors["encoder_hidden_states"],
             timestep_cond=tensors.get("timestep_cond"),
-            added_cond_kwargs=conditions,
+            added_cond_kwargs={**added, **conditions},
             **more,
         )
     return np.asarray(answer.sample)
@@ -148,7 +160,7 @@ def test_left_out_they_change_nothing(name: str, variant: Callable[[str], Varian
     plain = OrtCpuModel.of_compiled(tmp_path, threads=2, halves=True).engine(
         unet.component.spec_of_any_batch(unet.shapes())
     )
-    engine = unet.engine(AddedInputs.CONTROL)
+    engine = unet.engine(*AddedInputs)
     for batch in (1, 3):
         inputs = random_inputs(plain, batch)
         expected = plain.run(inputs)
@@ -168,8 +180,93 @@ def test_residuals_and_features_are_diffusers(name: str, variant: Callable[[str]
         inputs = random_inputs(engine, batch, scale=2.0)
         given = {name: array for name, array in inputs.items() if not leaves_out(name)}
         found = engine.run(given)["out_sample"]
-        assert_close(found, library_answer(library, given, structure))
+        assert_close(found, library_answer(library, given, structure, {}))
         difference = found - engine.run(without(given, engine))["out_sample"]
         assert np.abs(difference).mean() > 0.02 * np.abs(found).mean()
     everything = random_inputs(engine, 2, scale=2.0)
-    assert_close(engine.run(everything)["out_sample"], library_answer(library, everything, structure))
+    assert_close(engine.run(everything)["out_sample"], library_answer(library, everything, structure, {}))
+
+
+class ImagePrompts:
+    """Two random adapters of diffusers on a U-Net of its own, and what they are to an engine."""
+
+    TOKENS = (2, 4)
+    COMMON = 4  # tokens that are repeated share a softmax as if they were there once
+
+    def __init__(self, unet: Variant) -> None:
+        from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
+
+        torch.manual_seed(5)
+        self.structure = unet.component.structure
+        self.library = unet.diffusers()
+        self.library.encoder_hid_proj = torch.nn.Identity()
+        self.library.register_to_config(encoder_hid_dim_type="ip_image_proj")
+        self.width = self.library.config.cross_attention_dim
+        processors: dict[str, Any] = {name: AttnProcessor2_0() for name in self.library.attn_processors}
+        layers = [f"{layer.scope}.processor" for layer in self.structure.cross_attentions]
+        assert layers == [name for name in processors if "attn2" in name]  # in the order of the library's modules
+        for index, layer in enumerate(self.structure.cross_attentions):
+            row = IPAdapterAttnProcessor2_0(
+                layer.width, self.width, self.TOKENS, [0.5 + 0.2 * index, 1.5 - 0.1 * index]
+            )
+            for weight in row.parameters():
+                torch.nn.init.normal_(weight, std=0.5 * self.width**-0.5)
+            processors[layers[index]] = row
+        processors[layers[0]].scale[1] = 0.0  # skipped there
+        self.library.set_attn_processor(dict(processors))  # which empties it
+        self.rows = [processors[name] for name in layers]
+
+    def drawn(self, batch: int, masked: bool, size: tuple[int, int]) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Other tokens for every sample: an engine's inputs, and diffusers' arguments beside the U-Net's own."""
+        from diffusers.image_processor import IPAdapterMaskProcessor
+
+        random = torch.Generator().manual_seed(batch)
+        states = [torch.randn(batch, 1, tokens, self.width, generator=random) for tokens in self.TOKENS]
+        masks = [(torch.rand(1, 1, 4, 4, generator=random) < 0.6).float() for _ in states]
+        masks = [torch.nn.functional.interpolate(mask, (32, 32)) for mask in masks]
+
+        def packed(kind: str) -> Array:
+            prompts = []
+            for index, state in enumerate(states):
+                with torch.no_grad():
+                    layers = [getattr(row, kind)[index](state) for row in self.rows]
+                prompts.append(torch.cat(layers, -1).repeat(1, 1, self.COMMON // state.shape[2], 1))
+            return torch.cat(prompts, 1).numpy()
+
+        scales = np.array([row.scale for row in self.rows], np.float32).T
+        inputs = {KEYS: packed("to_k_ip"), VALUES: packed("to_v_ip"), SCALES: np.tile(scales, (batch, 1, 1))}
+        if masked:
+            for level in attended_levels(self.structure):
+                places = size[0] * size[1] // 4**level
+                layers = [IPAdapterMaskProcessor.downsample(mask[:, 0], batch, places, 1)[..., 0] for mask in masks]
+                inputs[image_prompt_mask(level)] = torch.stack(layers, 1).numpy()
+        return inputs, {"image_embeds": states, "masks": masks if masked else None}
+
+    def answer(self, inputs: Mapping[str, Array], given: Mapping[str, Any]) -> Array:
+        """What diffusers answers to a U-Net's inputs, control's among them."""
+        keywords = {} if given["masks"] is None else {"cross_attention_kwargs": {"ip_adapter_masks": given["masks"]}}
+        return library_answer(self.library, inputs, self.structure, {"image_embeds": given["image_embeds"]}, **keywords)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *(pytest.param(name, marks=slow) for name in MORE)])
+def test_image_prompts_are_diffusers(name: str, variant: Callable[[str], Variant]) -> None:
+    """Two adapters with scales of their own in every layer, with masks and without.
+
+    The last call has residuals and features, too.
+    """
+    unet = variant(name)
+    prompts = ImagePrompts(unet)
+    engine = unet.engine(*AddedInputs, image_prompts=2, image_tokens=prompts.COMMON)
+    size = unet.component.manifest.latents.size(unet.shapes().profile)
+    for batch, masked, controlled in ((1, False, False), (2, True, False), (3, True, True)):
+        inputs = random_inputs(engine, batch)
+        own = (
+            {name: array for name, array in inputs.items() if "image_prompt" not in name}
+            if controlled
+            else without(inputs, engine)
+        )
+        added, given = prompts.drawn(batch, masked, size)
+        found = engine.run({**own, **added})["out_sample"]
+        assert_close(found, prompts.answer(own, given))
+        difference = found - engine.run(own)["out_sample"]
+        assert np.abs(difference).mean() > 0.02 * np.abs(found).mean()

@@ -118,7 +118,7 @@ def rewritten_graph(
     except ImportError:
         return None
     if added_to is not None:
-        add_inputs(model, added_to, (AddedInputs.CONTROL,))
+        add_inputs(model, added_to, tuple(AddedInputs))
     replaced = replace_group_norms(model, group_norm)
     if fuses:
         replaced += fuse_attention(model)

@@ -8,7 +8,7 @@ import numpy as np
 from latentrt.engines.bundle.added_inputs import MID_RESIDUAL, down_residual, feature, feature_planes
 from latentrt.engines.bundle.unet_structure import Plane, UnetStructure
 from latentrt.engines.errors import EngineError
-from latentrt.engines.graphs.editor import GraphEditor, input_of, scope_of
+from latentrt.engines.graphs.editor import GraphEditor, dtype_of, input_of, scope_of
 from latentrt.engines.spec import BATCH
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _sum(editor: GraphEditor, value: "ir.Value", name: str, plane: Plane, option
         sides = [f"{side}_{plane.level}" for side in ("height", "width")]
         given = editor.input(name, ir.DataType.FLOAT, [BATCH, plane.channels, *sides])
     place = editor.after(value, name)
-    dtype = _dtype(value)
+    dtype = dtype_of(value)
     addend = given if dtype == ir.DataType.FLOAT else place.add("Cast", given, to=dtype, name=f"{name}.cast")
     total = place.add("Add", value, addend, name=f"{name}.sum")
     total.dtype, total.shape = dtype, value.shape
@@ -100,17 +100,7 @@ def _replace_by_sum(editor: GraphEditor, value: "ir.Value", total: "ir.Value") -
         place = editor.after(total, str(total.name))
         codes = place.add_like(quantize, total, *quantize.inputs[1:])
         again = place.add_like(dequantize, codes, *dequantize.inputs[1:])
-        again.dtype = _dtype(value)
+        again.dtype = dtype_of(value)
         for node, index in rounded:
             node.replace_input_with(index, again)
     editor.rewire(value, total, but=[node for node in (adding,) if node is not None])
-
-
-def _dtype(value: "ir.Value") -> "ir.DataType":
-    """Of a value's numbers; graphs in eight bits do not tell it of what they dequantize."""
-    import onnx_ir as ir
-
-    maker = value.producer()
-    if value.dtype is None and maker is not None and maker.op_type == "DequantizeLinear":
-        return input_of(maker, 1).dtype or ir.DataType.FLOAT
-    return value.dtype or ir.DataType.FLOAT
