@@ -3,47 +3,53 @@
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from latentrt.engines.bundle.added_inputs import previous
 from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.probes import Probe, write_probes
 from latentrt.engines.bundle.records.component import ComponentRecord, ParityRecord
 from latentrt.engines.bundle.records.named_weights import NamedWeights, WeightRecord, write_named_weights
 from latentrt.engines.bundle.records.seamless import Seamless
+from latentrt.engines.graphs.editor import load_graph, save_graph
 from latentrt.engines.graphs.islands import Island, islands_of
+from latentrt.engines.graphs.summed_outputs import add_previous
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array
 from latentrt.export.modules.component_module import ComponentModule
-from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.tracing.activations import ActivationRanges, extreme_inputs
 from latentrt.export.tracing.named_weights import bundle_records
-from latentrt.export.tracing.onnx_export import Graph, export_onnx
-from latentrt.export.tracing.probes import (
-    record_probe,
-)
+from latentrt.export.tracing.onnx_export import MODEL_FILE, Graph, export_onnx
+from latentrt.export.tracing.probes import record_probe, with_previous
 
 _UNMEASURED = ParityRecord(relative_error=float("nan"), psnr=float("nan"), cases=0)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ComponentExports:
-    """One run over all components."""
+    """One run over all components.
 
-    checkpoint: Checkpoint
+    ``family`` is the model's, or that of the models which an add-on is for; ``guided`` says whether their pictures have
+    an unconditional half; their latents have ``latent_channels``.
+    """
+
+    family: str
+    guided: bool
+    latent_channels: int
     root: Path
     precision: Precision
     profiles: Sequence[Profile]
     progress: Progress
     seamless: Seamless
     kept_fp32: Sequence[str]
-    records: dict[str, ComponentRecord]
-    ranges: ActivationRanges
+    records: dict[str, ComponentRecord] = field(default_factory=dict)
+    ranges: ActivationRanges = field(default_factory=ActivationRanges)
 
     def component(
         self,
@@ -53,10 +59,13 @@ class ComponentExports:
         graph: Graph,
         probes: Sequence[Probe],
         beside: Mapping[str, WeightRecord] | None = None,
+        *,
+        summed: bool = False,
     ) -> None:
         """Traces one module and records what was written.
 
-        ``beside`` are weights of the checkpoint's part that are not the module's.
+        ``beside`` are weights of the checkpoint's part that are not the module's. ``summed`` adds to each output an
+        input that may be left out: what other nets gave.
         """
         precision, islands = self._precision_of(name)
         if precision is Precision.FP16:
@@ -68,6 +77,15 @@ class ComponentExports:
             written, kept, weights = export_onnx(
                 module, example, graph, self.root / folder, islands if precision is Precision.FP16 else None
             )
+        inputs = dict(graph.inputs)
+        if summed:
+            path = self.root / folder / MODEL_FILE
+            model = load_graph(path)
+            add_previous(model, graph.outputs)
+            save_graph(model, path)
+            added = {previous(key): row.model_copy(update={"neutral": 0.0}) for key, row in graph.outputs.items()}
+            inputs |= added
+            probes = [*probes, with_previous(probes[0])]
         write_probes(self.root / "probes" / f"{name}.safetensors", probes)
         named = f"weights/{name}.json"
         rows = bundle_records(weights, folder, module.checkpoint_names)
@@ -80,11 +98,11 @@ class ComponentExports:
             named_weights=named,
             precision=precision,
             islands=kept,
-            inputs=dict(graph.inputs),
+            inputs=inputs,
             outputs=dict(graph.outputs),
             probes=f"probes/{name}.safetensors",
             parity=_UNMEASURED,
-            batch_per_picture=2 if self.checkpoint.guided and kind.row.guided else 1,
+            batch_per_picture=2 if self.guided and kind.row.guided else 1,
             parameters=sum(parameter.numel() for parameter in module.parameters()),
         )
 
@@ -100,7 +118,7 @@ class ComponentExports:
 
     def _precision_of(self, name: str) -> tuple[Precision, Sequence[Island]]:
         """A component's precision and what of it stays in fp32."""
-        islands = islands_of(self.checkpoint.family.name, name)
+        islands = islands_of(self.family, name)
         whole = name in self.kept_fp32 or any(island.is_whole for island in islands)
         return (Precision.FP32 if whole else self.precision), islands
 
@@ -108,7 +126,7 @@ class ComponentExports:
         self, name: str, kind: ComponentKind, module: torch.nn.Module, graph: Graph, probe: Probe
     ) -> Sequence[Probe]:
         """One more run with stretched inputs, where fp16 would overflow first."""
-        inputs = extreme_inputs(kind, probe.inputs, self.checkpoint.latents.channels)
+        inputs = extreme_inputs(kind, probe.inputs, self.latent_channels)
         if inputs is None:
             return ()
         tensors = {key: torch.from_numpy(array) for key, array in inputs.items()}

@@ -40,7 +40,6 @@ from latentrt.export.modules.vae import load_vae, vae_decoder_graph, vae_encoder
 from latentrt.export.quiet import quiet
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.sources.families import TextEncoderRow
-from latentrt.export.tracing.activations import ActivationRanges
 from latentrt.export.tracing.preview import fit_preview
 from latentrt.export.tracing.probes import (
     added_inputs,
@@ -56,6 +55,13 @@ from latentrt.export.tracing.probes import (
 from latentrt.export.tracing.versions import exporter_versions
 
 _T = TypeVar("_T")
+
+
+@dataclass(kw_only=True)
+class _Exports(ComponentExports):
+    """Those of a model."""
+
+    checkpoint: Checkpoint
 
 
 def export_components(
@@ -79,7 +85,18 @@ def export_components(
         CheckpointError: weights that are not the modules', that torch cannot load, or that are not finite.
         ParityError: activations that fp16 cannot hold.
     """
-    run = ComponentExports(checkpoint, root, precision, profiles, progress, seamless, kept_fp32, {}, ActivationRanges())
+    run = _Exports(
+        family=checkpoint.family.name,
+        guided=checkpoint.guided,
+        latent_channels=checkpoint.latents.channels,
+        root=root,
+        precision=precision,
+        profiles=profiles,
+        progress=progress,
+        seamless=seamless,
+        kept_fp32=kept_fp32,
+        checkpoint=checkpoint,
+    )
     family, tokenizers, embeddings = checkpoint.family, {}, {}
     prompts = []
     with progress.stage("weights: check"):
@@ -154,7 +171,7 @@ class _Picture:
 
 
 def _export_text_encoder(
-    run: ComponentExports, row: TextEncoderRow, tokenizer: Tokenizer
+    run: _Exports, row: TextEncoderRow, tokenizer: Tokenizer
 ) -> tuple[_Prompts, TokenEmbeddingsRecord]:
     """Exports a text encoder and its table."""
     with run.progress.stage(f"{row.part}: load"):
@@ -179,7 +196,7 @@ def _export_text_encoder(
     return _Prompts(states=results["hidden_states"][:, -1], pooled=results.get("text_embeds")), embeddings
 
 
-def _export_autoencoder(run: ComponentExports) -> tuple[list[_Picture], PreviewRecord]:
+def _export_autoencoder(run: _Exports) -> tuple[list[_Picture], PreviewRecord]:
     """Exports the autoencoder's halves, and fits a preview to them."""
     checkpoint = run.checkpoint
     with run.progress.stage("vae: load"):
@@ -212,7 +229,7 @@ def _export_autoencoder(run: ComponentExports) -> tuple[list[_Picture], PreviewR
     return pictures, preview
 
 
-def _export_unet(run: ComponentExports, prompts: Sequence[_Prompts], pictures: Sequence[_Picture]) -> None:
+def _export_unet(run: _Exports, prompts: Sequence[_Prompts], pictures: Sequence[_Picture]) -> None:
     """Exports the U-Net."""
     checkpoint = run.checkpoint
     with run.progress.stage("unet: load"):

@@ -221,6 +221,40 @@ def family_bundle(
 
 
 @pytest.fixture(scope="session")
+def net_checkpoint(family_checkpoint: Callable[[str], Path], shared: Path) -> Callable[[str], Path]:
+    """A tiny control net for the tiny checkpoint of a family, in diffusers' folder. Do not write to it."""
+    from tiny_nets import save_control_net
+
+    @cache
+    def saved(family: str) -> Path:
+        return filled_once(shared / f"{family}.net", lambda folder: save_control_net(folder, family_checkpoint(family)))
+
+    return saved
+
+
+@pytest.fixture(scope="session")
+def net_bundle(
+    net_checkpoint: Callable[[str], Path], family_bundle: Callable[[str], Path], shared: Path
+) -> Callable[[str], Path]:
+    """Its bundle, built for the family's. Do not write to it."""
+
+    @cache
+    def built(family: str) -> Path:
+        return filled_once(
+            shared / f"{family}-net.bundle",
+            lambda folder: latentrt.build(net_checkpoint(family), folder, for_bundle=family_bundle(family)),
+        )
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def tiny_net(net_bundle: Callable[[str], Path]) -> Path:
+    """The bundle of a control net for the tiny bundle. Do not write to it."""
+    return net_bundle("sd1")
+
+
+@pytest.fixture(scope="session")
 def family_pipe(family_bundle: Callable[[str], Path]) -> Iterator[Callable[[str], latentrt.Pipeline]]:
     """A family's bundle, opened; one thread is enough for models so small."""
     opened: list[latentrt.Pipeline] = []

@@ -20,6 +20,11 @@ def down_residual(index: int) -> str:
     return f"down_residual_{index}"
 
 
+def previous(residual: str) -> str:
+    """What a control net takes of the nets before it: their sum, to which it adds its own residual."""
+    return f"previous_{residual}"
+
+
 def feature(index: int) -> str:
     """What a T2I-Adapter adds to a down block's result."""
     return f"feature_{index}"
@@ -40,7 +45,7 @@ def feature_planes(structure: UnetStructure) -> tuple[Plane, ...]:
         Plane(channels=block.channels, level=block.level + (block.resamples and not block.attentions))
         for block in structure.down
     ]
-    return (*planes, Plane(channels=structure.mid.channels, level=structure.mid.level))
+    return (*planes, structure.middle)
 
 
 def added_inputs(structure: UnetStructure, shapes: Shapes, size: tuple[int, int]) -> dict[str, TensorSpec]:
@@ -62,7 +67,7 @@ def added_inputs(structure: UnetStructure, shapes: Shapes, size: tuple[int, int]
     if AddedInputs.CONTROL in shapes.added:
         for index, plane in enumerate(structure.skips):
             tensors[down_residual(index)] = _of_plane(plane, size)
-        tensors[MID_RESIDUAL] = _of_plane(Plane(channels=structure.mid.channels, level=structure.mid.level), size)
+        tensors[MID_RESIDUAL] = _of_plane(structure.middle, size)
         for index, plane in enumerate(feature_planes(structure)):
             tensors[feature(index)] = _of_plane(plane, size)
     if AddedInputs.IMAGE_PROMPT in shapes.added:

@@ -70,6 +70,11 @@ class UnetStructure:
         return tuple(planes)
 
     @property
+    def middle(self) -> Plane:
+        """The mid block's result."""
+        return Plane(channels=self.mid.channels, level=self.mid.level)
+
+    @property
     def levels(self) -> int:
         """How many sizes planes have."""
         return self.mid.level + 1

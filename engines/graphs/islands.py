@@ -33,12 +33,21 @@ class Island:
 ISLANDS = (
     # Timesteps and sizes are multiplied by frequencies and go into sines: 10 bits of 999 are not enough
     Island(component="unet", scope="*time_proj", reason="sines of timesteps and sizes"),
+    Island(component="control", scope="*time_proj", reason="sines of timesteps and sizes"),
+    Island(component="control", scope="*type_proj", reason="sines of control types"),
     # SDXL's autoencoder leaves fp16's range inside (its config says force_upcast); the fp16-fix weights would not
     Island(families=("*sdxl*",), component="vae_*", reason="activations beyond 65504"),
     # SD 2.x trained at 768 pixels multiplies queries and keys beyond 65504 before it scales them down
     Island(
         families=("sd2*", "sd-turbo"),
         component="unet",
+        scope="*.attn?",
+        operators=frozenset({"Attention"}),
+        reason="attention scores",
+    ),
+    Island(
+        families=("sd2*", "sd-turbo"),
+        component="control",
         scope="*.attn?",
         operators=frozenset({"Attention"}),
         reason="attention scores",

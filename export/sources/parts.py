@@ -241,7 +241,7 @@ class FolderPart(Part):
         """The same, but for names of earlier releases."""
         if self.name == "vae":
             return diffusers_vae_tensors(tensors)
-        return dict(tensors) if self.name == "unet" else clip_tensors(tensors, self.config)
+        return clip_tensors(tensors, self.config) if self.name.startswith("text_encoder") else dict(tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,4 +293,7 @@ def module_class(part: str) -> Any:
         "text_encoder_2": transformers.CLIPTextModelWithProjection,
         "unet": diffusers.UNet2DConditionModel,
         "vae": diffusers.AutoencoderKL,
+        "controlnet": diffusers.ControlNetModel,
+        "controlnet_union": diffusers.ControlNetUnionModel,
+        "t2i_adapter": diffusers.T2IAdapter,
     }[part]

@@ -1,6 +1,6 @@
 """Where a model lies: a path here, a folder of the hub's cache, or the hub, from which its files are fetched."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,38 +44,54 @@ def place_of_model(model: str, choices: Choices, parts: Set[str]) -> Place:
     Raises:
         CheckpointError: it is nowhere, cannot be fetched, or could be several things.
     """
-    path = Path(model)
+    place = place_from_text(
+        model,
+        lambda repository: _fetched(repository, choices, parts),
+        expected=f"a diffusers folder, a checkpoint file, a hub id such as owner/name, or {EMBEDDED}",
+    )
+    return _alone(place) if place.published is None else place
+
+
+def place_from_text(text: str, fetched: Callable[[Repository], Place], *, expected: str) -> Place:
+    """Finds what the user named: a path, a place on the hub, or one in its cache.
+
+    Args:
+        text: as ``place_of_model`` takes it.
+        fetched: fetches what a build reads of a repository.
+        expected: what the text should be, for messages.
+
+    Raises:
+        CheckpointError: it is nowhere, cannot be fetched, or could be several things.
+    """
+    path = Path(text)
     if not path.exists():
-        start, at, revision = model.rpartition("@")
+        start, at, revision = text.rpartition("@")
         if at and Path(start).is_dir():
             snapshot = cached_snapshot(Path(start), revision)
             if snapshot is not None:
-                return _alone(Place(path=snapshot.folder, name=snapshot.repository, revision=snapshot.commit))
+                return Place(path=snapshot.folder, name=snapshot.repository, revision=snapshot.commit)
         if path.is_symlink():
             raise CheckpointError(
-                f"got {model!r}, a link to {str(path.readlink())!r}, which is not there; download the model again"
+                f"got {text!r}, a link to {str(path.readlink())!r}, which is not there; download the model again"
             )
-        reference = reference_from_text(model)
+        reference = reference_from_text(text)
         if reference is None:
-            raise CheckpointError(
-                f"got model {model!r}, expected a diffusers folder, a checkpoint file, a hub id such as owner/name, or "
-                f"{EMBEDDED}; check the path"
-            )
-        return _fetched(repository_of_reference(reference), choices, parts)
+            raise CheckpointError(f"got model {text!r}, expected {expected}; check the path")
+        return fetched(repository_of_reference(reference))
     snapshot = cached_snapshot(path, None) if path.is_dir() else None
     if snapshot is not None:
-        return _alone(Place(path=snapshot.folder, name=snapshot.repository, revision=snapshot.commit))
+        return Place(path=snapshot.folder, name=snapshot.repository, revision=snapshot.commit)
     around = snapshot_around(path)
     if around is not None:
         inside = path.absolute().relative_to(around.folder).as_posix()
-        return _alone(Place(path=path, name=f"{around.repository}/{inside}", revision=around.commit))
+        return Place(path=path, name=f"{around.repository}/{inside}", revision=around.commit)
     cached = repositories_in(path) if path.is_dir() else []
     if cached:
         raise CheckpointError(
             f"{str(path)!r} is the hub's cache of {', '.join(cached)}, expected one model; give its id, such as "
             f"{cached[0]}"
         )
-    return _alone(Place(path=path))
+    return Place(path=path)
 
 
 def _alone(place: Place) -> Place:
@@ -90,12 +106,12 @@ def _fetched(repository: Repository, choices: Choices, parts: Set[str]) -> Place
     if reference.path in names:
         beside = f"{reference.path.rpartition('/')[0]}/config.json".lstrip("/")  # of a part's own weights
         folder = repository.fetched([name for name in names if name in (reference.path, beside)])
-        return Place(path=folder / reference.path, name=_name(reference), revision=folder.name)
+        return Place(path=folder / reference.path, name=name_of(reference), revision=folder.name)
     inside = [name for name in names if name.startswith(below)]
     if not inside:
         raise CheckpointError(
             f"got model {str(reference)!r}, but {reference.repository} has no {reference.path or 'files'}; it holds "
-            f"{_listed(names)}; choose among these"
+            f"{listed(names)}; choose among these"
         )
     settings = [name for name in inside if _is_setting(name.removeprefix(below), parts)]
     root = repository.fetched(settings) if settings else None
@@ -109,7 +125,7 @@ def _fetched(repository: Repository, choices: Choices, parts: Set[str]) -> Place
         deeper += [name for name in inside if name.endswith((".safetensors", ".ckpt"))]
         advice = f"give a model in it, such as {reference.repository}/{deeper[0]}" if deeper else "choose another"
         raise CheckpointError(
-            f"got model {str(reference)!r}, which holds {_listed(inside)}, expected a diffusers folder or one file of "
+            f"got model {str(reference)!r}, which holds {listed(inside)}, expected a diffusers folder or one file of "
             f"weights; {advice}"
         )
     else:
@@ -120,14 +136,16 @@ def _fetched(repository: Repository, choices: Choices, parts: Set[str]) -> Place
     assert root is not None
     path = root / below if file is None else root / chosen[0]
     here = tuple(root / name for name in inside) if file is None else None
-    return Place(path=path, name=_name(reference), revision=root.name, published=here)
+    return Place(path=path, name=name_of(reference), revision=root.name, published=here)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first of some files' names, for messages."""
     return ", ".join(names[:10]) + (", …" if len(names) > 10 else "") if names else "nothing"
 
 
-def _name(reference: HubReference) -> str:
+def name_of(reference: HubReference) -> str:
+    """What a repository, or what lies in one, is called."""
     return reference.repository if reference.path is None else f"{reference.repository}/{reference.path}"
 
 

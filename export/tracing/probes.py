@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from latentrt.engines.bundle.added_inputs import previous
 from latentrt.engines.bundle.noise_schedule import alpha_cumprod_at, timestep_at
 from latentrt.engines.bundle.photograph import photograph
 from latentrt.engines.bundle.probes import Probe
@@ -32,6 +33,14 @@ _SEED = 7
 def photograph_pixels(profile: Profile) -> Array:
     """The photograph at a profile's size: (1, 3, H, W) float32 in [−1, 1]."""
     return normalized(np.asarray(photograph(profile), np.float32) / np.float32(255.0))[None]
+
+
+def control_pictures(profile: Profile) -> Array:
+    """Two control pictures (2, 3, H, W) float32 in [0, 1]: the photograph, and it in black and white."""
+    photo = np.asarray(photograph(profile), np.float32) / np.float32(255.0)
+    light = (photo.mean(-1, keepdims=True) > photo.mean()).astype(np.float32)
+    pictures = np.stack([photo, np.broadcast_to(light, photo.shape)])
+    return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))
 
 
 def masked_photograph(profile: Profile, space: LatentSpace) -> tuple[Array, Array]:
@@ -108,6 +117,17 @@ def added_inputs(checkpoint: Checkpoint, profile: Profile) -> dict[str, torch.Te
             np.stack([guidance_scale_embedding(scale, embedding) for scale in scales])
         )
     return added
+
+
+def with_previous(probe: Probe) -> Probe:
+    """A run with what other nets gave beside the inputs, each of whose outputs that is added to."""
+    noise = np.random.default_rng(_SEED)
+    given = {name: noise.standard_normal(array.shape, np.float32) for name, array in probe.outputs.items()}
+    return Probe(
+        profile=probe.profile,
+        inputs={**probe.inputs, **{previous(name): array for name, array in given.items()}},
+        outputs={name: array + given[name] for name, array in probe.outputs.items()},
+    )
 
 
 def record_probe(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from latentrt.building.addon import build_addon, build_engines_of_addon
 from latentrt.building.compiling import engines_to_make
 from latentrt.building.from_bundle import build_from_bundle
 from latentrt.building.from_model import build_from_model
@@ -42,10 +43,11 @@ def build(
     loras: Sequence[str | Path | tuple[str | Path, *tuple[float, ...]] | LoraArgument] = (),
     prompts: str | Path | None = None,
     quality: float | None = None,
+    for_bundle: str | Path | None = None,
     progress: Progress | None = None,
     decided: Callable[[Mapping[str, DecisionRecord]], None] | None = None,
 ) -> Build:
-    """Builds a bundle from a model, or the engines that an existing bundle lacks on this machine.
+    """Builds a bundle from a model or from a net for one, or the engines that an existing bundle lacks on this machine.
 
     The bundle is written beside ``output`` and renamed when it is complete, so an earlier one stays whole
     until then. A bundle that was built from the same files, for the same profiles and by the same versions
@@ -83,6 +85,9 @@ def build(
         prompts: int8: a text file of calibration prompts, one a line; None takes a list of 32.
         quality: int8: required mean PSNR in dB of int8 pictures against the fp32 engine's; None is 30. The nodes whose
             rounding costs most stay in floating point until it is reached.
+        for_bundle: the bundle of the model that ``model``, then a control net or a T2I-Adapter (a diffusers folder, a
+            file, a hub id), is built for. Its family, its profiles and, unless ``precision`` says otherwise, its
+            precision are the net's; what int8 is to a model, fp32 is to its nets.
         progress: receives the stages.
         decided: receives what was worked out about the model, before the export begins.
 
@@ -96,6 +101,7 @@ def build(
     request = BuildRequest(
         model=str(model),
         output=None if output is None else Path(output),
+        for_bundle=None if for_bundle is None else Path(for_bundle),
         precision=precision,
         profiles=profiles_from_arguments(profiles),
         seamless=choice(Seamless, seamless, "seamless"),
@@ -114,6 +120,10 @@ def build(
     )
     request.engines.check_precision(precision)
     timer = StageTimer(progress)
+    if request.starts_from_addon:
+        return build_engines_of_addon(request, timer)
+    if request.for_bundle is not None:
+        return build_addon(request, timer, decided)
     if request.starts_from_bundle:
         return build_from_bundle(request, timer, decided)
     return build_from_model(request, timer, decided)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake
+from latentrt.engines.bundle.bundle import is_addon
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.bundle.records.seamless import Seamless
@@ -22,11 +23,12 @@ class BuildRequest:
 
     ``precision`` is None where none was given, ``profiles`` are empty where the model's own size is wanted. ``fp32``
     names components, which only the model can confirm. ``loras`` are fused into the weights. ``int8`` is None for other
-    precisions.
+    precisions. ``for_bundle`` is the model's bundle that an add-on is built for, None where a model is built.
     """
 
     model: str
     output: Path | None
+    for_bundle: Path | None
     precision: Precision | None
     profiles: tuple[Profile, ...]
     engines: EnginesToMake
@@ -41,8 +43,15 @@ class BuildRequest:
         """Whether the model is a bundle."""
         return (Path(self.model) / BUNDLE_FILE).is_file()
 
-    def kept_fp32(self, components: Sequence[str]) -> tuple[str, ...]:
-        """Of a model's components those to keep in fp32, in the order of the components.
+    @property
+    def starts_from_addon(self) -> bool:
+        """Whether it is the bundle of what is added to a model."""
+        return is_addon(self.model)
+
+    def kept_fp32(self, components: Sequence[str], precision: Precision | None = None) -> tuple[str, ...]:
+        """Of some components those to keep in fp32, in the order of the components.
+
+        ``precision`` is the bundle's, where the request leaves it open.
 
         Raises:
             RequestError: other components, or a precision that leaves no such choice.
@@ -52,7 +61,7 @@ class BuildRequest:
             raise RequestError(
                 f"got fp32 {', '.join(unknown)}, expected some of {', '.join(components)}; choose among these"
             )
-        if self.fp32 and self.precision in (None, Precision.FP32):
+        if self.fp32 and (precision or self.precision) in (None, Precision.FP32):
             raise RequestError(
                 "got components to keep in fp32 for a bundle in fp32, expected precision fp16 or int8; leave one out"
             )

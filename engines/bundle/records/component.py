@@ -19,10 +19,14 @@ class FileRecord(Record):
 
 
 class TensorRecord(Record):
-    """One tensor of a component; dimensions are numbers or the names in ``dimensions``."""
+    """One tensor of a component; dimensions are numbers or the names in ``dimensions``.
+
+    ``neutral`` is the number that an input is full of where a call leaves it out; None: it may not be left out.
+    """
 
     shape: tuple[Annotated[int, Field(gt=0)] | str, ...]
     dtype: Literal["float32", "int64"]
+    neutral: float | None = None
 
 
 class ParityRecord(Record):

@@ -122,6 +122,7 @@ class ComponentsManifest(Record):
                 name: TensorSpec(
                     shape=tuple(d if d == BATCH else sizes.get(str(d), d) for d in tensor.shape),
                     dtype=np.dtype(tensor.dtype),
+                    neutral=tensor.neutral,
                 )
                 for name, tensor in records.items()
             }

@@ -13,6 +13,8 @@ MARKS = {
     "text_encoder_2": "embeddings.token_embedding.weight",
     "unet": "conv_in.weight",
     "vae": "encoder.conv_in.weight",
+    "controlnet": "conv_in.weight",
+    "controlnet_union": "conv_in.weight",
 }
 _CLIP_LAYER = (
     *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")),
@@ -100,8 +102,10 @@ def _skeleton(part: str, config: Mapping[str, Any]) -> Iterator[tuple[str, tuple
         yield from _clip(config)
     elif part == "unet":
         yield from _unet(config)
-    else:
+    elif part == "vae":
         yield from _vae(config)
+    else:
+        yield from _control_net(config)
 
 
 def _clip(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...] | None]]:
@@ -124,16 +128,36 @@ def _unet(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...] | No
     channels, layers = config.get("block_out_channels"), config.get("layers_per_block", 2)
     if not _are_sizes(channels) or not _is_count(layers, _MOST_LAYERS):
         return
-    taken, predicted = config.get("in_channels"), config.get("out_channels")
-    yield "conv_in.weight", (channels[0], taken, *_kernel(config, "conv_in_kernel")) if _is_count(taken) else None
-    yield "time_embedding.linear_1.weight", None
+    yield from _way_down(config, channels, layers)
+    predicted = config.get("out_channels")
     for level in range(len(channels)):
-        yield from ((f"down_blocks.{level}.resnets.{layer}.conv1.weight", None) for layer in range(layers))
         yield from ((f"up_blocks.{level}.resnets.{layer}.conv1.weight", None) for layer in range(layers + 1))
     if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") is not None:
         yield "mid_block.resnets.0.conv1.weight", None
     kernel = _kernel(config, "conv_out_kernel")
     yield "conv_out.weight", (predicted, channels[0], *kernel) if _is_count(predicted) else None
+
+
+def _way_down(
+    config: Mapping[str, Any], channels: list[int], layers: int
+) -> Iterator[tuple[str, tuple[int, ...] | None]]:
+    taken = config.get("in_channels")
+    yield "conv_in.weight", (channels[0], taken, *_kernel(config, "conv_in_kernel")) if _is_count(taken) else None
+    yield "time_embedding.linear_1.weight", None
+    for level in range(len(channels)):
+        yield from ((f"down_blocks.{level}.resnets.{layer}.conv1.weight", None) for layer in range(layers))
+
+
+def _control_net(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...] | None]]:
+    # The defaults are ControlNetModel's
+    channels, layers = config.get("block_out_channels", [320, 640, 1280, 1280]), config.get("layers_per_block", 2)
+    if not _are_sizes(channels) or not _is_count(layers, _MOST_LAYERS):
+        return
+    yield from _way_down(config, channels, layers)
+    yield "controlnet_cond_embedding.conv_in.weight", None
+    for index in range((layers + 1) * len(channels)):
+        yield f"controlnet_down_blocks.{index}.weight", None
+    yield "controlnet_mid_block.weight", (channels[-1], channels[-1], 1, 1)
 
 
 def _vae(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...] | None]]:

@@ -62,7 +62,7 @@ def partial_model_from_folder(
         CheckpointError: no such folder, unreadable configs, a variant that is not there.
     """
     folders = _part_folders(folder, choices.ema)
-    found = {part: weights_in(path, part, published) for part, path in folders.items() if part in wanted}
+    found = {part: weights_in(path, STEMS[part], published) for part, path in folders.items() if part in wanted}
     variant, why, said = _variant(found, choices, str(folder), apart=_has_unet_ema(folder))
     parts, faults, decisions = {}, [], {}
     for part, path in folders.items():
@@ -192,7 +192,7 @@ def weights_to_read(
     """
     folders, index = _part_folders(folder, choices.ema), folder / "model_index.json"
     check_pipeline(read_json(index).get("_class_name") if index.is_file() else None, called)
-    found = {part: weights_in(path, part, published) for part, path in folders.items() if part in wanted}
+    found = {part: weights_in(path, STEMS[part], published) for part, path in folders.items() if part in wanted}
     lacking = [part for part, rows in found.items() if not rows]
     if lacking:
         there = [path.relative_to(folder).as_posix() for part in lacking for path in files_in(folders[part], published)]

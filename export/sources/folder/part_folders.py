@@ -60,14 +60,15 @@ def shards_listed(folder: Path) -> list[str]:
     return []
 
 
-def weights_in(folder: Path, part: str, published: Iterable[Path] | None = None) -> list[WeightFiles]:
+def weights_in(folder: Path, stems: Iterable[str], published: Iterable[Path] | None = None) -> list[WeightFiles]:
     """All weights of a part that lie in a folder, safetensors first.
 
-    ``published`` are the paths of a repository's files, fetched or not; None where all are there.
+    ``stems`` are what their names begin with. ``published`` are the paths of a repository's files, fetched or not; None
+    where all are there.
     """
     groups: dict[tuple[str | None, str], list[Path]] = {}
     for path in files_in(folder, published):
-        for stem in STEMS[part]:
+        for stem in stems:
             # diffusers writes model.fp16-00001-of-00002, and formerly model-00001-of-00002.fp16
             pattern = rf"{stem}(?:\.([\w-]+?))?(?:{SHARD.pattern})?(?:\.([\w-]+))?(\.safetensors|\.bin)"
             found = re.fullmatch(pattern, path.name)

@@ -98,9 +98,20 @@ def build(
         float | None,
         typer.Option("--quality", metavar="DB", help="int8: required mean PSNR against fp32 pictures; 30 if left out."),
     ] = None,
+    for_bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--for",
+            metavar="BUNDLE",
+            help="Bundle of the model that MODEL, then a ControlNet or the like, is built for.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Build a bundle from a model. Of a bundle: compile its engines for this machine, make it int8, or fuse LoRAs."""
+    """Build a bundle from a model, or of a ControlNet or the like with --for.
+
+    Of a bundle: compile its engines for this machine, make it int8, or fuse LoRAs.
+    """
     from latentrt.building.build import build as build_bundle
     from latentrt.cli.terminal import BuildLog, BuildProgress, print_decisions
 
@@ -124,6 +135,7 @@ def build(
         loras=lora or (),
         prompts=prompts,
         quality=quality,
+        for_bundle=for_bundle,
         progress=BuildLog() if json else BuildProgress(),
         decided=print_decisions,
     )

@@ -1,0 +1,103 @@
+"""What every add-on has: where it came from, what it needs, and how its components are exported."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from latentrt.engines.bundle.records.addon_manifest import AddonKind, ControlRecord, ImagePromptRecord
+from latentrt.engines.bundle.records.component import FileRecord
+from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.export.addons.base_model import BaseModel
+from latentrt.export.sources.partial_model import decision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addon(ABC):
+    """A checked add-on, before torch is loaded.
+
+    Attributes:
+        name: it; of the hub's, ``owner/name``.
+        revision: of a hub's repository.
+        source: how messages call it.
+        base: what it is built for.
+        told: what was worked out about it, and how.
+    """
+
+    name: str
+    revision: str | None
+    source: str
+    base: BaseModel
+    told: Mapping[str, DecisionRecord] = field(default_factory=dict)
+
+    @property
+    @abstractmethod
+    def kind(self) -> AddonKind:
+        """What it is."""
+
+    @property
+    def control(self) -> ControlRecord | None:
+        """What drawing with a net or a T2I-Adapter needs to know."""
+        return None
+
+    @property
+    def image_prompt(self) -> ImagePromptRecord | None:
+        """What drawing with an adapter for image prompts needs to know."""
+        return None
+
+    @property
+    @abstractmethod
+    def components(self) -> tuple[str, ...]:
+        """The names of its components, in the order in which they run."""
+
+    @property
+    @abstractmethod
+    def files(self) -> Mapping[str, FileRecord]:
+        """Size and digest of every file that a build reads."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> int:
+        """How many weights it has, from the headers of its files."""
+
+    @property
+    @abstractmethod
+    def unread(self) -> Mapping[str, tuple[str, ...]]:
+        """What its files hold and nothing reads, by file or by part. Loads torch."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Compares names and shapes of all tensors with the module's, and reads every weight once. Loads torch.
+
+        Raises:
+            CheckpointError: some do not fit, or are NaN or infinite.
+        """
+
+    @abstractmethod
+    def export(self, run: Any) -> None:
+        """Writes its components.
+
+        Args:
+            run: a ``ComponentExports``.
+
+        Raises:
+            CheckpointError: weights that torch cannot load.
+            ParityError: activations that fp16 cannot hold.
+        """
+
+    @property
+    def decisions(self) -> dict[str, DecisionRecord]:
+        """All that was worked out, for the user to read."""
+        manifest = self.base.bundle.manifest
+        built_for = decision(manifest.family, f"given with --for: {self.base.bundle.root.name}")
+        seamless = {"seamless": decision(manifest.seamless.value, "as the model that it is for")}
+        return {
+            "kind": decision(self.kind.value, self._kind_reason),
+            "for": built_for,
+            **self.told,
+            **(seamless if manifest.seamless.value != "none" else {}),
+        }
+
+    @property
+    def _kind_reason(self) -> str:
+        return "its tensors"

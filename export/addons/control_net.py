@@ -1,0 +1,332 @@
+"""Control nets: those of one kind of picture, and union nets of several."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from latentrt.engines.bundle.checked_files import record_file
+from latentrt.engines.bundle.kinds import CONTROL, HINT, ComponentKind
+from latentrt.engines.bundle.net_inputs import CONDITION_SCALE, CONTROL_INDEX, CONTROL_TYPE, PICTURE, SCALES
+from latentrt.engines.bundle.records.addon_manifest import AddonKind, ControlRecord
+from latentrt.engines.bundle.records.component import FileRecord
+from latentrt.engines.bundle.unet_structure import Plane, UnetStructure, unet_structure
+from latentrt.engines.errors import BundleError, CheckpointError
+from latentrt.engines.spec import Array
+from latentrt.export.addons.addon import Addon
+from latentrt.export.addons.base_model import BaseModel, label_of_context
+from latentrt.export.sources.addons.control_layout import (
+    DIFFUSERS_MARK,
+    LDM_MARK,
+    PREFIXES,
+    control_config,
+    diffusers_names,
+    union_config,
+)
+from latentrt.export.sources.addons.files import AddonFiles
+from latentrt.export.sources.partial_model import decision
+from latentrt.export.sources.parts import FilePart, FolderPart, Part
+from latentrt.export.sources.single_file.ldm_layout import LayoutError
+
+if TYPE_CHECKING:
+    from latentrt.export.component_exports import ComponentExports
+
+# Settings with which a net takes inputs that no family gives, and what they are without
+_WITHOUT_INPUTS: Mapping[str, Any] = {
+    "class_embed_type": None,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "num_class_embeds": None,
+}
+_RGB, _BGR = "rgb", "bgr"
+_ANOTHER = "choose a net that was made for such a model, or give --for the bundle of one that the net was made for"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlNet(Addon):
+    """A control net with its config and its tensors in diffusers' names."""
+
+    part: Part
+
+    @property
+    def kind(self) -> AddonKind:
+        """A control net."""
+        return AddonKind.CONTROL_NET
+
+    @property
+    def types(self) -> int:
+        """Of a union net, how many kinds of pictures it tells apart; 0 of another."""
+        return int(self.part.config["num_control_type"]) if self.part.name == "controlnet_union" else 0
+
+    @property
+    def control(self) -> ControlRecord:
+        """Whether it averages, and the kinds of pictures."""
+        return ControlRecord(conditional_only=bool(self.part.config.get("global_pool_conditions")), types=self.types)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The picture's, and every step's."""
+        return (HINT, CONTROL)
+
+    @cached_property
+    def files(self) -> Mapping[str, FileRecord]:
+        """Size and digest of every file that a build reads."""
+        return {name: record_file(path) for name, path in sorted(self.part.files.items())}
+
+    @property
+    def parameters(self) -> int:
+        """How many weights it has."""
+        return self.part.parameters
+
+    @property
+    def unread(self) -> Mapping[str, tuple[str, ...]]:
+        """What its files hold and nothing reads."""
+        return {self.part.name: self.part.unread} if self.part.unread else {}
+
+    def check(self) -> None:
+        """As ``Addon.check``."""
+        self.part.read  # noqa: B018  # found once, and kept
+        fault = self.part.value_fault()
+        if fault is not None:
+            raise CheckpointError(f"{self.source!r} cannot be built: {fault}; choose another copy of the net")
+
+    def export(self, run: "ComponentExports") -> None:
+        """Writes the hint's component and the step's."""
+        import torch
+
+        from latentrt.export.component_exports import release
+        from latentrt.export.modules import control_net as modules
+        from latentrt.export.modules.seamless import seamless_module
+        from latentrt.export.tracing.probes import control_pictures, record_probe
+
+        base = self.base
+        latents = base.bundle.manifest.latents
+        with run.progress.stage(f"{HINT}: load"):
+            net = self.part.module()
+        hint = seamless_module((modules.UnionHintModule if self.types else modules.HintModule)(net), run.seamless)
+        graph = modules.hint_graph(
+            base.structure.entry, (latents.height_factor, latents.width_factor), union=self.types > 0
+        )
+        with run.reference(HINT):
+            hints = []
+            for profile in run.profiles:
+                inputs = {PICTURE: control_pictures(profile), **self._of_union(hint=True)}
+                tensors = {name: torch.from_numpy(inputs[name]) for name in graph.inputs}
+                hints.append(record_probe(hint, profile, tensors, list(graph.outputs)))
+        run.component(HINT, ComponentKind.HINT, hint, graph, hints)
+        embedded = {probe.profile: probe.outputs[HINT] for probe in hints}
+        kind = modules.TextTimeControlModule if "text_embeds" in base.text_inputs else modules.ControlModule
+        control = (modules.UnionControlModule if self.types else kind)(net)
+        control = seamless_module(control, run.seamless)
+        graph = modules.control_graph(base.structure, latents.channels, base.text_inputs, types=self.types)
+        with run.reference(CONTROL):
+            probes = []
+            for told, scales in zip(base.probes(run.profiles), _scales(len(graph.outputs)), strict=False):
+                inputs = {
+                    **told.inputs,
+                    "sample": told.inputs["sample"][:, : latents.channels],
+                    **self._of_union(hint=False),
+                    HINT: embedded[told.profile],
+                    SCALES: scales,
+                }
+                tensors = {name: torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in graph.inputs}
+                probes.append(record_probe(control, told.profile, tensors, list(graph.outputs)))
+        run.component(CONTROL, ComponentKind.CONTROL, control, graph, probes, summed=True)
+        release(hint)
+        release(control)
+
+    def _of_union(self, *, hint: bool) -> dict[str, Array]:
+        """What a union net is told of two pictures of different kinds."""
+        if not self.types:
+            return {}
+        first, last = 0, self.types - 1
+        if hint:
+            return {
+                CONTROL_INDEX: np.array([first, last], np.int64),
+                CONDITION_SCALE: np.array([1.0, 0.5], np.float32),
+            }
+        types = np.zeros((2, self.types), np.float32)
+        types[0, first] = types[1, last] = 1.0
+        return {CONTROL_TYPE: types}
+
+
+def _scales(count: int) -> Iterator[Array]:
+    """Scales (2, n) of one run after another: all 1, and then each its own."""
+    yield np.ones((2, count), np.float32)
+    while True:
+        yield np.stack([np.linspace(0.5, 1.5, count), np.logspace(-1, 0, count)]).astype(np.float32)
+
+
+def control_net(files: AddonFiles, base: BaseModel) -> ControlNet:
+    """A control net of a folder or a file, compared with what it is for by configs and headers.
+
+    Raises:
+        CheckpointError: it is incomplete, asks for inputs that no family gives, or is for other models.
+    """
+    part, told = _part(files, base)
+    _check_settings(files, part)
+    _check_fits(files, part, base)
+    if files.folder is not None and (faults := part.header_faults()):
+        raise CheckpointError(
+            f"{files.source!r} cannot be built: {'; '.join(faults)}; take the net as its author saved it"
+        )
+    return ControlNet(
+        name=files.name,
+        revision=files.place.revision,
+        source=files.source,
+        base=base,
+        told=told,
+        part=part,
+    )
+
+
+def _part(files: AddonFiles, base: BaseModel) -> tuple[Part, dict[str, Any]]:
+    union = "task_embedding" in files.shapes
+    name = "controlnet_union" if union else "controlnet"
+    if files.folder is not None and DIFFUSERS_MARK in files.shapes:
+        folder = FolderPart(
+            name=name,
+            recorded=name,
+            config=_with_defaults(files.config),
+            folder=files.folder,
+            weights=tuple(file.path for file in files.weights),
+            variant=None,
+        )
+        return folder, {"layout": decision("diffusers", "its config and its tensors' names")}
+    file = files.file
+    prefix, mark = _place(file.shapes)
+    shapes = {key.removeprefix(prefix): shape for key, shape in file.shapes.items() if key.startswith(prefix)}
+    names = diffusers_names(shapes) if mark == LDM_MARK else dict(zip(shapes, shapes, strict=True))
+    ours = {name: shapes[key] for name, key in names.items()}
+    try:
+        read = union_config if union else control_config
+        config = read(ours, base.size_embedding)
+    except LayoutError as error:
+        raise CheckpointError(
+            f"{files.source!r} cannot be built: {error}, expected a ControlNet; choose such a net"
+        ) from error
+    part = FilePart(
+        name=name,
+        recorded=file.path.name,
+        config=config,
+        file=file,
+        keys={name: prefix + key for name, key in names.items()},
+        convert=lambda tensors, _: dict(tensors),
+    )
+    layout = "LDM" if mark == LDM_MARK else "diffusers"
+    told = {"layout": decision(layout, "its tensors' names; its config follows from their shapes")}
+    if _averages(files):
+        part = _averaging(part)
+        told["averages"] = decision("true", f"nothing but the file's name, {file.path.name}")
+    return part, told
+
+
+def _averages(files: AddonFiles) -> bool:
+    """Whether a file is ControlNet 1.1's shuffle, which no tensor tells of."""
+    return "shuffle" in files.place.path.stem.lower()
+
+
+def _averaging(part: FilePart) -> FilePart:
+    from dataclasses import replace
+
+    return replace(part, config={**part.config, "global_pool_conditions": True})
+
+
+def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config of an earlier release, which lists less: with diffusers' defaults for what is read here."""
+    return {
+        "in_channels": 4,
+        "conditioning_channels": 3,
+        "cross_attention_dim": 1280,
+        "controlnet_conditioning_channel_order": _RGB,
+        "global_pool_conditions": False,
+        **config,
+    }
+
+
+def _place(shapes: Mapping[str, Any]) -> tuple[str, str]:
+    """Under which prefix a file keeps a net, and by which tensor it shows."""
+    return next((prefix, mark) for prefix in PREFIXES for mark in (LDM_MARK, DIFFUSERS_MARK) if prefix + mark in shapes)
+
+
+def _check_settings(files: AddonFiles, part: Part) -> None:
+    config, faults = part.config, []
+    faults += [
+        f"{key} {config[key]!r}, expected {neutral!r}"
+        for key, neutral in _WITHOUT_INPUTS.items()
+        if config.get(key) not in (None, neutral)
+    ]
+    if config.get("addition_embed_type") not in (None, "text_time"):
+        faults.append(f"addition_embed_type {config['addition_embed_type']!r}, expected null or 'text_time'")
+    orders = (_RGB,) if part.name == "controlnet_union" else (_RGB, _BGR)
+    order = config.get("controlnet_conditioning_channel_order", _RGB)
+    if order not in orders:
+        faults.append(f"controlnet_conditioning_channel_order {order!r}, expected {' or '.join(map(repr, orders))}")
+    channels = config.get("conditioning_channels", 3)
+    if channels not in (1, 3):
+        faults.append(f"conditioning_channels {channels!r}, expected 3, or 1 for grey pictures")
+    if faults:
+        raise CheckpointError(
+            f"{files.source!r} cannot be built: its config has {'; '.join(faults)}; correct these if they are "
+            "mistaken, or choose another net"
+        )
+
+
+def _check_fits(files: AddonFiles, part: Part, base: BaseModel) -> None:
+    """Compares a net with the model that it is to be used with.
+
+    Raises:
+        CheckpointError: it is for other models.
+    """
+    shapes = {name: file.shapes[key] for name, (file, key) in part.places.items()}
+    attends = [shape for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight")]
+    if attends and attends[0][-1] != base.context:
+        raise CheckpointError(
+            f"got {files.source!r}, a ControlNet for {label_of_context(attends[0][-1])}, expected one for "
+            f"{base.label}; {_ANOTHER}"
+        )
+    try:
+        structure = unet_structure(shapes)
+    except BundleError as error:
+        raise CheckpointError(
+            f"{files.source!r} cannot be built: it lacks conv_in or mid_block, expected a whole ControlNet; download "
+            "it again"
+        ) from error
+    faults = [*_plane_faults(structure, base.structure), *_input_faults(part.config, shapes, base)]
+    if faults:
+        raise CheckpointError(
+            f"got {files.source!r}, a ControlNet that does not fit {base.bundle.root.name}, a model of {base.label}: "
+            f"{'; '.join(faults)}; {_ANOTHER}"
+        )
+
+
+def _plane_faults(net: UnetStructure, unet: UnetStructure) -> list[str]:
+    """In what a net's residuals differ from what a U-Net adds them to."""
+    got, expected = (*net.skips, net.middle), (*unet.skips, unet.middle)
+    if len(got) != len(expected):
+        return [f"got {len(got)} residuals, expected {len(expected)}"]
+    odd = [(index, one, other) for index, (one, other) in enumerate(zip(got, expected, strict=True)) if one != other]
+    return [f"got residual {index} of {_told(one)}, expected {_told(other)}" for index, one, other in odd[:1]]
+
+
+def _told(plane: Plane) -> str:
+    return f"{plane.channels} channels at 1/{2**plane.level} of the latents"
+
+
+def _input_faults(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], base: BaseModel) -> list[str]:
+    latents, faults = base.bundle.manifest.latents, []
+    taken = shapes["conv_in.weight"][1]
+    if taken != latents.channels:
+        faults.append(f"got {taken} channels of latents, expected {latents.channels}")
+    added = shapes.get("add_embedding.linear_1.weight", (0, 0))[1]
+    if added != (base.added_width or 0):
+        faults.append(
+            f"got {added or 'no'} numbers of the pooled prompt and sizes, expected {base.added_width or 'none'}"
+        )
+    stages = config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
+    factor = 2 ** (len(stages) - 1)
+    if (factor, factor) != (latents.height_factor, latents.width_factor):
+        faults.append(f"got a hint at 1/{factor} of the picture, expected 1/{latents.height_factor}")
+    return faults

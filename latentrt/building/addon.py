@@ -1,0 +1,206 @@
+"""Builds the bundle of an add-on, such as a control net, for the bundle of a model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latentrt.building.compiling import compile_all, compile_missing
+from latentrt.building.destination import check_space, destination_from_argument
+from latentrt.building.packages import export_packages
+from latentrt.building.request import BuildRequest
+from latentrt.building.result import Build
+from latentrt.engines.bundle.bundle import AddonBundle, open_addon, open_bundle
+from latentrt.engines.bundle.records.addon_manifest import AddonManifest
+from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, DecisionRecord
+from latentrt.engines.bundle.records.manifest_file import write_manifest
+from latentrt.engines.bundle.records.seamless import Seamless
+from latentrt.engines.errors import BundleError, RequestError
+from latentrt.engines.files import locked, staged_directory
+from latentrt.engines.precision import Precision
+from latentrt.engines.progress import StageTimer
+from latentrt.engines.shapes import Profile
+from latentrt.export.sources.partial_model import Choices
+
+if TYPE_CHECKING:
+    from latentrt.export.addons.addon import Addon
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddonPlan:
+    """All that decides an add-on's files, engines aside."""
+
+    addon: "Addon"
+    versions: Mapping[str, str]
+    precision: Precision
+    kept_fp32: tuple[str, ...]
+    profiles: tuple[Profile, ...]
+
+    def made(self, manifest: AddonManifest) -> bool:
+        """Whether an export would write the manifest's bundle again."""
+        base = self.addon.base.bundle.manifest
+        return (
+            manifest.latentrt == version("latentrt")
+            and manifest.exporter == self.versions
+            and manifest.profiles == self.profiles
+            and manifest.precision == self.precision
+            and manifest.kept_fp32 == self.kept_fp32
+            and manifest.latents == base.latents
+            and manifest.pixel_multiple == base.pixel_multiple
+            and manifest.tokens_per_chunk == base.prompt_length
+            and manifest.addon is self.addon.kind
+            and manifest.control == self.addon.control
+            and manifest.image_prompt == self.addon.image_prompt
+            and _values(manifest.source.decisions) == _values(self.addon.decisions)
+            and manifest.source.files == self.addon.files
+        )
+
+
+def build_addon(
+    request: BuildRequest, timer: StageTimer, decided: Callable[[Mapping[str, DecisionRecord]], None] | None
+) -> Build:
+    """Exports an add-on unless the destination holds the same bundle already, and compiles what is missing.
+
+    Args:
+        request: what was asked for, ``for_bundle`` among it.
+        timer: receives the stages.
+        decided: receives what was worked out about the add-on, before the work begins.
+
+    Raises:
+        LatentrtError: of the kind that names the reason.
+    """
+    _check_choices(request)
+    destination = destination_from_argument(request.output)
+    plan = _plan(request)
+    with locked(destination):
+        bundle = _existing(destination, plan)
+        if bundle is None:
+            check_space(destination, plan.addon.parameters, plan.precision, request.engines)
+            with export_packages():
+                plan.addon.check()
+        if decided is not None:
+            decided(plan.addon.decisions)
+        if bundle is not None:
+            compiled = compile_missing(bundle, request.engines, timer)
+            return Build(bundle=bundle, up_to_date=not compiled, seconds=timer.seconds)
+        with export_packages():
+            from latentrt.export.addons.export import export_addon
+        with staged_directory(destination) as root:
+            manifest = export_addon(plan.addon, root, plan.precision, plan.profiles, timer, plan.kept_fp32)
+            manifest = compile_all(root, manifest, request.engines, timer)
+            write_manifest(root / BUNDLE_FILE, manifest)
+    return Build(bundle=open_addon(destination), up_to_date=False, seconds=timer.seconds)
+
+
+def build_engines_of_addon(request: BuildRequest, timer: StageTimer) -> Build:
+    """Adds to an add-on's bundle the engines that it lacks.
+
+    Raises:
+        RequestError: something that only a build from the net can change.
+        LatentrtError: of the kind that names the reason.
+    """
+    root = Path(request.model).resolve()
+    with locked(root):
+        bundle = open_addon(root)
+        manifest = bundle.manifest
+        changed = _model_options(request)
+        changed += ["variant"] if request.choices.variant is not None else []
+        changed += ["fp32"] if request.fp32 else []
+        changed += ["precision"] if request.precision not in (None, manifest.precision) else []
+        changed += ["profiles"] if not set(request.profiles) <= set(manifest.profiles) else []
+        changed += ["output"] if request.output is not None and request.output.resolve() != root else []
+        changed += ["for"] if request.for_bundle is not None else []
+        if changed:
+            raise RequestError(
+                f"got {', '.join(changed)} for the bundle of {manifest.addon.label}, to which only engines are added; "
+                "leave these out, or build from the net with them"
+            )
+        bundle.check_all()
+        compiled = compile_missing(bundle, request.engines, timer)
+    return Build(bundle=bundle, up_to_date=not compiled, seconds=timer.seconds)
+
+
+def _plan(request: BuildRequest) -> AddonPlan:
+    """Finds and checks the add-on, the model that it is for, and what is asked of it.
+
+    Raises:
+        CheckpointError: the add-on cannot be built, or a package of the exporter is missing.
+        BundleError: the bundle that it is for is none, or damaged.
+        RequestError: profiles or components that there are not.
+    """
+    from latentrt.export.tracing.versions import exporter_versions
+
+    assert request.for_bundle is not None
+    bundle = open_bundle(request.for_bundle)
+    with export_packages():
+        versions = exporter_versions()
+        from latentrt.export.addons.base_model import BaseModel
+        from latentrt.export.addons.finding import addon_from_headers
+
+        addon = addon_from_headers(request.model, BaseModel(bundle), variant=request.choices.variant)
+    precision = request.precision
+    if precision is Precision.INT8:
+        raise RequestError(
+            f"got precision int8 for {addon.kind.label}, which is built in fp32 or fp16; leave it out, or choose one "
+            "of these"
+        )
+    if precision is None:  # what an int8 model computes in floating point, its backends compute in fp32
+        own = bundle.manifest.precision
+        precision = own if own is not Precision.INT8 else Precision.FP32
+    unknown = [str(profile) for profile in request.profiles if profile not in bundle.manifest.profiles]
+    if unknown:
+        raise RequestError(
+            f"got profile {', '.join(unknown)} for a model with {', '.join(map(str, bundle.manifest.profiles))}; "
+            "choose among these, or leave it out for all of them"
+        )
+    return AddonPlan(
+        addon=addon,
+        versions=versions,
+        precision=precision,
+        kept_fp32=request.kept_fp32(addon.components, precision),
+        profiles=request.profiles or bundle.manifest.profiles,
+    )
+
+
+def _check_choices(request: BuildRequest) -> None:
+    """Refuses options about whole models.
+
+    Raises:
+        RequestError: naming them.
+    """
+    given = _model_options(request)
+    if given:
+        raise RequestError(
+            f"got {', '.join(given)} with --for, expected none of them, as they are about models and not about what is "
+            "added to one; leave them out"
+        )
+
+
+def _model_options(request: BuildRequest) -> list[str]:
+    """The options that were given and concern whole models alone."""
+    choices, nothing = request.choices, Choices()
+    names = ("base", "vae", "ema", "family", "prediction_type")
+    given = [name.replace("_", " ") for name in names if getattr(choices, name) != getattr(nothing, name)]
+    given += ["loras"] if request.loras else []
+    given += ["seamless"] if request.seamless is not Seamless.NONE else []
+    int8 = request.int8
+    given += ["prompts or quality"] if int8 and (int8.prompts is not None or int8.quality is not None) else []
+    return given
+
+
+def _existing(destination: Path, plan: AddonPlan) -> AddonBundle | None:
+    """The whole bundle at ``destination`` if an export by the plan would write it again."""
+    try:
+        bundle = open_addon(destination)
+        if not plan.made(bundle.manifest):
+            return None
+        bundle.check_all()
+    except BundleError:
+        return None
+    return bundle
+
+
+def _values(decisions: Mapping[str, DecisionRecord]) -> dict[str, str]:
+    """What was decided, whatever the reasons."""
+    return {name: decision.value for name, decision in decisions.items()}
