@@ -13,7 +13,8 @@ from latentrt.runtime.call.keywords.options import GuidanceKeywords
 from latentrt.runtime.checks import number, numbers, share, warn_caller
 from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.guidance_scale import GuidanceScaleCondition
-from latentrt.runtime.denoiser.guider import Guider, StepScales, classifier_free, rescaled, step_ratios
+from latentrt.runtime.denoiser.guider import Guider, StepScales, classifier_free, rescaled
+from latentrt.runtime.denoiser.steps import step_ratios, steps_between
 from latentrt.runtime.sampling.schedule import Schedule
 
 _STRONG = 14.0  # above this, pictures of the SD family oversaturate
@@ -56,7 +57,7 @@ def guidance_from_keywords(manifest: BundleManifest, keywords: GuidanceKeywords,
     Raises:
         RequestError: a weight, an interval or a rescale that cannot be.
     """
-    ratios = step_ratios(schedule)
+    ratios = step_ratios(schedule.all_steps)
     scale: Any = keywords.get("guidance_scale")
     scale = manifest.defaults.guidance_scale if scale is None else scale
     if isinstance(scale, (Sequence, np.ndarray)) and not isinstance(scale, str):
@@ -78,7 +79,7 @@ def guidance_from_keywords(manifest: BundleManifest, keywords: GuidanceKeywords,
     if start >= end:
         raise RequestError(f"got guidance_start {start:g} and guidance_end {end:g}, expected the end later; swap them")
     count = len(ratios)
-    inside = [index / count >= start and (index + 1) / count <= end for index in range(count)]
+    inside = steps_between(start, end, count)
     rescale = share(keywords.get("guidance_rescale", 0.0), "guidance_rescale")
     if rescale and manifest.guidance_embedding:
         raise RequestError(

@@ -14,7 +14,7 @@ from latentrt.engines.spec import Array
 from latentrt.runtime.call.keywords.options import SamplingKeywords
 from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.checks import checked_latents, seeds_for, share, warn_caller, whole
-from latentrt.runtime.denoiser.guider import step_ratios
+from latentrt.runtime.denoiser.steps import step_ratios
 from latentrt.runtime.metadata.a1111_names import sampler_name, schedule_type
 from latentrt.runtime.sampling.run import levels_asked
 from latentrt.runtime.sampling.samplers import Sampler
@@ -150,7 +150,7 @@ def _scheduled(
         steps = manifest.defaults.num_inference_steps
     steps = None if steps is None else whole(steps, "num_inference_steps")
     schedule = sampler.schedule(manifest.schedule, steps, ays_table=manifest.traits.ays_table, strength=strength)
-    return len(step_ratios(schedule)) if steps is None else steps, schedule
+    return len(step_ratios(schedule.all_steps)) if steps is None else steps, schedule
 
 
 def _check_schedule(keywords: SamplingKeywords, sampler: Sampler, schedule: Schedule) -> None:

@@ -8,7 +8,8 @@ from typing import NewType
 import numpy as np
 
 from latentrt.engines.spec import Array
-from latentrt.runtime.sampling.schedule import Level, Schedule
+from latentrt.runtime.denoiser.steps import step_at
+from latentrt.runtime.sampling.schedule import Level
 
 Pass = NewType("Pass", str)
 """A name for one of the predictions that a step combines: each pass sees conditions of its own."""
@@ -17,8 +18,6 @@ NEGATIVE, POSITIVE = Pass("negative"), Pass("positive")
 
 Combiner = Callable[[Mapping[Pass, Array], float], Array]
 """Makes one prediction (N, C, h, w) of those of all passes, at a weight."""
-
-_SAME = 1.0 - 1e-9  # two noise levels that differ by rounding only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +33,7 @@ class StepScales:
 
     def at(self, level: Level) -> float:
         """The weight at a noise level."""
-        reached = sum(ratio >= level.ratio * _SAME for ratio in self.ratios)
-        return self.scales[max(reached - 1, 0)]
-
-
-def step_ratios(schedule: Schedule) -> tuple[float, ...]:
-    """The noise-to-signal ratios of a run's steps, each once: PNDM visits one timestep twice."""
-    return tuple(dict.fromkeys(step.level.ratio for step in schedule.all_steps))
+        return self.scales[step_at(self.ratios, level)]
 
 
 def classifier_free(predictions: Mapping[Pass, Array], scale: float) -> Array:
