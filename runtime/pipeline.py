@@ -22,7 +22,6 @@ from latentrt.runtime.additions import Additions, Loaded
 from latentrt.runtime.call.canvas import SourceSize
 from latentrt.runtime.call.drawing import draw, encode
 from latentrt.runtime.call.initial_latents import (
-    InitialLatents,
     KeptPixels,
     Pictures,
     latents_from_images,
@@ -230,7 +229,8 @@ class Pipeline:
         begin = perf_counter()
         request = request_from_options(self.manifest, prompt, options, Workflow.TEXT, additions=self._additions)
         noise = Noise(request.sampling.seeds, request.latent_shape)
-        return self._drawn(request, latents_from_noise(request, noise), noise, begin)
+        initial = latents_from_noise(request, noise)
+        return draw(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
 
     def img2img(
         self,
@@ -279,7 +279,7 @@ class Pipeline:
         _check_count(len(images), request, "images")
         noise = Noise(request.sampling.seeds, request.latent_shape)
         initial = latents_from_images(self.manifest, request, images, noise, self._encoder(request))
-        return self._drawn(request, initial, noise, begin)
+        return draw(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
 
     def inpaint(
         self,
@@ -342,7 +342,7 @@ class Pipeline:
         initial = latents_from_masked(self.manifest, request, inputs, noise, self._encoder(request))
         if kept_pixels == KeptPixels.DECODED:
             initial = replace(initial, paste=None)
-        return self._drawn(request, initial, noise, begin)
+        return draw(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
 
     def outpaint(
         self,
@@ -404,10 +404,6 @@ class Pipeline:
         if len(shape) != 4 or shape[1] != channels:
             raise RequestError(f"got latents {shape}, expected (N, {channels}, h, w); give the callback's denoised")
         return [Image.fromarray(picture) for picture in preview_from_latents(self.manifest.preview, denoised)]
-
-    def _drawn(self, request: Request, initial: InitialLatents, noise: Noise, begin: float) -> Result:
-        """What was checked, drawn."""
-        return draw(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
 
     def _size(self, images: Pictures) -> SourceSize:
         """That of the first picture, or of the picture that latents stand for."""
