@@ -7,24 +7,24 @@ from typing import Any
 
 from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.backends.registry import COMPILERS
-from latentrt.engines.bundle.bundle import bundle_and_seal
+from latentrt.engines.bundle.bundle import AddonBundle, Bundle, folder_and_seal
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.records.engine_manifest import CHANGES, WEIGHTS, EngineManifest
-from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.seal import Seal
 from latentrt.engines.errors import BundleError, LatentrtError
 from latentrt.engines.store.store import engine_and_seal, engine_folders, identity_of
 
 
 def describe(root: Path) -> dict[str, Any]:
-    """The bundle as plain data: source, profiles, components with sizes and parity, engines.
+    """A model's bundle or an add-on's as plain data: source, profiles, components with sizes and parity, engines.
 
     One whose seal is broken is described as it is; ``seal`` says so, of the bundle and of each engine.
 
     Raises:
         BundleError: no bundle, or damaged.
     """
-    bundle, seal = bundle_and_seal(root)
+    bundle, seal = folder_and_seal(root)
     manifest = bundle.manifest
     components = {
         name: {
@@ -70,19 +70,35 @@ def describe(root: Path) -> dict[str, Any]:
         "source": manifest.source.name,
         "revision": manifest.source.revision,
         "decisions": {name: row.model_dump() for name, row in manifest.source.decisions.items()},
-        "loras": [lora.model_dump() for lora in manifest.loras],
-        "fused_from": manifest.fused_from,
         "unread": {name: list(names) for name, names in manifest.source.unread.items()},
         "latentrt": manifest.latentrt,
         "exporter": manifest.exporter,
         "profiles": [str(profile) for profile in manifest.profiles],
-        "schedule": manifest.schedule.model_dump(mode="json"),
         "latents": manifest.latents.model_dump(),
+        **_of_kind(bundle),
+        "components": components,
+        "engines": engines,
+    }
+
+
+def _of_kind(bundle: Bundle | AddonBundle) -> dict[str, Any]:
+    """What a model's bundle says and an add-on's does not, or the other way round."""
+    if isinstance(bundle, AddonBundle):
+        addon = bundle.manifest
+        return {
+            "addon": addon.addon.value,
+            "control": addon.control.model_dump() if addon.control else None,
+            "image_prompt": addon.image_prompt.model_dump() if addon.image_prompt else None,
+        }
+    manifest = bundle.manifest
+    return {
+        "addon": None,
+        "loras": [lora.model_dump() for lora in manifest.loras],
+        "fused_from": manifest.fused_from,
+        "schedule": manifest.schedule.model_dump(mode="json"),
         "preview_psnr": manifest.preview.psnr,
         "seamless": manifest.seamless.value,
         "defaults": manifest.defaults.model_dump(),
-        "components": components,
-        "engines": engines,
     }
 
 
@@ -105,7 +121,7 @@ def _place(components: tuple[str, ...], sealed: tuple[EngineManifest, Seal]) -> 
     return components.index(engine.component) if known else len(components), engine.backend, engine.machine, engine.key
 
 
-def _fits(root: Path, manifest: BundleManifest, engine: EngineManifest) -> bool:
+def _fits(root: Path, manifest: ComponentsManifest, engine: EngineManifest) -> bool:
     if engine.component not in manifest.components:
         return False
     compiler = COMPILERS[engine.backend]

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from latentrt.engines.backends.registry import COMPILERS
-from latentrt.engines.bundle.bundle import bundle_and_seal
+from latentrt.engines.bundle.bundle import folder_and_seal
 from latentrt.engines.bundle.checked_files import file_faults, refuse_damaged
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.gate import measure
@@ -43,7 +43,7 @@ def verify(
         ParityError: an engine misses its gate here.
     """
     timer = StageTimer(progress)
-    bundle, seal = bundle_and_seal(root)
+    bundle, seal = folder_and_seal(root)
     with timer.stage("files"):
         edited = seal.fault(BUNDLE_FILE)
         faults = [edited] if edited is not None else []

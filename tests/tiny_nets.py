@@ -26,7 +26,8 @@ def control_net_of(checkpoint: Path, **settings: Any) -> Any:
     torch.manual_seed(2)
     net = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=_HINTS)
     if net.config.in_channels != 4 or settings:  # nets are given latents alone
-        net = diffusers.ControlNetModel.from_config({**net.config, "in_channels": 4, **settings})
+        kept = {key: value for key, value in net.config.items() if key != "_use_default_values"}
+        net = diffusers.ControlNetModel.from_config({**kept, "in_channels": 4, **settings})
     return randomised(net)
 
 

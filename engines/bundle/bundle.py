@@ -147,6 +147,15 @@ def addon_and_seal(root: str | Path) -> tuple[AddonBundle, Seal]:
     return AddonBundle(root=root, manifest=manifest), seal
 
 
+def folder_and_seal(root: str | Path) -> tuple[Bundle | AddonBundle, Seal]:
+    """A bundle of either kind, for callers who look at one whose seal is broken, too.
+
+    Raises:
+        BundleError: no bundle, damaged, or written by a newer latentrt.
+    """
+    return addon_and_seal(root) if is_addon(root) else bundle_and_seal(root)
+
+
 def _folder(root: str | Path) -> Path:
     root = Path(root)
     recover_directory(root)

@@ -3,13 +3,20 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
+from latentrt.engines.bundle.checked_files import record_file
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, ControlRecord, ImagePromptRecord
 from latentrt.engines.bundle.records.component import FileRecord
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.errors import CheckpointError
 from latentrt.export.addons.base_model import BaseModel
 from latentrt.export.sources.partial_model import decision
+from latentrt.export.sources.parts import Part
+
+if TYPE_CHECKING:
+    from latentrt.export.component_exports import ComponentExports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +81,8 @@ class Addon(ABC):
         """
 
     @abstractmethod
-    def export(self, run: Any) -> None:
+    def export(self, run: "ComponentExports") -> None:
         """Writes its components.
-
-        Args:
-            run: a ``ComponentExports``.
 
         Raises:
             CheckpointError: weights that torch cannot load.
@@ -101,3 +105,32 @@ class Addon(ABC):
     @property
     def _kind_reason(self) -> str:
         return "its tensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetAddon(Addon):
+    """An add-on of one module: ``part`` has its config and its tensors in diffusers' names."""
+
+    part: Part
+
+    @cached_property
+    def files(self) -> Mapping[str, FileRecord]:
+        """Size and digest of every file that a build reads."""
+        return {name: record_file(path) for name, path in sorted(self.part.files.items())}
+
+    @property
+    def parameters(self) -> int:
+        """How many weights it has, from the headers of its files."""
+        return self.part.parameters
+
+    @property
+    def unread(self) -> Mapping[str, tuple[str, ...]]:
+        """What its files hold and nothing reads. Loads torch."""
+        return {self.part.name: self.part.unread} if self.part.unread else {}
+
+    def check(self) -> None:
+        """As ``Addon.check``."""
+        self.part.read  # noqa: B018  # found once, and kept
+        fault = self.part.value_fault()
+        if fault is not None:
+            raise CheckpointError(f"{self.source!r} cannot be built: {fault}; choose another copy of it")

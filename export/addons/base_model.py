@@ -52,8 +52,8 @@ class BaseModel:
 
     @property
     def label(self) -> str:
-        """What kind of model it is, for messages."""
-        return label_of_context(self.context)
+        """Which model it is, and of what kind, for messages."""
+        return f"{self.bundle.root.name} ({label_of_context(self.context)})"
 
     @property
     def text_inputs(self) -> dict[str, TensorRecord]:
@@ -83,4 +83,5 @@ class BaseModel:
 
 def label_of_context(width: int) -> str:
     """Which models attend to prompts of a width."""
-    return f"{_LABELS[width]} ({width} wide)" if width in _LABELS else f"models whose prompts are {width} wide"
+    prompts = f"prompts {width} wide"
+    return f"{_LABELS[width]}, {prompts}" if width in _LABELS else prompts

@@ -1,22 +1,19 @@
 """Control nets: those of one kind of picture, and union nets of several."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentrt.engines.bundle.checked_files import record_file
 from latentrt.engines.bundle.kinds import CONTROL, HINT, ComponentKind
 from latentrt.engines.bundle.net_inputs import CONDITION_SCALE, CONTROL_INDEX, CONTROL_TYPE, PICTURE, SCALES
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, ControlRecord
-from latentrt.engines.bundle.records.component import FileRecord
-from latentrt.engines.bundle.unet_structure import Plane, UnetStructure, unet_structure
-from latentrt.engines.errors import BundleError, CheckpointError
+from latentrt.engines.errors import CheckpointError
 from latentrt.engines.spec import Array
-from latentrt.export.addons.addon import Addon
-from latentrt.export.addons.base_model import BaseModel, label_of_context
+from latentrt.export.addons.addon import NetAddon
+from latentrt.export.addons.base_model import BaseModel
+from latentrt.export.addons.control_checks import check_fits, check_settings
 from latentrt.export.sources.addons.control_layout import (
     DIFFUSERS_MARK,
     LDM_MARK,
@@ -33,22 +30,12 @@ from latentrt.export.sources.single_file.ldm_layout import LayoutError
 if TYPE_CHECKING:
     from latentrt.export.component_exports import ComponentExports
 
-# Settings with which a net takes inputs that no family gives, and what they are without
-_WITHOUT_INPUTS: Mapping[str, Any] = {
-    "class_embed_type": None,
-    "encoder_hid_dim": None,
-    "encoder_hid_dim_type": None,
-    "num_class_embeds": None,
-}
-_RGB, _BGR = "rgb", "bgr"
-_ANOTHER = "choose a net that was made for such a model, or give --for the bundle of one that the net was made for"
+_RGB = "rgb"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlNet(Addon):
-    """A control net with its config and its tensors in diffusers' names."""
-
-    part: Part
+class ControlNet(NetAddon):
+    """A control net."""
 
     @property
     def kind(self) -> AddonKind:
@@ -69,28 +56,6 @@ class ControlNet(Addon):
     def components(self) -> tuple[str, ...]:
         """The picture's, and every step's."""
         return (HINT, CONTROL)
-
-    @cached_property
-    def files(self) -> Mapping[str, FileRecord]:
-        """Size and digest of every file that a build reads."""
-        return {name: record_file(path) for name, path in sorted(self.part.files.items())}
-
-    @property
-    def parameters(self) -> int:
-        """How many weights it has."""
-        return self.part.parameters
-
-    @property
-    def unread(self) -> Mapping[str, tuple[str, ...]]:
-        """What its files hold and nothing reads."""
-        return {self.part.name: self.part.unread} if self.part.unread else {}
-
-    def check(self) -> None:
-        """As ``Addon.check``."""
-        self.part.read  # noqa: B018  # found once, and kept
-        fault = self.part.value_fault()
-        if fault is not None:
-            raise CheckpointError(f"{self.source!r} cannot be built: {fault}; choose another copy of the net")
 
     def export(self, run: "ComponentExports") -> None:
         """Writes the hint's component and the step's."""
@@ -166,8 +131,8 @@ def control_net(files: AddonFiles, base: BaseModel) -> ControlNet:
         CheckpointError: it is incomplete, asks for inputs that no family gives, or is for other models.
     """
     part, told = _part(files, base)
-    _check_settings(files, part)
-    _check_fits(files, part, base)
+    check_settings(files.source, part)
+    check_fits(files.source, part, base)
     if files.folder is not None and (faults := part.header_faults()):
         raise CheckpointError(
             f"{files.source!r} cannot be built: {'; '.join(faults)}; take the net as its author saved it"
@@ -189,7 +154,7 @@ def _part(files: AddonFiles, base: BaseModel) -> tuple[Part, dict[str, Any]]:
         folder = FolderPart(
             name=name,
             recorded=name,
-            config=_with_defaults(files.config),
+            config=_with_defaults(files.config, files.shapes),
             folder=files.folder,
             weights=tuple(file.path for file in files.weights),
             variant=None,
@@ -229,14 +194,14 @@ def _averages(files: AddonFiles) -> bool:
 
 
 def _averaging(part: FilePart) -> FilePart:
-    from dataclasses import replace
-
     return replace(part, config={**part.config, "global_pool_conditions": True})
 
 
-def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+def _with_defaults(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """A config of an earlier release, which lists less: with diffusers' defaults for what is read here."""
+    types = {"num_control_type": shapes["task_embedding"][0]} if "task_embedding" in shapes else {}
     return {
+        **types,
         "in_channels": 4,
         "conditioning_channels": 3,
         "cross_attention_dim": 1280,
@@ -249,84 +214,3 @@ def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
 def _place(shapes: Mapping[str, Any]) -> tuple[str, str]:
     """Under which prefix a file keeps a net, and by which tensor it shows."""
     return next((prefix, mark) for prefix in PREFIXES for mark in (LDM_MARK, DIFFUSERS_MARK) if prefix + mark in shapes)
-
-
-def _check_settings(files: AddonFiles, part: Part) -> None:
-    config, faults = part.config, []
-    faults += [
-        f"{key} {config[key]!r}, expected {neutral!r}"
-        for key, neutral in _WITHOUT_INPUTS.items()
-        if config.get(key) not in (None, neutral)
-    ]
-    if config.get("addition_embed_type") not in (None, "text_time"):
-        faults.append(f"addition_embed_type {config['addition_embed_type']!r}, expected null or 'text_time'")
-    orders = (_RGB,) if part.name == "controlnet_union" else (_RGB, _BGR)
-    order = config.get("controlnet_conditioning_channel_order", _RGB)
-    if order not in orders:
-        faults.append(f"controlnet_conditioning_channel_order {order!r}, expected {' or '.join(map(repr, orders))}")
-    channels = config.get("conditioning_channels", 3)
-    if channels not in (1, 3):
-        faults.append(f"conditioning_channels {channels!r}, expected 3, or 1 for grey pictures")
-    if faults:
-        raise CheckpointError(
-            f"{files.source!r} cannot be built: its config has {'; '.join(faults)}; correct these if they are "
-            "mistaken, or choose another net"
-        )
-
-
-def _check_fits(files: AddonFiles, part: Part, base: BaseModel) -> None:
-    """Compares a net with the model that it is to be used with.
-
-    Raises:
-        CheckpointError: it is for other models.
-    """
-    shapes = {name: file.shapes[key] for name, (file, key) in part.places.items()}
-    attends = [shape for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight")]
-    if attends and attends[0][-1] != base.context:
-        raise CheckpointError(
-            f"got {files.source!r}, a ControlNet for {label_of_context(attends[0][-1])}, expected one for "
-            f"{base.label}; {_ANOTHER}"
-        )
-    try:
-        structure = unet_structure(shapes)
-    except BundleError as error:
-        raise CheckpointError(
-            f"{files.source!r} cannot be built: it lacks conv_in or mid_block, expected a whole ControlNet; download "
-            "it again"
-        ) from error
-    faults = [*_plane_faults(structure, base.structure), *_input_faults(part.config, shapes, base)]
-    if faults:
-        raise CheckpointError(
-            f"got {files.source!r}, a ControlNet that does not fit {base.bundle.root.name}, a model of {base.label}: "
-            f"{'; '.join(faults)}; {_ANOTHER}"
-        )
-
-
-def _plane_faults(net: UnetStructure, unet: UnetStructure) -> list[str]:
-    """In what a net's residuals differ from what a U-Net adds them to."""
-    got, expected = (*net.skips, net.middle), (*unet.skips, unet.middle)
-    if len(got) != len(expected):
-        return [f"got {len(got)} residuals, expected {len(expected)}"]
-    odd = [(index, one, other) for index, (one, other) in enumerate(zip(got, expected, strict=True)) if one != other]
-    return [f"got residual {index} of {_told(one)}, expected {_told(other)}" for index, one, other in odd[:1]]
-
-
-def _told(plane: Plane) -> str:
-    return f"{plane.channels} channels at 1/{2**plane.level} of the latents"
-
-
-def _input_faults(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], base: BaseModel) -> list[str]:
-    latents, faults = base.bundle.manifest.latents, []
-    taken = shapes["conv_in.weight"][1]
-    if taken != latents.channels:
-        faults.append(f"got {taken} channels of latents, expected {latents.channels}")
-    added = shapes.get("add_embedding.linear_1.weight", (0, 0))[1]
-    if added != (base.added_width or 0):
-        faults.append(
-            f"got {added or 'no'} numbers of the pooled prompt and sizes, expected {base.added_width or 'none'}"
-        )
-    stages = config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
-    factor = 2 ** (len(stages) - 1)
-    if (factor, factor) != (latents.height_factor, latents.width_factor):
-        faults.append(f"got a hint at 1/{factor} of the picture, expected 1/{latents.height_factor}")
-    return faults

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from latentrt.export.addons.addon import Addon
 from latentrt.export.addons.base_model import BaseModel
+from latentrt.export.addons.based_net import DIFFERENCE_MARK, LORA_MARK, control_lora, difference_net
 from latentrt.export.addons.control_net import control_net
 from latentrt.export.addons.t2i_adapter import t2i_adapter
 from latentrt.export.sources.addons.control_layout import DIFFUSERS_MARK, LDM_MARK, PREFIXES
@@ -31,6 +32,8 @@ class _Row:
 
 _PREFIX = "|".join(map(re.escape, PREFIXES))
 _ROWS = (
+    _Row(mark=rf"^{LORA_MARK}$", read=control_lora),
+    _Row(mark=rf"^{DIFFERENCE_MARK}$", read=difference_net),
     _Row(
         classes=frozenset({"ControlNetModel", "ControlNetUnionModel"}),
         mark=rf"^(?:{_PREFIX})(?:{re.escape(LDM_MARK)}|{re.escape(DIFFUSERS_MARK)})$",
@@ -53,7 +56,7 @@ def addon_from_headers(net: str, base: BaseModel, *, variant: str | None = None)
         CheckpointError: it is nowhere, something else, incomplete, or for other models.
     """
     check_name(net)
-    files = addon_files(net, variant)
+    files = addon_files(net, variant, _CLASSES)
     check_class(files, _CLASSES)
     check_tensors(files)
     names = "\n".join(files.shapes)

@@ -2,18 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.added_inputs import feature_planes
-from latentrt.engines.bundle.checked_files import record_file
 from latentrt.engines.bundle.kinds import FEATURES, ComponentKind
 from latentrt.engines.bundle.net_inputs import PICTURE
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, ControlRecord
-from latentrt.engines.bundle.records.component import FileRecord
 from latentrt.engines.bundle.unet_structure import Plane
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.addons.addon import Addon
+from latentrt.export.addons.addon import NetAddon
 from latentrt.export.addons.base_model import BaseModel
 from latentrt.export.sources.addons.files import AddonFiles
 from latentrt.export.sources.addons.t2i_layout import adapter_config, diffusers_names, feature_levels
@@ -26,10 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class T2IAdapter(Addon):
-    """A T2I-Adapter with its config and its tensors in diffusers' names."""
-
-    part: Part
+class T2IAdapter(NetAddon):
+    """A T2I-Adapter."""
 
     @property
     def kind(self) -> AddonKind:
@@ -45,28 +40,6 @@ class T2IAdapter(Addon):
     def components(self) -> tuple[str, ...]:
         """One."""
         return (FEATURES,)
-
-    @cached_property
-    def files(self) -> Mapping[str, FileRecord]:
-        """Size and digest of every file that a build reads."""
-        return {name: record_file(path) for name, path in sorted(self.part.files.items())}
-
-    @property
-    def parameters(self) -> int:
-        """How many weights it has."""
-        return self.part.parameters
-
-    @property
-    def unread(self) -> Mapping[str, tuple[str, ...]]:
-        """What its files hold and nothing reads."""
-        return {self.part.name: self.part.unread} if self.part.unread else {}
-
-    def check(self) -> None:
-        """As ``Addon.check``."""
-        self.part.read  # noqa: B018  # found once, and kept
-        fault = self.part.value_fault()
-        if fault is not None:
-            raise CheckpointError(f"{self.source!r} cannot be built: {fault}; choose another copy of the adapter")
 
     def export(self, run: "ComponentExports") -> None:
         """Writes the one component."""
@@ -167,21 +140,21 @@ def _check_fits(files: AddonFiles, part: Part, base: BaseModel) -> None:
     """Compares its features with what they are added to.
 
     Raises:
-        CheckpointError: an adapter for other models.
+        CheckpointError: an adapter for other models, or settings that are none.
     """
     latents, expected = base.bundle.manifest.latents, feature_planes(base.structure)
     try:
         got = _planes(part.config, latents.height_factor)
     except LayoutError as error:
         raise CheckpointError(
-            f"got {files.source!r}, a T2I-Adapter that does not fit {base.bundle.root.name}: {error}; choose one that "
-            f"was made for {base.label}"
+            f"got {files.source!r}, a T2I-Adapter that does not fit {base.label}: {error}; choose one that was made "
+            "for such a model"
         ) from error
-    if got == expected[: len(got)] and (latents.height_factor == latents.width_factor):
+    if got == expected[: len(got)] and latents.height_factor == latents.width_factor:
         return
     raise CheckpointError(
         f"got {files.source!r}, a T2I-Adapter with features of {_told(got)}, expected {_told(expected)} for "
-        f"{base.bundle.root.name}, a model of {base.label}; choose an adapter that was made for such a model"
+        f"{base.label}; choose an adapter that was made for such a model"
     )
 
 

@@ -1,7 +1,7 @@
 """Builds the bundle of an add-on, such as a control net, for the bundle of a model."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +11,13 @@ from latentrt.building.destination import check_space, destination_from_argument
 from latentrt.building.packages import export_packages
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
-from latentrt.engines.bundle.bundle import AddonBundle, open_addon, open_bundle
+from latentrt.engines.backends.compiler import WeightsAs
+from latentrt.engines.bundle.bundle import AddonBundle, is_addon, open_addon, open_bundle
 from latentrt.engines.bundle.records.addon_manifest import AddonManifest
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, DecisionRecord
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.bundle.records.seamless import Seamless
-from latentrt.engines.errors import BundleError, RequestError
+from latentrt.engines.errors import BundleError, OutputError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
@@ -56,6 +57,16 @@ class AddonPlan:
             and manifest.source.files == self.addon.files
         )
 
+    def with_base_weights(self) -> "AddonPlan":
+        """The plan with all weights of an add-on that is stored as what differs from the model's."""
+        from latentrt.export.addons.based_net import BasedControlNet
+
+        if not isinstance(self.addon, BasedControlNet):
+            return self
+        from latentrt.building.based_nets import with_base_weights
+
+        return replace(self, addon=with_base_weights(self.addon))
+
 
 def build_addon(
     request: BuildRequest, timer: StageTimer, decided: Callable[[Mapping[str, DecisionRecord]], None] | None
@@ -72,12 +83,17 @@ def build_addon(
     """
     _check_choices(request)
     destination = destination_from_argument(request.output)
+    if (destination / BUNDLE_FILE).is_file() and not is_addon(destination):
+        raise OutputError(
+            f"{str(destination)!r} is the bundle of a model, which a net does not replace; choose another folder"
+        )
     plan = _plan(request)
     with locked(destination):
         bundle = _existing(destination, plan)
         if bundle is None:
             check_space(destination, plan.addon.parameters, plan.precision, request.engines)
             with export_packages():
+                plan = plan.with_base_weights()
                 plan.addon.check()
         if decided is not None:
             decided(plan.addon.decisions)
@@ -183,6 +199,8 @@ def _model_options(request: BuildRequest) -> list[str]:
     names = ("base", "vae", "ema", "family", "prediction_type")
     given = [name.replace("_", " ") for name in names if getattr(choices, name) != getattr(nothing, name)]
     given += ["loras"] if request.loras else []
+    inputs = any(target.weights is WeightsAs.INPUTS for target in request.engines.targets)
+    given += ["lora-ready"] if inputs else []
     given += ["seamless"] if request.seamless is not Seamless.NONE else []
     int8 = request.int8
     given += ["prompts or quality"] if int8 and (int8.prompts is not None or int8.quality is not None) else []

@@ -6,6 +6,7 @@ from latentrt.cli.terminal import megabytes, print_table, say
 from latentrt.engines.backends.tensorrt.contents import counts_with_weights
 from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.parity import Reference
+from latentrt.engines.bundle.records.addon_manifest import AddonKind
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.machine import gpu_of_machine
 
@@ -15,21 +16,16 @@ _SHOWN_TENSORS = 8
 
 def print_description(description: dict[str, Any]) -> None:
     """``describe``'s data as tables."""
-    schedule, defaults = description["schedule"], description["defaults"]
-    say(f"{description['bundle']}: {description['source']} ({description['family']})")
+    kind = description["addon"]
+    what = description["family"] if kind is None else f"{AddonKind(kind).label} for {description['family']}"
+    say(f"{description['bundle']}: {description['source']} ({what})")
     if not description["seal"]["intact"]:
         say("seal       broken: bundle.json was edited, and is shown as it is now; nothing draws with it")
     for name, row in description["decisions"].items():
         say(f"{name.removesuffix(' type'):<10} {row['value']} ({row['reason']})")
     say(f"profiles   {', '.join(description['profiles'])}")
-    say(f"schedule   {schedule['prediction_type']}, {_noise_levels(schedule)}")
-    if description["seamless"] != Seamless.NONE:
-        say(f"seamless   {description['seamless']}")
-    options = "".join(f" {name}={value}" for name, value in defaults["sampler_options"].items())
-    say(
-        f"defaults   {defaults['sampler']}{options}, {defaults['num_inference_steps']} steps, "
-        f"guidance {defaults['guidance_scale']:g}"
-    )
+    if kind is None:
+        _print_sampling(description)
     for name, names in description["unread"].items():
         more = len(names) - _SHOWN_TENSORS
         said = f"{', '.join(names[:_SHOWN_TENSORS])}{f' and {more} more' if more > 0 else ''}"
@@ -83,6 +79,19 @@ def print_description(description: dict[str, Any]) -> None:
         say("not optimised: too little memory was free; run latentrt build again with more")
     if shapes:
         say("layers: convolutions and matrix products, by dtype")
+
+
+def _print_sampling(description: dict[str, Any]) -> None:
+    """What a model's pictures are sampled with."""
+    schedule, defaults = description["schedule"], description["defaults"]
+    say(f"schedule   {schedule['prediction_type']}, {_noise_levels(schedule)}")
+    if description["seamless"] != Seamless.NONE:
+        say(f"seamless   {description['seamless']}")
+    options = "".join(f" {name}={value}" for name, value in defaults["sampler_options"].items())
+    say(
+        f"defaults   {defaults['sampler']}{options}, {defaults['num_inference_steps']} steps, "
+        f"guidance {defaults['guidance_scale']:g}"
+    )
 
 
 def _noise_levels(schedule: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """What lies where an add-on is: its config, if it has one, and its tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,8 +56,10 @@ class AddonFiles:
         return file
 
 
-def addon_files(net: str, variant: str | None) -> AddonFiles:
+def addon_files(net: str, variant: str | None, classes: Set[str]) -> AddonFiles:
     """Finds an add-on and reads its config and the headers of its files.
+
+    ``classes`` are those of diffusers' configs that count beside a single file.
 
     Raises:
         CheckpointError: it is nowhere, no file of tensors, or a whole model's folder.
@@ -84,4 +86,7 @@ def addon_files(net: str, variant: str | None) -> AddonFiles:
         )
     beside = path.parent / CONFIG
     config = read_json(beside) if beside.is_file() else {}
-    return AddonFiles(place=place, folder=path.parent if config else None, config=config, weights=(file,))
+    known = class_of(config) in classes
+    return AddonFiles(
+        place=place, folder=path.parent if known else None, config=config if known else {}, weights=(file,)
+    )

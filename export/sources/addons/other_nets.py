@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Set
+from pathlib import Path
 
+from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.addons.files import AddonFiles
 from latentrt.export.sources.addons.place import EXPECTED
 from latentrt.export.sources.foreign.models import ForeignModel, model_without_unet
 from latentrt.export.sources.single_file.unet_structure import DIFFUSERS, LDM
+from latentrt.models import EMBEDDED
 
 _MODEL = "leave --for out to build a model"
 _LORA = "give it to a call with loras=…, or fuse it into a model with --lora"
@@ -50,11 +53,6 @@ _OTHER_NETS = (
         advice="use a T2I-Adapter of a control picture, or an IP-Adapter",
     ),
     ForeignModel(
-        name="a control net that is stored as a difference to a model (its tensor difference)",
-        pattern=r"^difference$",
-        advice="take the net as its author published it",
-    ),
-    ForeignModel(
         name="a PhotoMaker", pattern=r"^id_encoder\.|^qformer_perceiver\.", advice="use an IP-Adapter instead"
     ),
     ForeignModel(name="an ELLA", pattern=r"^connector\.resampler\.", advice="choose a net of the kinds above"),
@@ -76,11 +74,15 @@ _ADVICE_FOR = {
 
 
 def check_name(net: str) -> None:
-    """Refuses what is no file at all.
+    """Refuses what is known before it is looked into.
 
     Raises:
-        CheckpointError: a way of drawing that needs no net.
+        CheckpointError: a way of drawing that needs no net, the embedded model, or a model's bundle.
     """
+    bundle = (Path(net) / BUNDLE_FILE).is_file()
+    if bundle or (net == EMBEDDED and not Path(net).exists()):
+        kind = "the bundle of a model" if bundle else "the embedded model"
+        raise CheckpointError(f"got {net!r}, {kind}, expected {EXPECTED}; give a net, or leave --for out")
     if _REFERENCE.fullmatch(net.strip()):
         raise CheckpointError(
             f"got {net!r}, a way of drawing without weights of its own that latentrt does not have, expected "

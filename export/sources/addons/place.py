@@ -29,8 +29,11 @@ def place_of_addon(net: str, variant: str | None) -> Place:
         lambda repository: _fetched(repository, variant),
         expected="a folder or a file of a control net, a T2I-Adapter or an IP-Adapter, or a hub id such as owner/name",
     )
-    if not place.path.is_dir() or place.published is not None or _has_config(place.path):
+    path = place.path
+    if not path.is_dir() or place.published is not None or (path / INDEX).is_file():
         return place
+    if (path / CONFIG).is_file() and (weights_in(path, STEMS) or not any(map(_is_weights, files_in(path)))):
+        return place  # some pages count downloads by a config beside a file
     file = _only_file(str(place.path), files_in(place.path))
     return Place(path=file, name=place.name, revision=place.revision)
 
@@ -55,8 +58,8 @@ def chosen_weights(folder: Path, variant: str | None, published: tuple[Path, ...
     return files.paths
 
 
-def _has_config(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (CONFIG, INDEX))
+def _is_weights(path: Path) -> bool:
+    return path.suffix.lower() in WEIGHTS
 
 
 def _only_file(called: str, files: list[Path]) -> Path:
@@ -65,7 +68,7 @@ def _only_file(called: str, files: list[Path]) -> Path:
     Raises:
         CheckpointError: there is none, or several.
     """
-    weights = [path for path in files if path.suffix.lower() in WEIGHTS]
+    weights = [path for path in files if _is_weights(path)]
     by_stem = {path.stem: path for path in sorted(weights, key=lambda path: path.suffix.lower() == ".safetensors")}
     if len(by_stem) == 1:
         return next(iter(by_stem.values()))
@@ -84,7 +87,8 @@ def _fetched(repository: Repository, variant: str | None) -> Place:
     reference, names = repository.reference, repository.names
     below = "" if reference.path is None else f"{reference.path}/"
     if reference.path in names:
-        folder = repository.fetched([reference.path])
+        beside = f"{reference.path.rpartition('/')[0]}/{CONFIG}".lstrip("/")
+        folder = repository.fetched([name for name in names if name in (reference.path, beside)])
         return Place(path=folder / reference.path, name=name_of(reference), revision=folder.name)
     inside = [name for name in names if name.startswith(below)]
     if not inside:
@@ -100,7 +104,7 @@ def _fetched(repository: Repository, variant: str | None) -> Place:
         wanted = chosen_weights(folder, variant, published)
     elif f"{below}{INDEX}" in settings:
         return Place(path=folder, name=name_of(reference), revision=folder.name, published=published)
-    else:  # some pages count downloads by a config beside a file
+    else:
         wanted = (_only_file(str(reference), files_in(folder, published)),)
     start = root or Path()
     fetched = repository.fetched(

@@ -89,9 +89,15 @@ def feature_levels(config: Mapping[str, Any], factor: int) -> list[tuple[int, in
         factor: by which latents are smaller than pictures.
 
     Raises:
-        LayoutError: features that are larger than latents, or that no halving gives.
+        LayoutError: settings that are none, features that are larger than latents, or that no halving gives.
     """
-    kind, channels, unshuffled = config["adapter_type"], list(config["channels"]), config["downscale_factor"]
+    kind, channels, unshuffled = config["adapter_type"], config["channels"], config["downscale_factor"]
+    if kind not in (FULL, XL, LIGHT):
+        raise LayoutError(f"its adapter_type is {kind!r}, expected one of {FULL}, {XL}, {LIGHT}")
+    if config["in_channels"] not in (1, 3):
+        raise LayoutError(f"it takes pictures of {config['in_channels']!r} channels, expected 3, or 1 for grey ones")
+    if type(unshuffled) is not int or not channels or not all(type(width) is int for width in channels):
+        raise LayoutError("its config has no whole numbers as channels and downscale_factor")
     level = (unshuffled // factor).bit_length() - 1 if unshuffled >= factor else -1
     if level < 0 or factor << level != unshuffled:
         raise LayoutError(f"it begins at 1/{unshuffled} of the picture, expected 1/{factor} or a half of that")

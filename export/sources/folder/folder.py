@@ -29,6 +29,7 @@ from latentrt.export.sources.partial_model import Choices, Ema, PartialModel, de
 from latentrt.export.sources.parts import FolderPart
 from latentrt.export.sources.weights_file import SHARD, open_weights_file
 
+_NETS = ("ControlNetModel", "ControlNetUnionModel", "T2IAdapter")  # which are built for a model
 # A bare part's class, and what it is in a pipeline
 _BARE = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
 # Of these files a folder has one if it is a diffusers model, whole or in part, or a part alone
@@ -267,9 +268,13 @@ def _part_folders(folder: Path, ema: Ema | None = None) -> dict[str, Path]:
         kind = class_of(config)
         if kind in _BARE:
             return {_BARE[kind]: folder}
+        advice = (
+            "it adds to another model: build it for the bundle of that one, with --for BUNDLE"
+            if kind in _NETS
+            else "choose such a model"
+        )
         raise CheckpointError(
-            f"{str(folder)!r} holds a {kind}, expected a diffusers pipeline or one of {', '.join(_BARE)}; choose such "
-            "a model"
+            f"{str(folder)!r} holds a {kind}, expected a diffusers pipeline or one of {', '.join(_BARE)}; {advice}"
         )
     else:
         folders = {part: folder / part for part in STEMS if (folder / part / "config.json").is_file()}

@@ -18,6 +18,7 @@ class ForeignModel:
 
 
 _ADDS = "it adds to another model: give that one"
+_FOR = "it adds to another model: build it for the bundle of that one, with --for BUNDLE"
 _PART = "give the whole checkpoint, or add --base with a model that has the rest"
 
 _TEXTUAL_INVERSION = ForeignModel(
@@ -36,13 +37,13 @@ _BESIDE_A_UNET = (
     ForeignModel(
         name="a ControlNet",
         pattern=r"^control_model\.|(^|\.)input_hint_block\.|(^|\.)zero_convs\.|controlnet_(cond_embedding|down_blocks)\.",
-        advice=_ADDS,
+        advice=_FOR,
     ),
     ForeignModel(name="a ControlNet-LLLite", pattern=r"^lllite_", advice=_ADDS),
     ForeignModel(
         name="an IP-Adapter",
         pattern=r"(^|\.)to_[kv]_ip\.|^ip_adapter\.|^image_proj\.",
-        advice=_ADDS,
+        advice=_FOR,
     ),
     ForeignModel(name="Zero123", pattern=r"^cc_projection\."),
     ForeignModel(name="AudioLDM", pattern=r"(^|\.)vocoder\.|\.audio_branch\.|\.film_emb\."),
@@ -61,7 +62,7 @@ _BESIDE_A_UNET = (
 
 # Whole models of other kinds, and single parts of ours; looked for where there is no U-Net
 _WITHOUT_A_UNET = (
-    ForeignModel(name="a Control-LoRA", pattern=r"^lora_controlnet$", advice=_ADDS),
+    ForeignModel(name="a Control-LoRA", pattern=r"^lora_controlnet$", advice=_FOR),
     ForeignModel(
         name="a LyCORIS (a relative of LoRA)",
         pattern=r"^lycoris_|\.hada_w\d|\.lokr_[wt]\d|\.oft_(blocks|diag)\b|\.on_input$|\.glora_",
@@ -74,7 +75,7 @@ _WITHOUT_A_UNET = (
     ),
     _TEXTUAL_INVERSION,
     ForeignModel(
-        name="a T2I-Adapter", pattern=r"^(adapter\.)?body\.\d+\.(resnets|block1|in_conv|0\.block1)\b", advice=_ADDS
+        name="a T2I-Adapter", pattern=r"^(adapter\.)?body\.\d+\.(resnets|block1|in_conv|0\.block1)\b", advice=_FOR
     ),
     ForeignModel(
         name="the state of an optimizer", pattern=r"(^|\.)exp_avg(_sq)?$", advice="give the weights beside it"

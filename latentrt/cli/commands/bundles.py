@@ -116,7 +116,7 @@ def compare(
 def verify(bundle: Bundle, backend: Backend = "auto", threads: Threads = None, json: Json = False) -> None:
     """Check every file of a bundle, and compare its engines on this machine with its recorded outputs."""
     from latentrt.cli.terminal import BuildProgress, print_json, say
-    from latentrt.engines.bundle.bundle import open_bundle
+    from latentrt.engines.bundle.bundle import folder_and_seal
     from latentrt.engines.bundle.parity import Reference
     from latentrt.verifying import verify as verify_bundle
 
@@ -124,7 +124,7 @@ def verify(bundle: Bundle, backend: Backend = "auto", threads: Threads = None, j
     if json:
         print_json({"bundle": str(bundle), "parity": {name: asdict(parity) for name, parity in figures.items()}})
         return
-    components = open_bundle(bundle).manifest.components
+    components = folder_and_seal(bundle)[0].manifest.components
     for name, parity in figures.items():
         say(f"{name:<13} {parity}")
     by_reference = {
