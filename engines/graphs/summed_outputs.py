@@ -26,12 +26,13 @@ def add_previous(model: "ir.Model", outputs: Mapping[str, TensorRecord]) -> None
         record = outputs.get(str(value.name))
         if record is None:
             continue
-        axes = len(record.shape)
+        name, axes = str(value.name), len(record.shape)
         default = np.zeros((1,) * axes, np.float32)
-        before = editor.input(previous(str(value.name)), ir.DataType.FLOAT, [None] * axes, default)
-        total = editor.after(value, str(value.name)).add("Add", value, before)
+        before = editor.input(previous(name), ir.DataType.FLOAT, [None] * axes, default)
+        total = editor.after(value, name).add("Add", value, before)
         total.type = value.type
         editor.give(total, value)
+        value.name = f"{name}.alone"  # halving has made a .before
 
 
 def require_inputs(model: "ir.Model", shapes: Mapping[str, TensorRecord]) -> None:

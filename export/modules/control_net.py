@@ -53,7 +53,7 @@ class UnionHintModule(HintModule):
         """The embedded picture with what its kind adds to each channel."""
         (condition,) = super().forward(picture)
         scale = condition_scale[:, None]
-        x = (condition.mean((2, 3)) + self.task_embedding[control_index]) * scale
+        x = (condition.mean((2, 3)) + torch.nn.functional.embedding(control_index, self.task_embedding)) * scale
         for layer in self.transformer_layes:
             x = x + _attended_alone(layer.attn, layer.ln_1(x))
             x = x + layer.mlp(layer.ln_2(x))

@@ -51,7 +51,7 @@ class GraphWeights:
 
     def _fold_transposes(self, parameter: str, value: Any) -> None:
         """Replaces transposes of a matrix by one initializer; its numbers are turned around as they are written."""
-        transposes = [use.node for use in value.uses() if use.node.op_type == "Transpose" and len(value.shape) == 2]
+        transposes = [use.node for use in value.uses() if len(value.shape) == 2 and _turns(use.node)]
         if not transposes:
             return
         transposed = _transposed(value, f"{parameter}{_TRANSPOSED}")
@@ -128,6 +128,14 @@ class GraphWeights:
             raise CheckpointError(
                 f"{place.initializer} does not hold the weight {parameter} ({place.layout}, {place.dtype}); report it"
             )
+
+
+def _turns(node: Any) -> bool:
+    """Whether a node turns a matrix around: the tracer also writes transposes that leave it."""
+    if node.op_type != "Transpose":
+        return False
+    permutation = node.attributes.get("perm")
+    return permutation is None or list(permutation.value) == [1, 0]
 
 
 def _transposed(value: Any, name: str) -> Any:
