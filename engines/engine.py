@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Protocol, Self
 
-from latentrt.engines.spec import Array, EngineSpec, Tensor, host_arrays
+from latentrt.engines.spec import Array, EngineSpec, Tensor
 
 
 class Engine(Protocol):
@@ -18,11 +18,12 @@ class Engine(Protocol):
         """Inputs, outputs and batch sizes."""
         ...
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Runs the component; the returned arrays belong to the caller.
 
         Args:
-            inputs: by name. Those that have a neutral value may be left out.
+            inputs: by name. Those that have a neutral value may be left out. An array that owns its numbers and cannot
+                be written to is taken to stay as it is: where it was given before, it may be on the device still.
 
         Raises:
             RequestError: inputs that do not match ``spec``.
@@ -30,7 +31,7 @@ class Engine(Protocol):
         ...
 
     def run_kept(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """As ``run`` between engines of one backend: what is on its device is taken there, and results stay there."""
+        """As ``run``, but on backends that have a device results stay there, for ``run`` and this of other engines."""
         ...
 
     def close(self) -> None:
@@ -46,12 +47,12 @@ class ClosesItself(ABC):
     """What engines share: closing themselves, and results that are in the host's memory anyway."""
 
     @abstractmethod
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Runs the component."""
 
     def run_kept(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """As ``run``."""
-        return self.run(host_arrays(inputs))
+        return self.run(inputs)
 
     @abstractmethod
     def close(self) -> None:

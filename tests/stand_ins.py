@@ -103,7 +103,12 @@ class StandInDriver:
 
     def _copy(self, target: int, source: int, size: int, stream: int) -> None:
         assert size <= min(self._at(target)[1], self._at(source)[1])
-        self.enqueue(stream, lambda: ctypes.memmove(target, source, size) and None)
+
+        def work() -> None:
+            assert size <= min(self._at(target)[1], self._at(source)[1]), "freed before it was copied"
+            ctypes.memmove(target, source, size)
+
+        self.enqueue(stream, work)
 
     def copy_to_device(self, device: int, host: int, size: int, stream: int) -> None:
         self._called("copy_to_device")
@@ -114,6 +119,18 @@ class StandInDriver:
         self._called("copy_to_host")
         assert (self._at(device)[0], self._at(host)[0]) == ("device", "pinned")
         self._copy(host, device, size, stream)
+
+    def copy_on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        self._called("copy_on_device")
+        assert (self._at(target)[0], self._at(source)[0]) == ("device", "device")
+        assert stream not in self.recordings, "results have another address with every run"
+        self._copy(target, source, size, stream)
+
+    def clear(self, device: int, size: int, stream: int) -> None:
+        self._called("clear")
+        assert self._at(device)[0] == "device"
+        assert size <= self._at(device)[1]
+        self.enqueue(stream, lambda: ctypes.memset(device, 0, size) and None)
 
     def stream_create(self) -> int:
         self._called("stream_create")
@@ -341,7 +358,7 @@ class StandInRTX(TensorRTRTX):
     ) -> ContentsRecord:
         plan = folder / PLAN_FILE
         if graph.content is None:
-            plan.write_text(json.dumps({"component": component.name, "graph": str(component.onnx)}))
+            plan.write_text(json.dumps({"component": component.label, "graph": str(component.onnx)}))
         else:
             import onnx
 
@@ -349,13 +366,13 @@ class StandInRTX(TensorRTRTX):
             onnx.load_external_data_for_model(model, str(graph.path.parent))
             weights = {name: [place.shape, place.dtype] for name, place in graph.weight_inputs.items()}
             content = base64.b64encode(model.SerializeToString()).decode()
-            plan.write_text(json.dumps({"component": component.name, "content": content, "weights": weights}))
+            plan.write_text(json.dumps({"component": component.label, "content": content, "weights": weights}))
         return ContentsRecord(
             shapes=shapes_record(component.static_shapes), layers={}, weight_inputs=tuple(graph.weight_inputs)
         )
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> TensorRTModel:
-        self.components[component.name] = component
+        self.components[component.label] = component
         return super().open(component, folder, threads=threads)
 
 

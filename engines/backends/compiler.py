@@ -114,6 +114,11 @@ class Compiler(Protocol):
         ...
 
     @property
+    def added_apart(self) -> bool:
+        """Whether inputs that a call may leave out need an engine of their own; where not, each U-Net takes them."""
+        ...
+
+    @property
     def largest_hashed(self) -> int | None:
         """Files of an engine up to this size are hashed when it is opened; None hashes all."""
         ...

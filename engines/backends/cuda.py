@@ -49,6 +49,14 @@ class Driver(Protocol):
         """Enqueues a copy to pinned memory."""
         ...
 
+    def copy_on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        """Enqueues a copy from device memory to device memory."""
+        ...
+
+    def clear(self, device: int, size: int, stream: int) -> None:
+        """Enqueues filling device memory with zeros."""
+        ...
+
     def stream_create(self) -> int:
         """A queue of its own, apart from the default one."""
         ...
@@ -167,6 +175,15 @@ class CudaPython:
         """cudaMemcpyAsync."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", host, device, size, kind, stream)
+
+    def copy_on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        """cudaMemcpyAsync."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._call("cudaMemcpyAsync", target, source, size, kind, stream)
+
+    def clear(self, device: int, size: int, stream: int) -> None:
+        """cudaMemsetAsync."""
+        self._call("cudaMemsetAsync", device, 0, size, stream)
 
     def stream_create(self) -> int:
         """Does not wait for the default stream."""

@@ -5,9 +5,11 @@ the provider is, and what it saves is bound to the provider's choices for that G
 this GPU architecture and version passed the gate.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentrt.engines.backends.compiler import Target, refuse_workspace
-from latentrt.engines.backends.cuda import CudaPython, architecture
+from latentrt.engines.backends.cuda import CudaPython, Driver, architecture
 from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_errors
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.component import Component
@@ -26,7 +28,7 @@ from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Profile, Shapes
-from latentrt.engines.spec import Array, EngineSpec
+from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor, TensorSpec, host_arrays
 
 if TYPE_CHECKING:
     from latentrt.engines.bundle.changed_weights import ChangedInitializer
@@ -40,10 +42,11 @@ _NO_GRAPH = -1  # gpu_graph_id of a run that is neither recorded nor replayed
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """An ONNX Runtime provider and the name of its memory."""
+    """An ONNX Runtime provider, the name of its memory, and what copies there."""
 
     provider: str = "CUDAExecutionProvider"
     memory: str = "cuda"
+    driver: Callable[[], Driver] = CudaPython
 
 
 class OrtCuda:
@@ -53,6 +56,7 @@ class OrtCuda:
     maker = "ONNX Runtime"
     flags: Mapping[str, str] = {"recipe": "1", "tf32": "off"}
     lora_ready = False
+    added_apart = False
     largest_hashed: int | None = HASHED_AT_OPEN
     opens_at_once = False
     opens_after_fork = False
@@ -184,11 +188,20 @@ class OrtCudaModel:
         _ = self.session
         return OrtCudaEngine(self, self._component.spec_of_any_batch(shapes), kept=kept)
 
-    def run(self, spec: EngineSpec, inputs: Mapping[str, Array], *, kept: bool) -> dict[str, Array]:
-        """One run; the lock is held. Where its recording fails, it runs again on a session without CUDA graphs."""
+    @cached_property
+    def copies(self) -> "Copies":
+        """What copies on the device."""
+        return Copies(self.device.driver())
+
+    def run(self, spec: EngineSpec, inputs: Mapping[str, Tensor], *, kept: bool) -> "BoundRun":
+        """One run; the lock is held, and what comes back has the results until the next one.
+
+        Where its recording fails, it runs again on a session without CUDA graphs.
+        """
         bound = self.bound(spec, inputs, kept=kept)
         try:
-            return bound.run(inputs)
+            bound.run(inputs)
+            return bound
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
             if bound.recorded is not False:
                 raise
@@ -199,13 +212,18 @@ class OrtCudaModel:
         self._session = None
         self._session = self._open({"use_tf32": "0"})
         self.graph_refused = reason
-        return self.bound(spec, inputs, kept=kept).run(inputs)
+        bound = self.bound(spec, inputs, kept=kept)
+        bound.run(inputs)
+        return bound
 
-    def bound(self, spec: EngineSpec, inputs: Mapping[str, Array], *, kept: bool) -> "BoundRun":
-        """The buffers for inputs of these shapes, made once if they are kept; the lock is held."""
-        batch = next(
-            (len(inputs[name]) for name, tensor in spec.inputs.items() if tensor.shape[0] == "batch"), spec.batches[0]
-        )
+    def bound(self, spec: EngineSpec, inputs: Mapping[str, Tensor], *, kept: bool) -> "BoundRun":
+        """The buffers for inputs of these shapes, made once if they are kept; the lock is held.
+
+        Inputs that are left out have their defaults in the graph, so calls with and without them have buffers and
+        CUDA graphs of their own.
+        """
+        batched = (tensor.shape[0] for name, tensor in inputs.items() if spec.inputs[name].shape[0] == BATCH)
+        batch = next(batched, spec.batches[0])
         if not kept:
             return BoundRun(self, spec, batch, inputs, _NO_GRAPH)
         key = tuple((name, array.shape) for name, array in sorted(inputs.items()))
@@ -246,25 +264,57 @@ class OrtCudaModel:
         return session
 
 
+class OrtDeviceArray:
+    """A ``DeviceArray`` in memory that ONNX Runtime allocated, and frees with it."""
+
+    def __init__(self, value: Any, tensor: TensorSpec, batch: int) -> None:
+        """Takes ONNX Runtime's value."""
+        self.value = value
+        self.shape, self.dtype = tensor.sized(batch), tensor.dtype
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions it has."""
+        return len(self.shape)
+
+    def numpy(self) -> Array:
+        """A copy in the host's memory."""
+        return np.array(self.value.numpy())
+
+
+class Copies:
+    """Copies between values of ONNX Runtime that are on the device; sessions wait for their runs, and this for its own.
+
+    ONNX Runtime's ``copy_tensors`` does not know the memory of this provider.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        """Takes the device."""
+        self._driver, self._stream = driver, driver.stream_create()
+        weakref.finalize(self, driver.stream_destroy, self._stream).atexit = False
+
+    def copy(self, targets: Iterable[Any], sources: Iterable[Any]) -> None:
+        """Copies each source, and waits until all are there."""
+        for target, source in zip(targets, sources, strict=True):
+            size = target.tensor_size_in_bytes()
+            self._driver.copy_on_device(target.data_ptr(), source.data_ptr(), size, self._stream)
+        self._driver.stream_synchronize(self._stream)
+
+
 class BoundRun:
     """Inputs and outputs of one shape in device memory, bound to the session."""
 
     def __init__(
-        self, model: OrtCudaModel, spec: EngineSpec, batch: int, inputs: Mapping[str, Array], graph: int
+        self, model: OrtCudaModel, spec: EngineSpec, batch: int, inputs: Mapping[str, Tensor], graph: int
     ) -> None:
         """Allocates and binds."""
         self.recorded = None if graph == _NO_GRAPH else False
         """Whether the graph was recorded, where there is to be one."""
-        memory, value = model.device.memory, model.ort.OrtValue
+        self._model, self._spec, self._batch = model, spec, batch
         self._session = model.session
         self._binding = self._session.io_binding()
-        self._inputs = {
-            name: value.ortvalue_from_numpy(np.ascontiguousarray(inputs[name]), memory, 0) for name in inputs
-        }
-        self._outputs = {
-            name: value.ortvalue_from_shape_and_type(tensor.sized(batch), tensor.dtype.type, memory, 0)
-            for name, tensor in spec.outputs.items()
-        }
+        self._inputs = {name: self._value(spec.inputs[name]) for name in inputs}
+        self._outputs = {name: self._value(tensor) for name, tensor in spec.outputs.items()}
         for name, tensor in self._inputs.items():
             self._binding.bind_ortvalue_input(name, tensor)
         for name, tensor in self._outputs.items():
@@ -272,15 +322,32 @@ class BoundRun:
         self._options = model.ort.RunOptions()
         self._options.add_run_config_entry("gpu_graph_id", str(graph))
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Copies the inputs in, runs or replays, copies the outputs out."""
-        for name, array in inputs.items():
+    def run(self, inputs: Mapping[str, Tensor]) -> None:
+        """Copies the inputs in, and runs or replays."""
+        on_device = {name: tensor.value for name, tensor in inputs.items() if isinstance(tensor, OrtDeviceArray)}
+        if on_device:
+            self._model.copies.copy((self._inputs[name] for name in on_device), on_device.values())
+        for name, array in host_arrays({name: inputs[name] for name in inputs if name not in on_device}).items():
             self._inputs[name].update_inplace(np.ascontiguousarray(array))
         self._binding.synchronize_inputs()
         self._session.run_with_iobinding(self._binding, self._options)
         self._binding.synchronize_outputs()
         self.recorded = None if self.recorded is None else True
+
+    def results(self) -> dict[str, Array]:
+        """Copies of the outputs in the host's memory."""
         return {name: np.array(value.numpy()) for name, value in self._outputs.items()}
+
+    def results_on_device(self) -> dict[str, OrtDeviceArray]:
+        """Copies of the outputs on the device: the bound ones are written to by the next run."""
+        made = {name: self._value(tensor) for name, tensor in self._spec.outputs.items()}
+        self._model.copies.copy(made.values(), self._outputs.values())
+        return {name: OrtDeviceArray(made[name], tensor, self._batch) for name, tensor in self._spec.outputs.items()}
+
+    def _value(self, tensor: TensorSpec) -> Any:
+        """Memory on the device."""
+        shape, memory = tensor.sized(self._batch), self._model.device.memory
+        return self._model.ort.OrtValue.ortvalue_from_shape_and_type(shape, tensor.dtype.type, memory, 0)
 
 
 class OrtCudaEngine(ClosesItself):
@@ -291,11 +358,21 @@ class OrtCudaEngine(ClosesItself):
         self._model = model
         self._kept = kept
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs the component on arrays that match ``spec``; new arrays come back. Threads take turns."""
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
+        """Runs the component on tensors that match ``spec``; new arrays come back. Threads take turns."""
+        with self._ran(inputs) as bound:
+            return bound.results()
+
+    def run_kept(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Runs it with results that stay on the device."""
+        with self._ran(inputs) as bound:
+            return bound.results_on_device()
+
+    @contextmanager
+    def _ran(self, inputs: Mapping[str, Tensor]) -> Iterator[BoundRun]:
         self.spec.check(inputs)
         with self._model.lock, run_errors("close what else uses the GPU or report it"):
-            return self._model.run(self.spec, inputs, kept=self._kept)
+            yield self._model.run(self.spec, inputs, kept=self._kept)
 
     def close(self) -> None:
         """Closes the shared model."""

@@ -3,16 +3,23 @@
 Names and shapes are here, for everyone; ``engines/graphs/variants/`` puts them into a graph.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
 from latentrt.engines.bundle.unet_structure import Plane, UnetStructure
+from latentrt.engines.choices import choice
 from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.engines.spec import BATCH, TensorSpec
 
 MID_RESIDUAL = "mid_residual"
 KEYS, VALUES, SCALES = "image_prompt_keys", "image_prompt_values", "image_prompt_scales"
+
+FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS = 2, 16
+"""How many image prompts, and of how many tokens, engines of fixed shapes take.
+
+Sixteen are the Resampler's; the four of the first adapters are repeated, which changes no softmax.
+"""
 
 
 def down_residual(index: int) -> str:
@@ -83,6 +90,21 @@ def added_inputs(structure: UnetStructure, shapes: Shapes, size: tuple[int, int]
 def attended_levels(structure: UnetStructure) -> tuple[int, ...]:
     """The levels that have cross-attentions, ascending."""
     return tuple(sorted({one.level for one in structure.cross_attentions}))
+
+
+def added_text(added: Collection[AddedInputs]) -> str:
+    """Their names as one argument: ``control,image-prompt``."""
+    return ",".join(which.value for which in AddedInputs if which in added)
+
+
+def added_from_texts(texts: str | Iterable[str]) -> frozenset[AddedInputs]:
+    """Those that a text or several name, separated by commas.
+
+    Raises:
+        RequestError: an unknown name.
+    """
+    names = [name.strip() for text in ((texts,) if isinstance(texts, str) else texts) for name in text.split(",")]
+    return frozenset(choice(AddedInputs, name, "added input") for name in names)
 
 
 def added_of(names: Iterable[str]) -> frozenset[AddedInputs]:

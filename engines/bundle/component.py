@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from latentrt.engines.bundle.added_inputs import added_inputs
+from latentrt.engines.bundle.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_inputs, added_text
 from latentrt.engines.bundle.kinds import KindRow
 from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord
 from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.unet_structure import UnetStructure, unet_structure
-from latentrt.engines.shapes import Profile, Shapes
+from latentrt.engines.shapes import AddedInputs, Profile, Shapes
 from latentrt.engines.spec import EngineSpec
 
 
@@ -24,11 +24,21 @@ class StaticShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """A component by name, in a bundle's folder that may still be under construction."""
+    """A component by name, in a bundle's folder that may still be under construction.
+
+    ``added`` are the inputs that its engines take beside those it was exported with, for backends of fixed shapes: an
+    engine of theirs takes what it was compiled for, and each combination is an engine of its own.
+    """
 
     root: Path
     manifest: ComponentsManifest
     name: str
+    added: frozenset[AddedInputs] = frozenset()
+
+    @property
+    def label(self) -> str:
+        """What sentences call it: ``unet``, or ``unet with control``."""
+        return f"{self.name} with {added_text(self.added)}" if self.added else self.name
 
     @property
     def record(self) -> ComponentRecord:
@@ -111,7 +121,14 @@ class Component:
         """
         shapes: dict[object, StaticShape] = {}
         for profile in self.manifest.profiles:
-            spec = self.spec_of_one_batch(Shapes(profile=profile))
+            spec = self.spec_of_one_batch(
+                Shapes(
+                    profile=profile,
+                    added=self.added,
+                    image_prompts=FIXED_IMAGE_PROMPTS,
+                    image_tokens=FIXED_IMAGE_TOKENS,
+                )
+            )
             tensors = {**spec.inputs, **spec.outputs}
             signature = tuple((name, tensor.sized(spec.batches[0])) for name, tensor in tensors.items())
             known = shapes.get(signature)

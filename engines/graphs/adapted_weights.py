@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,23 +12,25 @@ from latentrt.engines.bundle.changed_weights import ChangedInitializer
 from latentrt.engines.bundle.records.named_weights import StoredWeight
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.errors import BundleError
-from latentrt.engines.graphs.editor import GraphEditor, load_graph, serialized, weight_of
+from latentrt.engines.graphs.editor import GraphEditor, weight_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
-def graph_with_weights_as_inputs(onnx: Path, weights: ComponentWeights) -> tuple[bytes, dict[str, StoredWeight]]:
-    """The graph with all named weights as inputs in place of initializers; what is left lies beside ``onnx``.
+def take_weights_as_inputs(model: "ir.Model", weights: ComponentWeights) -> dict[str, StoredWeight]:
+    """Makes all named weights of a graph inputs in place of initializers.
 
     Args:
-        onnx: the component's graph.
+        model: the component's graph, or one made of it.
         weights: the bundle's weights of it, by name.
 
     Returns:
-        The graph, and where the bundle holds each of the new inputs. Each initializer was compared with that place.
+        Where the bundle holds each of the new inputs. Each initializer was compared with that place.
 
     Raises:
         BundleError: an initializer is missing or holds other numbers than the bundle's weight.
     """
-    model = load_graph(onnx)
     editor, initializers = GraphEditor(model.graph), weights.initializers
     for name, place in initializers.items():
         value = model.graph.initializers.get(name)
@@ -37,17 +40,17 @@ def graph_with_weights_as_inputs(onnx: Path, weights: ComponentWeights) -> tuple
                 "bundle again"
             )
         editor.input_of_weight(value)
-    return serialized(model), initializers
+    return initializers
 
 
-def graph_with_changed_weights(onnx: Path, changed: Iterable[ChangedInitializer], folder: Path) -> bytes:
-    """The graph with other numbers in some initializers; its weights files are in ``folder``.
+def change_weights(model: "ir.Model", changed: Iterable[ChangedInitializer], folder: Path) -> None:
+    """Puts other numbers into some initializers of a graph; its weights files are in ``folder`` then.
 
     The weights are copied there, and overwritten one at a time as they come. They are not linked: TensorRT's parser
     takes weights from the graph's folder alone, and onnx's refuses files that have links.
 
     Args:
-        onnx: the component's graph.
+        model: the component's graph, or one made of it.
         changed: initializers and their new numbers, in the shape and dtype that they have.
         folder: where to write; exists.
 
@@ -56,13 +59,13 @@ def graph_with_changed_weights(onnx: Path, changed: Iterable[ChangedInitializer]
     """
     import onnx_ir as ir
 
-    model = load_graph(onnx)
     tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
-    locations = {str(tensor.location) for tensor in tensors.values() if isinstance(tensor, ir.ExternalTensor)}
+    external = [tensor for tensor in tensors.values() if isinstance(tensor, ir.ExternalTensor)]
+    locations = {str(tensor.location): Path(tensor.path) for tensor in external}
     with ExitStack() as opened:
         files = {}
-        for location in locations:
-            shutil.copyfile(onnx.parent / location, folder / location)
+        for location, path in locations.items():
+            shutil.copyfile(path, folder / location)
             files[location] = opened.enter_context((folder / location).open("r+b"))
         for name, content in changed:
             tensor = tensors[name]
@@ -72,4 +75,3 @@ def graph_with_changed_weights(onnx: Path, changed: Iterable[ChangedInitializer]
                 file.write(np.ascontiguousarray(content).data)
             else:
                 model.graph.initializers[name].const_value = ir.tensor(content, name=name)
-    return serialized(model)

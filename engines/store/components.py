@@ -18,9 +18,9 @@ from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.forks import keep_for_ever, watch_forks
 from latentrt.engines.precision import Backend
-from latentrt.engines.shapes import Shapes
+from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.engines.store.changed_models import ChangedModels
-from latentrt.engines.store.store import compiled_folder, read_engine
+from latentrt.engines.store.store import compiled_folder, holding, read_engine
 
 if TYPE_CHECKING:
     from latentrt.engines.bundle.weights import ComponentWeights
@@ -88,6 +88,7 @@ class OpenComponents(Generic[_Folder]):
         self._forked = False
         self._compiler = COMPILERS[backend]
         self._models: dict[str, Model] = {}
+        self._labels: dict[tuple[str, frozenset[AddedInputs]], str] = {}
         self._weights: dict[str, ComponentWeights] = {}
         self.changed_models = ChangedModels(changed_models)
         self._components = {
@@ -106,6 +107,9 @@ class OpenComponents(Generic[_Folder]):
     def engine(self, component: str, shapes: Shapes, changes: Changes | None = None) -> Engine:
         """The component at these shapes; engines of one component share weights.
 
+        Where a backend compiles added inputs apart, what is asked for is the smallest engine that takes them. It is
+        opened when a call first needs it, and shares nothing with the plain one.
+
         With changes, what they touch is made once and kept for the next calls; without, it is the component as it was
         built.
 
@@ -117,11 +121,11 @@ class OpenComponents(Generic[_Folder]):
             RequestError: shapes that were not compiled, or weights that cannot be changed so.
             EngineError: closed, the device's memory does not hold it, or an engine that does not know its weights.
         """
-        model = self._model(component)
+        label, model = self._model(component, shapes.added)
         if changes is None:
             return model.engine(shapes)
         made = partial(self._changed, component, model, changes)
-        return self.changed_models.model(component, changes.key, made).engine(shapes)
+        return self.changed_models.model(label, changes.key, made).engine(shapes)
 
     def _changed(self, component: str, model: Model, changes: Changes) -> Model:
         with self._lock:
@@ -129,14 +133,24 @@ class OpenComponents(Generic[_Folder]):
                 self._weights[component] = self.bundle.weights(component)
         return model.changed(self._weights[component], changes)
 
-    def _model(self, component: str) -> Model:
+    def _model(self, component: str, added: frozenset[AddedInputs]) -> tuple[str, Model]:
+        """The model that takes the added inputs, and what it is kept by."""
         with self._lock:
             if self._closed:
                 raise EngineError("the pipeline is closed; open the bundle again")
-            if component not in self._models:
+            label = self._label(component, added) if added and self._compiler.added_apart else component
+            if label not in self._models:
                 self._check_fork()
-                self._open(component)
-            return self._models[component]
+                self._open(label)
+            return label, self._models[label]
+
+    def _label(self, component: str, added: frozenset[AddedInputs]) -> str:
+        if (component, added) not in self._labels:
+            variant = holding(self._components[component], self.backend, added)
+            self._folders[variant.label] = compiled_folder(variant, self.backend)
+            self._components[variant.label] = variant
+            self._labels[component, added] = variant.label
+        return self._labels[component, added]
 
     def _check_fork(self) -> None:
         if self._forked and not self._compiler.opens_after_fork:

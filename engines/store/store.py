@@ -1,20 +1,30 @@
 """Compiled engines inside a bundle: found by their identity, and refused when they do not fit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 from latentrt.engines.backends.compiler import Compiler, Target, WeightsAs
 from latentrt.engines.backends.registry import COMPILERS
+from latentrt.engines.bundle.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_text
 from latentrt.engines.bundle.checked_files import check_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ParityRecord
-from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, WEIGHTS, EngineManifest
+from latentrt.engines.bundle.records.engine_manifest import (
+    ADDED,
+    ENGINE_FILE,
+    IMAGE_PROMPTS,
+    WEIGHTS,
+    EngineManifest,
+)
 from latentrt.engines.bundle.records.manifest_file import check_seal, read_manifest_and_seal, write_manifest
 from latentrt.engines.bundle.records.seal import Seal
 from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError
 from latentrt.engines.files import locked, write_file
 from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import AddedInputs
 from latentrt.engines.store.key import EngineIdentity
 
 _PLAIN: Mapping[str, str] = {}
@@ -30,7 +40,7 @@ def identity_of(
         component: whose engine.
         compiler: of its backend.
         machine: as engines name it.
-        variant: flags that tell it from the component's plain engine.
+        variant: flags that tell it from the component's plain engine, beside those of its added inputs.
     """
     return EngineIdentity(
         component=component.name,
@@ -39,9 +49,16 @@ def identity_of(
         backend_version=compiler.version(),
         precision=component.record.precision,
         machine=machine,
-        flags=tuple(sorted({**compiler.flags, **variant}.items())),
+        flags=tuple(sorted({**compiler.flags, **_added_flags(component.added), **variant}.items())),
         shapes=tuple(str(profile) for profile in compiler.profiles(component)),
     )
+
+
+def _added_flags(added: frozenset[AddedInputs]) -> Mapping[str, str]:
+    flags = {ADDED: added_text(added)} if added else {}
+    if AddedInputs.IMAGE_PROMPT in added:
+        flags[IMAGE_PROMPTS] = f"{FIXED_IMAGE_PROMPTS}x{FIXED_IMAGE_TOKENS}"
+    return flags
 
 
 def target_identity(component: Component, compiler: Compiler, target: Target) -> EngineIdentity:
@@ -142,21 +159,56 @@ def compiled_folder(component: Component, backend: Backend) -> Path:
         BundleError: it is damaged.
     """
     compiler = COMPILERS[backend]
+    identity = _present(component, compiler)
+    if identity is None:
+        raise EngineError(_why_none_fits(component, compiler, identity_of(component, compiler, compiler.here())))
+    stored_engine(component.root, identity, largest_hashed=0)
+    return engine_folder(component.root, identity)
+
+
+def holding(component: Component, backend: Backend, added: frozenset[AddedInputs]) -> Component:
+    """The component with the fewest added inputs that hold those asked for and that it has an engine for.
+
+    Raises:
+        EngineError: there is none that fits this machine.
+    """
+    compiler = COMPILERS[backend]
+    for more in _supersets(added):
+        variant = replace(component, added=more)
+        if _present(variant, compiler) is not None:
+            return variant
+    variant = replace(component, added=added)
+    raise EngineError(_why_none_fits(variant, compiler, identity_of(variant, compiler, compiler.here())))
+
+
+def _supersets(added: frozenset[AddedInputs]) -> Iterator[frozenset[AddedInputs]]:
+    """All that hold it, small ones first."""
+    others = [which for which in AddedInputs if which not in added]
+    for count in range(len(others) + 1):
+        for more in combinations(others, count):
+            yield added | frozenset(more)
+
+
+def _present(component: Component, compiler: Compiler) -> EngineIdentity | None:
+    """The engine that there is for this machine: LoRA-ready, or else plain."""
     machine = compiler.here()
-    variants = (_LORA_READY, _PLAIN) if compiler.lora_ready and component.kind.adaptable else (_PLAIN,)
-    for variant in variants:
+    for variant in (_LORA_READY, _PLAIN) if compiler.lora_ready and component.kind.adaptable else (_PLAIN,):
         identity = identity_of(component, compiler, machine, variant)
-        folder = engine_folder(component.root, identity)
-        if folder.is_dir():
-            stored_engine(component.root, identity, largest_hashed=0)
-            return folder
-    raise EngineError(_why_none_fits(component, compiler, identity))
+        if engine_folder(component.root, identity).is_dir():
+            return identity
+    return None
 
 
 def _why_none_fits(component: Component, compiler: Compiler, wanted: EngineIdentity) -> str:
-    backend, name = compiler.backend, component.name
-    remedy = f"make one for this machine with: latentrt build {component.root} --backend {backend}"
-    others = [e for e in engines_in(component.root) if e.component == name and e.backend == backend]
+    backend, name = compiler.backend, component.label
+    added = f" --with {added_text(component.added)}" if component.added else ""
+    remedy = f"make one for this machine with: latentrt build {component.root} --backend {backend}{added}"
+    others = [
+        engine
+        for engine in engines_in(component.root)
+        if (engine.component, engine.backend) == (component.name, backend)
+        and engine.flags.get(ADDED, "") == added_text(component.added)
+    ]
     foreign = sorted({e.machine for e in others if e.machine != wanted.machine})
     if foreign and all(e.machine != wanted.machine for e in others):
         return (

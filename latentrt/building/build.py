@@ -10,13 +10,14 @@ from latentrt.building.from_model import build_from_model
 from latentrt.building.request import BuildRequest, profiles_from_arguments
 from latentrt.building.result import Build
 from latentrt.engines.backends.compiler import WeightsAs
+from latentrt.engines.bundle.added_inputs import added_from_texts
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.choices import choice, choice_if_given
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import Progress, StageTimer
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import AddedInputs, Profile
 from latentrt.export.sources.partial_model import Choices, Ema
 from latentrt.int8.settings import int8_request_from_arguments
 from latentrt.lora_arguments import LoraArgument, loras_from_arguments
@@ -32,6 +33,7 @@ def build(
     gpus: Sequence[str] = (),
     workspace_mb: int | None = None,
     lora_ready: bool = False,
+    added: str | Sequence[str | AddedInputs] = (),
     seamless: str | Seamless = Seamless.NONE,
     fp32: Sequence[str] = (),
     variant: str | None = None,
@@ -69,6 +71,9 @@ def build(
         workspace_mb: scratch memory in MB that TensorRT's builder may plan per layer; None sets no limit.
         lora_ready: TensorRT: U-Net and text encoders take their weights as inputs, so that LoRAs change them without
             a build; else a plan is built for each set of LoRAs, and kept. Other backends need none of it.
+        added: TensorRT: inputs that a second U-Net takes, for control nets and T2I-Adapters (``"control"``), image
+            prompts (``"image-prompt"``), or both. Calls that add nothing go on with the plain one. Each combination is
+            an engine of its own, and a further build adds another. Other backends need none of it.
         seamless: axes along which pictures wrap around, so that copies side by side show no seam: ``"none"``,
             ``"x"``, ``"y"`` or ``"xy"``.
         fp32: components that stay in fp32 whatever the precision, such as ``"vae_decoder"``.
@@ -108,7 +113,7 @@ def build(
         fp32=tuple(fp32),
         loras=loras_from_arguments(loras),
         int8=int8_request_from_arguments(precision, backend, prompts, quality),
-        engines=engines_to_make(backend, gpus, workspace_mb, weights),
+        engines=engines_to_make(backend, gpus, workspace_mb, weights, added_from_texts(added)),
         choices=Choices(
             variant=variant,
             base=None if base is None else str(base),

@@ -9,6 +9,7 @@ from typing import TypeVar
 from latentrt.engines.backends.compiler import Compiler, Target, WeightsAs
 from latentrt.engines.backends.ort_cpu.backend import measure_onnx
 from latentrt.engines.backends.registry import COMPILERS
+from latentrt.engines.bundle.added_inputs import added_text
 from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ParityRecord
@@ -17,6 +18,7 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.quantization.recipe import check_recipe
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
+from latentrt.engines.shapes import AddedInputs
 from latentrt.engines.store.compile import compile_component
 from latentrt.engines.store.store import engine_whole
 
@@ -25,10 +27,32 @@ _Manifest = TypeVar("_Manifest", bound=ComponentsManifest)
 
 @dataclass(frozen=True, kw_only=True)
 class EnginesToMake:
-    """The engines to make of every component: one per target."""
+    """The engines to make of every component: one per target; of U-Nets a second one, where inputs are added."""
 
     compiler: Compiler
     targets: tuple[Target, ...]
+    added: frozenset[AddedInputs] = frozenset()
+
+    def components(self, bundle: BundleFolder) -> list[Component]:
+        """All components of a bundle.
+
+        Raises:
+            RequestError: none of them takes the inputs that are to be added.
+        """
+        components = [Component(root=bundle.root, manifest=bundle.manifest, name=n) for n in bundle.manifest.components]
+        if self.added and not any(component.kind.added_inputs for component in components):
+            raise RequestError(
+                f"got with {added_text(self.added)} for {str(bundle.root)!r}, whose components "
+                f"({', '.join(bundle.manifest.components)}) take no such inputs, expected the bundle of a model; leave it "
+                "out here, and build the model's engines with it"
+            )
+        return components
+
+    def variants(self, component: Component) -> tuple[Component, ...]:
+        """The component as it is, and with the inputs that are added, if they are added to it."""
+        if not self.added or not component.kind.added_inputs:
+            return (component,)
+        return component, replace(component, added=self.added)
 
     def check_precision(self, precision: Precision | None) -> None:
         """Refuses what no bundle of a precision can have.
@@ -44,13 +68,17 @@ class EnginesToMake:
 
 
 def engines_to_make(
-    backend: Backend, gpus: Sequence[str], workspace_mb: int | None, weights: WeightsAs = WeightsAs.CONSTANTS
+    backend: Backend,
+    gpus: Sequence[str],
+    workspace_mb: int | None,
+    weights: WeightsAs = WeightsAs.CONSTANTS,
+    added: frozenset[AddedInputs] = frozenset(),
 ) -> EnginesToMake:
     """Finds out what can be compiled here, before the minutes that an export takes.
 
     Raises:
-        RequestError: a workspace below 1 MB, GPUs that the backend does not compile for, or weights as inputs where
-            no engine of the backend takes any.
+        RequestError: a workspace below 1 MB, GPUs that the backend does not compile for, weights as inputs where no
+            engine of the backend takes any, or added inputs where every engine takes them.
         EngineError: the backend is not installed or cannot run here.
     """
     if workspace_mb is not None and workspace_mb < 1:
@@ -63,9 +91,15 @@ def engines_to_make(
             f"got lora-ready for backend {backend}, whose engines take LoRAs as they are; leave it out, or choose "
             "tensorrt or tensorrt-rtx"
         )
+    if added and not compiler.added_apart:
+        raise RequestError(
+            f"got with {added_text(added)} for backend {backend}, whose engines take these inputs as they are; leave "
+            "it out, or choose tensorrt or tensorrt-rtx"
+        )
     targets = compiler.targets(gpus, workspace_mb)
     compiler.version()  # refuses where the backend is not installed
-    return EnginesToMake(compiler=compiler, targets=tuple(replace(target, weights=weights) for target in targets))
+    targets = tuple(replace(target, weights=weights) for target in targets)
+    return EnginesToMake(compiler=compiler, targets=targets, added=added)
 
 
 def compile_all(root: Path, manifest: _Manifest, engines: EnginesToMake, timer: StageTimer) -> _Manifest:
@@ -75,13 +109,13 @@ def compile_all(root: Path, manifest: _Manifest, engines: EnginesToMake, timer: 
     """
     bundle = BundleFolder(root=root, manifest=manifest)
     records = {}
-    for name, record in manifest.components.items():
-        component = Component(root=root, manifest=manifest, name=name)
-        parity = _compile(component, bundle, engines, timer)
+    for component in engines.components(bundle):
+        name = component.name
+        parity, *_ = [_compile(variant, bundle, engines, timer) for variant in engines.variants(component)]
         if parity is None:
             with timer.stage(f"{name}: gate the ONNX"):
                 parity = measure_onnx(component, bundle.probes(name))
-        records[name] = record.model_copy(update={"parity": parity})
+        records[name] = component.record.model_copy(update={"parity": parity})
     return manifest.model_copy(update={"components": records})
 
 
@@ -94,7 +128,7 @@ def _compile(
         check_recipe(component.record.quantization.recipe, engines.compiler.backend)
     for target in engines.targets:
         machine = f" for {target.machine}" if len(engines.targets) > 1 else ""
-        with timer.stage(f"{component.name}: compile{machine}"):
+        with timer.stage(f"{component.label}: compile{machine}"):
             engine = compile_component(component, engines.compiler, target, bundle.probes(component.name), timer)
         if engine.contents is not None and engine.contents.unoptimised:
             warnings.warn(
@@ -113,10 +147,10 @@ def compile_missing(bundle: BundleFolder, engines: EnginesToMake, timer: StageTi
         RequestError: engines that no bundle of its precision can have.
     """
     engines.check_precision(bundle.manifest.precision)
-    components = [Component(root=bundle.root, manifest=bundle.manifest, name=n) for n in bundle.manifest.components]
     lacking = [
         component
-        for component in components
+        for plain in engines.components(bundle)
+        for component in engines.variants(plain)
         if not all(engine_whole(component, engines.compiler, target) for target in engines.targets)
     ]
     for component in lacking:

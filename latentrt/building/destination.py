@@ -44,7 +44,8 @@ def check_space(destination: Path, parameters: int, precision: Precision, engine
     onnx = _BYTES[precision]
     # ONNX Runtime's CPU kernels are fp32: weights in fp16 are folded to that as they are packed
     weights = 4 if engines.compiler.backend is Backend.ORT_CPU else onnx
-    needed = int((onnx + _ENGINE_SHARE * weights * len(engines.targets)) * parameters)
+    made = len(engines.targets) * (2 if engines.added else 1)  # the U-Net is nearly all of a model
+    needed = int((onnx + _ENGINE_SHARE * weights * made) * parameters)
     if precision is Precision.INT8:  # the fp32 bundle that it is made of, and its engines
         needed += int((4 + _ENGINE_SHARE * 4) * parameters)
     free = shutil.disk_usage(parent).free

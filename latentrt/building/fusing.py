@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +192,7 @@ def _copy_engines(source: Bundle, manifest: BundleManifest, root: Path, engines:
         component = Component(root=source.root, manifest=source.manifest, name=name)
         if component.onnx_sha256 != Component(root=root, manifest=manifest, name=name).onnx_sha256:
             continue
-        for target in engines.targets:
-            if engine_whole(component, engines.compiler, target) is not None:
-                identity = target_identity(component, engines.compiler, target)
+        for variant, target in product(engines.variants(component), engines.targets):
+            if engine_whole(variant, engines.compiler, target) is not None:
+                identity = target_identity(variant, engines.compiler, target)
                 shutil.copytree(engine_folder(source.root, identity), engine_folder(root, identity))

@@ -145,9 +145,11 @@ def _fits(engine: dict[str, Any]) -> str:
 
 
 def _engine_name(engine: dict[str, Any]) -> str:
-    """The backend, the GPU architecture of a plan, and what it is to adapters."""
+    """The backend, the GPU architecture of a plan, the inputs that it adds, and what it is to adapters."""
     fixed = engine["contents"] and engine["contents"]["shapes"]
     name = f"{engine['backend']} {gpu_of_machine(engine['machine'])}" if fixed else str(engine["backend"])
+    if engine["added"]:
+        name += f", with {' and '.join(engine['added'])}"
     if engine["changes"] is not None:
         return f"{name}, with LoRAs {engine['changes'][:8]}"
     return f"{name}, LoRA-ready" if engine["lora_ready"] else name

@@ -16,7 +16,7 @@ from latentrt.engines.choices import choice
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile, Shapes
-from latentrt.engines.spec import Array, EngineSpec
+from latentrt.engines.spec import Array, EngineSpec, Tensor, host_arrays
 from latentrt.engines.store.components import Engines
 
 # Tiles overlap by a quarter of their size, as in diffusers; a build makes them a multiple of four latents
@@ -70,7 +70,7 @@ class SlicedEngine(ClosesItself):
         self._engine = engine
         self.spec: EngineSpec = replace(engine.spec, batches=engine.spec.batches[:1])
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Runs the engine."""
         return self._engine.run(inputs)
 
@@ -118,10 +118,10 @@ class TiledEngine(ClosesItself):
         self._tile, self._result_tile = (pixels, latents) if encodes else (latents, pixels)
         self._pixels = pixels // self._tile  # per unit of the input
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Runs the tiles of one sample, row by row; the array that comes back is new."""
         self.spec.check(inputs)
-        array = inputs[self._source]
+        array = host_arrays(inputs)[self._source]
         whole = np.empty(self._shape, array.dtype)
         extent = self._result_tile // _OVERLAP
         kept = self._result_tile - extent

@@ -1,5 +1,6 @@
 """The engine of ONNX Runtime's CUDA provider, with the CPU as the device: the bindings are real, the memory is not."""
 
+import ctypes
 import gc
 import weakref
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stand_ins import StandInDriver
 
 from latentrt.engines.backends import ort_cuda
 from latentrt.engines.backends.ort_cpu.backend import _OpenComponent
@@ -345,3 +347,58 @@ def test_changed_weights_come_again_where_a_session_is_opened_again(
     model.engine(Shapes(profile=PAIR)).run(inputs)
     model.changed(weights, changes)
     assert asked == [True, True, False, False, False]
+
+
+class CopyingDriver(StandInDriver):
+    """A ``Driver`` for memory that ONNX Runtime allocated: it copies, in order, when it is waited for."""
+
+    def _copy(self, target: int, source: int, size: int, stream: int) -> None:
+        self.enqueue(stream, lambda: ctypes.memmove(target, source, size) and None)
+
+    def copy_on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        self._called("copy_on_device")
+        self._copy(target, source, size, stream)
+
+
+class TestKept:
+    """Results that stay on the device."""
+
+    @pytest.fixture
+    def driver(self) -> CopyingDriver:
+        """What copies."""
+        return CopyingDriver()
+
+    @pytest.fixture
+    def model(self, unet: Component, driver: CopyingDriver) -> Iterator[OrtCudaModel]:
+        """The tiny U-Net with it."""
+        opened = OrtCudaModel(unet, Device(provider="CPUExecutionProvider", memory="cpu", driver=lambda: driver))
+        yield opened
+        opened.close()
+
+    def test_they_are_taken_by_another_run(
+        self, model: OrtCudaModel, driver: CopyingDriver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of the same buffers: each result stays as it is, and none passes the host."""
+        ids, passed = graph_ids(monkeypatch), []
+        real = ort_cuda.OrtDeviceArray.numpy
+        monkeypatch.setattr(ort_cuda.OrtDeviceArray, "numpy", lambda self: passed.append(self) or real(self))
+        engine = model.engine(Shapes(profile=PAIR))
+        inputs = [random_inputs(engine.spec, 2, seed) for seed in range(2)]
+        plain = [engine.run(one)["out_sample"] for one in inputs]
+        kept = [engine.run_kept(one)["out_sample"] for one in inputs]
+        taken = [engine.run({**one, "sample": sample})["out_sample"] for one, sample in zip(inputs, kept, strict=True)]
+        assert driver.log == ["stream_create", *["copy_on_device", "stream_synchronize"] * 4]
+        assert not passed
+        assert ids == [1]
+        for one, sample, result, tensor in zip(inputs, plain, taken, kept, strict=True):
+            np.testing.assert_array_equal(tensor.numpy(), sample)  # type: ignore[union-attr]
+            assert (tensor.shape, tensor.dtype, tensor.ndim) == (sample.shape, sample.dtype, sample.ndim)
+            np.testing.assert_array_equal(result, engine.run({**one, "sample": sample})["out_sample"])
+
+    def test_they_outlive_the_model(self, model: OrtCudaModel, driver: CopyingDriver) -> None:
+        """And shapes whose buffers are not kept give them, too; the stream goes with the model."""
+        engine = model.engine(Shapes(profile=Profile(width=16, height=16)))
+        inputs = random_inputs(engine.spec, 1, 0)
+        result, expected = engine.run_kept(inputs)["out_sample"], engine.run(inputs)["out_sample"]
+        model.close()
+        np.testing.assert_array_equal(result.numpy(), expected)  # type: ignore[union-attr]

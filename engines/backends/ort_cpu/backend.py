@@ -74,6 +74,7 @@ class OrtCpu:
     maker = "ONNX Runtime"
     flags: Mapping[str, str] = FLAGS
     lora_ready = False
+    added_apart = False
     largest_hashed: int | None = HASHED_AT_OPEN
     opens_at_once = True
     opens_after_fork = True

@@ -17,7 +17,7 @@ from latentrt.engines.backends.ort import CLOSED, run_errors
 from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError
 from latentrt.engines.forks import keep_for_ever
-from latentrt.engines.spec import BATCH, Array, EngineSpec
+from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor, host_arrays
 
 REMEDY = "close other programs or report it"
 
@@ -114,17 +114,18 @@ class HalvedEngine(ClosesItself):
         self._outputs = list(spec.outputs)
         self._batched = {name for name, tensor in spec.inputs.items() if tensor.shape and tensor.shape[0] == BATCH}
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Runs the component on arrays that match ``spec``; new arrays come back. Thread-safe."""
         self.spec.check(inputs)
+        arrays = host_arrays(inputs)
         halves, names = self._halves, self._outputs
         with run_errors(REMEDY):
             narrow = halves.narrow
-            batch = next((len(array) for name, array in inputs.items() if name in self._batched), 1)
+            batch = next((len(array) for name, array in arrays.items() if name in self._batched), 1)
             if batch < 2:
-                return dict(zip(names, halves.whole.run(names, inputs), strict=True))
+                return dict(zip(names, halves.whole.run(names, arrays), strict=True))
             middle = (batch + 1) // 2
-            parts = [self._part(inputs, side) for side in (slice(0, middle), slice(middle, batch))]
+            parts = [self._part(arrays, side) for side in (slice(0, middle), slice(middle, batch))]
             running = halves.begin(names, parts)
             if running is None:
                 results = [narrow.run(names, part) for part in parts]

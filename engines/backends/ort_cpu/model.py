@@ -12,7 +12,7 @@ from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.forks import keep_for_ever, watch_forks
 from latentrt.engines.machine import available_memory, physical_cores
-from latentrt.engines.spec import Array, EngineSpec
+from latentrt.engines.spec import Array, EngineSpec, Tensor, host_arrays
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -178,11 +178,11 @@ class OrtCpuEngine(ClosesItself):
         self._model = model
         self._outputs = list(spec.outputs)
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Runs the component on arrays that match ``spec``; new arrays come back."""
         self.spec.check(inputs)
         with run_errors(REMEDY):
-            return dict(zip(self._outputs, self._model.session.run(self._outputs, inputs), strict=True))
+            return dict(zip(self._outputs, self._model.session.run(self._outputs, host_arrays(inputs)), strict=True))
 
     def close(self) -> None:
         """Closes the shared model."""

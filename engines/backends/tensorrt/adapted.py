@@ -1,6 +1,10 @@
-"""What TensorRT compiles for adapters: plans that take weights as inputs, or else a plan for each set of changes."""
+"""What TensorRT compiles of rewritten graphs: plans that take further inputs or weights, and plans of changed weights.
+
+A default would make a constant of an input, so here inputs have none.
+"""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -11,35 +15,62 @@ from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.engine_manifest import CHANGES, EngineManifest
+from latentrt.engines.bundle.records.named_weights import StoredWeight
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.changes import Changes
 from latentrt.engines.errors import BundleError, EngineError
 from latentrt.engines.files import locked
+from latentrt.engines.graphs.editor import load_graph, serialized
 from latentrt.engines.store.compile import Seen, new_engine
 from latentrt.engines.store.key import EngineIdentity
 from latentrt.engines.store.store import engine_folder, identity_of, read_engine, stored_engine
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from latentrt.engines.backends.tensorrt.backend import TensorRT
 
 
 def graph_for(component: Component, target: Target) -> PlanGraph:
-    """The graph that a component's plan is built of: with weights as inputs where the target asks for them.
+    """The graph that a component's plan is built of, with added inputs and weights as inputs where they are asked for.
 
     Raises:
-        EngineError: onnx or onnx_ir is missing.
+        EngineError: onnx or onnx_ir is missing, or the graph is not built as the exporter builds it.
         BundleError: the graph does not hold the bundle's weights.
     """
-    if not target.takes_weights(component):
+    takes_weights = target.takes_weights(component)
+    if not takes_weights and not _rewritten(component):
         return PlanGraph(path=component.onnx)
-    from latentrt.engines.graphs.adapted_weights import graph_with_weights_as_inputs
-
-    weights = BundleFolder(root=component.root, manifest=component.manifest).weights(component.name)
+    inputs: Mapping[str, StoredWeight] = {}
     try:
-        content, inputs = graph_with_weights_as_inputs(component.onnx, weights)
+        model = _graph(component)
+        if takes_weights:
+            inputs = _weights_as_inputs(component, model)
+        return PlanGraph(path=component.onnx, content=serialized(model), weight_inputs=inputs)
     except ImportError as error:
         raise _graph_packages_missing(component, error) from error
-    return PlanGraph(path=component.onnx, content=content, weight_inputs=inputs)
+
+
+def _rewritten(component: Component) -> bool:
+    """Whether the bundle's graph cannot be taken as it is."""
+    return bool(component.added)
+
+
+def _graph(component: Component) -> "ir.Model":
+    """The component's graph, with its added inputs."""
+    from latentrt.engines.graphs.variants.variant import add_inputs
+
+    model = load_graph(component.onnx)
+    if component.added:
+        add_inputs(model, component.structure, component.added, optional=False)
+    return model
+
+
+def _weights_as_inputs(component: Component, model: "ir.Model") -> Mapping[str, StoredWeight]:
+    from latentrt.engines.graphs.adapted_weights import take_weights_as_inputs
+
+    weights = BundleFolder(root=component.root, manifest=component.manifest).weights(component.name)
+    return take_weights_as_inputs(model, weights)
 
 
 def folder_of_changed(
@@ -98,12 +129,13 @@ def _compile_changed(
     changes: Changes,
 ) -> None:
     def fill(staging: Path) -> Seen:
-        from latentrt.engines.graphs.adapted_weights import graph_with_changed_weights
+        from latentrt.engines.graphs.adapted_weights import change_weights
 
         with TemporaryDirectory(dir=staging) as name:
             folder = Path(name)
-            content = graph_with_changed_weights(component.onnx, changed_initializers(weights, changes), folder)
-            graph = PlanGraph(path=folder / component.onnx.name, content=content)
+            model = _graph(component)
+            change_weights(model, changed_initializers(weights, changes), folder)
+            graph = PlanGraph(path=folder / component.onnx.name, content=serialized(model))
             return compiler.build_plan(component, target, staging, None, graph), None
 
     try:
@@ -114,6 +146,6 @@ def _compile_changed(
 
 def _graph_packages_missing(component: Component, error: ImportError) -> EngineError:
     return EngineError(
-        f"a plan of {component.name} for adapters is made of a rewritten graph, which needs onnx and onnx_ir "
-        f"({error}); install latentrt[export], or take engines from a machine that has it, built with --lora-ready"
+        f"this plan of {component.label} is made of a rewritten graph, which needs onnx and onnx_ir ({error}); install "
+        "latentrt[export], or take engines from a machine that has it, for LoRAs such as were built with --lora-ready"
     )

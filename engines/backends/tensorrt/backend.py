@@ -39,6 +39,7 @@ class TensorRT:
     # TF32 rounds fp32 inputs to 10 bits of mantissa: what is asked for as fp32 would miss its gate
     flags: Mapping[str, str] = {"recipe": "1", "tf32": "off", "attention": "decomposable"}
     lora_ready = True
+    added_apart = True
     largest_hashed: int | None = None  # a plan is native code, and read as a whole anyway
     opens_at_once = False
     opens_after_fork = False

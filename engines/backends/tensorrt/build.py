@@ -85,10 +85,10 @@ class PlanBuilder:
         # Where the flag is gone (TensorRT 11) every network is strongly typed
         typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         network = builder.create_network(0 if typed is None else 1 << int(typed))
-        self._parse(component.name, graph, network, log)
+        self._parse(component.label, graph, network, log)
         _allow_decomposition(trt, network)
         shapes = component.static_shapes
-        check_tensors(network, component.name, shapes, graph.weight_inputs)
+        check_tensors(network, component.label, shapes, graph.weight_inputs)
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector has something to tell
@@ -110,7 +110,7 @@ class PlanBuilder:
             component, contents.layers, quantized=contents.quantized
         )  # before the minutes that a build may take
         cache = _read_timing_cache(config, timing_cache)
-        self._serialize(builder, network, config, plan, component.name, log)
+        self._serialize(builder, network, config, plan, component.label, log)
         check_precision(component, contents.layers, plan_bytes=plan.stat().st_size)
         if timing_cache is not None and cache is not None:
             _write_timing_cache(config, timing_cache)

@@ -37,7 +37,7 @@ class OpenPlan:
     """A plan, opened: its constants, one stream, and scratch memory that all runs share, because one runs at a time.
 
     Attributes:
-        name: the component's.
+        name: what sentences call the component.
         shapes: what it was compiled for.
         weight_inputs: the inputs that are weights: all but the component's own.
         lock: held by whoever runs.
@@ -58,7 +58,7 @@ class OpenPlan:
             EngineError: the device's memory does not hold it, or TensorRT refuses it; nothing stays allocated.
         """
         self.driver = driver
-        self.name = component.name
+        self.name = component.label
         self.shapes = component.static_shapes
         self.lock = RLock()
         self._trt = trt

@@ -1,25 +1,25 @@
 """Running a TensorRT plan: everything is allocated and bound once, and a run is one launch of a CUDA graph."""
 
-import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from latentrt.engines.backends.cuda import Driver, require_memory
+from latentrt.engines.backends.cuda import Driver
+from latentrt.engines.backends.tensorrt.bound_shape import BoundShape
 from latentrt.engines.backends.tensorrt.device_weights import DeviceWeights
 from latentrt.engines.backends.tensorrt.plan import CLOSED, OpenPlan
+from latentrt.engines.bundle.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_text
 from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import Planes
 from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.shapes import Shapes
-from latentrt.engines.spec import Array, TensorSpec
+from latentrt.engines.shapes import AddedInputs, Shapes
+from latentrt.engines.spec import Array, EngineSpec, Tensor
 
 if TYPE_CHECKING:
     from latentrt.engines.bundle.weights import ComponentWeights
@@ -65,25 +65,54 @@ class _Shapes:
 
         Raises:
             RequestError: shapes that were not compiled.
-            EngineError: closed, or no memory for the profile's buffers.
+            EngineError: closed, no memory for the profile's buffers, or added inputs that were not compiled.
         """
+        self._check_added(shapes)
         index = self._index(shapes)
         with self.lock:
             _ = self.plan  # refuses where it was closed
             if index not in self._bound:
                 self._bound[index] = BoundShape(self._plan, index, self._weights)
-            return TensorRTEngine(self, self._bound[index])
+            return TensorRTEngine(self, self._bound[index], self._spec(self._bound[index].spec, shapes))
 
     def close(self) -> None:
         """Frees what it has on the device; may be called twice, and waits for a run that is under way."""
         self._free()
 
+    def _spec(self, compiled: EngineSpec, shapes: Shapes) -> EngineSpec:
+        """What a call may give: of the added inputs those that were asked for, of as many image prompts."""
+        if not self._component.added:
+            return compiled
+        return replace(compiled, inputs=self._component.spec_of_one_batch(shapes).inputs)
+
+    def _check_added(self, shapes: Shapes) -> None:
+        label = self._component.label
+        if not shapes.added <= self._component.added:
+            raise EngineError(
+                f"got a call that adds {added_text(shapes.added)}, but the engine of {label} was not compiled for it; "
+                f"build one with --with {added_text(shapes.added)}"
+            )
+        if AddedInputs.IMAGE_PROMPT not in shapes.added:
+            return
+        cpu = "or open the bundle with the backend ort-cpu"
+        if shapes.image_prompts > FIXED_IMAGE_PROMPTS:
+            raise RequestError(
+                f"got {shapes.image_prompts} image prompts at once, but the engine of {label} was compiled for "
+                f"{FIXED_IMAGE_PROMPTS}; give fewer, {cpu}"
+            )
+        if FIXED_IMAGE_TOKENS % shapes.image_tokens:
+            raise RequestError(
+                f"got image prompts of {shapes.image_tokens} tokens, but the engine of {label} was compiled for "
+                f"{FIXED_IMAGE_TOKENS}, which 4 and 8 go into; choose adapters of so many tokens, {cpu}"
+            )
+
     def _index(self, shapes: Shapes) -> int:
         profile, holds_less = shapes.profile, self._component.kind.planes is Planes.PICTURE
+        label = self._component.label
         known = [str(served) for shape in self._plan.shapes for served in shape.profiles]
         if shapes.chunks > 1:
             raise RequestError(
-                f"got a prompt of {shapes.chunks} chunks, but the engine of {self._component.name} was compiled for "
+                f"got a prompt of {shapes.chunks} chunks, but the engine of {label} was compiled for "
                 "prompts of one; shorten the prompt, or open the bundle with the backend ort-cpu"
             )
         for index, shape in enumerate(self._plan.shapes):
@@ -98,7 +127,7 @@ class _Shapes:
         ]
         if not holding:
             raise RequestError(
-                f"got size {profile.width}x{profile.height}, but the engine of {self._component.name} was compiled for "
+                f"got size {profile.width}x{profile.height}, but the engine of {label} was compiled for "
                 f"{', '.join(known)}; ask for one of these, or build again with --profile "
                 f"{profile.width}x{profile.height}"
             )
@@ -162,7 +191,7 @@ class TensorRTModel(_Shapes):
         if not self._weights:
             if self._recompiled is None:
                 raise EngineError(
-                    f"the engine of {self._component.name} takes no other weights; build it again with --lora-ready"
+                    f"the engine of {self._component.label} takes no other weights; build it again with --lora-ready"
                 )
             return self._recompiled(weights, changes)
         own = DeviceWeights(self._plan.driver, self._taken_by_plan(weights, changes), self._component.name)
@@ -186,7 +215,7 @@ class TensorRTModel(_Shapes):
         for name, content in changed_initializers(weights, changes):
             if name not in self._weights:
                 raise EngineError(
-                    f"the engine of {self._component.name} does not take {name} as an input; build it again with "
+                    f"the engine of {self._component.label} does not take {name} as an input; build it again with "
                     "--lora-ready"
                 )
             yield name, content
@@ -224,104 +253,11 @@ class RecompiledModel(TensorRTModel):
         return self._plan.bytes + self.bound_bytes
 
 
-class BoundShape:
-    """One shape of a plan: a context, a device buffer and a pinned one per tensor, and the graph of a run."""
-
-    def __init__(self, plan: OpenPlan, index: int, weights: Mapping[str, int]) -> None:
-        """Allocates and binds; the plan's lock is held. Weights are bound where they are."""
-        self.spec = spec = plan.shapes[index].spec
-        self.graph: int | None = None
-        self.graph_refused: str | None = None
-        self._plan = plan
-        self._staging: dict[str, Array] = {}
-        self._places: dict[str, tuple[int, int, int]] = {}  # device address, pinned address, bytes
-        driver = plan.driver
-        tensors = {**spec.inputs, **spec.outputs}
-        sizes = {name: _bytes(tensor, spec.batches[0]) for name, tensor in tensors.items()}
-        self.bytes = sum(sizes.values())
-        with ExitStack() as taken:
-            require_memory(driver, self.bytes, f"{plan.name}'s inputs and outputs")
-            self._context: Any = plan.context()
-            taken.callback(self._drop_context)
-            self._context.set_device_memory(plan.scratch, plan.scratch_bytes)
-            self._require(self._context.set_optimization_profile_async(index, plan.stream), "select a profile")
-            for name, tensor in tensors.items():
-                size = sizes[name]
-                device = driver.malloc(size)
-                taken.callback(driver.free, device)
-                pinned = driver.host_alloc(size)
-                taken.callback(driver.host_free, pinned)
-                self._places[name] = device, pinned, size
-                self._staging[name] = _view(pinned, tensor, spec.batches[0])
-                self._require(self._context.set_tensor_address(name, device), f"bind {name}")
-            for name, address in weights.items():  # their shapes are the network's own
-                self._require(self._context.set_tensor_address(name, address), f"bind {name}")
-            for name, tensor in spec.inputs.items():
-                self._require(self._context.set_input_shape(name, tensor.sized(spec.batches[0])), f"size {name}")
-            driver.stream_synchronize(plan.stream)
-            self._taken = taken.pop_all()
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """One run; the plan's lock is held. The first one warms up and is recorded behind it."""
-        driver, stream = self._plan.driver, self._plan.stream
-        for name in self.spec.inputs:
-            self._staging[name][...] = inputs[name]
-        if self.graph is None:
-            self._enqueue()
-        else:
-            driver.launch(self.graph, stream)
-        driver.stream_synchronize(stream)
-        outputs = {name: self._staging[name].copy() for name in self.spec.outputs}
-        if self.graph is None and self.graph_refused is None:
-            self._capture()
-        return outputs
-
-    def close(self) -> None:
-        """Frees the buffers, the context and the graph."""
-        with ExitStack() as taken:
-            taken.enter_context(self._taken.pop_all())
-            if self.graph is not None:
-                taken.callback(self._plan.driver.graph_destroy, self.graph)
-            self.graph, self._staging, self._places = None, {}, {}
-
-    def _enqueue(self) -> None:
-        driver, stream = self._plan.driver, self._plan.stream
-        for name in self.spec.inputs:
-            device, pinned, size = self._places[name]
-            driver.copy_to_device(device, pinned, size, stream)
-        self._require(self._context.execute_async_v3(stream), "run")
-        for name in self.spec.outputs:
-            device, pinned, size = self._places[name]
-            driver.copy_to_host(pinned, device, size, stream)
-
-    def _capture(self) -> None:
-        """Records a run. A plan that cannot be recorded goes on without: slower by its launches, nothing else."""
-        driver, stream = self._plan.driver, self._plan.stream
-        try:
-            driver.begin_capture(stream)
-            try:
-                self._enqueue()
-            except BaseException:  # Ctrl-C, too
-                with suppress(EngineError):
-                    driver.graph_destroy(driver.end_capture(stream))  # the stream must leave its recording
-                raise
-            self.graph = driver.end_capture(stream)
-        except EngineError as error:
-            self.graph_refused = str(error)
-
-    def _require(self, done: Any, what: str) -> None:
-        if not done:
-            raise EngineError(f"TensorRT cannot {what} for {self._plan.name}; open the bundle again or report it")
-
-    def _drop_context(self) -> None:
-        self._context = None
-
-
 class TensorRTEngine(ClosesItself):
     """An ``Engine`` at one shape of a shared model."""
 
-    def __init__(self, model: _Shapes, shape: BoundShape) -> None:
-        self.spec = shape.spec
+    def __init__(self, model: _Shapes, shape: BoundShape, spec: EngineSpec) -> None:
+        self.spec = spec
         self._model = model
         self._shape = shape
 
@@ -330,12 +266,22 @@ class TensorRTEngine(ClosesItself):
         """Why runs are not launched as a CUDA graph, if they are not."""
         return self._shape.graph_refused
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs the component on arrays that match ``spec``; new arrays come back. Threads take turns."""
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
+        """Runs the component on tensors that match ``spec``; new arrays come back. Threads take turns."""
+        with self._turn(inputs):
+            return self._shape.run(inputs)
+
+    def run_kept(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Runs it with results that stay on the device, where further engines take them."""
+        with self._turn(inputs):
+            return self._shape.run_kept(inputs)
+
+    @contextmanager
+    def _turn(self, inputs: Mapping[str, Tensor]) -> Iterator[None]:
         self.spec.check(inputs)
         with self._model.lock:
             _ = self._model.plan  # refuses where it was closed
-            return self._shape.run(inputs)
+            yield
 
     def close(self) -> None:
         """Closes the shared model."""
@@ -358,17 +304,7 @@ def _base_weights(component: Component, inputs: Sequence[str]) -> Iterator[tuple
     unknown = [name for name in inputs if name not in places]
     if unknown:
         raise EngineError(
-            f"the plan of {component.name} has other inputs than the bundle, such as {unknown[0]}; build the engine "
+            f"the plan of {component.label} has other inputs than the bundle, such as {unknown[0]}; build the engine "
             "again with latentrt build"
         )
     return ((name, weights.stored(places[name])) for name in inputs)
-
-
-def _bytes(tensor: TensorSpec, batch: int) -> int:
-    return int(np.prod(tensor.sized(batch))) * tensor.dtype.itemsize
-
-
-def _view(address: int, tensor: TensorSpec, batch: int) -> Array:
-    """Memory as an array."""
-    content = np.ctypeslib.as_array((ctypes.c_uint8 * _bytes(tensor, batch)).from_address(address))
-    return content.view(tensor.dtype).reshape(tensor.sized(batch))

@@ -8,8 +8,12 @@ from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.precision import Backend, Precision
 
 ENGINE_FILE = "engine.json"
-WEIGHTS, CHANGES = "weights", "changes"
-"""Flags of engines beside the backend's own: what weights are to it, and the digest of what was changed about them."""
+WEIGHTS, CHANGES, ADDED, IMAGE_PROMPTS = "weights", "changes", "added", "image_prompts"
+"""Flags of engines beside the backend's own.
+
+They are what weights are to it, the digest of what was changed about them, the inputs that it takes beside those that
+the component was exported with, and the number of image prompts with that of their tokens.
+"""
 
 
 class ShapeRecord(Record):
@@ -74,4 +78,4 @@ class EngineManifest(Record):
     @property
     def variant(self) -> dict[str, str]:
         """The flags that tell it from the component's plain engine."""
-        return {name: self.flags[name] for name in (WEIGHTS, CHANGES) if name in self.flags}
+        return {name: self.flags[name] for name in (WEIGHTS, CHANGES, ADDED, IMAGE_PROMPTS) if name in self.flags}

@@ -17,7 +17,7 @@ from latentrt.engines.graphs.quantization.watch import (
     observed_graph,
     observed_tensors,
 )
-from latentrt.engines.spec import BATCH, Array, EngineSpec
+from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor, host_arrays
 
 _RUNS = 8  # that fill what is kept: 256 rows of a matrix product's input, 24 windows of a convolution's
 LARGEST_LATENTS = 32
@@ -149,13 +149,14 @@ class ObservingEngine(ClosesItself):
         self._sampled = {name: fresh for name, fresh in self._watched.items() if fresh}
         self._recorded = frozenset(recorded)
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Runs the component and keeps what it saw.
 
         Raises:
             EngineError: activations that are not finite.
         """
         self.spec.check(inputs)
+        arrays = host_arrays(inputs)
         rng = np.random.default_rng((_SEED, self.observations.runs))
         draws = {
             ROW_DRAWS: rng.integers(2**40, size=ROWS),
@@ -164,8 +165,8 @@ class ObservingEngine(ClosesItself):
         shares = self._shares(rng)
         extremes = [f"{name}.{kind}" for name in self._watched for kind in ("lowest", "highest")]
         names = [*self._outputs, *extremes, *(f"{name}.samples" for name in shares)]
-        found = dict(zip(names, self._session.run(names, {**inputs, **draws}), strict=True))
-        row = self._row(inputs)
+        found = dict(zip(names, self._session.run(names, {**arrays, **draws}), strict=True))
+        row = self._row(arrays)
         for name in self._watched:
             low, high = found[f"{name}.lowest"], found[f"{name}.highest"]
             if not (np.isfinite(low).all() and np.isfinite(high).all()):
@@ -179,7 +180,7 @@ class ObservingEngine(ClosesItself):
         for name, share in shares.items():
             self._keep(self.observations.tensors[name], found[f"{name}.samples"], share, rng)
         if self.observations.runs in self._recorded:
-            self.observations.calls.append(self._cut(inputs))
+            self.observations.calls.append(self._cut(arrays))
         self.observations.runs += 1
         return {name: found[name] for name in self._outputs}
 

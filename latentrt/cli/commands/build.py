@@ -45,6 +45,14 @@ def build(
         bool,
         typer.Option("--lora-ready", help="TensorRT: plans that take LoRAs without being built again."),
     ] = False,
+    added: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="INPUTS",
+            help="TensorRT: a second U-Net for control, image-prompt, or control,image-prompt; repeatable.",
+        ),
+    ] = None,
     profile: Annotated[
         list[str] | None,
         typer.Option(
@@ -124,6 +132,7 @@ def build(
         gpus=gpu or (),
         workspace_mb=workspace,
         lora_ready=lora_ready,
+        added=added or (),
         seamless=seamless,
         fp32=fp32 or (),
         variant=variant,
