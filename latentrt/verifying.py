@@ -1,21 +1,30 @@
 """Whether a bundle is whole, and its engines agree with its recorded runs on this machine."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from latentrt.engines.backends.registry import COMPILERS
-from latentrt.engines.bundle.bundle import folder_and_seal
+from latentrt.engines.bundle.bundle import AddonBundle, Bundle, folder_and_seal
 from latentrt.engines.bundle.checked_files import file_faults, refuse_damaged
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.gate import measure
 from latentrt.engines.bundle.parity import Parity
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, EngineManifest
+from latentrt.engines.engine import Engine
 from latentrt.engines.errors import BundleError
 from latentrt.engines.progress import Progress, StageTimer
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.store.choose import AUTO, chosen_backend
 from latentrt.engines.store.components import OpenComponents
-from latentrt.engines.store.store import compiled_folder, engine_and_seal, engine_folders, record_parity
+from latentrt.engines.store.store import (
+    compiled_folder,
+    engine_and_seal,
+    engine_folders,
+    record_parity,
+    variants_here,
+)
 
 
 def verify(
@@ -34,7 +43,7 @@ def verify(
         progress: receives the stages.
 
     Returns:
-        The worst figures per component.
+        The worst figures per component, and per plan of it with added inputs (``unet with control``).
 
     Raises:
         BundleError: files are missing or altered, manifests edited; every one is named.
@@ -56,20 +65,27 @@ def verify(
         compiler = COMPILERS[chosen]
         components = OpenComponents(bundle, chosen, threads=threads, hashed=[engine.key for engine in engines])
     try:
-        for name in bundle.manifest.components:
-            component = Component(root=bundle.root, manifest=bundle.manifest, name=name)
+        parts = [
+            Component(root=bundle.root, manifest=bundle.manifest, name=name) for name in bundle.manifest.components
+        ]
+        for component in (each for part in parts for each in (part, *variants_here(part, chosen))):
             chunks = 1 if compiler.profiles(component) else None
             key = compiled_folder(component, chosen).name
-            with timer.stage(name):
-                engine_at = partial(components.engine, name)
-                parity = measure(component, engine_at, bundle.probes(name), largest_chunks=chunks)
+            with timer.stage(component.label):
+                engine_at = partial(_engine_at, components, component)
+                parity = measure(component, engine_at, bundle.probes(component.name), largest_chunks=chunks)
             for engine in engines:
                 if engine.key == key:
                     record_parity(bundle.root, engine, parity)
-            figures[name] = parity.parity
+            figures[component.label] = parity.parity
     finally:
         components.close()
     return figures
+
+
+def _engine_at(components: OpenComponents[Bundle] | OpenComponents[AddonBundle], component: Component, shapes: Shapes) -> Engine:
+    """The component's engine; of one with added inputs that which takes them, though the recorded runs add nothing."""
+    return components.engine(component.name, replace(shapes, added=component.added))
 
 
 def _engines(root: Path) -> tuple[list[EngineManifest], list[str]]:

@@ -173,20 +173,28 @@ def holding(component: Component, backend: Backend, added: frozenset[AddedInputs
         EngineError: there is none that fits this machine.
     """
     compiler = COMPILERS[backend]
-    for more in _supersets(added):
-        variant = replace(component, added=more)
+    for variant in _supersets(component, added):
         if _present(variant, compiler) is not None:
             return variant
     variant = replace(component, added=added)
     raise EngineError(_why_none_fits(variant, compiler, identity_of(variant, compiler, compiler.here())))
 
 
-def _supersets(added: frozenset[AddedInputs]) -> Iterator[frozenset[AddedInputs]]:
-    """All that hold it, small ones first."""
+def variants_here(component: Component, backend: Backend) -> list[Component]:
+    """The component with each combination of added inputs that it has an engine of its own for, on this machine."""
+    compiler = COMPILERS[backend]
+    if not (compiler.added_apart and component.kind.added_inputs):
+        return []
+    found = (variant for variant in _supersets(component, frozenset()) if variant.added)
+    return [variant for variant in found if _present(variant, compiler) is not None]
+
+
+def _supersets(component: Component, added: frozenset[AddedInputs]) -> Iterator[Component]:
+    """The component with all combinations that hold the added inputs, small ones first."""
     others = [which for which in AddedInputs if which not in added]
     for count in range(len(others) + 1):
         for more in combinations(others, count):
-            yield added | frozenset(more)
+            yield replace(component, added=added | frozenset(more))
 
 
 def _present(component: Component, compiler: Compiler) -> EngineIdentity | None:

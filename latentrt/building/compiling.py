@@ -43,7 +43,7 @@ class EnginesToMake:
         if self.added and not any(component.kind.added_inputs for component in components):
             raise RequestError(
                 f"got with {added_text(self.added)} for {str(bundle.root)!r}, whose components "
-                f"({', '.join(bundle.manifest.components)}) take no such inputs, expected the bundle of a model; leave it "
+                f"({', '.join(bundle.manifest.components)}) take no such inputs, expected a model's bundle; leave it "
                 "out here, and build the model's engines with it"
             )
         return components

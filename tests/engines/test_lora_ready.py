@@ -24,8 +24,8 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.engine_manifest import EngineManifest
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.changes import Changes
-from latentrt.engines.graphs.adapted_weights import graph_with_changed_weights, graph_with_weights_as_inputs
-from latentrt.engines.graphs.editor import load_graph, weight_of
+from latentrt.engines.graphs.adapted_weights import change_weights, take_weights_as_inputs
+from latentrt.engines.graphs.editor import load_graph, serialized, weight_of
 from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.shapes import Profile, Shapes
@@ -262,13 +262,13 @@ def test_weights_in_eight_bits_are_no_inputs(tiny_copy: Path, rtx: StandInRTX) -
 def test_inputs_are_compared_with_the_bundle(tiny_copy: Path) -> None:
     """A record that points elsewhere is not believed."""
     component, weights = component_of(tiny_copy, "unet"), open_bundle(tiny_copy).weights("unet")
-    graph_with_weights_as_inputs(component.onnx, weights)
+    take_weights_as_inputs(load_graph(component.onnx), weights)
     row = weights.named.weights["conv_in.weight"]
     place = row.places[0]
     moved = row.model_copy(update={"places": (place.model_copy(update={"offset": place.offset + 4}),)})
     named = weights.named.model_copy(update={"weights": {**weights.named.weights, "conv_in.weight": moved}})
     with pytest.raises(latentrt.BundleError, match=rf"does not hold in {place.initializer} what the bundle says"):
-        graph_with_weights_as_inputs(component.onnx, ComponentWeights("unet", named, weights.files))
+        take_weights_as_inputs(load_graph(component.onnx), ComponentWeights("unet", named, weights.files))
 
 
 def test_changed_weights_are_written_where_the_graph_reads_them(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -280,7 +280,9 @@ def test_changed_weights_are_written_where_the_graph_reads_them(tiny_bundle: Pat
     inside = next(name for name, value in before.items() if not isinstance(value.const_value, ir.ExternalTensor))
     number = weight_of(before[inside]) + 1
     changed = [*changed_initializers(weights, changes_of("text_encoder")), ChangedInitializer(inside, number)]
-    (tmp_path / "model.onnx").write_bytes(graph_with_changed_weights(component.onnx, changed, tmp_path))
+    model = load_graph(component.onnx)
+    change_weights(model, changed, tmp_path)
+    (tmp_path / "model.onnx").write_bytes(serialized(model))
     after, contents = load_graph(tmp_path / "model.onnx").graph.initializers, dict(changed)
     for name, value in before.items():
         np.testing.assert_array_equal(weight_of(after[name]), contents.get(name, weight_of(value)))
