@@ -1,15 +1,19 @@
 """ONNX Runtime's CUDA provider: inputs and outputs bound to device memory once per shape, runs replayed as CUDA graphs.
 
 Nothing is compiled. The provider optimises the bundle's ONNX as it opens it; the result could be saved, but only where
-the provider is, and what it saves is bound to the provider's choices for that GPU. So an engine is a record alone: that
-this GPU architecture and version passed the gate.
+the provider is, and what it saves is bound to the provider's choices for that GPU. So an engine is a record: that this
+GPU architecture and version passed the gate. A U-Net's has graphs with added inputs, too, over the bundle's weights.
+Each is a session of its own, opened when a call needs it: in one that held them all, an If would skip what is left out,
+and such a graph cannot be recorded.
 """
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -19,6 +23,7 @@ import numpy as np
 from latentrt.engines.backends.compiler import Target, refuse_workspace
 from latentrt.engines.backends.cuda import CudaPython, Driver, architecture
 from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_errors
+from latentrt.engines.bundle.added_inputs import added_text
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.engine_manifest import EngineManifest
@@ -27,7 +32,7 @@ from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress
-from latentrt.engines.shapes import Profile, Shapes
+from latentrt.engines.shapes import AddedInputs, Profile, Shapes
 from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor, TensorSpec, host_arrays
 
 if TYPE_CHECKING:
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
 
 Changed = Callable[[], Iterable["ChangedInitializer"]]
 
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _NO_GRAPH = -1  # gpu_graph_id of a run that is neither recorded nor replayed
 
 
@@ -54,7 +60,7 @@ class OrtCuda:
 
     backend = Backend.ORT_CUDA
     maker = "ONNX Runtime"
-    flags: Mapping[str, str] = {"recipe": "1", "tf32": "off"}
+    flags: Mapping[str, str] = {"recipe": "2", "tf32": "off"}
     lora_ready = False
     added_apart = False
     largest_hashed: int | None = HASHED_AT_OPEN
@@ -98,27 +104,48 @@ class OrtCuda:
         return ()
 
     def compile(self, component: Component, target: Target, folder: Path, progress: Progress | None) -> None:
-        """Nothing to do: the bundle's ONNX is opened as it is."""
+        """Writes a U-Net's graphs with added inputs; else the bundle's ONNX is opened as it is."""
+        if not component.kind.added_inputs or find_spec("onnx_ir") is None:
+            return
+        from latentrt.engines.graphs.editor import load_graph, serialized
+        from latentrt.engines.graphs.variants.variant import add_inputs
+
+        for added in combinations_of_added():
+            model = load_graph(component.onnx)
+            add_inputs(model, component.structure, added, optional=False)
+            (folder / _graph_file(added)).write_bytes(serialized(model))
 
     def would_improve(self, component: Component, engine: EngineManifest) -> bool:
-        """Never."""
-        return False
+        """Where a U-Net's lacks the graphs with added inputs, which can be made now."""
+        return component.kind.added_inputs and not engine.files and find_spec("onnx_ir") is not None
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> "OrtCudaModel":
         """Opens the bundle's ONNX on the GPU."""
         check_files(component.root, component.onnx_files, largest_hashed=self.largest_hashed)
-        return OrtCudaModel(component, Device())
+        return OrtCudaModel(component, Device(), folder)
+
+
+def combinations_of_added() -> Iterator[frozenset[AddedInputs]]:
+    """All but none."""
+    for count in range(len(AddedInputs)):
+        yield from (frozenset(added) for added in combinations(AddedInputs, count + 1))
+
+
+def _graph_file(added: frozenset[AddedInputs]) -> str:
+    return f"{added_text(added)}.onnx"
 
 
 class OrtCudaModel:
-    """A component's ONNX on a device: one session for all shapes."""
+    """A component's ONNX on a device: one session for all shapes, and one for each combination of added inputs."""
 
     def __init__(
         self,
         component: Component,
         device: Device,
+        folder: Path,
         changed: "Changed | None" = None,
         graph_refused: str | None = None,
+        added: frozenset[AddedInputs] = frozenset(),
     ) -> None:
         """Opens the session.
 
@@ -128,12 +155,14 @@ class OrtCudaModel:
         Args:
             component: whose ONNX.
             device: where it runs.
+            folder: of the engine.
             changed: gives initializers with other numbers than the bundle's, as often as a session is opened.
             graph_refused: why CUDA graphs are not tried, if they are not.
+            added: the inputs that the graph takes beside its own.
 
         Raises:
             RequestError: numbers that the component cannot take.
-            EngineError: ONNX Runtime refuses the graph.
+            EngineError: ONNX Runtime refuses the graph, or there is none with these inputs.
         """
         import onnxruntime
 
@@ -142,6 +171,9 @@ class OrtCudaModel:
         self.lock = RLock()
         self.graph_refused = graph_refused
         self._component = component
+        self.added = added
+        self._folder = folder
+        self._variants: dict[frozenset[AddedInputs], OrtCudaModel] = {}
         self._changed = changed
         self._shapes: dict[tuple[object, ...], BoundRun] = {}
         self._graphs = 0
@@ -167,7 +199,7 @@ class OrtCudaModel:
     @property
     def own_bytes(self) -> int:
         """All weights, as sessions share none; 0 for the one that was opened."""
-        return 0 if self._changed is None else self._component.onnx_bytes
+        return 0 if self._changed is None else (1 + len(self._variants)) * self._component.onnx_bytes
 
     def changed(self, weights: "ComponentWeights", changes: "Changes") -> "OrtCudaModel":
         """The same component with other weights: a session of its own.
@@ -180,13 +212,32 @@ class OrtCudaModel:
 
         _ = self.session
         changed = partial(changed_initializers, weights, changes)
-        return OrtCudaModel(self._component, self.device, changed, self.graph_refused)
+        return OrtCudaModel(self._component, self.device, self._folder, changed, self.graph_refused)
 
     def engine(self, shapes: Shapes) -> "OrtCudaEngine":
-        """The component at these shapes; the bundle's profiles keep buffers and are recorded as CUDA graphs."""
+        """The component at these shapes; the bundle's profiles keep buffers and are recorded as CUDA graphs.
+
+        Raises:
+            EngineError: closed, or what is added takes another session, which cannot be opened.
+        """
         kept = shapes.profile in self._component.manifest.profiles and shapes.chunks == 1
         _ = self.session
-        return OrtCudaEngine(self, self._component.spec_of_any_batch(shapes), kept=kept)
+        model = self._with(shapes.added) if shapes.added else self
+        asked, taken = (
+            self._component.spec_of_any_batch(each) for each in (shapes, replace(shapes, added=model.added))
+        )
+        return OrtCudaEngine(model, asked, taken, kept=kept)
+
+    def _with(self, added: frozenset[AddedInputs]) -> "OrtCudaModel":
+        """The session with inputs added; an open one that takes more serves, too."""
+        with self.lock:
+            holding = next((model for more, model in self._variants.items() if more >= added), None)
+            if holding is None:
+                holding = OrtCudaModel(
+                    self._component, self.device, self._folder, self._changed, self.graph_refused, added
+                )
+                self._variants[added] = holding
+            return holding
 
     @cached_property
     def copies(self) -> "Copies":
@@ -219,8 +270,7 @@ class OrtCudaModel:
     def bound(self, spec: EngineSpec, inputs: Mapping[str, Tensor], *, kept: bool) -> "BoundRun":
         """The buffers for inputs of these shapes, made once if they are kept; the lock is held.
 
-        Inputs that are left out have their defaults in the graph, so calls with and without them have buffers and
-        CUDA graphs of their own.
+        Calls that leave out other inputs have buffers and CUDA graphs of their own.
         """
         batched = (tensor.shape[0] for name, tensor in inputs.items() if spec.inputs[name].shape[0] == BATCH)
         batch = next(batched, spec.batches[0])
@@ -235,7 +285,9 @@ class OrtCudaModel:
 
     def close(self) -> None:
         """Releases the buffers, the graphs and the weights; may be called twice."""
-        with self.lock:
+        with self.lock, ExitStack() as rest:
+            for model in self._variants.values():
+                rest.callback(model.close)
             self._shapes.clear()
             self._session = None
 
@@ -249,19 +301,34 @@ class OrtCudaModel:
             values = [self.ort.OrtValue.ortvalue_from_numpy(content) for content in contents.values()]
             if values:
                 session_options.add_external_initializers(list(contents), values)
-        path = str(self._component.onnx)
+        path, onnx = self._graph(), self._component.onnx
+        if path != onnx:
+            session_options.add_session_config_entry(_WEIGHTS_FOLDER, str(onnx.parent))
+        graph = str(path) if path == onnx else path.read_bytes()
         providers = [(self.device.provider, options if self.device.memory == "cuda" else {})]
         try:
-            session = self.ort.InferenceSession(path, session_options, providers=providers)
+            session = self.ort.InferenceSession(graph, session_options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-            raise EngineError(f"ONNX Runtime cannot open {path!r}: {first_line(error)}; build it again") from error
+            raise EngineError(f"ONNX Runtime cannot open {str(path)!r}: {first_line(error)}; build it again") from error
         # A provider whose libraries cannot be loaded is replaced by the CPU's with a warning alone
         if self.device.provider not in session.get_providers():
             raise EngineError(
-                f"ONNX Runtime runs {path!r} on {', '.join(session.get_providers())}, expected {self.device.provider}; "
-                "check that the CUDA libraries that onnxruntime-gpu needs are installed"
+                f"ONNX Runtime runs {str(path)!r} on {', '.join(session.get_providers())}, expected "
+                f"{self.device.provider}; check that the CUDA libraries that onnxruntime-gpu needs are installed"
             )
         return session
+
+    def _graph(self) -> Path:
+        """The file of the graph: the bundle's, or with added inputs one of the engine's."""
+        if not self.added:
+            return self._component.onnx
+        path = self._folder / _graph_file(self.added)
+        if not path.is_file():
+            raise EngineError(
+                f"got an engine of {self._component.name} that was made without inputs for {added_text(self.added)}, "
+                "expected one with them; install latentrt[export] and run latentrt build on the bundle"
+            )
+        return path
 
 
 class OrtDeviceArray:
@@ -314,8 +381,13 @@ class BoundRun:
         self._session = model.session
         self._binding = self._session.io_binding()
         self._inputs = {name: self._value(spec.inputs[name]) for name in inputs}
+        self._left_out = {
+            name: self._neutral(spec.inputs[name])
+            for name in (tensor.name for tensor in self._session.get_inputs())  # others have defaults in the graph
+            if name not in inputs
+        }
         self._outputs = {name: self._value(tensor) for name, tensor in spec.outputs.items()}
-        for name, tensor in self._inputs.items():
+        for name, tensor in (*self._inputs.items(), *self._left_out.items()):
             self._binding.bind_ortvalue_input(name, tensor)
         for name, tensor in self._outputs.items():
             self._binding.bind_ortvalue_output(name, tensor)
@@ -344,6 +416,11 @@ class BoundRun:
         self._model.copies.copy(made.values(), self._outputs.values())
         return {name: OrtDeviceArray(made[name], tensor, self._batch) for name, tensor in self._spec.outputs.items()}
 
+    def _neutral(self, tensor: TensorSpec) -> Any:
+        """Memory on the device that is full of what changes nothing."""
+        content = np.full(tensor.sized(self._batch), tensor.neutral, tensor.dtype)
+        return self._model.ort.OrtValue.ortvalue_from_numpy(content, self._model.device.memory, 0)
+
     def _value(self, tensor: TensorSpec) -> Any:
         """Memory on the device."""
         shape, memory = tensor.sized(self._batch), self._model.device.memory
@@ -353,8 +430,10 @@ class BoundRun:
 class OrtCudaEngine(ClosesItself):
     """An ``Engine`` at one profile over a shared ``OrtCudaModel``."""
 
-    def __init__(self, model: OrtCudaModel, spec: EngineSpec, *, kept: bool) -> None:
-        self.spec = spec
+    def __init__(self, model: OrtCudaModel, asked: EngineSpec, taken: EngineSpec, *, kept: bool) -> None:
+        """Takes the tensors of calls, and those that the model's graph takes, which may be more."""
+        self.spec = asked
+        self._taken = taken
         self._model = model
         self._kept = kept
 
@@ -372,7 +451,7 @@ class OrtCudaEngine(ClosesItself):
     def _ran(self, inputs: Mapping[str, Tensor]) -> Iterator[BoundRun]:
         self.spec.check(inputs)
         with self._model.lock, run_errors("close what else uses the GPU or report it"):
-            yield self._model.run(self.spec, inputs, kept=self._kept)
+            yield self._model.run(self._taken, inputs, kept=self._kept)
 
     def close(self) -> None:
         """Closes the shared model."""

@@ -201,6 +201,7 @@ def _model_options(request: BuildRequest) -> list[str]:
     given += ["loras"] if request.loras else []
     inputs = any(target.weights is WeightsAs.INPUTS for target in request.engines.targets)
     given += ["lora-ready"] if inputs else []
+    given += ["with"] if request.engines.added else []
     given += ["seamless"] if request.seamless is not Seamless.NONE else []
     int8 = request.int8
     given += ["prompts or quality"] if int8 and (int8.prompts is not None or int8.quality is not None) else []

@@ -7,7 +7,7 @@ import numpy as np
 
 from latentrt.engines.batches import pieces_of
 from latentrt.engines.engine import Engine
-from latentrt.engines.spec import Array, Tensor, host_arrays
+from latentrt.engines.spec import Array, Tensor
 from latentrt.runtime.denoiser.conditions.condition import SAMPLE, Condition, UnetCall
 from latentrt.runtime.denoiser.guider import Guider, Pass
 from latentrt.runtime.sampling.schedule import Level
@@ -50,12 +50,7 @@ class Denoiser:
             for condition in self._conditions:
                 for name, tensor in condition.at(call).items():
                     inputs[name] = piece.holding(name, tensor)
-            arrays = {name: tensor for name, tensor in inputs.items() if isinstance(tensor, np.ndarray)}
-            if len(arrays) == len(inputs):
-                outputs = self._engine.run(arrays)
-            else:  # what another engine left on the device is taken there
-                outputs = host_arrays(self._engine.run_kept(inputs))
-            rows[piece.rows] = outputs[_OUTPUT][:filled]
+            rows[piece.rows] = self._engine.run(inputs)[_OUTPUT][:filled]
             self.engine_calls += 1
         predictions = {which: rows[i * count : (i + 1) * count] for i, which in enumerate(passes)}
         return self._guider.combined(predictions, level)

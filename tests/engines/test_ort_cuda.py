@@ -13,18 +13,23 @@ import pytest
 from stand_ins import StandInDriver
 
 from latentrt.engines.backends import ort_cuda
+from latentrt.engines.backends.compiler import Target
 from latentrt.engines.backends.ort_cpu.backend import _OpenComponent
 from latentrt.engines.backends.ort_cpu.compile import open_onnx
 from latentrt.engines.backends.ort_cuda import Device, OrtCuda, OrtCudaModel
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.changed_weights import changed_initializers
+from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.records.engine_manifest import EngineManifest
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.changes import Changes
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.graphs.editor import load_graph, serialized
-from latentrt.engines.shapes import Profile, Shapes
+from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import AddedInputs, Profile, Shapes
 from latentrt.engines.spec import Array, EngineSpec
+from latentrt.engines.store.components import OpenComponents
 
 ON_CPU = Device(provider="CPUExecutionProvider", memory="cpu")
 PAIR, WIDE = Profile(width=32, height=32, batch=2), Profile(width=48, height=32)
@@ -39,7 +44,7 @@ def unet(tiny_bundle: Path) -> Component:
 @pytest.fixture
 def model(unet: Component) -> Iterator[OrtCudaModel]:
     """It, opened with the CPU as the device."""
-    opened = OrtCudaModel(unet, ON_CPU)
+    opened = OrtCudaModel(unet, ON_CPU, unet.root)
     yield opened
     opened.close()
 
@@ -147,7 +152,7 @@ def test_without_graphs_where_the_provider_cannot_record(unet: Component, monkey
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     ids = graph_ids(monkeypatch)
-    model = OrtCudaModel(unet, Device(provider="CPUExecutionProvider", memory="cuda"))
+    model = OrtCudaModel(unet, Device(provider="CPUExecutionProvider", memory="cuda"), unet.root)
     assert [sorted(options) for options in asked] == [["enable_cuda_graph", "use_tf32"], ["use_tf32"]]
     assert "cannot use the graph capture" in str(model.graph_refused)
     assert ids == []
@@ -177,6 +182,9 @@ def test_without_graphs_where_recording_fails(
         def get_providers(self) -> list[str]:
             return list(self.real.get_providers())
 
+        def get_inputs(self) -> Any:
+            return self.real.get_inputs()
+
         def io_binding(self) -> Any:
             return self.real.io_binding()
 
@@ -187,7 +195,7 @@ def test_without_graphs_where_recording_fails(
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     ids = graph_ids(monkeypatch)
-    model = OrtCudaModel(unet, Device(provider="CPUExecutionProvider", memory="cuda"))
+    model = OrtCudaModel(unet, Device(provider="CPUExecutionProvider", memory="cuda"), unet.root)
     model.device = ON_CPU
     engine = model.engine(Shapes(profile=PAIR))
     inputs = random_inputs(engine.spec, 2, 0)
@@ -220,7 +228,7 @@ def test_a_run_that_fails_behind_its_recording_is_told(model: OrtCudaModel, monk
 def test_a_provider_that_silently_became_the_cpu(unet: Component) -> None:
     """ONNX Runtime only warns where CUDA's libraries are missing."""
     with pytest.raises(EngineError, match=r"on CPUExecutionProvider, expected CUDAExecutionProvider; check that"):
-        OrtCudaModel(unet, Device())
+        OrtCudaModel(unet, Device(), unet.root)
 
 
 def test_an_onnxruntime_without_cuda() -> None:
@@ -265,7 +273,7 @@ def test_changed_weights_reach_every_kernel(
     root = tiny_bundle if precision == "fp32" else request.getfixturevalue("half_bundle")
     bundle = open_bundle(root)
     unet, weights = Component(root=root, manifest=bundle.manifest, name="unet"), bundle.weights("unet")
-    model = OrtCudaModel(unet, ON_CPU)
+    model = OrtCudaModel(unet, ON_CPU, unet.root)
     inputs = random_inputs(model.engine(Shapes(profile=PAIR)).spec, 2, 0)
     changes = changes_of(weights, kind, 0.9)
     changed = model.changed(weights, changes)
@@ -336,7 +344,7 @@ def test_changed_weights_come_again_where_a_session_is_opened_again(
     inputs = random_inputs(unet.spec_of_any_batch(Shapes(profile=PAIR)), 2, 0)
     expected = plain_run(unet, weights, changes, inputs)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    model = OrtCudaModel(unet, Device(provider="CPUExecutionProvider", memory="cuda"))
+    model = OrtCudaModel(unet, Device(provider="CPUExecutionProvider", memory="cuda"), unet.root)
     changed = model.changed(weights, changes)
     for opened in (model, changed):
         opened.device = ON_CPU
@@ -371,7 +379,9 @@ class TestKept:
     @pytest.fixture
     def model(self, unet: Component, driver: CopyingDriver) -> Iterator[OrtCudaModel]:
         """The tiny U-Net with it."""
-        opened = OrtCudaModel(unet, Device(provider="CPUExecutionProvider", memory="cpu", driver=lambda: driver))
+        opened = OrtCudaModel(
+            unet, Device(provider="CPUExecutionProvider", memory="cpu", driver=lambda: driver), unet.root
+        )
         yield opened
         opened.close()
 
@@ -402,3 +412,87 @@ class TestKept:
         result, expected = engine.run_kept(inputs)["out_sample"], engine.run(inputs)["out_sample"]
         model.close()
         np.testing.assert_array_equal(result.numpy(), expected)  # type: ignore[union-attr]
+
+
+class TestAdded:
+    """A U-Net's sessions with added inputs."""
+
+    @pytest.fixture
+    def folder(self, unet: Component, tmp_path: Path) -> Path:
+        """Of its engine."""
+        OrtCuda().compile(unet, Target(machine="here"), tmp_path, None)
+        return tmp_path
+
+    @pytest.fixture
+    def model(self, unet: Component, folder: Path) -> Iterator[OrtCudaModel]:
+        """It, opened."""
+        opened = OrtCudaModel(unet, ON_CPU, folder)
+        yield opened
+        opened.close()
+
+    def test_they_compute_what_cpus_do(
+        self, model: OrtCudaModel, unet: Component, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fed, left out, and with changed weights; each set of inputs has buffers and a graph of its own."""
+        ids = graph_ids(monkeypatch)
+        cpu = OpenComponents(open_bundle(tiny_bundle), Backend.ORT_CPU, threads=1)
+        shapes = Shapes(profile=PAIR, added=frozenset(AddedInputs), image_prompts=2, image_tokens=3)
+        engine, plain = model.engine(shapes), model.engine(Shapes(profile=PAIR))
+        inputs = random_inputs(engine.spec, 2, 0)
+        own = {name: inputs[name] for name in plain.spec.inputs}
+        weights = open_bundle(tiny_bundle).weights("unet")
+        changes = changes_of(weights, 4, 0.9)
+        changed = model.changed(weights, changes)
+        expected = {
+            "fed": cpu.engine("unet", shapes).run(inputs)["out_sample"],
+            "changed": cpu.engine("unet", shapes, changes).run(inputs)["out_sample"],
+            "left out": cpu.engine("unet", shapes).run(own)["out_sample"],
+        }
+        for _ in range(2):
+            results = {
+                "fed": engine.run(inputs)["out_sample"],
+                "changed": changed.engine(shapes).run(inputs)["out_sample"],
+                "left out": engine.run(own)["out_sample"],
+            }
+            for name, result in results.items():
+                np.testing.assert_allclose(result, expected[name], rtol=0, atol=1e-5 * np.abs(result).max())
+        assert ids == [1, 1, 2]
+        assert changed.own_bytes == 2 * unet.onnx_bytes
+        cpu.close()
+
+    def test_a_session_that_takes_more_serves(self, model: OrtCudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where it is open; calls give what they asked for alone. Nothing is opened for calls that add nothing."""
+        opened = []
+        real = ort_cuda.OrtCudaModel._open
+        monkeypatch.setattr(ort_cuda.OrtCudaModel, "_open", lambda *given: opened.append(given) or real(*given))
+        model.engine(Shapes(profile=PAIR))
+        assert not opened
+        both = Shapes(profile=PAIR, added=frozenset(AddedInputs))
+        model.engine(both)
+        engine = model.engine(Shapes(profile=PAIR, added=frozenset({AddedInputs.CONTROL})))
+        assert len(opened) == 1
+        inputs = random_inputs(engine.spec, 2, 0)
+        assert set(inputs) < set(model.engine(both).spec.inputs)
+        np.testing.assert_array_equal(engine.run(inputs)["out_sample"], model.engine(both).run(inputs)["out_sample"])
+        model.close()
+        with pytest.raises(EngineError, match="closed"):
+            engine.run(inputs)
+
+    def test_an_engine_without_them(self, unet: Component, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Made where a graph cannot be rewritten; a build that can makes it again."""
+        model = OrtCudaModel(unet, ON_CPU, unet.root)
+        with pytest.raises(
+            EngineError, match=r"without inputs for control, .*latentrt\[export\] and run latentrt build"
+        ):
+            model.engine(Shapes(profile=PAIR, added=frozenset({AddedInputs.CONTROL})))
+        model.engine(Shapes(profile=PAIR)).close()
+        files = record_files(folder, [path.name for path in folder.iterdir()])
+        assert sorted(files) == ["control,image-prompt.onnx", "control.onnx", "image-prompt.onnx"]
+        for present, improves in (({}, True), (files, False)):
+            engine = EngineManifest.model_construct(files=present)
+            assert OrtCuda().would_improve(unet, engine) == improves
+        monkeypatch.setattr(ort_cuda, "find_spec", lambda name: None)
+        assert not OrtCuda().would_improve(unet, EngineManifest.model_construct(files={}))
+        (folder / "none").mkdir()
+        OrtCuda().compile(unet, Target(machine="here"), folder / "none", None)
+        assert not [*(folder / "none").iterdir()]

@@ -52,15 +52,17 @@ def graph_for(component: Component, target: Target) -> PlanGraph:
 
 
 def _rewritten(component: Component) -> bool:
-    """Whether the bundle's graph cannot be taken as it is."""
-    return bool(component.added)
+    """Whether the bundle's graph cannot be taken as it is: inputs are added, or some have defaults."""
+    return bool(component.added) or any(row.neutral is not None for row in component.record.inputs.values())
 
 
 def _graph(component: Component) -> "ir.Model":
-    """The component's graph, with its added inputs."""
+    """The component's graph with its added inputs, and without defaults."""
+    from latentrt.engines.graphs.summed_outputs import require_inputs
     from latentrt.engines.graphs.variants.variant import add_inputs
 
     model = load_graph(component.onnx)
+    require_inputs(model, component.record.inputs)
     if component.added:
         add_inputs(model, component.structure, component.added, optional=False)
     return model
