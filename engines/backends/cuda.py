@@ -3,6 +3,7 @@
 Everything is an integer: addresses, streams, graphs. So a stand-in needs nothing of CUDA.
 """
 
+from functools import cache
 from typing import Any, Protocol
 
 from latentrt.engines.errors import EngineError
@@ -104,6 +105,16 @@ def require_memory(driver: Driver, size: int, what: str) -> None:
             f"{what} needs {-(-size // _MEGABYTE)} MB of device memory, {free // _MEGABYTE} MB are free; close what "
             "else uses the GPU, build for fewer pictures at once, or choose another backend"
         )
+
+
+@cache
+def cuda_device() -> "CudaPython":
+    """The device, the same object for all engines on it: by that they know what another one left there.
+
+    Raises:
+        EngineError: there is none.
+    """
+    return CudaPython()
 
 
 class CudaPython:

@@ -25,7 +25,7 @@ COMPILERS = _Compilers(
     {
         Backend.TENSORRT: ("tensorrt.backend", "TensorRT"),
         Backend.TENSORRT_RTX: ("tensorrt.backend", "TensorRTRTX"),
-        Backend.ORT_CUDA: ("ort_cuda", "OrtCuda"),
+        Backend.ORT_CUDA: ("ort_cuda.backend", "OrtCuda"),
         Backend.ORT_CPU: ("ort_cpu.backend", "OrtCpu"),
     }
 )

@@ -18,6 +18,7 @@ from latentrt.building.compiling import EnginesToMake
 from latentrt.engines.backends.compiler import Target
 from latentrt.engines.backends.cuda import CudaPython
 from latentrt.engines.backends.ort_cpu.backend import OrtCpu
+from latentrt.engines.backends.ort_cuda.model import Device
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.backends.tensorrt import backend as tensorrt
 from latentrt.engines.backends.tensorrt.backend import TensorRT, TensorRTRTX
@@ -378,7 +379,9 @@ class FakeCuda:
     cudaError_t = SimpleNamespace(cudaSuccess=0)  # noqa: N815
     cudaStreamNonBlocking = 1  # noqa: N815
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal="local")  # noqa: N815
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice="to device", cudaMemcpyDeviceToHost="to host")  # noqa: N815
+    cudaMemcpyKind = SimpleNamespace(  # noqa: N815
+        cudaMemcpyHostToDevice="to device", cudaMemcpyDeviceToHost="to host", cudaMemcpyDeviceToDevice="on device"
+    )
     cudaDeviceAttr = SimpleNamespace(  # noqa: N815
         cudaDevAttrComputeCapabilityMajor="major", cudaDevAttrComputeCapabilityMinor="minor"
     )
@@ -428,16 +431,32 @@ def test_the_driver_passes_its_arguments_on(cuda_python: Any) -> None:
     assert driver.model() == "NVIDIA L40S"
     driver.copy_to_device(1, 2, 3, 4)
     driver.copy_to_host(1, 2, 3, 4)
+    driver.copy_on_device(1, 2, 3, 4)
+    driver.clear(1, 3, 4)
     driver.begin_capture(4)
     assert driver.end_capture(4) == 12
     assert fake.calls[5:] == [
         ("cudaMemcpyAsync", 1, 2, 3, "to device", 4),
         ("cudaMemcpyAsync", 1, 2, 3, "to host", 4),
+        ("cudaMemcpyAsync", 1, 2, 3, "on device", 4),
+        ("cudaMemsetAsync", 1, 0, 3, 4),
         ("cudaStreamBeginCapture", 4, "local"),
         ("cudaStreamEndCapture", 4),
         ("cudaGraphInstantiate", 11, 0),
         ("cudaGraphDestroy", 11),
     ]
+
+
+def test_all_engines_know_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else they would take what another left there through the host. One that is not there is looked for again."""
+    cuda = importlib.import_module("latentrt.engines.backends.cuda")
+    monkeypatch.setattr(cuda, "CudaPython", StandInDriver)
+    cuda.cuda_device.cache_clear()
+    try:
+        drivers = [compiler._driver() for compiler in (TensorRT(), TensorRT(), TensorRTRTX())]
+        assert {id(driver) for driver in [*drivers, Device().driver()]} == {id(cuda.cuda_device())}
+    finally:
+        cuda.cuda_device.cache_clear()
 
 
 def test_what_cuda_refuses_is_said(cuda_python: Any) -> None:

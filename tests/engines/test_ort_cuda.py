@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from stand_ins import StandInDriver
 
-from latentrt.engines.backends import ort_cuda
 from latentrt.engines.backends.compiler import Target
 from latentrt.engines.backends.ort_cpu.backend import _OpenComponent
 from latentrt.engines.backends.ort_cpu.compile import open_onnx
-from latentrt.engines.backends.ort_cuda import Device, OrtCuda, OrtCudaModel
+from latentrt.engines.backends.ort_cuda import backend, bound_run
+from latentrt.engines.backends.ort_cuda.backend import OrtCuda
+from latentrt.engines.backends.ort_cuda.model import Device, OrtCudaModel
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.checked_files import record_files
@@ -66,13 +67,13 @@ def random_inputs(spec: EngineSpec, batch: int, seed: int) -> dict[str, Array]:
 def graph_ids(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The graph of every binding that is made from here on."""
     ids = []
-    real = ort_cuda.BoundRun.__init__
+    real = bound_run.BoundRun.__init__
 
     def spy(self: Any, model: Any, spec: Any, batch: int, inputs: Any, graph: int) -> None:
         ids.append(graph)
         real(self, model, spec, batch, inputs, graph)
 
-    monkeypatch.setattr(ort_cuda.BoundRun, "__init__", spy)
+    monkeypatch.setattr(bound_run.BoundRun, "__init__", spy)
     return ids
 
 
@@ -218,7 +219,7 @@ def test_a_run_that_fails_behind_its_recording_is_told(model: OrtCudaModel, monk
         raise RuntimeError("an illegal memory access")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ort_cuda.BoundRun, "run", fail)
+        patch.setattr(bound_run.BoundRun, "run", fail)
         with pytest.raises(EngineError, match="ONNX Runtime failed: an illegal memory access"):
             engine.run(inputs)
     assert model.session is session
@@ -390,8 +391,8 @@ class TestKept:
     ) -> None:
         """Of the same buffers: each result stays as it is, and none passes the host."""
         ids, passed = graph_ids(monkeypatch), []
-        real = ort_cuda.OrtDeviceArray.numpy
-        monkeypatch.setattr(ort_cuda.OrtDeviceArray, "numpy", lambda self: passed.append(self) or real(self))
+        real = bound_run.OrtDeviceArray.numpy
+        monkeypatch.setattr(bound_run.OrtDeviceArray, "numpy", lambda self: passed.append(self) or real(self))
         engine = model.engine(Shapes(profile=PAIR))
         inputs = [random_inputs(engine.spec, 2, seed) for seed in range(2)]
         plain = [engine.run(one)["out_sample"] for one in inputs]
@@ -463,8 +464,8 @@ class TestAdded:
     def test_a_session_that_takes_more_serves(self, model: OrtCudaModel, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where it is open; calls give what they asked for alone. Nothing is opened for calls that add nothing."""
         opened = []
-        real = ort_cuda.OrtCudaModel._open
-        monkeypatch.setattr(ort_cuda.OrtCudaModel, "_open", lambda *given: opened.append(given) or real(*given))
+        real = OrtCudaModel._open
+        monkeypatch.setattr(OrtCudaModel, "_open", lambda *given: opened.append(given) or real(*given))
         model.engine(Shapes(profile=PAIR))
         assert not opened
         both = Shapes(profile=PAIR, added=frozenset(AddedInputs))
@@ -491,7 +492,7 @@ class TestAdded:
         for present, improves in (({}, True), (files, False)):
             engine = EngineManifest.model_construct(files=present)
             assert OrtCuda().would_improve(unet, engine) == improves
-        monkeypatch.setattr(ort_cuda, "find_spec", lambda name: None)
+        monkeypatch.setattr(backend, "find_spec", lambda name: None)
         assert not OrtCuda().would_improve(unet, EngineManifest.model_construct(files={}))
         (folder / "none").mkdir()
         OrtCuda().compile(unet, Target(machine="here"), folder / "none", None)

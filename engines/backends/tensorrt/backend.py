@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.backends.compiler import Target, runs_here
-from latentrt.engines.backends.cuda import CudaPython, Driver, architecture
+from latentrt.engines.backends.cuda import Driver, architecture, cuda_device
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.engine_manifest import ContentsRecord, EngineManifest
 from latentrt.engines.errors import EngineError, RequestError
@@ -129,7 +129,7 @@ class TensorRT:
         return user_timing_cache(self.backend, self.version(), machine)
 
     def _driver(self) -> Driver:
-        return CudaPython()
+        return cuda_device()
 
     def _trt(self) -> Any:
         try:

@@ -1,39 +1,22 @@
-"""ONNX Runtime's CUDA provider: inputs and outputs bound to device memory once per shape, runs replayed as CUDA graphs.
+"""A component's ONNX on a CUDA device: sessions, and the engines over them."""
 
-Nothing is compiled. The provider optimises the bundle's ONNX as it opens it; the result could be saved, but only where
-the provider is, and what it saves is bound to the provider's choices for that GPU. So an engine is a record: that this
-GPU architecture and version passed the gate. A U-Net's has graphs with added inputs, too, over the bundle's weights.
-Each is a session of its own, opened when a call needs it: in one that held them all, an If would skip what is left out,
-and such a graph cannot be recorded.
-"""
-
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from importlib.util import find_spec
-from itertools import combinations
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from latentrt.engines.backends.compiler import Target, refuse_workspace
-from latentrt.engines.backends.cuda import CudaPython, Driver, architecture
+from latentrt.engines.backends.cuda import Driver, cuda_device
 from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_errors
+from latentrt.engines.backends.ort_cuda.bound_run import NO_GRAPH, BoundRun, Copies
 from latentrt.engines.bundle.added_inputs import added_text
-from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import EngineManifest
 from latentrt.engines.engine import ClosesItself
-from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.machine import gpu_machine
-from latentrt.engines.precision import Backend
-from latentrt.engines.progress import Progress
-from latentrt.engines.shapes import AddedInputs, Profile, Shapes
-from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor, TensorSpec, host_arrays
+from latentrt.engines.errors import EngineError
+from latentrt.engines.shapes import AddedInputs, Shapes
+from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor
 
 if TYPE_CHECKING:
     from latentrt.engines.bundle.changed_weights import ChangedInitializer
@@ -43,7 +26,6 @@ if TYPE_CHECKING:
 Changed = Callable[[], Iterable["ChangedInitializer"]]
 
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-_NO_GRAPH = -1  # gpu_graph_id of a run that is neither recorded nor replayed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,86 +34,11 @@ class Device:
 
     provider: str = "CUDAExecutionProvider"
     memory: str = "cuda"
-    driver: Callable[[], Driver] = CudaPython
+    driver: Callable[[], Driver] = cuda_device
 
 
-class OrtCuda:
-    """The ``Compiler`` of ONNX Runtime's CUDA provider."""
-
-    backend = Backend.ORT_CUDA
-    maker = "ONNX Runtime"
-    flags: Mapping[str, str] = {"recipe": "2", "tf32": "off"}
-    lora_ready = False
-    added_apart = False
-    largest_hashed: int | None = HASHED_AT_OPEN
-    opens_at_once = False
-    opens_after_fork = False
-
-    def version(self) -> str:
-        """ONNX Runtime's.
-
-        Raises:
-            EngineError: it is not installed, or without its CUDA provider.
-        """
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise EngineError("backend ort-cuda needs the package onnxruntime-gpu; install latentrt[cuda]") from error
-        found = onnxruntime.get_available_providers()
-        if Device().provider not in found:
-            raise EngineError(
-                f"the installed onnxruntime has the providers {', '.join(found)}, expected {Device().provider} for "
-                f"backend {self.backend}; install onnxruntime-gpu in its place"
-            )
-        return str(onnxruntime.__version__)
-
-    def here(self) -> str:
-        """The platform and the architecture of the GPU that is present."""
-        return gpu_machine(architecture(CudaPython()))
-
-    def targets(self, gpus: Sequence[str], workspace_mb: int | None = None) -> tuple[Target, ...]:
-        """The GPU that is present."""
-        if gpus:
-            raise RequestError(
-                f"got gpu {', '.join(gpus)} for backend {self.backend}, which takes the GPU that is present alone; "
-                "leave it out, or choose tensorrt-rtx"
-            )
-        refuse_workspace(self.backend, workspace_mb)
-        return (Target(machine=self.here()),)
-
-    def profiles(self, component: Component) -> tuple[Profile, ...]:
-        """None: one graph takes every size."""
-        return ()
-
-    def compile(self, component: Component, target: Target, folder: Path, progress: Progress | None) -> None:
-        """Writes a U-Net's graphs with added inputs; else the bundle's ONNX is opened as it is."""
-        if not component.kind.added_inputs or find_spec("onnx_ir") is None:
-            return
-        from latentrt.engines.graphs.editor import load_graph, serialized
-        from latentrt.engines.graphs.variants.variant import add_inputs
-
-        for added in combinations_of_added():
-            model = load_graph(component.onnx)
-            add_inputs(model, component.structure, added, optional=False)
-            (folder / _graph_file(added)).write_bytes(serialized(model))
-
-    def would_improve(self, component: Component, engine: EngineManifest) -> bool:
-        """Where a U-Net's lacks the graphs with added inputs, which can be made now."""
-        return component.kind.added_inputs and not engine.files and find_spec("onnx_ir") is not None
-
-    def open(self, component: Component, folder: Path, *, threads: int | None) -> "OrtCudaModel":
-        """Opens the bundle's ONNX on the GPU."""
-        check_files(component.root, component.onnx_files, largest_hashed=self.largest_hashed)
-        return OrtCudaModel(component, Device(), folder)
-
-
-def combinations_of_added() -> Iterator[frozenset[AddedInputs]]:
-    """All but none."""
-    for count in range(len(AddedInputs)):
-        yield from (frozenset(added) for added in combinations(AddedInputs, count + 1))
-
-
-def _graph_file(added: frozenset[AddedInputs]) -> str:
+def graph_file(added: frozenset[AddedInputs]) -> str:
+    """The name of a graph with added inputs in an engine's folder."""
     return f"{added_text(added)}.onnx"
 
 
@@ -275,11 +182,11 @@ class OrtCudaModel:
         batched = (tensor.shape[0] for name, tensor in inputs.items() if spec.inputs[name].shape[0] == BATCH)
         batch = next(batched, spec.batches[0])
         if not kept:
-            return BoundRun(self, spec, batch, inputs, _NO_GRAPH)
+            return BoundRun(self, spec, batch, inputs, NO_GRAPH)
         key = tuple((name, array.shape) for name, array in sorted(inputs.items()))
         if key not in self._shapes:
             self._graphs += 1
-            graph = self._graphs if self.graph_refused is None else _NO_GRAPH
+            graph = self._graphs if self.graph_refused is None else NO_GRAPH
             self._shapes[key] = BoundRun(self, spec, batch, inputs, graph)
         return self._shapes[key]
 
@@ -322,109 +229,13 @@ class OrtCudaModel:
         """The file of the graph: the bundle's, or with added inputs one of the engine's."""
         if not self.added:
             return self._component.onnx
-        path = self._folder / _graph_file(self.added)
+        path = self._folder / graph_file(self.added)
         if not path.is_file():
             raise EngineError(
                 f"got an engine of {self._component.name} that was made without inputs for {added_text(self.added)}, "
                 "expected one with them; install latentrt[export] and run latentrt build on the bundle"
             )
         return path
-
-
-class OrtDeviceArray:
-    """A ``DeviceArray`` in memory that ONNX Runtime allocated, and frees with it."""
-
-    def __init__(self, value: Any, tensor: TensorSpec, batch: int) -> None:
-        """Takes ONNX Runtime's value."""
-        self.value = value
-        self.shape, self.dtype = tensor.sized(batch), tensor.dtype
-
-    @property
-    def ndim(self) -> int:
-        """How many dimensions it has."""
-        return len(self.shape)
-
-    def numpy(self) -> Array:
-        """A copy in the host's memory."""
-        return np.array(self.value.numpy())
-
-
-class Copies:
-    """Copies between values of ONNX Runtime that are on the device; sessions wait for their runs, and this for its own.
-
-    ONNX Runtime's ``copy_tensors`` does not know the memory of this provider.
-    """
-
-    def __init__(self, driver: Driver) -> None:
-        """Takes the device."""
-        self._driver, self._stream = driver, driver.stream_create()
-        weakref.finalize(self, driver.stream_destroy, self._stream).atexit = False
-
-    def copy(self, targets: Iterable[Any], sources: Iterable[Any]) -> None:
-        """Copies each source, and waits until all are there."""
-        for target, source in zip(targets, sources, strict=True):
-            size = target.tensor_size_in_bytes()
-            self._driver.copy_on_device(target.data_ptr(), source.data_ptr(), size, self._stream)
-        self._driver.stream_synchronize(self._stream)
-
-
-class BoundRun:
-    """Inputs and outputs of one shape in device memory, bound to the session."""
-
-    def __init__(
-        self, model: OrtCudaModel, spec: EngineSpec, batch: int, inputs: Mapping[str, Tensor], graph: int
-    ) -> None:
-        """Allocates and binds."""
-        self.recorded = None if graph == _NO_GRAPH else False
-        """Whether the graph was recorded, where there is to be one."""
-        self._model, self._spec, self._batch = model, spec, batch
-        self._session = model.session
-        self._binding = self._session.io_binding()
-        self._inputs = {name: self._value(spec.inputs[name]) for name in inputs}
-        self._left_out = {
-            name: self._neutral(spec.inputs[name])
-            for name in (tensor.name for tensor in self._session.get_inputs())  # others have defaults in the graph
-            if name not in inputs
-        }
-        self._outputs = {name: self._value(tensor) for name, tensor in spec.outputs.items()}
-        for name, tensor in (*self._inputs.items(), *self._left_out.items()):
-            self._binding.bind_ortvalue_input(name, tensor)
-        for name, tensor in self._outputs.items():
-            self._binding.bind_ortvalue_output(name, tensor)
-        self._options = model.ort.RunOptions()
-        self._options.add_run_config_entry("gpu_graph_id", str(graph))
-
-    def run(self, inputs: Mapping[str, Tensor]) -> None:
-        """Copies the inputs in, and runs or replays."""
-        on_device = {name: tensor.value for name, tensor in inputs.items() if isinstance(tensor, OrtDeviceArray)}
-        if on_device:
-            self._model.copies.copy((self._inputs[name] for name in on_device), on_device.values())
-        for name, array in host_arrays({name: inputs[name] for name in inputs if name not in on_device}).items():
-            self._inputs[name].update_inplace(np.ascontiguousarray(array))
-        self._binding.synchronize_inputs()
-        self._session.run_with_iobinding(self._binding, self._options)
-        self._binding.synchronize_outputs()
-        self.recorded = None if self.recorded is None else True
-
-    def results(self) -> dict[str, Array]:
-        """Copies of the outputs in the host's memory."""
-        return {name: np.array(value.numpy()) for name, value in self._outputs.items()}
-
-    def results_on_device(self) -> dict[str, OrtDeviceArray]:
-        """Copies of the outputs on the device: the bound ones are written to by the next run."""
-        made = {name: self._value(tensor) for name, tensor in self._spec.outputs.items()}
-        self._model.copies.copy(made.values(), self._outputs.values())
-        return {name: OrtDeviceArray(made[name], tensor, self._batch) for name, tensor in self._spec.outputs.items()}
-
-    def _neutral(self, tensor: TensorSpec) -> Any:
-        """Memory on the device that is full of what changes nothing."""
-        content = np.full(tensor.sized(self._batch), tensor.neutral, tensor.dtype)
-        return self._model.ort.OrtValue.ortvalue_from_numpy(content, self._model.device.memory, 0)
-
-    def _value(self, tensor: TensorSpec) -> Any:
-        """Memory on the device."""
-        shape, memory = tensor.sized(self._batch), self._model.device.memory
-        return self._model.ort.OrtValue.ortvalue_from_shape_and_type(shape, tensor.dtype.type, memory, 0)
 
 
 class OrtCudaEngine(ClosesItself):
