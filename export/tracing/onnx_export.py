@@ -16,6 +16,7 @@ from latentrt.engines.spec import BATCH
 from latentrt.export.quiet import quiet
 from latentrt.export.tracing.named_weights import GraphWeights
 from latentrt.export.tracing.operators import translated_operators_kept
+from latentrt.export.tracing.reruns import programs_run_once
 from latentrt.export.tracing.versions import OPSET
 
 MODEL_FILE = "model.onnx"
@@ -100,7 +101,7 @@ def traced(module: torch.nn.Module, example: Mapping[str, torch.Tensor], graph: 
                 axes[axis] = multiple * base if multiple > 1 else base
         return axes or None
 
-    with translated_operators_kept():
+    with translated_operators_kept(), programs_run_once():
         return torch.onnx.export(
             module,
             tuple(example[name] for name in graph.inputs),
