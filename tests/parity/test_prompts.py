@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,24 @@ def both(request: pytest.FixtureRequest) -> Iterator[Both]:
     checkpoint = request.getfixturevalue("tiny_checkpoint") if tiny else EMOJI
     with prompt_encoder(request.getfixturevalue("tiny_bundle" if tiny else "emoji_bundle")) as encode:
         yield Both(encode, StableDiffusionPipeline.from_pretrained(checkpoint))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parsed_once() -> Iterator[None]:
+    """compel's parser, which takes a tenth of a second for a long prompt, reads each once."""
+    from compel.prompt_parser import PromptParser
+
+    parse, parsed = PromptParser.parse_conjunction, {}
+
+    def parse_conjunction(parser: Any, prompt: str, *arguments: Any, **keywords: Any) -> Any:
+        key = repr((prompt, arguments, keywords))
+        if key not in parsed:
+            parsed[key] = parse(parser, prompt, *arguments, **keywords)
+        return deepcopy(parsed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PromptParser, "parse_conjunction", parse_conjunction)
+        yield
 
 
 def compel(both: Both, *, truncate: bool, **options: Any) -> Any:
