@@ -83,7 +83,7 @@ def verify(
     return figures
 
 
-def _engine_at(components: OpenComponents[Bundle] | OpenComponents[AddonBundle], component: Component, shapes: Shapes) -> Engine:
+def _engine_at(components: OpenComponents[Bundle | AddonBundle], component: Component, shapes: Shapes) -> Engine:
     """The component's engine; of one with added inputs that which takes them, though the recorded runs add nothing."""
     return components.engine(component.name, replace(shapes, added=component.added))
 
