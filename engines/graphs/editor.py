@@ -298,18 +298,36 @@ class Insertion:
             domain: of the operator; the graph imports it.
             attributes: plain values, graphs, or those of another node.
         """
+        name = f"{self._stem}.{operator}.{self._count}" if name is None else name
+        (result,) = self._added(operator, inputs, name, [name], domain, attributes)
+        return result
+
+    def split(self, value: "ir.Value", sizes: Sequence[int], axis: int) -> list["ir.Value"]:
+        """A value in pieces of these sizes along an axis."""
+        name = f"{self._stem}.Split.{self._count}"
+        pieces = [f"{name}.{index}" for index in range(len(sizes))]
+        return self._added("Split", (value, self.constant(sizes)), name, pieces, "", {"axis": axis})
+
+    def _added(
+        self,
+        operator: str,
+        inputs: Sequence["ir.Value | None"],
+        name: str,
+        results: Sequence[str],
+        domain: str,
+        attributes: dict[str, Any],
+    ) -> list["ir.Value"]:
         import onnx_ir as ir
 
-        name = f"{self._stem}.{operator}.{self._count}" if name is None else name
         self._count += 1
-        result = ir.Value(name=name)
+        values = [ir.Value(name=result) for result in results]
         node = ir.Node(
-            domain, operator, inputs, ir.convenience.convert_attributes(attributes), outputs=[result], name=name
+            domain, operator, inputs, ir.convenience.convert_attributes(attributes), outputs=values, name=name
         )
         self._insert(node)
         if domain:
             self._editor.graph.opset_imports.setdefault(domain, 1)
-        return result
+        return values
 
     def add_like(self, node: "ir.Node", *inputs: "ir.Value | None") -> "ir.Value":
         """A node of another's operator and attributes that takes something else."""

@@ -1,17 +1,19 @@
 """Inputs added to exported U-Nets: left out they change nothing, given they do what diffusers does."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from latentrt.engines.backends.ort_cpu.backend import OrtCpu
 from latentrt.engines.backends.ort_cpu.compile import compile_onnx, group_norm_of
-from latentrt.engines.backends.ort_cpu.model import OrtCpuModel
+from latentrt.engines.backends.ort_cpu.model import OrtCpuModel, open_session, session_options
 from latentrt.engines.bundle.added_inputs import (
     KEYS,
     MID_RESIDUAL,
@@ -27,6 +29,9 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.unet_structure import UnetStructure
 from latentrt.engines.engine import Engine
+from latentrt.engines.errors import EngineError
+from latentrt.engines.graphs.editor import load_graph, serialized
+from latentrt.engines.graphs.variants.variant import add_inputs
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import AddedInputs, Profile, Shapes
 from latentrt.engines.spec import Array
@@ -36,6 +41,7 @@ from latentrt.models import EMOJI
 PICTURES = 3
 FAMILIES = ("sd1", "sd2", "sdxl", "emoji")
 MORE = ("sd1-inpaint", "lcm-sd1", "sdxl-refiner", "sdxl-inpaint")
+FIXTURES = {"emoji": "emoji_bundle", "sd1-fp16": "half_bundle", "emoji-int8": "int8_bundle"}
 slow = pytest.mark.slow
 
 
@@ -72,18 +78,15 @@ class Variant:
 
 @pytest.fixture(scope="module")
 def variant(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Variant]]:
-    """A family's, or a fixture's bundle; opened when it is first asked for."""
+    """By family and precision; opened when it is first asked for."""
     opened = []
 
     @cache
     def of(name: str) -> Variant:
-        if name.endswith("_bundle"):
-            bundle, checkpoint = request.getfixturevalue(name), Path()
-        elif name == "emoji":
-            bundle, checkpoint = request.getfixturevalue("emoji_bundle"), EMOJI
-        else:
-            bundle = request.getfixturevalue("family_bundle")(name)
-            checkpoint = request.getfixturevalue("family_checkpoint")(name)
+        fixture = FIXTURES.get(name)
+        bundle = request.getfixturevalue("family_bundle")(name) if fixture is None else request.getfixturevalue(fixture)
+        family = name.removesuffix("-fp16").removesuffix("-int8")
+        checkpoint = EMOJI if family == "emoji" else request.getfixturevalue("family_checkpoint")(family)
         opened.append(Variant(bundle, checkpoint))
         return opened[-1]
 
@@ -148,8 +151,8 @@ def assert_close(found: Array, expected: Array, bound: float = 2e-5) -> None:
     [
         "emoji",
         "sdxl",
-        "half_bundle",
-        "int8_bundle",
+        "sd1-fp16",
+        "emoji-int8",
         *(pytest.param(name, marks=slow) for name in ("sd1", "sd2", *MORE)),
     ],
 )
@@ -270,3 +273,75 @@ def test_image_prompts_are_diffusers(name: str, variant: Callable[[str], Variant
         assert_close(found, prompts.answer(own, given))
         difference = found - engine.run(own)["out_sample"]
         assert np.abs(difference).mean() > 0.02 * np.abs(found).mean()
+
+
+@pytest.mark.parametrize(("name", "bound"), [("sd1-fp16", 2e-3), ("emoji-int8", 0.06)])
+def test_in_fewer_bits_they_do_the_same(name: str, bound: float, variant: Callable[[str], Variant]) -> None:
+    """Everything at once, beside diffusers in fp32: no further from it than without."""
+    unet = variant(name)
+    prompts = ImagePrompts(unet)
+    engine = unet.engine(*AddedInputs, image_prompts=2, image_tokens=prompts.COMMON)
+    inputs = random_inputs(engine, 2, scale=0.5)
+    own = {name: array for name, array in inputs.items() if "image_prompt" not in name}
+    added, given = prompts.drawn(2, True, unet.component.manifest.latents.size(unet.shapes().profile))
+    assert_close(engine.run({**own, **added})["out_sample"], prompts.answer(own, given), bound)
+    plain = without(inputs, engine)
+    assert_close(
+        engine.run(plain)["out_sample"], library_answer(unet.diffusers(), plain, unet.component.structure, {}), bound
+    )
+
+
+def test_required_they_are_the_same(variant: Callable[[str], Variant]) -> None:
+    """For backends that take no defaults: a graph over the same weights file, inputs of named dimensions."""
+    unet = variant("sd1")
+    engine = unet.engine(*AddedInputs, image_prompts=2, image_tokens=4)
+    inputs = random_inputs(engine, 2, scale=0.5)
+    graph = load_graph(unet.component.onnx)
+    add_inputs(graph, unet.component.structure, tuple(AddedInputs), optional=False)
+    options = session_options(onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, 1, packs=False)
+    session = open_session(unet.component.onnx, options, graph=serialized(graph))
+    shapes = {one.name: one.shape for one in session.get_inputs()}
+    assert shapes.keys() == engine.spec.inputs.keys()
+    assert not session.get_overridable_initializers()
+    structure = unet.component.structure
+    assert shapes[down_residual(2)] == ["batch", structure.entry, "height_1", "width_1"]
+    assert shapes[KEYS][:3] == ["batch", "image_prompts", "image_tokens"]
+    (found,) = session.run(["out_sample"], inputs)
+    assert_close(found, engine.run(inputs)["out_sample"])
+
+
+def test_who_compiled_without_onnx_gets_one_sentence(
+    variant: Callable[[str], Variant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine draws as ever."""
+    unet = variant("sd1")
+
+    def missing(_: Path) -> None:
+        raise ImportError("onnx_ir")
+
+    monkeypatch.setattr("latentrt.engines.backends.ort_cpu.compile.load_graph", missing)
+    compile_onnx(unet.component.onnx, tmp_path, added_to=unet.component.structure)
+    model = OrtCpuModel.of_compiled(tmp_path, threads=2, halves=True)
+    plain = model.engine(unet.component.spec_of_any_batch(unet.shapes()))
+    assert plain.run(random_inputs(plain, 2)).keys() == {"out_sample"}
+    with pytest.raises(EngineError, match=r"without inputs for control, image-prompt.*install latentrt\[export\]"):
+        model.engine(unet.component.spec_of_any_batch(unet.shapes(*AddedInputs)))
+    model.close()
+
+
+def test_a_graph_that_is_no_such_unet_is_refused(variant: Callable[[str], Variant]) -> None:
+    """Not rewritten by half."""
+    unet = variant("sd1")
+    structure = unet.component.structure
+    elsewhere = replace(structure.cross_attentions[0], scope="down_blocks.7.attentions.0.transformer_blocks.0.attn2")
+    for wrong, which, said in (
+        (replace(structure, down=structure.down[:1]), AddedInputs.CONTROL, "join 4 planes, expected 3"),
+        (
+            replace(structure, cross_attentions=(elsewhere,)),
+            AddedInputs.IMAGE_PROMPT,
+            "without the cross-attention down",
+        ),
+    ):
+        graph = load_graph(unet.component.onnx)
+        with pytest.raises(EngineError, match=said):
+            add_inputs(graph, wrong, [which])

@@ -1,7 +1,7 @@
 """The inputs of image prompts: what every cross-attention adds to its result."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,17 +44,33 @@ def add_image_prompt_inputs(model: "ir.Model", structure: UnetStructure, optiona
             f"got a U-Net's graph without the cross-attention {lacking[0]}, expected {len(structure.cross_attentions)} "
             "of them; build the bundle again"
         )
-    prompts = _added(editor, structure, optional)
-    given = _all_given(editor, prompts) if optional else None
-    first = 0
-    for index, layer in enumerate(structure.cross_attentions):
-        branch = _Branch(editor, layer, attentions[layer.scope], prompts, index, first)
-        _add_branch(editor, branch, given)
-        first += layer.width
+    layers = [_layer(one, attentions[one.scope]) for one in structure.cross_attentions]
+    inputs = _inputs(editor, structure, optional)
+    place = editor.before(editor.graph[0], "image_prompt")
+    prompts = _prepared(place, inputs, structure, layers)
+    given = _all_given(place, inputs) if optional else None
+    for index, layer in enumerate(layers):
+        _add(editor, layer, prompts, index, given)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Prompts:
+class _Layer:
+    """A cross-attention in the graph.
+
+    ``queries`` and ``result`` are (batch, h · w, channels), before the heads are moved and behind that; ``dtype`` is
+    what its attention is computed in, and ``scale`` what its scores are multiplied by.
+    """
+
+    queries: "ir.Value"
+    result: "ir.Value"
+    width: int
+    heads: int
+    scale: float
+    dtype: "ir.DataType"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
     """The graph's new inputs; masks by level."""
 
     keys: "ir.Value"
@@ -63,7 +79,20 @@ class _Prompts:
     masks: Mapping[int, "ir.Value"]
 
 
-def _added(editor: GraphEditor, structure: UnetStructure, optional: bool) -> _Prompts:
+@dataclass(frozen=True, kw_only=True)
+class _Prompts:
+    """What the layers take of them, in float32: scaled keys, and values (batch, prompts, tokens, channels); factors,
+    scale times mask, (batch, 1, h · w, prompts, 1). ``scores`` is the shape of the scores with prompts and tokens
+    apart; 0 stands for what they have.
+    """
+
+    keys: Sequence["ir.Value"]
+    values: Sequence["ir.Value"]
+    factors: Sequence["ir.Value"]
+    scores: "ir.Value"
+
+
+def _inputs(editor: GraphEditor, structure: UnetStructure, optional: bool) -> _Inputs:
     """The inputs. By default there is no prompt, and a mask is one number for all of them and for every place."""
     import onnx_ir as ir
 
@@ -75,7 +104,7 @@ def _added(editor: GraphEditor, structure: UnetStructure, optional: bool) -> _Pr
         return editor.input(name, ir.DataType.FLOAT, [BATCH, "image_prompts", *rest])
 
     none = np.zeros((1, 0, 1, width), np.float32)
-    return _Prompts(
+    return _Inputs(
         keys=added(KEYS, none, "image_tokens", width),
         values=added(VALUES, none, "image_tokens", width),
         scales=added(SCALES, np.zeros((1, 0, layers), np.float32), layers),
@@ -86,11 +115,75 @@ def _added(editor: GraphEditor, structure: UnetStructure, optional: bool) -> _Pr
     )
 
 
-def _all_given(editor: GraphEditor, prompts: _Prompts) -> "ir.Value":
+def _prepared(place: Insertion, inputs: _Inputs, structure: UnetStructure, layers: Sequence[_Layer]) -> _Prompts:
+    """Taken apart once for all layers; where there is no prompt, the pieces are empty and cost nothing."""
+    add, constant = place.add, place.constant
+    widths = [layer.width for layer in layers]
+    scale = np.repeat(np.array([layer.scale for layer in layers], np.float32), widths)
+    scales = add("Unsqueeze", inputs.scales, constant([1, 2]))
+    factors: dict[int, ir.Value] = {}
+    for level, mask in inputs.masks.items():
+        here = [index for index, one in enumerate(structure.cross_attentions) if one.level == level]
+        mask = add("Unsqueeze", add("Transpose", mask, perm=(0, 2, 1)), constant([1, 4]))
+        both = add("Mul", add("Gather", scales, constant(here), axis=4), mask)
+        factors |= dict(zip(here, place.split(both, [1] * len(here), 4), strict=True))
+    counts = add("Shape", inputs.keys, start=1, end=3)
+    return _Prompts(
+        keys=place.split(add("Mul", inputs.keys, constant(scale)), widths, 3),
+        values=place.split(inputs.values, widths, 3),
+        factors=[factors[index] for index in range(len(layers))],
+        scores=add("Concat", constant([0, 0, 0]), counts, axis=0),
+    )
+
+
+def _all_given(place: Insertion, inputs: _Inputs) -> "ir.Value":
     """Whether there are keys, values and scales: without one of them nothing is added."""
-    place = editor.before(editor.graph[0], "image_prompt")
-    sizes = [place.add("Size", value) for value in (prompts.keys, prompts.values, prompts.scales)]
+    sizes = [place.add("Size", value) for value in (inputs.keys, inputs.values, inputs.scales)]
     return place.add("Greater", place.add("Min", *sizes), place.constant(0), name="image_prompt.given")
+
+
+def _add(editor: GraphEditor, layer: _Layer, prompts: _Prompts, index: int, given: "ir.Value | None") -> None:
+    """Adds to a cross-attention's result, before its last projection."""
+    stem, result, dtype = f"image_prompt.{index}", layer.result, dtype_of(layer.result)
+    takers, place = list(result.uses()), editor.after(result, stem)
+    if given is None:
+        addend = _addend(place, layer, prompts, index)
+    else:
+        then, otherwise = editor.branch(f"{stem}.given"), editor.branch(f"{stem}.none")
+        nothing = otherwise.add("Identity", editor.constant(np.zeros((1, 1, 1), dtype.numpy())))
+        addend = place.add(
+            "If",
+            given,
+            then_branch=then.subgraph(_addend(then, layer, prompts, index), dtype),
+            else_branch=otherwise.subgraph(nothing, dtype),
+        )
+    # Not in the branches: there ONNX Runtime keeps fp16 that it computes in float32 elsewhere, and rounds once more
+    total = place.add("Add", result, addend, name=f"{stem}.sum")
+    total.dtype, total.shape = dtype, result.shape
+    for taker, at in takers:
+        taker.replace_input_with(at, total)
+
+
+def _addend(place: Insertion, layer: _Layer, prompts: _Prompts, index: int) -> "ir.Value":
+    """What image prompts add to a layer's result, as that is shaped and typed."""
+    import onnx_ir as ir
+
+    add, constant, each = place.add, place.constant, layer.width // layer.heads
+    pieces = [prompts.keys[index], prompts.values[index], prompts.factors[index]]
+    if layer.dtype != ir.DataType.FLOAT:
+        pieces = [add("Cast", piece, to=layer.dtype) for piece in pieces]
+    keys, values, factors = pieces
+    apart = constant([0, -1, layer.heads, each])
+    queries = add("Transpose", add("Reshape", layer.queries, apart), perm=_HEADS_FIRST)
+    if dtype_of(layer.queries) != layer.dtype:
+        queries = add("Cast", queries, to=layer.dtype)
+    keys = add("Transpose", add("Reshape", keys, apart), perm=(0, 2, 3, 1))
+    values = add("Transpose", add("Reshape", values, apart), perm=_HEADS_FIRST)
+    scores = add("Reshape", add("MatMul", queries, keys), prompts.scores)
+    shares = add("Mul", add("Softmax", scores, axis=-1), factors)
+    attended = add("MatMul", add("Reshape", shares, constant([0, 0, 0, -1])), values)
+    flat = add("Reshape", add("Transpose", attended, perm=_HEADS_FIRST), constant([0, 0, layer.width]))
+    return flat if layer.dtype == dtype_of(layer.result) else add("Cast", flat, to=dtype_of(layer.result))
 
 
 def _attentions(graph: "ir.Graph") -> dict[str, "ir.Node"]:
@@ -99,98 +192,22 @@ def _attentions(graph: "ir.Graph") -> dict[str, "ir.Node"]:
     return {path[1]: node for node, path in paths if path is not None}
 
 
-class _Branch:
-    """What image prompts add to one cross-attention."""
+def _layer(layer: CrossAttention, attention: "ir.Node") -> _Layer:
+    """A cross-attention, by its operator.
 
-    def __init__(
-        self,
-        editor: GraphEditor,
-        layer: CrossAttention,
-        attention: "ir.Node",
-        prompts: _Prompts,
-        index: int,
-        first: int,
-    ) -> None:
-        """Finds queries and result.
-
-        Args:
-            editor: the graph's.
-            layer: the cross-attention's row.
-            attention: its operator.
-            prompts: the inputs.
-            index: of the layer among their scales.
-            first: of the layer's channels among their keys'.
-
-        Raises:
-            EngineError: the operator is not laid out as the exporter does it.
-        """
-        self._constant = editor.constant
-        self._prompts, self._layer, self._index, self._first = prompts, layer, index, first
-        self.stem = f"image_prompt.{index}"
-        self._queries, self._heads = _queries(attention, layer)
-        self._dtype = dtype_of(input_of(attention, 0))
-        self.result = _result(attention, layer)
-        scale = attention.attributes.get("scale")
-        self._scale = (layer.width / self._heads) ** -0.5 if scale is None else float(scale.value)
-
-    def written(self, place: Insertion) -> "ir.Value":
-        """Its nodes; what comes back is (batch, h · w, channels), of the result's type."""
-        add, constant, heads = place.add, self._constant, self._heads
-        each = self._layer.width // heads
-        queries = add("Transpose", add("Reshape", self._queries, constant([0, 0, heads, each])), perm=_HEADS_FIRST)
-        keys, values = (self._own_channels(place, value) for value in (self._prompts.keys, self._prompts.values))
-        keys = add("Transpose", add("Reshape", keys, constant([0, -1, heads, each])), perm=(0, 2, 3, 1))
-        values = add("Transpose", add("Reshape", values, constant([0, -1, heads, each])), perm=_HEADS_FIRST)
-        keys = self._cast(place, add("Mul", keys, constant(np.float32(self._scale))))
-        scores = add("MatMul", self._cast(place, queries, self._queries), keys)
-        counts = add("Shape", self._prompts.keys, start=1, end=3)
-        scores = add("Reshape", scores, add("Concat", constant([0, 0, 0]), counts, axis=0))
-        shares = add("Mul", add("Softmax", scores, axis=-1), self._cast(place, self._factors(place)))
-        attended = add("MatMul", add("Reshape", shares, constant([0, 0, 0, -1])), self._cast(place, values))
-        flat = add("Reshape", add("Transpose", attended, perm=_HEADS_FIRST), constant([0, 0, self._layer.width]))
-        return flat if self._dtype == dtype_of(self.result) else add("Cast", flat, to=dtype_of(self.result))
-
-    def nothing(self, place: Insertion) -> "ir.Value":
-        """A zero of the result's type."""
-        return place.add("Identity", self._constant(np.zeros((1, 1, 1), dtype_of(self.result).numpy())))
-
-    def _own_channels(self, place: Insertion, packed: "ir.Value") -> "ir.Value":
-        """The layer's part of the keys or values of all."""
-        ends = ([self._first], [self._first + self._layer.width], [3])
-        return place.add("Slice", packed, *(self._constant(end) for end in ends))
-
-    def _factors(self, place: Insertion) -> "ir.Value":
-        """Scale times mask as (batch, 1, h · w, prompts, 1)."""
-        add, constant = place.add, self._constant
-        scale = add("Gather", self._prompts.scales, constant(self._index), axis=2)
-        mask = add("Transpose", self._prompts.masks[self._layer.level], perm=(0, 2, 1))
-        return add("Mul", add("Unsqueeze", scale, constant([1, 2, 4])), add("Unsqueeze", mask, constant([1, 4])))
-
-    def _cast(self, place: Insertion, value: "ir.Value", like: "ir.Value | None" = None) -> "ir.Value":
-        """A value in the attention's precision; it is in float32, or in that of another one."""
-        import onnx_ir as ir
-
-        now = ir.DataType.FLOAT if like is None else dtype_of(like)
-        return value if now == self._dtype else place.add("Cast", value, to=self._dtype)
-
-
-def _add_branch(editor: GraphEditor, branch: _Branch, given: "ir.Value | None") -> None:
-    """Adds to a cross-attention's result, before its last projection."""
-    place = editor.after(branch.result, branch.stem)
-    if given is None:
-        addend = branch.written(place)
-    else:
-        then, otherwise = editor.branch(f"{branch.stem}.given"), editor.branch(f"{branch.stem}.none")
-        dtype = dtype_of(branch.result)
-        addend = place.add(
-            "If",
-            given,
-            then_branch=then.subgraph(branch.written(then), dtype),
-            else_branch=otherwise.subgraph(branch.nothing(otherwise), dtype),
-        )
-    total = place.add("Add", branch.result, addend, name=f"{branch.stem}.sum")
-    total.dtype, total.shape = dtype_of(branch.result), branch.result.shape
-    editor.rewire(branch.result, total, but=[node for node in (total.producer(),) if node is not None])
+    Raises:
+        EngineError: the operator is not laid out as the exporter does it.
+    """
+    queries, heads = _queries(attention, layer)
+    scale = attention.attributes.get("scale")
+    return _Layer(
+        queries=queries,
+        result=_result(attention, layer),
+        width=layer.width,
+        heads=heads,
+        scale=(layer.width / heads) ** -0.5 if scale is None else float(scale.value),
+        dtype=dtype_of(input_of(attention, 0)),
+    )
 
 
 def _queries(attention: "ir.Node", layer: CrossAttention) -> "tuple[ir.Value, int]":
