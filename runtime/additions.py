@@ -48,7 +48,7 @@ class Additions:
             if self._addons is None:
                 from latentrt.runtime.addons.addon import OpenAddons  # loaded by those who use it
 
-                self._addons = OpenAddons(self._backend, threads=self._threads)
+                self._addons = OpenAddons(self._bundle, self._backend, threads=self._threads)
             return self._addons
 
     def load_textual_inversion(

@@ -20,7 +20,7 @@ os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import latentrt
-from latentrt.models import EMBEDDED
+from latentrt.models import EMBEDDED, EMOJI
 
 # torch and its exporter leave a heap that takes half a second to look through, and nothing in it is garbage
 gc.set_threshold(50_000, 20, 50)
@@ -252,6 +252,55 @@ def net_bundle(
 def tiny_net(net_bundle: Callable[[str], Path]) -> Path:
     """The bundle of a control net for the tiny bundle. Do not write to it."""
     return net_bundle("sd1")
+
+
+@pytest.fixture(scope="session")
+def image_encoder(exports: None, shared: Path) -> Path:
+    """The folder of a tiny image encoder. Do not write to it."""
+    from tiny_image_prompts import save_image_encoder
+
+    return filled_once(shared / "image-encoder", save_image_encoder)
+
+
+@pytest.fixture(scope="session")
+def adapter_file(family_checkpoint: Callable[[str], Path], shared: Path) -> Callable[[str, str], Path]:
+    """A tiny IP-Adapter of a kind for the checkpoint of a family. Do not write to it."""
+    from tiny_image_prompts import save_adapter_for
+
+    @cache
+    def saved(family: str, kind: str) -> Path:
+        checkpoint = EMOJI if family == "emoji" else family_checkpoint(family)
+        suffix = "safetensors" if kind == "plus" else "bin"
+        folder = filled_once(
+            shared / f"{family}-{kind}-adapter",
+            lambda folder: save_adapter_for(folder / f"{kind}.{suffix}", checkpoint, kind),
+        )
+        return folder / f"{kind}.{suffix}"
+
+    return saved
+
+
+@pytest.fixture(scope="session")
+def adapter_bundle(
+    adapter_file: Callable[[str, str], Path],
+    image_encoder: Path,
+    family_bundle: Callable[[str], Path],
+    request: pytest.FixtureRequest,
+    shared: Path,
+) -> Callable[[str, str], Path]:
+    """Its bundle, built for the family's. Do not write to it."""
+
+    @cache
+    def built(family: str, kind: str) -> Path:
+        base = request.getfixturevalue("emoji_bundle") if family == "emoji" else family_bundle(family)
+        return filled_once(
+            shared / f"{family}-{kind}.bundle",
+            lambda folder: latentrt.build(
+                adapter_file(family, kind), folder, for_bundle=base, image_encoder=image_encoder
+            ),
+        )
+
+    return built
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,7 @@ def added_inputs(structure: UnetStructure, shapes: Shapes, size: tuple[int, int]
         packed = _neutral((prompts, shapes.image_tokens, width), 0.0)
         tensors |= {KEYS: packed, VALUES: packed, SCALES: _neutral((prompts, len(structure.cross_attentions)), 0.0)}
         for level in attended_levels(structure):
-            height, width = _halved(size, level)
+            height, width = plane_size(size, level)
             tensors[image_prompt_mask(level)] = _neutral((prompts, height * width), 1.0)
     return tensors
 
@@ -115,10 +115,10 @@ def added_of(names: Iterable[str]) -> frozenset[AddedInputs]:
 
 
 def _of_plane(plane: Plane, size: tuple[int, int]) -> TensorSpec:
-    return _neutral((plane.channels, *_halved(size, plane.level)), 0.0)
+    return _neutral((plane.channels, *plane_size(size, plane.level)), 0.0)
 
 
-def _halved(size: tuple[int, int], level: int) -> tuple[int, int]:
+def plane_size(size: tuple[int, int], level: int) -> tuple[int, int]:
     """A plane's height and width behind so many downsamplers: each is a convolution of stride 2 with padding 1."""
     height, width = size
     for _ in range(level):

@@ -1,4 +1,4 @@
-"""What the components of control nets and T2I-Adapters take and give, by name; residuals are in ``added_inputs``."""
+"""What the components of add-ons take and give, by name; residuals are in ``added_inputs``."""
 
 PICTURE = "picture"
 """Of ``hint`` and ``features``: (batch, 3, H, W) in [0, 1], RGB."""
@@ -12,3 +12,7 @@ CONTROL_INDEX = "control_index"
 """Of a union net's ``hint``: of which kind the picture is (batch,), from 0."""
 CONDITION_SCALE = "condition_scale"
 """Of a union net's ``hint``: how much of it counts among several pictures (batch,); 1 of a picture that is alone."""
+PIXELS = "pixels"
+"""Of ``image_encoder``: (batch, 3, s, s), resized, cropped and normalised as CLIP's pictures are."""
+PROMPT_KEYS, PROMPT_VALUES = "keys", "values"
+"""What ``projection`` gives: (batch, tokens, ΣC), of all cross-attentions side by side."""

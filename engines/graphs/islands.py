@@ -58,6 +58,11 @@ ISLANDS = (
         operators=frozenset({"LayerNormalization"}),
         reason="outlier channels of CLIP",
     ),
+    Island(
+        component="image_encoder",
+        operators=frozenset({"LayerNormalization"}),
+        reason="outlier channels of CLIP",
+    ),
 )
 
 

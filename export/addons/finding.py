@@ -4,13 +4,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from latentrt.engines.errors import RequestError
 from latentrt.export.addons.addon import Addon
 from latentrt.export.addons.base_model import BaseModel
 from latentrt.export.addons.based_net import DIFFERENCE_MARK, LORA_MARK, control_lora, difference_net
 from latentrt.export.addons.control_net import control_net
+from latentrt.export.addons.image_prompt import image_prompt_adapter
 from latentrt.export.addons.t2i_adapter import t2i_adapter
 from latentrt.export.sources.addons.control_layout import DIFFUSERS_MARK, LDM_MARK, PREFIXES
 from latentrt.export.sources.addons.files import AddonFiles, addon_files
+from latentrt.export.sources.addons.image_prompt_layout import MARK as IMAGE_PROMPT_MARK
 from latentrt.export.sources.addons.other_nets import check_class, check_name, check_tensors, unknown
 from latentrt.export.sources.addons.t2i_layout import MARK as T2I_MARK
 
@@ -44,15 +47,19 @@ _ROWS = (
 _CLASSES = frozenset(name for row in _ROWS for name in row.classes)
 
 
-def addon_from_headers(net: str, base: BaseModel, *, variant: str | None = None) -> Addon:
+def addon_from_headers(
+    net: str, base: BaseModel, *, variant: str | None = None, image_encoder: str | None = None
+) -> Addon:
     """Finds and checks an add-on by its config and the headers of its files. torch is not needed.
 
     Args:
         net: a path, a hub id, or an address on the hub.
         base: the model that it is for.
         variant: which weights of a folder, such as ``fp16``.
+        image_encoder: of an IP-Adapter: the folder of its image encoder, or one on the hub.
 
     Raises:
+        RequestError: an image encoder for what takes none.
         CheckpointError: it is nowhere, something else, incomplete, or for other models.
     """
     check_name(net)
@@ -60,6 +67,12 @@ def addon_from_headers(net: str, base: BaseModel, *, variant: str | None = None)
     check_class(files, _CLASSES)
     check_tensors(files)
     names = "\n".join(files.shapes)
+    if re.search(IMAGE_PROMPT_MARK, names, re.MULTILINE):
+        return image_prompt_adapter(files, base, image_encoder)
+    if image_encoder is not None:
+        raise RequestError(
+            f"got an image encoder for {net!r}, which is no IP-Adapter and takes none; leave --image-encoder out"
+        )
     for row in _ROWS:
         if re.search(row.mark, names, re.MULTILINE):
             return row.read(files, base)

@@ -20,6 +20,7 @@ from latentrt.export.sources.weights_file import WeightsFile, open_weights_file
 FLOATS = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"})
 # OpenCLIP's names for what its converter takes apart or turns, so that no tensor of the module is the file's own
 _TAKEN_APART = (".in_proj_weight", ".in_proj_bias")
+_OF_TRANSFORMERS = ("text_encoder", "text_encoder_2", "image_encoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +198,7 @@ class Part(ABC):
         kind = module_class(self.name)
         try:
             with init_empty_weights(), quiet():
-                if self.name.startswith("text_encoder"):
+                if self.name in _OF_TRANSFORMERS:
                     return kind(kind.config_class.from_dict(dict(self.config)))
                 return kind.from_config(dict(self.config))
         except Exception as error:  # whatever a strange value leads to
@@ -296,4 +297,5 @@ def module_class(part: str) -> Any:
         "controlnet": diffusers.ControlNetModel,
         "controlnet_union": diffusers.ControlNetUnionModel,
         "t2i_adapter": diffusers.T2IAdapter,
+        "image_encoder": transformers.CLIPVisionModelWithProjection,
     }[part]

@@ -43,6 +43,13 @@ def control_pictures(profile: Profile) -> Array:
     return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))
 
 
+def encoder_pixels(size: int, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """What an image encoder sees: the photograph, and the negative pass's zeros (2, 3, size, size)."""
+    photo = np.asarray(photograph(Profile(width=size, height=size)), np.float32) / np.float32(255.0)
+    pixels = ((photo - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)).transpose(2, 0, 1)
+    return np.stack([pixels, np.zeros_like(pixels)])
+
+
 def masked_photograph(profile: Profile, space: LatentSpace) -> tuple[Array, Array]:
     """The photograph with an ellipse to redraw, off its middle.
 

@@ -127,6 +127,7 @@ def build_engines_of_addon(request: BuildRequest, timer: StageTimer) -> Build:
         changed += ["profiles"] if not set(request.profiles) <= set(manifest.profiles) else []
         changed += ["output"] if request.output is not None and request.output.resolve() != root else []
         changed += ["for"] if request.for_bundle is not None else []
+        changed += ["image encoder"] if request.image_encoder is not None else []
         if changed:
             raise RequestError(
                 f"got {', '.join(changed)} for the bundle of {manifest.addon.label}, to which only engines are added; "
@@ -154,7 +155,12 @@ def _plan(request: BuildRequest) -> AddonPlan:
         from latentrt.export.addons.base_model import BaseModel
         from latentrt.export.addons.finding import addon_from_headers
 
-        addon = addon_from_headers(request.model, BaseModel(bundle), variant=request.choices.variant)
+        addon = addon_from_headers(
+            request.model,
+            BaseModel(bundle),
+            variant=request.choices.variant,
+            image_encoder=request.image_encoder,
+        )
     precision = request.precision
     if precision is Precision.INT8:
         raise RequestError(

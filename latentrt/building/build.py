@@ -15,6 +15,7 @@ from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.choices import choice, choice_if_given
+from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.shapes import AddedInputs, Profile
@@ -46,6 +47,7 @@ def build(
     prompts: str | Path | None = None,
     quality: float | None = None,
     for_bundle: str | Path | None = None,
+    image_encoder: str | Path | None = None,
     progress: Progress | None = None,
     decided: Callable[[Mapping[str, DecisionRecord]], None] | None = None,
 ) -> Build:
@@ -93,6 +95,8 @@ def build(
         for_bundle: the bundle of the model that ``model``, then a control net or a T2I-Adapter (a diffusers folder, a
             file, a hub id), is built for. Its family, its profiles and, unless ``precision`` says otherwise, its
             precision are the net's; what int8 is to a model, fp32 is to its nets.
+        image_encoder: of an IP-Adapter: the folder of the CLIP vision model that it was trained with, or one on the
+            hub.
         progress: receives the stages.
         decided: receives what was worked out about the model, before the export begins.
 
@@ -107,6 +111,7 @@ def build(
         model=str(model),
         output=None if output is None else Path(output),
         for_bundle=None if for_bundle is None else Path(for_bundle),
+        image_encoder=None if image_encoder is None else str(image_encoder),
         precision=precision,
         profiles=profiles_from_arguments(profiles),
         seamless=choice(Seamless, seamless, "seamless"),
@@ -127,6 +132,11 @@ def build(
     timer = StageTimer(progress)
     if request.starts_from_addon:
         return build_engines_of_addon(request, timer)
+    if request.image_encoder is not None and request.for_bundle is None:
+        raise RequestError(
+            "got an image encoder without the bundle of a model that an IP-Adapter is built for; give that with --for, "
+            "or leave --image-encoder out"
+        )
     if request.for_bundle is not None:
         return build_addon(request, timer, decided)
     if request.starts_from_bundle:

@@ -23,12 +23,14 @@ class BuildRequest:
 
     ``precision`` is None where none was given, ``profiles`` are empty where the model's own size is wanted. ``fp32``
     names components, which only the model can confirm. ``loras`` are fused into the weights. ``int8`` is None for other
-    precisions. ``for_bundle`` is the model's bundle that an add-on is built for, None where a model is built.
+    precisions. ``for_bundle`` is the model's bundle that an add-on is built for, None where a model is built;
+    ``image_encoder`` is an IP-Adapter's.
     """
 
     model: str
     output: Path | None
-    for_bundle: Path | None
+    for_bundle: Path | None = None
+    image_encoder: str | None = None
     precision: Precision | None
     profiles: tuple[Profile, ...]
     engines: EnginesToMake

@@ -1,10 +1,14 @@
 """An add-on's bundle, opened: its manifest at once, its engines as they are first needed."""
 
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
-from latentrt.engines.bundle.bundle import AddonBundle, open_addon
+from latentrt.engines.bundle.bundle import AddonBundle, Bundle, open_addon
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, AddonManifest
+from latentrt.engines.bundle.unet_structure import UnetStructure
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.forks import watch_forks
@@ -88,12 +92,21 @@ def addon_from_path(path: str | Path, *, backend: str = AUTO, threads: int | Non
 class OpenAddons:
     """The add-ons that a pipeline's calls named by their paths: each is opened once, and closed with the pipeline."""
 
-    def __init__(self, backend: Backend, *, threads: int | None) -> None:
-        """Opens none yet: those that come are opened on the pipeline's backend."""
-        self._backend, self._threads = backend, threads
+    def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None) -> None:
+        """Opens none yet: those that come are opened on the pipeline's backend, and used with its bundle's model."""
+        self._bundle, self._backend, self._threads = bundle, backend, threads
         self._lock = Lock()
         self._opened: dict[Path, Addon] = {}
         watch_forks(self)
+
+    @cached_property
+    def structure(self) -> UnetStructure:
+        """How the model's U-Net is built.
+
+        Raises:
+            BundleError: the record of its weights' names is missing or damaged.
+        """
+        return Component(root=self._bundle.root, manifest=self._bundle.manifest, name=UNET).structure
 
     def addon(self, net: str | Path | Addon) -> Addon:
         """The add-on of a path, or the one that was opened before.

@@ -31,6 +31,30 @@ class LoraMetadata:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImagePromptMetadata:
+    """An image prompt that a picture was drawn with: the adapter's name, how many pictures, and how they count."""
+
+    adapter: str
+    images: int
+    scale: float
+    blocks: Any = None
+    masked: bool = False
+    start: float = 0.0
+    end: float = 1.0
+
+    @property
+    def text(self) -> str:
+        """Its settings as A1111 writes those of a control unit."""
+        told = [f"Model: {self.adapter}", f"Weight: {self.scale:g}"]
+        told += [f"Images: {self.images}"] if self.images > 1 else []
+        if self.blocks is not None:
+            blocks = self.blocks if isinstance(self.blocks, str) else json.dumps(self.blocks, default=list)
+            told.append(f"Blocks: {blocks}")
+        told += ["Masked: True"] if self.masked else []
+        return ", ".join([*told, f"Guidance Start: {self.start:g}", f"Guidance End: {self.end:g}"])
+
+
+@dataclass(frozen=True, kw_only=True)
 class PictureMetadata:
     """The settings that drew one picture.
 
@@ -39,7 +63,7 @@ class PictureMetadata:
     was told of the picture, and of what to steer away from. ``sampler_label`` and ``schedule_type`` are A1111's names,
     ``model_hash`` and ``vae_hash`` its short hashes of a checkpoint in one file and of the file that took its
     autoencoder's place (``vae``), and ``embeddings`` those of the textual inversions in the prompts, by their triggers.
-    ``loras`` are those of the call.
+    ``loras`` and ``image_prompts`` are those of the call.
     ``seeded`` is False where the caller gave the noise.
     """
 
@@ -72,6 +96,7 @@ class PictureMetadata:
     vae_hash: str | None = None
     embeddings: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[LoraMetadata, ...] = ()
+    image_prompts: tuple[ImagePromptMetadata, ...] = ()
     seeded: bool = True
 
     def parameters(self) -> str:
@@ -126,6 +151,7 @@ class PictureMetadata:
         told = {lora.name: lora.weights for lora in self.loras if lora.weights is not None}  # as the keyword takes them
         if told:
             pairs["Lora weights"] = _quoted(json.dumps(told, ensure_ascii=False))
+        pairs |= {f"Image prompt {index}": _quoted(one.text) for index, one in enumerate(self.image_prompts)}
         if self.batch_index:
             pairs["Batch pos"] = self.batch_index
         pairs["Version"] = f"latentrt {version('latentrt')}"

@@ -197,6 +197,21 @@ def paste_back(inputs: InpaintInput, pixels: Array) -> list[Array]:
     return pictures
 
 
+def white_places(mask: Picture, width: int, height: int) -> Array:
+    """Where a mask is white, one half and above: (height, width) float32 of ones and zeros.
+
+    Args:
+        mask: PIL, or an array (H, W) as ``masks_from_argument`` gives them; of another size it is resized (Lanczos).
+        width: wanted, in pixels.
+        height: in pixels.
+
+    Raises:
+        RequestError: a mask that cannot be read.
+    """
+    grey = _mask_image(mask).resize((width, height), resample=Image.Resampling.LANCZOS).convert("L")
+    return (np.asarray(grey) >= _REDRAWN_FROM).astype(np.float32)
+
+
 def _weight(grey: Image.Image) -> Array:
     """How much of the drawn picture shows: 0 below one half, then rising to 1 at white.
 

@@ -1,7 +1,7 @@
 """``bundle.json`` of what is added to a model: a control net, a T2I-Adapter, or an adapter for image prompts."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -40,14 +40,19 @@ class ImagePromptRecord(Record):
 
     Attributes:
         tokens: into how many tokens a picture is turned.
-        encoder_output: what the projection takes of the image encoder: ``image_embeds`` or ``hidden_states``.
+        context: how wide the prompts are that the model attends to.
+        widths: of its cross-attentions, in the order of ``UnetStructure.cross_attentions``.
+        encoder_output: what the projection takes of the image encoder: ``image_embeds``, of which the negative pass
+            takes zeros, or ``hidden_states``, of which it takes those of a picture that is 0 everywhere.
         image_size: height and width in pixels that the encoder takes.
         image_mean: what is taken from each channel of pictures in [0, 1].
         image_std: what each is divided by then.
     """
 
     tokens: Annotated[int, Field(gt=0)]
-    encoder_output: str
+    context: Annotated[int, Field(gt=0)]
+    widths: Annotated[tuple[int, ...], Field(min_length=1)]
+    encoder_output: Literal["image_embeds", "hidden_states"]
     image_size: tuple[int, int]
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]

@@ -15,6 +15,7 @@ MARKS = {
     "vae": "encoder.conv_in.weight",
     "controlnet": "conv_in.weight",
     "controlnet_union": "conv_in.weight",
+    "image_encoder": "vision_model.embeddings.class_embedding",
 }
 _CLIP_LAYER = (
     *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")),
@@ -104,6 +105,8 @@ def _skeleton(part: str, config: Mapping[str, Any]) -> Iterator[tuple[str, tuple
         yield from _unet(config)
     elif part == "vae":
         yield from _vae(config)
+    elif part == "image_encoder":
+        yield from _clip_vision(config)
     else:
         yield from _control_net(config)
 
@@ -122,6 +125,18 @@ def _clip(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...] | No
             yield f"encoder.layers.{layer}.{name}.bias", None
     yield "final_layer_norm.weight", (width,)
     yield "final_layer_norm.bias", (width,)
+
+
+def _clip_vision(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...] | None]]:
+    width, patch = config["hidden_size"], config["patch_size"]
+    yield "vision_model.embeddings.class_embedding", (width,)
+    yield "vision_model.embeddings.patch_embedding.weight", (width, config["num_channels"], patch, patch)
+    yield "vision_model.embeddings.position_embedding.weight", (1 + (config["image_size"] // patch) ** 2, width)
+    if _is_count(config["num_hidden_layers"], _MOST_LAYERS):
+        for layer in range(config["num_hidden_layers"]):
+            for name in _CLIP_LAYER:
+                yield f"vision_model.encoder.layers.{layer}.{name}.weight", None
+    yield "visual_projection.weight", (config["projection_dim"], width)
 
 
 def _unet(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...] | None]]:

@@ -114,6 +114,12 @@ def build(
             help="Bundle of the model that MODEL, then a ControlNet or the like, is built for.",
         ),
     ] = None,
+    image_encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--image-encoder", metavar="FOLDER", help="With --for, of an IP-Adapter: the CLIP vision model it uses."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Build a bundle from a model, or of a ControlNet or the like with --for.
@@ -145,6 +151,7 @@ def build(
         prompts=prompts,
         quality=quality,
         for_bundle=for_bundle,
+        image_encoder=image_encoder,
         progress=BuildLog() if json else BuildProgress(),
         decided=print_decisions,
     )

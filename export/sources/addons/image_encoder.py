@@ -1,0 +1,213 @@
+"""The image encoder of an IP-Adapter: which one it is made for, where that lies, and what its folder says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentrt.engines.errors import CheckpointError
+from latentrt.export.sources.addons.image_prompt_layout import AdapterLayout, ProjectionKind
+from latentrt.export.sources.folder.folder import read_json
+from latentrt.export.sources.folder.part_folders import chosen_variant, files_in, weights_in, weights_of
+from latentrt.export.sources.hub.repository import Repository
+from latentrt.export.sources.parts import FolderPart
+from latentrt.export.sources.place import Place, listed, name_of, place_from_text
+
+PART = "image_encoder"
+_STEMS = ("model", "pytorch_model")
+_CONFIG, _PICTURES = "config.json", "preprocessor_config.json"
+_EXPECTED = "the folder of a CLIPVisionModelWithProjection"
+# CLIP's own, for encoders without a preprocessor_config.json (transformers' OPENAI_CLIP_MEAN and _STD)
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
+_VIT_H = "OpenCLIP ViT-H (models/image_encoder of h94/IP-Adapter)"
+_BIG_G = "OpenCLIP ViT-bigG (sdxl_models/image_encoder of h94/IP-Adapter)"
+_VIT_L = "OpenAI's CLIP ViT-L (openai/clip-vit-large-patch14)"
+# By the width of the vector of the whole, and of the patches
+_KNOWN: Mapping[bool, Mapping[int, str]] = {
+    True: {768: _VIT_L, 1024: _VIT_H, 1280: _BIG_G},
+    False: {1024: _VIT_L, 1280: _VIT_H, 1664: _BIG_G},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEncoder:
+    """An image encoder's part, and how pictures become what it takes.
+
+    ``reason`` tells how it was found; ``place`` where it lies.
+    """
+
+    part: FolderPart
+    place: Place
+    reason: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def size(self) -> int:
+        """Pixels of a side."""
+        return int(self.part.config["image_size"])
+
+    @property
+    def tokens(self) -> int:
+        """Patches of a picture, and one for the whole."""
+        return 1 + (self.size // int(self.part.config["patch_size"])) ** 2
+
+    def shape(self, kind: ProjectionKind) -> tuple[int, ...]:
+        """Of what it gives for one picture."""
+        if kind is ProjectionKind.BASE:
+            return (int(self.part.config["projection_dim"]),)
+        return (self.tokens, int(self.part.config["hidden_size"]))
+
+
+def needed_encoder(layout: AdapterLayout) -> str:
+    """Which encoder an adapter is made for, for messages."""
+    whole = layout.kind is ProjectionKind.BASE
+    what = "an embedding" if whole else "patches"
+    known = _KNOWN[whole].get(layout.embedded, "a CLIP model")
+    return f"{known}, which gives {what} of width {layout.embedded}"
+
+
+def image_encoder(given: str | None, adapter: Path, layout: AdapterLayout, source: str) -> ImageEncoder:
+    """Finds an adapter's image encoder.
+
+    Args:
+        given: with ``--image-encoder``: a folder, or one on the hub; None: what lies beside the adapter is taken, if it
+            is the right one.
+        adapter: its file.
+        layout: of it.
+        source: how messages call it.
+
+    Raises:
+        CheckpointError: there is none, or it is another one than the adapter's.
+    """
+    text, reason = given, "given with --image-encoder"
+    beside, note = adapter.parent / PART, adapter.parent / "image_encoder.txt"
+    if text is None and (beside / _CONFIG).is_file():
+        text, reason = str(beside), "the folder beside the adapter"
+    elif text is None and note.is_file() and note.stat().st_size < 1000:
+        text, reason = note.read_text("utf-8", "replace").strip(), f"named in {note.name} beside the adapter"
+    needed = needed_encoder(layout)
+    if not text:
+        raise CheckpointError(
+            f"got {source!r} without an image encoder, which is not part of its file, expected {needed}; download "
+            "that folder, and give it with --image-encoder"
+        )
+    found = _encoder(text, reason)
+    width = found.shape(layout.kind)[-1]
+    if width != layout.embedded:
+        raise CheckpointError(
+            f"got the image encoder {text!r} ({reason}) for {source!r}, with a width of {width}, expected {needed}; "
+            "give that one with --image-encoder"
+        )
+    return found
+
+
+def _encoder(text: str, reason: str) -> ImageEncoder:
+    place = place_from_text(text, _fetched, expected=f"{_EXPECTED}, or a hub id with a folder")
+    folder = place.path if place.path.is_dir() else place.path.parent
+    config = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else None
+    if config is None:
+        names = listed([path.name for path in files_in(folder)])
+        raise CheckpointError(
+            f"got the image encoder {text!r}, which holds {names} and no {_CONFIG}, expected {_EXPECTED}; give such a "
+            "folder"
+        )
+    rows = weights_in(folder, _STEMS, place.published)
+    chosen, _ = chosen_variant({"weights": rows}, None, str(folder))
+    files = weights_of(rows, chosen)
+    if files is None:
+        raise CheckpointError(
+            f"{text!r} has {_CONFIG} and no {_STEMS[0]}.safetensors or {_STEMS[1]}.bin; download the weights, too"
+        )
+    if files.faults:
+        raise CheckpointError(f"{text!r} cannot be built: {'; '.join(files.faults)}; download what is missing")
+    part = FolderPart(
+        name=PART,
+        recorded=PART,
+        config=_vision_config(config, text),
+        folder=folder,
+        weights=files.paths,
+        variant=files.variant,
+    )
+    if faults := part.header_faults():
+        raise CheckpointError(f"{text!r} cannot be built: {'; '.join(faults)}; give {_EXPECTED}")
+    pictures = read_json(folder / _PICTURES) if (folder / _PICTURES).is_file() else {}
+    return ImageEncoder(
+        part=part,
+        place=place,
+        reason=reason,
+        mean=_three(pictures, "image_mean", _MEAN, text),
+        std=_three(pictures, "image_std", _STD, text),
+    )
+
+
+def _vision_config(config: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """The config of the encoder, or that of a CLIP model's half, with what transformers takes for granted."""
+    vision = config.get("vision_config")
+    own = {**vision, "projection_dim": config.get("projection_dim", 512)} if isinstance(vision, dict) else config
+    if own.get("model_type", "clip_vision_model") not in ("clip_vision_model", "clip"):
+        raise CheckpointError(
+            f"got the image encoder {text!r}, a {own['model_type']}, expected {_EXPECTED}; give such a folder"
+        )
+    # transformers' CLIPVisionConfig
+    defaults = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "projection_dim": 512,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_channels": 3,
+        "image_size": 224,
+        "patch_size": 32,
+        "hidden_act": "quick_gelu",
+    }
+    found = {**defaults, **own, "model_type": "clip_vision_model"}
+    sizes = [name for name, value in defaults.items() if isinstance(value, int)]
+    odd = [name for name in sizes if type(found[name]) is not int or not 0 < found[name] < 2**20]
+    odd += ["num_channels"] if found["num_channels"] != 3 else []
+    odd += ["patch_size"] if not odd and found["patch_size"] > found["image_size"] else []
+    if odd:
+        raise CheckpointError(
+            f"the config of the image encoder {text!r} has {odd[0]} {found[odd[0]]!r}, expected that of {_EXPECTED}; "
+            "correct it"
+        )
+    return found
+
+
+def _three(
+    config: Mapping[str, Any], key: str, otherwise: tuple[float, float, float], text: str
+) -> tuple[float, float, float]:
+    value = config.get(key, otherwise)
+    if (
+        not isinstance(value, (list, tuple))
+        or len(value) != 3
+        or not all(isinstance(one, (int, float)) for one in value)
+    ):
+        raise CheckpointError(f"{_PICTURES} of {text!r} has {key} {value!r}, expected three numbers; correct it")
+    red, green, blue = map(float, value)
+    return red, green, blue
+
+
+def _fetched(repository: Repository) -> Place:
+    reference, names = repository.reference, repository.names
+    below = "" if reference.path is None else f"{reference.path}/"
+    inside = [name for name in names if name.startswith(below) and "/" not in name.removeprefix(below)]
+    if f"{below}{_CONFIG}" not in inside:
+        raise CheckpointError(
+            f"got image encoder {str(reference)!r}, but {reference.repository} has no {below}{_CONFIG}; it holds "
+            f"{listed(names)}; choose a folder among these"
+        )
+    paths = [Path(name) for name in inside]
+    rows = weights_in(Path(below), _STEMS, paths)
+    chosen, _ = chosen_variant({"weights": rows}, None, str(reference))
+    files = weights_of(rows, chosen)
+    wanted = [name for name in inside if name.removeprefix(below) in (_CONFIG, _PICTURES) or ".index" in name]
+    wanted += [] if files is None else [path.as_posix() for path in files.paths]
+    folder = repository.fetched(wanted)
+    return Place(
+        path=folder / below,
+        name=name_of(reference),
+        revision=folder.name,
+        published=tuple(folder / name for name in wanted),
+    )
