@@ -1,6 +1,5 @@
 """An add-on's bundle, opened: its manifest at once, its engines as they are first needed."""
 
-from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -8,7 +7,7 @@ from latentrt.engines.bundle.bundle import AddonBundle, Bundle, open_addon
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, AddonManifest
-from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.forks import watch_forks
@@ -90,23 +89,28 @@ def addon_from_path(path: str | Path, *, backend: str = AUTO, threads: int | Non
 
 
 class OpenAddons:
-    """The add-ons that a pipeline's calls named by their paths: each is opened once, and closed with the pipeline."""
+    """The add-ons that a pipeline's calls named by their paths: each is opened once, and closed with the pipeline.
+
+    Attributes:
+        manifest: the model's.
+        unet: the component that they are added to.
+        backend: the pipeline's.
+    """
 
     def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None) -> None:
-        """Opens none yet: those that come are opened on the pipeline's backend, and used with its bundle's model."""
-        self._bundle, self._backend, self._threads = bundle, backend, threads
+        """Opens none yet: those that come are opened on the pipeline's backend.
+
+        Args:
+            bundle: the model's.
+            backend: what runs it.
+            threads: of a call on the CPU; None takes one per core.
+        """
+        self.manifest: BundleManifest = bundle.manifest
+        self.unet = Component(root=bundle.root, manifest=bundle.manifest, name=UNET)
+        self.backend, self._threads = backend, threads
         self._lock = Lock()
         self._opened: dict[Path, Addon] = {}
         watch_forks(self)
-
-    @cached_property
-    def structure(self) -> UnetStructure:
-        """How the model's U-Net is built.
-
-        Raises:
-            BundleError: the record of its weights' names is missing or damaged.
-        """
-        return Component(root=self._bundle.root, manifest=self._bundle.manifest, name=UNET).structure
 
     def addon(self, net: str | Path | Addon) -> Addon:
         """The add-on of a path, or the one that was opened before.
@@ -120,7 +124,7 @@ class OpenAddons:
         path = Path(net).absolute()
         with self._lock:
             if path not in self._opened:
-                self._opened[path] = addon_from_path(path, backend=self._backend, threads=self._threads)
+                self._opened[path] = addon_from_path(path, backend=self.backend, threads=self._threads)
             return self._opened[path]
 
     def after_fork(self) -> None:

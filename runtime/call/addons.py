@@ -24,11 +24,9 @@ def addons_from_keywords(
         RequestError: an argument that cannot be served.
         BundleError: no bundle of an add-on, or one that is damaged.
     """
-    found: list[AddonUse] = []
-    prompts = keywords.get("image_prompt")
-    if prompts is not None:
+    uses: list[AddonUse] = []
+    if "image_prompt" in keywords:
         from latentrt.runtime.call.image_prompts import image_prompts_from_keywords
 
-        use = image_prompts_from_keywords(manifest, opened, prompts, sampling)
-        found += [] if use is None else [use]
-    return found
+        uses += image_prompts_from_keywords(manifest, opened, keywords, sampling)
+    return uses

@@ -1,5 +1,6 @@
 """The image prompts of a call."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,9 @@ from latentrt.runtime.addons.addon import Addon, OpenAddons
 from latentrt.runtime.addons.attention_scales import attention_scales
 from latentrt.runtime.addons.image_prompt import ImagePrompt
 from latentrt.runtime.addons.image_prompt_use import ImagePrompts, ImagePromptUse
+from latentrt.runtime.addons.use import AddonUse
 from latentrt.runtime.arrays import is_array
+from latentrt.runtime.call.keywords.options import AddonKeywords
 from latentrt.runtime.call.sampling import Sampling
 from latentrt.runtime.checks import number, share
 from latentrt.runtime.denoiser.steps import active_steps
@@ -28,23 +31,24 @@ _NAME = "image_prompt"
 
 
 def image_prompts_from_keywords(
-    manifest: BundleManifest, opened: OpenAddons, given: ImagePrompt | Sequence[ImagePrompt], sampling: Sampling
-) -> ImagePrompts | None:
+    manifest: BundleManifest, opened: OpenAddons, keywords: AddonKeywords, sampling: Sampling
+) -> Sequence[AddonUse]:
     """What a call's image prompts add to the U-Net, every argument checked.
 
     Args:
         manifest: the model's.
         opened: the pipeline's add-ons.
-        given: one image prompt, or several.
+        keywords: those of the group that were set.
         sampling: whose steps their beginnings and ends are shares of.
 
     Returns:
-        Those that count anywhere; None where none does, and the model draws as without.
+        All that count anywhere as one; none where none does, and the model draws as without.
 
     Raises:
         RequestError: an argument that cannot be served, or an adapter for other models.
         BundleError: no bundle of an add-on, or one that is damaged.
     """
+    given: Any = keywords.get("image_prompt", ())
     several = [given] if isinstance(given, ImagePrompt) else given
     if not isinstance(several, (list, tuple)) or not all(isinstance(one, ImagePrompt) for one in several):
         raise RequestError(
@@ -53,8 +57,8 @@ def image_prompts_from_keywords(
         )
     used = [use for one in several if (use := _use(manifest, opened, one, sampling)) is not None]
     if not used:
-        return None
-    return ImagePrompts(prompts=tuple(used), structure=opened.structure, latents=manifest.latents)
+        return ()
+    return (ImagePrompts(prompts=tuple(used), structure=opened.unet.structure, latents=manifest.latents),)
 
 
 def _use(
@@ -72,9 +76,10 @@ def _use(
     record = _record(addon)
     _check_fits(manifest, opened, addon, record)
     xl = manifest.conditioning.time_ids is not TimeIds.NONE
-    scales = attention_scales(prompt.blocks, scale, opened.structure, xl=xl)
+    scales = attention_scales(prompt.blocks, scale, opened.unet.structure, xl=xl)
     mask = _mask(prompt.mask)
-    steps = active_steps(sampling.schedule.steps, start, end)
+    taken = [step for step in sampling.schedule.steps if step.level.timestep >= sampling.stop_below]
+    steps = active_steps(taken, start, end)
     if not any(scales) or not any(steps.active):
         return None
     size, mean, std = record.image_size[0], record.image_mean, record.image_std
@@ -98,6 +103,11 @@ def _use(
 
 
 def _adapter(opened: OpenAddons, adapter: Any) -> Addon:
+    if not isinstance(adapter, (str, os.PathLike, Addon)):
+        raise RequestError(
+            f"got adapter {adapter!r:.200} of an {_NAME}, expected the path of its bundle, or what latentrt.open_addon "
+            "gave; give one"
+        )
     addon = opened.addon(adapter)
     if addon.kind is not AddonKind.IMAGE_PROMPT:
         raise RequestError(
@@ -116,7 +126,7 @@ def _record(addon: Addon) -> ImagePromptRecord:
 def _check_fits(manifest: BundleManifest, opened: OpenAddons, addon: Addon, record: ImagePromptRecord) -> None:
     """Refuses an adapter whose matrices are not those of the model's cross-attentions."""
     context = manifest.components["unet"].inputs["encoder_hidden_states"].shape[2]
-    widths = tuple(layer.width for layer in opened.structure.cross_attentions)
+    widths = tuple(layer.width for layer in opened.unet.structure.cross_attentions)
     if (record.context, record.widths) != (context, widths):
         raise RequestError(
             f"got the IP-Adapter {addon.name!r}, built for a model of {addon.manifest.family} with "
