@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ def _adapter(opened: OpenAddons, adapter: Any) -> Addon:
             f"got adapter {adapter!r:.200} of an {_NAME}, expected the path of its bundle, or what latentrt.open_addon "
             "gave; give one"
         )
-    addon = opened.addon(adapter)
+    addon = opened.addon(adapter if isinstance(adapter, Addon) else Path(adapter))
     if addon.kind is not AddonKind.IMAGE_PROMPT:
         raise RequestError(
             f"got {addon.name!r}, {addon.kind.label}, as an image prompt's adapter, expected an IP-Adapter's bundle; "
