@@ -172,6 +172,8 @@ class Part(ABC):
         """Whether such a part is known to do without a tensor: OpenCLIP's last layer, a projection for the pooled."""
         if self.name == "text_encoder" and name.startswith("text_projection"):
             return True
+        if self.name == "image_encoder":  # of a whole CLIP model
+            return name.startswith(("text_model.", "text_projection."))
         return self.name.startswith("text_encoder") and is_left_out(name, self.config["num_hidden_layers"])
 
     def _fitting(self, tensors: Mapping[str, Any], module: Any) -> dict[str, Any]:

@@ -67,6 +67,39 @@ class Drawing:
             "repeatable.",
         ),
     ] = None
+    image_prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image-prompt",
+            metavar="ADAPTER:IMAGE[:SCALE]",
+            help="An IP-Adapter's bundle, the picture to draw after, and how much it counts (default: 1); repeatable.",
+        ),
+    ] = None
+    image_prompt_mask: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--image-prompt-mask",
+            metavar="MASK",
+            help="Where --image-prompt counts: white; once for all or once for each.",
+        ),
+    ] = None
+    image_prompt_blocks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image-prompt-blocks",
+            help="For which part of the U-Net: style, composition, style_precise or style_strong; likewise.",
+        ),
+    ] = None
+    image_prompt_start: Annotated[
+        list[float] | None,
+        typer.Option("--image-prompt-start", help="Part of the steps, 0 to 1, before it begins; likewise; default: 0."),
+    ] = None
+    image_prompt_end: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--image-prompt-end", help="Part of the steps, 0 to 1, after which it ends; likewise; default: 1."
+        ),
+    ] = None
     preview: Annotated[
         Path | None, typer.Option("--preview", metavar="FILE.png", help="Rewrite a small preview at every step.")
     ] = None
@@ -122,7 +155,9 @@ class Drawing:
         paths = output_paths(
             self.output, pictures, bundle.absolute().name.removesuffix(".bundle"), overwrite=self.overwrite
         )
+        image_prompts = self._image_prompts()
         with self._opened(bundle) as (pipe, options):
+            options["image_prompt"] = image_prompts or None
             checked = prompt_set_from_keywords(
                 pipe.manifest, prompts, set_options(options)
             )  # before the first is drawn
@@ -141,6 +176,21 @@ class Drawing:
         if self.backend == "auto":
             tell(f"drew with {pipe.backend}")
         written.report()
+
+    def _image_prompts(self) -> Sequence[Any]:
+        """What ``--image-prompt`` and the options beside it name."""
+        beside = (self.image_prompt_mask, self.image_prompt_blocks, self.image_prompt_start, self.image_prompt_end)
+        if not self.image_prompt and not any(beside):
+            return []
+        from latentrt.image_prompt_arguments import image_prompts_from_options
+
+        return image_prompts_from_options(
+            self.image_prompt or (),
+            masks=self.image_prompt_mask or (),
+            blocks=self.image_prompt_blocks or (),
+            starts=self.image_prompt_start or (),
+            ends=self.image_prompt_end or (),
+        )
 
     @contextmanager
     def _opened(self, bundle: Path) -> Iterator[tuple[Any, dict[str, Any]]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_image_prompts import PROJECTED, WIDTH, save_image_encoder
 
 import latentrt
@@ -76,6 +77,35 @@ def test_the_encoder_is_found_beside_the_adapter(
     assert beside.files["image_encoder/config.json"].size
     given = addon_from_headers(str(tmp_path / "ip_adapter.bin"), base, image_encoder=str(image_encoder))
     assert given.decisions["image encoder"].reason == "given with --image-encoder"
+
+
+def test_whole_clip_models_and_single_files_are_read(
+    base: BaseModel, adapter_file: Callable[[str, str], Path], image_encoder: Path, tmp_path: Path
+) -> None:
+    """A model with its text half; of a file that lies alone, the config by its shapes."""
+    from safetensors.torch import load_file, save_file
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from latentrt.export.sources.addons.image_encoder import _config_of_file
+
+    whole = shutil.copytree(image_encoder, tmp_path / "whole")
+    config = json.loads((whole / "config.json").read_text())
+    (whole / "config.json").write_text(
+        json.dumps({"model_type": "clip", "projection_dim": config.pop("projection_dim"), "vision_config": config})
+    )
+    tensors = load_file(whole / "model.safetensors")
+    text = {"text_model.final_layer_norm.weight": torch.ones(8), "text_projection.weight": torch.ones(4, 8)}
+    save_file({**tensors, **text}, whole / "model.safetensors")
+    adapter = addon_from_headers(str(adapter_file("sd1", "base")), base, image_encoder=str(whole))
+    adapter.check()
+    assert adapter.unread == {}
+    settings = {"hidden_size": 1280, "num_hidden_layers": 2, "image_size": 28, "patch_size": 14, "projection_dim": 16}
+    known = CLIPVisionConfig(intermediate_size=32, num_attention_heads=16, hidden_act="gelu", **settings)
+    CLIPVisionModelWithProjection(known).save_pretrained(tmp_path / "known")
+    found = _config_of_file(tmp_path / "known" / "model.safetensors", "file")
+    assert found == {key: getattr(known, key) for key in found}
+    file = shutil.copy(image_encoder / "model.safetensors", tmp_path / "clip_vision.safetensors")
+    assert "without config.json beside it" in refusal(adapter_file("sd1", "base"), base, Path(file))
 
 
 def refusal(adapter: Path, base: BaseModel, encoder: Path | None) -> str:

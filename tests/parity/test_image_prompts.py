@@ -64,11 +64,14 @@ class Both:
         profile = self.pipe.manifest.profiles[0]
         return profile.width, profile.height
 
-    def compare(self, *wishes: Wish, sampler: str = "", before: Any = None, **more: Any) -> latentrt.Result:
+    def compare(self, *wishes: Wish, sampler: str = "", lora: Path | None = None, **more: Any) -> latentrt.Result:
         """Draws on both sides; the workflow is that of the pictures given."""
         sampler = sampler or self.pipe.manifest.defaults.sampler
         self.load([wish.kind for wish in wishes])
         self.theirs.text.set_ip_adapter_scale([wish.scale for wish in wishes])
+        if lora is not None:
+            self.theirs.text.load_lora_weights(lora, adapter_name="style")
+            self.theirs.text.set_adapters(["style"], [0.7])
         options = {"num_inference_steps": STEPS, "guidance_scale": 4.0, **more}
         reference = {key: value for key, value in options.items() if key != "num_inference_steps"}
         if any(wish.left is not None for wish in wishes):
@@ -82,6 +85,9 @@ class Both:
             ip_adapter_image=[[seen(index) for index in wish.images] for wish in wishes],
             **reference,
         )
+        if lora is not None:
+            self.theirs.text.unload_lora_weights()
+            options["loras"] = {self.pipe.load_lora(lora): 0.7}
         ours = self.drawn([self.prompt(wish) for wish in wishes], sampler=sampler, **options)
         parity = parity_of(ours.latents, expected.latents)
         assert parity.relative_error <= LATENT_TOLERANCE, f"{wishes} {more}: latents: {parity}"
@@ -193,6 +199,20 @@ def test_image_to_image_and_inpainting(both: Callable[[str], Both], family: str)
     start = seen(1).resize(sides.size)
     sides.compare(Wish(kind="base", left=False), image=start, strength=0.6)
     sides.compare(Wish(kind="plus"), image=start, mask_image=mask(True, sides.size), strength=1.0)
+
+
+def test_with_a_lora(both: Callable[[str], Both], tiny_bundle: Path, tmp_path: Path) -> None:
+    """In one call: the LoRA changes the queries that attend to the picture."""
+    from tiny_loras import save_tiny_lora
+
+    sides = both("sd1")
+    lora = save_tiny_lora(tmp_path / "style.safetensors", tiny_bundle, components=("unet",), scale=0.5)
+    try:
+        ours = sides.compare(Wish(kind="plus"), lora=lora)
+    finally:
+        sides.pipe.unload_lora()
+    without = sides.drawn([sides.prompt(Wish(kind="plus"))], num_inference_steps=STEPS, guidance_scale=4.0)
+    assert parity_of(ours.latents, without.latents).relative_error > 1e-3
 
 
 def test_start_and_end(both: Callable[[str], Both]) -> None:

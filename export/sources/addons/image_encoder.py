@@ -1,7 +1,9 @@
 """The image encoder of an IP-Adapter: which one it is made for, where that lies, and what its folder says."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from latentrt.export.sources.folder.part_folders import chosen_variant, files_in
 from latentrt.export.sources.hub.repository import Repository
 from latentrt.export.sources.parts import FolderPart
 from latentrt.export.sources.place import Place, listed, name_of, place_from_text
+from latentrt.export.sources.weights_file import open_weights_file
 
 PART = "image_encoder"
 _STEMS = ("model", "pytorch_model")
@@ -28,6 +31,17 @@ _KNOWN: Mapping[bool, Mapping[int, str]] = {
     True: {768: _VIT_L, 1024: _VIT_H, 1280: _BIG_G},
     False: {1024: _VIT_L, 1280: _VIT_H, 1664: _BIG_G},
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EncoderPart(FolderPart):
+    """An image encoder's folder, of which other files may lie beside it."""
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """The configs that are read, and the weights."""
+        configs = [path for name in (_CONFIG, _PICTURES) if (path := self.folder / name).is_file()]
+        return {f"{self.recorded}/{path.name}": path for path in (*configs, *self.weights)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +121,37 @@ def _encoder(text: str, reason: str) -> ImageEncoder:
     place = place_from_text(text, _fetched, expected=f"{_EXPECTED}, or a hub id with a folder")
     folder = place.path if place.path.is_dir() else place.path.parent
     config = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else None
+    weights = _weights(place, text) if place.path.is_dir() else (place.path,)
     if config is None:
+        config = _config_of_file(place.path, text)
+    part = _EncoderPart(
+        name=PART,
+        recorded=PART,
+        config=_vision_config(config, text),
+        folder=folder,
+        weights=weights,
+        variant=None,
+    )
+    if faults := part.header_faults():
+        raise CheckpointError(f"{text!r} cannot be built: {'; '.join(faults)}; give {_EXPECTED}")
+    pictures = read_json(folder / _PICTURES) if (folder / _PICTURES).is_file() else {}
+    return ImageEncoder(
+        part=part,
+        place=place,
+        reason=reason,
+        mean=_three(pictures, "image_mean", _MEAN, text),
+        std=_three(pictures, "image_std", _STD, text),
+    )
+
+
+def _weights(place: Place, text: str) -> tuple[Path, ...]:
+    """A folder's weights: the plain ones, or the only ones.
+
+    Raises:
+        CheckpointError: it has none, no config, or shards that are missing.
+    """
+    folder = place.path
+    if not (folder / _CONFIG).is_file():
         names = listed([path.name for path in files_in(folder)])
         raise CheckpointError(
             f"got the image encoder {text!r}, which holds {names} and no {_CONFIG}, expected {_EXPECTED}; give such a "
@@ -122,24 +166,37 @@ def _encoder(text: str, reason: str) -> ImageEncoder:
         )
     if files.faults:
         raise CheckpointError(f"{text!r} cannot be built: {'; '.join(files.faults)}; download what is missing")
-    part = FolderPart(
-        name=PART,
-        recorded=PART,
-        config=_vision_config(config, text),
-        folder=folder,
-        weights=files.paths,
-        variant=files.variant,
-    )
-    if faults := part.header_faults():
-        raise CheckpointError(f"{text!r} cannot be built: {'; '.join(faults)}; give {_EXPECTED}")
-    pictures = read_json(folder / _PICTURES) if (folder / _PICTURES).is_file() else {}
-    return ImageEncoder(
-        part=part,
-        place=place,
-        reason=reason,
-        mean=_three(pictures, "image_mean", _MEAN, text),
-        std=_three(pictures, "image_std", _STD, text),
-    )
+    return files.paths
+
+
+def _config_of_file(path: Path, text: str) -> dict[str, Any]:
+    """The config of a file that lies alone, as ComfyUI's users have it: of the encoders that are known.
+
+    Raises:
+        CheckpointError: another file, or another encoder.
+    """
+    shapes = open_weights_file(path).shapes
+    width = shapes.get("vision_model.embeddings.class_embedding", (0,))[0]
+    patches = shapes.get("vision_model.embeddings.patch_embedding.weight", ())
+    positions = shapes.get("vision_model.embeddings.position_embedding.weight", ())
+    inner = shapes.get("vision_model.encoder.layers.0.mlp.fc1.weight", ())
+    projected = shapes.get("visual_projection.weight", ())
+    if width not in _KNOWN[False] or not all(map(len, (patches, positions, inner, projected))):
+        raise CheckpointError(
+            f"got the file {text!r} without {_CONFIG} beside it as an image encoder, expected {_EXPECTED}; give such a "
+            "folder"
+        )
+    layer = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner[0],
+        "projection_dim": projected[0],
+        "num_hidden_layers": len({match[1] for name in shapes if (match := layer.match(name))}),
+        "num_attention_heads": 16,  # of all three
+        "patch_size": patches[-1],
+        "image_size": patches[-1] * isqrt(positions[0] - 1),
+        "hidden_act": "quick_gelu" if _KNOWN[False][width] == _VIT_L else "gelu",  # OpenAI's, and OpenCLIP's
+    }
 
 
 def _vision_config(config: Mapping[str, Any], text: str) -> dict[str, Any]:
