@@ -96,6 +96,32 @@ print(*(name for name in sys.modules if "lora" in name and "tags" not in name or
     assert run_blocked(BUILDERS, code).split() == []
 
 
+def test_drawing_without_nets_loads_nothing_of_them(tiny_bundle: Path) -> None:
+    """Neither those of control nets nor those of image prompts; their engines are the U-Net's own."""
+    code = f"""
+import latentrt
+from PIL import Image
+image = Image.new("RGB", (32, 32))
+with latentrt.open({str(tiny_bundle)!r}) as pipe:
+    pipe("a cat", num_inference_steps=1, seed=1)
+    pipe.inpaint("a cat", image=image, mask_image=image, num_inference_steps=1, seed=1)
+print(*(name for name in sys.modules if name.startswith("latentrt.") and ("addons" in name or "control" in name)))
+"""
+    assert run_blocked(BUILDERS, code).split() == []
+
+
+def test_draws_with_a_control_net_without_torch(tiny_bundle: Path, tiny_net: Path) -> None:
+    """In a process where torch, diffusers, transformers and onnx do not exist."""
+    code = f"""
+import latentrt
+from PIL import Image
+with latentrt.open({str(tiny_bundle)!r}) as pipe:
+    control = latentrt.Control({str(tiny_net)!r}, Image.new("RGB", (32, 32)))
+    print(pipe("a cat", control=control, num_inference_steps=1, seed=1).metadata[0].control_nets[0].net)
+"""
+    assert run_blocked(BUILDERS, code) == "sd1-net\n"
+
+
 def test_compiles_the_engines_of_a_bundle_without_torch(tiny_copy: Path) -> None:
     """``latentrt build BUNDLE`` on a machine that has only the runtime."""
     for plan in (tiny_copy / "engines").glob("*/model.onnx"):

@@ -67,6 +67,36 @@ class Drawing:
             "repeatable.",
         ),
     ] = None
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control",
+            metavar="NET:IMAGE[:SCALE]",
+            help="A control net's or T2I-Adapter's bundle, its picture, and how much it counts (default: 1); "
+            "repeatable.",
+        ),
+    ] = None
+    control_start: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--control-start",
+            help="Part of the steps, 0 to 1, before --control begins; once for all or once for each; default: 0.",
+        ),
+    ] = None
+    control_end: Annotated[
+        list[float] | None,
+        typer.Option("--control-end", help="Part of the steps, 0 to 1, after which it ends; likewise; default: 1."),
+    ] = None
+    control_mode: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control-mode", help="balanced (default), prompt or control: what counts more; once for all or for each."
+        ),
+    ] = None
+    control_type: Annotated[
+        list[str] | None,
+        typer.Option("--control-type", help="Union nets: of which kind the picture is, such as canny; likewise."),
+    ] = None
     image_prompt: Annotated[
         list[str] | None,
         typer.Option(
@@ -155,9 +185,9 @@ class Drawing:
         paths = output_paths(
             self.output, pictures, bundle.absolute().name.removesuffix(".bundle"), overwrite=self.overwrite
         )
-        image_prompts = self._image_prompts()
+        controls, image_prompts = self._controls(), self._image_prompts()
         with self._opened(bundle) as (pipe, options):
-            options["image_prompt"] = image_prompts or None
+            options |= {"control": controls or None, "image_prompt": image_prompts or None}
             checked = prompt_set_from_keywords(
                 pipe.manifest, prompts, set_options(options)
             )  # before the first is drawn
@@ -176,6 +206,20 @@ class Drawing:
         if self.backend == "auto":
             tell(f"drew with {pipe.backend}")
         written.report()
+
+    def _controls(self) -> Sequence[Any]:
+        """What ``--control`` and the options beside it name."""
+        if not any((self.control, self.control_start, self.control_end, self.control_mode, self.control_type)):
+            return []
+        from latentrt.control_arguments import controls_from_options
+
+        return controls_from_options(
+            self.control or (),
+            starts=self.control_start or (),
+            ends=self.control_end or (),
+            modes=self.control_mode or (),
+            types=self.control_type or (),
+        )
 
     def _image_prompts(self) -> Sequence[Any]:
         """What ``--image-prompt`` and the options beside it name."""

@@ -45,6 +45,16 @@ class Addon:
         """What it is."""
         return self.manifest.addon
 
+    @property
+    def label(self) -> str:
+        """What messages call it: its kind and its name."""
+        return f"{self.kind.label.partition(' ')[2]} {self.name!r}"
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that runs its engines."""
+        return self._backend
+
     def engine(self, component: str, shapes: Shapes) -> Engine:
         """One of its components at these shapes.
 

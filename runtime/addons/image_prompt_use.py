@@ -1,6 +1,6 @@
 """The image prompts of a call: pictures seen, and made into what the U-Net attends to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import lcm
@@ -22,6 +22,7 @@ from latentrt.runtime.denoiser.conditions.image_prompt import AttendedImages, Im
 from latentrt.runtime.denoiser.steps import ActiveSteps
 from latentrt.runtime.metadata.picture_metadata import ImagePromptMetadata
 from latentrt.runtime.pictures.bicubic import resized_bicubic
+from latentrt.runtime.pictures.crop import Crop
 from latentrt.runtime.pictures.image import Picture
 from latentrt.runtime.pictures.mask import white_places
 
@@ -119,9 +120,9 @@ class ImagePrompts:
             image_tokens=self.tokens,
         )
 
-    def condition(self, profile: Profile, count: int) -> ImagePromptCondition:
-        """As ``AddonUse.condition``."""
-        levels = attended_levels(self.structure)
+    def condition(self, shapes: Shapes, count: int, crops: Sequence[Crop]) -> ImagePromptCondition:
+        """As ``AddonUse.condition``; masks are for the picture that is drawn, whatever part of another it is."""
+        profile, levels = shapes.profile, attended_levels(self.structure)
         sizes = {level: plane_size(self.latents.size(profile), level) for level in levels}
         return ImagePromptCondition([prompt.attended(sizes, profile) for prompt in self.prompts], self.tokens, levels)
 

@@ -10,7 +10,7 @@ from latentrt.runtime.call.sampling import Sampling
 
 
 def addons_from_keywords(
-    manifest: BundleManifest, opened: OpenAddons, keywords: AddonKeywords, sampling: Sampling
+    manifest: BundleManifest, opened: OpenAddons, keywords: AddonKeywords, sampling: Sampling, count: int
 ) -> Sequence[AddonUse]:
     """What a call adds to the U-Net, every argument checked; pictures are read, and no engine is opened.
 
@@ -19,12 +19,17 @@ def addons_from_keywords(
         opened: the pipeline's add-ons.
         keywords: those of the group that were set.
         sampling: whose steps their beginnings and ends are shares of.
+        count: N, how many pictures are drawn.
 
     Raises:
         RequestError: an argument that cannot be served.
         BundleError: no bundle of an add-on, or one that is damaged.
     """
     uses: list[AddonUse] = []
+    if "control" in keywords:
+        from latentrt.runtime.call.controls import controls_from_keywords  # loaded by those who use it
+
+        uses += controls_from_keywords(opened, keywords["control"], sampling, count)
     if "image_prompt" in keywords:
         from latentrt.runtime.call.image_prompts import image_prompts_from_keywords
 

@@ -61,18 +61,18 @@ def draw(
     started = perf_counter()
     manifest = engines.bundle.manifest
     guides = request.guidance.guider().guides
+    text = encode(engines, text_encoders, request.prompts, request.canvas.profile, guides=guides, loras=request.loras)
+    shapes = Shapes(profile=request.canvas.profile, chunks=text.chunks)
+    crops = () if initial.paste is None else initial.paste.crops
     conditioning = Conditioning(
-        text=encode(
-            engines, text_encoders, request.prompts, request.canvas.profile, guides=guides, loras=request.loras
-        ),
+        text=text,
         guidance=request.guidance,
         others=(
             *request.canvas.conditions(request.count),
             *initial.conditions,
-            *(use.condition(request.canvas.profile, request.count) for use in request.addons),
+            *(use.condition(shapes, request.count, crops) for use in request.addons),
         ),
     )
-    shapes = Shapes(profile=request.canvas.profile, chunks=conditioning.text.chunks)
     for use in request.addons:
         shapes = use.opened_for(shapes)
     engine = engines.engine(UNET, shapes, _changes(request.loras, UNET))

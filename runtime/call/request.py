@@ -119,7 +119,7 @@ def request_from_options(
     if additions is not None and ("control" in keywords or "image_prompt" in keywords):
         from latentrt.runtime.call.addons import addons_from_keywords  # loaded by those who use it
 
-        addons = addons_from_keywords(manifest, additions.addons, keywords, sampling)
+        addons = addons_from_keywords(manifest, additions.addons, keywords, sampling, prompts.count)
     return Request(
         prompts=prompts,
         canvas=canvas,

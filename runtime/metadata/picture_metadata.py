@@ -7,6 +7,11 @@ from importlib.metadata import version
 from typing import Any
 
 _BRACKETS = frozenset("()[]")
+_CONTROL_MODES = {
+    "balanced": "Balanced",
+    "prompt": "My prompt is more important",
+    "control": "ControlNet is more important",
+}
 # A1111's names for options of its samplers
 _OPTIONS = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
 
@@ -28,6 +33,36 @@ class LoraMetadata:
         """How a prompt of A1111's asks for it: first the weight of the text encoders, then that of the U-Net."""
         weights = [self.text] if self.text == self.unet else [self.text, self.unet]
         return f"<lora:{self.name}:{':'.join(f'{weight:g}' for weight in weights)}>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlMetadata:
+    """A control net or T2I-Adapter that a picture was drawn with: its bundle's name, its kind, and how it counted.
+    ``type`` is a union net's number of the kind of its picture."""
+
+    net: str
+    kind: str
+    scale: float
+    start: float
+    end: float
+    mode: str
+    type: int | None = None
+
+    @property
+    def unit(self) -> str:
+        """How sd-webui-controlnet, A1111's extension, writes one of its units; its pictures are made elsewhere."""
+        pairs = {
+            "Module": "none",
+            "Model": self.net.replace(",", "").replace(":", ""),
+            "Weight": f"{self.scale:g}",
+            "Resize Mode": "Just Resize",
+            "Guidance Start": f"{self.start:g}",
+            "Guidance End": f"{self.end:g}",
+            "Control Mode": _CONTROL_MODES[self.mode],
+        }
+        if self.type is not None:
+            pairs["Union Type"] = str(self.type)
+        return ", ".join(f"{key}: {value}" for key, value in pairs.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +98,7 @@ class PictureMetadata:
     was told of the picture, and of what to steer away from. ``sampler_label`` and ``schedule_type`` are A1111's names,
     ``model_hash`` and ``vae_hash`` its short hashes of a checkpoint in one file and of the file that took its
     autoencoder's place (``vae``), and ``embeddings`` those of the textual inversions in the prompts, by their triggers.
-    ``loras`` and ``image_prompts`` are those of the call.
+    ``loras``, ``control_nets``, ``t2i_adapters`` and ``image_prompts`` are those of the call.
     ``seeded`` is False where the caller gave the noise.
     """
 
@@ -96,6 +131,8 @@ class PictureMetadata:
     vae_hash: str | None = None
     embeddings: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[LoraMetadata, ...] = ()
+    control_nets: tuple[ControlMetadata, ...] = ()
+    t2i_adapters: tuple[ControlMetadata, ...] = ()
     image_prompts: tuple[ImagePromptMetadata, ...] = ()
     seeded: bool = True
 
@@ -151,6 +188,8 @@ class PictureMetadata:
         told = {lora.name: lora.weights for lora in self.loras if lora.weights is not None}  # as the keyword takes them
         if told:
             pairs["Lora weights"] = _quoted(json.dumps(told, ensure_ascii=False))
+        for index, control in enumerate((*self.control_nets, *self.t2i_adapters)):
+            pairs[f"ControlNet {index}"] = _quoted(control.unit)
         pairs |= {f"Image prompt {index}": _quoted(one.text) for index, one in enumerate(self.image_prompts)}
         if self.batch_index:
             pairs["Batch pos"] = self.batch_index

@@ -54,7 +54,7 @@ def pictures_from_argument(
             raise RequestError(
                 f"got {name} {_named(one)}, expected a PIL picture or an array (height, width, 3); convert it"
             )
-        parts.append(one if isinstance(one, Image.Image) else _channels_last(one, name))
+        parts.append(one if isinstance(one, Image.Image) else channels_last(one, name))
     arrays = iter(_rgb([array for part in parts if isinstance(part, list) for array in part]))
     return [
         picture
@@ -85,7 +85,7 @@ def rgb_array(image: Any) -> Array:
         raise RequestError(
             f"got image {_named(image)}, expected a PIL picture or an array (height, width, 3); give one"
         )
-    pictures = _channels_last(image, "image")
+    pictures = channels_last(image, "image")
     if len(pictures) != 1:
         raise RequestError(
             f"got image {np.shape(image)}, expected one picture (height, width, 3); give them one by one"
@@ -110,7 +110,7 @@ def _latents(value: Any, channels: int) -> Array | None:
     return None
 
 
-def _channels_last(value: Any, name: str) -> list[Array]:
+def channels_last(value: Any, name: str) -> list[Array]:
     """The pictures (H, W, C) of an array; where both ends could be channels, torch has them first and NumPy last."""
     array = as_array(value, name)
     if array.ndim == 2:

@@ -3,11 +3,21 @@
 The three functions repeat diffusers' ``get_crop_region`` and its resize modes "fill" and "crop", pixel for pixel.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as Pillow has them
 _LANCZOS = Image.Resampling.LANCZOS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """A part of a picture of a size (width, height) in pixels."""
+
+    size: tuple[int, int]
+    box: Box
 
 
 def crop_region(mask: Image.Image, width: int, height: int, padding: int) -> Box:

@@ -17,7 +17,7 @@ from latentrt.engines.spec import Array
 from latentrt.runtime.arrays import as_array, is_array
 from latentrt.runtime.checks import whole
 from latentrt.runtime.pictures.arrays import rgb_array, size_of
-from latentrt.runtime.pictures.crop import Box, cover, crop_region, fit_and_fill
+from latentrt.runtime.pictures.crop import Box, Crop, cover, crop_region, fit_and_fill
 from latentrt.runtime.pictures.image import Picture, array_from_image, images_from_pixels, rgb_from_image
 
 _REDRAWN_FROM = 128  # of 255: the first 8-bit value at or above one half
@@ -56,6 +56,15 @@ class InpaintInput:
     def masked_pixels(self) -> Array:
         """The pictures (M, 3, H, W) with mid-grey, 0, wherever they are redrawn."""
         return np.asarray(self.pixels * (self.mask < 0.5))
+
+    @property
+    def crops(self) -> tuple[Crop, ...]:
+        """Which parts of their sources were drawn; none where all of them is."""
+        return tuple(
+            Crop(size=(overlay.source.shape[1], overlay.source.shape[0]), box=overlay.box)
+            for overlay in self.overlays
+            if overlay.box is not None
+        )
 
 
 def masks_from_argument(mask_image: Any) -> list[Picture]:

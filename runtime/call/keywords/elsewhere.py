@@ -12,6 +12,9 @@ _BUILT_IN = "build a bundle of the model that has it, and open that"
 _BACKEND = "choose the backend as the bundle is opened: latentrt.open(bundle, backend=…)"
 _LORAS = "load LoRAs with load_lora and name them in the call, as loras={'style': 0.8}"
 _UNLOAD = "use unload_lora"
+_CONTROL = "give control=[latentrt.Control('canny.bundle', edges, scale=0.8)]"
+_CONTROL_FIELDS = "give {} to latentrt.Control, as control=[latentrt.Control('canny.bundle', edges, {}={})]"
+_IMAGE_PROMPT = "give image_prompt=[latentrt.ImagePrompt('plus.bundle', photograph, scale=0.6)]"
 _STEPS = "progress is told the number of model calls"
 
 ELSEWHERE: Mapping[str, str] = MappingProxyType(
@@ -40,6 +43,25 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
         "get_list_adapters": "read pipe.loras",
         "get_active_adapters": "a call uses what it names in loras; read pipe.loras for what is loaded",
         "cross_attention_kwargs": _LORAS,
+        "controlnet": _CONTROL,
+        "control_net": _CONTROL,
+        "adapter": _CONTROL,
+        "control_image": _CONTROL,
+        "controlnet_cond": _CONTROL,
+        "controlnet_conditioning_image": _CONTROL,
+        "controlnet_conditioning_scale": _CONTROL_FIELDS.format("scale", "scale", "0.8"),
+        "adapter_conditioning_scale": _CONTROL_FIELDS.format("scale", "scale", "0.8"),
+        "adapter_conditioning_factor": _CONTROL_FIELDS.format("end", "end", "0.8"),
+        "control_guidance_start": _CONTROL_FIELDS.format("start", "start", "0.2"),
+        "control_guidance_end": _CONTROL_FIELDS.format("end", "end", "0.8"),
+        "guess_mode": _CONTROL_FIELDS.format("mode", "mode", "'control'"),
+        "control_mode": "give mode to latentrt.Control; type for the kinds of a union net",
+        "ip_adapter_image": _IMAGE_PROMPT,
+        "ip_adapter_image_embeds": _IMAGE_PROMPT,
+        "load_ip_adapter": f"build it with latentrt build ADAPTER --for BUNDLE, and {_IMAGE_PROMPT}",
+        "set_ip_adapter_scale": _IMAGE_PROMPT,
+        "unload_ip_adapter": "what a call does not name in image_prompt is not used",
+        "image_encoder": "give it as an IP-Adapter is built: latentrt build ADAPTER --image-encoder FOLDER",
         "lora_cache": "set its size, as pipe.lora_cache.size = 4",
         "unet": _BUILT_IN,
         "vae": f"{_BUILT_IN}; how pictures go through it is chosen in the call, as vae='tiled'",
