@@ -27,6 +27,7 @@ from latentrt.engines.shapes import AddedInputs, Profile, Shapes
 from latentrt.engines.spec import Array, EngineSpec
 from latentrt.engines.store.components import OpenComponents
 from latentrt.engines.store.store import engines_in
+from latentrt.int8.settings import Effort
 from latentrt.verifying import verify
 
 PAIR = Shapes(profile=Profile(width=32, height=32, batch=2))
@@ -234,6 +235,27 @@ class TestReallyBuilt:
         assert inputs == {name: tensor.sized(spec.batches[0]) for name, tensor in spec.inputs.items()}
         convolutions = sum(node.op_type == "Conv" for node in load_graph(component.onnx).graph)
         assert sum(contents.layers["CONVOLUTION"].values()) == convolutions
+
+    @pytest.mark.slow
+    def test_in_eight_bits(self, exports: None, int8_prompts: Path, tmp_path: Path) -> None:
+        """As a model is built: as many layers are quantized as in the plain plan. A minute."""
+        pytest.importorskip("tensorrt_rtx")
+        root = tmp_path / "int8.bundle"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=3, calls=2))
+            latentrt.build(
+                "emoji",
+                root,
+                precision="int8",
+                prompts=int8_prompts,
+                quality=20.0,
+                backend="tensorrt-rtx",
+                gpus=["sm89"],
+                added=tuple(AddedInputs),
+            )
+        quantized = [plan.contents.quantized for plan in plans_of(root).values() if plan.contents is not None]
+        assert quantized[0] == quantized[1]
+        assert sum(quantized[0].values()) > 100
 
     @pytest.mark.slow
     def test_weights_as_inputs_too(self, half_bundle: Path, tmp_path: Path) -> None:

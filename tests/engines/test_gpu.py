@@ -1,18 +1,22 @@
 """The GPU backends on a real GPU, end to end: built, gated, drawn with, closed. Run with ``pytest -m gpu``."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from net_steps import ControlledUnet
 from tiny_loras import save_tiny_lora
 
 import latentrt
 from latentrt.describing import describe
 from latentrt.engines.backends.cuda import CudaPython
 from latentrt.engines.backends.registry import COMPILERS
+from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.precision import Backend
-from latentrt.engines.shapes import Shapes
+from latentrt.engines.shapes import AddedInputs, Profile, Shapes
+from latentrt.engines.store.components import OpenComponents
 from latentrt.engines.store.store import engines_in
 from latentrt.verifying import verify
 
@@ -44,10 +48,12 @@ def bundle(emoji_bundle: Path, backend: str, tmp_path: Path) -> Path:
     return folder
 
 
-def build_engines(bundle: Path, backend: str, *, lora_ready: bool = False) -> None:
+def build_engines(
+    bundle: Path, backend: str, *, lora_ready: bool = False, added: Sequence[str | AddedInputs] = ()
+) -> None:
     """Adds engines of a backend to a bundle."""
     try:
-        assert not latentrt.build(bundle, backend=backend, lora_ready=lora_ready).up_to_date
+        assert not latentrt.build(bundle, backend=backend, lora_ready=lora_ready, added=added).up_to_date
     except latentrt.EngineError as error:
         if "choose the backend tensorrt" in str(error):
             pytest.skip(str(error))  # a data centre's GPU, which TensorRT-RTX does not compile for
@@ -158,3 +164,48 @@ def test_sets_of_loras_give_their_memory_back(bundle: Path, backend: str, loras:
             pipe("a cat", **_OPTIONS, loras={"a": weight})
             free.append(driver.free_memory())
     assert free[0] - free[-1] < _KEPT_MEGABYTES * 2**20
+
+
+def close_to(result: np.ndarray, expected: np.ndarray) -> bool:
+    """By a gate's relative error in fp32."""
+    return bool(np.linalg.norm(result - expected) < 1e-4 * np.linalg.norm(expected))
+
+
+def test_residuals_of_nets_stay_on_the_device(tiny_bundle: Path, tiny_net: Path, backend: str, tmp_path: Path) -> None:
+    """Two nets and the U-Net, recorded and replayed, against ort-cpu; what was added before is not there any more."""
+    model, net = (
+        Path(shutil.copytree(source, tmp_path / name)) for source, name in ((tiny_bundle, "model"), (tiny_net, "net"))
+    )
+    build_engines(model, backend, added=() if backend == "ort-cuda" else ("control",))
+    build_engines(net, backend)
+    gpu, cpu = ControlledUnet(model, net, Backend(backend)), ControlledUnet(model, net, Backend.ORT_CPU)
+    for seed in range(3):
+        assert close_to(gpu.step(seed), cpu.step(seed))
+    assert close_to(gpu.plain(3), cpu.plain(3))
+    assert close_to(gpu.step(4), cpu.step(4))
+    free = CudaPython().free_memory()
+    for seed in range(8):
+        gpu.step(seed)
+    assert free - CudaPython().free_memory() < _KEPT_MEGABYTES * 2**20
+    gpu.close()
+    cpu.close()
+
+
+def test_image_prompts_are_those_of_the_cpu(tiny_bundle: Path, backend: str, tmp_path: Path) -> None:
+    """One of four tokens and two of sixteen, given and left out."""
+    model = Path(shutil.copytree(tiny_bundle, tmp_path / "model"))
+    build_engines(model, backend, added=() if backend == "ort-cuda" else tuple(AddedInputs))
+    gpu, cpu = (OpenComponents(open_bundle(model), Backend(name), threads=None) for name in (backend, "ort-cpu"))
+    profile, random = Profile(width=32, height=32, batch=2), np.random.default_rng(0)
+    for prompts, tokens in ((1, 4), (2, 16), (1, 4)):
+        shapes = Shapes(profile=profile, added=frozenset(AddedInputs), image_prompts=prompts, image_tokens=tokens)
+        engine, reference = (components.engine("unet", shapes) for components in (gpu, cpu))
+        inputs = {
+            name: random.normal(size=tensor.sized(4)).astype(tensor.dtype)
+            for name, tensor in engine.spec.inputs.items()
+        }
+        own = {name: array for name, array in inputs.items() if engine.spec.inputs[name].neutral is None}
+        for given in (inputs, own, inputs):
+            assert close_to(engine.run(given)["out_sample"], reference.run(given)["out_sample"])
+    gpu.close()
+    cpu.close()

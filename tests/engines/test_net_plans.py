@@ -1,12 +1,13 @@
 """Plans of control nets and T2I-Adapters: run one after the other on a stand-in device, and really built."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from net_steps import ControlledUnet
 from stand_ins import StandInRTX
 from tiny_nets import save_t2i_adapter
 
@@ -14,66 +15,11 @@ import latentrt
 from latentrt.engines.backends.compiler import Target
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.backends.tensorrt.backend import TensorRTRTX
-from latentrt.engines.bundle.added_inputs import previous
-from latentrt.engines.bundle.bundle import open_addon, open_bundle
+from latentrt.engines.bundle.bundle import open_addon
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.kinds import CONTROL, FEATURES, HINT, UNET
-from latentrt.engines.bundle.net_inputs import PICTURE, SCALES
-from latentrt.engines.engine import Engine
+from latentrt.engines.bundle.kinds import CONTROL, FEATURES, HINT
 from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Backend
-from latentrt.engines.shapes import AddedInputs, Profile, Shapes
-from latentrt.engines.spec import Array, Tensor
-from latentrt.engines.store.components import OpenComponents
-
-SMALL = Shapes(profile=Profile(width=32, height=32, batch=2))
-
-
-def random_input(engine: Engine, name: str, seed: int = 0) -> Array:
-    """Of a whole batch, in [0, 1]."""
-    tensor = engine.spec.inputs[name]
-    random = np.random.default_rng(seed)
-    return random.random(tensor.sized(engine.spec.batches[-1])).astype(tensor.dtype)
-
-
-class Drawn:
-    """A model and a net, opened on one backend: two nets' residuals on their way through the U-Net."""
-
-    def __init__(self, model: Path, net: Path, backend: Backend) -> None:
-        shapes = Shapes(profile=SMALL.profile, added=frozenset({AddedInputs.CONTROL}))
-        self.opened: list[OpenComponents[Any]] = [
-            OpenComponents(open_bundle(model), backend, threads=1),
-            OpenComponents(open_addon(net), backend, threads=1),
-        ]
-        self.unet = self.opened[0].engine(UNET, shapes)
-        hint, self.control = (self.opened[1].engine(name, SMALL) for name in (HINT, CONTROL))
-        self.embedded = [self._embedded(hint, picture) for picture in range(2)]
-
-    def _embedded(self, hint: Engine, seed: int) -> Array:
-        """Control pictures embedded, once for each half of guidance; nothing writes to it."""
-        (result,) = hint.run({PICTURE: random_input(hint, PICTURE, seed)}).values()
-        halves = np.concatenate([result, result])
-        halves.flags.writeable = False
-        return halves
-
-    def step(self, seed: int) -> Array:
-        """Two nets, the second adding to what the first gave, and the U-Net."""
-        own: dict[str, Tensor] = {
-            name: random_input(self.unet, name, seed)
-            for name, tensor in self.unet.spec.inputs.items()
-            if tensor.neutral is None
-        }
-        residuals: Mapping[str, Tensor] = {}
-        for net, embedded in enumerate(self.embedded):
-            given = {**own, "hint": embedded, SCALES: random_input(self.control, SCALES, net)}
-            before = {previous(name): residual for name, residual in residuals.items()}
-            residuals = self.control.run_kept({**given, **before})
-        return self.unet.run({**own, **residuals})["out_sample"]
-
-    def close(self) -> None:
-        """Closes both."""
-        for components in self.opened:
-            components.close()
 
 
 def test_nets_and_unet_on_one_device(
@@ -85,7 +31,7 @@ def test_nets_and_unet_on_one_device(
     net = Path(shutil.copytree(tiny_net, tmp_path / "net.bundle"))
     assert not latentrt.build(tiny_copy, backend="tensorrt-rtx", added="control").up_to_date
     assert not latentrt.build(net, backend="tensorrt-rtx").up_to_date
-    gpu, cpu = (Drawn(tiny_copy, net, backend) for backend in (Backend.TENSORRT_RTX, Backend.ORT_CPU))
+    gpu, cpu = (ControlledUnet(tiny_copy, net, backend) for backend in (Backend.TENSORRT_RTX, Backend.ORT_CPU))
     pinned = rtx.driver.live["pinned"]  # of embedding pictures
     for seed in range(3):
         expected = cpu.step(seed)
