@@ -209,8 +209,12 @@ def _present(component: Component, compiler: Compiler) -> EngineIdentity | None:
 
 def _why_none_fits(component: Component, compiler: Compiler, wanted: EngineIdentity) -> str:
     backend, name = compiler.backend, component.label
-    added = f" --with {added_text(component.added)}" if component.added else ""
-    remedy = f"make one for this machine with: latentrt build {component.root} --backend {backend}{added}"
+    options = ""
+    if component.added:
+        plain = _present(replace(component, added=frozenset()), compiler)
+        ready = " --lora-ready" if plain is not None and WEIGHTS in dict(plain.flags) else ""
+        options = f"{ready} --with {added_text(component.added)}"
+    remedy = f"make one for this machine with: latentrt build {component.root} --backend {backend}{options}"
     others = [
         engine
         for engine in engines_in(component.root)

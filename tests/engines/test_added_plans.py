@@ -152,6 +152,15 @@ def test_where_there_is_none(bundle: Path) -> None:
     components.close()
 
 
+def test_where_plans_take_weights_the_next_one_does(tiny_copy: Path, rtx: StandInRTX) -> None:
+    """Else what is named would build a plain one, too."""
+    latentrt.build(tiny_copy, backend="tensorrt-rtx", lora_ready=True)
+    components = opened(tiny_copy)
+    with pytest.raises(latentrt.EngineError, match=r"--backend tensorrt-rtx --lora-ready --with control$"):
+        components.engine("unet", with_added(CONTROL))
+    components.close()
+
+
 @pytest.mark.parametrize("lora_ready", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_together_with_changed_weights(tiny_copy: Path, rtx: StandInRTX, lora_ready: bool) -> None:
     """LoRA-ready plans take both; else one is built of the set. As CPUs compute it."""

@@ -166,5 +166,6 @@ def test_each_step_is_given_what_counts() -> None:
     np.testing.assert_allclose(first["image_prompt_keys"][1, 1, :, 0], [-0.7, -1.7, -2.7] * 2)
     np.testing.assert_allclose(first["image_prompt_scales"][0], [[0.5, 0.0], [0.7, 0.0]])
     np.testing.assert_allclose(second["image_prompt_scales"][3], [[0.5, 0.0], [0.0, 0.0]])
-    assert at(3.0)["image_prompt_keys"] is second["image_prompt_keys"]  # made once
+    assert at(3.0)["image_prompt_keys"] is second["image_prompt_keys"]  # made once, and copied to a device once
+    assert not any(array.flags.writeable or array.base is not None for array in second.values())
     assert at(1.0) == {}

@@ -85,6 +85,8 @@ class ImagePromptCondition:
         if any(prompt.masks is not None for prompt in self._prompts):
             for level in self._levels:
                 found[image_prompt_mask(level)] = np.repeat(self._masks(level)[None], rows, 0)
+        for array in found.values():
+            array.flags.writeable = False  # so engines on a device copy them there once, and not in every step
         return found
 
     def _counted(self, counts: tuple[bool, ...]) -> list[tuple[AttendedImages, bool]]:
