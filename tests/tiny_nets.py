@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-_HINTS = (16, 32)  # halved once, as the tiny autoencoders halve pictures
+HINTS = (16, 32)  # halved once, as the tiny autoencoders halve pictures
 
 
 def randomised(module: Any, seed: int = 3, scale: float = 0.1) -> Any:
@@ -18,13 +18,16 @@ def randomised(module: Any, seed: int = 3, scale: float = 0.1) -> Any:
     return module.eval()
 
 
-def control_net_of(checkpoint: Path, **settings: Any) -> Any:
-    """A ``ControlNetModel`` for a tiny checkpoint: its U-Net's way down, and random convolutions."""
+def control_net_of(checkpoint: Path, *, hints: tuple[int, ...] = HINTS, **settings: Any) -> Any:
+    """A ``ControlNetModel`` for a tiny checkpoint: its U-Net's way down, and random convolutions.
+
+    The hint is halved once less than ``hints`` has numbers.
+    """
     import diffusers
 
     unet = diffusers.UNet2DConditionModel.from_pretrained(checkpoint / "unet")
     torch.manual_seed(2)
-    net = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=_HINTS)
+    net = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hints)
     if net.config.in_channels != 4 or settings:  # nets are given latents alone
         kept = {key: value for key, value in net.config.items() if key != "_use_default_values"}
         net = diffusers.ControlNetModel.from_config({**kept, "in_channels": 4, **settings})

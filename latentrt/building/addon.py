@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 from latentrt.building.compiling import compile_all, compile_missing
 from latentrt.building.destination import check_space, destination_from_argument
+from latentrt.building.from_model import unread_decision
 from latentrt.building.packages import export_packages
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
 from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.bundle.bundle import AddonBundle, is_addon, open_addon, open_bundle
+from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.addon_manifest import AddonManifest
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, DecisionRecord
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import BundleError, OutputError, RequestError
@@ -96,7 +99,8 @@ def build_addon(
                 plan = plan.with_base_weights()
                 plan.addon.check()
         if decided is not None:
-            decided(plan.addon.decisions)
+            unread = plan.addon.unread if bundle is None else bundle.manifest.source.unread
+            decided({**plan.addon.decisions, **unread_decision(unread)})
         if bundle is not None:
             compiled = compile_missing(bundle, request.engines, timer)
             return Build(bundle=bundle, up_to_date=not compiled, seconds=timer.seconds)
@@ -167,9 +171,8 @@ def _plan(request: BuildRequest) -> AddonPlan:
             f"got precision int8 for {addon.kind.label}, which is built in fp32 or fp16; leave it out, or choose one "
             "of these"
         )
-    if precision is None:  # what an int8 model computes in floating point, its backends compute in fp32
-        own = bundle.manifest.precision
-        precision = own if own is not Precision.INT8 else Precision.FP32
+    if precision is None:
+        precision = _floating_precision(bundle.manifest)
     unknown = [str(profile) for profile in request.profiles if profile not in bundle.manifest.profiles]
     if unknown:
         raise RequestError(
@@ -183,6 +186,14 @@ def _plan(request: BuildRequest) -> AddonPlan:
         kept_fp32=request.kept_fp32(addon.components, precision),
         profiles=request.profiles or bundle.manifest.profiles,
     )
+
+
+def _floating_precision(model: BundleManifest) -> Precision:
+    """A model's precision; of one in int8 that of what is not: fp32 on CPUs, fp16 on GPUs."""
+    if model.precision is not Precision.INT8:
+        return model.precision
+    quantization = model.components[UNET].quantization
+    return Precision.FP16 if quantization is not None and quantization.recipe.symmetric else Precision.FP32
 
 
 def _check_choices(request: BuildRequest) -> None:

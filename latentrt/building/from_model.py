@@ -43,7 +43,7 @@ def build_from_model(
                 plan.checkpoint.check()
         if decided is not None:
             unread = plan.checkpoint.unread if bundle is None else bundle.manifest.source.unread
-            decided({**plan.checkpoint.decisions, **_unread_decision(unread)})
+            decided({**plan.checkpoint.decisions, **unread_decision(unread)})
         if bundle is not None:
             compiled = compile_missing(bundle, request.engines, timer)
             return Build(bundle=bundle, up_to_date=not compiled, seconds=timer.seconds)
@@ -54,7 +54,7 @@ def build_from_model(
     return Build(bundle=open_bundle(destination), up_to_date=False, seconds=timer.seconds)
 
 
-def _unread_decision(unread: Mapping[str, tuple[str, ...]]) -> dict[str, DecisionRecord]:
+def unread_decision(unread: Mapping[str, tuple[str, ...]]) -> dict[str, DecisionRecord]:
     """A line on the tensors that nothing reads, where there are some."""
     names = [name for part in unread.values() for name in part]
     if not names:

@@ -2,19 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import pytest
 import torch
+from hub_stand_in import Hub, commit_of, hub_stand_in
 from ldm_nets import control_lora, ldm_control, original_adapter, saved
 from safetensors.torch import save_file
 from tiny_nets import control_net_of, save_control_net, save_t2i_adapter, save_union_net
 
 from latentrt.building.based_nets import with_base_weights
 from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.errors import CheckpointError
 from latentrt.export.addons.addon import Addon, NetAddon
 from latentrt.export.addons.base_model import BaseModel
 from latentrt.export.addons.based_net import BasedControlNet
@@ -164,8 +166,9 @@ def test_guess_mode_is_scales_and_scales_are_each_residuals_own(
         {"global_pool_conditions": True},
         {"controlnet_conditioning_channel_order": "bgr"},
         {"mid_block_type": "UNetMidBlock2D", "down_block_types": ("DownBlock2D", "DownBlock2D")},  # SDXL small
+        {"transformer_layers_per_block": (0, 1), "down_block_types": ("CrossAttnDownBlock2D",) * 2},  # SDXL mid
     ],
-    ids=["shuffle", "bgr", "small"],
+    ids=["shuffle", "bgr", "small", "mid"],
 )
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_settings_of_a_net(
@@ -319,8 +322,6 @@ def test_t2i_adapters_in_their_own_names(settings: dict[str, Any], picture: str,
 
 def test_variants_of_a_folder(net_checkpoint: Callable[[str], Path], base: Base, tmp_path: Path) -> None:
     """fp16 with --variant, or where it is the only one; pickles; a file of the folder."""
-    from latentrt.engines.errors import CheckpointError
-
     folder = tmp_path / "net"
     shutil.copytree(net_checkpoint("sd1"), folder)
     plain = folder / "diffusion_pytorch_model.safetensors"
@@ -341,3 +342,124 @@ def test_variants_of_a_folder(net_checkpoint: Callable[[str], Path], base: Base,
     (folder / "diffusion_pytorch_model.bin").unlink()
     save_file(ldm_control(halves, 1), folder / "canny.safetensors")
     assert found(folder, base("sd1")).decisions["layout"].value == "LDM"
+
+
+_SDXL: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "use_linear_projection": True,
+    "cross_attention_dim": 2048,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+_NO_ATTENTION: dict[str, Any] = {"down_block_types": ("DownBlock2D",) * 3, "mid_block_type": "UNetMidBlock2D"}
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "SD 1.5": ("sd1", {"cross_attention_dim": 768}),
+    "SD 2.1": (
+        "sd2",
+        {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
+    ),
+    "SDXL": ("sdxl", _SDXL),
+    "SDXL mid": ("sdxl", {**_SDXL, "transformer_layers_per_block": (0, 0, 1)}),
+    "SDXL small": ("sdxl", {**_SDXL, **_NO_ATTENTION}),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_nets_of_the_true_sizes(name: str) -> None:
+    """Every tensor finds its place, the residuals are the U-Net's, and diffusers' own converter agrees."""
+    from accelerate import init_empty_weights
+    from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+
+    from latentrt.benchmarks.studies.architectures import ARCHITECTURES, part_module
+    from latentrt.engines.bundle.unet_structure import unet_structure
+    from latentrt.export.sources.addons.control_layout import control_config, diffusers_names
+
+    family, settings = PUBLISHED[name]
+    with init_empty_weights():
+        net = diffusers.ControlNetModel(**settings)
+        unet = part_module(ARCHITECTURES[family], "unet")
+    own = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
+    ldm = ldm_control(net.state_dict(), 2)
+    names = diffusers_names(ldm)
+    assert {ours: tuple(ldm[key].shape) for ours, key in names.items()} == own
+    if "sdxl" not in family:  # whose converter knows no files in LDM's names of these
+        converted = convert_controlnet_checkpoint(dict(ldm), {"layers_per_block": 2})
+        assert {key: tuple(tensor.shape) for key, tensor in converted.items()} == own
+    config = control_config(own, 256)
+    with init_empty_weights():
+        again = diffusers.ControlNetModel.from_config(config)
+    assert {key: tuple(tensor.shape) for key, tensor in again.state_dict().items()} == own
+    whole = unet_structure({key: tuple(tensor.shape) for key, tensor in unet.state_dict().items()})
+    assert (*unet_structure(own).skips, unet_structure(own).middle) == (*whole.skips, whole.middle)
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("sd1", {"adapter_type": "full_adapter", "channels": [320, 640, 1280, 1280], "downscale_factor": 8}),
+        ("sd1", {"adapter_type": "light_adapter", "channels": [320, 640, 1280], "downscale_factor": 8}),
+        ("sdxl", {"adapter_type": "full_adapter_xl", "channels": [320, 640, 1280, 1280], "downscale_factor": 16}),
+    ],
+)
+def test_adapters_of_the_true_sizes(family: str, config: dict[str, Any]) -> None:
+    """Their features are the planes to which diffusers' U-Nets add them."""
+    from accelerate import init_empty_weights
+
+    from latentrt.benchmarks.studies.architectures import ARCHITECTURES, part_module
+    from latentrt.engines.bundle.added_inputs import feature_planes
+    from latentrt.engines.bundle.unet_structure import unet_structure
+    from latentrt.export.sources.addons.t2i_layout import feature_levels
+
+    with init_empty_weights():
+        unet = part_module(ARCHITECTURES[family], "unet")
+    whole = unet_structure({key: tuple(tensor.shape) for key, tensor in unet.state_dict().items()})
+    got = feature_levels({"in_channels": 3, **config}, 8)
+    assert got == [(plane.channels, plane.level) for plane in feature_planes(whole)][: len(got)]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub without a repository."""
+    with hub_stand_in(tmp_path / "cache", monkeypatch) as hub:
+        yield hub
+
+
+def test_nets_on_the_hub(hub: Hub, net_checkpoint: Callable[[str], Path], base: Base, tmp_path: Path) -> None:
+    """A folder with its config, one of its files, a file among many, a subfolder; nothing else is fetched."""
+    remote = hub.add("owner/net", tmp_path / "remote")
+    shutil.copytree(net_checkpoint("sd1"), remote)
+    tensors = saved(remote)
+    save_file({key: one.half() for key, one in tensors.items()}, remote / "diffusion_pytorch_model.fp16.safetensors")
+    (remote / "README.md").write_text("a net")
+    addon = found("owner/net", base("sd1"))
+    assert (addon.name, addon.revision) == ("owner/net", commit_of("main"))
+    assert hub.weights() == {"diffusion_pytorch_model.safetensors"}
+    assert found("owner/net", base("sd1"), variant="fp16").part.dtypes == {"float16"}
+    one = found("owner/net/diffusion_pytorch_model.fp16.safetensors", base("sd1"))
+    assert one.name == "owner/net/diffusion_pytorch_model.fp16.safetensors"
+    assert one.part.config["_class_name"] == "ControlNetModel"
+    hub.weights()
+    many = hub.add("owner/many", tmp_path / "many")
+    many.mkdir()
+    ldm = ldm_control(tensors, 1)
+    for name in ("control_v11p_sd15_canny.pth", "control_v11e_sd15_shuffle.pth"):
+        torch.save(ldm, many / name)
+    shutil.copytree(net_checkpoint("sd1"), many / "canny")
+    shuffle = found("owner/many/control_v11e_sd15_shuffle.pth", base("sd1"))
+    assert shuffle.control is not None
+    assert shuffle.control.conditional_only
+    assert hub.weights() == {"control_v11e_sd15_shuffle.pth"}
+    assert found("owner/many/canny", base("sd1")).name == "owner/many/canny"
+    with pytest.raises(CheckpointError, match=r"holds the files control_v11e_sd15_shuffle\.pth, control_v11p"):
+        addon_from_headers("owner/many", base("sd1"))
+    with pytest.raises(CheckpointError, match="has no depth; it holds"):
+        addon_from_headers("owner/many/depth", base("sd1"))
+    model = hub.add("owner/model", tmp_path / "model")
+    (model / "unet").mkdir(parents=True)
+    (model / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    with pytest.raises(CheckpointError, match="a whole model's folder"):
+        addon_from_headers("owner/model", base("sd1"))

@@ -11,16 +11,21 @@ import pytest
 import torch
 from conftest import Ran
 from ldm_nets import control_lora, saved
-from safetensors.torch import save_file
-from tiny_nets import save_t2i_adapter, save_union_net
+from safetensors.torch import load_file, save_file
+from tiny_nets import save_control_net, save_t2i_adapter, save_union_net
 
 import latentrt
-from latentrt.engines.bundle.bundle import AddonBundle, open_addon
+from latentrt.building.based_nets import with_base_weights
+from latentrt.engines.bundle.bundle import AddonBundle, open_addon, open_bundle
 from latentrt.engines.bundle.kinds import CONTROL, FEATURES, HINT
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, ControlRecord
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.store.components import OpenComponents
+from latentrt.export.addons.base_model import BaseModel
+from latentrt.export.addons.based_net import BasedControlNet
+from latentrt.export.addons.finding import addon_from_headers
+from latentrt.models import EMOJI
 
 Command = Callable[..., Ran]
 
@@ -162,3 +167,22 @@ def test_relatives_take_the_nets_of_their_family(
     made = latentrt.build(net_checkpoint(net), tmp_path / "n.bundle", for_bundle=family_bundle(family))
     assert made.bundle.manifest.family == family
     assert made.bundle.manifest.components[CONTROL].inputs["sample"].shape[1] == 4
+
+
+@pytest.mark.slow
+def test_a_net_for_an_int8_model(int8_bundle: Path, tmp_path: Path) -> None:
+    """fp32, as what else an int8 model for CPUs computes; a Control-LoRA finds its weights in eight bits."""
+    net = save_control_net(tmp_path / "net", EMOJI, hints=(16, 32, 96))
+    made = latentrt.build(net, tmp_path / "net.bundle", for_bundle=int8_bundle)
+    assert made.bundle.manifest.precision is Precision.FP32
+    save_file(control_lora(saved(net), 2), tmp_path / "lora.safetensors")
+    base = BaseModel(open_bundle(int8_bundle))
+    addon = addon_from_headers(str(tmp_path / "lora.safetensors"), base)
+    assert isinstance(addon, BasedControlNet)
+    addon = with_base_weights(addon)
+    addon.check()
+    name = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_q.weight"
+    tensors = load_file(tmp_path / "lora.safetensors")
+    up, down = (tensors[f"input_blocks.4.1.transformer_blocks.0.attn2.to_q.{side}"] for side in ("up", "down"))
+    expected = load_file(EMOJI / "unet" / "diffusion_pytorch_model.safetensors")[name].float() + up @ down
+    torch.testing.assert_close(addon.part.module().state_dict()[name], expected, rtol=0.02, atol=0.002)

@@ -109,6 +109,8 @@ def control_config(shapes: Shapes, size_embedding: int | None) -> dict[str, Any]
         raise LayoutError(f"it has {channels} channels, expected multiples of {GROUPS}")
     depths = [_depth(shapes, f"down_blocks.{level}.attentions.0") for level in range(levels)]
     middle = _depth(shapes, "mid_block.attentions.0")
+    # Where a level has no transformers its entry counts for nothing, but the last is that of the middle block, too
+    last = depths[-1] if depths[-1] is not None else 1 if middle is None else middle
     projections = [len(shape) for key, shape in shapes.items() if key.endswith(".proj_in.weight")]
     contexts = [shape[1] for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight") and len(shape) == 2]
     embedding = "controlnet_cond_embedding"
@@ -125,9 +127,9 @@ def control_config(shapes: Shapes, size_embedding: int | None) -> dict[str, Any]
         ],
         "block_out_channels": channels,
         "layers_per_block": count(shapes, r"down_blocks\.0\.resnets\.(\d+)\."),
-        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
-        "mid_block_type": "UNetMidBlock2DCrossAttn" if middle else "UNetMidBlock2D",
-        "transformer_layers_per_block": [*(depth or 1 for depth in depths[:-1]), depths[-1] or middle or 1],
+        "down_block_types": ["DownBlock2D" if depth is None else "CrossAttnDownBlock2D" for depth in depths],
+        "mid_block_type": "UNetMidBlock2D" if middle is None else "UNetMidBlock2DCrossAttn",
+        "transformer_layers_per_block": [*(1 if depth is None else depth for depth in depths[:-1]), last],
         "use_linear_projection": linear,
         "attention_head_dim": [width // HEAD for width in channels] if linear else 8,
         "norm_num_groups": GROUPS,
@@ -164,5 +166,8 @@ def union_config(shapes: Shapes, size_embedding: int | None) -> dict[str, Any]:
     }
 
 
-def _depth(shapes: Shapes, block: str) -> int:
+def _depth(shapes: Shapes, block: str) -> int | None:
+    """How many layers a transformer has, None where there is none; SDXL's nets of middle size have some without."""
+    if f"{block}.proj_in.weight" not in shapes:
+        return None
     return count(shapes, re.escape(block) + r"\.transformer_blocks\.(\d+)\.")
