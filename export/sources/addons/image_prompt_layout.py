@@ -121,12 +121,12 @@ def _base(own: Shapes, names: Mapping[str, str], keys: tuple[str, ...], values: 
 
 
 def _full(own: Shapes, names: Mapping[str, str], keys: tuple[str, ...], values: tuple[str, ...]) -> AdapterLayout:
-    inner, embedded = _matrix(own, "proj.0.weight")
+    embedded = _matrix(own, "proj.0.weight")[1]
     context = _matrix(own, "proj.2.weight")[0]
     expected = {
-        "proj.0.weight": (inner, embedded),
-        "proj.0.bias": (inner,),
-        "proj.2.weight": (context, inner),
+        "proj.0.weight": (embedded, embedded),
+        "proj.0.bias": (embedded,),
+        "proj.2.weight": (context, embedded),
         "proj.2.bias": (context,),
         **_norm("proj.3", context),
     }
