@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import latentrt
-from latentrt.control_arguments import control_from_text
+from latentrt.control_arguments import CONTROL_OPTION
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.pictures.picture_file import read_parameters
 
@@ -105,9 +105,9 @@ def test_paths_may_have_colons(here: Path) -> None:
     (here / "a:0.5").mkdir()
     (here / "m:2.png").write_bytes(b"")
     (here / "m").write_bytes(b"")
-    found = control_from_text("a:0.5:m:2.png:-3e-1")
-    assert (str(found.net), str(found.image), found.scale) == ("a:0.5", "m:2.png", -0.3)
-    assert control_from_text("a:m:2").scale == 2.0
+    found = CONTROL_OPTION.argument("a:0.5:m:2.png:-3e-1")
+    assert (str(found.bundle), str(found.image), found.scale) == ("a:0.5", "m:2.png", -0.3)
+    assert CONTROL_OPTION.argument("a:m:2").scale == 2.0
     for text in ("", ":", "a", "x:m"):
         with pytest.raises(RequestError, match=r"expected NET:IMAGE\[:SCALE\]"):
-            control_from_text(text)
+            CONTROL_OPTION.argument(text)

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 import latentrt
+from latentrt.addon_arguments import AddonArgument
 from latentrt.engines.errors import RequestError
-from latentrt.image_prompt_arguments import image_prompt_from_text, image_prompts_from_options
+from latentrt.image_prompt_arguments import IMAGE_PROMPT_OPTION, image_prompts_from_options
 from latentrt.runtime.pictures.picture_file import read_parameters
 
 
@@ -26,8 +27,9 @@ def test_paths_may_have_colons(photograph: Path, tmp_path: Path) -> None:
     """What is behind the longest path that exists is the scale."""
     (tmp_path / "x:y.bundle").mkdir()
     adapter = tmp_path / "x:y.bundle"
-    assert image_prompt_from_text(f"{adapter}:{photograph}") == (adapter, photograph, 1.0)
-    assert image_prompt_from_text(f"{adapter}:{photograph}:0.4") == (adapter, photograph, 0.4)
+    for text, scale in (("", 1.0), (":0.4", 0.4)):
+        expected = AddonArgument(bundle=adapter, image=photograph, scale=scale)
+        assert IMAGE_PROMPT_OPTION.argument(f"{adapter}:{photograph}{text}") == expected
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ def test_paths_may_have_colons(photograph: Path, tmp_path: Path) -> None:
 def test_wrong_texts_are_refused(text: str, part: str, photograph: Path, tmp_path: Path) -> None:
     """In one sentence, with the form that is expected."""
     with pytest.raises(RequestError, match=part):
-        image_prompt_from_text(text.format(folder=tmp_path, photo=photograph))
+        IMAGE_PROMPT_OPTION.argument(text.format(folder=tmp_path, photo=photograph))
 
 
 def test_options_beside_it_count_for_all_or_for_each(photograph: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Pictures after pictures equal diffusers': adapters of every kind, scales, masks, several at once, all workflows."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,14 @@ class Both:
         profile = self.pipe.manifest.profiles[0]
         return profile.width, profile.height
 
-    def compare(self, *wishes: Wish, sampler: str = "", lora: Path | None = None, **more: Any) -> latentrt.Result:
+    def compare(
+        self,
+        *wishes: Wish,
+        sampler: str = "",
+        lora: Path | None = None,
+        control: latentrt.Control | None = None,
+        **more: Any,
+    ) -> latentrt.Result:
         """Draws on both sides; the workflow is that of the pictures given."""
         sampler = sampler or self.pipe.manifest.defaults.sampler
         self.load([wish.kind for wish in wishes])
@@ -76,6 +83,9 @@ class Both:
         reference = {key: value for key, value in options.items() if key != "num_inference_steps"}
         if any(wish.left is not None for wish in wishes):
             reference["cross_attention_kwargs"] = {"ip_adapter_masks": [self.mask(wish) for wish in wishes]}
+        if control is not None:
+            reference |= {"control_image": control.image, "controlnet_conditioning_scale": control.scale}
+            options["control"] = control
         expected = self.theirs.draw(
             prompt="a red apple",
             sampler=sampler,
@@ -201,18 +211,29 @@ def test_image_to_image_and_inpainting(both: Callable[[str], Both], family: str)
     sides.compare(Wish(kind="plus"), image=start, mask_image=mask(True, sides.size), strength=1.0)
 
 
-def test_with_a_lora(both: Callable[[str], Both], tiny_bundle: Path, tmp_path: Path) -> None:
-    """In one call: the LoRA changes the queries that attend to the picture."""
+def test_with_a_lora_and_a_control_net(
+    both: Callable[[str], Both],
+    tiny_bundle: Path,
+    tiny_net: Path,
+    family_checkpoint: Callable[[str], Path],
+    net_checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    """In one call: the LoRA changes the queries that attend to the picture, and the net what those are made of."""
+    from parity.control_reference import ControlReference
     from tiny_loras import save_tiny_lora
 
-    sides = both("sd1")
+    sides = replace(both("sd1"), theirs=ControlReference(family_checkpoint("sd1"), [net_checkpoint("sd1")]))
     lora = save_tiny_lora(tmp_path / "style.safetensors", tiny_bundle, components=("unet",), scale=0.5)
+    control = latentrt.Control(tiny_net, seen(1).resize(sides.size), scale=0.8)
     try:
-        ours = sides.compare(Wish(kind="plus"), lora=lora)
+        ours = sides.compare(Wish(kind="plus"), lora=lora, control=control)
     finally:
         sides.pipe.unload_lora()
-    without = sides.drawn([sides.prompt(Wish(kind="plus"))], num_inference_steps=STEPS, guidance_scale=4.0)
-    assert parity_of(ours.latents, without.latents).relative_error > 1e-3
+    prompts = [sides.prompt(Wish(kind="plus"))]
+    for added in ({}, {"control": control}):
+        other = sides.drawn(prompts, num_inference_steps=STEPS, guidance_scale=4.0, **added)
+        assert parity_of(ours.latents, other.latents).relative_error > 1e-3
 
 
 def test_start_and_end(both: Callable[[str], Both]) -> None:
