@@ -15,6 +15,7 @@ from latentrt.engines.bundle.net_inputs import PIXELS, PROMPT_KEYS, PROMPT_VALUE
 from latentrt.engines.bundle.records.addon_manifest import ImagePromptRecord
 from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.engine import Engine
 from latentrt.engines.shapes import AddedInputs, Profile, Shapes
 from latentrt.engines.spec import Array
 from latentrt.runtime.addons.addon import Addon
@@ -64,25 +65,38 @@ class ImagePromptUse:
         Raises:
             EngineError: an engine cannot be opened.
         """
-        shapes = Shapes(profile=self.addon.manifest.profiles[0])
-        encoder = self.addon.engine(IMAGE_ENCODER, shapes)
-        output = self.record.encoder_output
-        if output == "image_embeds":  # of the base adapter's negative pass: zeros in place of the embedding
-            seen = in_batches(encoder, PIXELS, self.pixels, output)
-            seen = np.concatenate([seen, np.zeros_like(seen[:1])])
-        else:  # of the others': the embedding of zeros
-            seen = in_batches(encoder, PIXELS, np.concatenate([self.pixels, np.zeros_like(self.pixels[:1])]), output)
-        pieces = list(batch_results(self.addon.engine(PROJECTION, shapes), {output: seen}))
-        keys, values = (np.concatenate([piece[name] for piece in pieces]) for name in (PROMPT_KEYS, PROMPT_VALUES))
+        keys, values = self._projected(self._seen(self.pixels))
         return AttendedImages(
-            keys=_side_by_side(keys[:-1]),
-            values=_side_by_side(values[:-1]),
-            negative_keys=_side_by_side(np.repeat(keys[-1:], len(self.pixels), 0)),
-            negative_values=_side_by_side(np.repeat(values[-1:], len(self.pixels), 0)),
+            keys=keys,
+            values=values,
+            negative=self._negative,
             scales=self.scales,
             masks=self._masks(sizes, profile),
             steps=self.steps,
         )
+
+    def _engine(self, component: str) -> Engine:
+        return self.addon.engine(component, Shapes(profile=self.addon.manifest.profiles[0]))
+
+    def _seen(self, pixels: Array) -> Array:
+        """What the image encoder makes of pictures."""
+        return in_batches(self._engine(IMAGE_ENCODER), PIXELS, pixels, self.record.encoder_output)
+
+    def _projected(self, seen: Array) -> tuple[Array, Array]:
+        """Keys and values of what was seen: tokens of all pictures side by side (tokens, ΣC)."""
+        pieces = list(batch_results(self._engine(PROJECTION), {self.record.encoder_output: seen}))
+        keys, values = (np.concatenate([piece[name] for piece in pieces]) for name in (PROMPT_KEYS, PROMPT_VALUES))
+        return keys.reshape(-1, keys.shape[-1]), values.reshape(-1, values.shape[-1])
+
+    def _negative(self) -> tuple[Array, Array]:
+        """Those of the negative pass: of zeros in place of a base adapter's embedding, of others' encoded pictures."""
+        name = self.record.encoder_output
+        if name == "image_embeds":
+            shape = self._engine(PROJECTION).spec.inputs[name].sized(1)
+            keys, values = self._projected(np.zeros(shape, np.float32))
+        else:
+            keys, values = self._projected(self._seen(np.zeros_like(self.pixels[:1])))
+        return np.tile(keys, (len(self.pixels), 1)), np.tile(values, (len(self.pixels), 1))
 
     def _masks(self, sizes: Mapping[int, tuple[int, int]], profile: Profile) -> Mapping[int, Array] | None:
         """The mask at every level's size, as diffusers' ``IPAdapterMaskProcessor`` brings it there."""
@@ -129,8 +143,3 @@ class ImagePrompts:
     def metadata(self) -> Mapping[str, Any]:
         """As ``AddonUse.metadata``."""
         return {"image_prompts": tuple(prompt.metadata for prompt in self.prompts)}
-
-
-def _side_by_side(pictures: Array) -> Array:
-    """Tokens (M, tokens, ΣC) of several pictures as those of one."""
-    return np.ascontiguousarray(pictures.reshape(-1, pictures.shape[-1]))

@@ -133,8 +133,7 @@ def attended(tokens: int, scale: float, active: tuple[bool, ...]) -> AttendedIma
     return AttendedImages(
         keys=keys,
         values=keys + 10,
-        negative_keys=-keys,
-        negative_values=-keys - 10,
+        negative=lambda: (-keys, -keys - 10),
         scales=(scale, 0.0),
         masks=None,
         steps=ActiveSteps(ratios=(9.0, 3.0, 1.0), active=active),

@@ -1,7 +1,8 @@
 """Image prompts: further keys and values for every cross-attention of the U-Net."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -21,8 +22,7 @@ class AttendedImages:
     Attributes:
         keys: (tokens, ΣC) of all cross-attentions, for the positive pass.
         values: likewise.
-        negative_keys: for the negative pass.
-        negative_values: likewise.
+        negative: makes both for the negative pass, which not every run has; called once.
         scales: of each cross-attention.
         masks: by level, what each place's branch is multiplied by (h · w); None: by 1.
         steps: in which it counts.
@@ -30,15 +30,18 @@ class AttendedImages:
 
     keys: Array
     values: Array
-    negative_keys: Array
-    negative_values: Array
+    negative: Callable[[], tuple[Array, Array]]
     scales: tuple[float, ...]
     masks: Mapping[int, Array] | None
     steps: ActiveSteps
 
     def of_pass(self, which: Pass) -> tuple[Array, Array]:
         """Keys and values for a pass."""
-        return (self.negative_keys, self.negative_values) if which == NEGATIVE else (self.keys, self.values)
+        return self._negative if which == NEGATIVE else (self.keys, self.values)
+
+    @cached_property
+    def _negative(self) -> tuple[Array, Array]:
+        return self.negative()
 
 
 class ImagePromptCondition:
