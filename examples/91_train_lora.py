@@ -38,7 +38,6 @@ import emoji_data
 from emoji_training import Pace, Run, epsilon_loss, train
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "emoji"
-SHOWN = ("cat", "crab", "crying-face", "frog", "ghost", "pizza", "red-apple", "strawberry", "sunflower", "tiger-face")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,9 +174,9 @@ def main(arguments: list[str] | None = None) -> int:
     except emoji_data.DataMissingError as missing:
         print(missing, file=sys.stderr)
         return 2
-    drawn = emoji_data.names_in_categories(collection, emoji_data.CATEGORIES)
-    names = [n for i, n in enumerate(drawn) if i % recipe.held_out and n not in SHOWN][: given.limit_icons]
-    print(f"{len(names)} of {len(drawn)} icons in ink", flush=True)
+    drawn, held_out = emoji_data.names_and_held_out(collection, recipe.held_out)
+    names = drawn[: given.limit_icons]
+    print(f"{len(names)} icons in ink, {len(held_out)} are held out", flush=True)
 
     run = Run(seed=given.seed, minutes=0, steps=given.steps, work=given.work, out=given.out, save_every=60)
     pipeline = StableDiffusionPipeline.from_pretrained(str(MODEL), torch_dtype=torch.float32)

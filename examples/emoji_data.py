@@ -1,6 +1,6 @@
 """The Fluent Emoji flat set as pictures and names, and a CLIP-style tokenizer trained on those names.
 
-Used by `90_train_emoji.py` and `91_train_lora.py`; on its own it writes names and pictures for
+Used by `90_train_emoji.py`, `91_train_lora.py` and `92_train_control.py`; on its own it writes names and pictures for
 `latentrt.benchmarks.studies.own_emoji`:
 
     python examples/emoji_data.py iconify-json-fluent-emoji-flat-*.tgz icons.npz [--size 64]
@@ -30,6 +30,8 @@ import numpy.typing as npt
 
 PACKAGE = "@iconify-json/fluent-emoji-flat"
 CATEGORIES = ("Animals & Nature", "Food & Drink", "Smileys & Emotion")  # what the U-Net learns to draw
+# in pictures of the documentation
+SHOWN = ("cat", "crab", "crying-face", "frog", "ghost", "pizza", "red-apple", "strawberry", "sunflower", "tiger-face")
 TONES = ("-medium-light", "-medium-dark", "-light", "-medium", "-dark")  # longest first
 GENDERS = ("man", "woman", "men", "women")
 
@@ -101,6 +103,13 @@ def names_in_categories(collection: dict[str, Any], categories: Sequence[str]) -
     """The chosen names that are in one of the package's categories, sorted."""
     inside = {name for title in categories for name in collection["categories"][title]}
     return [name for name in chosen_names(collection["icons"]) if name in inside]
+
+
+def names_and_held_out(collection: dict[str, Any], every: int) -> tuple[list[str], list[str]]:
+    """What the embedded model draws: names to learn from, and every so-many-th name with those shown."""
+    drawn = names_in_categories(collection, CATEGORIES)
+    held_out = {name for index, name in enumerate(drawn) if index % every == 0 or name in SHOWN}
+    return [name for name in drawn if name not in held_out], sorted(held_out)
 
 
 def prompt_from_name(name: str) -> str:

@@ -1,6 +1,6 @@
 """A training loop that ends on time, can be stopped and resumed, and is seeded step by step.
 
-Used by `90_train_emoji.py` for both of its stages, and by `91_train_lora.py`.
+Used by `90_train_emoji.py` for both of its stages, by `91_train_lora.py` and by `92_train_control.py`.
 """
 
 from __future__ import annotations

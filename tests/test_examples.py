@@ -17,10 +17,12 @@ from tiny_loras import save_tiny_lora
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TRAINING, LORA_TRAINING = EXAMPLES / "90_train_emoji.py", EXAMPLES / "91_train_lora.py"
+CONTROL_TRAINING = EXAMPLES / "92_train_control.py"
+MODEL = EXAMPLES.parent / "models" / "emoji"
 SCRIPTS = sorted(EXAMPLES.glob("[0-8][0-9]_*.py"))
 # The others draw with the same functions, or build first
 OFTEN = {"00_draw", "02_img2img", "12_four_steps"}
-LORAS = EXAMPLES / "loras"
+LORAS, CONTROL = EXAMPLES / "loras", EXAMPLES / "control"
 COLOURS = ("red", "orange", "gold", "green", "teal", "blue", "purple", "black")
 
 
@@ -111,6 +113,60 @@ def test_training_makes_a_lora(icons: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(kohya[f"{stem}.lora_{'down' if leaf == 'lora_A' else 'up'}.weight"], numbers)
     assert len(kohya) == 3 * len(peft) // 2
     assert any(numbers.any() for name, numbers in peft.items() if "lora_B" in name)
+
+
+@pytest.mark.slow
+def test_training_makes_a_control_net(icons: Path, tmp_path: Path) -> None:
+    """In the layout of the one that is there; every layer has learnt something; a second run gives the same weights."""
+    pytest.importorskip("cv2", reason="the dev extra is not installed")
+    first, second = tmp_path / "first" / "canny", tmp_path / "second" / "canny"
+    for out in (first, second):
+        options = ("--data", icons, "--work", out.parent, "--out", out, "--steps", 2, "--threads", 1)
+        assert "with it: " in run(CONTROL_TRAINING, tmp_path, *options, "--limit-icons", 3)
+    weights, again, shipped = (
+        load_file(folder / "diffusion_pytorch_model.safetensors") for folder in (first, second, CONTROL / "canny")
+    )
+    assert {name: (w.shape, w.dtype) for name, w in weights.items()} == {
+        name: (w.shape, w.dtype) for name, w in shipped.items()
+    }
+    assert json.loads((first / "config.json").read_text()) == json.loads((CONTROL / "canny/config.json").read_text())
+    assert all(np.array_equal(weights[name], again[name]) for name in weights)
+    zeros = [w for name, w in weights.items() if name.startswith(("controlnet_down_blocks", "controlnet_mid_block"))]
+    assert len(zeros) == 14
+    assert all(w.any() for w in zeros)
+
+
+def test_the_control_net_of_the_examples_is_small_and_fits_the_embedded_model() -> None:
+    """8 MB at most in fp16; an outline comes down to the latents' size; no path of the training machine."""
+    weights = CONTROL / "canny" / "diffusion_pytorch_model.safetensors"
+    assert weights.stat().st_size < 8_000_000
+    assert {w.dtype for w in load_file(weights).values()} == {np.dtype(np.float16)}
+    net, unet, vae = (
+        json.loads(file.read_text("utf-8"))
+        for file in (CONTROL / "canny/config.json", *(MODEL / part / "config.json" for part in ("unet", "vae")))
+    )
+    assert len(net["conditioning_embedding_out_channels"]) == len(vae["block_out_channels"])
+    for name in ("block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim"):
+        assert net[name] == unet[name]
+    assert not [name for name in net.values() if isinstance(name, str) and "/" in name]
+
+
+def test_agreement_of_a_picture_with_an_outline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shape follows its own outline, one beside it does not, and half of an outline is followed by half."""
+    cv2 = pytest.importorskip("cv2", reason="the dev extra is not installed")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    outlines = importlib.import_module("emoji_outlines")
+    picture = np.full((64, 64, 3), 255, np.uint8)
+    picture[16:40, 16:40] = (220, 20, 20)
+    lines = cv2.Canny(picture, 100, 200)
+    assert outlines.agreement(picture, lines) == (1.0, 1.0)
+    assert outlines.agreement(picture, np.roll(lines, 4, (0, 1)))[0] < 0.2
+    half = lines.copy()
+    half[:28] = 0
+    followed, meant = outlines.agreement(picture, half)
+    assert followed == 1.0
+    assert 0.4 < meant < 0.7
+    assert outlines.agreement(np.full_like(picture, 255), lines)[0] == 0.0
 
 
 def test_the_lora_of_the_examples_is_small() -> None:
