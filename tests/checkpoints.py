@@ -154,6 +154,7 @@ def save_tiny_checkpoint(
     *,
     pipeline: str | None = None,
     unet_in_channels: int | None = None,
+    blocks: Mapping[str, Any] | None = None,
     scheduler: Mapping[str, Any] | None = None,
 ) -> Path:
     """Saves a seeded random pipeline of 32×32 pixels and returns its folder.
@@ -166,6 +167,7 @@ def save_tiny_checkpoint(
         family: a name in ``FAMILIES``.
         pipeline: another class for model_index.json.
         unet_in_channels: another number of input channels.
+        blocks: settings over those of the family's U-Net.
         scheduler: settings over those of the family's scheduler.
     """
     import diffusers
@@ -188,7 +190,7 @@ def save_tiny_checkpoint(
         sample_size=16,
         layers_per_block=1,
         cross_attention_dim=sum(encoder.width for encoder in tiny.encoders.values()),
-        **{**tiny.unet, **added, **masked},
+        **{**tiny.unet, **added, **masked, **(blocks or {})},
     )
     torch.manual_seed(0)
     parts["vae"] = diffusers.AutoencoderKL(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shared import filled_once, remembered_exports, shared_folder, traces_folder
+from shared import filled_once, no_preview_fitted, remembered_exports, shared_folder, traces_folder
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -117,6 +117,23 @@ def tiny_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def planned_bundle(tiny_bundle: Path, shared: Path) -> Path:
+    """The tiny bundle with plans of the stand-in for a GPU beside its engines for the CPU. Do not write to it."""
+    from stand_ins import StandInRTX
+
+    from latentrt.engines.backends.registry import COMPILERS
+    from latentrt.engines.precision import Backend
+
+    def build(folder: Path) -> None:
+        shutil.copytree(tiny_bundle, folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(COMPILERS, Backend.TENSORRT_RTX, StandInRTX())
+            assert not latentrt.build(folder, backend="tensorrt-rtx").up_to_date
+
+    return filled_once(shared / "stand-in.bundle", build)
+
+
+@pytest.fixture(scope="session")
 def emoji_bundle(exports: None, shared: Path) -> Path:
     """The embedded model's bundle. Do not write to it."""
     return filled_once(shared / "emoji.bundle", lambda folder: latentrt.build(EMBEDDED, folder))
@@ -200,15 +217,10 @@ def family_bundle(
 
     No preview is fitted but for those of SD 1.x, which all tests share: it takes as long as the rest.
     """
-    from latentrt.engines.bundle.records.manifest import PreviewRecord
-    from latentrt.export import components
-
-    preview = PreviewRecord(matrix=((0.1, 0.1, 0.1),) * 4, bias=(0.5, 0.5, 0.5), psnr=0.0)
     fixtures = {"sd1": "tiny_bundle", "sd1-inpaint": "masked_bundle"}
 
     def build(folder: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(components, "fit_preview", lambda *_: preview)
+        with no_preview_fitted():
             latentrt.build(family_checkpoint(folder.stem), folder, profiles=["32x32x2"])
 
     @cache

@@ -57,6 +57,18 @@ def filled_once(folder: Path, fill: Callable[[Path], object]) -> Path:
     return folder
 
 
+@contextmanager
+def no_preview_fitted() -> Iterator[None]:
+    """While it lasts, builds write down a preview that is none: fitting one takes as long as the rest."""
+    from latentrt.engines.bundle.records.manifest import PreviewRecord
+    from latentrt.export import components
+
+    preview = PreviewRecord(matrix=((0.1, 0.1, 0.1),) * 4, bias=(0.5, 0.5, 0.5), psnr=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(components, "fit_preview", lambda *_: preview)
+        yield
+
+
 def write_sealed(path: Path, manifest: Mapping[str, Any]) -> None:
     """Writes a manifest that was changed, with a new seal, so that what it says is read."""
     from latentrt.engines.bundle.records.seal import sealed

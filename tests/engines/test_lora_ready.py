@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shared import filled_once
 from stand_ins import StandInRTX
 from tiny_loras import save_tiny_lora
 
@@ -103,10 +104,16 @@ class TestLoraReady:
     """Built for a GPU that is there, on the stand-in device."""
 
     @pytest.fixture
-    def bundle(self, tiny_copy: Path, rtx: StandInRTX) -> Path:
+    def bundle(self, tiny_bundle: Path, shared: Path, tmp_path: Path, rtx: StandInRTX) -> Path:
         """The tiny bundle with plans that take weights."""
-        assert not latentrt.build(tiny_copy, backend="tensorrt-rtx", lora_ready=True).up_to_date
-        return tiny_copy
+
+        def build(folder: Path) -> None:
+            shutil.copytree(tiny_bundle, folder)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setitem(COMPILERS, Backend.TENSORRT_RTX, StandInRTX())
+                assert not latentrt.build(folder, backend="tensorrt-rtx", lora_ready=True).up_to_date
+
+        return Path(shutil.copytree(filled_once(shared / "stand-in-ready.bundle", build), tmp_path / "tiny.bundle"))
 
     def test_engines_say_which_weights_they_take(self, bundle: Path, command: Callable[..., Any]) -> None:
         """All of the U-Net's and the text encoder's; the autoencoder is as ever. Each passed its gate."""
@@ -185,10 +192,9 @@ class TestPlanPerSet:
     """Engines that are not LoRA-ready, on the stand-in device."""
 
     @pytest.fixture
-    def bundle(self, tiny_copy: Path, rtx: StandInRTX) -> Path:
+    def bundle(self, planned_bundle: Path, tmp_path: Path, rtx: StandInRTX) -> Path:
         """The tiny bundle with plain plans."""
-        latentrt.build(tiny_copy, backend="tensorrt-rtx")
-        return tiny_copy
+        return Path(shutil.copytree(planned_bundle, tmp_path / "tiny.bundle"))
 
     @pytest.fixture
     def components(self, bundle: Path) -> Iterator[OpenComponents]:
@@ -298,7 +304,7 @@ class TestReallyBuilt:
         return TensorRTRTX()
 
     @pytest.mark.grid(most=1)
-    @pytest.mark.parametrize("name", list(CHANGED))
+    @pytest.mark.parametrize("name", sorted(CHANGED))  # the smaller one first, which is the quick one
     @pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
     def test_plans_that_take_weights(
         self,

@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from checkpoints import save_tiny_checkpoint
 from diffusers.models.downsampling import Downsample2D
 from parity.reference import DiffusersReference
+from shared import filled_once, no_preview_fitted
 
 import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
@@ -28,11 +30,21 @@ LATENT_TOLERANCE, PIXEL_TOLERANCE = 1e-3, 1e-4
 
 
 @pytest.fixture(scope="module")
-def seamless_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint, wrapped on x alone, at a size that is not square."""
-    folder = tmp_path_factory.mktemp("bundles") / "seamless.bundle"
-    latentrt.build(tiny_checkpoint, folder, profiles=["48x32"], seamless="x")
-    return folder
+def checkpoint(exports: None, shared: Path) -> Path:
+    """The tiny checkpoint with attention in the middle alone: none of it is seamless, and its trace takes seconds."""
+    plain = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    return filled_once(shared / "seamless", lambda folder: save_tiny_checkpoint(folder, blocks=plain))
+
+
+@pytest.fixture(scope="module")
+def seamless_bundle(checkpoint: Path, shared: Path) -> Path:
+    """It, wrapped on x alone, at a size that is not square."""
+
+    def build(folder: Path) -> None:
+        with no_preview_fitted():
+            latentrt.build(checkpoint, folder, profiles=["48x32"], seamless="x")
+
+    return filled_once(shared / "seamless.bundle", build)
 
 
 def halves(bundle: Path) -> tuple[Any, Any]:
@@ -79,9 +91,9 @@ def wrap_on_x(module: torch.nn.Module) -> None:
             layer._conv_forward = conv_forward.__get__(layer)  # type: ignore[method-assign]
 
 
-def test_a_whole_picture_equals_diffusers(seamless_bundle: Path, tiny_checkpoint: Path) -> None:
+def test_a_whole_picture_equals_diffusers(seamless_bundle: Path, checkpoint: Path) -> None:
     """Text to image with guidance; and the patch matters."""
-    reference = DiffusersReference(tiny_checkpoint)
+    reference = DiffusersReference(checkpoint)
     request: dict[str, Any] = {"negative_prompt": "blurry", "guidance_scale": 7.5}
     theirs: dict[str, Any] = {"prompt": "a red apple", "sampler": "euler", "changes": {}, "steps": 4, "seeds": 7}
     unpatched = reference.draw(**theirs, **request, size=SIZE)
@@ -143,7 +155,7 @@ class ExportedError(Exception):
 
 
 def test_it_is_part_of_what_makes_a_bundle_up_to_date(
-    seamless_bundle: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    seamless_bundle: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same again is kept; another axis, or none, is exported anew."""
 
@@ -155,10 +167,10 @@ def test_it_is_part_of_what_makes_a_bundle_up_to_date(
     monkeypatch.setitem(sys.modules, "latentrt.export.components", stub)
     before = (seamless_bundle / "bundle.json").read_bytes()
     assert open_bundle(seamless_bundle).manifest.seamless is Seamless.X
-    assert latentrt.build(tiny_checkpoint, seamless_bundle, profiles=["48x32"], seamless=Seamless.X).up_to_date
+    assert latentrt.build(checkpoint, seamless_bundle, profiles=["48x32"], seamless=Seamless.X).up_to_date
     for other in ("none", "y", "xy"):
         with pytest.raises(ExportedError):
-            latentrt.build(tiny_checkpoint, seamless_bundle, profiles=["48x32"], seamless=other)
+            latentrt.build(checkpoint, seamless_bundle, profiles=["48x32"], seamless=other)
     assert latentrt.build(seamless_bundle).up_to_date
     assert latentrt.build(seamless_bundle, seamless="x").up_to_date
     assert (seamless_bundle / "bundle.json").read_bytes() == before
