@@ -104,10 +104,12 @@ def tiny_bundle(tiny_checkpoint: Path, shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def half_bundle(tiny_checkpoint: Path, shared: Path) -> Path:
     """The tiny checkpoint in fp16. Do not write to it."""
-    return filled_once(
-        shared / "half.bundle",
-        lambda folder: latentrt.build(tiny_checkpoint, folder, precision="fp16", profiles=["32x32x2"]),
-    )
+
+    def build(folder: Path) -> None:
+        with no_preview_fitted():
+            latentrt.build(tiny_checkpoint, folder, precision="fp16", profiles=["32x32x2"])
+
+    return filled_once(shared / "half.bundle", build)
 
 
 @pytest.fixture
@@ -189,10 +191,12 @@ def masked_checkpoint(family_checkpoint: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def masked_bundle(masked_checkpoint: Path, shared: Path) -> Path:
     """Its bundle. Do not write to it."""
-    return filled_once(
-        shared / "inpaint.bundle",
-        lambda folder: latentrt.build(masked_checkpoint, folder, profiles=["32x32", "48x32x2"]),
-    )
+
+    def build(folder: Path) -> None:
+        with no_preview_fitted():
+            latentrt.build(masked_checkpoint, folder, profiles=["32x32", "48x32x2"])
+
+    return filled_once(shared / "inpaint.bundle", build)
 
 
 @pytest.fixture(scope="session")

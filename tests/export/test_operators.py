@@ -1,6 +1,7 @@
 """A program is decomposed where an operator needs it, and not where none does; the graph computes the same."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import latentrt
 from latentrt.export.quiet import quiet
 from latentrt.export.tracing.operators import translated_operators_kept
+from latentrt.export.tracing.reruns import programs_run_once
 from latentrt.export.tracing.versions import OPSET
 
 
@@ -75,6 +77,33 @@ def test_only_what_needs_it(
         x = torch.randn(shape)
         with torch.inference_mode():
             np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], module(x)[0], atol=1e-5)
+
+
+class Mixed(torch.nn.Module):
+    """Operands of two types, twice; the rest is of one."""
+
+    def forward(self, x: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor]:
+        return (torch.sigmoid(x) * index + 2 * torch.exp(x) - torch.cos(x),)
+
+
+def test_a_program_runs_again_only_where_a_type_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph is that of torch's own way, byte for byte, and torch has that way again."""
+    ran: list[Any] = []
+    run_node = torch.fx.Interpreter.run_node
+    monkeypatch.setattr(torch.fx.Interpreter, "run_node", lambda self, node: ran.append(node) or run_node(self, node))
+    example = torch.randn(2, 3), torch.arange(3)
+    written, counts = [], []
+    for context in (nullcontext, programs_run_once, nullcontext):
+        ran.clear()
+        with quiet(), torch.inference_mode(), context():
+            program = torch.onnx.export(Mixed(), example, dynamo=True, opset_version=OPSET, verbose=False)
+        program.save(tmp_path / "model.onnx")
+        written.append((tmp_path / "model.onnx").read_bytes())
+        counts.append(len(ran))
+    assert written[0] == written[1] == written[2]
+    assert b"Cast" in written[0]
+    assert 0 < counts[1] < counts[0] / 2
+    assert counts[2] == counts[0]
 
 
 @pytest.mark.slow
