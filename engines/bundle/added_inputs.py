@@ -52,7 +52,7 @@ def feature_planes(structure: UnetStructure) -> tuple[Plane, ...]:
         Plane(channels=block.channels, level=block.level + (block.resamples and not block.attentions))
         for block in structure.down
     ]
-    return (*planes, structure.middle)
+    return (*planes, structure.middle) if structure.mid.resnets else tuple(planes)
 
 
 def added_inputs(structure: UnetStructure, shapes: Shapes, size: tuple[int, int]) -> dict[str, TensorSpec]:

@@ -1,7 +1,7 @@
 """How a U-Net is built, as the names and shapes of its weights tell."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from latentrt.engines.errors import BundleError
@@ -49,7 +49,8 @@ class Plane:
 class UnetStructure:
     """A U-Net's blocks and cross-attentions; up blocks in the order in which they run.
 
-    ``entry`` is the number of channels behind ``conv_in``. ``cross_attentions`` are in the order of the library's
+    ``entry`` is the number of channels behind ``conv_in``. A U-Net without a mid block, as distilled ones are, has one
+    of no layers. ``cross_attentions`` are in the order of the library's
     modules: down, up, mid. Graphs run down, mid, up.
     """
 
@@ -71,7 +72,7 @@ class UnetStructure:
 
     @property
     def middle(self) -> Plane:
-        """The mid block's result."""
+        """The mid block's result; without one, what the first up block takes."""
         return Plane(channels=self.mid.channels, level=self.mid.level)
 
     @property
@@ -89,15 +90,18 @@ def unet_structure(shapes: Mapping[str, tuple[int, ...]]) -> UnetStructure:
     Raises:
         BundleError: names that are no U-Net's.
     """
-    if "conv_in.weight" not in shapes or "mid_block.resnets.0.conv2.weight" not in shapes:
+    if "conv_in.weight" not in shapes or "down_blocks.0.resnets.0.conv2.weight" not in shapes:
         raise BundleError(
-            "got weights without conv_in and mid_block, expected those of a U-Net; build the bundle again"
+            "got weights without conv_in and down_blocks, expected those of a U-Net; build the bundle again"
         )
     level, down, up = 0, [], []
     for index in range(_count(shapes, "down_blocks.{}.resnets.0.conv2.weight")):
         down.append(_block(shapes, f"down_blocks.{index}", level, "downsamplers"))
         level += down[-1].resamples
-    mid = _block(shapes, "mid_block", level, "downsamplers")
+    if "mid_block.resnets.0.conv2.weight" in shapes:
+        mid = _block(shapes, "mid_block", level, "downsamplers")
+    else:
+        mid = replace(down[-1], scope="mid_block", level=level, resnets=0, attentions=False, resamples=False)
     for index in range(_count(shapes, "up_blocks.{}.resnets.0.conv2.weight")):
         up.append(_block(shapes, f"up_blocks.{index}", level, "upsamplers"))
         level -= up[-1].resamples

@@ -1,5 +1,6 @@
 """Inputs added to exported U-Nets: left out they change nothing, given they do what diffusers does."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -11,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
+import latentrt
 from latentrt.engines.backends.ort_cpu.backend import OrtCpu
 from latentrt.engines.backends.ort_cpu.compile import compile_onnx, group_norm_of
 from latentrt.engines.backends.ort_cpu.model import OrtCpuModel, open_session, session_options
@@ -22,12 +24,13 @@ from latentrt.engines.bundle.added_inputs import (
     attended_levels,
     down_residual,
     feature,
+    feature_planes,
     image_prompt_mask,
 )
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.bundle.unet_structure import UnetStructure, unet_structure
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.graphs.editor import load_graph, serialized
@@ -126,7 +129,7 @@ def library_answer(
         more["mid_block_additional_residual"] = tensors[MID_RESIDUAL]
         more["down_block_additional_residuals"] = [tensors[down_residual(i)] for i in range(len(structure.skips))]
     if feature(0) in tensors:
-        features = (feature(index) for index in range(len(structure.down) + 1))
+        features = (feature(index) for index in range(len(feature_planes(structure))))
         more["down_intrablock_additional_residuals"] = [tensors[name].clone() for name in features if name in tensors]
     with torch.no_grad():
         answer = unet(
@@ -345,3 +348,38 @@ def test_a_graph_that_is_no_such_unet_is_refused(variant: Callable[[str], Varian
         graph = load_graph(unet.component.onnx)
         with pytest.raises(EngineError, match=said):
             add_inputs(graph, wrong, [which])
+
+
+def _without_mid_block(checkpoint: Path) -> Any:
+    """The tiny U-Net without its mid block, as distilled models leave it out, with random weights."""
+    import diffusers
+
+    config = diffusers.UNet2DConditionModel.load_config(checkpoint, subfolder="unet")
+    torch.manual_seed(0)
+    return diffusers.UNet2DConditionModel.from_config({**config, "mid_block_type": None})
+
+
+def test_the_structure_of_a_unet_without_mid_block(family_checkpoint: Callable[[str], Path]) -> None:
+    """What the first up block takes has a residual, and no feature."""
+    weights = _without_mid_block(family_checkpoint("sd1")).state_dict()
+    structure = unet_structure({name: tuple(tensor.shape) for name, tensor in weights.items()})
+    assert structure.middle == structure.skips[-1]
+    assert len(feature_planes(structure)) == len(structure.down) == 2
+    assert {one.scope.split(".")[0] for one in structure.cross_attentions} == {"down_blocks", "up_blocks"}
+
+
+@slow
+def test_a_unet_without_mid_block_is_diffusers(
+    family_checkpoint: Callable[[str], Path], exports: None, tmp_path: Path
+) -> None:
+    """It is built as any other, and the last skip has its own residual alone."""
+    checkpoint = shutil.copytree(family_checkpoint("sd1"), tmp_path / "model")
+    shutil.rmtree(checkpoint / "unet")
+    _without_mid_block(family_checkpoint("sd1")).save_pretrained(checkpoint / "unet")
+    latentrt.build(checkpoint, tmp_path / "model.bundle", profiles=["32x32x2"])
+    unet = Variant(tmp_path / "model.bundle", checkpoint)
+    engine = unet.engine(AddedInputs.CONTROL)
+    inputs = random_inputs(engine, 2, scale=2.0)
+    expected = library_answer(unet.diffusers(), inputs, unet.component.structure, {})
+    assert_close(engine.run(inputs)["out_sample"], expected)
+    unet.close()

@@ -35,15 +35,16 @@ def add_control_inputs(model: "ir.Model", structure: UnetStructure, optional: bo
             "bundle again"
         )
     features = feature_planes(structure)
-    for index, (place, plane) in enumerate(zip(_block_ends(structure), features, strict=False)):
-        value = input_of(joins[-1 - place], 1)
+    ends = _block_ends(structure)
+    for index, plane in enumerate(features):
+        value = input_of(joins[-1 - ends[index]], 1) if index < len(ends) else input_of(joins[0], 0)
         _replace_by_sum(editor, value, _sum(editor, value, feature(index), plane, optional))
-    for name, plane in (
-        (feature(len(features) - 1), features[-1]),
-        (MID_RESIDUAL, Plane(channels=structure.mid.channels, level=structure.mid.level)),
-    ):
-        value = input_of(joins[0], 0)
-        _replace_by_sum(editor, value, _sum(editor, value, name, plane, optional))
+    middle = input_of(joins[0], 0)
+    total = _sum(editor, middle, MID_RESIDUAL, structure.middle, optional)
+    if structure.mid.resnets:
+        _replace_by_sum(editor, middle, total)
+    else:  # what the first up block takes is the last skip, too, which has a residual of its own
+        joins[0].replace_input_with(0, total)
     for index, (join, plane) in enumerate(zip(reversed(joins), structure.skips, strict=True)):
         join.replace_input_with(1, _sum(editor, input_of(join, 1), down_residual(index), plane, optional))
 
