@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from net_steps import ControlledUnet
-from PIL import Image
 from stand_ins import StandInRTX
 from tiny_nets import save_t2i_adapter
 
@@ -18,7 +17,7 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.backends.tensorrt.backend import TensorRTRTX
 from latentrt.engines.bundle.bundle import open_addon
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.kinds import CONTROL, FEATURES, HINT, IMAGE_ENCODER, PROJECTION
+from latentrt.engines.bundle.kinds import CONTROL, FEATURES, HINT
 from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Backend
 
@@ -47,28 +46,6 @@ def test_nets_and_unet_on_one_device(
     assert calls.count("launch") == calls.count("stream_synchronize") == 3
     gpu.close()
     cpu.close()
-    assert not rtx.driver.live
-
-
-def test_image_prompts_on_a_device(
-    tiny_copy: Path, adapter_bundle: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pictures as the CPU draws them, with a step that they do not count in."""
-    rtx = StandInRTX()
-    monkeypatch.setitem(COMPILERS, Backend.TENSORRT_RTX, rtx)
-    adapter = Path(shutil.copytree(adapter_bundle("sd1", "base"), tmp_path / "adapter.bundle"))
-    latentrt.build(tiny_copy, backend="tensorrt-rtx", added="image-prompt")
-    latentrt.build(adapter, backend="tensorrt-rtx")
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 40, 3), np.uint8))
-    options = {"width": 32, "height": 32, "seed": 3, "output_type": "latent"}
-    latents = {}
-    for backend in ("tensorrt-rtx", "ort-cpu"):
-        with latentrt.open(tiny_copy, backend=backend, threads=1) as pipe:
-            prompt = latentrt.ImagePrompt(str(adapter), picture, scale=0.7, end=0.8)
-            latents[backend] = pipe("a cat", num_inference_steps=5, image_prompt=[prompt], **options).latents
-            plain = pipe("a cat", num_inference_steps=5, **options).latents
-    np.testing.assert_allclose(latents["tensorrt-rtx"], latents["ort-cpu"], rtol=0, atol=1e-4)
-    assert np.abs(latents["ort-cpu"] - plain).max() > 1e-3
     assert not rtx.driver.live
 
 
@@ -102,12 +79,6 @@ class TestReallyBuilt:
         net = tmp_path / "net.bundle"
         latentrt.build(net_checkpoint("sd1"), net, for_bundle=half_bundle, backend="tensorrt-rtx", gpus=["sm89"])
         assert {engine["precision"] for engine in latentrt_engines(net)} == {"fp16"}
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("kind", ["base", "plus", "full"])
-    def test_image_prompt_adapters(self, adapter_bundle: Callable[[str, str], Path], kind: str, tmp_path: Path) -> None:
-        """The image encoder, and what makes keys and values of its results."""
-        self.built(adapter_bundle("sd1", kind), (IMAGE_ENCODER, PROJECTION), tmp_path)
 
     @pytest.mark.slow
     def test_t2i_adapters(self, tiny_bundle: Path, tmp_path: Path) -> None:
