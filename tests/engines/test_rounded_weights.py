@@ -82,7 +82,13 @@ def graph(tiny_bundle: Path) -> OnnxWeights:
     return OnnxWeights(Component(root=tiny_bundle, manifest=open_bundle(tiny_bundle).manifest, name="unet").onnx)
 
 
-@pytest.fixture(scope="module", params=list(Recipe))
+SELDOM = (Recipe.U8S8_REDUCED,)  # it rounds as U8S8 does, to other numbers
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(recipe, marks=pytest.mark.slow if recipe in SELDOM else ()) for recipe in Recipe],
+)
 def int8(
     request: pytest.FixtureRequest,
     graph: OnnxWeights,

@@ -143,6 +143,7 @@ def test_pickles_alone_are_read(folder: Path) -> None:
 
 @pytest.mark.parametrize("form", ["unet/ alone", "the unet's own folder", "its file", "a single file", "bare names"])
 @pytest.mark.parametrize("base", ["a folder", "a single file"])
+@pytest.mark.grid
 def test_a_u_net_with_a_base(
     form: str, base: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

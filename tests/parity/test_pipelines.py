@@ -157,6 +157,7 @@ def test_embedded_model_over_twenty_steps(
 @pytest.mark.parametrize("sampler", ["euler", "euler_a"])
 @pytest.mark.parametrize("strength", [None, 0.5])
 @pytest.mark.parametrize("seed", [11, [3, 1, 2]])
+@pytest.mark.grid
 def test_several_prompts_beyond_the_batch(
     tiny_pipe: latentrt.Pipeline,
     tiny_reference: DiffusersReference,

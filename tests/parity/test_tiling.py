@@ -44,6 +44,7 @@ def profile_of(components: OpenComponents, size: tuple[float, float]) -> Profile
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.grid
 def test_decoding(both: tuple[OpenComponents, Any], size: tuple[float, float]) -> None:
     """Two pictures of random latents."""
     components, vae = both
@@ -59,6 +60,7 @@ def test_decoding(both: tuple[OpenComponents, Any], size: tuple[float, float]) -
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.grid
 def test_encoding(both: tuple[OpenComponents, Any], size: tuple[float, float]) -> None:
     """The sampled latents, so that the noise is the same, too."""
     components, vae = both

@@ -75,7 +75,7 @@ SAMPLERS = ("ddim", "euler", "euler_a", "dpmpp_2m_k", "dpmpp_2m_sde", "heun", "p
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 @pytest.mark.parametrize("channels", [4, 9])
-@pytest.mark.grid
+@pytest.mark.grid(most=6)
 def test_inpainting(
     tiny_pipe: latentrt.Pipeline,
     masked_pipe: latentrt.Pipeline,
@@ -138,6 +138,7 @@ def test_inpainting_several_pictures(tiny_pipe: latentrt.Pipeline, reference: Di
 
 @pytest.mark.parametrize("padding", [0, 4, 30])
 @pytest.mark.parametrize("size", [(90, 70), (41, 120)])
+@pytest.mark.grid
 def test_padding_mask_crop(
     tiny_pipe: latentrt.Pipeline, reference: DiffusersReference, padding: int, size: tuple[int, int]
 ) -> None:
@@ -271,7 +272,7 @@ def unet_of(reference: DiffusersReference, prompt: str) -> Any:
 
 @pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m", "heun", "kdpm_2", "unipc"])
 @pytest.mark.parametrize("share", [0.3, 0.55, 0.8])
-@pytest.mark.grid
+@pytest.mark.grid(most=5)
 def test_denoising_end_and_start(
     tiny_pipe: latentrt.Pipeline, reference: DiffusersReference, sampler: str, share: float
 ) -> None:
@@ -331,6 +332,7 @@ CUSTOM = [
 
 @pytest.mark.parametrize(("sampler", "custom"), CUSTOM, ids=str)
 @pytest.mark.parametrize("strength", [None, 0.5])
+@pytest.mark.grid
 def test_custom_timesteps_and_sigmas(
     tiny_pipe: latentrt.Pipeline,
     reference: DiffusersReference,
@@ -361,6 +363,7 @@ def test_custom_timesteps_and_sigmas(
 
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("sampler", ["ddim", "tcd"])
+@pytest.mark.grid
 def test_eta(tiny_pipe: latentrt.Pipeline, reference: DiffusersReference, sampler: str, eta: float) -> None:
     """diffusers' pipelines take it as a keyword; ours is an option of the sampler."""
     chosen = Sampler(name=sampler, eta=eta)
