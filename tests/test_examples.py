@@ -12,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 from tiny_loras import save_tiny_lora
+
+import latentrt
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TRAINING, LORA_TRAINING = EXAMPLES / "90_train_emoji.py", EXAMPLES / "91_train_lora.py"
@@ -149,6 +152,28 @@ def test_the_control_net_of_the_examples_is_small_and_fits_the_embedded_model() 
     for name in ("block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim"):
         assert net[name] == unet[name]
     assert not [name for name in net.values() if isinstance(name, str) and "/" in name]
+
+
+@pytest.mark.slow
+def test_emoji_are_drawn_along_an_outline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand, in a shape that the model does not draw by itself, for two prompts that the net has not seen."""
+    pytest.importorskip("cv2", reason="the dev extra is not installed")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    outlines = importlib.import_module("emoji_outlines")
+    latentrt.build(CONTROL / "canny", folder / "canny.bundle", for_bundle=folder / "emoji.bundle")
+    with Image.open(CONTROL / "outlines" / "apple.png") as drawing:
+        outline = latentrt.prepare.invert(drawing.convert("RGB"))
+    lines = np.asarray(outline.convert("L").resize((64, 64), Image.Resampling.BOX))
+    followed = {}
+    with latentrt.open(folder / "emoji.bundle") as pipe:
+        for scale in (0.0, 1.0):
+            control = latentrt.Control(folder / "canny.bundle", outline, scale=scale)
+            drawn = pipe(
+                ["red apple", "lemon"], control=[control], num_inference_steps=20, guidance_scale=3, seed=[5, 5]
+            )
+            followed[scale] = min(outlines.agreement(np.asarray(picture), lines)[0] for picture in drawn.images)
+    assert followed[0.0] < 0.5
+    assert followed[1.0] > 0.8
 
 
 def test_agreement_of_a_picture_with_an_outline(monkeypatch: pytest.MonkeyPatch) -> None:
