@@ -12,6 +12,7 @@ from latentrt.engines.bundle.records.component import FileRecord
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.addons.base_model import BaseModel
+from latentrt.export.sources.checkpoint import tensor_refusal
 from latentrt.export.sources.partial_model import decision
 from latentrt.export.sources.parts import Part
 
@@ -130,7 +131,10 @@ class NetAddon(Addon):
 
     def check(self) -> None:
         """As ``Addon.check``."""
-        self.part.read  # noqa: B018  # found once, and kept
+        try:
+            self.part.read  # noqa: B018  # found once, and kept
+        except CheckpointError as error:
+            raise tensor_refusal(self.source, [str(error)]) from error
         fault = self.part.value_fault()
         if fault is not None:
             raise CheckpointError(f"{self.source!r} cannot be built: {fault}; choose another copy of it")

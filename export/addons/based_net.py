@@ -211,7 +211,11 @@ def _faults(
             yield f"{start + _DOWN} is missing"
         else:
             up, down = ours[start + _UP], ours[start + _DOWN]
-            if (up[0], prod(down[1:])) != (expected[0], prod(expected[1:])) or prod(up[1:]) != down[0]:
+            if (
+                not (up and down)
+                or (up[0], prod(down[1:])) != (expected[0], prod(expected[1:]))
+                or prod(up[1:]) != down[0]
+            ):
                 yield f"got low ranks of {up} and {down} for {name}, expected a product of {expected}"
 
 

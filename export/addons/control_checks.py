@@ -56,14 +56,14 @@ def check_fits(source: str, part: Part, base: BaseModel, shapes: Mapping[str, tu
         CheckpointError: it is for other models.
     """
     shapes = shapes or {name: file.shapes[key] for name, (file, key) in part.places.items()}
-    attends = [shape for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight")]
+    attends = [shape for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight") and len(shape) == 2]
     if attends and attends[0][-1] != base.context:
         raise CheckpointError(
             f"got {source!r}, a ControlNet ({label_of_context(attends[0][-1])}), expected one for {base.label}; "
             f"{ANOTHER}"
         )
     try:
-        structure = unet_structure(shapes)
+        structure = unet_structure({key: shape for key, shape in shapes.items() if len(shape) > 1})
     except BundleError as error:
         raise CheckpointError(
             f"{source!r} cannot be built: it lacks conv_in or mid_block, expected a whole ControlNet; download it again"
@@ -95,7 +95,8 @@ def _input_faults(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]
     taken = shapes["conv_in.weight"][1]
     if taken != latents.channels:
         faults.append(f"got {taken} channels of latents, expected {latents.channels}")
-    added = shapes.get("add_embedding.linear_1.weight", (0, 0))[1]
+    embedding = shapes.get("add_embedding.linear_1.weight", ())
+    added = embedding[1] if len(embedding) == 2 else 0
     if added != (base.added_width or 0):
         faults.append(
             f"got {added or 'no'} numbers of the pooled prompt and sizes, expected {base.added_width or 'none'}"
