@@ -428,29 +428,48 @@ def test_union_nets(sides: Callable[[str], Sides], tmp_path: Path) -> None:
     assert psnr(np.stack(ours.images), expected.pixels) >= PICTURE_PSNR
 
 
-def test_with_a_lora(sides: Callable[[str], Sides], tmp_path: Path) -> None:
-    """Both in one call, as in diffusers."""
+def test_with_a_lora_and_an_image_prompt(
+    sides: Callable[[str], Sides],
+    adapter_file: Callable[[str, str], Path],
+    adapter_bundle: Callable[[str, str], Path],
+    image_encoder: Path,
+    tmp_path: Path,
+) -> None:
+    """A LoRA and a net, and all three in one call, as in diffusers."""
+    from tiny_image_prompts import SIDE
     from tiny_loras import save_tiny_lora
+    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
     model = sides("sd1")
-    net = next(iter(model.nets.values()))
-    image = drawing(model.size)
+    folder, net = next(iter(model.nets.items()))
+    image, seen = drawing(model.size), drawing(40, 4)
     lora = save_tiny_lora(tmp_path / "style.safetensors", model.pipe._bundle.root, components=("unet",), scale=4.0)
-    text = model.reference(1).text
+    own = Sides(model.pipe, model.checkpoint, {folder: net}, model.size)  # whose pipelines keep the adapter
+    text = own.reference(1).text
     text.load_lora_weights(tmp_path, weight_name="style.safetensors", adapter_name="style")
-    try:
-        text.set_adapters("style", 0.8)
-        expected = model.drawn_by_them("text", 1, control_image=image)
-    finally:
-        text.unload_lora_weights()
-    without = model.drawn("text", Control(net, image))
+    text.set_adapters("style", 0.8)
+    with_lora = own.drawn_by_them("text", 1, control_image=image)
+    text.register_modules(
+        image_encoder=CLIPVisionModelWithProjection.from_pretrained(image_encoder),
+        feature_extractor=CLIPImageProcessor(size=SIDE, crop_size=SIDE),
+    )
+    file = adapter_file("sd1", "plus")
+    text.load_ip_adapter(str(file.parent), subfolder="", weight_name=file.name, image_encoder_folder=None)
+    text.set_ip_adapter_scale(0.8)
+    with_all = own.drawn_by_them("text", 1, control_image=image, ip_adapter_image=[[seen]])
+    prompt = latentrt.ImagePrompt(adapter_bundle("sd1", "plus"), seen, scale=0.8)
+    drawn = [own.drawn("text", Control(net, image))]
     model.pipe.load_lora(lora, name="style")
     try:
-        ours = model.drawn("text", Control(net, image), loras={"style": 0.8})
+        for more in ({}, {"image_prompt": prompt}):
+            drawn.append(own.drawn("text", Control(net, image), loras={"style": 0.8}, **more))
     finally:
         model.pipe.unload_lora()
-    assert psnr(np.stack(ours.images), expected.pixels) >= PICTURE_PSNR
-    assert psnr(np.stack(without.images), expected.pixels) < EFFECT_PSNR
+    pictures = [np.stack(result.images) for result in drawn]
+    assert psnr(pictures[1], with_lora.pixels) >= PICTURE_PSNR
+    assert psnr(pictures[2], with_all.pixels) >= PICTURE_PSNR
+    for one, other in ((0, 1), (1, 2)):
+        assert psnr(pictures[one], pictures[other]) < EFFECT_PSNR
 
 
 @pytest.mark.parametrize(("bundle", "family", "bound"), [("half_bundle", "sd1", 40.0), ("int8_bundle", "emoji", 20.0)])

@@ -1,0 +1,1 @@
+../../latentrt/addon_arguments.py

@@ -1,0 +1,1 @@
+../../latentrt/control_arguments.py

@@ -1,0 +1,1 @@
+../../latentrt/image_prompt_arguments.py
