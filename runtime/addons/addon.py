@@ -3,16 +3,17 @@
 from pathlib import Path
 from threading import Lock
 
+from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import AddonBundle, Bundle, open_addon
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, AddonManifest
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.engine import Engine
-from latentrt.engines.errors import EngineError
+from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.forks import watch_forks
 from latentrt.engines.precision import Backend
-from latentrt.engines.shapes import Shapes
+from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.store.choose import AUTO, chosen_backend
 from latentrt.engines.store.components import OpenComponents
 
@@ -67,6 +68,23 @@ class Addon:
             if self._components is None:
                 self._components = OpenComponents(self._bundle, self._backend, threads=self._threads)
             return self._components.engine(component, shapes)
+
+    def check_profile(self, profile: Profile) -> None:
+        """Refuses a size that its engines were not made for, where they take none but those of its bundle.
+
+        Raises:
+            RequestError: naming those that there are.
+        """
+        compiler = COMPILERS[self._backend]
+        for name in self.manifest.components:
+            part = Component(root=self._bundle.root, manifest=self.manifest, name=name)
+            known = compiler.profiles(part)
+            if known and profile not in known:
+                raise RequestError(
+                    f"got size {profile} for the {self.label}, whose engines for {self._backend} were built for "
+                    f"{', '.join(map(str, known))}; ask for one of these, or build it again for the model with "
+                    f"--profile {profile}"
+                )
 
     def after_fork(self) -> None:
         """Called in a forked process, where whoever was opening is not there."""

@@ -10,6 +10,7 @@ import numpy as np
 from latentrt.engines.bundle.records.addon_manifest import AddonKind
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import RequestError
+from latentrt.engines.shapes import Profile
 from latentrt.runtime.addons.addon import Addon, OpenAddons
 from latentrt.runtime.addons.control import CONTROL_TYPES, Control, ControlMode
 from latentrt.runtime.addons.control_use import ControlUse, FeaturesUse, UsedControl
@@ -18,19 +19,23 @@ from latentrt.runtime.addons.use import AddonUse
 from latentrt.runtime.call.sampling import Sampling
 from latentrt.runtime.checks import number, share, whole
 from latentrt.runtime.denoiser.steps import ActiveSteps, active_steps
-from latentrt.runtime.pictures.control_picture import control_pictures_from_argument
+from latentrt.runtime.pictures.control_picture import check_size, control_pictures_from_argument
 
 _FORM = "latentrt.Control(net, image), or a list of them"
 
 
-def controls_from_keywords(opened: OpenAddons, given: Any, sampling: Sampling, count: int) -> list[AddonUse]:
+def controls_from_keywords(
+    opened: OpenAddons, given: Any, sampling: Sampling, profile: Profile, count: int, *, cropped: bool
+) -> list[AddonUse]:
     """What control nets and T2I-Adapters add to the U-Net; those that would change nothing are checked and left out.
 
     Args:
         opened: the pipeline's add-ons.
         given: the keyword.
         sampling: whose steps starts and ends are shares of.
+        profile: of the pictures.
         count: N, how many pictures are drawn.
+        cropped: whether they are parts of larger ones, whose size control pictures have then.
 
     Raises:
         RequestError: an argument that cannot be served, or a net for another model.
@@ -41,6 +46,10 @@ def controls_from_keywords(opened: OpenAddons, given: Any, sampling: Sampling, c
     if not isinstance(controls, (list, tuple)) or not all(isinstance(one, Control) for one in controls):
         raise RequestError(f"got control {given!r:.200}, expected {_FORM}; give that")
     used = [_used(opened, control, sampling, count) for control in controls]
+    for one in used:
+        one.addon.check_profile(profile)
+        if not cropped:
+            check_size(one.pictures, profile.width, profile.height, f"the {one.addon.label}")
     active = [one for one in used if not one.idle]
     nets = [one for one in active if one.addon.kind is AddonKind.CONTROL_NET]
     adapters = [one for one in active if one.addon.kind is AddonKind.T2I_ADAPTER]

@@ -96,7 +96,8 @@ def request_from_options(
         options: the keywords.
         workflow: what the call starts from.
         strength: how much of the schedule runs; None for text-to-image.
-        source: whose size is taken where the keywords give none; None takes the bundle's first profile.
+        source: whose size is taken where the keywords give none; None takes the bundle's first profile. Inpainting has
+            none where it draws a crop.
         additions: what is added to the pipeline's model; None: nothing.
 
     Raises:
@@ -119,7 +120,15 @@ def request_from_options(
     if additions is not None and ("control" in keywords or "image_prompt" in keywords):
         from latentrt.runtime.call.addons import addons_from_keywords  # loaded by those who use it
 
-        addons = addons_from_keywords(manifest, additions.addons, keywords, sampling, prompts.count)
+        addons = addons_from_keywords(
+            manifest,
+            additions.addons,
+            keywords,
+            sampling,
+            canvas.profile,
+            prompts.count,
+            cropped=workflow is Workflow.INPAINT and source is None,
+        )
     return Request(
         prompts=prompts,
         canvas=canvas,

@@ -53,7 +53,7 @@ def test_refusals_of_one_control(
     wrong: dict[str, Any], words: str, tiny_pipe: latentrt.Pipeline, tiny_net: Path
 ) -> None:
     """Numbers, modes and pictures; also where the net would not count in any step."""
-    for scale in {1.0, 0.0} if "scale" not in wrong and "48" not in words else {1.0}:
+    for scale in (1.0, 0.0):
         given: dict[str, Any] = {"scale": scale, "image": MAP, **wrong}
         with pytest.raises(RequestError) as refused:
             tiny_pipe("x", control=Control(tiny_net, **given), **FAST)
@@ -98,6 +98,19 @@ def test_nets_for_other_models(
     assert message.endswith("build it for that: latentrt build NET --for BUNDLE")
     with pytest.raises(RequestError, match=r"for another model \(feature_0 of 32 channels"):
         pipe("x", control=Control(adapter, MAP, scale=0.0), **FAST)
+
+
+def test_a_size_that_a_nets_engines_lack(
+    tiny_pipe: latentrt.Pipeline, tiny_net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are made for fixed ones."""
+    from latentrt.engines.backends.ort_cpu.backend import OrtCpu
+    from latentrt.engines.shapes import Profile
+
+    only = Profile(width=64, height=64)
+    monkeypatch.setattr(OrtCpu, "profiles", lambda self, component: (only,))
+    with pytest.raises(RequestError, match=r"got size 32x32x2 for the ControlNet 'sd1-net', .* built for 64x64; ask"):
+        tiny_pipe("x", control=Control(tiny_net, MAP), **FAST)
 
 
 def test_adapters_know_no_modes(tiny_pipe: latentrt.Pipeline, adapter: Path) -> None:
@@ -168,6 +181,16 @@ def test_any_picture_is_taken(tiny_pipe: latentrt.Pipeline, tiny_net: Path) -> N
     ):
         np.testing.assert_array_equal(drawn(image), white)
     assert drawn(MAP, width=48, height=32).shape == (1, 4, 16, 24)
+
+
+def test_prompts_of_several_chunks(tiny_pipe: latentrt.Pipeline, tiny_net: Path) -> None:
+    """The net is told all of them: what the second chunk says counts."""
+    words = "a red apple on a table " * 15
+    drawn = [
+        tiny_pipe(words + end, control=Control(tiny_net, MAP), guidance_scale=1, long_prompt="chunk", **FAST).latents
+        for end in ("apple", "cat")
+    ]
+    assert not np.array_equal(*drawn)
 
 
 def test_metadata_tell_the_nets(tiny_pipe: latentrt.Pipeline, tiny_net: Path, adapter: Path) -> None:
