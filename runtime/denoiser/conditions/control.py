@@ -1,7 +1,7 @@
 """Control nets: residuals that are added to the U-Net, made anew in every step."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class ControlledRun:
     conditional_only: bool = False
     types: Array | None = None
     same_backend: bool = True
+    _hints: dict[tuple[int, ...], Array] = field(default_factory=dict, init=False, repr=False)
 
     def narrows(self, rows: int, wanted: int) -> bool:
         """Whether a call of fewer rows is a smaller one: engines of fixed shapes compute what is left out as well."""
@@ -83,17 +84,24 @@ class ControlledRun:
 
     def _own(self, call: UnetCall, rows: Array, batch: int) -> dict[str, Array]:
         """Its other inputs, for some rows of a call in a batch of that size."""
-        pictures = call.picture_of_each[rows] % len(self.hint)
         scales = np.zeros((batch, len(self.scales)), np.float32)
         scales[: len(rows)] = self.scales
         if self.conditional_only:
             for place, row in enumerate(rows):
                 if call.pass_of_each[row] == NEGATIVE:
                     scales[place] = 0.0
-        own = {HINT: _filled(self.hint[pictures], batch), SCALES: scales}
+        own = {HINT: self._hint_of(call.picture_of_each[rows] % len(self.hint), batch), SCALES: scales}
         if self.types is not None:
             own[CONTROL_TYPE] = np.tile(self.types, (batch, 1))
         return own
+
+    def _hint_of(self, pictures: Array, batch: int) -> Array:
+        """The hints of pictures in a batch of that size: read-only, so that a device takes them once for all steps."""
+        key = (batch, *pictures.tolist())
+        if key not in self._hints:
+            self._hints[key] = _filled(self.hint[pictures], batch)
+            self._hints[key].setflags(write=False)
+        return self._hints[key]
 
 
 @dataclass(frozen=True, eq=False)
