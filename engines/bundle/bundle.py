@@ -3,11 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.addon_manifest import AddonManifest
+from latentrt.engines.bundle.records.addon_manifest import AddonKind, AddonManifest
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, ComponentsManifest
 from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.bundle.records.manifest import BundleManifest
@@ -106,10 +106,7 @@ def open_addon(root: str | Path) -> AddonBundle:
 
 def is_addon(root: str | Path) -> bool:
     """Whether a folder holds the bundle of an add-on; what is no bundle is none."""
-    try:
-        return "addon" in json.loads((Path(root) / BUNDLE_FILE).read_bytes())
-    except (OSError, ValueError):
-        return False
+    return _addon_told(Path(root)) is not None
 
 
 def bundle_and_seal(root: str | Path) -> tuple[Bundle, Seal]:
@@ -119,12 +116,18 @@ def bundle_and_seal(root: str | Path) -> tuple[Bundle, Seal]:
         BundleError: no bundle, an add-on's, damaged, or written by a newer latentrt.
     """
     root = _folder(root)
-    if is_addon(root):
+    try:
+        manifest, seal = read_manifest_and_seal(root / BUNDLE_FILE, BundleManifest)
+    except BundleError:
+        told = _addon_told(root)
+        if told not in set(AddonKind):
+            raise
+        kind = AddonKind(told)
+        use = "image_prompt=[latentrt.ImagePrompt" if kind is AddonKind.IMAGE_PROMPT else "control=[latentrt.Control"
         raise BundleError(
-            f"got {str(root)!r}, which is no model but what is added to one, expected the bundle of a model; open "
-            "that, and give this in its calls: control=[latentrt.Control(…)] or image_prompt=[latentrt.ImagePrompt(…)]"
-        )
-    manifest, seal = read_manifest_and_seal(root / BUNDLE_FILE, BundleManifest)
+            f"got {str(root)!r}, which is the bundle of {kind.label}, expected that of a model; open the model's, and "
+            f"give this one in its calls: {use}({root.name!r}, picture)]"
+        ) from None
     faults = _conditioning_faults(manifest)
     if faults:
         raise BundleError(f"{str(root)!r} was altered: it {', '.join(faults)}; build the bundle again")
@@ -154,6 +157,15 @@ def folder_and_seal(root: str | Path) -> tuple[Bundle | AddonBundle, Seal]:
         BundleError: no bundle, damaged, or written by a newer latentrt.
     """
     return addon_and_seal(root) if is_addon(root) else bundle_and_seal(root)
+
+
+def _addon_told(root: Path) -> Any:
+    """What kind of add-on a bundle calls itself; None where it is none."""
+    try:
+        content = json.loads((root / BUNDLE_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content.get("addon") if isinstance(content, dict) else None
 
 
 def _folder(root: str | Path) -> Path:

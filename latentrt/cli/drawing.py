@@ -80,22 +80,31 @@ class Drawing:
         list[float] | None,
         typer.Option(
             "--control-start",
+            metavar="SHARE",
             help="Part of the steps, 0 to 1, before --control begins; once for all or once for each; default: 0.",
         ),
     ] = None
     control_end: Annotated[
         list[float] | None,
-        typer.Option("--control-end", help="Part of the steps, 0 to 1, after which it ends; likewise; default: 1."),
+        typer.Option(
+            "--control-end",
+            metavar="SHARE",
+            help="Part of the steps, 0 to 1, after which --control ends; likewise; default: 1.",
+        ),
     ] = None
     control_mode: Annotated[
         list[str] | None,
         typer.Option(
-            "--control-mode", help="balanced (default), prompt or control: what counts more; once for all or for each."
+            "--control-mode",
+            metavar="MODE",
+            help="What counts more: balanced (default), prompt, or control; once for all or once for each.",
         ),
     ] = None
     control_type: Annotated[
         list[str] | None,
-        typer.Option("--control-type", help="Union nets: of which kind the picture is, such as canny; likewise."),
+        typer.Option(
+            "--control-type", metavar="KIND", help="Union nets: of which kind the picture is, such as canny; likewise."
+        ),
     ] = None
     image_prompt: Annotated[
         list[str] | None,
@@ -122,12 +131,18 @@ class Drawing:
     ] = None
     image_prompt_start: Annotated[
         list[float] | None,
-        typer.Option("--image-prompt-start", help="Part of the steps, 0 to 1, before it begins; likewise; default: 0."),
+        typer.Option(
+            "--image-prompt-start",
+            metavar="SHARE",
+            help="Part of the steps, 0 to 1, before it begins; likewise; default: 0.",
+        ),
     ] = None
     image_prompt_end: Annotated[
         list[float] | None,
         typer.Option(
-            "--image-prompt-end", help="Part of the steps, 0 to 1, after which it ends; likewise; default: 1."
+            "--image-prompt-end",
+            metavar="SHARE",
+            help="Part of the steps, 0 to 1, after which it ends; likewise; default: 1.",
         ),
     ] = None
     preview: Annotated[

@@ -80,7 +80,7 @@ def test_commands(
     assert "its engines agree with torch" in checked.stdout
     drawn = command("generate", copy, "a cat", "-o", tmp_path / "cat.png")
     assert drawn.status == 2
-    assert "which is no model but what is added to one" in drawn.stderr
+    assert "which is the bundle of a ControlNet, expected that of a model" in drawn.stderr
     refused = command("build", copy, "--precision", "fp16", "--for", tiny_bundle)
     assert "got precision, for for the bundle of a ControlNet" in refused.stderr
 
