@@ -159,6 +159,25 @@ def test_residuals_stay_on_the_device() -> None:
     assert all(isinstance(tensor, np.ndarray) for tensor in found.values())
 
 
+def test_pictures_are_taken_to_a_device_once() -> None:
+    """Hints and features are the same arrays in every step, which nobody can write to."""
+    net = Net((1, 2, 3, 4))
+    condition = ControlCondition([run_of(net, [10, 20], conditional_only=True)])
+    adapter = AdaptedRun(features={"feature_0": np.array([[1], [2]], np.float32)}, steps=ALWAYS)
+    features = FeaturesCondition([adapter])
+    given = []
+    for _ in range(2):
+        condition.at(call_of(2))
+        condition.at(call_of(2, rows=slice(0, 3)))
+        given.append(host_arrays(features.at(call_of(2, batch=5)))["feature_0"])
+    assert given[0][:, 0].tolist() == [1, 2, 1, 2, 0]
+    hints = [call[HINT] for call in net.calls]
+    for first, again in ((hints[0], hints[2]), (hints[1], hints[3]), (given[0], given[1])):
+        assert first is again
+        assert not first.flags.writeable
+        assert first.base is None
+
+
 def test_union_nets_are_told_their_kinds() -> None:
     """In every row."""
     net = Net((1, 2))
