@@ -53,7 +53,7 @@ class ControlMetadata:
         """How sd-webui-controlnet, A1111's extension, writes one of its units; its pictures are made elsewhere."""
         pairs = {
             "Module": "none",
-            "Model": self.net.replace(",", "").replace(":", ""),
+            "Model": _plain(self.net),
             "Weight": f"{self.scale:g}",
             "Resize Mode": "Just Resize",
             "Guidance Start": f"{self.start:g}",
@@ -80,10 +80,10 @@ class ImagePromptMetadata:
     @property
     def text(self) -> str:
         """Its settings as A1111 writes those of a control unit."""
-        told = [f"Model: {self.adapter}", f"Weight: {self.scale:g}"]
+        told = [f"Model: {_plain(self.adapter)}", f"Weight: {self.scale:g}"]
         told += [f"Images: {self.images}"] if self.images > 1 else []
         if self.blocks is not None:
-            blocks = self.blocks if isinstance(self.blocks, str) else json.dumps(self.blocks, default=list)
+            blocks = self.blocks if isinstance(self.blocks, str) else json.dumps(self.blocks, default=_listed)
             told.append(f"Blocks: {blocks}")
         told += ["Masked: True"] if self.masked else []
         return ", ".join([*told, f"Guidance Start: {self.start:g}", f"Guidance End: {self.end:g}"])
@@ -187,7 +187,7 @@ class PictureMetadata:
             pairs["Sampler options"] = _quoted(", ".join(f"{k}={v}" for k, v in self.sampler_options.items()))
         told = {lora.name: lora.weights for lora in self.loras if lora.weights is not None}  # as the keyword takes them
         if told:
-            pairs["Lora weights"] = _quoted(json.dumps(told, ensure_ascii=False))
+            pairs["Lora weights"] = _quoted(json.dumps(told, ensure_ascii=False, default=_listed))
         for index, control in enumerate((*self.control_nets, *self.t2i_adapters)):
             pairs[f"ControlNet {index}"] = _quoted(control.unit)
         pairs |= {f"Image prompt {index}": _quoted(one.text) for index, one in enumerate(self.image_prompts)}
@@ -205,6 +205,16 @@ def _hashes(short: Mapping[str, str]) -> str:
     """Hashes by name as A1111 writes them; separators in a name are left out there, too."""
     names = {name.replace(":", "").replace(",", ""): value for name, value in short.items()}
     return _quoted(", ".join(f"{name}: {value}" for name, value in names.items()))
+
+
+def _plain(name: str) -> str:
+    """A name without the characters that separate settings."""
+    return name.replace(",", "").replace(":", "")
+
+
+def _listed(value: Any) -> Any:
+    """NumPy's numbers and arrays, and other sequences, as JSON writes them."""
+    return value.tolist() if hasattr(value, "tolist") else list(value)
 
 
 def _quoted(value: str) -> str:

@@ -20,7 +20,7 @@ from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.metadata.a1111_names import sampler_name, schedule_type
 from latentrt.runtime.metadata.model_name import model_name_from_manifest
-from latentrt.runtime.metadata.picture_metadata import PictureMetadata
+from latentrt.runtime.metadata.picture_metadata import ImagePromptMetadata, LoraMetadata, PictureMetadata
 from latentrt.runtime.pictures.picture_file import read_parameters, settings_from_parameters, write_picture
 from latentrt.runtime.sampling.sampler_table import SAMPLERS
 from latentrt.runtime.sampling.samplers import Sampler
@@ -230,6 +230,20 @@ METADATA = PictureMetadata(
     height=32,
     model="emoji",
 )
+
+
+def test_weights_of_blocks_in_numpys_numbers() -> None:
+    """Of LoRAs and image prompts; a name's commas and colons would look like further settings."""
+    blocks = {"down": np.float32(0.5), "up": {"block_0": np.array([0.0, 1.0])}, "mid": 1}
+    told = replace(
+        METADATA,
+        loras=(LoraMetadata(name="style", short_hash=None, unet=1.0, text=1.0, weights=blocks),),
+        image_prompts=(ImagePromptMetadata(adapter="a, b: c", images=1, scale=1.0, blocks=blocks),),
+    )
+    settings = a1111_settings(told.parameters())
+    numbers = '{"down": 0.5, "up": {"block_0": [0.0, 1.0]}, "mid": 1}'
+    assert numbers in settings["Lora weights"]
+    assert settings["Image prompt 0"].startswith(f"Model: a b c, Weight: 1, Blocks: {numbers}")
 
 
 def test_the_line_of_settings_has_a1111s_names_and_order() -> None:
