@@ -36,7 +36,7 @@ def number(value: Any, name: str) -> float:
     try:
         if not isinstance(value, (bool, np.bool_, str, bytes)):
             return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise RequestError(f"got {name} {value!r}, expected a number; give one")
 

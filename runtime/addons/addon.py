@@ -1,7 +1,10 @@
 """An add-on's bundle, opened: its manifest at once, its engines as they are first needed."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import AddonBundle, Bundle, open_addon
@@ -21,12 +24,22 @@ from latentrt.engines.store.components import OpenComponents
 class Addon:
     """A ControlNet, a T2I-Adapter or an IP-Adapter. Threads and pipelines may share one.
 
-    Closed, it releases its engines; calls that need them are refused from then on.
+    Closed, it releases its engines; calls that need them are refused from then on. Pickled, it is the bundle's path and
+    the options of ``latentrt.open_addon``: where it arrives, the bundle is opened.
     """
 
-    def __init__(self, bundle: AddonBundle, backend: Backend, *, threads: int | None) -> None:
-        """Takes a bundle; ``latentrt.open_addon`` makes one. No engine is opened yet."""
-        self._bundle, self._backend, self._threads = bundle, backend, threads
+    def __init__(
+        self, bundle: AddonBundle, backend: Backend, *, threads: int | None, reopen: "Callable[[], Addon]"
+    ) -> None:
+        """Takes a bundle; ``latentrt.open_addon`` makes one. No engine is opened yet.
+
+        Args:
+            bundle: of the add-on.
+            backend: what runs it.
+            threads: of a call on the CPU; None takes one per core.
+            reopen: opens the bundle in the same way, and can be pickled.
+        """
+        self._bundle, self._backend, self._threads, self._reopen = bundle, backend, threads, reopen
         self._lock, self._closed = Lock(), False
         self._components: OpenComponents[AddonBundle] | None = None
         watch_forks(self)
@@ -90,6 +103,10 @@ class Addon:
         """Called in a forked process, where whoever was opening is not there."""
         self._lock = Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How to open the bundle again."""
+        return self._reopen, ()
+
     def close(self) -> None:
         """Releases the engines; may be called twice."""
         with self._lock:
@@ -113,7 +130,8 @@ def addon_from_path(path: str | Path, *, backend: str = AUTO, threads: int | Non
         RequestError: an unknown backend.
     """
     bundle = open_addon(path)
-    return Addon(bundle, chosen_backend(bundle, backend), threads=threads)
+    reopen = partial(addon_from_path, path, backend=backend, threads=threads)
+    return Addon(bundle, chosen_backend(bundle, backend), threads=threads, reopen=reopen)
 
 
 class OpenAddons:

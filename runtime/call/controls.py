@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from latentrt.engines.bundle.records.addon_manifest import AddonKind
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import RequestError
@@ -16,9 +14,9 @@ from latentrt.runtime.addons.control import CONTROL_TYPES, Control, ControlMode
 from latentrt.runtime.addons.control_use import ControlUse, FeaturesUse, UsedControl
 from latentrt.runtime.addons.fitting import check_control_fits
 from latentrt.runtime.addons.use import AddonUse
+from latentrt.runtime.call.addon_fields import scale_from_argument, steps_from_shares
 from latentrt.runtime.call.sampling import Sampling
-from latentrt.runtime.checks import number, share, whole
-from latentrt.runtime.denoiser.steps import ActiveSteps, active_steps
+from latentrt.runtime.checks import whole
 from latentrt.runtime.pictures.control_picture import check_size, control_pictures_from_argument
 
 _FORM = "latentrt.Control(net, image), or a list of them"
@@ -66,15 +64,13 @@ def _used(opened: OpenAddons, control: Control, sampling: Sampling, count: int) 
     addon = _addon(opened, control.net)
     what = f"the {addon.label}"
     check_control_fits(addon, opened.manifest, opened.unet)
-    scale = number(control.scale, f"scale of {what}")
-    if not np.isfinite(scale):
-        raise RequestError(f"got scale {scale} of {what}, expected a finite number; 1.0 is common")
+    scale = scale_from_argument(control.scale, what)
     mode = choice(ControlMode, control.mode, f"mode of {what}")
     if mode is not ControlMode.BALANCED and addon.kind is AddonKind.T2I_ADAPTER:
         raise RequestError(
             f"got mode {str(mode)!r} for {what}, expected 'balanced', as it knows no other; leave mode out"
         )
-    steps = _steps(control, sampling, what)
+    steps = steps_from_shares(control.start, control.end, sampling, what)
     pictures = control_pictures_from_argument(control.image, opened.manifest.latents.channels, what)
     if len(pictures) not in (1, count):
         raise RequestError(
@@ -109,19 +105,6 @@ def _addon(opened: OpenAddons, net: Any) -> Addon:
             f"image_prompt=[latentrt.ImagePrompt({str(addon.name)!r}, image)]"
         )
     return addon
-
-
-def _steps(control: Control, sampling: Sampling, what: str) -> ActiveSteps:
-    """The steps of the run in which it counts: of image-to-image those that ``strength`` leaves.
-
-    Raises:
-        RequestError: a start or an end that is no share, or an end that is not later than the start.
-    """
-    start, end = share(control.start, f"start of {what}"), share(control.end, f"end of {what}")
-    if start >= end:
-        raise RequestError(f"got start {start:g} and end {end:g} of {what}, expected the end later; swap them")
-    taken = [step for step in sampling.schedule.steps if step.level.timestep >= sampling.stop_below]
-    return active_steps(taken, start, end)
 
 
 def _kind(addon: Addon, given: Any, what: str) -> int | None:

@@ -18,10 +18,9 @@ from latentrt.runtime.addons.image_prompt import ImagePrompt
 from latentrt.runtime.addons.image_prompt_use import ImagePrompts, ImagePromptUse
 from latentrt.runtime.addons.use import AddonUse
 from latentrt.runtime.arrays import is_array
+from latentrt.runtime.call.addon_fields import scale_from_argument, steps_from_shares
 from latentrt.runtime.call.keywords.options import AddonKeywords
 from latentrt.runtime.call.sampling import Sampling
-from latentrt.runtime.checks import number, share
-from latentrt.runtime.denoiser.steps import active_steps
 from latentrt.runtime.metadata.picture_metadata import ImagePromptMetadata
 from latentrt.runtime.pictures.arrays import pictures_from_argument
 from latentrt.runtime.pictures.clip_pixels import clip_pixels
@@ -66,12 +65,8 @@ def _use(
     manifest: BundleManifest, opened: OpenAddons, prompt: ImagePrompt, sampling: Sampling
 ) -> ImagePromptUse | None:
     """One of them, checked; None where it counts nowhere."""
-    scale = number(prompt.scale, f"scale of {_NAME}")
-    if not np.isfinite(scale):
-        raise RequestError(f"got scale {scale} of {_NAME}, expected a finite number; correct it")
-    start, end = share(prompt.start, f"start of {_NAME}"), share(prompt.end, f"end of {_NAME}")
-    if start >= end:
-        raise RequestError(f"got start {start:g} and end {end:g} of {_NAME}, expected the end later; swap them")
+    scale = scale_from_argument(prompt.scale, _NAME)
+    steps = steps_from_shares(prompt.start, prompt.end, sampling, _NAME)
     pictures = pictures_from_argument(prompt.images, -1, latents=False, name=f"images of {_NAME}")
     addon = _adapter(opened, prompt.adapter)
     record = _record(addon)
@@ -79,8 +74,6 @@ def _use(
     xl = manifest.conditioning.time_ids is not TimeIds.NONE
     scales = attention_scales(prompt.blocks, scale, opened.unet.structure, xl=xl)
     mask = _mask(prompt.mask)
-    taken = [step for step in sampling.schedule.steps if step.level.timestep >= sampling.stop_below]
-    steps = active_steps(taken, start, end)
     if not any(scales) or not any(steps.active):
         return None
     size, mean, std = record.image_size[0], record.image_mean, record.image_std
@@ -97,8 +90,8 @@ def _use(
             scale=scale,
             blocks=prompt.blocks,
             masked=mask is not None,
-            start=start,
-            end=end,
+            start=float(prompt.start),
+            end=float(prompt.end),
         ),
     )
 

@@ -30,6 +30,8 @@ def adapter(tiny_bundle: Path, shared: Path) -> Path:
 
 WRONG_NUMBERS: list[tuple[dict[str, Any], str]] = [
     ({"scale": float("nan")}, "got scale nan of the ControlNet 'sd1-net', expected a finite number"),
+    ({"scale": 1e39}, "got scale 1e+39 of the ControlNet 'sd1-net', expected a finite number"),
+    ({"scale": 10**400}, "expected a number; give one"),
     ({"scale": "much"}, "got scale of the ControlNet 'sd1-net' 'much', expected a number"),
     ({"start": -0.1}, "expected 0 to 1"),
     ({"end": 1.5}, "expected 0 to 1"),
@@ -159,10 +161,14 @@ def test_an_opened_net_serves_pipelines_and_threads(
 
 
 def test_a_pickled_pipeline_draws_with_nets(tiny_pipe: latentrt.Pipeline, tiny_net: Path) -> None:
-    """They are opened where they are named."""
+    """They are opened where they are named; those that were opened are opened again where they arrive."""
     expected = tiny_pipe("x", control=Control(tiny_net, MAP), **FAST).latents
-    with pickle.loads(pickle.dumps(tiny_pipe)) as pipe:
-        np.testing.assert_array_equal(pipe("x", control=Control(tiny_net, MAP), **FAST).latents, expected)
+    with latentrt.open_addon(tiny_net, threads=1) as net:
+        pickled = pickle.dumps((tiny_pipe, [Control(tiny_net, MAP), Control(net, MAP)]))
+    pipe, controls = pickle.loads(pickled)
+    with pipe, controls[1].net:
+        for control in controls:
+            np.testing.assert_array_equal(pipe("x", control=control, **FAST).latents, expected)
 
 
 def test_any_picture_is_taken(tiny_pipe: latentrt.Pipeline, tiny_net: Path) -> None:
