@@ -40,7 +40,7 @@ class AddonOption:
         """Reads ``BUNDLE:IMAGE[:SCALE]``. Paths may have colons: the longest beginnings that exist are taken.
 
         Raises:
-            RequestError: no such bundle or picture, or a scale that is no finite number.
+            RequestError: no such bundle or picture, both in the wrong order, or a scale that is no finite number.
         """
         parts = text.split(":")
         bundles = [end for end in range(len(parts), 0, -1) if _exists(parts[:end])]
@@ -83,6 +83,11 @@ class AddonOption:
 
     def _of_parts(self, parts: Sequence[str], end: int, last: int) -> AddonArgument:
         bundle, image, rest = ":".join(parts[:end]), ":".join(parts[end:last]), parts[last:]
+        if Path(bundle).is_file() and Path(image).is_dir():
+            raise RequestError(
+                f"got the file {bundle!r} as the {self.noun} and the folder {image!r} as its picture, expected "
+                f"{self.form}; swap them"
+            )
         if len(rest) > 1 or not all(map(_is_number, rest)):
             raise RequestError(
                 f"got scale {':'.join(rest)!r} for the {self.noun} {bundle!r}, expected {self.form} with a finite "

@@ -13,14 +13,14 @@ from latentrt.building.packages import export_packages
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
 from latentrt.engines.backends.compiler import WeightsAs
-from latentrt.engines.bundle.bundle import AddonBundle, is_addon, open_addon, open_bundle
+from latentrt.engines.bundle.bundle import AddonBundle, open_addon, open_bundle
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.addon_manifest import AddonManifest
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, DecisionRecord
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.bundle.records.seamless import Seamless
-from latentrt.engines.errors import BundleError, OutputError, RequestError
+from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
@@ -85,11 +85,7 @@ def build_addon(
         LatentrtError: of the kind that names the reason.
     """
     _check_choices(request)
-    destination = destination_from_argument(request.output)
-    if (destination / BUNDLE_FILE).is_file() and not is_addon(destination):
-        raise OutputError(
-            f"{str(destination)!r} is the bundle of a model, which a net does not replace; choose another folder"
-        )
+    destination = destination_from_argument(request.output, addon=True)
     plan = _plan(request)
     with locked(destination):
         bundle = _existing(destination, plan)
@@ -130,7 +126,7 @@ def build_engines_of_addon(request: BuildRequest, timer: StageTimer) -> Build:
         changed += ["precision"] if request.precision not in (None, manifest.precision) else []
         changed += ["profiles"] if not set(request.profiles) <= set(manifest.profiles) else []
         changed += ["output"] if request.output is not None and request.output.resolve() != root else []
-        changed += ["for"] if request.for_bundle is not None else []
+        changed += ["a model's bundle (--for)"] if request.for_bundle is not None else []
         changed += ["image encoder"] if request.image_encoder is not None else []
         if changed:
             raise RequestError(

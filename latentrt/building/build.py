@@ -94,7 +94,7 @@ def build(
             rounding costs most stay in floating point until it is reached.
         for_bundle: the bundle of the model that ``model``, then a control net or a T2I-Adapter (a diffusers folder, a
             file, a hub id), is built for. Its family, its profiles and, unless ``precision`` says otherwise, its
-            precision are the net's; what int8 is to a model, fp32 is to its nets.
+            precision are the net's; for a model in int8 nets are in fp32 for CPUs and in fp16 for GPUs.
         image_encoder: of an IP-Adapter: the folder of the CLIP vision model that it was trained with, or one on the
             hub.
         progress: receives the stages.

@@ -42,7 +42,7 @@ class EnginesToMake:
         components = [Component(root=bundle.root, manifest=bundle.manifest, name=n) for n in bundle.manifest.components]
         if self.added and not any(component.kind.added_inputs for component in components):
             raise RequestError(
-                f"got with {added_text(self.added)} for {str(bundle.root)!r}, whose components "
+                f"got added inputs {added_text(self.added)} for {str(bundle.root)!r}, whose components "
                 f"({', '.join(bundle.manifest.components)}) take no such inputs, expected a model's bundle; leave it "
                 "out here, and build the model's engines with it"
             )
@@ -93,8 +93,8 @@ def engines_to_make(
         )
     if added and not compiler.added_apart:
         raise RequestError(
-            f"got with {added_text(added)} for backend {backend}, whose engines take these inputs as they are; leave "
-            "it out, or choose tensorrt or tensorrt-rtx"
+            f"got added inputs {added_text(added)} for backend {backend}, whose engines take them as they are; leave "
+            "--with out, or choose tensorrt or tensorrt-rtx"
         )
     targets = compiler.targets(gpus, workspace_mb)
     compiler.version()  # refuses where the backend is not installed

@@ -198,7 +198,7 @@ def test_all_of_them_are_verified(bundle: Path) -> None:
 def test_other_backends_take_them_as_they_are(tiny_copy: Path, backend: str) -> None:
     """Said before anything is built."""
     with pytest.raises(
-        latentrt.RequestError, match=f"got with control for backend {backend}, whose engines take these"
+        latentrt.RequestError, match=f"got added inputs control for backend {backend}, whose engines take them"
     ):
         latentrt.build(tiny_copy, backend=backend, added="control")
 

@@ -58,6 +58,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "cut short or not JSON"),
     "binary": (lambda path: path.write_bytes(b"\xff\x00"), "cut short or not JSON"),
     "a list": (lambda path: path.write_text("[]"), "schema_version"),
+    "a number": (lambda path: path.write_text("3"), "schema_version|should be an object|valid dictionary"),
+    "a deep list": (lambda path: path.write_text("[" * 100_000), "cut short or not JSON"),
     "an unknown key": (lambda path: change(path, colour="red"), "colour"),
     "a newer schema": (
         lambda path: change(path, schema_version=SCHEMA + 1),

@@ -197,5 +197,5 @@ def test_a_net_needs_a_model_and_takes_no_models_options(
     assert "got profile 64x64 for a model with 32x32x2, 48x32" in refused(profiles=["64x64"])
     assert "expected precision fp16" in refused(fp32=["hint"])
     assert "expected some of hint, control" in refused(fp32=["vae_decoder"], precision="fp16")
-    assert "is the bundle of a model, which a net does not replace" in refused(output=tiny_bundle)
+    assert "is the bundle of a model, which a net or an adapter does not replace" in refused(output=tiny_bundle)
     assert not out.exists()

@@ -81,8 +81,11 @@ def test_commands(
     drawn = command("generate", copy, "a cat", "-o", tmp_path / "cat.png")
     assert drawn.status == 2
     assert "which is the bundle of a ControlNet, expected that of a model" in drawn.stderr
+    refused = command("build", "emoji", "-o", copy)
+    assert refused.status == 2
+    assert "is the bundle of a net or an adapter, which a model does not replace" in refused.stderr
     refused = command("build", copy, "--precision", "fp16", "--for", tiny_bundle)
-    assert "got precision, for for the bundle of a ControlNet" in refused.stderr
+    assert "got precision, a model's bundle (--for) for the bundle of a ControlNet" in refused.stderr
 
 
 def test_precision_is_the_models(half_bundle: Path, net_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_arrays_of_inpainting_nets(here: Path, tiny_bundle: Path, tiny_net: Path
             "got --control-end 2 times for 1 times --control; give it once for all, or once for each",
         ),
         (("--control", "start.png:map.png"), "expected the folder of a bundle"),
+        (("--control", "map.png:C:net.bundle"), "expected NET:IMAGE[:SCALE]; swap them"),
         (("--control", "C:net.bundle:bad.npy"), "cannot read a control picture from 'bad.npy'"),
         (("--control", "C:net.bundle:bad.png"), "expected a picture file"),
     ],
