@@ -120,13 +120,15 @@ def bundle_and_seal(root: str | Path) -> tuple[Bundle, Seal]:
         manifest, seal = read_manifest_and_seal(root / BUNDLE_FILE, BundleManifest)
     except BundleError:
         told = _addon_told(root)
-        if told not in set(AddonKind):
+        if told not in list(AddonKind):
             raise
         kind = AddonKind(told)
-        use = "image_prompt=[latentrt.ImagePrompt" if kind is AddonKind.IMAGE_PROMPT else "control=[latentrt.Control"
+        prompts = kind is AddonKind.IMAGE_PROMPT
+        use = "image_prompt=[latentrt.ImagePrompt" if prompts else "control=[latentrt.Control"
+        option = "--image-prompt" if prompts else "--control"
         raise BundleError(
             f"got {str(root)!r}, which is the bundle of {kind.label}, expected that of a model; open the model's, and "
-            f"give this one in its calls: {use}({root.name!r}, picture)]"
+            f"give this one in its calls: {use}({root.name!r}, picture)], or as {option} {root.name}:PICTURE"
         ) from None
     faults = _conditioning_faults(manifest)
     if faults:
@@ -163,7 +165,7 @@ def _addon_told(root: Path) -> Any:
     """What kind of add-on a bundle calls itself; None where it is none."""
     try:
         content = json.loads((root / BUNDLE_FILE).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content.get("addon") if isinstance(content, dict) else None
 

@@ -59,6 +59,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "binary": (lambda path: path.write_bytes(b"\xff\x00"), "cut short or not JSON"),
     "a list": (lambda path: path.write_text("[]"), "schema_version"),
     "a number": (lambda path: path.write_text("3"), "schema_version|should be an object|valid dictionary"),
+    "add-ons": (lambda path: change(path, addon=["control-net"]), "addon"),
     "a deep list": (lambda path: path.write_text("[" * 100_000), "cut short or not JSON"),
     "an unknown key": (lambda path: change(path, colour="red"), "colour"),
     "a newer schema": (

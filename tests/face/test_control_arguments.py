@@ -82,7 +82,7 @@ def test_refusals_of_what_is_no_control(tiny_pipe: latentrt.Pipeline, tiny_bundl
 
 def test_a_net_is_no_model(tiny_net: Path) -> None:
     """And is told to be given in a call."""
-    with pytest.raises(BundleError, match=r"open that, and give this in its calls: control=\[latentrt\.Control"):
+    with pytest.raises(BundleError, match=r"give this one in its calls: control=\[latentrt\.Control\('sd1-net"):
         latentrt.open(tiny_net)
 
 
