@@ -4,13 +4,16 @@ Names and shapes are here, for everyone; ``engines/graphs/variants/`` puts them 
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latentrt.engines.bundle.unet_structure import Plane, UnetStructure
 from latentrt.engines.choices import choice
 from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.engines.spec import BATCH, TensorSpec
+
+if TYPE_CHECKING:
+    from latentrt.engines.bundle.unet_structure import Plane, UnetStructure
 
 MID_RESIDUAL = "mid_residual"
 KEYS, VALUES, SCALES = "image_prompt_keys", "image_prompt_values", "image_prompt_scales"
@@ -42,12 +45,14 @@ def image_prompt_mask(level: int) -> str:
     return f"image_prompt_mask_{level}"
 
 
-def feature_planes(structure: UnetStructure) -> tuple[Plane, ...]:
+def feature_planes(structure: "UnetStructure") -> "tuple[Plane, ...]":
     """Where a T2I-Adapter's features are added (diffusers' ``down_intrablock_additional_residuals``).
 
     A block with cross-attention takes its feature behind its last layer, before its downsampler; a plain block behind
     all of it. One that is left over is for the mid block's result, if it has its size: SDXL's fourth.
     """
+    from latentrt.engines.bundle.unet_structure import Plane  # plain drawing needs none of it
+
     planes = [
         Plane(channels=block.channels, level=block.level + (block.resamples and not block.attentions))
         for block in structure.down
@@ -55,7 +60,7 @@ def feature_planes(structure: UnetStructure) -> tuple[Plane, ...]:
     return (*planes, structure.middle) if structure.mid.resnets else tuple(planes)
 
 
-def added_inputs(structure: UnetStructure, shapes: Shapes, size: tuple[int, int]) -> dict[str, TensorSpec]:
+def added_inputs(structure: "UnetStructure", shapes: Shapes, size: tuple[int, int]) -> dict[str, TensorSpec]:
     """The inputs that engines opened for ``shapes.added`` take beside the U-Net's own. All are float32.
 
     - ``down_residual_<i>``, ``mid_residual`` (batch, C, h, w): of control nets, all of them summed and scaled.
@@ -87,7 +92,7 @@ def added_inputs(structure: UnetStructure, shapes: Shapes, size: tuple[int, int]
     return tensors
 
 
-def attended_levels(structure: UnetStructure) -> tuple[int, ...]:
+def attended_levels(structure: "UnetStructure") -> tuple[int, ...]:
     """The levels that have cross-attentions, ascending."""
     return tuple(sorted({one.level for one in structure.cross_attentions}))
 
@@ -114,7 +119,7 @@ def added_of(names: Iterable[str]) -> frozenset[AddedInputs]:
     return frozenset(added for added, name in told.items() if name in present)
 
 
-def _of_plane(plane: Plane, size: tuple[int, int]) -> TensorSpec:
+def _of_plane(plane: "Plane", size: tuple[int, int]) -> TensorSpec:
     return _neutral((plane.channels, *plane_size(size, plane.level)), 0.0)
 
 

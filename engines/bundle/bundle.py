@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.addon_manifest import AddonKind, AddonManifest
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, ComponentsManifest
 from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.bundle.records.manifest import BundleManifest
@@ -18,6 +17,7 @@ from latentrt.engines.files import recover_directory
 
 if TYPE_CHECKING:
     from latentrt.engines.bundle.probes import Probe
+    from latentrt.engines.bundle.records.addon_manifest import AddonManifest
     from latentrt.engines.bundle.weights import ComponentWeights
 
 
@@ -79,7 +79,7 @@ class Bundle(BundleFolder):
 class AddonBundle(BundleFolder):
     """The bundle of a control net, a T2I-Adapter or an adapter for image prompts."""
 
-    manifest: AddonManifest
+    manifest: "AddonManifest"
 
 
 def open_bundle(root: str | Path) -> Bundle:
@@ -119,6 +119,8 @@ def bundle_and_seal(root: str | Path) -> tuple[Bundle, Seal]:
     try:
         manifest, seal = read_manifest_and_seal(root / BUNDLE_FILE, BundleManifest)
     except BundleError:
+        from latentrt.engines.bundle.records.addon_manifest import AddonKind
+
         told = _addon_told(root)
         if told not in list(AddonKind):
             raise
@@ -142,6 +144,8 @@ def addon_and_seal(root: str | Path) -> tuple[AddonBundle, Seal]:
     Raises:
         BundleError: no bundle, a model's, damaged, or written by a newer latentrt.
     """
+    from latentrt.engines.bundle.records.addon_manifest import AddonManifest  # plain drawing needs none of it
+
     root = _folder(root)
     if (root / BUNDLE_FILE).is_file() and not is_addon(root):
         raise BundleError(

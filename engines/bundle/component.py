@@ -4,14 +4,17 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_inputs, added_text
 from latentrt.engines.bundle.kinds import KindRow
 from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord
 from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
-from latentrt.engines.bundle.unet_structure import UnetStructure, unet_structure
 from latentrt.engines.shapes import AddedInputs, Profile, Shapes
 from latentrt.engines.spec import EngineSpec
+
+if TYPE_CHECKING:
+    from latentrt.engines.bundle.unet_structure import UnetStructure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +90,14 @@ class Component:
         return profile.batch * self.record.batch_per_picture
 
     @cached_property
-    def structure(self) -> UnetStructure:
+    def structure(self) -> "UnetStructure":
         """A U-Net's blocks.
 
         Raises:
             BundleError: the record of names is missing or damaged, or the component is no U-Net.
         """
         from latentrt.engines.bundle.records.named_weights import read_named_weights
+        from latentrt.engines.bundle.unet_structure import unet_structure  # plain drawing needs none of it
 
         named = read_named_weights(self.root / self.record.named_weights)
         return unet_structure({name: row.shape for name, row in named.weights.items()})

@@ -4,17 +4,15 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
-from latentrt.engines.bundle.records.addon_manifest import AddonManifest
 from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.records.engine_manifest import EngineManifest
-from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.seal import Seal, opened, sealed
 from latentrt.engines.documents import document_from_content
 from latentrt.engines.errors import BundleError
 
 SCHEMA = 3
 _REMEDY = "build the bundle again with this latentrt"
-_Manifest = TypeVar("_Manifest", BundleManifest, AddonManifest, EngineManifest)
+_Manifest = TypeVar("_Manifest", bound=ComponentsManifest | EngineManifest)
 
 
 def read_manifest_and_seal(path: Path, kind: type[_Manifest]) -> tuple[_Manifest, Seal]:
