@@ -102,7 +102,7 @@ def _addon(opened: OpenAddons, net: Any) -> Addon:
     if addon.kind is AddonKind.IMAGE_PROMPT:
         raise RequestError(
             f"got the {addon.label} as control, expected a ControlNet or a T2I-Adapter; give it as "
-            f"image_prompt=[latentrt.ImagePrompt({str(addon.name)!r}, image)]"
+            "image_prompt=[latentrt.ImagePrompt(adapter, image)], or with --image-prompt"
         )
     return addon
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, ImagePromptRecord
 from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.bundle.records.manifest import BundleManifest
@@ -17,7 +17,6 @@ from latentrt.runtime.addons.attention_scales import attention_scales
 from latentrt.runtime.addons.image_prompt import ImagePrompt
 from latentrt.runtime.addons.image_prompt_use import ImagePrompts, ImagePromptUse
 from latentrt.runtime.addons.use import AddonUse
-from latentrt.runtime.arrays import is_array
 from latentrt.runtime.call.addon_fields import scale_from_argument, steps_from_shares
 from latentrt.runtime.call.keywords.options import AddonKeywords
 from latentrt.runtime.call.sampling import Sampling
@@ -106,7 +105,7 @@ def _adapter(opened: OpenAddons, adapter: Any) -> Addon:
     if addon.kind is not AddonKind.IMAGE_PROMPT:
         raise RequestError(
             f"got {addon.name!r}, {addon.kind.label}, as an image prompt's adapter, expected an IP-Adapter's bundle; "
-            "give it with control"
+            "give it as control=[latentrt.Control(net, image)], or with --control"
         )
     return addon
 
@@ -119,7 +118,7 @@ def _record(addon: Addon) -> ImagePromptRecord:
 
 def _check_fits(manifest: BundleManifest, opened: OpenAddons, addon: Addon, record: ImagePromptRecord) -> None:
     """Refuses an adapter whose matrices are not those of the model's cross-attentions."""
-    context = manifest.components["unet"].inputs["encoder_hidden_states"].shape[2]
+    context = manifest.components[UNET].inputs["encoder_hidden_states"].shape[2]
     widths = tuple(layer.width for layer in opened.unet.structure.cross_attentions)
     if (record.context, record.widths) != (context, widths):
         raise RequestError(
@@ -133,8 +132,8 @@ def _mask(given: Any) -> Picture | None:
     """The mask of an image prompt, read once to see that it can be."""
     if given is None:
         return None
-    masks = masks_from_argument(given)
-    if len(masks) != 1 or not (isinstance(given, Image.Image) or is_array(given)):
+    masks = masks_from_argument(given, f"mask of {_NAME}")
+    if len(masks) != 1:
         raise RequestError(f"got {len(masks)} masks of an {_NAME}, expected one; give an image prompt for each of them")
     white_places(masks[0], 8, 8)
     return masks[0]

@@ -67,10 +67,14 @@ class InpaintInput:
         )
 
 
-def masks_from_argument(mask_image: Any) -> list[Picture]:
+def masks_from_argument(mask_image: Any, name: str = "mask_image") -> list[Picture]:
     """The mask or masks that a caller gave: PIL, an array or torch's tensor, or a list of them.
 
     An array is one mask, (H, W), (H, W, 1) or (1, H, W), or several: (N, H, W), (N, H, W, 1) or (N, 1, H, W).
+
+    Args:
+        mask_image: what the caller gave.
+        name: of the argument, for errors.
 
     Returns:
         PIL pictures as they are, and arrays (H, W).
@@ -80,19 +84,19 @@ def masks_from_argument(mask_image: Any) -> list[Picture]:
     """
     masks = [mask_image] if isinstance(mask_image, Image.Image) or is_array(mask_image) else mask_image
     if not isinstance(masks, (list, tuple)) or not masks:
-        raise RequestError(f"got mask_image {mask_image!r}, expected a PIL picture, an array, or a list; give one")
+        raise RequestError(f"got {name} {mask_image!r}, expected a PIL picture, an array, or a list; give one")
     found: list[Picture] = []
     for mask in masks:
         if isinstance(mask, Image.Image):
             found.append(mask)
         elif is_array(mask):
-            found += _masks_of_array(as_array(mask, "mask_image"))
+            found += _masks_of_array(as_array(mask, name), name)
         else:
-            raise RequestError(f"got mask_image {mask!r}, expected a PIL picture or an array; open it first")
+            raise RequestError(f"got {name} {mask!r}, expected a PIL picture or an array; open it first")
     return found
 
 
-def _masks_of_array(array: Array) -> list[Array]:
+def _masks_of_array(array: Array, name: str) -> list[Array]:
     """The masks (H, W) of an array of one or several, each of one channel."""
     if array.ndim == 2:
         return [array]
@@ -101,7 +105,7 @@ def _masks_of_array(array: Array) -> list[Array]:
     if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
         return list(array[..., 0] if array.shape[3] == 1 else array[:, 0])
     raise RequestError(
-        f"got mask_image {array.shape}, expected (height, width), or (N, height, width) for several, of one channel; "
+        f"got {name} {array.shape}, expected (height, width), or (N, height, width) for several, of one channel; "
         "give that, or a PIL picture, whose brightness counts"
     )
 

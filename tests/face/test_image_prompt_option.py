@@ -108,4 +108,5 @@ def test_bad_image_prompts_are_refused(
     refused(latentrt.ImagePrompt(adapter, image, end=1.5), "expected 0 to 1")
     refused(latentrt.ImagePrompt(adapter, image, blocks="stile"), "expected one of style")
     refused(latentrt.ImagePrompt(adapter, image, mask=[image, image]), "got 2 masks")  # type: ignore[arg-type]
+    refused(latentrt.ImagePrompt(adapter, image, mask="mask.png"), "got mask of image_prompt 'mask.png'")  # type: ignore[arg-type]
     refused(str(adapter), "expected latentrt.ImagePrompt")
