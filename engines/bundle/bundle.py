@@ -105,8 +105,14 @@ def open_addon(root: str | Path) -> AddonBundle:
 
 
 def is_addon(root: str | Path) -> bool:
-    """Whether a folder holds the bundle of an add-on; what is no bundle is none."""
-    return _addon_told(Path(root)) is not None
+    """Whether a folder holds the bundle of an add-on; what is no bundle, or damaged, is none."""
+    return _content(Path(root)).get("addon") is not None
+
+
+def is_model(root: str | Path) -> bool:
+    """Whether a folder holds the bundle of a model; what is no bundle, or damaged, is none."""
+    content = _content(Path(root))
+    return bool(content) and content.get("addon") is None
 
 
 def bundle_and_seal(root: str | Path) -> tuple[Bundle, Seal]:
@@ -121,7 +127,7 @@ def bundle_and_seal(root: str | Path) -> tuple[Bundle, Seal]:
     except BundleError:
         from latentrt.engines.bundle.records.addon_manifest import AddonKind
 
-        told = _addon_told(root)
+        told = _content(root).get("addon")
         if told not in list(AddonKind):
             raise
         kind = AddonKind(told)
@@ -147,7 +153,7 @@ def addon_and_seal(root: str | Path) -> tuple[AddonBundle, Seal]:
     from latentrt.engines.bundle.records.addon_manifest import AddonManifest  # plain drawing needs none of it
 
     root = _folder(root)
-    if (root / BUNDLE_FILE).is_file() and not is_addon(root):
+    if is_model(root):
         raise BundleError(
             f"got {str(root)!r}, which is the bundle of a model, expected that of a ControlNet, a T2I-Adapter or an "
             "IP-Adapter; build one with latentrt build NET --for BUNDLE"
@@ -165,13 +171,13 @@ def folder_and_seal(root: str | Path) -> tuple[Bundle | AddonBundle, Seal]:
     return addon_and_seal(root) if is_addon(root) else bundle_and_seal(root)
 
 
-def _addon_told(root: Path) -> Any:
-    """What kind of add-on a bundle calls itself; None where it is none."""
+def _content(root: Path) -> dict[str, Any]:
+    """What ``bundle.json`` holds, unchecked; nothing where it cannot be read."""
     try:
         content = json.loads((root / BUNDLE_FILE).read_bytes())
     except (OSError, ValueError, RecursionError):
-        return None
-    return content.get("addon") if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _folder(root: str | Path) -> Path:

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake
-from latentrt.engines.bundle.bundle import is_addon
+from latentrt.engines.bundle.bundle import is_addon, is_model
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.errors import OutputError, RequestError
 from latentrt.engines.precision import Backend, Precision
@@ -31,7 +31,7 @@ def destination_from_argument(output: Path | None, *, addon: bool = False) -> Pa
     folder = output.resolve()
     if folder.exists() and not _replaceable(folder):
         raise OutputError(f"{str(folder)!r} exists and is no bundle; choose a new folder or remove it")
-    if (folder / BUNDLE_FILE).is_file() and is_addon(folder) != addon:
+    if (is_model if addon else is_addon)(folder):
         got, made = ("a model", "a net or an adapter") if addon else ("a net or an adapter", "a model")
         raise OutputError(
             f"{str(folder)!r} is the bundle of {got}, which {made} does not replace; choose another folder"

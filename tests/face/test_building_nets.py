@@ -16,6 +16,7 @@ from tiny_nets import save_control_net, save_t2i_adapter, save_union_net
 
 import latentrt
 from latentrt.building.based_nets import with_base_weights
+from latentrt.building.destination import destination_from_argument
 from latentrt.engines.bundle.bundle import AddonBundle, open_addon, open_bundle
 from latentrt.engines.bundle.kinds import CONTROL, FEATURES, HINT
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, ControlRecord
@@ -86,6 +87,19 @@ def test_commands(
     assert "is the bundle of a net or an adapter, which a model does not replace" in refused.stderr
     refused = command("build", copy, "--precision", "fp16", "--for", tiny_bundle)
     assert "got precision, a model's bundle (--for) for the bundle of a ControlNet" in refused.stderr
+
+
+def test_a_damaged_net_is_called_that_and_may_be_replaced(tiny_bundle: Path, tiny_net: Path, tmp_path: Path) -> None:
+    """Whose manifest cannot be read is no model's for that."""
+    copy = shutil.copytree(tiny_net, tmp_path / "net.bundle")
+    whole = (copy / "bundle.json").read_bytes()
+    (copy / "bundle.json").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(latentrt.BundleError, match="cut short"):
+        latentrt.open_addon(copy)
+    for addon, other in ((True, tiny_bundle), (False, tiny_net)):
+        assert destination_from_argument(copy, addon=addon) == copy.resolve()
+        with pytest.raises(latentrt.OutputError, match="does not replace"):
+            destination_from_argument(other, addon=addon)
 
 
 def test_precision_is_the_models(half_bundle: Path, net_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
