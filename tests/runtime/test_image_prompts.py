@@ -145,17 +145,22 @@ def test_each_step_is_given_what_counts() -> None:
     prompts = [attended(2, 0.5, (True, True, False)), attended(3, 0.7, (True, False, False))]
     condition = ImagePromptCondition(prompts, 6, (0,))
 
-    def at(ratio: float) -> Any:
+    def at(ratio: float, batch: int = 4) -> Any:
         call = UnetCall(
             passes=(NEGATIVE, POSITIVE),
             rows=slice(0, 4),
             pictures=2,
             level=Level(0.0, 1.0, ratio),
-            inputs={},
+            inputs={"sample": np.zeros((batch, 4, 2, 2), np.float32)},
         )
         return condition.at(call)
 
     first, second = at(9.0), at(3.0)
+    larger = at(9.0, 6)  # than its rows: as a whole, so that a device takes it once
+    for name, array in larger.items():
+        assert array.shape[0] == 6
+        assert array is at(9.0, 6)[name]
+        np.testing.assert_array_equal(array[:4], first[name])
     assert {name: array.shape for name, array in first.items()} == {
         "image_prompt_keys": (4, 2, 6, 1),
         "image_prompt_values": (4, 2, 6, 1),

@@ -8,11 +8,11 @@ import numpy as np
 
 from latentrt.engines.bundle.added_inputs import KEYS, SCALES, VALUES, image_prompt_mask
 from latentrt.engines.spec import Array, Tensor
-from latentrt.runtime.denoiser.conditions.condition import UnetCall
+from latentrt.runtime.denoiser.conditions.condition import SAMPLE, UnetCall
 from latentrt.runtime.denoiser.guider import NEGATIVE, Pass
 from latentrt.runtime.denoiser.steps import ActiveSteps
 
-_Shape = tuple[tuple[Pass, ...], tuple[bool, ...]]
+_Shape = tuple[tuple[Pass, ...], tuple[bool, ...], int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,12 +68,14 @@ class ImagePromptCondition:
         counts = tuple(prompt.steps.at(call.level) for prompt in self._prompts)
         if not any(counts):
             return {}
-        shape = (call.pass_of_each, counts)
+        shape = (call.pass_of_each, counts, call.inputs[SAMPLE].shape[0])
         if shape not in self._made:
             self._made = {shape: self._rows(*shape), **dict(list(self._made.items())[:3])}  # a few parts of a batch
         return self._made[shape]
 
-    def _rows(self, passes: tuple[Pass, ...], counts: tuple[bool, ...]) -> dict[str, Array]:
+    def _rows(self, passes: tuple[Pass, ...], counts: tuple[bool, ...], batch: int) -> dict[str, Array]:
+        """Those of a whole batch; rows that are of no meaning repeat the last."""
+        passes = passes + passes[-1:] * (batch - len(passes))
         made = {which: self._packed(which) for which in dict.fromkeys(passes)}
         scales = np.array(
             [prompt.scales if counted else (0.0,) * len(prompt.scales) for prompt, counted in self._counted(counts)],
