@@ -392,7 +392,7 @@ FOLDERS: dict[str, Wrong] = {
     "ControlNet folder": _folder(
         folder(config·json=content('{"_class_name": "ControlNetModel"}'), diffusion_pytorch_model·safetensors=WEIGHTS),
         "a ControlNetModel",
-        "choose such a model",
+        "build it for the bundle of that one, with --for BUNDLE",
     ),
     "CLIP folder": _folder(
         folder(config·json=content('{"architectures": ["CLIPTextModel"]}'), model·safetensors=WEIGHTS),

@@ -6,7 +6,7 @@ import numpy as np
 
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.sampling import Sampling
-from latentrt.runtime.checks import number, share
+from latentrt.runtime.checks import number, share, warn_caller
 from latentrt.runtime.denoiser.steps import ActiveSteps, active_steps
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -42,6 +42,12 @@ def steps_from_shares(start: Any, end: Any, sampling: Sampling, what: str) -> Ac
     """
     start, end = share(start, f"start of {what}"), share(end, f"end of {what}")
     if start >= end:
-        raise RequestError(f"got start {start:g} and end {end:g} of {what}, expected the end later; swap them")
+        raise RequestError(f"got start {start:g} and end {end:g} of {what}, expected the end later; correct them")
     taken = [step for step in sampling.schedule.steps if step.level.timestep >= sampling.stop_below]
-    return active_steps(taken, start, end)
+    steps = active_steps(taken, start, end)
+    if not any(steps.active):
+        warn_caller(
+            f"none of the {len(steps.active)} steps lies between start {start:g} and end {end:g} of {what}, so it "
+            "changes nothing; set them further apart"
+        )
+    return steps

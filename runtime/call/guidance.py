@@ -77,7 +77,9 @@ def guidance_from_keywords(manifest: BundleManifest, keywords: GuidanceKeywords,
     start = share(keywords.get("guidance_start", 0.0), "guidance_start")
     end = share(keywords.get("guidance_end", 1.0), "guidance_end")
     if start >= end:
-        raise RequestError(f"got guidance_start {start:g} and guidance_end {end:g}, expected the end later; swap them")
+        raise RequestError(
+            f"got guidance_start {start:g} and guidance_end {end:g}, expected the end later; correct them"
+        )
     count = len(ratios)
     inside = steps_between(start, end, count)
     rescale = share(keywords.get("guidance_rescale", 0.0), "guidance_rescale")

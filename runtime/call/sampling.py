@@ -162,7 +162,7 @@ def _check_schedule(keywords: SamplingKeywords, sampler: Sampler, schedule: Sche
     end = share(keywords.get("denoising_end", 1.0), "denoising_end")
     if "denoising_start" in keywords and start >= end:
         raise RequestError(
-            f"got denoising_start {start:g} and denoising_end {end:g}, expected the end later; swap them"
+            f"got denoising_start {start:g} and denoising_end {end:g}, expected the end later; correct them"
         )
     if schedule.prediction_type is PredictionType.EPSILON and not np.all(schedule.alphas):
         raise RequestError(

@@ -136,6 +136,8 @@ def test_what_does_not_fit_is_refused(
     assert "no config.json" in refusal(plus, base, adapter_file("sd1", "base").parent)
     (other / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5]}))
     assert "expected three numbers" in refusal(plus, base, other)
+    (other / "preprocessor_config.json").write_text(json.dumps({"image_std": [0.5, 0.0, 0.5]}))
+    assert "expected three numbers above 0" in refusal(plus, base, other)
     assert "an IP-Adapter for prompts 192 wide" in refusal(adapter_file("sdxl", "base"), base, image_encoder)
     assert "FaceID" in refusal(adapter_file("sd1", "faceid"), base, image_encoder)
     with pytest.raises(RequestError, match="leave --image-encoder out"):

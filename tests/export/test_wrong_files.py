@@ -9,6 +9,7 @@ import pytest
 from wrong_models import WRONG, Wrong
 
 from latentrt.engines.errors import CheckpointError
+from latentrt.export.sources.checks.library_settings import constructor_settings
 from latentrt.export.sources.partial_model import Choices
 from latentrt.export.sources.source import checkpoint_from_model
 
@@ -27,6 +28,7 @@ def test_named_for_what_it_is(mistake: str, tmp_path: Path, monkeypatch: pytest.
     """One sentence with what it is and what to do; the libraries cannot be imported meanwhile."""
     wrong = WRONG[mistake]
     path = made(wrong, tmp_path)
+    constructor_settings("diffusers", "schedulers/scheduling_pndm.py", "PNDMScheduler")  # read from its file, and kept
     for library in _LIBRARIES:
         monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(CheckpointError) as caught:

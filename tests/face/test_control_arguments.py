@@ -36,7 +36,7 @@ WRONG_NUMBERS: list[tuple[dict[str, Any], str]] = [
     ({"start": -0.1}, "expected 0 to 1"),
     ({"end": 1.5}, "expected 0 to 1"),
     ({"start": 0.6, "end": 0.4}, "got start 0.6 and end 0.4 of the ControlNet 'sd1-net', expected the end later"),
-    ({"start": 0.5, "end": 0.5}, "expected the end later; swap them"),
+    ({"start": 0.5, "end": 0.5}, "expected the end later; correct them"),
     ({"mode": "more_control"}, "expected one of balanced, prompt, control; choose one"),
     ({"type": "canny"}, "which knows pictures of one kind alone; leave it out"),
     ({"image": [MAP, MAP, MAP]}, "got 3 images of the ControlNet 'sd1-net' for 1 pictures; give one for all"),
@@ -78,6 +78,16 @@ def test_refusals_of_what_is_no_control(tiny_pipe: latentrt.Pipeline, tiny_bundl
         with pytest.raises((RequestError, BundleError)) as refused:
             tiny_pipe("x", control=given, **FAST)
         assert words in str(refused.value), str(refused.value)
+
+
+def test_a_range_without_a_step_is_told(tiny_pipe: latentrt.Pipeline, tiny_net: Path) -> None:
+    """The picture is the plain one then, and its user would wonder."""
+    control = Control(tiny_net, MAP, start=0.6, end=0.9)
+    with pytest.warns(
+        UserWarning, match=r"none of the 2 steps lies between start 0\.6 and end 0\.9 .* changes nothing"
+    ):
+        drawn = tiny_pipe("a cat", control=control, **FAST)
+    np.testing.assert_array_equal(drawn.latents, tiny_pipe("a cat", **FAST).latents)
 
 
 def test_a_net_is_no_model(tiny_net: Path) -> None:

@@ -27,7 +27,7 @@ from latentrt.int8.settings import Effort
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps and a few pictures are enough to see that everything is there."""
-    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=3))
+    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=3, calls=1))
 
 
 @pytest.fixture(scope="module")

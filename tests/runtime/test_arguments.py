@@ -28,7 +28,7 @@ CALLS: list[tuple[str, Callable[[Pipe], Any], str]] = [
     ("nan guidance", lambda p: p("a", guidance_scale=float("nan")), "expected a number of at least 0"),
     ("ragged guidance", lambda p: p("a", guidance_scale=[7, [7], 7]), "expected a number"),
     ("few guidances", lambda p: p("a", guidance_scale=[7, 7], num_inference_steps=3), "a schedule of 3 steps"),
-    ("interval", lambda p: p("a", guidance_start=0.8, guidance_end=0.2), "swap them"),
+    ("interval", lambda p: p("a", guidance_start=0.8, guidance_end=0.2), "correct them"),
     ("rescale", lambda p: p("a", guidance_rescale=1.5), "expected 0 to 1"),
     ("sampler", lambda p: p("a", sampler=["euler"]), "got sampler"),
     ("both", lambda p: p("a", timesteps=[900, 5], sigmas=[5.0, 0.0]), "leave one out"),
@@ -43,7 +43,7 @@ CALLS: list[tuple[str, Callable[[Pipe], Any], str]] = [
     ("hand-over", lambda p: p("a", denoising_start=0.5), "use img2img"),
     ("hand-over of a picture", lambda p: p.img2img("a", image=PICTURE, denoising_start=0.5), "latents of another run"),
     ("strength too", lambda p: p.img2img("a", image=LATENTS, denoising_start=0.5, strength=0.5), "got strength"),
-    ("backwards", lambda p: p.img2img("a", image=LATENTS, denoising_start=0.7, denoising_end=0.3), "swap them"),
+    ("backwards", lambda p: p.img2img("a", image=LATENTS, denoising_start=0.7, denoising_end=0.3), "correct them"),
     ("no timesteps", lambda p: p("a", sampler="edm_euler", denoising_end=0.5), "has no timesteps"),
     (
         "zero SNR",

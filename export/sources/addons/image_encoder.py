@@ -1,5 +1,6 @@
 """The image encoder of an IP-Adapter: which one it is made for, where that lies, and what its folder says."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _CONFIG, _PICTURES = "config.json", "preprocessor_config.json"
 _EXPECTED = "the folder of a CLIPVisionModelWithProjection"
 # CLIP's own, for encoders without a preprocessor_config.json (transformers' OPENAI_CLIP_MEAN and _STD)
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
+_DEVIATION = "image_std"
 _STD = (0.26862954, 0.26130258, 0.27577711)
 _VIT_H = "OpenCLIP ViT-H (models/image_encoder of h94/IP-Adapter)"
 _BIG_G = "OpenCLIP ViT-bigG (sdxl_models/image_encoder of h94/IP-Adapter)"
@@ -140,7 +142,7 @@ def _encoder(text: str, reason: str) -> ImageEncoder:
         place=place,
         reason=reason,
         mean=_three(pictures, "image_mean", _MEAN, text),
-        std=_three(pictures, "image_std", _STD, text),
+        std=_three(pictures, _DEVIATION, _STD, text),
     )
 
 
@@ -239,9 +241,11 @@ def _three(
     if (
         not isinstance(value, (list, tuple))
         or len(value) != 3
-        or not all(isinstance(one, (int, float)) for one in value)
+        or not all(isinstance(one, (int, float)) and math.isfinite(one) for one in value)
+        or (key == _DEVIATION and not all(one > 0 for one in value))
     ):
-        raise CheckpointError(f"{_PICTURES} of {text!r} has {key} {value!r}, expected three numbers; correct it")
+        expected = "three numbers above 0" if key == _DEVIATION else "three numbers"
+        raise CheckpointError(f"{_PICTURES} of {text!r} has {key} {value!r}, expected {expected}; correct it")
     red, green, blue = map(float, value)
     return red, green, blue
 
