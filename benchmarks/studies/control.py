@@ -100,14 +100,15 @@ def _run_of(engine: Any) -> Timed:
 @contextmanager
 def _diffusers(checkpoint: Path, net: Path) -> Iterator[Mapping[str, Timed]]:
     import diffusers
+    import torch
 
-    loaded: Any = diffusers.DiffusionPipeline.from_pretrained(checkpoint)
+    loaded: Any = diffusers.DiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
     kind = "StableDiffusionXL" if "XL" in type(loaded).__name__ else "StableDiffusion"
     own = {name: part for name, part in loaded.components.items() if part is not None}
     more = {} if kind.endswith("XL") else {"requires_safety_checker": False, "safety_checker": None}
     more |= {} if kind.endswith("XL") else {"feature_extractor": None}
     own = {name: part for name, part in own.items() if name not in more}
-    controlnet = diffusers.ControlNetModel.from_pretrained(net)
+    controlnet = diffusers.ControlNetModel.from_pretrained(net, torch_dtype=torch.float32)
     plain = getattr(diffusers, f"{kind}Pipeline")(**own, **more)
     guided = getattr(diffusers, f"{kind}ControlNetPipeline")(**own, **more, controlnet=controlnet)
     begun: list[float] = []

@@ -223,7 +223,7 @@ class TestReallyBuilt:
                 for added in (CONTROL, ALL)
             ],
         ],
-        ids=str,
+        ids=lambda value: value if isinstance(value, str) else "+".join(sorted(value)),  # sets have no order
     )
     def test_plans_with_added_inputs(
         self,
