@@ -171,6 +171,7 @@ PICTURES = HOUSE / "docs" / "tour"
 TOUR = re.findall(r"^```sh\n(latentrt build emoji -o .*?)^```", DRAWING, re.M | re.S)
 
 
+@pytest.mark.slow
 def test_the_tours_pictures_are_what_its_commands_draw(
     wide_bundle: Path, command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

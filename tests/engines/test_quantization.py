@@ -158,6 +158,7 @@ def test_what_is_kept_of_a_run(unet: Unet) -> None:
     assert np.array_equal(seen.calls[0]["sample"][0], unet.probes[0].inputs["sample"][1])
 
 
+@pytest.mark.slow
 def test_a_decoder_is_observed_by_turns(tiny_bundle: Path, tmp_path: Path) -> None:
     """It has no timesteps: its runs share a number of rows. What is written of it computes nearly the same."""
     bundle = open_bundle(tiny_bundle)
@@ -361,7 +362,7 @@ def test_smoothing_alone_changes_nothing(unet: Unet) -> None:
     assert added == len(smoothed.renamed) < sum(choice.divisor is not None for choice in choices.values())
 
 
-@pytest.mark.parametrize("recipe", list(Recipe))
+@pytest.mark.parametrize("recipe", [pytest.param(Recipe.U8S8, marks=pytest.mark.slow), *list(Recipe)[1:]])
 def test_the_written_graph(recipe: Recipe, unet: Unet, tmp_path: Path) -> None:
     """Every node is int8, the weights take a quarter of the space, and the prediction is near torch's."""
     choices = unet.choices(recipe)

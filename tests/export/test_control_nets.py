@@ -60,7 +60,7 @@ def picture_of(size: int = 32) -> Array:
     return np.random.default_rng(1).random((1, 3, size, size), np.float32)
 
 
-@pytest.mark.parametrize("family", ["sd1", pytest.param("sd2", marks=pytest.mark.slow), "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd2", "sdxl"))])
 def test_residuals_are_diffusers_own(
     family: str,
     net_checkpoint: Callable[[str], Path],

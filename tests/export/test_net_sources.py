@@ -102,7 +102,7 @@ def of_ours(net: Any, given: dict[str, torch.Tensor], scales: torch.Tensor | Non
     return made
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", pytest.param("sd2", marks=pytest.mark.slow), "sdxl"])
 @pytest.mark.parametrize("prefix", ["", "control_model."])
 def test_ldm_files(family: str, prefix: str, net_checkpoint: Callable[[str], Path], base: Base, tmp_path: Path) -> None:
     """A file in LDM's names is the net that diffusers' folder is, with a config that follows from its shapes."""

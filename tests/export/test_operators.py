@@ -86,6 +86,7 @@ class Mixed(torch.nn.Module):
         return (torch.sigmoid(x) * index + 2 * torch.exp(x) - torch.cos(x),)
 
 
+@pytest.mark.slow
 def test_a_program_runs_again_only_where_a_type_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph is that of torch's own way, byte for byte, and torch has that way again."""
     ran: list[Any] = []

@@ -224,6 +224,7 @@ def test_output_for_people(command: Callable[..., Any], tiny_bundle: Path, tmp_p
     assert os.listdir(tmp_path) == ["a.png"]
 
 
+@pytest.mark.slow
 def test_a_link_to_a_bundle_stays_a_link(tiny_copy: Path, tiny_checkpoint: Path) -> None:
     """A build through a link replaces what it points to, and another spelling meets the same lock."""
     link = tiny_copy.with_name("link")

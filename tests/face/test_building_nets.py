@@ -140,6 +140,7 @@ def test_t2i_adapters(tiny_bundle: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(one, other.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_control_loras_follow_the_models_weights(
     tiny_bundle: Path, half_bundle: Path, net_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:

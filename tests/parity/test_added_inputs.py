@@ -42,7 +42,7 @@ from latentrt.engines.store.store import compiled_folder
 from latentrt.models import EMOJI
 
 PICTURES = 3
-FAMILIES = ("sd1", "sd2", "sdxl", "emoji")
+FAMILIES = ("sd1", pytest.param("sd2", marks=pytest.mark.slow), "sdxl", "emoji")
 MORE = ("sd1-inpaint", "lcm-sd1", "sdxl-refiner", "sdxl-inpaint")
 FIXTURES = {"emoji": "emoji_bundle", "sd1-fp16": "half_bundle", "emoji-int8": "int8_bundle"}
 slow = pytest.mark.slow
@@ -153,10 +153,9 @@ def assert_close(found: Array, expected: Array, bound: float = 2e-5) -> None:
     "name",
     [
         "emoji",
-        "sdxl",
         "sd1-fp16",
         "emoji-int8",
-        *(pytest.param(name, marks=slow) for name in ("sd1", "sd2", *MORE)),
+        *(pytest.param(name, marks=slow) for name in ("sd1", "sd2", "sdxl", *MORE)),
     ],
 )
 def test_left_out_they_change_nothing(name: str, variant: Callable[[str], Variant], tmp_path: Path) -> None:

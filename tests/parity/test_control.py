@@ -20,7 +20,7 @@ from latentrt.models import EMOJI
 PICTURE_PSNR = 50.0
 EFFECT_PSNR = 45.0  # a net that changes less would prove nothing
 PROMPT, SEED, STEPS, GUIDANCE = "a red apple", 7, 4, 4.0
-FAMILIES = ("sd1", "sdxl", "emoji", pytest.param("sd2", marks=pytest.mark.slow))
+FAMILIES = ("sd1", "sdxl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("emoji", "sd2")))
 HINTS_OF_EMOJI = (16, 32, 64)  # halved twice, as its autoencoder halves pictures
 
 

@@ -193,7 +193,7 @@ def test_after_a_picture(both: Callable[[str], Both], family: str, kind: str) ->
     sides.compare(Wish(kind=kind, images=(0, 1), scale=1.3), guidance_scale=1.0)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_two_adapters_with_masks_and_scales_of_blocks(both: Callable[[str], Both], family: str) -> None:
     """Of different token counts, each with a softmax of its own; what scales do not name counts nothing."""
     up = {"up": {"block_1" if family == "sd1" else "block_0": [0.0, 0.9]}}

@@ -231,6 +231,7 @@ def test_files_of_diffusers(sides: Callable[[str], Sides], folder: Callable[[], 
 
 
 @families(often="sd1")
+@pytest.mark.slow
 def test_sums_and_pairs_of_weights(sides: Callable[[str], Sides], folder: Callable[[], Path], family: str) -> None:
     """Two files at once, one of them against the other; U-Net and text encoders apart."""
     both = sides(family)

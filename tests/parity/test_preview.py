@@ -57,6 +57,7 @@ def test_the_fit_is_measured_on_other_pictures(emoji_bundle: Path, tiny_bundle: 
         assert np.abs(np.asarray(record.matrix)).max() < 100.0
 
 
+@pytest.mark.slow
 def test_a_build_repeats_it(emoji_bundle: Path) -> None:
     """The same pictures in the same order at every build: the fit is equal to the last digits."""
     from latentrt.export.modules.vae import load_vae
