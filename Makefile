@@ -37,7 +37,7 @@ demo:  ## build the embedded model and draw a contact sheet
 	@$(MAKE) --no-print-directory $(EXPORT)
 	@$(BIN)/latentrt demo --output out
 
-test: $(DEV)  ## the tests that a change is tried with: every workflow, family, backend and kind of error (two cores: 4 to 5 minutes, the first run 5 to 6)
+test: $(DEV)  ## the tests that a change is tried with: every workflow, family, backend and kind of error (two cores: 4 to 5 minutes, the first run 5)
 	@$(TESTS)
 
 test-all: $(DEV)  ## these and the slow ones: every combination, and searches that run to their end

@@ -24,7 +24,7 @@ CONTROL_TRAINING = EXAMPLES / "92_train_control.py"
 MODEL = EXAMPLES.parent / "models" / "emoji"
 SCRIPTS = sorted(EXAMPLES.glob("[0-8][0-9]_*.py"))
 # The others draw with the same functions, or build first
-OFTEN = {"00_draw", "12_four_steps"}
+OFTEN = {"00_draw"}
 LORAS, CONTROL = EXAMPLES / "loras", EXAMPLES / "control"
 COLOURS = ("red", "orange", "gold", "green", "teal", "blue", "purple", "black")
 

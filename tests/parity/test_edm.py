@@ -164,6 +164,7 @@ def compare(pipe: latentrt.Pipeline, theirs: DiffusersReference, sampler: str | 
     assert_equal(ours, expected, str(sampler))
 
 
+@pytest.mark.slow
 def test_playground(pipe: latentrt.Pipeline, theirs: DiffusersReference) -> None:
     """From text, from a picture and with a mask, as its folder says and with other samplers."""
     assert pipe.manifest.defaults.sampler == "dpmpp_2m"

@@ -249,6 +249,7 @@ CROPPED = {**NEGATIVE_SIZES, "negative_crops_coords_top_left": (2, 6)}
 
 
 @pytest.mark.parametrize("name", ["sdxl"])
+@pytest.mark.slow
 def test_sizes(both: Callable[[str], Both], name: str) -> None:
     """From text both negative sizes or none; from a picture each, with one crop for both halves."""
     sides = both(name)

@@ -105,7 +105,7 @@ def compel(both: Both, *, truncate: bool, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("long_prompt", ["truncate", "chunk"])
-@pytest.mark.grid
+@pytest.mark.grid(most=1)
 def test_compel(both: Both, long_prompt: str) -> None:
     """Every construct, nested, blended, concatenated, long."""
     reference = compel(both, truncate=long_prompt == "truncate")
