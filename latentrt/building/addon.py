@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from latentrt.building.from_model import unread_decision
 from latentrt.building.packages import export_packages
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
+from latentrt.building.same_export import same_export
 from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.bundle.bundle import AddonBundle, open_addon, open_bundle
 from latentrt.engines.bundle.kinds import UNET
@@ -45,19 +45,21 @@ class AddonPlan:
         """Whether an export would write the manifest's bundle again."""
         base = self.addon.base.bundle.manifest
         return (
-            manifest.latentrt == version("latentrt")
-            and manifest.exporter == self.versions
-            and manifest.profiles == self.profiles
-            and manifest.precision == self.precision
-            and manifest.kept_fp32 == self.kept_fp32
+            same_export(
+                manifest,
+                versions=self.versions,
+                precision=self.precision,
+                kept_fp32=self.kept_fp32,
+                profiles=self.profiles,
+                decisions=self.addon.decisions,
+                files=self.addon.files,
+            )
             and manifest.latents == base.latents
             and manifest.pixel_multiple == base.pixel_multiple
             and manifest.tokens_per_chunk == base.prompt_length
             and manifest.addon is self.addon.kind
             and manifest.control == self.addon.control
             and manifest.image_prompt == self.addon.image_prompt
-            and _values(manifest.source.decisions) == _values(self.addon.decisions)
-            and manifest.source.files == self.addon.files
         )
 
     def with_base_weights(self) -> "AddonPlan":
@@ -231,8 +233,3 @@ def _existing(destination: Path, plan: AddonPlan) -> AddonBundle | None:
     except BundleError:
         return None
     return bundle
-
-
-def _values(decisions: Mapping[str, DecisionRecord]) -> dict[str, str]:
-    """What was decided, whatever the reasons."""
-    return {name: decision.value for name, decision in decisions.items()}

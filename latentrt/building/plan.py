@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +9,10 @@ from latentrt.building.compiling import EnginesToMake, compile_all
 from latentrt.building.loras import changes_from_loras, lora_records, loras_decision
 from latentrt.building.packages import export_packages
 from latentrt.building.request import BuildRequest
+from latentrt.building.same_export import same_export
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, DecisionRecord
+from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.bundle.records.manifest import BundleManifest, LoraRecord
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.bundle.records.seamless import Seamless
@@ -48,16 +48,18 @@ class BundlePlan:
     def made(self, manifest: BundleManifest) -> bool:
         """Whether an export would write the manifest's bundle again."""
         return (
-            manifest.latentrt == version("latentrt")
-            and manifest.exporter == self.versions
-            and manifest.profiles == self.profiles
+            same_export(
+                manifest,
+                versions=self.versions,
+                precision=self.precision,
+                kept_fp32=self.kept_fp32,
+                profiles=self.profiles,
+                decisions=self.checkpoint.decisions,
+                files=self.checkpoint.files,
+            )
             and manifest.seamless == self.seamless
-            and manifest.precision == self.precision
-            and manifest.kept_fp32 == self.kept_fp32
             and manifest.loras == self.loras
             and manifest.fused_from is None
-            and _values(manifest.source.decisions) == _values(self.checkpoint.decisions)
-            and manifest.source.files == self.checkpoint.files
             and manifest.schedule == self.checkpoint.schedule()
             and manifest.latents == self.checkpoint.latents
             and manifest.defaults == self.checkpoint.defaults
@@ -173,8 +175,3 @@ def export_bundle(plan: BundlePlan, destination: Path, engines: EnginesToMake, t
         manifest = manifest.model_copy(update={"loras": plan.loras})
         manifest = compile_all(root, manifest, engines, timer)
         write_manifest(root / BUNDLE_FILE, manifest)
-
-
-def _values(decisions: Mapping[str, DecisionRecord]) -> dict[str, str]:
-    """What was decided, whatever the reasons."""
-    return {name: decision.value for name, decision in decisions.items()}
