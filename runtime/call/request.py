@@ -118,7 +118,7 @@ def request_from_options(
         loras.warn_of_settings(manifest, sampling, guidance)
     addons: Sequence[AddonUse] = ()
     if additions is not None and ("control" in keywords or "image_prompt" in keywords):
-        from latentrt.runtime.call.addons import addons_from_keywords  # loaded by those who use it
+        from latentrt.runtime.call.addons.from_keywords import addons_from_keywords  # loaded by those who use it
 
         addons = addons_from_keywords(
             manifest,

@@ -17,7 +17,7 @@ from latentrt.runtime.addons.attention_scales import attention_scales
 from latentrt.runtime.addons.image_prompt import ImagePrompt
 from latentrt.runtime.addons.image_prompt_use import ImagePrompts, ImagePromptUse
 from latentrt.runtime.addons.use import AddonUse
-from latentrt.runtime.call.addon_fields import scale_from_argument, steps_from_shares
+from latentrt.runtime.call.addons.fields import scale_from_argument, steps_from_shares
 from latentrt.runtime.call.keywords.options import AddonKeywords
 from latentrt.runtime.call.sampling import Sampling
 from latentrt.runtime.metadata.picture_metadata import ImagePromptMetadata

@@ -37,11 +37,11 @@ def addons_from_keywords(
     """
     uses: list[AddonUse] = []
     if "control" in keywords:
-        from latentrt.runtime.call.controls import controls_from_keywords  # loaded by those who use it
+        from latentrt.runtime.call.addons.controls import controls_from_keywords  # loaded by those who use it
 
         uses += controls_from_keywords(opened, keywords["control"], sampling, profile, count, cropped=cropped)
     if "image_prompt" in keywords:
-        from latentrt.runtime.call.image_prompts import image_prompts_from_keywords
+        from latentrt.runtime.call.addons.image_prompts import image_prompts_from_keywords
 
         uses += image_prompts_from_keywords(manifest, opened, keywords, sampling)
     return uses

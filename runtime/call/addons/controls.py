@@ -14,7 +14,7 @@ from latentrt.runtime.addons.control import CONTROL_TYPES, Control, ControlMode
 from latentrt.runtime.addons.control_use import ControlUse, FeaturesUse, UsedControl
 from latentrt.runtime.addons.fitting import check_control_fits
 from latentrt.runtime.addons.use import AddonUse
-from latentrt.runtime.call.addon_fields import scale_from_argument, steps_from_shares
+from latentrt.runtime.call.addons.fields import scale_from_argument, steps_from_shares
 from latentrt.runtime.call.sampling import Sampling
 from latentrt.runtime.checks import whole
 from latentrt.runtime.pictures.control_picture import check_size, control_pictures_from_argument
