@@ -1,11 +1,9 @@
 """Control nets as they are named on a command line: a bundle, a picture, and how much it counts."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from latentrt.addon_arguments import AddonOption
-from latentrt.engines.errors import RequestError
 
 if TYPE_CHECKING:
     from latentrt.runtime.addons.control import Control
@@ -18,7 +16,7 @@ CONTROL_OPTION = AddonOption(
     example=("edges.png", "0.8"),
 )
 """What names control nets and T2I-Adapters."""
-_ARRAYS = ".npy"
+_REMEDY = "make it with latentrt prepare inpaint"
 
 
 def controls_from_options(
@@ -42,6 +40,7 @@ def controls_from_options(
         RequestError: another number of them, or a file that cannot be read.
     """
     from latentrt.runtime.addons.control import Control
+    from latentrt.runtime.pictures.image import read_picture_or_array
 
     count = len(options)
     given = {
@@ -53,26 +52,16 @@ def controls_from_options(
     controls = []
     for index, argument in enumerate(map(CONTROL_OPTION.argument, options)):
         more = {name: values[index] for name, values in given.items() if values}
-        controls.append(Control(argument.bundle, _picture(argument.image), scale=argument.scale, **more))
+        controls.append(
+            Control(
+                argument.bundle,
+                read_picture_or_array(argument.image, "a control picture", _REMEDY),
+                scale=argument.scale,
+                **more,
+            )
+        )
     return controls
 
 
 def _type(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
-
-
-def _picture(path: Path) -> Any:
-    """A picture, or an array as ``latentrt prepare inpaint`` writes it."""
-    if path.suffix.lower() != _ARRAYS:
-        from latentrt.runtime.pictures.image import read_image
-
-        return read_image(path)
-    import numpy as np
-
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:  # MemoryError: a header that lies
-        reason = getattr(error, "strerror", None) or "it is damaged or no array"
-        raise RequestError(
-            f"cannot read a control picture from {str(path)!r} ({reason}); make it with latentrt prepare inpaint"
-        ) from error

@@ -1,6 +1,5 @@
 """The options that all drawing commands share, and what they do before and after they draw."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latentrt.cli.options import parameters_of, takes
+from latentrt.cli.values import READ, size_from_text, value_from_text
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.keywords.flags import Flag, Form
 from latentrt.runtime.call.keywords.options import FLAGS, set_options
@@ -301,10 +301,10 @@ class Drawing:
         return self.output.suffix.lower() == _LATENTS
 
     def _options(self) -> dict[str, Any]:
-        width, height = _size(self.size, "size")
+        width, height = size_from_text(self.size, "size")
         written = {name: value for name, value in self.keywords.items() if value is not None}
         return {
-            **{name: _READ[FLAGS[name].form](value, FLAGS[name].name) for name, value in written.items()},
+            **{name: READ[FLAGS[name].form](value, FLAGS[name].name) for name, value in written.items()},
             "width": width,
             "height": height,
             "output_type": "latent" if self._latents else "pil",
@@ -322,7 +322,7 @@ class Drawing:
                     f"got --sampler-option {text!r} for sampler {sampler.name!r}, expected NAME=VALUE, once each, with "
                     f"one of {', '.join(sampler.options)}; correct it"
                 )
-            wishes[name] = _value(value)
+            wishes[name] = value_from_text(value)
         if self.sampler is None and not wishes:
             return None  # the bundle's own, which gives way to custom timesteps
         own = defaults.sampler_options if sampler.name == defaults.sampler else {}
@@ -375,84 +375,12 @@ def read_start(path: Path) -> Any:
     Raises:
         RequestError: neither can be read from the file.
     """
-    if path.suffix.lower() != _LATENTS:
-        from latentrt.runtime.pictures.image import read_image
+    from latentrt.runtime.pictures.image import read_picture_or_array
 
-        return read_image(path)
-    import numpy as np
-
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:  # MemoryError: a header that lies
-        reason = getattr(error, "strerror", None) or "it is damaged or no array"
-        raise RequestError(f"cannot read latents from {str(path)!r} ({reason}); write them with -o NAME.npy") from error
-
-
-def _size(text: str | None, name: str) -> tuple[int, int] | tuple[None, None]:
-    if text is None:
-        return None, None
-    from latentrt.engines.shapes import profile_from_text
-
-    try:
-        profile = profile_from_text(text)
-    except RequestError:
-        profile = None
-    if profile is None or profile.batch != 1:
-        hint = "use --count for several pictures" if name == "size" else "correct it"
-        raise RequestError(f"got {name} {text!r}, expected WIDTHxHEIGHT, such as 512x512; {hint}")
-    return profile.width, profile.height
-
-
-def _height_first(text: str, option: str) -> tuple[int | None, int | None]:
-    width, height = _size(text, option)
-    return height, width
-
-
-def _whole_numbers(text: str, option: str) -> list[int]:
-    found = _numbers(text, option)
-    if not all(value.is_integer() for value in found):
-        raise RequestError(f"got {option} {text!r}, expected whole numbers of pixels; correct it")
-    return [int(value) for value in found]
-
-
-def _numbers(text: str, option: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise RequestError(f"got {option} {text!r}, expected numbers with commas between them; correct it") from error
-
-
-def _numbers_or_ays(text: str, option: str) -> list[float] | str:
-    return text if text.lower() == "ays" else _numbers(text, option)
-
-
-def _value(text: str) -> Any:
-    """True, false, numbers and lists as JSON writes them; anything else is a text."""
-    try:
-        return json.loads(text.lower() if text in ("True", "False") else text)
-    except ValueError:
-        return text
-
-
-def _number_or_numbers(text: str, option: str) -> float | list[float]:
-    numbers = _numbers(text, option)
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
-def _as_it_is(value: Any, _: str) -> Any:
-    return value
+    return read_picture_or_array(path, "latents", "write them with -o NAME.npy")
 
 
 _KINDS: Mapping[Form, type] = {Form.NUMBER: float, Form.WHOLE_NUMBER: int}
-_READ: Mapping[Form, Callable[[Any, str], Any]] = {
-    Form.TEXT: _as_it_is,
-    Form.NUMBER: _as_it_is,
-    Form.WHOLE_NUMBER: _as_it_is,
-    Form.NUMBERS: _number_or_numbers,
-    Form.NUMBERS_OR_AYS: _numbers_or_ays,
-    Form.SIZE: _height_first,
-    Form.PAIR: _whole_numbers,
-}
 _FLAGS = [
     Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_option(flag)) for name, flag in FLAGS.items()
 ]

@@ -117,3 +117,23 @@ def _array_of_size(image: Any, width: int, height: int) -> Array:
 def images_from_pixels(pixels: Array) -> list[Image.Image]:
     """Pictures (N, H, W, 3) float in [0, 1] as PIL images of 8 bits."""
     return [Image.fromarray(picture) for picture in (pixels * 255.0).round().astype(np.uint8)]
+
+
+def read_picture_or_array(path: Path, what: str, remedy: str) -> Any:
+    """A picture, or of a ``.npy`` its array.
+
+    Args:
+        path: the file.
+        what: an array holds, for messages.
+        remedy: how to make one, for messages.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
+    if path.suffix.lower() != ".npy":
+        return read_image(path)
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as error:  # MemoryError: a header that lies
+        reason = getattr(error, "strerror", None) or "it is damaged or no array"
+        raise RequestError(f"cannot read {what} from {str(path)!r} ({reason}); {remedy}") from error
