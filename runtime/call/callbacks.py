@@ -73,13 +73,13 @@ class StepCallbacks:
             return update.denoised * np.float32(self._request.sampling.schedule.data_scale)
         if name == GUIDANCE_SCALE:
             return self._conditioning.guidance.steps.at(update.next_level or update.level)
-        return self._conditioning.embeds(name)
+        return self._conditioning.embeds(name, update.next_level)
 
     def _condition(self, told: Mapping[str, Any], update: Update) -> None:
         """Goes on with the embeddings and the weight that the callback changed."""
         before = changed = self._conditioning
         for name in EMBEDS:
-            if name in told and not _same(told[name], before.embeds(name)):
+            if name in told and not _same(told[name], before.embeds(name, update.next_level)):
                 changed = changed.with_embeds(name, told[name])
         if GUIDANCE_SCALE in told:
             scale = number(told[GUIDANCE_SCALE], "guidance_scale of callback_on_step_end")
@@ -93,7 +93,7 @@ class StepCallbacks:
         if changed is not before:
             changed.check()
             self._conditioning = changed
-            self._denoiser.condition(changed.conditions, changed.guidance.guider())
+            self._denoiser.condition(changed.conditions, changed.guider)
 
 
 def latents_from_callback(x: Array, latents: Any) -> Array:

@@ -12,7 +12,7 @@ from latentrt.runtime.call.keywords.options import CallbackOnStepEnd, DeliveryKe
 from latentrt.runtime.call.result import OutputType
 from latentrt.runtime.checks import texts
 from latentrt.runtime.denoiser.conditions.text import EMBEDS, POOLED
-from latentrt.runtime.denoiser.guider import NEGATIVE
+from latentrt.runtime.denoiser.guider import NEGATIVE, Pass
 
 LATENTS, DENOISED, GUIDANCE_SCALE = "latents", "denoised", "guidance_scale"
 _ELSEWHERE = {
@@ -53,7 +53,7 @@ def delivery_from_keywords(manifest: BundleManifest, keywords: DeliveryKeywords)
     for name, function in (("callback_on_step_end", callback), ("progress", progress)):
         if function is not None and not callable(function):
             raise RequestError(f"got {name} {function!r}, expected a function; give one")
-    without = {POOLED} - manifest.components[UNET].inputs.keys()
+    without: set[Pass | str] = set() if POOLED in manifest.components[UNET].inputs else {POOLED}
     if manifest.guidance_embedding:
         without.add(NEGATIVE)
     changeable = (LATENTS, GUIDANCE_SCALE, *(name for name, about in EMBEDS.items() if without.isdisjoint(about)))

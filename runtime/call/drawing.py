@@ -60,13 +60,21 @@ def draw(
     """
     started = perf_counter()
     manifest = engines.bundle.manifest
-    guides = request.guidance.guider().guides
-    text = encode(engines, text_encoders, request.prompts, request.canvas.profile, guides=guides, loras=request.loras)
+    text = encode(
+        engines,
+        text_encoders,
+        request.prompts,
+        request.canvas.profile,
+        guides=request.guidance.guides,
+        ratios=request.sampling.ratios,
+        loras=request.loras,
+    )
     shapes = Shapes(profile=request.canvas.profile, chunks=text.chunks)
     crops = () if initial.paste is None else initial.paste.crops
     conditioning = Conditioning(
         text=text,
         guidance=request.guidance,
+        guider=request.guidance.guider(),
         others=(
             *request.canvas.conditions(request.count),
             *initial.conditions,
@@ -76,7 +84,7 @@ def draw(
     for use in request.addons:
         shapes = use.opened_for(shapes)
     engine = engines.engine(UNET, shapes, _changes(request.loras, UNET))
-    denoiser = Denoiser(engine, conditioning.conditions, conditioning.guidance.guider())
+    denoiser = Denoiser(engine, conditioning.conditions, conditioning.guider)
     on_step = None
     if request.delivery.watched:
         from latentrt.runtime.call.callbacks import StepCallbacks  # loaded by those who watch
@@ -131,6 +139,7 @@ def encode(
     *,
     guides: bool,
     loras: "CallLoras | None",
+    ratios: tuple[float, ...] = (),
 ) -> TextCondition:
     """The prompts, encoded.
 
@@ -141,6 +150,7 @@ def encode(
         profile: of its pictures.
         guides: whether negative prompts are wanted.
         loras: of the call.
+        ratios: the noise-to-signal ratios of the run's steps, for prompts that change.
     """
     unnamed = text_encoders[0].inversions.unnamed(prompts.written)
     if unnamed and prompts.given is None:  # what was encoded before may name them
@@ -155,7 +165,7 @@ def encode(
         for encoder, component in zip(text_encoders, components, strict=True)
     )
     return text_condition(
-        encoders, prompts.of_encoders, prompts.options, prompts.trees, guides=guides, given=prompts.given
+        encoders, prompts.plan, prompts.options, prompts.trees, guides=guides, ratios=ratios, given=prompts.given
     )
 
 

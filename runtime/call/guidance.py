@@ -9,11 +9,12 @@ import numpy as np
 
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
+from latentrt.engines.spec import Array
 from latentrt.runtime.call.keywords.options import GuidanceKeywords
 from latentrt.runtime.checks import number, numbers, share, warn_caller
 from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.guidance_scale import GuidanceScaleCondition
-from latentrt.runtime.denoiser.guider import Guider, StepScales, classifier_free, rescaled
+from latentrt.runtime.denoiser.guider import Composition, Guider, StepScales, classifier_free, rescaled
 from latentrt.runtime.denoiser.steps import step_ratios, steps_between
 from latentrt.runtime.sampling.schedule import Schedule
 
@@ -22,19 +23,30 @@ _STRONG = 14.0  # above this, pictures of the SD family oversaturate
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """How strongly each step is guided. ``embedding`` is the size of the embedded weight that the model takes; 0 where
-    it takes none."""
+    """How strongly each step is guided, and what the prompts of a picture are composed of.
+
+    ``embedding`` is the size of the embedded weight that the model takes; 0 where it takes none.
+    """
 
     steps: StepScales
     rescale: float
     embedding: int
+    composition: Composition | None = None
+
+    @property
+    def guides(self) -> bool:
+        """Whether any step has a negative pass."""
+        composes = self.composition is not None and self.composition.away_from_negative
+        return composes or (not self.embedding and any(scale > 1.0 for scale in self.steps.scales))
 
     def guider(self) -> Guider:
-        """The passes of every step, and their combiner."""
+        """The passes of every step, and their combiner, for one run."""
         if self.embedding:
-            return Guider(steps=self.steps, combine=None)
+            return Guider(steps=self.steps, combine=None, composition=self.composition)
         return Guider(
-            steps=self.steps, combine=rescaled(classifier_free, self.rescale) if self.rescale > 0.0 else classifier_free
+            steps=self.steps,
+            combine=rescaled(classifier_free, self.rescale) if self.rescale > 0.0 else classifier_free,
+            composition=self.composition,
         )
 
     def conditions(self) -> tuple[Condition, ...]:
@@ -51,8 +63,16 @@ class Guidance:
         }
 
 
-def guidance_from_keywords(manifest: BundleManifest, keywords: GuidanceKeywords, schedule: Schedule) -> Guidance:
+def guidance_from_keywords(
+    manifest: BundleManifest, keywords: GuidanceKeywords, schedule: Schedule, weights: Sequence[Array] = ()
+) -> Guidance:
     """The weight of every step of a schedule, off outside of the interval.
+
+    Args:
+        manifest: the bundle's.
+        keywords: those of the group that were set.
+        schedule: of the run.
+        weights: of the prompts that each picture is composed of, (N, 1, h or 1, w or 1).
 
     Raises:
         RequestError: a weight, an interval or a rescale that cannot be.
@@ -87,7 +107,23 @@ def guidance_from_keywords(manifest: BundleManifest, keywords: GuidanceKeywords,
         raise RequestError(
             f"got guidance_rescale {rescale:g} with a model that has its guidance built in; leave it out"
         )
-    weights = tuple(value if guided else 1.0 for value, guided in zip(scales, inside, strict=True))
+    scales = tuple(value if guided else 1.0 for value, guided in zip(scales, inside, strict=True))
     return Guidance(
-        steps=StepScales(scales=weights, ratios=ratios), rescale=rescale, embedding=manifest.guidance_embedding
+        steps=StepScales(scales=scales, ratios=ratios),
+        rescale=rescale,
+        embedding=manifest.guidance_embedding,
+        composition=_composition(manifest, weights),
     )
+
+
+def _composition(manifest: BundleManifest, weights: Sequence[Array]) -> Composition | None:
+    """What the pictures are composed of; None where each has one prompt, which counts wholly."""
+    if len(weights) == 0 or (len(weights) == 1 and np.all(weights[0] == 1.0)):
+        return None
+    composition = Composition(weights=tuple(weights))
+    if composition.away_from_negative and manifest.guidance_embedding:
+        raise RequestError(
+            "got prompts whose weights do not sum up to 1, with a model that has its guidance built in and no negative "
+            "prompt to weigh them against; give them weights that do, or draw one prompt"
+        )
+    return composition

@@ -1,7 +1,7 @@
 """The prompts of a call: texts for every text encoder, parsed once."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from latentrt.engines.bundle.records.manifest import BundleManifest
@@ -11,7 +11,10 @@ from latentrt.runtime.checks import texts, texts_for, warn_caller, whole
 from latentrt.runtime.denoiser.conditions.text import TextCondition
 from latentrt.runtime.denoiser.guider import POSITIVE
 from latentrt.runtime.prompts.encoder import Prompts
+from latentrt.runtime.prompts.parts import ONE_STEP, StepCount
+from latentrt.runtime.prompts.plan import PromptPlan, prompt_plan
 from latentrt.runtime.prompts.style import (
+    STYLES,
     PromptOptions,
     PromptSyntax,
     parsed_prompts,
@@ -29,17 +32,35 @@ _SHORT_HASH = 12  # digits of an embedding's SHA-256, as in A1111
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSet:
-    """The texts of N pictures for each text encoder, how to read them, and the tree of every text.
+    """The prompts of N pictures for each text encoder, as they were written and as they are read.
 
-    ``given`` has the sides that were encoded before, under the names in ``embeds``; they have no texts.
+    Attributes:
+        count: N.
+        of_encoders: as they were written.
+        options: how to read them.
+        plan: the texts that every pass reads.
+        trees: of every text of the plan.
+        tags: the LoRAs that every prompt asks for.
+        given: the sides that were encoded before, under the names in ``embeds``; they have no texts.
     """
 
     count: int
     of_encoders: tuple[Prompts, ...]
     options: PromptOptions
+    plan: PromptPlan
     trees: Mapping[str, Prompt]
+    tags: Mapping[str, tuple[LoraTag, ...]]
     given: TextCondition | None = None
     embeds: tuple[str, ...] = ()
+
+    def over(self, steps: StepCount) -> "PromptSet":
+        """These, read for a run of so many steps.
+
+        Raises:
+            RequestError: a text that is malformed at one of them.
+        """
+        plan, trees = _read(self.of_encoders, self.options, steps, self.trees)
+        return replace(self, plan=plan, trees=trees)
 
     @property
     def written(self) -> Iterator[str]:
@@ -49,7 +70,7 @@ class PromptSet:
     @property
     def names_loras(self) -> bool:
         """Whether a prompt asks for a LoRA."""
-        return any(tree.loras for tree in self.trees.values())
+        return any(self.tags.values())
 
     @property
     def loras(self) -> tuple[LoraTag, ...]:
@@ -67,7 +88,7 @@ class PromptSet:
     def loras_of(self, index: int) -> tuple[LoraTag, ...]:
         """The LoRAs that a picture's prompts ask for; one that the second text encoder's prompt has, too, twice."""
         texts = dict.fromkeys(one.positives[index] for one in self.of_encoders if one.positives)
-        return tuple(lora for text in texts for lora in self.trees[text].loras)
+        return tuple(lora for text in texts for lora in self.tags[text])
 
     def metadata(self, index: int) -> dict[str, Any]:
         """What a picture's metadata say of its prompts."""
@@ -86,9 +107,7 @@ class PromptSet:
 
     def embeddings(self, index: int, inversions: TextualInversions) -> dict[str, str]:
         """The short hashes of the textual inversions in a picture's prompts, by their triggers."""
-        sides = [side for one in self.of_encoders for side in (one.positives, one.negatives) if side]
-        trees = [self.trees[text] for text in dict.fromkeys(side[index] for side in sides)]
-        texts_of_trees = (text for tree in trees for text in tree.texts)
+        texts_of_trees = (text for read in self.plan.of_picture(index) for text in self.trees[read].texts)
         fragments = [fragment.text for text in texts_of_trees for fragment in text.fragments]
         return {used.trigger: used.sha256[:_SHORT_HASH] for used in inversions.used_in(fragments) if used.sha256}
 
@@ -115,7 +134,7 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
 
         given = text_from_embeds(manifest, embeds, None if prompt is None else count, repeats)
         if prompt is None:
-            count = len(next(iter(given.rows[POSITIVE].values()))) // repeats
+            count = given.of_pass[POSITIVE].of_step.shape[1] // repeats
     clip_skip = keywords.get("clip_skip")
     options = prompt_options_from_arguments(
         keywords.get("prompt_syntax", PromptSyntax.PLAIN),
@@ -124,28 +143,44 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
         manifest.text_layers,
     )
     of_encoders = _of_encoders(manifest, prompts, keywords, count)
-    every = [text for one in of_encoders for text in (*one.positives, *(one.negatives or ()))]
-    trees = parsed_prompts(every, options)
-    _check_loras(of_encoders, options, trees)
+    every = dict.fromkeys(text for one in of_encoders for text in (*one.positives, *(one.negatives or ())))
+    tags = {text: STYLES[options.syntax].loras(text) for text in every}
+    _check_loras(of_encoders, options, tags)
+    of_encoders = tuple(one.repeated(repeats) for one in of_encoders)
+    plan, trees = _read(of_encoders, options, ONE_STEP, {})
     return PromptSet(
         count=count * repeats,
-        of_encoders=tuple(one.repeated(repeats) for one in of_encoders),
+        of_encoders=of_encoders,
         options=options,
+        plan=plan,
         trees=trees,
+        tags=tags,
         given=given,
         embeds=tuple(embeds),
     )
 
 
-def _check_loras(of_encoders: Sequence[Prompts], options: PromptOptions, trees: Mapping[str, Prompt]) -> None:
+def _read(
+    of_encoders: Sequence[Prompts], options: PromptOptions, steps: StepCount, known: Mapping[str, Prompt]
+) -> tuple[PromptPlan, Mapping[str, Prompt]]:
+    """The texts that every pass reads, and the tree of each; some may be known."""
+    plan = prompt_plan(of_encoders, STYLES[options.syntax], steps)
+    read = dict.fromkeys(text for side in plan.texts.values() for texts in side for text in texts)
+    parsed = parsed_prompts((text for text in read if text not in known), options)
+    return plan, {text: known[text] if text in known else parsed[text] for text in read}
+
+
+def _check_loras(
+    of_encoders: Sequence[Prompts], options: PromptOptions, tags: Mapping[str, tuple[LoraTag, ...]]
+) -> None:
     """Refuses LoRAs in negative prompts, and warns of those that are written in another syntax."""
     for text in (text for one in of_encoders for text in one.negatives or ()):
-        if trees[text].loras:
+        if tags[text]:
             raise RequestError(
-                f"got LoRA {trees[text].loras[0].name!r} in a negative prompt, expected it in the prompt, where it "
+                f"got LoRA {tags[text][0].name!r} in a negative prompt, expected it in the prompt, where it "
                 "holds for the whole picture; move it there"
             )
-    for text in trees:
+    for text in tags:
         for syntax, begins in _ASKS_FOR_LORAS.items():
             found = next((begin for begin in begins if begin in text), None)
             if found is not None and syntax is not options.syntax:

@@ -16,6 +16,7 @@ from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.checks import warn_caller
 from latentrt.runtime.metadata.model_name import ModelName, model_name_from_manifest
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
+from latentrt.runtime.prompts.parts import StepCount
 from latentrt.runtime.prompts.textual_inversion import TextualInversions
 
 if TYPE_CHECKING:
@@ -111,8 +112,9 @@ def request_from_options(
     canvas = canvas_from_keywords(manifest, keywords, source, from_picture=workflow is not Workflow.TEXT)
     shape = manifest.latents.shape(canvas.profile, prompts.count)
     sampling = sampling_from_keywords(manifest, keywords, workflow, strength, shape)
-    guidance = guidance_from_keywords(manifest, keywords, sampling.schedule)
-    if not guidance.guider().guides:
+    prompts = prompts.over(StepCount(steps=max(len(sampling.ratios), 1)))
+    guidance = guidance_from_keywords(manifest, keywords, sampling.schedule, prompts.plan.weights)
+    if not guidance.guides:
         _warn_of_guidance(keywords)
     if loras is not None:
         loras.warn_of_settings(manifest, sampling, guidance)

@@ -43,6 +43,11 @@ class Sampling:
     denoising_end: float | None
 
     @cached_property
+    def ratios(self) -> tuple[float, ...]:
+        """The noise-to-signal ratios of the steps that the run takes, descending."""
+        return step_ratios(self.schedule.steps)
+
+    @cached_property
     def levels(self) -> tuple[Level, ...]:
         """Where the model will be asked, in order."""
         asked = levels_asked(self.schedule, self.solver)

@@ -53,7 +53,7 @@ class Denoiser:
             rows[piece.rows] = self._engine.run(inputs)[_OUTPUT][:filled]
             self.engine_calls += 1
         predictions = {which: rows[i * count : (i + 1) * count] for i, which in enumerate(passes)}
-        return self._guider.combined(predictions, level)
+        return self._guider.combined(predictions, x, level)
 
     def _plan(self, passes: tuple[Pass, ...], count: int) -> list["_Piece"]:
         """The engine calls of a step: the rows of all passes one below the other, cut to what a call holds."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
-from typing import NewType
 
 import numpy as np
 
@@ -11,13 +11,51 @@ from latentrt.engines.spec import Array
 from latentrt.runtime.denoiser.steps import step_at
 from latentrt.runtime.sampling.schedule import Level
 
-Pass = NewType("Pass", str)
-"""A name for one of the predictions that a step combines: each pass sees conditions of its own."""
 
-NEGATIVE, POSITIVE = Pass("negative"), Pass("positive")
+class Side(StrEnum):
+    """What a prediction is steered by: what to draw, or what to steer away from."""
 
-Combiner = Callable[[Mapping[Pass, Array], float], Array]
-"""Makes one prediction (N, C, h, w) of those of all passes, at a weight."""
+    NEGATIVE = "negative"
+    POSITIVE = "positive"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One of the predictions that a step combines: each sees conditions of its own.
+
+    Attributes:
+        side: of the prompts.
+        prompt: which of the prompts that a picture is composed of, from 0.
+    """
+
+    side: Side
+    prompt: int = 0
+
+
+NEGATIVE, POSITIVE = Pass(Side.NEGATIVE), Pass(Side.POSITIVE)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """What the passes of a model call said; all arrays are (N, C, h, w).
+
+    Attributes:
+        unconditional: of the negative pass.
+        conditional: of the positive passes, composed into one.
+        scale: the weight of guidance.
+        x: where the model was asked, scaled to unit variance.
+        level: of the call.
+    """
+
+    unconditional: Array
+    conditional: Array
+    scale: float
+    x: Array
+    level: Level
+
+
+Combiner = Callable[[Predictions], Array]
+"""Makes one prediction (N, C, h, w) of those of all passes. It may keep state: each run has one of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +74,10 @@ class StepScales:
         return self.scales[step_at(self.ratios, level)]
 
 
-def classifier_free(predictions: Mapping[Pass, Array], scale: float) -> Array:
+def classifier_free(predictions: Predictions) -> Array:
     """u + s · (c − u) (Ho and Salimans 2022, eq. 6)."""
-    unconditional, conditional = predictions[NEGATIVE], predictions[POSITIVE]
-    return unconditional + scale * (conditional - unconditional)
+    unconditional = predictions.unconditional
+    return unconditional + predictions.scale * (predictions.conditional - unconditional)
 
 
 def rescaled(combine: Combiner, rescale: float) -> Combiner:
@@ -48,8 +86,8 @@ def rescaled(combine: Combiner, rescale: float) -> Combiner:
     That is arXiv 2305.08891, eqs. 14 to 16, with φ = ``rescale``, 0 to 1.
     """
 
-    def combined(predictions: Mapping[Pass, Array], scale: float) -> Array:
-        guided, conditional = combine(predictions, scale), predictions[POSITIVE]
+    def combined(predictions: Predictions) -> Array:
+        guided, conditional = combine(predictions), predictions.conditional
         axes = tuple(range(1, guided.ndim))
         ratio = conditional.std(axes, keepdims=True, ddof=1) / guided.std(axes, keepdims=True, ddof=1)
         return np.asarray(guided * (rescale * ratio + (1.0 - rescale)), guided.dtype)
@@ -57,27 +95,83 @@ def rescaled(combine: Combiner, rescale: float) -> Combiner:
     return combined
 
 
-@dataclass(frozen=True, kw_only=True)
-class Guider:
-    """The passes of every step and their combiner.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Composition:
+    """Several prompts of one picture: how much each counts, and where.
 
-    ``combine`` is None for a model that was distilled from guidance: it is told its weight and has one pass.
+    Attributes:
+        weights: of each prompt, (N or 1, 1, h or 1, w or 1) float32.
+    """
+
+    weights: tuple[Array, ...]
+
+    @cached_property
+    def away_from_negative(self) -> bool:
+        """Whether the weights do not sum up to 1 everywhere, so that the negative prediction has a share."""
+        return not np.allclose(sum(self.weights[1:], self.weights[0]), 1.0, atol=1e-5)
+
+    def composed(self, predictions: Mapping[Pass, Array], unconditional: Array | None) -> Array:
+        """u + Σ wᵢ · (cᵢ − u) (arXiv 2206.01714, eq. 11), which is Σ wᵢ · cᵢ where the weights sum up to 1.
+
+        Args:
+            predictions: of the passes.
+            unconditional: u; None where there is no negative pass.
+        """
+        each = [predictions[Pass(Side.POSITIVE, index)] for index in range(len(self.weights))]
+        if unconditional is None:
+            return np.asarray(sum(weight * one for weight, one in zip(self.weights, each, strict=True)))
+        return np.asarray(
+            sum((weight * (one - unconditional) for weight, one in zip(self.weights, each, strict=True)), unconditional)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Guider:
+    """The passes of every step and their combiner. Belongs to one run.
+
+    ``combine`` is None for a model that was distilled from guidance: it is told its weight and has no negative pass.
+    ``composition`` is None where every picture has one prompt.
     """
 
     steps: StepScales
     combine: Combiner | None = classifier_free
+    composition: Composition | None = None
 
     @cached_property
-    def guides(self) -> bool:
-        """Whether any step has more than one pass."""
-        return self.combine is not None and any(scale > 1.0 for scale in self.steps.scales)
+    def _positives(self) -> tuple[Pass, ...]:
+        if self.composition is None:
+            return (POSITIVE,)
+        return tuple(Pass(Side.POSITIVE, index) for index in range(len(self.composition.weights)))
+
+    def _guides(self, level: Level) -> bool:
+        return self.combine is not None and self.steps.at(level) > 1.0
 
     def passes(self, level: Level) -> tuple[Pass, ...]:
-        """The passes of a model call, in the order of their rows; a weight of 1 would only repeat the positive one."""
-        return (NEGATIVE, POSITIVE) if self.combine is not None and self.steps.at(level) > 1.0 else (POSITIVE,)
+        """The passes of a model call, in the order of their rows; a weight of 1 would only repeat the positive ones."""
+        composes = self.composition is not None and self.composition.away_from_negative
+        return (NEGATIVE, *self._positives) if self._guides(level) or composes else self._positives
 
-    def combined(self, predictions: Mapping[Pass, Array], level: Level) -> Array:
-        """One prediction (N, C, h, w) of those of all passes."""
-        if self.combine is None or len(predictions) == 1:
-            return predictions[POSITIVE]
-        return self.combine(predictions, self.steps.at(level))
+    def combined(self, predictions: Mapping[Pass, Array], x: Array, level: Level) -> Array:
+        """One prediction (N, C, h, w) of those of all passes.
+
+        Args:
+            predictions: by pass.
+            x: where the model was asked, scaled to unit variance.
+            level: of the call.
+        """
+        unconditional = predictions.get(NEGATIVE)
+        if self.composition is None:
+            conditional = predictions[POSITIVE]
+        else:
+            conditional = self.composition.composed(predictions, unconditional)
+        if unconditional is None or self.combine is None or not self._guides(level):
+            return conditional
+        return self.combine(
+            Predictions(
+                unconditional=unconditional,
+                conditional=conditional,
+                scale=self.steps.at(level),
+                x=x,
+                level=level,
+            )
+        )

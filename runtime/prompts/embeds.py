@@ -10,13 +10,13 @@ from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.arrays import as_array, is_array
-from latentrt.runtime.denoiser.conditions.text import EMBEDS, STATES, TextCondition
+from latentrt.runtime.denoiser.conditions.text import EMBEDS, STATES, TextCondition, fixed_text
 from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE, Pass
 
 
 def embeds_of(text: TextCondition) -> dict[str, Array]:
     """What a text condition tells the U-Net, under the names by which a call takes it."""
-    return {name: text.rows[which][of] for name, (which, of) in EMBEDS.items() if of in text.rows.get(which, {})}
+    return {name: rows[of] for name, (which, of) in EMBEDS.items() if of in (rows := text.rows(which))}
 
 
 def text_from_embeds(
@@ -58,11 +58,13 @@ def text_from_embeds(
             f"{rows[NEGATIVE][STATES].shape[1]}, expected equally many; encode both with one pipe.encode"
         )
     return TextCondition(
-        {
-            which: {
-                of: np.repeat(np.tile(array, (count // len(array), *[1] * (array.ndim - 1))), repeats, axis=0)
-                for of, array in side.items()
-            }
+        of_pass={
+            which: fixed_text(
+                {
+                    of: np.repeat(np.tile(array, (count // len(array), *[1] * (array.ndim - 1))), repeats, axis=0)
+                    for of, array in side.items()
+                }
+            )
             for which, side in rows.items()
         },
         chunks=lengths.pop() // manifest.prompt_length,

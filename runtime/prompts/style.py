@@ -9,7 +9,8 @@ from latentrt.engines.choices import choice
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.prompts.chunks import Framed, Token, near_commas, whole_sentences
-from latentrt.runtime.prompts.tree import Prompt, Text, plain_prompt
+from latentrt.runtime.prompts.parts import PromptPart, StepCount, one_prompt, unchanging
+from latentrt.runtime.prompts.tree import LoraTag, Prompt, Text, plain_prompt
 from latentrt.runtime.prompts.weighting import weighted_as_a1111, weighted_as_compel
 
 
@@ -41,11 +42,18 @@ class PromptOptions:
 class Style:
     """What a syntax decides: its parser, where chunks end, what weights do, and what becomes of long text.
 
+    ``parts`` says which prompts a prompt is composed of, and ``at_steps`` which text one of them is at every step of a
+    run: one for each, or one for all. ``parse`` takes such a text, ``loras`` the prompt as it was written. Negative
+    prompts are not composed.
+
     ``pooled`` chooses the text whose first chunk gives the pooled vector, without weights, as in A1111; None takes as
     much of the prompt as one chunk holds, as it was typed, as in compel.
     """
 
     parse: Callable[[str], Prompt]
+    parts: Callable[[str], tuple[PromptPart, ...]]
+    at_steps: Callable[[str, StepCount], tuple[str, ...]]
+    loras: Callable[[str], tuple[LoraTag, ...]]
     ends: Callable[[Sequence[Token], Tokenizer], list[int]]
     weighted: Callable[[Framed, Sequence[Array], Array], Array]
     masks: Callable[[Framed], list[Array]]
@@ -65,6 +73,12 @@ def _prompt_from_a1111(text: str) -> Prompt:
     return prompt_from_a1111(text)
 
 
+def _loras_of_a1111(text: str) -> tuple[LoraTag, ...]:
+    from latentrt.runtime.prompts.lora_tags import lora_tags
+
+    return lora_tags(text)
+
+
 def _lowered_masks(text: Framed) -> list[Array]:
     return [mask for _, mask in text.lowered]
 
@@ -72,6 +86,9 @@ def _lowered_masks(text: Framed) -> list[Array]:
 STYLES = {
     PromptSyntax.PLAIN: Style(
         parse=plain_prompt,
+        parts=one_prompt,
+        at_steps=unchanging,
+        loras=lambda text: (),
         ends=whole_sentences,
         weighted=weighted_as_compel,
         masks=_lowered_masks,
@@ -80,6 +97,9 @@ STYLES = {
     ),
     PromptSyntax.COMPEL: Style(
         parse=_prompt_from_compel,
+        parts=one_prompt,
+        at_steps=unchanging,
+        loras=lambda text: _prompt_from_compel(text).loras,
         ends=whole_sentences,
         weighted=weighted_as_compel,
         masks=_lowered_masks,
@@ -88,6 +108,9 @@ STYLES = {
     ),
     PromptSyntax.A1111: Style(
         parse=_prompt_from_a1111,
+        parts=one_prompt,
+        at_steps=unchanging,
+        loras=_loras_of_a1111,
         ends=near_commas,
         weighted=weighted_as_a1111,
         masks=lambda text: [],

@@ -17,7 +17,9 @@ from latentrt.engines.shapes import Shapes
 from latentrt.runtime.denoiser.conditions.text import TextCondition, text_condition
 from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE
 from latentrt.runtime.prompts.encoder import PromptEncoder, Prompts
-from latentrt.runtime.prompts.style import parsed_prompts, prompt_options_from_arguments
+from latentrt.runtime.prompts.parts import ONE_STEP
+from latentrt.runtime.prompts.plan import prompt_plan
+from latentrt.runtime.prompts.style import STYLES, parsed_prompts, prompt_options_from_arguments
 from latentrt.runtime.prompts.text_encoder import TextEncoder, text_encoders_from_bundle
 
 LONG = "a red apple. and then a long sentence, with many things; in it: more " * 8
@@ -72,10 +74,11 @@ def encode(family_pipe: Callable[[str], latentrt.Pipeline], family_bundle: Calla
                 )
                 for encoder in encoders
             ],
-            [
-                Prompts(positives=prompts, negatives=negatives),
-                Prompts(positives=second, negatives=negatives),
-            ],
+            prompt_plan(
+                [Prompts(positives=prompts, negatives=negatives), Prompts(positives=second, negatives=negatives)],
+                STYLES[options.syntax],
+                ONE_STEP,
+            ),
             options,
             parsed_prompts([*prompts, *second, *(negatives or ())], options),
             guides=negatives is not None,
@@ -93,11 +96,11 @@ def test_compel(encode: Encode, theirs: Any) -> None:
         with torch.no_grad():
             expected = reference(prompt, negative_prompt="blurry-- (ugly)1.4")
         ours = encode([prompt], ["blurry-- (ugly)1.4"], syntax="compel")
-        assert ours.rows[NEGATIVE] is not None
-        assert_equal(ours.rows[POSITIVE]["encoder_hidden_states"], expected.embeds.numpy(), prompt)
-        assert_equal(ours.rows[POSITIVE]["text_embeds"], expected.pooled_embeds.numpy(), prompt)
-        assert_equal(ours.rows[NEGATIVE]["encoder_hidden_states"], expected.negative_embeds.numpy(), prompt)
-        assert_equal(ours.rows[NEGATIVE]["text_embeds"], expected.negative_pooled_embeds.numpy(), prompt)
+        assert ours.rows(NEGATIVE) is not None
+        assert_equal(ours.rows(POSITIVE)["encoder_hidden_states"], expected.embeds.numpy(), prompt)
+        assert_equal(ours.rows(POSITIVE)["text_embeds"], expected.pooled_embeds.numpy(), prompt)
+        assert_equal(ours.rows(NEGATIVE)["encoder_hidden_states"], expected.negative_embeds.numpy(), prompt)
+        assert_equal(ours.rows(NEGATIVE)["text_embeds"], expected.negative_pooled_embeds.numpy(), prompt)
 
 
 @pytest.mark.parametrize(("first", "second"), [("a cat", LONG), (LONG, "a cat")])
@@ -108,9 +111,9 @@ def test_prompts_of_different_lengths(encode: Encode, theirs: Any, first: str, s
     with torch.no_grad():
         expected = CompelForSDXL(theirs)(first, style_prompt=second)
     ours = encode([first], prompt_2=[second], syntax="compel")
-    assert ours.rows[POSITIVE]["encoder_hidden_states"].shape == (1, 308, 192)
-    assert_equal(ours.rows[POSITIVE]["encoder_hidden_states"], expected.embeds.numpy())
-    assert_equal(ours.rows[POSITIVE]["text_embeds"], expected.pooled_embeds.numpy())
+    assert ours.rows(POSITIVE)["encoder_hidden_states"].shape == (1, 308, 192)
+    assert_equal(ours.rows(POSITIVE)["encoder_hidden_states"], expected.embeds.numpy())
+    assert_equal(ours.rows(POSITIVE)["text_embeds"], expected.pooled_embeds.numpy())
 
 
 @pytest.mark.parametrize("clip_skip", [None, 1])
@@ -124,27 +127,27 @@ def test_diffusers(encode: Encode, theirs: Any, clip_skip: int | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", latentrt.PromptTruncatedWarning)
         ours = encode(prompts, negatives, prompt_2=["red", "b"], clip_skip=clip_skip or 0)
-    assert ours.rows[NEGATIVE] is not None
-    assert_equal(ours.rows[POSITIVE]["encoder_hidden_states"], wide.numpy())
-    assert_equal(ours.rows[NEGATIVE]["encoder_hidden_states"], against.numpy())
-    assert_equal(ours.rows[POSITIVE]["text_embeds"], pooled.numpy())
-    assert_equal(ours.rows[NEGATIVE]["text_embeds"], pooled_against.numpy())
+    assert ours.rows(NEGATIVE) is not None
+    assert_equal(ours.rows(POSITIVE)["encoder_hidden_states"], wide.numpy())
+    assert_equal(ours.rows(NEGATIVE)["encoder_hidden_states"], against.numpy())
+    assert_equal(ours.rows(POSITIVE)["text_embeds"], pooled.numpy())
+    assert_equal(ours.rows(NEGATIVE)["text_embeds"], pooled_against.numpy())
 
 
 def test_a1111_pools_the_first_chunk_without_weights(encode: Encode) -> None:
     """As the web UI does: weights reach the states alone, and what follows the first chunk is not pooled."""
-    plain = encode(["a red apple"], syntax="a1111").rows[POSITIVE]
-    weighted = encode(["a (red:1.5) apple"], syntax="a1111").rows[POSITIVE]
+    plain = encode(["a red apple"], syntax="a1111").rows(POSITIVE)
+    weighted = encode(["a (red:1.5) apple"], syntax="a1111").rows(POSITIVE)
     assert np.abs(weighted["encoder_hidden_states"] - plain["encoder_hidden_states"]).max() > 1e-2
     assert_equal(weighted["text_embeds"], plain["text_embeds"])
-    longer = encode(["a red apple BREAK something else"], syntax="a1111").rows[POSITIVE]
+    longer = encode(["a red apple BREAK something else"], syntax="a1111").rows(POSITIVE)
     assert longer["encoder_hidden_states"].shape[1] == 154
     assert_equal(longer["text_embeds"], plain["text_embeds"])
 
 
 def test_no_negatives_are_zeros(encode: Encode, family_pipe: Callable[[str], latentrt.Pipeline]) -> None:
     """Of states and pooled vector; only where a half without the prompt is wanted at all."""
-    assert NEGATIVE not in encode(["a"]).rows
+    assert NEGATIVE not in encode(["a"]).of_pass
     seen = []
 
     def watch(pipe: Any, step: int, timestep: float, tensors: Any) -> None:
@@ -191,7 +194,7 @@ def test_textual_inversion(
         wide, _, pooled, _ = pipe.encode_prompt("a <toy> on a table", do_classifier_free_guidance=False)
     own = text_encoders_from_bundle(open_bundle(family_bundle("sdxl")))
     loaded = [encoder.with_loaded(path, "<toy>") for encoder in own]
-    ours = encode(["a <toy> on a table"], encoders=loaded).rows[POSITIVE]
+    ours = encode(["a <toy> on a table"], encoders=loaded).rows(POSITIVE)
     assert_equal(ours["encoder_hidden_states"], wide.numpy())
     assert_equal(ours["text_embeds"], pooled.numpy())
 

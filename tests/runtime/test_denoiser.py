@@ -10,8 +10,20 @@ from latentrt.engines.spec import Array, EngineSpec, TensorSpec
 from latentrt.runtime.denoiser.conditions.condition import FixedCondition, UnetCall
 from latentrt.runtime.denoiser.conditions.guidance_scale import GuidanceScaleCondition
 from latentrt.runtime.denoiser.conditions.mask import mask_condition
+from latentrt.runtime.denoiser.conditions.text import PassText, TextCondition
 from latentrt.runtime.denoiser.denoiser import Denoiser
-from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE, Guider, Pass, StepScales, classifier_free, rescaled
+from latentrt.runtime.denoiser.guider import (
+    NEGATIVE,
+    POSITIVE,
+    Composition,
+    Guider,
+    Pass,
+    Predictions,
+    Side,
+    StepScales,
+    classifier_free,
+    rescaled,
+)
 from latentrt.runtime.sampling.schedule import Level
 
 LEVEL = Level(500.0, 1.0, 2.0)
@@ -47,8 +59,8 @@ def told(positive: Sequence[float], negative: Sequence[float]) -> FixedCondition
     """A row of one number for each picture and pass."""
     return FixedCondition(
         {
-            which: {"told": np.array(row, np.float32)[:, None]}
-            for which, row in ((POSITIVE, positive), (NEGATIVE, negative))
+            side: {"told": np.array(row, np.float32)[:, None]}
+            for side, row in ((Side.POSITIVE, positive), (Side.NEGATIVE, negative))
         }
     )
 
@@ -86,19 +98,20 @@ def test_a_weight_of_one_has_one_pass() -> None:
 def test_rescaling_brings_the_deviation_back() -> None:
     """At φ = 1 wholly: the deviation is that of the conditional prediction."""
     random = np.random.default_rng(1)
-    predictions = {which: random.normal(size=(2, 4, 8, 8)).astype(np.float32) for which in (NEGATIVE, POSITIVE)}
-    guided = classifier_free(predictions, 7.5)
-    whole = rescaled(classifier_free, 1.0)(predictions, 7.5)
-    assert guided.std() > 3 * predictions[POSITIVE].std()
-    np.testing.assert_allclose(whole.std((1, 2, 3)), predictions[POSITIVE].std((1, 2, 3)), rtol=1e-5)
-    np.testing.assert_allclose(rescaled(classifier_free, 0.0)(predictions, 7.5), guided, rtol=1e-6)
+    unconditional, conditional, x = random.normal(size=(3, 2, 4, 8, 8)).astype(np.float32)
+    predictions = Predictions(unconditional=unconditional, conditional=conditional, scale=7.5, x=x, level=LEVEL)
+    guided = classifier_free(predictions)
+    whole = rescaled(classifier_free, 1.0)(predictions)
+    assert guided.std() > 3 * conditional.std()
+    np.testing.assert_allclose(whole.std((1, 2, 3)), conditional.std((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(rescaled(classifier_free, 0.0)(predictions), guided, rtol=1e-6)
 
 
 def test_mask_channels_follow_the_latents() -> None:
     """In the order of the conditions, the same for both passes."""
     unet = Unet((1, 2), channels=5)
     mask, masked = np.full((1, 1, 3, 3), 2.0, np.float32), np.full((1, 1, 3, 3), 3.0, np.float32)
-    more = FixedCondition({which: {"sample": np.full((1, 1, 3, 3), 4.0, np.float32)} for which in (POSITIVE, NEGATIVE)})
+    more = FixedCondition({side: {"sample": np.full((1, 1, 3, 3), 4.0, np.float32)} for side in Side})
     conditions = [mask_condition(mask, masked), told([0], [0]), more]
     Denoiser(unet, conditions, Guider(steps=scales(5.0)))(np.ones((1, 2, 3, 3), np.float32), LEVEL)
     (call,) = unet.calls
@@ -141,3 +154,60 @@ def test_a_condition_may_answer_every_call() -> None:
     assert control.seen == [(rows, timestep) for timestep in (100.0, 200.0) for rows in passes]
     rows = [call["residual"].ravel().tolist() for call in unet.calls]
     assert [rows[0], rows[1][:1], rows[2], rows[3][:1]] == [[100, 101, 102], [103], [200, 201, 202], [203]]
+
+
+class Echo(Unet):
+    """An engine whose prediction is what it is told, everywhere."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        super().run(inputs)
+        return {"out_sample": np.tile(inputs["told"][:, :, None, None], (1, 2, 3, 3))}
+
+
+def texts(of_step: Sequence[Sequence[int]]) -> PassText:
+    """A pass that is told 0, 1, 2 … by step and picture."""
+    return PassText(inputs={"told": np.arange(10, dtype=np.float32)[:, None]}, of_step=np.array(of_step))
+
+
+@pytest.mark.parametrize("batches", [(1, 2, 3, 4, 5, 6), (1,), (4,)])
+def test_prompts_are_composed(batches: tuple[int, ...]) -> None:
+    """u + s · Σ wᵢ · (cᵢ − u), with weights of each picture and place; without guidance s is 1."""
+    left = np.zeros((1, 1, 3, 3), np.float32)
+    left[..., 0] = 1.0
+    composition = Composition(weights=(left * 2.0, np.array([0.0, 0.5], np.float32).reshape(2, 1, 1, 1)))
+    positive = [Pass(Side.POSITIVE, index) for index in range(2)]
+    text = TextCondition(
+        of_pass={NEGATIVE: texts([[1, 1]]), positive[0]: texts([[3, 4]]), positive[1]: texts([[7, 9]])}, chunks=1
+    )
+    for scale in (5.0, 1.0):
+        denoiser = Denoiser(Echo(batches), [text], Guider(steps=scales(scale), composition=composition))
+        found = denoiser(np.zeros((2, 2, 3, 3), np.float32), LEVEL)
+        expected = [[1 + scale * 2 * 2, 1], [1 + scale * (2 * 3 + 0.5 * 8), 1 + scale * 0.5 * 8]]
+        np.testing.assert_allclose(found[:, 0, 0, :2], expected, rtol=1e-6)
+
+
+def test_weights_of_one_need_no_negative_pass() -> None:
+    """Two halves of a picture, without guidance."""
+    left = np.zeros((1, 1, 3, 3), np.float32)
+    left[..., 0] = 1.0
+    composition = Composition(weights=(left, 1.0 - left))
+    text = TextCondition(of_pass={POSITIVE: texts([[3]]), Pass(Side.POSITIVE, 1): texts([[7]])}, chunks=1)
+    unet = Echo((1, 2))
+    found = Denoiser(unet, [text], Guider(steps=scales(1.0), composition=composition))(
+        np.zeros((1, 2, 3, 3), np.float32), LEVEL
+    )
+    assert found[0, 0, 0].tolist() == [3, 7, 7]
+    assert len(unet.calls) == 1
+
+
+@pytest.mark.parametrize("batches", [(1, 2, 3, 4), (1,), (3,)])
+def test_texts_change_with_the_steps(batches: tuple[int, ...]) -> None:
+    """Those of one side, and of one picture; a call between two steps belongs to the one before it."""
+    text = TextCondition(
+        of_pass={NEGATIVE: texts([[0, 0]]), POSITIVE: texts([[2, 5], [3, 5]])}, chunks=1, ratios=(2.0, 1.0)
+    )
+    denoiser = Denoiser(Echo(batches), [text], Guider(steps=scales(2.0)))
+    seen = []
+    for sigma in (2.0, 1.5, 1.0, 0.5):
+        seen.append(denoiser(np.zeros((2, 2, 3, 3), np.float32), Level(500.0, 1.0, sigma))[:, 0, 0, 0].tolist())
+    assert seen == [[4, 10], [4, 10], [6, 10], [6, 10]]

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from latentrt.engines.spec import Array, Tensor
-from latentrt.runtime.denoiser.guider import Pass
+from latentrt.runtime.denoiser.guider import Pass, Side
 from latentrt.runtime.sampling.schedule import Level
 
 SAMPLE = "sample"
@@ -61,14 +61,14 @@ class Condition(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class FixedCondition:
-    """Inputs that stay the same over the run: (N, …) by name, for each pass."""
+    """Inputs that stay the same over the run: (N, …) by name, the same for all passes of a side."""
 
-    rows: Mapping[Pass, Mapping[str, Array]]
+    rows: Mapping[Side, Mapping[str, Array]]
 
     def inputs(self, passes: Sequence[Pass]) -> Mapping[str, Array]:
         """The rows of each pass."""
-        names = self.rows[passes[0]]
-        return {name: np.concatenate([self.rows[which][name] for which in passes]) for name in names}
+        names = self.rows[passes[0].side]
+        return {name: np.concatenate([self.rows[which.side][name] for which in passes]) for name in names}
 
     def at(self, call: UnetCall) -> Mapping[str, Tensor]:
         """Nothing."""

@@ -11,7 +11,7 @@ from latentrt.engines.bundle.net_inputs import CONTROL_TYPE, HINT, SCALES
 from latentrt.engines.engine import Engine
 from latentrt.engines.spec import Array, Tensor, host_arrays
 from latentrt.runtime.denoiser.conditions.condition import SAMPLE, UnetCall
-from latentrt.runtime.denoiser.guider import NEGATIVE, Pass
+from latentrt.runtime.denoiser.guider import Pass, Side
 from latentrt.runtime.denoiser.steps import ActiveSteps
 
 Residuals = Mapping[str, Tensor]
@@ -88,7 +88,7 @@ class ControlledRun:
         scales[: len(rows)] = self.scales
         if self.conditional_only:
             for place, row in enumerate(rows):
-                if call.pass_of_each[row] == NEGATIVE:
+                if call.pass_of_each[row].side is Side.NEGATIVE:
                     scales[place] = 0.0
         own = {HINT: self._hint_of(call.picture_of_each[rows] % len(self.hint), batch), SCALES: scales}
         if self.types is not None:
@@ -118,7 +118,9 @@ class ControlCondition:
         """The sum of the residuals of all nets that count here; nothing where there is none."""
         active = [net for net in self.nets if net.steps.at(call.level)]
         rows = np.arange(call.rows.stop - call.rows.start)
-        wanted = np.array([index for index, which in enumerate(call.pass_of_each) if which != NEGATIVE], rows.dtype)
+        wanted = np.array(
+            [index for index, which in enumerate(call.pass_of_each) if which.side is Side.POSITIVE], rows.dtype
+        )
         narrow = [net for net in active if net.conditional_only and net.narrows(len(rows), len(wanted))]
         total: Residuals = {}
         if len(wanted):

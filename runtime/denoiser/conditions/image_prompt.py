@@ -9,7 +9,7 @@ import numpy as np
 from latentrt.engines.bundle.added_inputs import KEYS, SCALES, VALUES, image_prompt_mask
 from latentrt.engines.spec import Array, Tensor
 from latentrt.runtime.denoiser.conditions.condition import SAMPLE, UnetCall
-from latentrt.runtime.denoiser.guider import NEGATIVE, Pass
+from latentrt.runtime.denoiser.guider import Pass, Side
 from latentrt.runtime.denoiser.steps import ActiveSteps
 
 _Shape = tuple[tuple[Pass, ...], tuple[bool, ...], int]
@@ -37,7 +37,7 @@ class AttendedImages:
 
     def of_pass(self, which: Pass) -> tuple[Array, Array]:
         """Keys and values for a pass."""
-        return self._negative if which == NEGATIVE else (self.keys, self.values)
+        return self._negative if which.side is Side.NEGATIVE else (self.keys, self.values)
 
     @cached_property
     def _negative(self) -> tuple[Array, Array]:

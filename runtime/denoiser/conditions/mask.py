@@ -4,7 +4,7 @@ import numpy as np
 
 from latentrt.engines.spec import Array
 from latentrt.runtime.denoiser.conditions.condition import SAMPLE, FixedCondition
-from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE
+from latentrt.runtime.denoiser.guider import Side
 
 
 def mask_condition(mask: Array, masked: Array) -> FixedCondition:
@@ -15,4 +15,4 @@ def mask_condition(mask: Array, masked: Array) -> FixedCondition:
         masked: (N, C, h, w), latents of the picture without what is redrawn.
     """
     channels = {SAMPLE: np.concatenate([mask, masked], axis=1)}
-    return FixedCondition({NEGATIVE: channels, POSITIVE: channels})
+    return FixedCondition(dict.fromkeys(Side, channels))

@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from latentrt.engines.errors import RequestError
-from latentrt.engines.spec import Array
-from latentrt.runtime.denoiser.conditions.condition import FixedCondition
-from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE, Pass
-from latentrt.runtime.prompts.encoder import Encoded, PromptEncoder, Prompts
+from latentrt.engines.spec import Array, Tensor
+from latentrt.runtime.denoiser.conditions.condition import UnetCall
+from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE, Pass, Side
+from latentrt.runtime.denoiser.steps import step_at
+from latentrt.runtime.prompts.encoder import Encoded, PromptEncoder
+from latentrt.runtime.prompts.plan import PromptPlan
 from latentrt.runtime.prompts.style import PromptOptions
 from latentrt.runtime.prompts.tree import Prompt
+from latentrt.runtime.sampling.schedule import Level
 
 STATES, POOLED = "encoder_hidden_states", "text_embeds"  # the U-Net's inputs
 EMBEDS: Mapping[str, tuple[Pass, str]] = {
@@ -20,49 +23,114 @@ EMBEDS: Mapping[str, tuple[Pass, str]] = {
     "pooled_prompt_embeds": (POSITIVE, POOLED),
     "negative_pooled_prompt_embeds": (NEGATIVE, POOLED),
 }
-"""diffusers' names of encoded prompts, by pass and by input of the U-Net."""
+"""diffusers' names of encoded prompts, by pass and by input of the U-Net. Of prompts that are composed, the first."""
 
 
-@dataclass(frozen=True, eq=False)
-class TextCondition(FixedCondition):
-    """Prompts; ``chunks`` says of how many chunks the longest is. Rows of a side may be missing where nobody asks."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PassText:
+    """What one pass is told over a run.
 
+    Attributes:
+        inputs: (T, …) by name, of T texts.
+        of_step: which of them each picture is told at each step, (S, N), or (1, N) where nothing changes.
+    """
+
+    inputs: Mapping[str, Array]
+    of_step: Array
+
+    def rows(self, step: int = 0) -> dict[str, Array]:
+        """(N, …) by name, of one step."""
+        places = self.of_step[min(step, len(self.of_step) - 1)]
+        return {name: array[places] for name, array in self.inputs.items()}
+
+
+def fixed_text(rows: Mapping[str, Array]) -> PassText:
+    """A pass that is told the same at every step: (N, …) by name."""
+    count = len(next(iter(rows.values())))
+    return PassText(inputs=rows, of_step=np.arange(count)[None])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextCondition:
+    """The prompts of a run. A pass may be missing where no step makes it.
+
+    Attributes:
+        of_pass: what each pass is told.
+        ratios: the noise-to-signal ratios of the run's steps, descending; none where nothing changes.
+        chunks: of how many chunks the longest prompt is.
+    """
+
+    of_pass: Mapping[Pass, PassText]
     chunks: int
+    ratios: tuple[float, ...] = ()
+
+    def rows(self, which: Pass, level: Level | None = None) -> dict[str, Array]:
+        """What a pass is told, (N, …) by name: at a level, or at the first step."""
+        return self.of_pass[which].rows(self._step(level)) if which in self.of_pass else {}
+
+    def inputs(self, passes: Sequence[Pass]) -> Mapping[str, Array]:
+        """All of it, where no pass changes."""
+        if self._changes:
+            return {}
+        rows = [self.rows(which) for which in passes]
+        return {name: np.concatenate([one[name] for one in rows]) for name in rows[0]}
+
+    def at(self, call: UnetCall) -> Mapping[str, Tensor]:
+        """The texts of the level's step, where a pass changes."""
+        if not self._changes:
+            return {}
+        step = self._step(call.level)
+        told = [self.of_pass[which] for which in call.pass_of_each]
+        places = [
+            text.of_step[min(step, len(text.of_step) - 1), picture]
+            for text, picture in zip(told, call.picture_of_each, strict=True)
+        ]
+        return {
+            name: np.stack([text.inputs[name][place] for text, place in zip(told, places, strict=True)])
+            for name in told[0].inputs
+        }
+
+    @property
+    def _changes(self) -> bool:
+        return any(len(text.of_step) > 1 for text in self.of_pass.values())
+
+    def _step(self, level: Level | None) -> int:
+        return 0 if level is None or not self.ratios else step_at(self.ratios, level)
 
 
 def text_condition(
     encoders: Iterable[PromptEncoder],
-    prompts: Sequence[Prompts],
+    plan: PromptPlan,
     options: PromptOptions,
     parsed: Mapping[str, Prompt],
     *,
     guides: bool,
+    ratios: tuple[float, ...] = (),
     given: TextCondition | None = None,
 ) -> TextCondition:
-    """Encodes the prompts with every text encoder.
+    """Encodes the prompts with every text encoder, each text once.
 
     Args:
         encoders: in the order in which their states lie side by side; taken where there is a text to encode.
-        prompts: of each encoder.
+        plan: which texts the passes read.
         options: how to read them.
         parsed: the tree of every text.
         guides: whether any step has a negative pass; what that sees is zeros where the prompts have no negatives.
+        ratios: the noise-to-signal ratios of the run's steps, for prompts that change.
         given: the sides that were encoded before, which have no texts.
 
     Raises:
         RequestError: weights so large that the result is not finite, or texts of more chunks than what was given.
     """
-    rows = {} if given is None else dict(given.rows)
-    guides = guides and NEGATIVE not in rows
+    of_pass = {} if given is None else dict(given.of_pass)
+    guides = guides and NEGATIVE not in of_pass
     least = 1 if given is None else given.chunks
-    if POSITIVE not in rows:
-        texts = [(one.positives, one.negatives if guides else None) for one in prompts]
-    elif guides and prompts[0].negatives is not None:
-        texts = [(one.negatives or (), None) for one in prompts]
+    sides = [Side.POSITIVE] if Side.POSITIVE in plan.texts else []
+    if guides and Side.NEGATIVE in plan.texts:
+        sides.append(Side.NEGATIVE)
+    if sides == [Side.NEGATIVE]:
         options = replace(options, clip_skip=0)  # which concerns prompts alone
-    else:
-        texts = []  # both sides are given, or the negative one is zeros
-    encoded = _encoded(encoders if texts else (), texts, options, parsed, least)
+    encoded = _encoded(encoders if sides else (), sides, plan, options, parsed, least)
     chunks = encoded[0][0].chunks if encoded else least
     if given is not None and chunks > least:
         length = encoded[0][0].states.shape[1]
@@ -70,34 +138,40 @@ def text_condition(
             f"got embeds of {length * least // chunks} tokens and texts of {length}, expected equally many; encode "
             "both with one pipe.encode, or shorten the text"
         )
-    first = [side for side, _ in encoded]
-    if POSITIVE not in rows:
-        rows[POSITIVE] = _inputs(first)
-        first = [side for _, side in encoded if side is not None]
-    if guides:
-        rows[NEGATIVE] = _inputs(first) if first else {name: np.zeros_like(row) for name, row in rows[POSITIVE].items()}
-    return TextCondition(rows, chunks=chunks)
+    told = {side: _inputs([one[index] for one in encoded]) for index, side in enumerate(sides)}
+    of_pass |= {
+        which: PassText(inputs=told[which.side], of_step=places)
+        for which, places in plan.of_step.items()
+        if which.side in told
+    }
+    if guides and NEGATIVE not in of_pass:
+        positive = of_pass[POSITIVE].rows()
+        of_pass[NEGATIVE] = fixed_text({name: np.zeros_like(array) for name, array in positive.items()})
+    return TextCondition(of_pass=of_pass, chunks=chunks, ratios=ratios)
 
 
 def _encoded(
     encoders: Iterable[PromptEncoder],
-    texts: Sequence[tuple[Sequence[str], Sequence[str] | None]],
+    sides: Sequence[Side],
+    plan: PromptPlan,
     options: PromptOptions,
     parsed: Mapping[str, Prompt],
     least: int,
-) -> list[tuple[Encoded, Encoded | None]]:
-    """What every encoder makes of its texts, of equally many chunks, ``least`` or more."""
+) -> list[list[Encoded]]:
+    """What every encoder makes of the texts of some sides, of equally many chunks, ``least`` or more."""
     encoders = list(encoders)
 
-    def sides(least: int) -> list[tuple[Encoded, Encoded | None]]:
-        return [
-            encoder.encode(positives, negatives, options, parsed, chunks=least)
-            for encoder, (positives, negatives) in zip(encoders, texts, strict=True)
-        ]
+    def texts(least: int) -> list[list[Encoded]]:
+        made = []
+        for index, encoder in enumerate(encoders):
+            first, *second = [plan.of_encoder(side, index) for side in sides]
+            both = encoder.encode(first, second[0] if second else None, options, parsed, chunks=least)
+            made.append([one for one in both if one is not None])
+        return made
 
-    encoded = sides(least)
-    chunks = max((positive.chunks for positive, _ in encoded), default=least)
-    return encoded if all(positive.chunks == chunks for positive, _ in encoded) else sides(chunks)
+    encoded = texts(least)
+    chunks = max((first.chunks for first, *_ in encoded), default=least)
+    return encoded if all(first.chunks == chunks for first, *_ in encoded) else texts(chunks)
 
 
 def _inputs(encoded: Sequence[Encoded]) -> Mapping[str, Array]:

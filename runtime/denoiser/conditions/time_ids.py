@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from latentrt.runtime.denoiser.conditions.condition import FixedCondition
-from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE
+from latentrt.runtime.denoiser.guider import Side
 
 
 def time_ids_condition(positive: Sequence[float], negative: Sequence[float], count: int) -> FixedCondition:
-    """The same numbers for each of ``count`` pictures, by pass."""
+    """The same numbers for each of ``count`` pictures, by side."""
     return FixedCondition(
         {
-            which: {"time_ids": np.tile(np.array(ids, np.float32), (count, 1))}
-            for which, ids in ((POSITIVE, positive), (NEGATIVE, negative))
+            side: {"time_ids": np.tile(np.array(ids, np.float32), (count, 1))}
+            for side, ids in ((Side.POSITIVE, positive), (Side.NEGATIVE, negative))
         }
     )
