@@ -33,6 +33,7 @@ from latentrt.runtime.call.prompt_set import prompt_set_from_keywords
 from latentrt.runtime.call.request import Request, loras_of_call, request_from_options
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.call.workflow import Workflow
+from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.pictures.image import Picture
 from latentrt.runtime.pictures.preview import preview_from_latents
 from latentrt.runtime.pictures.tiling import vae_engine
@@ -232,6 +233,28 @@ class Pipeline:
         initial = latents_from_noise(request, noise)
         return draw(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
 
+    def check(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        image: Picture | Sequence[Picture] | None = None,
+        strength: float | None = None,
+        **options: Unpack[Options],
+    ) -> tuple[PictureMetadata, ...]:
+        """Checks the arguments of a call, or of ``img2img`` where a picture is given; nothing is drawn.
+
+        Returns:
+            The settings that each picture would have.
+
+        Raises:
+            RequestError: an argument that cannot be served, with what to do.
+        """
+        if image is not None:
+            request, _ = self._image_request(prompt, image, strength, options)
+        else:
+            request = request_from_options(self.manifest, prompt, options, Workflow.TEXT, additions=self._additions)
+        return request.metadata(self._additions.text_encoders[0].inversions)
+
     def img2img(
         self,
         prompt: str | Sequence[str] | None = None,
@@ -255,28 +278,8 @@ class Pipeline:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        from latentrt.runtime.pictures.arrays import pictures_from_argument  # loaded by those who start from pictures
-
         begin = perf_counter()
-        images = pictures_from_argument(image, self.manifest.latents.channels, latents=True)
-        if options.get("denoising_start") is None:
-            strength = self.manifest.defaults.strength if strength is None else strength
-        elif strength is not None or not isinstance(images, np.ndarray):
-            given = "strength" if strength is not None else "a picture"
-            raise RequestError(
-                f"got {given} with denoising_start, expected the latents of another run alone; leave it out"
-            )
-        source = self._size(images)
-        request = request_from_options(
-            self.manifest,
-            prompt,
-            options,
-            Workflow.IMAGE,
-            strength=strength,
-            source=source,
-            additions=self._additions,
-        )
-        _check_count(len(images), request, "images")
+        request, images = self._image_request(prompt, image, strength, options)
         noise = Noise(request.sampling.seeds, request.latent_shape)
         initial = latents_from_images(self.manifest, request, images, noise, self._encoder(request))
         return draw(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
@@ -404,6 +407,37 @@ class Pipeline:
         if len(shape) != 4 or shape[1] != channels:
             raise RequestError(f"got latents {shape}, expected (N, {channels}, h, w); give the callback's denoised")
         return [Image.fromarray(picture) for picture in preview_from_latents(self.manifest.preview, denoised)]
+
+    def _image_request(
+        self,
+        prompt: str | Sequence[str] | None,
+        image: Picture | Sequence[Picture],
+        strength: float | None,
+        options: Options,
+    ) -> tuple[Request, Pictures]:
+        """What ``img2img`` is asked for, checked, and its pictures."""
+        from latentrt.runtime.pictures.arrays import pictures_from_argument  # loaded by those who start from pictures
+
+        images = pictures_from_argument(image, self.manifest.latents.channels, latents=True)
+        if options.get("denoising_start") is None:
+            strength = self.manifest.defaults.strength if strength is None else strength
+        elif strength is not None or not isinstance(images, np.ndarray):
+            given = "strength" if strength is not None else "a picture"
+            raise RequestError(
+                f"got {given} with denoising_start, expected the latents of another run alone; leave it out"
+            )
+        source = self._size(images)
+        request = request_from_options(
+            self.manifest,
+            prompt,
+            options,
+            Workflow.IMAGE,
+            strength=strength,
+            source=source,
+            additions=self._additions,
+        )
+        _check_count(len(images), request, "images")
+        return request, images
 
     def _size(self, images: Pictures) -> SourceSize:
         """That of the first picture, or of the picture that latents stand for."""

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 import latentrt
-from latentrt.cli.demo import contact_sheet
+from latentrt.cli.contact_sheet import Side, contact_sheet
 from latentrt.cli.terminal import print_table, step_bar
 from latentrt.models import EMBEDDED
 from latentrt.runtime.sampling.sampler_table import SAMPLERS
@@ -88,7 +88,13 @@ def sheet(pipe: latentrt.Pipeline, prompt: str) -> Image.Image:
             progress(done + 1, len(names))
     half = (len(names) + 1) // 2
     blocks = [
-        contact_sheet([p for name in block for p in pictures[name]], block, list(map(str, STEPS)), scale=1, label=120)
+        contact_sheet(
+            [picture for name in block for picture in pictures[name]],
+            Side(labels=block),
+            Side(labels=list(map(str, STEPS)), name="steps"),
+            size=(64, 64),
+            smallest=64,
+        )
         for block in (names[:half], names[half:])
     ]
     whole = Image.new("RGB", (sum(b.width for b in blocks), max(b.height for b in blocks)), "white")

@@ -11,6 +11,7 @@ from latentrt.cli.commands.build import build
 from latentrt.cli.commands.bundles import compare, inspect, verify
 from latentrt.cli.commands.demo import demo
 from latentrt.cli.commands.draw import generate, img2img, inpaint, outpaint
+from latentrt.cli.commands.grid import grid
 from latentrt.cli.commands.prepare import prepare
 from latentrt.cli.commands.samplers import samplers
 from latentrt.cli.streams import lasting_streams
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (build, generate, img2img, inpaint, outpaint, inspect, compare, verify, samplers, demo, bench):
+for _command in (build, generate, img2img, inpaint, outpaint, grid, inspect, compare, verify, samplers, demo, bench):
     app.command()(_command)
 app.add_typer(prepare, name="prepare")
 

@@ -1,7 +1,7 @@
 """The options that all drawing commands share, and what they do before and after they draw."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import Parameter
@@ -200,9 +200,9 @@ class Drawing:
         paths = output_paths(
             self.output, pictures, bundle.absolute().name.removesuffix(".bundle"), overwrite=self.overwrite
         )
-        controls, image_prompts = self._controls(), self._image_prompts()
-        with self._opened(bundle) as (pipe, options):
-            options |= {"control": controls or None, "image_prompt": image_prompts or None}
+        options = self.options()
+        with self.opened(bundle) as pipe:
+            options["sampler"] = self.sampler_of(pipe.manifest.defaults)
             checked = prompt_set_from_keywords(
                 pipe.manifest, prompts, set_options(options)
             )  # before the first is drawn
@@ -252,25 +252,16 @@ class Drawing:
         )
 
     @contextmanager
-    def _opened(self, bundle: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """The bundle as a pipeline, and the keywords that every batch is drawn with."""
+    def opened(self, bundle: Path) -> Iterator[Any]:
+        """The bundle as a pipeline, with the textual inversions."""
         from latentrt.cli.terminal import tell
-        from latentrt.engines.files import check_writable
         from latentrt.opening import open as open_pipeline
 
-        if self.preview is not None:
-            if self.preview.suffix.lower() != ".png":
-                raise RequestError(f"got preview {str(self.preview)!r}, expected a name that ends in .png; add .png")
-            check_writable(self.preview)
-        options = self._options()
         with open_pipeline(bundle, backend=self.backend, threads=self.threads) as pipe:
             for file, token in map(_file_and_token, self.textual_inversion or ()):
                 triggers = pipe.load_textual_inversion(file, token)
                 tell(f"{file.name}: write {' and '.join(triggers)} in a prompt")
-            options["sampler"] = self._sampler(pipe.manifest.defaults)
-            if self.preview is not None:
-                options["callback_on_step_end"] = _previews(self.preview)
-            yield pipe, options
+            yield pipe
 
     def _prompts(self, prompt: str | None) -> list[str]:
         """The prompt of each picture: each line ``count`` times in turn."""
@@ -300,7 +291,12 @@ class Drawing:
     def _latents(self) -> bool:
         return self.output.suffix.lower() == _LATENTS
 
-    def _options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """The keywords that every batch is drawn with, but for the sampler and LoRAs, which need the model.
+
+        Raises:
+            LatentrtError: an option that cannot be read, or a file that it names.
+        """
         width, height = size_from_text(self.size, "size")
         written = {name: value for name, value in self.keywords.items() if value is not None}
         return {
@@ -308,9 +304,17 @@ class Drawing:
             "width": width,
             "height": height,
             "output_type": "latent" if self._latents else "pil",
+            "control": self._controls() or None,
+            "image_prompt": self._image_prompts() or None,
+            "callback_on_step_end": None if self.preview is None else _previews(self.preview),
         }
 
-    def _sampler(self, defaults: "DefaultsRecord") -> Any:
+    def sampler_of(self, defaults: "DefaultsRecord") -> Any:
+        """The sampler; None for the model's own.
+
+        Raises:
+            RequestError: an unknown one, or an option that it does not have.
+        """
         from latentrt.runtime.sampling.samplers import Sampler
 
         sampler = Sampler(name=self.sampler or defaults.sampler)
@@ -344,10 +348,19 @@ def _pictures_at_once(profiles: Sequence[Any], size: tuple[int | None, int | Non
 
 
 def _previews(path: Path) -> Callable[[Any, int, float, dict[str, Any]], None]:
-    """A callback that rewrites the preview of the first picture."""
+    """A callback that rewrites the preview of the first picture.
+
+    Raises:
+        LatentrtError: it cannot be written there.
+    """
     from PIL import Image
 
+    from latentrt.engines.files import check_writable
     from latentrt.runtime.pictures.image import write_png
+
+    if path.suffix.lower() != ".png":
+        raise RequestError(f"got preview {str(path)!r}, expected a name that ends in .png; add .png")
+    check_writable(path)
 
     def write(pipe: Any, step: int, timestep: float, tensors: dict[str, Any]) -> None:
         small = pipe.preview(tensors["denoised"][:1])[0]
@@ -362,11 +375,6 @@ def _option(flag: Flag) -> Any:
     names = (flag.name, flag.short) if flag.short else (flag.name,)
     kind = _KINDS.get(flag.form, str) | None
     return Annotated[kind, typer.Option(*names, help=flag.help, metavar=flag.metavar)]
-
-
-def _drawing(**arguments: Any) -> Drawing:
-    keywords = {name: arguments.pop(name) for name in FLAGS}
-    return Drawing(**arguments, keywords=keywords)
 
 
 def read_start(path: Path) -> Any:
@@ -384,5 +392,24 @@ _KINDS: Mapping[Form, type] = {Form.NUMBER: float, Form.WHOLE_NUMBER: int}
 _FLAGS = [
     Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_option(flag)) for name, flag in FLAGS.items()
 ]
-draws = takes("drawing", [*_FLAGS, *(p for p in parameters_of(Drawing) if p.name != "keywords")], _drawing)
+
+
+def drawing_parameters(kind: type[Drawing], without: Collection[str] = ()) -> list[Parameter]:
+    """The options of a kind of drawing as parameters of a command, but for those of its fields that are named."""
+    return [*_FLAGS, *(p for p in parameters_of(kind) if p.name not in ("keywords", *without))]
+
+
+def draws_as(
+    kind: type[Drawing], without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command with a ``drawing`` parameter the options of a kind of drawing beside its own."""
+
+    def make(**arguments: Any) -> Drawing:
+        keywords = {name: arguments.pop(name) for name in FLAGS}
+        return kind(**arguments, keywords=keywords)
+
+    return takes("drawing", drawing_parameters(kind, without), make)
+
+
+draws = draws_as(Drawing)
 """Gives a command with a ``drawing`` parameter the options of ``Drawing`` beside its own."""

@@ -1,10 +1,11 @@
 """Commands that take the fields of a dataclass as options."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 
 def parameters_of(kind: type[Any]) -> list[Parameter]:
@@ -45,3 +46,33 @@ def takes(
         return run
 
     return decorate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """A command's option as it is declared: its parameter, its long names, the type of a value, and whether it may be
+    repeated."""
+
+    parameter: str
+    names: tuple[str, ...]
+    kind: type[Any]
+    repeatable: bool
+
+    @property
+    def name(self) -> str:
+        """What is typed, without hyphens in front."""
+        return self.names[0]
+
+
+def option_from_parameter(parameter: Parameter) -> Option:
+    """The option that a parameter is, whose annotation is typer's."""
+    kind, info = get_args(parameter.annotation)[:2]
+    (kind,) = [one for one in get_args(kind) if one is not NoneType] or [kind]
+    repeatable = get_origin(kind) is list
+    spelled = [name for text in info.param_decls or () for name in text.split("/") if name.startswith("--")]
+    return Option(
+        parameter=parameter.name,
+        names=tuple(name.removeprefix("--") for name in spelled) or (parameter.name.replace("_", "-"),),
+        kind=get_args(kind)[0] if repeatable else kind,
+        repeatable=repeatable,
+    )

@@ -48,7 +48,7 @@ def output_paths(output: Path, pictures: Sequence[Picture], model: str, *, overw
     if by_pattern:
         _check_pattern(str(output))
         paths = [
-            Path(str(output).format(index=index, seed=one.seed, prompt=_slug(one.prompt), model=_slug(model)))
+            Path(str(output).format(index=index, seed=one.seed, prompt=slug(one.prompt), model=slug(model)))
             for index, one in enumerate(pictures)
         ]
     elif len(pictures) == 1 or output.suffix.lower() == LATENTS:
@@ -112,7 +112,7 @@ def _check_pattern(pattern: str) -> None:
             )
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """A text as part of a file's name on every system."""
     return re.sub(r"[^\w.]+", "-", text)[:_LONGEST].strip("-.") or "untitled"
 

@@ -1,0 +1,131 @@
+"""The cells of a grid: what each is drawn with, and the key by which a picture of it is known again."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from latentrt.cli.grids.axes import Axis
+from latentrt.cli.grids.settings import Settings
+from latentrt.cli.grids.values import MOST_CELLS
+from latentrt.cli.outputs import slug
+from latentrt.engines.bundle.records.manifest import BUNDLE_FILE, BundleManifest
+from latentrt.engines.errors import LatentrtError, RequestError
+from latentrt.engines.files import sha256_of_file
+from latentrt.runtime.metadata.picture_metadata import PictureMetadata
+
+_DIGITS = 12  # of a key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One picture: its places on the axes x, y and z, and its settings."""
+
+    place: tuple[int, ...]
+    label: str
+    settings: Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedCell:
+    """A cell whose arguments a pipeline has checked.
+
+    ``key`` is a digest of all that its picture depends on; ``parameters`` are its settings as A1111 writes them.
+    """
+
+    cell: Cell
+    key: str
+    metadata: PictureMetadata
+    parameters: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of its picture."""
+        return self.metadata.width, self.metadata.height
+
+    @property
+    def file_name(self) -> str:
+        """Its file: what differs, for people, and the key."""
+        name = slug(self.cell.label) if self.cell.label else "cell"
+        return f"{name}-{self.key}.png"
+
+
+def cells_of(axes: Sequence[Axis], settings: Settings) -> list[Cell]:
+    """Every combination, sheet by sheet and row by row.
+
+    Args:
+        axes: x, y and z.
+        settings: what all cells are drawn with.
+
+    Raises:
+        RequestError: too many of them, or a text to replace that one of them lacks.
+    """
+    x, y, z = axes
+    count = len(x.values) * len(y.values) * len(z.values)
+    if count > MOST_CELLS:
+        sides = " × ".join(str(len(axis.values)) for axis in axes if axis.name)
+        raise RequestError(f"got {sides} = {count} cells, expected at most {MOST_CELLS}; choose fewer values")
+    return [
+        _cell(axes, (column, row, sheet), settings)
+        for sheet in range(len(z.values))
+        for row in range(len(y.values))
+        for column in range(len(x.values))
+    ]
+
+
+def _cell(axes: Sequence[Axis], place: tuple[int, ...], settings: Settings) -> Cell:
+    for axis, index in zip(axes, place, strict=True):
+        settings = axis.change(settings, axis.values[index])
+    labels = [label for axis, index in zip(axes, place, strict=True) if (label := axis.label(index))]
+    return Cell(place=place, label=", ".join(labels), settings=settings)
+
+
+class CellKeys:
+    """Makes the keys of cells; every file that they name is read once."""
+
+    def __init__(self, manifest: BundleManifest) -> None:
+        """Takes the manifest of the bundle that draws."""
+        files = sorted((name, file.sha256) for name, file in manifest.files.items())
+        self._model = sha256(json.dumps(files).encode()).hexdigest()
+        self._named: dict[str, dict[str, str]] = {}
+        self._digests: dict[str, str] = {}
+
+    def checked(self, cell: Cell, metadata: PictureMetadata) -> CheckedCell:
+        """A cell with its key, from the settings that a pipeline will draw it with."""
+        parameters = metadata.parameters()
+        given = cell.settings.drawing.given()
+        values = [one for told in given.values() for one in (told if isinstance(told, (list, tuple)) else [told])]
+        depends = {
+            "model": self._model,
+            "parameters": parameters,
+            "options": {name: str(value) for name, value in given.items()},
+            "files": [self._files(str(value)) for value in values],
+        }
+        key = sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+        return CheckedCell(cell=cell, key=key, metadata=metadata, parameters=parameters)
+
+    def _files(self, text: str) -> dict[str, str]:
+        """The files and bundles that an option names between its colons, with their digests."""
+        if text not in self._named:
+            parts = text.split(":")
+            spans = ((first, end) for first in range(len(parts)) for end in range(first + 1, len(parts) + 1))
+            paths = (":".join(parts[first:end]) for first, end in spans)
+            self._named[text] = {path: digest for path in paths if (digest := self._digest(path))}
+        return self._named[text]
+
+    def _digest(self, path: str) -> str:
+        """Of a file, or of a bundle's manifest, which has those of all its files; empty for others."""
+        if path not in self._digests:
+            file = next((one for one in (path, os.path.join(path, BUNDLE_FILE)) if os.path.isfile(one)), None)
+            try:
+                self._digests[path] = "" if file is None else sha256_of_file(Path(file))
+            except OSError:  # what draws with it says what is wrong
+                self._digests[path] = ""
+        return self._digests[path]
+
+
+def error_in(cell: Cell, error: LatentrtError, more: str = "") -> LatentrtError:
+    """The error with the cell that it came up in."""
+    return type(error)(f"{error} (in the cell {cell.label}{more})")
