@@ -105,8 +105,9 @@ image = Image.new("RGB", (32, 32))
 with latentrt.open({str(tiny_bundle)!r}) as pipe:
     pipe("a cat", num_inference_steps=1, seed=1)
     pipe.inpaint("a cat", image=image, mask_image=image, num_inference_steps=1, seed=1)
-words = ("addon", "control", "image_prompt", "unet_structure", "net_inputs")
+words = ("addon", "control", "image_prompt", "unet_structure", "net_inputs", "wildcard", "template")
 print(*(name for name in sys.modules if name.startswith("latentrt.") and any(word in name for word in words)))
+print(*(name for name in sys.modules if name.startswith("dynamicprompts")))
 """
     assert run_blocked(BUILDERS, code).split() == []
 

@@ -203,8 +203,9 @@ class Drawing:
         options = self.options()
         with self.opened(bundle) as pipe:
             options["sampler"] = self.sampler_of(pipe.manifest.defaults)
+            seeds = [picture.seed for picture in pictures]
             checked = prompt_set_from_keywords(
-                pipe.manifest, prompts, set_options(options)
+                pipe.manifest, prompts, set_options({**options, "seed": seeds})
             )  # before the first is drawn
             sets = None
             if self.lora or checked.names_loras:

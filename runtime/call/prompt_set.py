@@ -7,7 +7,7 @@ from typing import Any
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.keywords.options import Embeds, Options
-from latentrt.runtime.checks import texts, texts_for, warn_caller, whole
+from latentrt.runtime.checks import seeds_for, texts, texts_for, warn_caller, whole
 from latentrt.runtime.denoiser.conditions.text import TextCondition
 from latentrt.runtime.denoiser.guider import POSITIVE
 from latentrt.runtime.prompts.encoder import Prompts
@@ -42,6 +42,8 @@ class PromptSet:
         trees: of every text of the plan.
         tags: the LoRAs that every prompt asks for.
         given: the sides that were encoded before, under the names in ``embeds``; they have no texts.
+        templates: what was written where the prompts are what wildcards became; empty: nothing was chosen.
+        seeds: those that chose, as ``Sampling`` has them.
     """
 
     count: int
@@ -52,6 +54,8 @@ class PromptSet:
     tags: Mapping[str, tuple[LoraTag, ...]]
     given: TextCondition | None = None
     embeds: tuple[str, ...] = ()
+    templates: tuple[Prompts, ...] = ()
+    seeds: int | tuple[int, ...] | None = None
 
     def over(self, steps: StepCount) -> "PromptSet":
         """These, read for a run of so many steps.
@@ -92,14 +96,11 @@ class PromptSet:
 
     def metadata(self, index: int) -> dict[str, Any]:
         """What a picture's metadata say of its prompts."""
-        first, *others = self.of_encoders
-        # A second text encoder that reads the same needs no mention
-        second = None if not others or others[-1] == first else others[-1]
+        told = _told(self.of_encoders, index)
+        written = _told(self.templates, index) if self.templates else told
         return {
-            "prompt": first.positives[index] if first.positives else "",
-            "negative_prompt": None if first.negatives is None else first.negatives[index],
-            "prompt_2": None if second is None or not second.positives else second.positives[index],
-            "negative_prompt_2": None if second is None or not second.negatives else second.negatives[index],
+            **told,
+            "templates": {name: text for name, text in written.items() if text and text != told[name]},
             "clip_skip": self.options.clip_skip,
             "prompt_syntax": self.options.syntax.value,
             "embeds": self.embeds,
@@ -143,10 +144,17 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
         manifest.text_layers,
     )
     of_encoders = _of_encoders(manifest, prompts, keywords, count)
+    of_encoders = tuple(one.repeated(repeats) for one in of_encoders)
+    templates: tuple[Prompts, ...] = ()
+    seeds = None
+    if "wildcards" in keywords:
+        from latentrt.runtime.prompts.wildcards import resolved  # loaded by those who use it
+
+        templates, seeds = of_encoders, seeds_for(keywords.get("seed"), count * repeats)
+        of_encoders = resolved(templates, seeds, keywords["wildcards"])
     every = dict.fromkeys(text for one in of_encoders for text in (*one.positives, *(one.negatives or ())))
     tags = {text: STYLES[options.syntax].loras(text) for text in every}
     _check_loras(of_encoders, options, tags)
-    of_encoders = tuple(one.repeated(repeats) for one in of_encoders)
     plan, trees = _read(of_encoders, options, ONE_STEP, {})
     return PromptSet(
         count=count * repeats,
@@ -157,7 +165,22 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
         tags=tags,
         given=given,
         embeds=tuple(embeds),
+        templates=templates,
+        seeds=seeds,
     )
+
+
+def _told(of_encoders: Sequence[Prompts], index: int) -> dict[str, str | None]:
+    """What stands in a picture's metadata for its texts."""
+    first, *others = of_encoders
+    # A second text encoder that reads the same needs no mention
+    second = None if not others or others[-1] == first else others[-1]
+    return {
+        "prompt": first.positives[index] if first.positives else "",
+        "negative_prompt": None if first.negatives is None else first.negatives[index],
+        "prompt_2": None if second is None or not second.positives else second.positives[index],
+        "negative_prompt_2": None if second is None or not second.negatives else second.negatives[index],
+    }
 
 
 def _read(

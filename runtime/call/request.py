@@ -108,6 +108,8 @@ def request_from_options(
     _check_workflow(manifest, workflow)
     delivery = delivery_from_keywords(manifest, keywords)
     prompts = prompt_set_from_keywords(manifest, prompt, keywords)
+    if prompts.seeds is not None:  # they chose the prompts, and are the pictures'
+        keywords = {**keywords, "seed": prompts.seeds}
     loras = loras_of_call(None if additions is None else additions.loras, keywords, prompts)
     canvas = canvas_from_keywords(manifest, keywords, source, from_picture=workflow is not Workflow.TEXT)
     shape = manifest.latents.shape(canvas.profile, prompts.count)

@@ -15,6 +15,14 @@ _CONTROL_MODES = {
 # A1111's names for options of its samplers
 _OPTIONS = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
 
+# The first two are the names that A1111's own extension for wildcards gives
+_TEMPLATES = {
+    "prompt": "Wildcard prompt",
+    "negative_prompt": "Wildcard negative prompt",
+    "prompt_2": "Wildcard prompt 2",
+    "negative_prompt_2": "Wildcard negative prompt 2",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraMetadata:
@@ -98,6 +106,7 @@ class PictureMetadata:
     was told of the picture, and of what to steer away from. ``sampler_label`` and ``schedule_type`` are A1111's names,
     ``model_hash`` and ``vae_hash`` its short hashes of a checkpoint in one file and of the file that took its
     autoencoder's place (``vae``), and ``embeddings`` those of the textual inversions in the prompts, by their triggers.
+    ``templates`` has what was written in the place of a prompt, by its field, where wildcards were chosen.
     ``loras``, ``control_nets``, ``t2i_adapters`` and ``image_prompts`` are those of the call.
     ``seeded`` is False where the caller gave the noise.
     """
@@ -134,6 +143,7 @@ class PictureMetadata:
     control_nets: tuple[ControlMetadata, ...] = ()
     t2i_adapters: tuple[ControlMetadata, ...] = ()
     image_prompts: tuple[ImagePromptMetadata, ...] = ()
+    templates: Mapping[str, str] = field(default_factory=dict)
     seeded: bool = True
 
     def parameters(self) -> str:
@@ -168,6 +178,7 @@ class PictureMetadata:
         for name, second in (("Prompt 2", self.prompt_2), ("Negative prompt 2", self.negative_prompt_2)):
             if second is not None:
                 pairs[name] = _quoted(second)
+        pairs |= {_TEMPLATES[name]: _quoted(text) for name, text in self.templates.items()}
         if self.embeds:
             pairs["Embeds"] = _quoted(", ".join(self.embeds))
         if self.time_ids:

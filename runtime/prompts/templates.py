@@ -81,11 +81,11 @@ def _hidden(text: str) -> str:
 def _malformed(error: ParseBaseException) -> RequestError:
     """What the parser could not read, and where."""
     text, place = error.pstr.translate(_SHOWN), error.loc
-    got = text[place : place + 2].strip() or text[place : place + 1]
+    got = re.match(r"__|[$%]\{|.?", text[place:], re.S)
     named = text if len(text) <= 2 * _SHOWN_OF_ERROR else f"…{text[max(place - _SHOWN_OF_ERROR, 0) :][:80]}…"
     return RequestError(
-        f"got template {named!r} with {got!r} at character {place + 1}, which begins nothing that ends, expected "
-        "{a|b}, __file__ or ${name=…}; close it, or leave it out"
+        f"got template {named!r} with {got[0] if got else ''!r} at character {place + 1}, which begins nothing that "
+        "ends, expected {a|b}, __file__ or ${name=…}; close it, or leave it out"
     )
 
 

@@ -5,14 +5,40 @@ A1111's extension does it: so a picture is the same alone and in a batch, and eq
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from latentrt.engines.errors import RequestError
+from latentrt.runtime.prompts.encoder import Prompts
 
 Resolve = Callable[[str, int], str]
 """Makes a prompt of a template and a seed."""
+
+
+def resolved(of_encoders: Sequence[Prompts], seeds: int | tuple[int, ...], wildcards: Any) -> tuple[Prompts, ...]:
+    """What the templates of N pictures become, each by its own seed.
+
+    Args:
+        of_encoders: the templates for each text encoder.
+        seeds: one per picture, or one that all share, to which a picture's place in the batch is added.
+        wildcards: as ``resolver_from_argument`` takes it.
+
+    Raises:
+        RequestError: as that and its resolver raise it.
+    """
+    resolve = cache(resolver_from_argument(wildcards))
+
+    def side(templates: Sequence[str]) -> list[str]:
+        of_each = count(seeds) if isinstance(seeds, int) else seeds
+        return [resolve(template, seed) for template, seed in zip(templates, of_each, strict=False)]
+
+    return tuple(
+        Prompts(positives=side(one.positives), negatives=None if one.negatives is None else side(one.negatives))
+        for one in of_encoders
+    )
 
 
 def resolver_from_argument(wildcards: Any) -> Resolve:

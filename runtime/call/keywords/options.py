@@ -14,6 +14,8 @@ from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.keywords.flags import Flag, Form
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from latentrt.engines.spec import Array
     from latentrt.runtime.addons.control import Control
     from latentrt.runtime.addons.image_prompt import ImagePrompt
@@ -49,6 +51,17 @@ class PromptKeywords(TypedDict, total=False):
     long_prompt: str | LongPrompt | None
     clip_skip: int | None
     num_images_per_prompt: int
+
+
+class WildcardKeywords(TypedDict, total=False):
+    """Wildcards.
+
+    Attributes:
+        wildcards: the folder with the files that ``__name__`` stands for in prompts; the picture's seed chooses from
+            them, and from ``{red|blue}``. "" for prompts with braces alone. None: both are plain text.
+    """
+
+    wildcards: str | Path | None
 
 
 class LoraKeywords(TypedDict, total=False):
@@ -206,6 +219,7 @@ class DeliveryKeywords(TypedDict, total=False):
 
 class Options(
     PromptKeywords,
+    WildcardKeywords,
     LoraKeywords,
     AddonKeywords,
     Embeds,
@@ -223,6 +237,7 @@ class Options(
 
 _GROUPS = (
     PromptKeywords,
+    WildcardKeywords,
     LoraKeywords,
     AddonKeywords,
     Embeds,
@@ -241,6 +256,12 @@ FLAGS: Mapping[str, Flag] = {
     "prompt_syntax": Flag("--prompt-syntax", "How weights are written: plain (default), compel or a1111."),
     "long_prompt": Flag("--long-prompt", "truncate or chunk prompts beyond 77 tokens; default: truncate plain ones."),
     "clip_skip": Flag("--clip-skip", "How many last layers of the text encoder to skip.", Form.WHOLE_NUMBER),
+    "wildcards": Flag(
+        "--wildcards",
+        "The folder with the files that __name__ in prompts stands for; '' for {red|blue} alone; each picture's seed "
+        "chooses.",
+        metavar="FOLDER",
+    ),
     "original_size": Flag(
         "--original-size", "SDXL: original size to condition on; default: the output size.", Form.SIZE, "WxH"
     ),
