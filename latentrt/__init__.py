@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" 
     from latentrt.engines.errors import RequestError as RequestError
     from latentrt.opening import open as open
     from latentrt.opening import open_addon as open_addon
+    from latentrt.opening import open_pipeline as open_pipeline
+    from latentrt.opening import open_upscaler as open_upscaler
     from latentrt.runtime.addons.addon import Addon as Addon
     from latentrt.runtime.addons.control import Control as Control
     from latentrt.runtime.addons.image_prompt import ImagePrompt as ImagePrompt
@@ -37,6 +39,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" 
     )
     from latentrt.runtime.sampling.run import Interrupt as Interrupt
     from latentrt.runtime.sampling.samplers import Sampler as Sampler
+    from latentrt.runtime.upscaling.upscaler import Upscaler as Upscaler
 
 _NAMES = {
     "latentrt": ("prepare",),  # a module of this package
@@ -52,7 +55,7 @@ _NAMES = {
         "ParityError",
         "RequestError",
     ),
-    "latentrt.opening": ("open", "open_addon"),
+    "latentrt.opening": ("open", "open_addon", "open_pipeline", "open_upscaler"),
     "latentrt.runtime.addons.addon": ("Addon",),
     "latentrt.runtime.addons.control": ("Control",),
     "latentrt.runtime.addons.image_prompt": ("ImagePrompt",),
@@ -65,6 +68,7 @@ _NAMES = {
     "latentrt.runtime.prompts.textual_inversion": ("UnusedTextualInversionWarning",),
     "latentrt.runtime.sampling.run": ("Interrupt",),
     "latentrt.runtime.sampling.samplers": ("Sampler",),
+    "latentrt.runtime.upscaling.upscaler": ("Upscaler",),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.backends.registry import COMPILERS
-from latentrt.engines.bundle.bundle import AddonBundle, Bundle, folder_and_seal
+from latentrt.engines.bundle.bundle import AddonBundle, AnyBundle, UpscalerBundle, folder_and_seal
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.records.engine_manifest import ADDED, CHANGES, WEIGHTS, EngineManifest
@@ -17,7 +17,7 @@ from latentrt.engines.store.store import engine_and_seal, engine_folders, identi
 
 
 def describe(root: Path) -> dict[str, Any]:
-    """A model's bundle or an add-on's as plain data: source, profiles, components with sizes and parity, engines.
+    """A bundle of any sort as plain data: source, profiles, components with sizes and parity, engines.
 
     One whose seal is broken is described as it is; ``seal`` says so, of the bundle and of each engine.
 
@@ -75,25 +75,37 @@ def describe(root: Path) -> dict[str, Any]:
         "latentrt": manifest.latentrt,
         "exporter": manifest.exporter,
         "profiles": [str(profile) for profile in manifest.profiles],
-        "latents": manifest.latents.model_dump(),
-        **_of_kind(bundle),
+        **_of_sort(bundle),
         "components": components,
         "engines": engines,
     }
 
 
-def _of_kind(bundle: Bundle | AddonBundle) -> dict[str, Any]:
-    """What a model's bundle says and an add-on's does not, or the other way round."""
+def _of_sort(bundle: AnyBundle) -> dict[str, Any]:
+    """What bundles of one sort say and others do not; ``addon`` and ``upscaler`` are None where it is neither."""
+    if isinstance(bundle, UpscalerBundle):
+        upscaler = bundle.manifest
+        return {
+            "addon": None,
+            "upscaler": upscaler.upscaler,
+            "scale": upscaler.scale,
+            "pixel_multiple": upscaler.pixel_multiple,
+            "smallest": upscaler.smallest,
+        }
     if isinstance(bundle, AddonBundle):
         addon = bundle.manifest
         return {
+            "latents": addon.latents.model_dump(),
             "addon": addon.addon.value,
+            "upscaler": None,
             "control": addon.control.model_dump() if addon.control else None,
             "image_prompt": addon.image_prompt.model_dump() if addon.image_prompt else None,
         }
     manifest = bundle.manifest
     return {
+        "latents": manifest.latents.model_dump(),
         "addon": None,
+        "upscaler": None,
         "loras": [lora.model_dump() for lora in manifest.loras],
         "fused_from": manifest.fused_from,
         "schedule": manifest.schedule.model_dump(mode="json"),

@@ -3,21 +3,51 @@
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.bundle import BundleSort, open_bundle, sort_of
+from latentrt.engines.errors import BundleError
 from latentrt.engines.store.choose import AUTO, chosen_backend
 from latentrt.engines.store.components import CHANGED_MODELS, OpenComponents
 from latentrt.runtime.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from latentrt.runtime.addons.addon import Addon
+    from latentrt.runtime.upscaling.upscaler import Upscaler
 
 
 def open(
     path: str | Path, *, backend: str = AUTO, threads: int | None = None, lora_cache: int = CHANGED_MODELS
+) -> Pipeline | Any:
+    """Opens a bundle: that of a model as a ``Pipeline``, that of an upscaler as an ``Upscaler``.
+
+    To type checkers the result is a pipeline of which they believe all else, too; ``open_upscaler`` has the other type.
+
+    Args:
+        path: the bundle's folder; a relative one stays good when the working directory changes.
+        backend: its name, or ``"auto"``: the first of tensorrt, tensorrt-rtx, ort-cuda and ort-cpu whose
+            engines the bundle has and this machine can run. ``backend`` of what is opened says which it is.
+        threads: threads of a call on the CPU; None takes one per core.
+        lora_cache: of a model: how many sets of LoRAs stay ready after they were drawn with; ``Pipeline.lora_cache``
+            tells their memory.
+
+    Raises:
+        BundleError: no bundle, an add-on's, damaged, or of a newer latentrt.
+        EngineError: no engine in it fits this machine.
+        RequestError: an unknown backend, a number of threads below 1, or a cache of fewer than 0 sets.
+    """
+    try:
+        return open_pipeline(path, backend=backend, threads=threads, lora_cache=lora_cache)
+    except BundleError:  # only then, so that a model opens as fast as ever
+        if sort_of(path) is not BundleSort.UPSCALER:
+            raise
+    return open_upscaler(path, backend=backend, threads=threads)
+
+
+def open_pipeline(
+    path: str | Path, *, backend: str = AUTO, threads: int | None = None, lora_cache: int = CHANGED_MODELS
 ) -> Pipeline:
-    """Opens a bundle.
+    """Opens a model's bundle; ``open`` takes those of upscalers, too.
 
     Args:
         path: the bundle's folder; a relative one stays good when the working directory changes.
@@ -28,19 +58,18 @@ def open(
             memory.
 
     Raises:
-        BundleError: no bundle, damaged, or of a newer latentrt.
+        BundleError: no bundle, another sort's, damaged, or of a newer latentrt.
         EngineError: no engine in it fits this machine.
         RequestError: an unknown backend, a number of threads below 1, or a cache of fewer than 0 sets.
     """
-    with suppress(OSError):  # the working directory is gone, and only an absolute path is good
-        path = Path(path).absolute()
+    path = _absolute(path)
     bundle = open_bundle(path)
     components = OpenComponents(bundle, chosen_backend(bundle, backend), threads=threads, changed_models=lora_cache)
     return Pipeline(
         bundle,
         components,
         threads=threads,
-        reopen=partial(open, path, backend=backend, threads=threads, lora_cache=lora_cache),
+        reopen=partial(open_pipeline, path, backend=backend, threads=threads, lora_cache=lora_cache),
     )
 
 
@@ -63,3 +92,28 @@ def open_addon(path: str | Path, *, backend: str = AUTO, threads: int | None = N
     from latentrt.runtime.addons.addon import addon_from_path  # loaded by those who use it
 
     return addon_from_path(path, backend=backend, threads=threads)
+
+
+def open_upscaler(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -> "Upscaler":
+    """Opens the bundle of an upscaler.
+
+    Args:
+        path: the bundle's folder; a relative one stays good when the working directory changes.
+        backend: its name, or ``"auto"``: the best one.
+        threads: threads of a call on the CPU; None takes one per core.
+
+    Raises:
+        BundleError: no bundle, another sort's, damaged, or of a newer latentrt.
+        EngineError: no engine in it fits this machine.
+        RequestError: an unknown backend.
+    """
+    from latentrt.runtime.upscaling.upscaler import upscaler_from_path  # loaded by those who use it
+
+    return upscaler_from_path(_absolute(path), backend=backend, threads=threads)
+
+
+def _absolute(path: str | Path) -> str | Path:
+    """The path as it stays good; as it is where the working directory is gone, where only an absolute one is good."""
+    with suppress(OSError):
+        return Path(path).absolute()
+    return path

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from latentrt.engines.backends.registry import COMPILERS
-from latentrt.engines.bundle.bundle import AddonBundle, Bundle, folder_and_seal
+from latentrt.engines.bundle.bundle import AnyBundle, folder_and_seal
 from latentrt.engines.bundle.checked_files import file_faults, refuse_damaged
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.gate import measure
@@ -83,7 +83,7 @@ def verify(
     return figures
 
 
-def _engine_at(components: OpenComponents[Bundle | AddonBundle], component: Component, shapes: Shapes) -> Engine:
+def _engine_at(components: OpenComponents[AnyBundle], component: Component, shapes: Shapes) -> Engine:
     """The component's engine; of one with added inputs that which takes them, though the recorded runs add nothing."""
     return components.engine(component.name, replace(shapes, added=component.added))
 

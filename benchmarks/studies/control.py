@@ -51,7 +51,7 @@ def _ours(bundle: Path, net: Path) -> Iterator[Mapping[str, Timed]]:
     from latentrt.engines.store.store import compiled_folder
 
     with ExitStack() as opened:
-        pipe = opened.enter_context(latentrt.open(bundle, backend=Backend.ORT_CPU))
+        pipe = opened.enter_context(latentrt.open_pipeline(bundle, backend=Backend.ORT_CPU))
         addon = opened.enter_context(latentrt.open_addon(net, backend=Backend.ORT_CPU))
         model = open_bundle(bundle)
         unet = Component(root=model.root, manifest=model.manifest, name=UNET)

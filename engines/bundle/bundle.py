@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,26 @@ from latentrt.engines.files import recover_directory
 if TYPE_CHECKING:
     from latentrt.engines.bundle.probes import Probe
     from latentrt.engines.bundle.records.addon_manifest import AddonManifest
+    from latentrt.engines.bundle.records.upscaler_manifest import UpscalerManifest
     from latentrt.engines.bundle.weights import ComponentWeights
+
+
+class BundleSort(StrEnum):
+    """What a bundle is of."""
+
+    MODEL = "model"
+    ADDON = "addon"
+    UPSCALER = "upscaler"
+
+    @property
+    def label(self) -> str:
+        """What sentences call it."""
+        return {"model": "a model", "addon": "a net or an adapter", "upscaler": "an upscaler"}[self]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundleFolder:
-    """A bundle's folder and its manifest, whether of a model or of an add-on."""
+    """A bundle's folder and its manifest, whatever it is of."""
 
     root: Path
     manifest: ComponentsManifest
@@ -82,11 +97,22 @@ class AddonBundle(BundleFolder):
     manifest: "AddonManifest"
 
 
+@dataclass(frozen=True, kw_only=True)
+class UpscalerBundle(BundleFolder):
+    """The bundle of an upscaler."""
+
+    manifest: "UpscalerManifest"
+
+
+AnyBundle = Bundle | AddonBundle | UpscalerBundle
+"""A bundle of any sort."""
+
+
 def open_bundle(root: str | Path) -> Bundle:
     """Reads the manifest of a model's bundle; files are checked as they are used.
 
     Raises:
-        BundleError: no bundle, an add-on's, damaged, edited, or written by a newer latentrt.
+        BundleError: no bundle, another sort's, damaged, edited, or written by a newer latentrt.
     """
     bundle, seal = bundle_and_seal(root)
     check_seal(seal, bundle.root / BUNDLE_FILE)
@@ -97,34 +123,45 @@ def open_addon(root: str | Path) -> AddonBundle:
     """Reads the manifest of an add-on's bundle; files are checked as they are used.
 
     Raises:
-        BundleError: no bundle, a model's, damaged, edited, or written by a newer latentrt.
+        BundleError: no bundle, another sort's, damaged, edited, or written by a newer latentrt.
     """
     addon, seal = addon_and_seal(root)
     check_seal(seal, addon.root / BUNDLE_FILE)
     return addon
 
 
-def is_addon(root: str | Path) -> bool:
-    """Whether a folder holds the bundle of an add-on; what is no bundle, or damaged, is none."""
-    return _content(Path(root)).get("addon") is not None
+def open_upscaler(root: str | Path) -> UpscalerBundle:
+    """Reads the manifest of an upscaler's bundle; files are checked as they are used.
+
+    Raises:
+        BundleError: no bundle, another sort's, damaged, edited, or written by a newer latentrt.
+    """
+    upscaler, seal = upscaler_and_seal(root)
+    check_seal(seal, upscaler.root / BUNDLE_FILE)
+    return upscaler
 
 
-def is_model(root: str | Path) -> bool:
-    """Whether a folder holds the bundle of a model; what is no bundle, or damaged, is none."""
+def sort_of(root: str | Path) -> BundleSort | None:
+    """What the bundle in a folder is of; None for what is no bundle, or cannot be read."""
     content = _content(Path(root))
-    return bool(content) and content.get("addon") is None
+    if not content:
+        return None
+    sorts = (sort for sort in (BundleSort.ADDON, BundleSort.UPSCALER) if content.get(sort) is not None)
+    return next(sorts, BundleSort.MODEL)
 
 
 def bundle_and_seal(root: str | Path) -> tuple[Bundle, Seal]:
     """A model's bundle, for callers who look at one whose seal is broken, too.
 
     Raises:
-        BundleError: no bundle, an add-on's, damaged, or written by a newer latentrt.
+        BundleError: no bundle, another sort's, damaged, or written by a newer latentrt.
     """
     root = _folder(root)
     try:
         manifest, seal = read_manifest_and_seal(root / BUNDLE_FILE, BundleManifest)
     except BundleError:
+        if sort_of(root) is BundleSort.UPSCALER:
+            raise _upscaler_refusal(root, "that of a model") from None
         from latentrt.engines.bundle.records.addon_manifest import AddonKind
 
         told = _content(root).get("addon")
@@ -148,12 +185,15 @@ def addon_and_seal(root: str | Path) -> tuple[AddonBundle, Seal]:
     """An add-on's bundle, for callers who look at one whose seal is broken, too.
 
     Raises:
-        BundleError: no bundle, a model's, damaged, or written by a newer latentrt.
+        BundleError: no bundle, another sort's, damaged, or written by a newer latentrt.
     """
     from latentrt.engines.bundle.records.addon_manifest import AddonManifest  # plain drawing needs none of it
 
     root = _folder(root)
-    if is_model(root):
+    sort = sort_of(root)
+    if sort is BundleSort.UPSCALER:
+        raise _upscaler_refusal(root, "that of a ControlNet, a T2I-Adapter or an IP-Adapter")
+    if sort is BundleSort.MODEL:
         raise BundleError(
             f"got {str(root)!r}, which is the bundle of a model, expected that of a ControlNet, a T2I-Adapter or an "
             "IP-Adapter; build one with latentrt build NET --for BUNDLE"
@@ -162,13 +202,42 @@ def addon_and_seal(root: str | Path) -> tuple[AddonBundle, Seal]:
     return AddonBundle(root=root, manifest=manifest), seal
 
 
-def folder_and_seal(root: str | Path) -> tuple[Bundle | AddonBundle, Seal]:
-    """A bundle of either kind, for callers who look at one whose seal is broken, too.
+def upscaler_and_seal(root: str | Path) -> tuple[UpscalerBundle, Seal]:
+    """An upscaler's bundle, for callers who look at one whose seal is broken, too.
+
+    Raises:
+        BundleError: no bundle, another sort's, damaged, or written by a newer latentrt.
+    """
+    from latentrt.engines.bundle.records.upscaler_manifest import UpscalerManifest  # drawing needs none of it
+
+    root = _folder(root)
+    sort = sort_of(root)
+    if sort in (BundleSort.MODEL, BundleSort.ADDON):
+        raise BundleError(
+            f"got {str(root)!r}, which is the bundle of {sort.label}, expected that of an upscaler; build one with "
+            "latentrt build UPSCALER -o DIR"
+        )
+    manifest, seal = read_manifest_and_seal(root / BUNDLE_FILE, UpscalerManifest)
+    return UpscalerBundle(root=root, manifest=manifest), seal
+
+
+def folder_and_seal(root: str | Path) -> tuple[AnyBundle, Seal]:
+    """A bundle of any sort, for callers who look at one whose seal is broken, too.
 
     Raises:
         BundleError: no bundle, damaged, or written by a newer latentrt.
     """
-    return addon_and_seal(root) if is_addon(root) else bundle_and_seal(root)
+    sort = sort_of(root)
+    if sort is BundleSort.ADDON:
+        return addon_and_seal(root)
+    return upscaler_and_seal(root) if sort is BundleSort.UPSCALER else bundle_and_seal(root)
+
+
+def _upscaler_refusal(root: Path, expected: str) -> BundleError:
+    return BundleError(
+        f"got {str(root)!r}, which is the bundle of an upscaler, expected {expected}; enlarge pictures with it: "
+        f"latentrt upscale {root.name} PICTURE -o OUT, or latentrt.open_upscaler"
+    )
 
 
 def _content(root: Path) -> dict[str, Any]:

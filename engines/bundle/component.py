@@ -10,6 +10,7 @@ from latentrt.engines.bundle.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAG
 from latentrt.engines.bundle.kinds import KindRow
 from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord
 from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
+from latentrt.engines.bundle.records.latents_manifest import LatentsManifest
 from latentrt.engines.shapes import AddedInputs, Profile, Shapes
 from latentrt.engines.spec import EngineSpec
 
@@ -112,7 +113,7 @@ class Component:
 
     def _spec(self, shapes: Shapes, batches: tuple[int, ...]) -> EngineSpec:
         spec = self.manifest.spec(self.name, shapes, batches)
-        if not shapes.added:
+        if not shapes.added or not isinstance(self.manifest, LatentsManifest):
             return spec
         added = added_inputs(self.structure, shapes, self.manifest.latents.size(shapes.profile))
         return replace(spec, inputs={**spec.inputs, **added})

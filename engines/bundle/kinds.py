@@ -66,6 +66,7 @@ class ComponentKind(StrEnum):
     FEATURES = "features"
     IMAGE_ENCODER = "image_encoder"
     PROJECTION = "projection"
+    UPSCALER = "upscaler"
 
     @property
     def row(self) -> KindRow:
@@ -98,6 +99,8 @@ _ROWS = {
     # An IP-Adapter: a picture embedded, and as keys and values of the U-Net's cross-attentions
     ComponentKind.IMAGE_ENCODER: KindRow(),
     ComponentKind.PROJECTION: KindRow(),
+    # An upscaler is a bundle of its own
+    ComponentKind.UPSCALER: KindRow(planes=Planes.PICTURE),
 }
 
 # The components that every model's bundle has one of, by name
@@ -115,3 +118,6 @@ HINT, CONTROL, FEATURES, IMAGE_ENCODER, PROJECTION = (
     ComponentKind.IMAGE_ENCODER.value,
     ComponentKind.PROJECTION.value,
 )
+
+# That of upscalers
+UPSCALER = ComponentKind.UPSCALER.value

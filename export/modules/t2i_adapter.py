@@ -7,7 +7,7 @@ import torch
 
 from latentrt.engines.bundle.added_inputs import feature
 from latentrt.engines.bundle.net_inputs import PICTURE
-from latentrt.engines.bundle.records.components_manifest import level_dimensions
+from latentrt.engines.bundle.records.latents_manifest import level_dimensions
 from latentrt.engines.bundle.unet_structure import Plane
 from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.modules.pictures import as_trained

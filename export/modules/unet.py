@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from latentrt.engines.bundle.records.components_manifest import CONTEXT_LENGTH
 from latentrt.engines.bundle.records.conditioning import TimeIds
+from latentrt.engines.bundle.records.latents_manifest import CONTEXT_LENGTH
 from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.tracing.onnx_export import Graph, batch_record

@@ -13,7 +13,7 @@ from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
 from latentrt.building.same_export import same_export
 from latentrt.engines.backends.compiler import WeightsAs
-from latentrt.engines.bundle.bundle import AddonBundle, open_addon, open_bundle
+from latentrt.engines.bundle.bundle import AddonBundle, BundleSort, open_addon, open_bundle
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.addon_manifest import AddonManifest
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, DecisionRecord
@@ -87,7 +87,7 @@ def build_addon(
         LatentrtError: of the kind that names the reason.
     """
     _check_choices(request)
-    destination = destination_from_argument(request.output, addon=True)
+    destination = destination_from_argument(request.output, BundleSort.ADDON)
     plan = _plan(request)
     with locked(destination):
         bundle = _existing(destination, plan)

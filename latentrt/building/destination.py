@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake
-from latentrt.engines.bundle.bundle import is_addon, is_model
+from latentrt.engines.bundle.bundle import BundleSort, sort_of
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.errors import OutputError, RequestError
 from latentrt.engines.precision import Backend, Precision
@@ -15,26 +15,27 @@ _BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.INT8: 2}
 _ENGINE_SHARE = 1.4  # engines are up to so many times as large as their weights
 
 
-def destination_from_argument(output: Path | None, *, addon: bool = False) -> Path:
+def destination_from_argument(output: Path | None, sort: BundleSort = BundleSort.MODEL) -> Path:
     """The folder to write, resolved, so that every spelling of it meets the same lock.
 
     Args:
         output: what the user named.
-        addon: whether it will hold what is added to a model.
+        sort: what it will be the bundle of.
 
     Raises:
         RequestError: no folder was given.
-        OutputError: there is something else than a bundle, or a bundle of the other sort.
+        OutputError: there is something else than a bundle, or a bundle of another sort.
     """
     if output is None:
         raise RequestError("got no output folder, expected one for the bundle; add -o DIR")
     folder = output.resolve()
     if folder.exists() and not _replaceable(folder):
         raise OutputError(f"{str(folder)!r} exists and is no bundle; choose a new folder or remove it")
-    if (is_model if addon else is_addon)(folder):
-        got, made = ("a model", "a net or an adapter") if addon else ("a net or an adapter", "a model")
+    there = sort_of(folder)
+    if there is not None and there is not sort:
         raise OutputError(
-            f"{str(folder)!r} is the bundle of {got}, which {made} does not replace; choose another folder"
+            f"{str(folder)!r} is the bundle of {there.label}, which {sort.label} does not replace; choose another "
+            "folder"
         )
     return folder
 

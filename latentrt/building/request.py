@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake
-from latentrt.engines.bundle.bundle import is_addon
+from latentrt.engines.bundle.bundle import BundleSort, sort_of
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.bundle.records.seamless import Seamless
@@ -48,7 +48,12 @@ class BuildRequest:
     @property
     def starts_from_addon(self) -> bool:
         """Whether it is the bundle of what is added to a model."""
-        return is_addon(self.model)
+        return sort_of(self.model) is BundleSort.ADDON
+
+    @property
+    def starts_from_upscaler(self) -> bool:
+        """Whether it is the bundle of an upscaler."""
+        return sort_of(self.model) is BundleSort.UPSCALER
 
     def kept_fp32(self, components: Sequence[str], precision: Precision | None = None) -> tuple[str, ...]:
         """Of some components those to keep in fp32, in the order of the components.

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from latentrt.engines.bundle.bundle import AddonBundle, Bundle
+from latentrt.engines.bundle.bundle import AnyBundle
 
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
     """What a build did: the bundle, whether it was up to date already, and seconds per stage."""
 
-    bundle: Bundle | AddonBundle
+    bundle: AnyBundle
     up_to_date: bool
     seconds: dict[str, float]

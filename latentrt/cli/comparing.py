@@ -12,7 +12,7 @@ from latentrt.engines.files import check_writable
 from latentrt.engines.spec import Array
 from latentrt.engines.store.choose import AUTO
 from latentrt.int8.psnr import picture_psnr
-from latentrt.opening import open as open_pipeline
+from latentrt.opening import open_pipeline
 from latentrt.runtime.pictures.image import write_png
 
 AMPLIFIED = 8  # factor by which differences are shown

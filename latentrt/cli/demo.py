@@ -11,7 +11,7 @@ from latentrt.cli.contact_sheet import Side, contact_sheet
 from latentrt.cli.terminal import BuildProgress, step_bar
 from latentrt.engines.files import output_error
 from latentrt.models import EMBEDDED
-from latentrt.opening import open as open_pipeline
+from latentrt.opening import open_pipeline
 from latentrt.runtime.pictures.image import write_png
 
 PROMPTS = ("cat", "crying face", "strawberry", "sunflower", "frog", "red apple", "dog face", "octopus")

@@ -18,13 +18,16 @@ def print_description(description: dict[str, Any]) -> None:
     """``describe``'s data as tables."""
     kind = description["addon"]
     what = description["family"] if kind is None else f"{AddonKind(kind).label} for {description['family']}"
+    if description["upscaler"] is not None:
+        what = f"an upscaler x{description['scale']}, {description['family']}"
     say(f"{description['bundle']}: {description['source']} ({what})")
     if not description["seal"]["intact"]:
         say("seal       broken: bundle.json was edited, and is shown as it is now; nothing draws with it")
     for name, row in description["decisions"].items():
         say(f"{name.removesuffix(' type'):<10} {row['value']} ({row['reason']})")
-    say(f"profiles   {', '.join(description['profiles'])}")
-    if kind is None:
+    sizes = "profiles" if description["upscaler"] is None else "tiles"
+    say(f"{sizes:<10} {', '.join(description['profiles'])}")
+    if kind is None and description["upscaler"] is None:
         _print_sampling(description)
     for name, names in description["unread"].items():
         more = len(names) - _SHOWN_TENSORS
@@ -48,7 +51,8 @@ def print_description(description: dict[str, Any]) -> None:
     untouched = [name for name, row in description["components"].items() if row["reference"] == Reference.TORCH]
     if len(untouched) < len(description["components"]):
         against = f"; those of {', '.join(untouched)} against torch" if untouched else ""
-        say(f"figures are against {Reference.ONNX.label}, as LoRAs were fused without torch{against}")
+        without = "it was built of an ONNX file" if description["upscaler"] else "LoRAs were fused without torch"
+        say(f"figures are against {Reference.ONNX.label}, as {without}{against}")
     for name, row in description["components"].items():
         if row["quantization"] is not None:
             _print_quantization(name, ComponentKind(row["kind"]), row["quantization"])

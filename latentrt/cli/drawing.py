@@ -256,7 +256,7 @@ class Drawing:
     def opened(self, bundle: Path) -> Iterator[Any]:
         """The bundle as a pipeline, with the textual inversions."""
         from latentrt.cli.terminal import tell
-        from latentrt.opening import open as open_pipeline
+        from latentrt.opening import open_pipeline
 
         with open_pipeline(bundle, backend=self.backend, threads=self.threads) as pipe:
             for file, token in map(_file_and_token, self.textual_inversion or ()):

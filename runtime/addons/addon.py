@@ -1,10 +1,8 @@
 """An add-on's bundle, opened: its manifest at once, its engines as they are first needed."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import AddonBundle, Bundle, open_addon
@@ -12,42 +10,18 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, AddonManifest
 from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.engine import Engine
-from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.errors import RequestError
 from latentrt.engines.forks import watch_forks
 from latentrt.engines.precision import Backend
-from latentrt.engines.shapes import Profile, Shapes
+from latentrt.engines.shapes import Profile
 from latentrt.engines.store.choose import AUTO, chosen_backend
-from latentrt.engines.store.components import OpenComponents
+from latentrt.runtime.opened_bundle import OpenedBundle
 
 
-class Addon:
-    """A ControlNet, a T2I-Adapter or an IP-Adapter. Threads and pipelines may share one.
+class Addon(OpenedBundle[AddonBundle]):
+    """A ControlNet, a T2I-Adapter or an IP-Adapter; ``latentrt.open_addon`` makes one."""
 
-    Closed, it releases its engines; calls that need them are refused from then on. Pickled, it is the bundle's path and
-    the options of ``latentrt.open_addon``: where it arrives, the bundle is opened.
-    """
-
-    def __init__(
-        self, bundle: AddonBundle, backend: Backend, *, threads: int | None, reopen: "Callable[[], Addon]"
-    ) -> None:
-        """Takes a bundle; ``latentrt.open_addon`` makes one. No engine is opened yet.
-
-        Args:
-            bundle: of the add-on.
-            backend: what runs it.
-            threads: of a call on the CPU; None takes one per core.
-            reopen: opens the bundle in the same way, and can be pickled.
-        """
-        self._bundle, self._backend, self._threads, self._reopen = bundle, backend, threads, reopen
-        self._lock, self._closed = Lock(), False
-        self._components: OpenComponents[AddonBundle] | None = None
-        watch_forks(self)
-
-    @property
-    def name(self) -> str:
-        """The folder's name without ``.bundle``."""
-        return self._bundle.root.name.removesuffix(".bundle")
+    called, opener = "the add-on", "latentrt.open_addon"
 
     @property
     def manifest(self) -> AddonManifest:
@@ -63,24 +37,6 @@ class Addon:
     def label(self) -> str:
         """What messages call it: its kind and its name."""
         return f"{self.kind.label.partition(' ')[2]} {self.name!r}"
-
-    @property
-    def backend(self) -> Backend:
-        """The backend that runs its engines."""
-        return self._backend
-
-    def engine(self, component: str, shapes: Shapes) -> Engine:
-        """One of its components at these shapes.
-
-        Raises:
-            EngineError: closed, no engine fits this machine, or shapes that were not compiled.
-        """
-        with self._lock:
-            if self._closed:
-                raise EngineError(f"the add-on {self.name!r} is closed; open it again with latentrt.open_addon")
-            if self._components is None:
-                self._components = OpenComponents(self._bundle, self._backend, threads=self._threads)
-            return self._components.engine(component, shapes)
 
     def check_profile(self, profile: Profile) -> None:
         """Refuses a size that its engines were not made for, where they take none but those of its bundle.
@@ -98,27 +54,6 @@ class Addon:
                     f"{', '.join(map(str, known))}; ask for one of these, or build it again for the model with "
                     f"--profile {profile}"
                 )
-
-    def after_fork(self) -> None:
-        """Called in a forked process, where whoever was opening is not there."""
-        self._lock = Lock()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """How to open the bundle again."""
-        return self._reopen, ()
-
-    def close(self) -> None:
-        """Releases the engines; may be called twice."""
-        with self._lock:
-            components, self._components, self._closed = self._components, None, True
-        if components is not None:
-            components.close()
-
-    def __enter__(self) -> "Addon":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def addon_from_path(path: str | Path, *, backend: str = AUTO, threads: int | None = None) -> Addon:

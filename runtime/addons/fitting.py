@@ -6,7 +6,7 @@ from latentrt.engines.bundle.added_inputs import MID_RESIDUAL, down_residual, fe
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import CONTROL, FEATURES
 from latentrt.engines.bundle.records.component import TensorRecord
-from latentrt.engines.bundle.records.components_manifest import level_dimensions
+from latentrt.engines.bundle.records.latents_manifest import level_dimensions
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.unet_structure import Plane
 from latentrt.engines.errors import RequestError

@@ -17,7 +17,7 @@ from tiny_nets import save_control_net, save_t2i_adapter, save_union_net
 import latentrt
 from latentrt.building.based_nets import with_base_weights
 from latentrt.building.destination import destination_from_argument
-from latentrt.engines.bundle.bundle import AddonBundle, open_addon, open_bundle
+from latentrt.engines.bundle.bundle import AddonBundle, BundleSort, open_addon, open_bundle
 from latentrt.engines.bundle.kinds import CONTROL, FEATURES, HINT
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, ControlRecord
 from latentrt.engines.precision import Backend, Precision
@@ -96,10 +96,10 @@ def test_a_damaged_net_is_called_that_and_may_be_replaced(tiny_bundle: Path, tin
     (copy / "bundle.json").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(latentrt.BundleError, match="cut short"):
         latentrt.open_addon(copy)
-    for addon, other in ((True, tiny_bundle), (False, tiny_net)):
-        assert destination_from_argument(copy, addon=addon) == copy.resolve()
+    for sort, other in ((BundleSort.ADDON, tiny_bundle), (BundleSort.MODEL, tiny_net)):
+        assert destination_from_argument(copy, sort) == copy.resolve()
         with pytest.raises(latentrt.OutputError, match="does not replace"):
-            destination_from_argument(other, addon=addon)
+            destination_from_argument(other, sort)
 
 
 def test_precision_is_the_models(half_bundle: Path, net_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
+from latentrt.engines.bundle.records.latents_manifest import LatentsManifest
 from latentrt.engines.bundle.records.record import Record
 
 
@@ -58,7 +58,7 @@ class ImagePromptRecord(Record):
     image_std: tuple[float, float, float]
 
 
-class AddonManifest(ComponentsManifest):
+class AddonManifest(LatentsManifest):
     """All of an add-on's ``bundle.json``. ``tokens_per_chunk`` is that of the prompts of the model it was built for."""
 
     addon: AddonKind

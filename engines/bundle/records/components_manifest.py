@@ -1,4 +1,4 @@
-"""What every bundle says, whether of a model or of what is added to one: components, profiles and files."""
+"""What every bundle says, whatever it is of: components, profiles and files."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -8,7 +8,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord, TensorRecord
-from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.bundle.records.profile_text import ProfileText
 from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.precision import Precision
@@ -16,16 +15,6 @@ from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import BATCH, Array, EngineSpec, TensorSpec
 
 BUNDLE_FILE = "bundle.json"
-CONTEXT_LENGTH = "context_length"
-_LATENT_HEIGHT, _LATENT_WIDTH = "latent_height", "latent_width"
-DEEPEST_LEVEL = 5
-"""Planes of up to so many halvings have names for their dimensions."""
-
-
-def level_dimensions(level: int) -> tuple[str, str]:
-    """The names of height and width of planes that were halved so often, from the latents' own on."""
-    suffix = f"_level_{level}" if level else ""
-    return f"{_LATENT_HEIGHT}{suffix}", f"{_LATENT_WIDTH}{suffix}"
 
 
 class DecisionRecord(Record):
@@ -52,8 +41,8 @@ class ComponentsManifest(Record):
     """What every ``bundle.json`` has. The files it lists are portable; engines are cache and not among them.
 
     ``precision`` is what was asked for, but for the components in ``kept_fp32``; what each of them has become, its own
-    record says. ``family`` is that of the model, or of the models that an add-on is for. The sides of pictures must be
-    multiples of ``pixel_multiple``.
+    record says. ``family`` is that of the model, or of the models that an add-on is for; of an upscaler its
+    architecture. The sides of pictures must be multiples of ``pixel_multiple``.
     """
 
     schema_version: int
@@ -66,7 +55,6 @@ class ComponentsManifest(Record):
     components: dict[str, ComponentRecord]
     profiles: Annotated[tuple[ProfileText, ...], Field(min_length=1)]
     pixel_multiple: Annotated[int, Field(gt=0)]
-    latents: LatentSpace
     files: dict[str, FileRecord]
 
     @model_validator(mode="after")
@@ -86,31 +74,12 @@ class ComponentsManifest(Record):
             if name
         ]
 
-    @property
     @abstractmethod
-    def prompt_length(self) -> int:
-        """Tokens per chunk of a prompt, the same for every text encoder."""
-
     def dimensions(self, shapes: Shapes) -> dict[str, int]:
         """The numbers behind the named dimensions."""
-        profile = shapes.profile
-        height, width = self.latents.size(profile)
-        levels: dict[str, int] = {}
-        for level in range(DEEPEST_LEVEL + 1):
-            levels |= dict(zip(level_dimensions(level), (height, width), strict=True))
-            height, width = -(-height // 2), -(-width // 2)  # a convolution of stride 2 with padding 1
-        return {
-            CONTEXT_LENGTH: self.prompt_length * shapes.chunks,
-            "height": profile.height,
-            "width": profile.width,
-            **levels,
-        }
 
     def chunks(self, component: str, arrays: Mapping[str, Array]) -> int:
         """How many prompt chunks the arrays for a component hold; 1 where it takes no prompt."""
-        for name, tensor in self.components[component].inputs.items():
-            if CONTEXT_LENGTH in tensor.shape:
-                return int(arrays[name].shape[tensor.shape.index(CONTEXT_LENGTH)] // self.prompt_length)
         return 1
 
     def spec(self, component: str, shapes: Shapes, batches: tuple[int, ...]) -> EngineSpec:

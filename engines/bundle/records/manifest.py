@@ -6,14 +6,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
-from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.records.conditioning import ConditioningRecord
+from latentrt.engines.bundle.records.latents_manifest import LatentsManifest
 from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.bundle.records.seamless import Seamless
-
-BUNDLE_FILE = "bundle.json"
-CONTEXT_LENGTH = "context_length"
 
 
 class LoraRecord(Record):
@@ -94,7 +91,7 @@ class TraitsRecord(Record):
     strength_picks_timesteps: bool = False
 
 
-class BundleManifest(ComponentsManifest):
+class BundleManifest(LatentsManifest):
     """All of a model's ``bundle.json``.
 
     ``loras`` were fused into the weights; ``fused_from`` is a digest of the files of the bundle that this was done to,

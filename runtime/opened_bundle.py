@@ -1,0 +1,86 @@
+"""A bundle that stands beside a pipeline: its manifest is read at once, its engines are opened as they are needed."""
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Any, Generic, Self, TypeVar
+
+from latentrt.engines.bundle.bundle import BundleFolder
+from latentrt.engines.engine import Engine
+from latentrt.engines.errors import EngineError
+from latentrt.engines.forks import watch_forks
+from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import Shapes
+from latentrt.engines.store.components import OpenComponents
+
+_Folder = TypeVar("_Folder", bound=BundleFolder)
+
+
+class OpenedBundle(Generic[_Folder]):
+    """What add-ons and upscalers share. Threads and pipelines may share one.
+
+    Closed, it releases its engines; calls that need them are refused from then on. Pickled, it is the bundle's path and
+    the options that it was opened with: where it arrives, the bundle is opened.
+    """
+
+    called = "the bundle"
+    """What messages call it, before its name."""
+    opener = "latentrt.open"
+    """What opens such a bundle."""
+
+    def __init__(self, bundle: _Folder, backend: Backend, *, threads: int | None, reopen: Callable[[], Self]) -> None:
+        """Takes a bundle. No engine is opened yet.
+
+        Args:
+            bundle: it.
+            backend: what runs it.
+            threads: of a call on the CPU; None takes one per core.
+            reopen: opens the bundle in the same way, and can be pickled.
+        """
+        self._bundle, self._backend, self._threads, self._reopen = bundle, backend, threads, reopen
+        self._lock, self._closed = Lock(), False
+        self._components: OpenComponents[_Folder] | None = None
+        watch_forks(self)
+
+    @property
+    def name(self) -> str:
+        """The folder's name without ``.bundle``."""
+        return self._bundle.root.name.removesuffix(".bundle")
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that runs its engines."""
+        return self._backend
+
+    def engine(self, component: str, shapes: Shapes) -> Engine:
+        """One of its components at these shapes.
+
+        Raises:
+            EngineError: closed, no engine fits this machine, or shapes that were not compiled.
+        """
+        with self._lock:
+            if self._closed:
+                raise EngineError(f"{self.called} {self.name!r} is closed; open it again with {self.opener}")
+            if self._components is None:
+                self._components = OpenComponents(self._bundle, self._backend, threads=self._threads)
+            return self._components.engine(component, shapes)
+
+    def after_fork(self) -> None:
+        """Called in a forked process, where whoever was opening is not there."""
+        self._lock = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How to open the bundle again."""
+        return self._reopen, ()
+
+    def close(self) -> None:
+        """Releases the engines; may be called twice."""
+        with self._lock:
+            components, self._components, self._closed = self._components, None, True
+        if components is not None:
+            components.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""Pictures enlarged by a network, a tile at a time."""
