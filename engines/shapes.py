@@ -39,11 +39,14 @@ class AddedInputs(StrEnum):
     """Inputs that a U-Net takes beside those it was exported with, by what gives them. Left out, they change nothing.
 
     ``control`` are the residuals of control nets and the features of T2I-Adapters, ``image-prompt`` the keys and
-    values of image prompts (``engines/bundle/added_inputs.py``).
+    values of image prompts, ``perturbed-attention`` says which self-attentions are perturbed, and ``freeu`` are FreeU's
+    factors (``engines/bundle/added_inputs.py``).
     """
 
     CONTROL = "control"
     IMAGE_PROMPT = "image-prompt"
+    PERTURBED_ATTENTION = "perturbed-attention"
+    FREEU = "freeu"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,14 @@ from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.engines.spec import BATCH, TensorSpec
 
 if TYPE_CHECKING:
-    from latentrt.engines.bundle.unet_structure import Plane, UnetStructure
+    from latentrt.engines.bundle.unet_structure import Block, Plane, UnetStructure
 
 MID_RESIDUAL = "mid_residual"
 KEYS, VALUES, SCALES = "image_prompt_keys", "image_prompt_values", "image_prompt_scales"
+PERTURBED_ATTENTIONS = "perturbed_attentions"
+FREEU_BACKBONE, FREEU_SKIPS = "freeu_backbone", "freeu_skips"
+FREEU_MODES = 7
+"""The constant, and a cosine and a sine along the height, along the width and along both."""
 
 FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS = 2, 16
 """How many image prompts, and of how many tokens, engines of fixed shapes take.
@@ -45,6 +49,16 @@ def image_prompt_mask(level: int) -> str:
     return f"image_prompt_mask_{level}"
 
 
+def freeu_modes(block: int) -> str:
+    """The modes of FreeU's low frequencies, for the planes of an up block."""
+    return f"freeu_modes_{block}"
+
+
+def freeu_blocks(structure: "UnetStructure") -> "tuple[Block, ...]":
+    """The up blocks that FreeU is for: the first two."""
+    return structure.up[:2]
+
+
 def feature_planes(structure: "UnetStructure") -> "tuple[Plane, ...]":
     """Where a T2I-Adapter's features are added (diffusers' ``down_intrablock_additional_residuals``).
 
@@ -69,6 +83,11 @@ def added_inputs(structure: "UnetStructure", shapes: Shapes, size: tuple[int, in
       cross-attentions side by side in the order of ``UnetStructure.cross_attentions``.
     - ``image_prompt_scales`` (batch, prompts, cross-attentions): what each branch is multiplied by.
     - ``image_prompt_mask_<level>`` (batch, prompts, h · w): and at each place of the level's planes.
+    - ``perturbed_attentions`` (batch, self-attentions): 1 where the result is the values alone, in the order of
+      ``UnetStructure.self_attentions``.
+    - ``freeu_backbone`` (batch, blocks): what half of the first two up blocks' own channels are multiplied by, b.
+    - ``freeu_skips`` (batch, blocks): and the lowest frequencies of what is joined to them, s.
+    - ``freeu_modes_<block>`` (batch, modes, h · w): these frequencies as orthonormal rows, Φ (see ``graphs/variants``).
 
     Args:
         structure: the U-Net's.
@@ -89,6 +108,14 @@ def added_inputs(structure: "UnetStructure", shapes: Shapes, size: tuple[int, in
         for level in attended_levels(structure):
             height, width = plane_size(size, level)
             tensors[image_prompt_mask(level)] = _neutral((prompts, height * width), 1.0)
+    if AddedInputs.PERTURBED_ATTENTION in shapes.added:
+        tensors[PERTURBED_ATTENTIONS] = _neutral((len(structure.self_attentions),), 0.0)
+    if AddedInputs.FREEU in shapes.added:
+        blocks = freeu_blocks(structure)
+        tensors |= dict.fromkeys((FREEU_BACKBONE, FREEU_SKIPS), _neutral((len(blocks),), 1.0))
+        for index, block in enumerate(blocks):
+            height, width = plane_size(size, block.level)
+            tensors[freeu_modes(index)] = _neutral((FREEU_MODES, height * width), 0.0)
     return tensors
 
 
@@ -115,7 +142,12 @@ def added_from_texts(texts: str | Iterable[str]) -> frozenset[AddedInputs]:
 def added_of(names: Iterable[str]) -> frozenset[AddedInputs]:
     """Which of them a graph's inputs hold, by their names."""
     present = set(names)
-    told: Mapping[AddedInputs, str] = {AddedInputs.CONTROL: MID_RESIDUAL, AddedInputs.IMAGE_PROMPT: KEYS}
+    told: Mapping[AddedInputs, str] = {
+        AddedInputs.CONTROL: MID_RESIDUAL,
+        AddedInputs.IMAGE_PROMPT: KEYS,
+        AddedInputs.PERTURBED_ATTENTION: PERTURBED_ATTENTIONS,
+        AddedInputs.FREEU: FREEU_BACKBONE,
+    }
     return frozenset(added for added, name in told.items() if name in present)
 
 

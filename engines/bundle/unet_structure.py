@@ -29,8 +29,8 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrossAttention:
-    """One cross-attention: the path of its module, the width of its queries, and the level of its planes."""
+class AttentionLayer:
+    """A self- or cross-attention: the path of its module, the width of its queries, and the level of its planes."""
 
     scope: str
     width: int
@@ -47,18 +47,19 @@ class Plane:
 
 @dataclass(frozen=True, kw_only=True)
 class UnetStructure:
-    """A U-Net's blocks and cross-attentions; up blocks in the order in which they run.
+    """A U-Net's blocks and attentions; up blocks in the order in which they run.
 
     ``entry`` is the number of channels behind ``conv_in``. A U-Net without a mid block, as distilled ones are, has one
-    of no layers. ``cross_attentions`` are in the order of the library's
-    modules: down, up, mid. Graphs run down, mid, up.
+    of no layers. ``self_attentions`` and ``cross_attentions`` are in the order of the library's modules: down, up, mid.
+    Graphs run down, mid, up.
     """
 
     entry: int
     down: tuple[Block, ...]
     mid: Block
     up: tuple[Block, ...]
-    cross_attentions: tuple[CrossAttention, ...]
+    self_attentions: tuple[AttentionLayer, ...]
+    cross_attentions: tuple[AttentionLayer, ...]
 
     @cached_property
     def skips(self) -> tuple[Plane, ...]:
@@ -105,12 +106,14 @@ def unet_structure(shapes: Mapping[str, tuple[int, ...]]) -> UnetStructure:
     for index in range(_count(shapes, "up_blocks.{}.resnets.0.conv2.weight")):
         up.append(_block(shapes, f"up_blocks.{index}", level, "upsamplers"))
         level -= up[-1].resamples
+    blocks = (*down, *up, mid)
     return UnetStructure(
         entry=shapes["conv_in.weight"][0],
         down=tuple(down),
         mid=mid,
         up=tuple(up),
-        cross_attentions=tuple(one for block in (*down, *up, mid) for one in _cross_attentions(shapes, block)),
+        self_attentions=tuple(one for block in blocks for one in _attentions(shapes, block, "attn1")),
+        cross_attentions=tuple(one for block in blocks for one in _attentions(shapes, block, "attn2")),
     )
 
 
@@ -125,13 +128,14 @@ def _block(shapes: Mapping[str, tuple[int, ...]], scope: str, level: int, resamp
     )
 
 
-def _cross_attentions(shapes: Mapping[str, tuple[int, ...]], block: Block) -> list[CrossAttention]:
+def _attentions(shapes: Mapping[str, tuple[int, ...]], block: Block, kind: str) -> list[AttentionLayer]:
+    """Of one kind, by the name that the library gives its modules."""
     found = []
-    for index in range(_count(shapes, f"{block.scope}.attentions.{{}}.transformer_blocks.0.attn2.to_q.weight")):
+    for index in range(_count(shapes, f"{block.scope}.attentions.{{}}.transformer_blocks.0.{kind}.to_q.weight")):
         transformer = f"{block.scope}.attentions.{index}.transformer_blocks"
-        for depth in range(_count(shapes, f"{transformer}.{{}}.attn2.to_q.weight")):
-            scope = f"{transformer}.{depth}.attn2"
-            found.append(CrossAttention(scope=scope, width=shapes[f"{scope}.to_q.weight"][0], level=block.level))
+        for depth in range(_count(shapes, f"{transformer}.{{}}.{kind}.to_q.weight")):
+            scope = f"{transformer}.{depth}.{kind}"
+            found.append(AttentionLayer(scope=scope, width=shapes[f"{scope}.to_q.weight"][0], level=block.level))
     return found
 
 

@@ -122,7 +122,7 @@ def test_it_is_opened_when_a_call_needs_it(bundle: Path, rtx: StandInRTX) -> Non
 
 
 def test_the_smallest_that_holds_what_is_asked(bundle: Path, rtx: StandInRTX) -> None:
-    """Control and image prompts by the plan of both, control alone by its own."""
+    """Control and image prompts by the plan of both, control alone by its own; perturbed attention by none of them."""
     latentrt.build(bundle, backend="tensorrt-rtx", added="control,image-prompt")
     components = opened(bundle)
     for added, label in ((CONTROL, "unet with control"), (IMAGE_PROMPT, "unet with control,image-prompt")):
@@ -133,13 +133,15 @@ def test_the_smallest_that_holds_what_is_asked(bundle: Path, rtx: StandInRTX) ->
         )
         assert label in rtx.components
     assert "unet with image-prompt" not in rtx.components
+    with pytest.raises(latentrt.EngineError, match=r"--with perturbed-attention$"):
+        components.engine("unet", with_added(frozenset({AddedInputs.PERTURBED_ATTENTION})))
     components.close()
 
 
 def test_where_there_is_none(bundle: Path) -> None:
     """Said with what makes one; it is found as soon as it is there, by the same open bundle."""
     components = opened(bundle)
-    for added, text in ((IMAGE_PROMPT, "image-prompt"), (ALL, "control,image-prompt")):
+    for added, text in ((IMAGE_PROMPT, "image-prompt"), (CONTROL | IMAGE_PROMPT, "control,image-prompt")):
         said = (
             rf"has no tensorrt-rtx engine of unet with {text}; .*latentrt build .*--backend tensorrt-rtx --with {text}$"
         )
@@ -148,7 +150,7 @@ def test_where_there_is_none(bundle: Path) -> None:
     latentrt.build(bundle, backend="tensorrt-rtx", added="image-prompt")
     components.engine("unet", with_added(IMAGE_PROMPT))
     with pytest.raises(latentrt.EngineError, match=r"--with control,image-prompt$"):
-        components.engine("unet", with_added(ALL))
+        components.engine("unet", with_added(CONTROL | IMAGE_PROMPT))
     components.close()
 
 
@@ -207,7 +209,9 @@ def test_unknown_inputs(tiny_copy: Path, rtx: StandInRTX, command: Callable[...,
     """Named, with those that there are."""
     ran = command("build", tiny_copy, "--backend", "tensorrt-rtx", "--with", "control,depth")
     assert ran.status != 0
-    assert "got added input 'depth', expected one of control, image-prompt" in " ".join(ran.stderr.split())
+    assert "got added input 'depth', expected one of control, image-prompt, perturbed-attention, freeu" in " ".join(
+        ran.stderr.split()
+    )
 
 
 class TestReallyBuilt:

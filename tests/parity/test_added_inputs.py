@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,21 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from parity.unet_variants import (
+    Variant,
+    assert_close,
+    library_answer,
+    neutral_inputs,
+    opened_variants,
+    random_inputs,
+    without,
+)
 
 import latentrt
-from latentrt.engines.backends.ort_cpu.backend import OrtCpu
 from latentrt.engines.backends.ort_cpu.compile import compile_onnx, group_norm_of
 from latentrt.engines.backends.ort_cpu.model import OrtCpuModel, open_session, session_options
 from latentrt.engines.bundle.added_inputs import (
     KEYS,
-    MID_RESIDUAL,
     SCALES,
     VALUES,
     attended_levels,
@@ -27,126 +33,23 @@ from latentrt.engines.bundle.added_inputs import (
     feature_planes,
     image_prompt_mask,
 )
-from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.unet_structure import UnetStructure, unet_structure
-from latentrt.engines.engine import Engine
+from latentrt.engines.bundle.unet_structure import unet_structure
 from latentrt.engines.errors import EngineError
 from latentrt.engines.graphs.editor import load_graph, serialized
 from latentrt.engines.graphs.variants.variant import add_inputs
-from latentrt.engines.precision import Backend
-from latentrt.engines.shapes import AddedInputs, Profile, Shapes
+from latentrt.engines.shapes import AddedInputs
 from latentrt.engines.spec import Array
-from latentrt.engines.store.store import compiled_folder
-from latentrt.models import EMOJI
 
-PICTURES = 3
 FAMILIES = ("sd1", pytest.param("sd2", marks=pytest.mark.slow), "sdxl", "emoji")
 MORE = ("sd1-inpaint", "lcm-sd1", "sdxl-refiner", "sdxl-inpaint")
-FIXTURES = {"emoji": "emoji_bundle", "sd1-fp16": "half_bundle", "emoji-int8": "int8_bundle"}
 slow = pytest.mark.slow
-
-
-class Variant:
-    """A bundle's U-Net, opened for added inputs, and diffusers' own of the same checkpoint."""
-
-    def __init__(self, bundle: Path, checkpoint: Path) -> None:
-        opened = open_bundle(bundle)
-        self.component = Component(root=opened.root, manifest=opened.manifest, name=UNET)
-        self.checkpoint = checkpoint
-        folder = compiled_folder(self.component, Backend.ORT_CPU)
-        self._model = OrtCpu().open(self.component, folder, threads=2)
-
-    def shapes(self, *added: AddedInputs, **more: int) -> Shapes:
-        """Those of the bundle's first profile, for so many pictures at once."""
-        profile = self.component.manifest.profiles[0]
-        wide = Profile(width=profile.width, height=profile.height, batch=PICTURES)
-        return Shapes(profile=wide, added=frozenset(added), **more)
-
-    def engine(self, *added: AddedInputs, **more: int) -> Engine:
-        """The U-Net for these shapes."""
-        return self._model.engine(self.shapes(*added, **more))
-
-    def diffusers(self) -> Any:
-        """Its own U-Net."""
-        import diffusers
-
-        return diffusers.UNet2DConditionModel.from_pretrained(self.checkpoint, subfolder="unet").float().eval()
-
-    def close(self) -> None:
-        """Unmaps the weights."""
-        self._model.close()
 
 
 @pytest.fixture(scope="module")
 def variant(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Variant]]:
     """By family and precision; opened when it is first asked for."""
-    opened = []
-
-    @cache
-    def of(name: str) -> Variant:
-        fixture = FIXTURES.get(name)
-        bundle = request.getfixturevalue("family_bundle")(name) if fixture is None else request.getfixturevalue(fixture)
-        family = name.removesuffix("-fp16").removesuffix("-int8")
-        checkpoint = EMOJI if family == "emoji" else request.getfixturevalue("family_checkpoint")(family)
-        opened.append(Variant(bundle, checkpoint))
-        return opened[-1]
-
-    yield of
-    for one in opened:
-        one.close()
-
-
-def random_inputs(engine: Engine, batch: int, seed: int = 0, scale: float = 1.0) -> dict[str, Array]:
-    """Of each input other numbers; a timestep of its own for every sample."""
-    rng = np.random.default_rng((seed, batch))
-    drawn = {
-        name: (rng.standard_normal(one.sized(batch)) * (1.0 if one.neutral is None else scale)).astype(one.dtype)
-        for name, one in engine.spec.inputs.items()
-    }
-    return {**drawn, "timestep": np.linspace(3, 950, batch).astype(drawn["timestep"].dtype)}
-
-
-def neutral_inputs(engine: Engine, batch: int) -> dict[str, Array]:
-    """Every input that may be left out, full of its neutral value."""
-    inputs = engine.spec.inputs.items()
-    return {name: np.full(one.sized(batch), one.neutral, one.dtype) for name, one in inputs if one.neutral is not None}
-
-
-def without(inputs: Mapping[str, Array], engine: Engine) -> dict[str, Array]:
-    """The U-Net's own alone."""
-    return {name: array for name, array in inputs.items() if engine.spec.inputs[name].neutral is None}
-
-
-def library_answer(
-    unet: Any, inputs: Mapping[str, Array], structure: UnetStructure, conditions: Mapping[str, Any], **more: Any
-) -> Array:
-    """What diffusers answers to inputs by our names, further conditions and further arguments."""
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    added = {name: tensors[name] for name in ("text_embeds", "time_ids") if name in tensors}
-    if MID_RESIDUAL in tensors:
-        more["mid_block_additional_residual"] = tensors[MID_RESIDUAL]
-        more["down_block_additional_residuals"] = [tensors[down_residual(i)] for i in range(len(structure.skips))]
-    if feature(0) in tensors:
-        features = (feature(index) for index in range(len(feature_planes(structure))))
-        more["down_intrablock_additional_residuals"] = [tensors[name].clone() for name in features if name in tensors]
-    with torch.no_grad():
-        answer = unet(
-            tensors["sample"],
-            tensors["timestep"],
-            tensors["encoder_hidden_states"],
-            timestep_cond=tensors.get("timestep_cond"),
-            added_cond_kwargs={**added, **conditions},
-            **more,
-        )
-    return np.asarray(answer.sample)
-
-
-def assert_close(found: Array, expected: Array, bound: float = 2e-5) -> None:
-    """By the root mean square of the difference, relative to that of what is expected."""
-    error = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
-    assert error < bound, error
+    with opened_variants(request) as variants:
+        yield variants
 
 
 @pytest.mark.parametrize(
@@ -261,7 +164,7 @@ def test_image_prompts_are_diffusers(name: str, variant: Callable[[str], Variant
     """
     unet = variant(name)
     prompts = ImagePrompts(unet)
-    engine = unet.engine(*AddedInputs, image_prompts=2, image_tokens=prompts.COMMON)
+    engine = unet.engine(AddedInputs.CONTROL, AddedInputs.IMAGE_PROMPT, image_prompts=2, image_tokens=prompts.COMMON)
     size = unet.component.manifest.latents.size(unet.shapes().profile)
     for batch, masked, controlled in ((1, False, False), (2, True, False), (3, True, True)):
         inputs = random_inputs(engine, batch)
@@ -282,7 +185,7 @@ def test_in_fewer_bits_they_do_the_same(name: str, bound: float, variant: Callab
     """Everything at once, beside diffusers in fp32: no further from it than without."""
     unet = variant(name)
     prompts = ImagePrompts(unet)
-    engine = unet.engine(*AddedInputs, image_prompts=2, image_tokens=prompts.COMMON)
+    engine = unet.engine(AddedInputs.CONTROL, AddedInputs.IMAGE_PROMPT, image_prompts=2, image_tokens=prompts.COMMON)
     inputs = random_inputs(engine, 2, scale=0.5)
     own = {name: array for name, array in inputs.items() if "image_prompt" not in name}
     added, given = prompts.drawn(2, True, unet.component.manifest.latents.size(unet.shapes().profile))
@@ -326,7 +229,10 @@ def test_who_compiled_without_onnx_gets_one_sentence(
     model = OrtCpuModel.of_compiled(tmp_path, threads=2, halves=True)
     plain = model.engine(unet.component.spec_of_any_batch(unet.shapes()))
     assert plain.run(random_inputs(plain, 2)).keys() == {"out_sample"}
-    with pytest.raises(EngineError, match=r"without inputs for control, image-prompt.*install latentrt\[export\]"):
+    with pytest.raises(
+        EngineError,
+        match=r"without inputs for control, freeu, image-prompt, perturbed-attention.*install latentrt\[export\]",
+    ):
         model.engine(unet.component.spec_of_any_batch(unet.shapes(*AddedInputs)))
     model.close()
 
@@ -341,7 +247,7 @@ def test_a_graph_that_is_no_such_unet_is_refused(variant: Callable[[str], Varian
         (
             replace(structure, cross_attentions=(elsewhere,)),
             AddedInputs.IMAGE_PROMPT,
-            "without the cross-attention down",
+            "without the attention down",
         ),
     ):
         graph = load_graph(unet.component.onnx)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from latentrt.engines.bundle.unet_structure import Block, CrossAttention, UnetStructure
+from latentrt.engines.bundle.unet_structure import AttentionLayer, Block, UnetStructure
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.addons.attention_scales import attention_scales
 from latentrt.runtime.denoiser.conditions.condition import UnetCall
@@ -52,7 +52,7 @@ def structure(attentions: dict[str, int]) -> UnetStructure:
         return Block(scope=scope, attentions=attentions.get(scope, 0) > 0, resamples=False, **counts)
 
     layers = [
-        CrossAttention(scope=f"{scope}.attentions.{index}.transformer_blocks.0.attn2", width=32, level=0)
+        AttentionLayer(scope=f"{scope}.attentions.{index}.transformer_blocks.0.attn2", width=32, level=0)
         for scope, count in attentions.items()
         for index in range(count)
     ]
@@ -61,6 +61,7 @@ def structure(attentions: dict[str, int]) -> UnetStructure:
         down=tuple(block(f"down_blocks.{index}") for index in range(4)),
         mid=block("mid_block"),
         up=tuple(block(f"up_blocks.{index}") for index in range(4)),
+        self_attentions=(),
         cross_attentions=tuple(layers),
     )
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from latentrt.engines.bundle.weights import ComponentWeights
     from latentrt.engines.changes import Changes
 
-FLAGS = {"optimization": "all", "prepacked": "1", "attention": "fused", "group_norm": "expanded", "recipe": "6"}
+FLAGS = {"optimization": "all", "prepacked": "1", "attention": "fused", "group_norm": "expanded", "recipe": "7"}
 
 
 class _OpenComponent:

@@ -30,7 +30,7 @@ class OrtCuda:
 
     backend = Backend.ORT_CUDA
     maker = "ONNX Runtime"
-    flags: Mapping[str, str] = {"recipe": "2", "tf32": "off"}
+    flags: Mapping[str, str] = {"recipe": "3", "tf32": "off"}
     lora_ready = False
     added_apart = False
     largest_hashed: int | None = HASHED_AT_OPEN

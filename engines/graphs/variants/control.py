@@ -1,6 +1,5 @@
 """The inputs of control nets and T2I-Adapters: what is added to planes on their way through a U-Net."""
 
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,13 +7,13 @@ import numpy as np
 from latentrt.engines.bundle.added_inputs import MID_RESIDUAL, down_residual, feature, feature_planes
 from latentrt.engines.bundle.unet_structure import Plane, UnetStructure
 from latentrt.engines.errors import EngineError
-from latentrt.engines.graphs.editor import GraphEditor, dtype_of, input_of, scope_of
+from latentrt.engines.graphs.editor import GraphEditor, dtype_of, input_of
+from latentrt.engines.graphs.variants.joins import joins
 from latentrt.engines.spec import BATCH
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_UP_BLOCK = re.compile(r"(?:.+\.)?up_blocks\.\d+")
 _TAKES_INT8 = frozenset({"Conv", "Gemm", "MatMul"})
 
 
@@ -28,34 +27,20 @@ def add_control_inputs(model: "ir.Model", structure: UnetStructure, optional: bo
         EngineError: the graph joins another number of planes than the U-Net has.
     """
     editor = GraphEditor(model.graph)
-    joins = _joins(model.graph)
-    if len(joins) != len(structure.skips):
-        raise EngineError(
-            f"got a U-Net's graph whose up blocks join {len(joins)} planes, expected {len(structure.skips)}; build the "
-            "bundle again"
-        )
+    found = joins(model.graph, structure)
     features = feature_planes(structure)
     ends = _block_ends(structure)
     for index, plane in enumerate(features):
-        value = input_of(joins[-1 - ends[index]], 1) if index < len(ends) else input_of(joins[0], 0)
+        value = input_of(found[-1 - ends[index]], 1) if index < len(ends) else input_of(found[0], 0)
         _replace_by_sum(editor, value, _sum(editor, value, feature(index), plane, optional))
-    middle = input_of(joins[0], 0)
+    middle = input_of(found[0], 0)
     total = _sum(editor, middle, MID_RESIDUAL, structure.middle, optional)
     if structure.mid.resnets:
         _replace_by_sum(editor, middle, total)
     else:  # what the first up block takes is the last skip, too, which has a residual of its own
-        joins[0].replace_input_with(0, total)
-    for index, (join, plane) in enumerate(zip(reversed(joins), structure.skips, strict=True)):
+        found[0].replace_input_with(0, total)
+    for index, (join, plane) in enumerate(zip(reversed(found), structure.skips, strict=True)):
         join.replace_input_with(1, _sum(editor, input_of(join, 1), down_residual(index), plane, optional))
-
-
-def _joins(graph: "ir.Graph") -> list["ir.Node"]:
-    """Where an up block puts a plane of the down path beside its own, in the order in which they run: last in first."""
-    return [
-        node
-        for node in graph
-        if node.op_type == "Concat" and len(node.inputs) == 2 and _UP_BLOCK.fullmatch(scope_of(node))
-    ]
 
 
 def _block_ends(structure: UnetStructure) -> list[int]:

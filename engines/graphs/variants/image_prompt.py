@@ -1,6 +1,5 @@
 """The inputs of image prompts: what every cross-attention adds to its result."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,17 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latentrt.engines.bundle.added_inputs import KEYS, SCALES, VALUES, attended_levels, image_prompt_mask
-from latentrt.engines.bundle.unet_structure import CrossAttention, UnetStructure
-from latentrt.engines.errors import EngineError
-from latentrt.engines.graphs.editor import GraphEditor, Insertion, dtype_of, input_of, scope_of, weight_of
+from latentrt.engines.bundle.unet_structure import AttentionLayer, UnetStructure
+from latentrt.engines.graphs.editor import GraphEditor, Insertion, dtype_of, input_of
+from latentrt.engines.graphs.variants.attention_layers import HEADS_FIRST, attention_nodes, flat_input, flat_result
 from latentrt.engines.spec import BATCH, Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-_PATH = re.compile(r"(?:.+\.)?((?:down_blocks|up_blocks|mid_block)\..+)")
-_HEADS_FIRST = (0, 2, 1, 3)  # (batch, length, heads, width) to (batch, heads, length, width), and back
-_LAYS_OUT = frozenset({"Cast", "Reshape", "Transpose"})  # around an attention: they move numbers and compute nothing
 
 
 def add_image_prompt_inputs(model: "ir.Model", structure: UnetStructure, optional: bool) -> None:
@@ -37,14 +32,8 @@ def add_image_prompt_inputs(model: "ir.Model", structure: UnetStructure, optiona
         EngineError: the graph has other cross-attentions than the U-Net.
     """
     editor = GraphEditor(model.graph)
-    attentions = _attentions(model.graph)
-    lacking = [one.scope for one in structure.cross_attentions if one.scope not in attentions]
-    if lacking:
-        raise EngineError(
-            f"got a U-Net's graph without the cross-attention {lacking[0]}, expected {len(structure.cross_attentions)} "
-            "of them; build the bundle again"
-        )
-    layers = [_layer(one, attentions[one.scope]) for one in structure.cross_attentions]
+    attentions = attention_nodes(model.graph, structure.cross_attentions)
+    layers = [_layer(*pair) for pair in zip(structure.cross_attentions, attentions, strict=True)]
     inputs = _inputs(editor, structure, optional)
     place = editor.before(editor.graph[0], "image_prompt")
     prompts = _prepared(place, inputs, structure, layers)
@@ -174,70 +163,31 @@ def _addend(place: Insertion, layer: _Layer, prompts: _Prompts, index: int) -> "
         pieces = [add("Cast", piece, to=layer.dtype) for piece in pieces]
     keys, values, factors = pieces
     apart = constant([0, -1, layer.heads, each])
-    queries = add("Transpose", add("Reshape", layer.queries, apart), perm=_HEADS_FIRST)
+    queries = add("Transpose", add("Reshape", layer.queries, apart), perm=HEADS_FIRST)
     if dtype_of(layer.queries) != layer.dtype:
         queries = add("Cast", queries, to=layer.dtype)
     keys = add("Transpose", add("Reshape", keys, apart), perm=(0, 2, 3, 1))
-    values = add("Transpose", add("Reshape", values, apart), perm=_HEADS_FIRST)
+    values = add("Transpose", add("Reshape", values, apart), perm=HEADS_FIRST)
     scores = add("Reshape", add("MatMul", queries, keys), prompts.scores)
     shares = add("Mul", add("Softmax", scores, axis=-1), factors)
     attended = add("MatMul", add("Reshape", shares, constant([0, 0, 0, -1])), values)
-    flat = add("Reshape", add("Transpose", attended, perm=_HEADS_FIRST), constant([0, 0, layer.width]))
+    flat = add("Reshape", add("Transpose", attended, perm=HEADS_FIRST), constant([0, 0, layer.width]))
     return flat if layer.dtype == dtype_of(layer.result) else add("Cast", flat, to=dtype_of(layer.result))
 
 
-def _attentions(graph: "ir.Graph") -> dict[str, "ir.Node"]:
-    """The attention operators by the path of their module in the U-Net."""
-    paths = ((node, _PATH.fullmatch(scope_of(node))) for node in graph if node.op_type == "Attention")
-    return {path[1]: node for node, path in paths if path is not None}
-
-
-def _layer(layer: CrossAttention, attention: "ir.Node") -> _Layer:
+def _layer(layer: AttentionLayer, attention: "ir.Node") -> _Layer:
     """A cross-attention, by its operator.
 
     Raises:
         EngineError: the operator is not laid out as the exporter does it.
     """
-    queries, heads = _queries(attention, layer)
+    queries, heads = flat_input(attention, 0, layer)
     scale = attention.attributes.get("scale")
     return _Layer(
         queries=queries,
-        result=_result(attention, layer),
+        result=flat_result(attention, layer),
         width=layer.width,
         heads=heads,
         scale=(layer.width / heads) ** -0.5 if scale is None else float(scale.value),
         dtype=dtype_of(input_of(attention, 0)),
-    )
-
-
-def _queries(attention: "ir.Node", layer: CrossAttention) -> "tuple[ir.Value, int]":
-    """The queries as (batch, h · w, channels), and how many heads they are for."""
-    value, heads = input_of(attention, 0), None
-    while (maker := value.producer()) is not None and maker.op_type in _LAYS_OUT and heads is None:
-        if maker.op_type == "Reshape":
-            shape = input_of(maker, 1).producer()
-            if shape is not None and shape.op_type == "Concat" and len(shape.inputs) == 4:
-                heads = int(weight_of(input_of(shape, 2))[0])
-        value = input_of(maker, 0)
-    if heads is None or layer.width % heads:
-        raise _unknown(layer)
-    return value, heads
-
-
-def _result(attention: "ir.Node", layer: CrossAttention) -> "ir.Value":
-    """What an attention returns, as (batch, h · w, channels)."""
-    value = attention.outputs[0]
-    while True:
-        takers = [taker for taker, _ in value.uses()]
-        if len(takers) != 1 or takers[0].op_type not in _LAYS_OUT:
-            raise _unknown(layer)
-        value = takers[0].outputs[0]
-        if takers[0].op_type == "Reshape":
-            return value
-
-
-def _unknown(layer: CrossAttention) -> EngineError:
-    return EngineError(
-        f"got a graph whose attention {layer.scope} is laid out in an unknown way, expected its heads moved before it "
-        "and behind it; build the bundle again"
     )

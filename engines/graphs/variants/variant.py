@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.unet_structure import UnetStructure
 from latentrt.engines.graphs.variants.control import add_control_inputs
+from latentrt.engines.graphs.variants.freeu import add_freeu_inputs
 from latentrt.engines.graphs.variants.image_prompt import add_image_prompt_inputs
+from latentrt.engines.graphs.variants.perturbed_attention import add_perturbed_attention_inputs
 from latentrt.engines.shapes import AddedInputs
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ Rewrite = Callable[["ir.Model", UnetStructure, bool], None]
 _REWRITES: Mapping[AddedInputs, Rewrite] = {
     AddedInputs.CONTROL: add_control_inputs,
     AddedInputs.IMAGE_PROMPT: add_image_prompt_inputs,
+    AddedInputs.PERTURBED_ATTENTION: add_perturbed_attention_inputs,
+    AddedInputs.FREEU: add_freeu_inputs,
 }
 
 
@@ -35,6 +39,6 @@ def add_inputs(
     Raises:
         EngineError: a graph that is not built as the exporter builds it.
     """
-    for which in AddedInputs:
+    for which in AddedInputs:  # FreeU behind control: what is filtered are skips with their residuals
         if which in added:
             _REWRITES[which](model, structure, optional)

@@ -50,7 +50,7 @@ def build(
         typer.Option(
             "--with",
             metavar="INPUTS",
-            help="TensorRT: a second U-Net for control, image-prompt, or control,image-prompt; repeatable.",
+            help="TensorRT: a second U-Net for control, image-prompt, perturbed-attention, freeu, or several of them.",
         ),
     ] = None,
     profile: Annotated[
