@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" 
     from latentrt.runtime.pictures.picture_file import read_parameters as read_parameters
     from latentrt.runtime.pipeline import Pipeline as Pipeline
     from latentrt.runtime.prompts.encoder import PromptTruncatedWarning as PromptTruncatedWarning
+    from latentrt.runtime.prompts.region import Region as Region
     from latentrt.runtime.prompts.style import LongPrompt as LongPrompt
     from latentrt.runtime.prompts.style import PromptSyntax as PromptSyntax
     from latentrt.runtime.prompts.textual_inversion import (
@@ -64,6 +65,7 @@ _NAMES = {
     "latentrt.runtime.pictures.picture_file": ("read_parameters",),
     "latentrt.runtime.pipeline": ("Pipeline",),
     "latentrt.runtime.prompts.encoder": ("PromptTruncatedWarning",),
+    "latentrt.runtime.prompts.region": ("Region",),
     "latentrt.runtime.prompts.style": ("LongPrompt", "PromptSyntax"),
     "latentrt.runtime.prompts.textual_inversion": ("UnusedTextualInversionWarning",),
     "latentrt.runtime.sampling.run": ("Interrupt",),

@@ -1,6 +1,7 @@
 """A call that was checked, drawn: prompts encoded, latents denoised and decoded."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.call.conditioning import Conditioning
+from latentrt.runtime.call.guidance import composition_of
 from latentrt.runtime.call.initial_latents import InitialLatents
 from latentrt.runtime.call.prompt_set import PromptSet
 from latentrt.runtime.call.request import Request
@@ -60,21 +62,24 @@ def draw(
     """
     started = perf_counter()
     manifest = engines.bundle.manifest
+    guidance, crops = request.guidance, () if initial.paste is None else initial.paste.crops
+    if crops and request.prompts.regions is not None:
+        weights = request.prompts.weights(manifest.latents, request.canvas.profile, crops)
+        guidance = replace(guidance, composition=composition_of(weights))
     text = encode(
         engines,
         text_encoders,
         request.prompts,
         request.canvas.profile,
-        guides=request.guidance.guides,
+        guides=guidance.guides,
         ratios=request.sampling.ratios,
         loras=request.loras,
     )
     shapes = Shapes(profile=request.canvas.profile, chunks=text.chunks)
-    crops = () if initial.paste is None else initial.paste.crops
     conditioning = Conditioning(
         text=text,
-        guidance=request.guidance,
-        guider=request.guidance.guider(),
+        guidance=guidance,
+        guider=guidance.guider(),
         others=(
             *request.canvas.conditions(request.count),
             *initial.conditions,

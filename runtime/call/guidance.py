@@ -14,7 +14,16 @@ from latentrt.runtime.call.keywords.options import GuidanceKeywords
 from latentrt.runtime.checks import number, numbers, share, warn_caller
 from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.guidance_scale import GuidanceScaleCondition
-from latentrt.runtime.denoiser.guider import Composition, Guider, StepScales, classifier_free, rescaled
+from latentrt.runtime.denoiser.guider import (
+    POSITIVE,
+    Composition,
+    Guider,
+    Pass,
+    Side,
+    StepScales,
+    classifier_free,
+    rescaled,
+)
 from latentrt.runtime.denoiser.steps import step_ratios, steps_between
 from latentrt.runtime.sampling.schedule import Schedule
 
@@ -116,12 +125,24 @@ def guidance_from_keywords(
     )
 
 
-def _composition(manifest: BundleManifest, weights: Sequence[Array]) -> Composition | None:
-    """What the pictures are composed of; None where each has one prompt, which counts wholly."""
-    if len(weights) == 0 or (len(weights) == 1 and np.all(weights[0] == 1.0)):
+def composition_of(weights: Sequence[Array]) -> Composition | None:
+    """What the pictures are composed of; None where each has its first prompt alone, which counts wholly.
+
+    Args:
+        weights: of their prompts, (N or 1, 1, h or 1, w or 1).
+    """
+    if not weights:
         return None
-    composition = Composition(weights=tuple(weights))
-    if composition.away_from_negative and manifest.guidance_embedding:
+    counting = {Pass(Side.POSITIVE, index): one for index, one in enumerate(weights) if np.any(one)}
+    counting = counting or {POSITIVE: weights[0]}
+    if list(counting) == [POSITIVE] and np.all(counting[POSITIVE] == 1.0):
+        return None
+    return Composition(weights=counting)
+
+
+def _composition(manifest: BundleManifest, weights: Sequence[Array]) -> Composition | None:
+    composition = composition_of(weights)
+    if composition is not None and composition.away_from_negative and manifest.guidance_embedding:
         raise RequestError(
             "got prompts whose weights do not sum up to 1, with a model that has its guidance built in and no negative "
             "prompt to weigh them against; give them weights that do, or draw one prompt"

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
+from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
+from latentrt.engines.shapes import Profile
+from latentrt.engines.spec import Array
 from latentrt.runtime.call.keywords.options import Embeds, Options
 from latentrt.runtime.checks import seeds_for, texts, texts_for, warn_caller, whole
 from latentrt.runtime.denoiser.conditions.text import TextCondition
@@ -22,6 +26,10 @@ from latentrt.runtime.prompts.style import (
 )
 from latentrt.runtime.prompts.textual_inversion import TextualInversions
 from latentrt.runtime.prompts.tree import LoraTag, Prompt
+
+if TYPE_CHECKING:
+    from latentrt.runtime.call.regions import CallRegions
+    from latentrt.runtime.pictures.crop import Crop
 
 _ASKS_FOR_LORAS = {
     PromptSyntax.A1111: ("<lora:", "<lyco:"),
@@ -44,6 +52,7 @@ class PromptSet:
         given: the sides that were encoded before, under the names in ``embeds``; they have no texts.
         templates: what was written where the prompts are what wildcards became; empty: nothing was chosen.
         seeds: those that chose, as ``Sampling`` has them.
+        regions: parts of the pictures with prompts of their own, which belong to the plan; None: there are none.
     """
 
     count: int
@@ -56,6 +65,7 @@ class PromptSet:
     embeds: tuple[str, ...] = ()
     templates: tuple[Prompts, ...] = ()
     seeds: int | tuple[int, ...] | None = None
+    regions: "CallRegions | None" = None
 
     def over(self, steps: StepCount) -> "PromptSet":
         """These, read for a run of so many steps.
@@ -63,8 +73,21 @@ class PromptSet:
         Raises:
             RequestError: a text that is malformed at one of them.
         """
-        plan, trees = _read(self.of_encoders, self.options, steps, self.trees)
+        plan, trees = _read(self.of_encoders, self.options, steps, self.trees, self.regions)
         return replace(self, plan=plan, trees=trees)
+
+    def weights(self, space: LatentSpace, profile: Profile, crops: "Sequence[Crop]" = ()) -> tuple[Array, ...]:
+        """How much each positive pass counts, and where: (N or 1, 1, h or 1, w or 1) float32.
+
+        Args:
+            space: of the latents.
+            profile: of the pictures.
+            crops: which parts of their pictures they are, where those are cropped: one for all, or one for each.
+
+        Raises:
+            RequestError: a mask in other proportions than the picture that is cropped.
+        """
+        return self.plan.weights if self.regions is None else self.regions.weights(self.plan, space, profile, crops)
 
     @property
     def written(self) -> Iterator[str]:
@@ -104,6 +127,7 @@ class PromptSet:
             "clip_skip": self.options.clip_skip,
             "prompt_syntax": self.options.syntax.value,
             "embeds": self.embeds,
+            "regions": () if self.regions is None else self.regions.metadata(index),
         }
 
     def embeddings(self, index: int, inversions: TextualInversions) -> dict[str, str]:
@@ -143,8 +167,7 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
         None if clip_skip is None else whole(clip_skip, "clip_skip"),
         manifest.text_layers,
     )
-    of_encoders = _of_encoders(manifest, prompts, keywords, count)
-    of_encoders = tuple(one.repeated(repeats) for one in of_encoders)
+    of_encoders = tuple(one.repeated(repeats) for one in _of_encoders(manifest, prompts, keywords, count))
     templates: tuple[Prompts, ...] = ()
     seeds = None
     if "wildcards" in keywords:
@@ -152,10 +175,16 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
 
         templates, seeds = of_encoders, seeds_for(keywords.get("seed"), count * repeats)
         of_encoders = resolved(templates, seeds, keywords["wildcards"])
-    every = dict.fromkeys(text for one in of_encoders for text in (*one.positives, *(one.negatives or ())))
+    regions = None
+    if "regions" in keywords:
+        from latentrt.runtime.call.regions import regions_from_keywords  # loaded by those who use it
+
+        regions = regions_from_keywords(keywords, options, of_encoders, repeats)
+    written = chain(of_encoders, *(() if regions is None else regions.prompts))
+    every = dict.fromkeys(text for one in written for text in (*one.positives, *(one.negatives or ())))
     tags = {text: STYLES[options.syntax].loras(text) for text in every}
     _check_loras(of_encoders, options, tags)
-    plan, trees = _read(of_encoders, options, ONE_STEP, {})
+    plan, trees = _read(of_encoders, options, ONE_STEP, {}, regions)
     return PromptSet(
         count=count * repeats,
         of_encoders=of_encoders,
@@ -167,6 +196,7 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
         embeds=tuple(embeds),
         templates=templates,
         seeds=seeds,
+        regions=regions,
     )
 
 
@@ -184,10 +214,14 @@ def _told(of_encoders: Sequence[Prompts], index: int) -> dict[str, str | None]:
 
 
 def _read(
-    of_encoders: Sequence[Prompts], options: PromptOptions, steps: StepCount, known: Mapping[str, Prompt]
+    of_encoders: Sequence[Prompts],
+    options: PromptOptions,
+    steps: StepCount,
+    known: Mapping[str, Prompt],
+    regions: "CallRegions | None",
 ) -> tuple[PromptPlan, Mapping[str, Prompt]]:
     """The texts that every pass reads, and the tree of each; some may be known."""
-    plan = prompt_plan(of_encoders, STYLES[options.syntax], steps)
+    plan = prompt_plan(of_encoders, STYLES[options.syntax], steps, () if regions is None else regions.prompts)
     read = dict.fromkeys(text for side in plan.texts.values() for texts in side for text in texts)
     parsed = parsed_prompts((text for text in read if text not in known), options)
     return plan, {text: known[text] if text in known else parsed[text] for text in read}

@@ -115,7 +115,11 @@ def request_from_options(
     shape = manifest.latents.shape(canvas.profile, prompts.count)
     sampling = sampling_from_keywords(manifest, keywords, workflow, strength, shape)
     prompts = prompts.over(StepCount(steps=max(len(sampling.ratios), 1)))
-    guidance = guidance_from_keywords(manifest, keywords, sampling.schedule, prompts.plan.weights)
+    cropped = workflow is Workflow.INPAINT and source is None
+    if prompts.regions is not None and not cropped:
+        prompts.regions.check_proportions(canvas.profile.width, canvas.profile.height)
+    weights = prompts.weights(manifest.latents, canvas.profile)
+    guidance = guidance_from_keywords(manifest, keywords, sampling.schedule, weights)
     if not guidance.guides:
         _warn_of_guidance(keywords)
     if loras is not None:
@@ -131,7 +135,7 @@ def request_from_options(
             sampling,
             canvas.profile,
             prompts.count,
-            cropped=workflow is Workflow.INPAINT and source is None,
+            cropped=cropped,
         )
     return Request(
         prompts=prompts,

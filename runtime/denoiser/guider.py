@@ -100,15 +100,15 @@ class Composition:
     """Several prompts of one picture: how much each counts, and where.
 
     Attributes:
-        weights: of each prompt, (N or 1, 1, h or 1, w or 1) float32.
+        weights: of each positive pass, (N or 1, 1, h or 1, w or 1) float32; those that count nowhere are not made.
     """
 
-    weights: tuple[Array, ...]
+    weights: Mapping[Pass, Array]
 
     @cached_property
     def away_from_negative(self) -> bool:
         """Whether the weights do not sum up to 1 everywhere, so that the negative prediction has a share."""
-        return not np.allclose(sum(self.weights[1:], self.weights[0]), 1.0, atol=1e-5)
+        return not np.allclose(sum(self.weights.values()), 1.0, atol=1e-5)
 
     def composed(self, predictions: Mapping[Pass, Array], unconditional: Array | None) -> Array:
         """u + Σ wᵢ · (cᵢ − u) (arXiv 2206.01714, eq. 11), which is Σ wᵢ · cᵢ where the weights sum up to 1.
@@ -117,12 +117,10 @@ class Composition:
             predictions: of the passes.
             unconditional: u; None where there is no negative pass.
         """
-        each = [predictions[Pass(Side.POSITIVE, index)] for index in range(len(self.weights))]
-        if unconditional is None:
-            return np.asarray(sum(weight * one for weight, one in zip(self.weights, each, strict=True)))
-        return np.asarray(
-            sum((weight * (one - unconditional) for weight, one in zip(self.weights, each, strict=True)), unconditional)
-        )
+        if unconditional is None or not self.away_from_negative:
+            return np.asarray(sum(weight * predictions[which] for which, weight in self.weights.items()))
+        away = (weight * (predictions[which] - unconditional) for which, weight in self.weights.items())
+        return np.asarray(sum(away, unconditional))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,7 +139,7 @@ class Guider:
     def _positives(self) -> tuple[Pass, ...]:
         if self.composition is None:
             return (POSITIVE,)
-        return tuple(Pass(Side.POSITIVE, index) for index in range(len(self.composition.weights)))
+        return tuple(self.composition.weights)
 
     def _guides(self, level: Level) -> bool:
         return self.combine is not None and self.steps.at(level) > 1.0

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -98,6 +98,26 @@ class ImagePromptMetadata:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegionMetadata:
+    """A region of a picture: its prompt, its place, and how it counts. ``mask`` is the beginning of the SHA-256 of its
+    mask's size and values, which are made elsewhere."""
+
+    prompt: str
+    prompt_2: str | None = None
+    box: tuple[float, ...] | None = None
+    mask: str | None = None
+    weight: float = 1.0
+    feather: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """As a JSON object: a prompt may have any characters."""
+        return json.dumps(
+            {name: value for name, value in asdict(self).items() if value is not None}, ensure_ascii=False
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PictureMetadata:
     """The settings that drew one picture.
 
@@ -107,7 +127,8 @@ class PictureMetadata:
     ``model_hash`` and ``vae_hash`` its short hashes of a checkpoint in one file and of the file that took its
     autoencoder's place (``vae``), and ``embeddings`` those of the textual inversions in the prompts, by their triggers.
     ``templates`` has what was written in the place of a prompt, by its field, where wildcards were chosen.
-    ``loras``, ``control_nets``, ``t2i_adapters`` and ``image_prompts`` are those of the call.
+    ``loras``, ``control_nets``, ``t2i_adapters`` and ``image_prompts`` are those of the call, ``regions`` those of the
+    picture.
     ``seeded`` is False where the caller gave the noise.
     """
 
@@ -144,6 +165,7 @@ class PictureMetadata:
     t2i_adapters: tuple[ControlMetadata, ...] = ()
     image_prompts: tuple[ImagePromptMetadata, ...] = ()
     templates: Mapping[str, str] = field(default_factory=dict)
+    regions: tuple[RegionMetadata, ...] = ()
     seeded: bool = True
 
     def parameters(self) -> str:
@@ -202,6 +224,7 @@ class PictureMetadata:
         for index, control in enumerate((*self.control_nets, *self.t2i_adapters)):
             pairs[f"ControlNet {index}"] = _quoted(control.unit)
         pairs |= {f"Image prompt {index}": _quoted(one.text) for index, one in enumerate(self.image_prompts)}
+        pairs |= {f"Region {index}": _quoted(one.text) for index, one in enumerate(self.regions)}
         if self.batch_index:
             pairs["Batch pos"] = self.batch_index
         pairs["Version"] = f"latentrt {version('latentrt')}"

@@ -54,11 +54,17 @@ def _widened(start: int, stop: int, wanted: float, limit: int) -> tuple[int, int
     return start, min(stop, limit)
 
 
+def size_inside(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
+    """The largest size (width, height) in the proportions of one that lies inside of another."""
+    if width / height < size[0] / size[1]:
+        return width, max(size[1] * width // size[0], 1)
+    return max(size[0] * height // size[1], 1), height
+
+
 def fit_and_fill(image: Image.Image, width: int, height: int) -> Image.Image:
     """A picture resized to fit inside a size and centred; its outermost rows or columns fill the rest. RGB."""
     wide = width / height < image.width / image.height
-    inner_width = width if wide else max(image.width * height // image.height, 1)
-    inner_height = max(image.height * width // image.width, 1) if wide else height
+    inner_width, inner_height = size_inside(image.size, width, height)
     resized = image.resize((inner_width, inner_height), resample=_LANCZOS)
     result = Image.new("RGB", (width, height))
     left, top = width // 2 - inner_width // 2, height // 2 - inner_height // 2

@@ -225,6 +225,15 @@ def white_places(mask: Picture, width: int, height: int) -> Array:
     return (np.asarray(grey) >= _REDRAWN_FROM).astype(np.float32)
 
 
+def grey_values(mask: Picture) -> Array:
+    """A mask's brightness at its own size, (H, W) uint8; as ``white_places`` takes it.
+
+    Raises:
+        RequestError: a mask that cannot be read.
+    """
+    return np.asarray(_mask_image(mask).convert("L"))
+
+
 def _weight(grey: Image.Image) -> Array:
     """How much of the drawn picture shows: 0 below one half, then rising to 1 at white.
 

@@ -24,11 +24,13 @@ class PromptPlan:
         texts: of each side, every one once. A side that was encoded before, or has zeros, has none.
         of_step: which of its side's texts a pass reads: (S, N), or (1, N) where no prompt of it changes.
         weights: how much each positive pass counts, (N, 1, 1, 1) float32.
+        areas: where each positive pass counts: 0 is the picture, and the regions follow.
     """
 
     texts: Mapping[Side, Sequence[Texts]]
     of_step: Mapping[Pass, Array]
     weights: tuple[Array, ...]
+    areas: tuple[int, ...] = ()
 
     def of_picture(self, index: int) -> Iterator[str]:
         """The texts of one picture, each once."""
@@ -45,7 +47,9 @@ class PromptPlan:
         return [texts[index] for texts in self.texts.get(side, ())]
 
 
-def prompt_plan(of_encoders: Sequence[Prompts], style: Style, steps: StepCount) -> PromptPlan:
+def prompt_plan(
+    of_encoders: Sequence[Prompts], style: Style, steps: StepCount, regions: Sequence[Sequence[Prompts]] = ()
+) -> PromptPlan:
     """Takes the pictures' prompts apart.
 
     A picture of fewer prompts than another repeats its last one, which counts nothing.
@@ -54,6 +58,7 @@ def prompt_plan(of_encoders: Sequence[Prompts], style: Style, steps: StepCount) 
         of_encoders: as they were written, for every text encoder; sides that were encoded before are empty or None.
         style: how they are read.
         steps: of the run.
+        regions: the prompts of each region, likewise, without negatives.
 
     Raises:
         RequestError: a prompt that is malformed, or one that is composed of another number of prompts for one text
@@ -62,23 +67,24 @@ def prompt_plan(of_encoders: Sequence[Prompts], style: Style, steps: StepCount) 
     texts: dict[Side, Sequence[Texts]] = {}
     of_step: dict[Pass, Array] = {}
     weights: list[Array] = []
+    areas: list[int] = []
     if of_encoders[0].positives:
-        pictures = [_parts(written, style) for written in zip(*(one.positives for one in of_encoders), strict=True)]
-        most = max(map(len, pictures))
         table = _Table(style, steps)
-        for prompt in range(most):
-            of_step[Pass(Side.POSITIVE, prompt)] = table.places(
-                [parts[min(prompt, len(parts) - 1)] for parts in pictures]
-            )
-            of_each = [parts[prompt][0].weight if prompt < len(parts) else 0.0 for parts in pictures]
-            weights.append(np.array(of_each, np.float32).reshape(-1, 1, 1, 1))
+        for area, of_area in enumerate((of_encoders, *regions)):
+            pictures = [_parts(written, style) for written in zip(*(one.positives for one in of_area), strict=True)]
+            for prompt in range(max(map(len, pictures))):
+                places = table.places([parts[min(prompt, len(parts) - 1)] for parts in pictures])
+                of_step[Pass(Side.POSITIVE, len(areas))] = places
+                of_each = [parts[prompt][0].weight if prompt < len(parts) else 0.0 for parts in pictures]
+                weights.append(np.array(of_each, np.float32).reshape(-1, 1, 1, 1))
+                areas.append(area)
         texts[Side.POSITIVE] = table.texts
     if of_encoders[0].negatives is not None:
         table = _Table(style, steps)
         against = zip(*(one.negatives or () for one in of_encoders), strict=True)
         of_step[NEGATIVE] = table.places([[PromptPart(text=text) for text in written] for written in against])
         texts[Side.NEGATIVE] = table.texts
-    return PromptPlan(texts=texts, of_step=of_step, weights=tuple(weights))
+    return PromptPlan(texts=texts, of_step=of_step, weights=tuple(weights), areas=tuple(areas))
 
 
 def _parts(written: Texts, style: Style) -> Sequence[Sequence[PromptPart]]:

@@ -174,8 +174,10 @@ def test_prompts_are_composed(batches: tuple[int, ...]) -> None:
     """u + s · Σ wᵢ · (cᵢ − u), with weights of each picture and place; without guidance s is 1."""
     left = np.zeros((1, 1, 3, 3), np.float32)
     left[..., 0] = 1.0
-    composition = Composition(weights=(left * 2.0, np.array([0.0, 0.5], np.float32).reshape(2, 1, 1, 1)))
     positive = [Pass(Side.POSITIVE, index) for index in range(2)]
+    composition = Composition(
+        weights={positive[0]: left * 2.0, positive[1]: np.array([0.0, 0.5], np.float32).reshape(2, 1, 1, 1)}
+    )
     text = TextCondition(
         of_pass={NEGATIVE: texts([[1, 1]]), positive[0]: texts([[3, 4]]), positive[1]: texts([[7, 9]])}, chunks=1
     )
@@ -190,7 +192,7 @@ def test_weights_of_one_need_no_negative_pass() -> None:
     """Two halves of a picture, without guidance."""
     left = np.zeros((1, 1, 3, 3), np.float32)
     left[..., 0] = 1.0
-    composition = Composition(weights=(left, 1.0 - left))
+    composition = Composition(weights={POSITIVE: left, Pass(Side.POSITIVE, 1): 1.0 - left})
     text = TextCondition(of_pass={POSITIVE: texts([[3]]), Pass(Side.POSITIVE, 1): texts([[7]])}, chunks=1)
     unet = Echo((1, 2))
     found = Denoiser(unet, [text], Guider(steps=scales(1.0), composition=composition))(

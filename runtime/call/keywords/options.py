@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.addons.control import Control
     from latentrt.runtime.addons.image_prompt import ImagePrompt
     from latentrt.runtime.pictures.tiling import VaeMode
+    from latentrt.runtime.prompts.region import Region
     from latentrt.runtime.prompts.style import LongPrompt, PromptSyntax
     from latentrt.runtime.sampling.samplers import Sampler
 
@@ -62,6 +63,17 @@ class WildcardKeywords(TypedDict, total=False):
     """
 
     wildcards: str | Path | None
+
+
+class RegionKeywords(TypedDict, total=False):
+    """Regions.
+
+    Attributes:
+        regions: parts of the picture with prompts of their own: ``[latentrt.Region("a cat", box=(0, 0, 0.5, 1))]``; for
+            all pictures, or a list of such lists, one per prompt. The prompt of the call holds where no region is.
+    """
+
+    regions: Region | Sequence[Region] | Sequence[Sequence[Region]] | None
 
 
 class LoraKeywords(TypedDict, total=False):
@@ -220,6 +232,7 @@ class DeliveryKeywords(TypedDict, total=False):
 class Options(
     PromptKeywords,
     WildcardKeywords,
+    RegionKeywords,
     LoraKeywords,
     AddonKeywords,
     Embeds,
@@ -238,6 +251,7 @@ class Options(
 _GROUPS = (
     PromptKeywords,
     WildcardKeywords,
+    RegionKeywords,
     LoraKeywords,
     AddonKeywords,
     Embeds,
