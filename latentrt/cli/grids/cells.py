@@ -11,7 +11,8 @@ from latentrt.cli.grids.axes import Axis
 from latentrt.cli.grids.settings import Settings
 from latentrt.cli.grids.values import MOST_CELLS
 from latentrt.cli.outputs import slug
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, BundleManifest
+from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import LatentrtError, RequestError
 from latentrt.engines.files import sha256_of_file
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
