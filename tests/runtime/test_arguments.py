@@ -244,4 +244,4 @@ def test_the_models_own_options_are_its_samplers(tiny_pipe: latentrt.Pipeline) -
     assert sampler(sampler=Sampler(name="euler")) == Sampler(name="euler")
     assert sampler(timesteps=[900, 500]) == Sampler(name="euler", timesteps=[900, 500], interpolation_type="log_linear")
     told = Drawing(sampler_option=["s_churn=2"], keywords={})
-    assert told._sampler(defaults) == Sampler(name="euler", s_churn=2.0, **options)  # type: ignore[arg-type]
+    assert told.sampler_of(defaults) == Sampler(name="euler", s_churn=2.0, **options)  # type: ignore[arg-type]
