@@ -8,6 +8,9 @@ DEV := $(VENV)/.installed-dev
 # Carries CLIP's vocabulary for the tokenizer's tests. Nothing of it is imported, so the torchvision and timm that it
 # asks for, and an extra could not leave out, stay away.
 CLIP_VOCABULARY := open-clip-torch==3.3.0
+# Reads upscalers' weights. The torchvision that it asks for is for networks of other kinds, and breaks transformers where
+# it is not of the build that torch is.
+SPANDREL := spandrel==0.4.2
 # A process per core, four at most: each takes up to 2 GB
 TESTS := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
@@ -29,7 +32,7 @@ $(DEV): pyproject.toml constraints.txt
 	@echo "installing what tests and benchmarks need into $(VENV): 2 to 3 minutes and the download; 2 GB of disk"
 	$(new_venv)
 	@$(PIP) --editable '.[dev]'
-	@$(PIP) --no-deps $(CLIP_VOCABULARY)
+	@$(PIP) --no-deps $(CLIP_VOCABULARY) $(SPANDREL)
 	@touch $(EXPORT) $@
 
 demo:  ## build the embedded model and draw a contact sheet

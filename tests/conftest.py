@@ -136,6 +136,31 @@ def planned_bundle(tiny_bundle: Path, shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_upscaler(exports: None, shared: Path) -> Path:
+    """The bundle of a random RRDBNet that enlarges four times, for tiles of 48x32 and of 32x32. Do not write to it."""
+    from tiny_upscalers import require_spandrel, rrdb_state, saved
+
+    require_spandrel()
+
+    def build(folder: Path) -> None:
+        source = saved(folder.with_name("rrdb-x4.pth"), rrdb_state())
+        latentrt.build(source, folder, profiles=["32x32", "48x32"])
+
+    return filled_once(shared / "tiny-x4.bundle", build)
+
+
+@pytest.fixture(scope="session")
+def onnx_upscaler_bundle(shared: Path) -> Path:
+    """The bundle of an ONNX file that repeats each pixel twice, for tiles of 64x64. Do not write to it."""
+    from tiny_upscalers import onnx_upscaler
+
+    def build(folder: Path) -> None:
+        latentrt.build(onnx_upscaler(folder.with_name("twice.onnx")), folder, profiles=["64x64"])
+
+    return filled_once(shared / "twice.bundle", build)
+
+
+@pytest.fixture(scope="session")
 def emoji_bundle(exports: None, shared: Path) -> Path:
     """The embedded model's bundle. Do not write to it."""
     return filled_once(shared / "emoji.bundle", lambda folder: latentrt.build(EMBEDDED, folder))

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 LARGEST = float(np.finfo(np.float16).max)  # 65504
 # Nodes that move values without computing: what comes in as fp32 from outside stays so until something computes
 _MOVES = frozenset({"Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
-# Inputs that ONNX wants in fp32 whatever the data's type: scales of Resize
-_ALWAYS_FP32 = {"Resize": frozenset({1, 2})}
+# Inputs that ONNX wants in fp32 whatever the data's type: scales of Resize, and of its predecessor
+_ALWAYS_FP32 = {"Resize": frozenset({1, 2}), "Upsample": frozenset({1})}
 HALF = ".fp16"  # ends the name of a weight's fp16 twin
 
 

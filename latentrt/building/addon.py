@@ -12,20 +12,17 @@ from latentrt.building.packages import export_packages
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
 from latentrt.building.same_export import same_export
-from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.bundle.bundle import AddonBundle, BundleSort, open_addon, open_bundle
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.addon_manifest import AddonManifest
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, DecisionRecord
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.manifest_file import write_manifest
-from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import Profile
-from latentrt.export.sources.partial_model import Choices
 
 if TYPE_CHECKING:
     from latentrt.export.addons.addon import Addon
@@ -122,14 +119,7 @@ def build_engines_of_addon(request: BuildRequest, timer: StageTimer) -> Build:
     with locked(root):
         bundle = open_addon(root)
         manifest = bundle.manifest
-        changed = _model_options(request)
-        changed += ["variant"] if request.choices.variant is not None else []
-        changed += ["fp32"] if request.fp32 else []
-        changed += ["precision"] if request.precision not in (None, manifest.precision) else []
-        changed += ["profiles"] if not set(request.profiles) <= set(manifest.profiles) else []
-        changed += ["output"] if request.output is not None and request.output.resolve() != root else []
-        changed += ["a model's bundle (--for)"] if request.for_bundle is not None else []
-        changed += ["image encoder"] if request.image_encoder is not None else []
+        changed = request.changes_of(root, manifest)
         if changed:
             raise RequestError(
                 f"got {', '.join(changed)} for the bundle of {manifest.addon.label}, to which only engines are added; "
@@ -200,27 +190,12 @@ def _check_choices(request: BuildRequest) -> None:
     Raises:
         RequestError: naming them.
     """
-    given = _model_options(request)
+    given = request.model_options
     if given:
         raise RequestError(
             f"got {', '.join(given)} with --for, expected none of them, as they are about models and not about what is "
             "added to one; leave them out"
         )
-
-
-def _model_options(request: BuildRequest) -> list[str]:
-    """The options that were given and concern whole models alone."""
-    choices, nothing = request.choices, Choices()
-    names = ("base", "vae", "ema", "family", "prediction_type")
-    given = [name.replace("_", " ") for name in names if getattr(choices, name) != getattr(nothing, name)]
-    given += ["loras"] if request.loras else []
-    inputs = any(target.weights is WeightsAs.INPUTS for target in request.engines.targets)
-    given += ["lora-ready"] if inputs else []
-    given += ["with"] if request.engines.added else []
-    given += ["seamless"] if request.seamless is not Seamless.NONE else []
-    int8 = request.int8
-    given += ["prompts or quality"] if int8 and (int8.prompts is not None or int8.quality is not None) else []
-    return given
 
 
 def _existing(destination: Path, plan: AddonPlan) -> AddonBundle | None:

@@ -9,6 +9,7 @@ from latentrt.building.from_bundle import build_from_bundle
 from latentrt.building.from_model import build_from_model
 from latentrt.building.request import BuildRequest, profiles_from_arguments
 from latentrt.building.result import Build
+from latentrt.building.upscaler import build_engines_of_upscaler, build_upscaler, upscaler_of
 from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.bundle.added_inputs import added_from_texts
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
@@ -51,7 +52,7 @@ def build(
     progress: Progress | None = None,
     decided: Callable[[Mapping[str, DecisionRecord]], None] | None = None,
 ) -> Build:
-    """Builds a bundle from a model or from a net for one, or the engines that an existing bundle lacks on this machine.
+    """Builds a bundle from a model, a net for one or an upscaler, or the engines that a bundle lacks on this machine.
 
     The bundle is written beside ``output`` and renamed when it is complete, so an earlier one stays whole
     until then. A bundle that was built from the same files, for the same profiles and by the same versions
@@ -60,13 +61,14 @@ def build(
     Args:
         model: a diffusers folder, a single file (``.safetensors``, ``.ckpt``), a folder with a U-Net alone, a hub id
             (``owner/name[@revision]``, with a folder or a file after a slash) or address, ``emoji`` for the embedded
-            model, or a bundle.
+            model, an upscaler's file (``.pth`` or another of weights, ``.onnx``), or a bundle.
         output: the bundle's folder; needed unless engines are added to a bundle.
         precision: element type of weights and arithmetic: "fp32" (also None), "fp16" or "int8". Parts that overflow or
             lose too much in fp16 stay in fp32: SDXL's autoencoder, the timestep embedding's sines, and what else
             ``engines/graphs/islands.py`` lists. int8 is for the U-Net and, on CPUs, the VAE decoder; calibrating draws
             pictures with them. For int8 ``model`` may be a bundle in fp32.
         profiles: picture sizes, ``"512x512"`` or with a batch ``"768x512x2"``; without any, the model's own size.
+            Of an upscaler sizes of tiles; without any, 256x256, or the size that an ONNX file was exported for.
         backend: what the engines are compiled for.
         gpus: GPU architectures such as ``"sm89"``, for ``tensorrt-rtx``: engines are compiled for each of them, on a
             machine with or without a GPU. Without any, engines are compiled for this machine.
@@ -132,6 +134,8 @@ def build(
     timer = StageTimer(progress)
     if request.starts_from_addon:
         return build_engines_of_addon(request, timer)
+    if request.starts_from_upscaler:
+        return build_engines_of_upscaler(request, timer)
     if request.image_encoder is not None and request.for_bundle is None:
         raise RequestError(
             "got an image encoder without the bundle of a model that an IP-Adapter is built for; give that with --for, "
@@ -139,6 +143,9 @@ def build(
         )
     if request.for_bundle is not None:
         return build_addon(request, timer, decided)
+    upscaler = upscaler_of(request)
+    if upscaler is not None:
+        return build_upscaler(upscaler, request, timer, decided)
     if request.starts_from_bundle:
         return build_from_bundle(request, timer, decided)
     return build_from_model(request, timer, decided)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake
+from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.bundle.bundle import BundleSort, sort_of
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, ComponentsManifest
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Precision
@@ -54,6 +55,33 @@ class BuildRequest:
     def starts_from_upscaler(self) -> bool:
         """Whether it is the bundle of an upscaler."""
         return sort_of(self.model) is BundleSort.UPSCALER
+
+    @property
+    def model_options(self) -> list[str]:
+        """The options that were given and concern whole models alone."""
+        choices, nothing = self.choices, Choices()
+        names = ("base", "vae", "ema", "family", "prediction_type")
+        given = [name.replace("_", " ") for name in names if getattr(choices, name) != getattr(nothing, name)]
+        given += ["loras"] if self.loras else []
+        inputs = any(target.weights is WeightsAs.INPUTS for target in self.engines.targets)
+        given += ["lora-ready"] if inputs else []
+        given += ["with"] if self.engines.added else []
+        given += ["seamless"] if self.seamless is not Seamless.NONE else []
+        int8 = self.int8
+        given += ["prompts or quality"] if int8 and (int8.prompts is not None or int8.quality is not None) else []
+        return given
+
+    def changes_of(self, root: Path, manifest: ComponentsManifest) -> list[str]:
+        """What was given and would change more of the bundle of an add-on or an upscaler than its engines."""
+        changed = self.model_options
+        changed += ["variant"] if self.choices.variant is not None else []
+        changed += ["fp32"] if self.fp32 else []
+        changed += ["precision"] if self.precision not in (None, manifest.precision) else []
+        changed += ["profiles"] if not set(self.profiles) <= set(manifest.profiles) else []
+        changed += ["output"] if self.output is not None and self.output.resolve() != root else []
+        changed += ["a model's bundle (--for)"] if self.for_bundle is not None else []
+        changed += ["image encoder"] if self.image_encoder is not None else []
+        return changed
 
     def kept_fp32(self, components: Sequence[str], precision: Precision | None = None) -> tuple[str, ...]:
         """Of some components those to keep in fp32, in the order of the components.

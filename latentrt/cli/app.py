@@ -14,6 +14,7 @@ from latentrt.cli.commands.draw import generate, img2img, inpaint, outpaint
 from latentrt.cli.commands.grid import grid
 from latentrt.cli.commands.prepare import prepare
 from latentrt.cli.commands.samplers import samplers
+from latentrt.cli.commands.upscale import upscale
 from latentrt.cli.streams import lasting_streams
 from latentrt.engines.errors import LatentrtError
 
@@ -24,7 +25,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (build, generate, img2img, inpaint, outpaint, grid, inspect, compare, verify, samplers, demo, bench):
+_COMMANDS = (
+    build,
+    generate,
+    img2img,
+    inpaint,
+    outpaint,
+    grid,
+    upscale,
+    inspect,
+    compare,
+    verify,
+    samplers,
+    demo,
+    bench,
+)
+for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(prepare, name="prepare")
 

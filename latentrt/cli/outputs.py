@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from errno import EISDIR
 from pathlib import Path
@@ -46,7 +46,7 @@ def output_paths(output: Path, pictures: Sequence[Picture], model: str, *, overw
         )
     by_pattern = set("{}") & set(str(output))
     if by_pattern:
-        _check_pattern(str(output))
+        check_pattern(str(output))
         paths = [
             Path(str(output).format(index=index, seed=one.seed, prompt=slug(one.prompt), model=slug(model)))
             for index, one in enumerate(pictures)
@@ -86,29 +86,34 @@ def check_places(paths: Sequence[Path], *, made: bool, overwrite: bool) -> None:
         )
 
 
-def _check_pattern(pattern: str) -> None:
+def check_pattern(pattern: str, fields: Mapping[str, str] = _FIELDS, example: str = _EXAMPLE) -> None:
     """Refuses patterns with other fields than ours, or with more of Python's formatting than a width.
+
+    Args:
+        pattern: what the user gave.
+        fields: the fields by name, with a regular expression for what may stand behind their colons.
+        example: a pattern that is right, for messages.
 
     Raises:
         RequestError: what is wrong.
     """
-    known = ", ".join(f"{{{name}}}" for name in _FIELDS)
+    known = ", ".join(f"{{{name}}}" for name in fields)
     try:
         parts = list(Formatter().parse(pattern))
     except ValueError as error:
         raise RequestError(
-            f"got output {pattern!r}, a malformed pattern ({error}), expected {known} in it, as in {_EXAMPLE}, or "
+            f"got output {pattern!r}, a malformed pattern ({error}), expected {known} in it, as in {example}, or "
             "{{ and }} for braces; correct it"
         ) from error
     for _, name, form, conversion in parts:
         if name is None:
             continue
-        allowed = _FIELDS.get(name)
+        allowed = fields.get(name)
         if allowed is None or conversion or not re.fullmatch(allowed, form or ""):
             field = f"{{{name}{'!' + conversion if conversion else ''}{':' + form if form else ''}}}"
             raise RequestError(
                 f"got output {pattern!r} with {field}, expected {known}, numbers with a width such as {{index:04}}, as "
-                f"in {_EXAMPLE}; correct it"
+                f"in {example}; correct it"
             )
 
 

@@ -63,7 +63,7 @@ class Preparation:
         from latentrt.runtime.pictures.image import read_image
 
         paths = self._paths(name, suffix)
-        _check_sources((*self.images, *others), paths)
+        check_sources((*self.images, *others), paths)
         check_places(paths, made=paths != [Path(self.output)], overwrite=self.overwrite)
         for done, (source, path) in enumerate(zip(self.images, paths, strict=True)):
             try:
@@ -133,7 +133,7 @@ def _check_name(name: str, path: Path, suffix: str) -> None:
         )
 
 
-def _check_sources(sources: Sequence[Path], paths: Sequence[Path]) -> None:
+def check_sources(sources: Sequence[Path], paths: Sequence[Path]) -> None:
     """Refuses folders, and to write over what is read, under whatever name it is given."""
     for source in sources:
         if isdir(source):

@@ -1,5 +1,6 @@
 """Pictures in and out: pixel arrays, PIL, and PNG files with the settings that made them."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,16 @@ def _has_frames(image: Image.Image) -> bool:
     return False
 
 
-def write_png(path: Path, image: Image.Image, parameters: str | None = None) -> None:
+def write_png(
+    path: Path, image: Image.Image, parameters: str | None = None, others: Mapping[str, str] | None = None
+) -> None:
     """Writes a PNG whole or not at all, with its settings as A1111's ``parameters`` text chunk.
+
+    Args:
+        path: the file.
+        image: the picture; a colour profile among its ``info`` is written, too.
+        parameters: the settings.
+        others: further texts, by the names of their chunks.
 
     Raises:
         OutputError: the file cannot be written.
@@ -56,6 +65,8 @@ def write_png(path: Path, image: Image.Image, parameters: str | None = None) -> 
     text = PngInfo()
     if parameters is not None:
         text.add_text("parameters", parameters)
+    for name, content in (others or {}).items():
+        text.add_text(name, content)
     write_file(path, lambda temporary: image.save(temporary, format="PNG", pnginfo=text))
 
 

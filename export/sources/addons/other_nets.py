@@ -69,6 +69,7 @@ _REFERENCE = re.compile(r"reference[-_ ]?(only|adain(\+attn)?|control)", re.IGNO
 _ADVICE_FOR = {
     "a LoRA": _LORA,
     "a LyCORIS (a relative of LoRA)": _LORA,
+    "an upscaler (ESRGAN or a relative)": "leave --for out to build it: it is for no particular model",
     "a textual inversion": "load it into a pipeline with load_textual_inversion",
 }
 

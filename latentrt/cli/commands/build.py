@@ -16,7 +16,8 @@ def build(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A diffusers folder, a checkpoint file, a hub id or address, emoji (the embedded model), or a bundle.",
+            help="A diffusers folder, a checkpoint file, a hub id or address, emoji (the embedded model), the "
+            "file of an upscaler (.pth, .onnx, …), or a bundle.",
         ),
     ],
     output: Annotated[
@@ -58,7 +59,8 @@ def build(
         typer.Option(
             "--profile",
             metavar="WxH[xBATCH]",
-            help="Picture size, and pictures per call, to build for; repeatable; the model's own size if left out.",
+            help="Picture size, and pictures per call, to build for; repeatable; the model's own size if left out. Of "
+            "upscalers the size of tiles.",
         ),
     ] = None,
     seamless: Annotated[
@@ -122,7 +124,7 @@ def build(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Build a bundle from a model, or of a ControlNet or the like with --for.
+    """Build a bundle from a model or an upscaler, or of a ControlNet or the like with --for.
 
     Of a bundle: compile its engines for this machine, make it int8, or fuse LoRAs.
     """
