@@ -26,9 +26,11 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" 
     from latentrt.runtime.addons.addon import Addon as Addon
     from latentrt.runtime.addons.control import Control as Control
     from latentrt.runtime.addons.image_prompt import ImagePrompt as ImagePrompt
+    from latentrt.runtime.call.detail.result import DetailResult as DetailResult
     from latentrt.runtime.call.keywords.options import Embeds as Embeds
     from latentrt.runtime.call.keywords.options import Options as Options
     from latentrt.runtime.call.result import Result as Result
+    from latentrt.runtime.pictures.detector import Detector as Detector
     from latentrt.runtime.pictures.picture_file import read_parameters as read_parameters
     from latentrt.runtime.pipeline import Pipeline as Pipeline
     from latentrt.runtime.prompts.encoder import PromptTruncatedWarning as PromptTruncatedWarning
@@ -61,7 +63,9 @@ _NAMES = {
     "latentrt.runtime.addons.control": ("Control",),
     "latentrt.runtime.addons.image_prompt": ("ImagePrompt",),
     "latentrt.runtime.call.keywords.options": ("Embeds", "Options"),
+    "latentrt.runtime.call.detail.result": ("DetailResult",),
     "latentrt.runtime.call.result": ("Result",),
+    "latentrt.runtime.pictures.detector": ("Detector",),
     "latentrt.runtime.pictures.picture_file": ("read_parameters",),
     "latentrt.runtime.pipeline": ("Pipeline",),
     "latentrt.runtime.prompts.encoder": ("PromptTruncatedWarning",),

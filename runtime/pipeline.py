@@ -42,6 +42,9 @@ from latentrt.runtime.sampling.noise import Noise
 if TYPE_CHECKING:
     from latentrt.engines.store.changed_models import ChangedModels
     from latentrt.runtime.adapters.loaded import LoadedLora
+    from latentrt.runtime.call.detail.result import DetailResult
+    from latentrt.runtime.pictures.detector import Detector
+    from latentrt.runtime.pictures.regions import RegionOrder
 
 
 class Pipeline:
@@ -397,6 +400,63 @@ class Pipeline:
                 "pad to the size wanted"
             )
         return self.inpaint(prompt, image=canvas, mask_image=mask, strength=strength, **options)
+
+    def detail(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        image: Picture | Sequence[Picture],
+        boxes: Sequence[Any] | Array | None = None,
+        masks: Picture | Sequence[Picture] | None = None,
+        detector: "Detector | None" = None,
+        strength: float = 0.4,
+        padding: int = 32,
+        dilation: int = 4,
+        mask_blur: float = 4.0,
+        order: "str | RegionOrder | None" = None,
+        max_regions: int | None = None,
+        **options: Unpack[Options],
+    ) -> "DetailResult":
+        """Redraws regions of a picture one after the other, each at full size: what ADetailer does.
+
+        Args:
+            prompt: one text or several. ``[SEP]`` in it divides what the first region is drawn from, the second, and so
+                on, the last one being for all that follow; ``[SKIP]`` leaves a region as it is. So do the other texts.
+            image: the picture for all, or one per picture drawn: PIL or arrays, as ``img2img`` takes them, of any size.
+            boxes: the regions as (left, top, right, bottom) in pixels; or ``masks``, or a ``detector``.
+            masks: one per region, white, each of the picture's size, as ``inpaint`` takes them.
+            detector: finds the regions: ``latentrt.Detector("face.onnx")``.
+            strength: how much of the schedule runs; 0 leaves all as it is.
+            padding: pixels around a region that are drawn with it, and not kept.
+            dilation: pixels by which masks grow, half of them on each side; below 0 they shrink.
+            mask_blur: pixels in which a region fades into the picture: a Gaussian's standard deviation.
+            order: "given", "left-to-right", "center-to-edge" or "largest"; None: a detector's from left to right.
+            max_regions: the largest so many of a picture; None: all.
+            **options: see ``Options``. A region's seed is the picture's plus its place; width and height are those at
+                which regions are drawn.
+
+        Returns:
+            The pictures in their own sizes, with ``regions``. Outside of its regions every pixel is as it was.
+
+        Raises:
+            RequestError: an argument that cannot be served, with what to do.
+            EngineError: a detector that answers in no known way.
+        """
+        from latentrt.runtime.call.detail.arguments import detail_from_arguments  # loaded by those who use it
+        from latentrt.runtime.call.detail.drawing import draw_details
+
+        detail = detail_from_arguments(
+            boxes=boxes,
+            masks=masks,
+            detector=detector,
+            strength=strength,
+            padding=padding,
+            dilation=dilation,
+            mask_blur=mask_blur,
+            order=order,
+            max_regions=max_regions,
+        )
+        return draw_details(self.inpaint, self.manifest, self._additions, prompt, image, detail, options)
 
     def preview(self, denoised: Array) -> list[Image.Image]:
         """Small pictures, one pixel per latent, of the clean sample that a callback is given as ``denoised``.

@@ -118,6 +118,35 @@ class RegionMetadata:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DetailMetadata:
+    """The detail pass that a picture went through: the boxes of the regions that were drawn, and how."""
+
+    boxes: tuple[tuple[int, int, int, int], ...]
+    strength: float
+    padding: int
+    dilation: int
+    mask_blur: float
+    detector: str | None = None
+    confidence: float | None = None
+
+    @property
+    def pairs(self) -> dict[str, str]:
+        """As ADetailer, A1111's extension, writes them; where the regions were is told by nobody else."""
+        pairs: dict[str, str] = {}
+        if self.detector is not None:
+            pairs |= {"ADetailer model": _plain(self.detector), "ADetailer confidence": f"{self.confidence:g}"}
+        return {
+            **pairs,
+            "ADetailer dilate erode": str(self.dilation),
+            "ADetailer mask blur": f"{self.mask_blur:g}",
+            "ADetailer denoising strength": f"{self.strength:g}",
+            "ADetailer inpaint only masked": "True",
+            "ADetailer inpaint padding": str(self.padding),
+            "Detail regions": " / ".join(" ".join(map(str, box)) for box in self.boxes) or "none",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class PictureMetadata:
     """The settings that drew one picture.
 
@@ -128,8 +157,7 @@ class PictureMetadata:
     autoencoder's place (``vae``), and ``embeddings`` those of the textual inversions in the prompts, by their triggers.
     ``templates`` has what was written in the place of a prompt, by its field, where wildcards were chosen.
     ``loras``, ``control_nets``, ``t2i_adapters`` and ``image_prompts`` are those of the call, ``regions`` those of the
-    picture.
-    ``seeded`` is False where the caller gave the noise.
+    picture. ``detail`` is the detail pass that drew parts of it. ``seeded`` is False where the caller gave the noise.
     """
 
     prompt: str
@@ -166,6 +194,7 @@ class PictureMetadata:
     image_prompts: tuple[ImagePromptMetadata, ...] = ()
     templates: Mapping[str, str] = field(default_factory=dict)
     regions: tuple[RegionMetadata, ...] = ()
+    detail: DetailMetadata | None = None
     seeded: bool = True
 
     def parameters(self) -> str:
@@ -225,6 +254,8 @@ class PictureMetadata:
             pairs[f"ControlNet {index}"] = _quoted(control.unit)
         pairs |= {f"Image prompt {index}": _quoted(one.text) for index, one in enumerate(self.image_prompts)}
         pairs |= {f"Region {index}": _quoted(one.text) for index, one in enumerate(self.regions)}
+        if self.detail is not None:
+            pairs |= self.detail.pairs
         if self.batch_index:
             pairs["Batch pos"] = self.batch_index
         pairs["Version"] = f"latentrt {version('latentrt')}"

@@ -1,0 +1,1 @@
+"""The detail pass: regions of a picture, one after the other, inpainted at full size and pasted back."""
