@@ -22,7 +22,7 @@ from latentrt.runtime.addons.addon import Addon
 from latentrt.runtime.denoiser.conditions.image_prompt import AttendedImages, ImagePromptCondition
 from latentrt.runtime.denoiser.steps import ActiveSteps
 from latentrt.runtime.metadata.picture_metadata import ImagePromptMetadata
-from latentrt.runtime.pictures.bicubic import resized_bicubic
+from latentrt.runtime.pictures.interpolation import Interpolation, interpolated
 from latentrt.runtime.pictures.crop import Crop
 from latentrt.runtime.pictures.image import Picture
 from latentrt.runtime.pictures.mask import white_places
@@ -103,7 +103,7 @@ class ImagePromptUse:
         if self.mask is None:
             return None
         white = white_places(self.mask, profile.width, profile.height)
-        return {level: resized_bicubic(white, *size).reshape(-1) for level, size in sizes.items()}
+        return {level: interpolated(white, *size, Interpolation.BICUBIC).reshape(-1) for level, size in sizes.items()}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
