@@ -1,4 +1,5 @@
-"""What is added to a pipeline's model: textual inversions and LoRAs that were loaded, add-ons that calls opened."""
+"""What is added to a pipeline's model: textual inversions and LoRAs that were loaded, add-ons and upscalers that calls
+opened."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from latentrt.runtime.prompts.textual_inversion import TextualInversions
 if TYPE_CHECKING:
     from latentrt.runtime.adapters.loaded import LoadedLora, LoadedLoras
     from latentrt.runtime.addons.addon import OpenAddons
+    from latentrt.runtime.call.hires.upscalers import OpenUpscalers
 
 Loaded = tuple[tuple[TextualInversions, ...], "LoadedLoras | None"]
 """What goes along with a pickled pipeline: the textual inversions of each text encoder, and the LoRAs."""
@@ -34,6 +36,7 @@ class Additions:
         self.text_encoders: tuple[TextEncoder, ...] = text_encoders_from_bundle(bundle)
         self.loras: LoadedLoras | None = None
         self._addons: OpenAddons | None = None
+        self._upscalers: OpenUpscalers | None = None
         self._lock = Lock()
         watch_forks(self)
 
@@ -50,6 +53,16 @@ class Additions:
 
                 self._addons = OpenAddons(self._bundle, self._backend, threads=self._threads)
             return self._addons
+
+    @property
+    def upscalers(self) -> "OpenUpscalers":
+        """The upscalers that calls named by their paths."""
+        with self._lock:
+            if self._upscalers is None:
+                from latentrt.runtime.call.hires.upscalers import OpenUpscalers  # loaded by those who use it
+
+                self._upscalers = OpenUpscalers(self._backend, threads=self._threads)
+            return self._upscalers
 
     def load_textual_inversion(
         self, paths: str | Path | Sequence[str | Path], token: str | Sequence[str] | None
@@ -116,6 +129,8 @@ class Additions:
         self.loras = loras
 
     def close(self) -> None:
-        """Closes the add-ons that it opened."""
+        """Closes the add-ons and upscalers that it opened."""
         if self._addons is not None:
             self._addons.close()
+        if self._upscalers is not None:
+            self._upscalers.close()

@@ -234,6 +234,10 @@ class Pipeline:
         request = request_from_options(self.manifest, prompt, options, Workflow.TEXT, additions=self._additions)
         noise = Noise(request.sampling.seeds, request.latent_shape)
         initial = latents_from_noise(request, noise)
+        if request.second is not None:
+            from latentrt.runtime.call.hires.drawing import draw_hires  # loaded by those who use it
+
+            return draw_hires(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
         return draw(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
 
     def check(

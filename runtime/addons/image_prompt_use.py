@@ -22,9 +22,9 @@ from latentrt.runtime.addons.addon import Addon
 from latentrt.runtime.denoiser.conditions.image_prompt import AttendedImages, ImagePromptCondition
 from latentrt.runtime.denoiser.steps import ActiveSteps
 from latentrt.runtime.metadata.picture_metadata import ImagePromptMetadata
-from latentrt.runtime.pictures.interpolation import Interpolation, interpolated
 from latentrt.runtime.pictures.crop import Crop
 from latentrt.runtime.pictures.image import Picture
+from latentrt.runtime.pictures.interpolation import Interpolation, interpolated
 from latentrt.runtime.pictures.mask import white_places
 
 

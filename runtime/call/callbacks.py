@@ -21,11 +21,21 @@ from latentrt.runtime.sampling.run import Interrupt, Update
 class StepCallbacks:
     """Tells a call's caller of every update, who may change x and the conditioning, or end the run."""
 
-    def __init__(self, pipeline: Any, request: Request, denoiser: Denoiser, conditioning: Conditioning) -> None:
-        """Takes the call's denoiser, and what it was made of."""
+    def __init__(
+        self,
+        pipeline: Any,
+        request: Request,
+        denoiser: Denoiser,
+        conditioning: Conditioning,
+        *,
+        before: int = 0,
+        after: int = 0,
+    ) -> None:
+        """Takes the run's denoiser, and what it was made of; ``before`` and ``after`` are model calls of other runs."""
         self._pipeline, self._request = pipeline, request
         self._denoiser, self._conditioning = denoiser, conditioning
-        self._total = 0 if request.delivery.progress is None else len(request.sampling.levels)
+        self._before = before
+        self._total = 0 if request.delivery.progress is None else before + len(request.sampling.levels) + after
 
     def on_step(self, update: Update) -> Array:
         """The x to go on with.
@@ -39,7 +49,7 @@ class StepCallbacks:
             if delivery.callback is not None:
                 x = self._called(update)
             if delivery.progress is not None:
-                delivery.progress(update.index + 1, self._total)
+                delivery.progress(self._before + update.index + 1, self._total)
         except Interrupt as interrupt:
             raise Interrupt(x if interrupt.latents is None else latents_from_callback(x, interrupt.latents)) from None
         return x
@@ -49,7 +59,7 @@ class StepCallbacks:
         delivery = self._request.delivery
         assert delivery.callback is not None  # the caller saw to it; for the type checker
         tensors = {name: self._tensor(name, update) for name in delivery.tensors}
-        returned = delivery.callback(self._pipeline, update.index, update.level.timestep, tensors)
+        returned = delivery.callback(self._pipeline, self._before + update.index, update.level.timestep, tensors)
         if returned is not None and not isinstance(returned, Mapping):
             raise RequestError(
                 f"callback_on_step_end returned {type(returned).__name__}, expected None or {{'latents': x}}; return "

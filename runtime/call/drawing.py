@@ -1,7 +1,7 @@
 """A call that was checked, drawn: prompts encoded, latents denoised and decoded."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -61,62 +61,13 @@ def draw(
         EngineError: the U-Net led to numbers that are none.
     """
     started = perf_counter()
-    manifest = engines.bundle.manifest
-    guidance, crops = request.guidance, () if initial.paste is None else initial.paste.crops
-    if crops and request.prompts.regions is not None:
-        weights = request.prompts.weights(manifest.latents, request.canvas.profile, crops)
-        guidance = replace(guidance, composition=composition_of(weights))
-    text = encode(
-        engines,
-        text_encoders,
-        request.prompts,
-        request.canvas.profile,
-        guides=guidance.guides,
-        ratios=request.sampling.ratios,
-        loras=request.loras,
-    )
-    shapes = Shapes(profile=request.canvas.profile, chunks=text.chunks)
-    conditioning = Conditioning(
-        text=text,
-        guidance=guidance,
-        guider=guidance.guider(),
-        others=(
-            *request.canvas.conditions(request.count),
-            *initial.conditions,
-            *(use.condition(shapes, request.count, crops) for use in request.addons),
-        ),
-    )
-    for use in request.addons:
-        shapes = use.opened_for(shapes)
-    engine = engines.engine(UNET, shapes, _changes(request.loras, UNET))
-    denoiser = Denoiser(engine, conditioning.conditions, conditioning.guider)
-    on_step = None
-    if request.delivery.watched:
-        from latentrt.runtime.call.callbacks import StepCallbacks  # loaded by those who watch
-
-        on_step = StepCallbacks(pipeline, request, denoiser, conditioning).on_step
+    only = prepared(engines, text_encoders, request, initial)
     encoded = perf_counter()
-    run = Run(
-        initial.x,
-        request.sampling.schedule,
-        request.sampling.solver,
-        noise.between,
-        keep=initial.keep,
-        on_step=on_step,
-        stop_below=request.sampling.stop_below,
-    )
-    latents = denoise(run, denoiser)
+    run = only.run(pipeline, initial, noise)
+    latents = denoise(run, only.denoiser)
     denoised = perf_counter()
-    if not np.isfinite(latents).all():
-        raise EngineError(
-            "the U-Net led to NaN or infinity, expected finite latents; lower guidance_scale, build an fp16 bundle "
-            "again with --fp32 unet, or check it with latentrt verify"
-        )
-    images: list[Image.Image] | list[Array] = []
-    if request.delivery.output_type is not OutputType.LATENT:
-        decoder = vae_engine(engines, VAE_DECODER, request.canvas.profile, request.canvas.vae)
-        pixels = pixels_from_latents(decoder, manifest.latents, latents)
-        images = _finished(pixels, initial.paste, request.delivery.output_type)
+    check_finite(latents)
+    images = decoded(engines, request, latents, initial.paste)
     end = perf_counter()
     return Result(
         images=images,
@@ -127,13 +78,128 @@ def draw(
             encode_image=started - begin,
             denoise=denoised - encoded,
             calls=tuple(run.seconds),
-            unet_calls=denoiser.engine_calls,
+            unet_calls=only.denoiser.engine_calls,
             decode=end - denoised,
             total=end - begin,
         ),
         metadata=request.metadata(text_encoders[0].inversions),
         interrupted=run.interrupted,
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Denoising:
+    """What denoises the latents of a request, with its engine opened and its prompts encoded."""
+
+    request: Request
+    conditioning: Conditioning
+    denoiser: Denoiser
+
+    def run(self, pipeline: Any, initial: InitialLatents, noise: Noise, *, before: int = 0, after: int = 0) -> Run:
+        """The run, begun.
+
+        Args:
+            pipeline: what a callback is given.
+            initial: what the run starts from.
+            noise: of the run.
+            before: model calls of runs before this one, for who counts them.
+            after: model calls of runs behind it.
+        """
+        request, on_step = self.request, None
+        if request.delivery.watched:
+            from latentrt.runtime.call.callbacks import StepCallbacks  # loaded by those who watch
+
+            told = StepCallbacks(pipeline, request, self.denoiser, self.conditioning, before=before, after=after)
+            on_step = told.on_step
+        return Run(
+            initial.x,
+            request.sampling.schedule,
+            request.sampling.solver,
+            noise.between,
+            keep=initial.keep,
+            on_step=on_step,
+            stop_below=request.sampling.stop_below,
+        )
+
+
+def prepared(
+    engines: Engines,
+    text_encoders: Sequence[TextEncoder],
+    request: Request,
+    initial: InitialLatents | None = None,
+    *,
+    text: TextCondition | None = None,
+) -> Denoising:
+    """Encodes the prompts and opens the engine.
+
+    Args:
+        engines: the bundle's.
+        text_encoders: with what is loaded into them.
+        request: what to draw.
+        initial: what the run starts from, where that conditions the U-Net.
+        text: the prompts, where they are encoded.
+    """
+    guidance, crops = request.guidance, () if initial is None or initial.paste is None else initial.paste.crops
+    if crops and request.prompts.regions is not None:
+        weights = request.prompts.weights(engines.bundle.manifest.latents, request.canvas.profile, crops)
+        guidance = replace(guidance, composition=composition_of(weights))
+    if text is None:
+        text = encode(
+            engines,
+            text_encoders,
+            request.prompts,
+            request.canvas.profile,
+            guides=guidance.guides,
+            ratios=request.sampling.ratios,
+            loras=request.loras,
+        )
+    shapes = Shapes(profile=request.canvas.profile, chunks=text.chunks)
+    conditioning = Conditioning(
+        text=text,
+        guidance=guidance,
+        guider=guidance.guider(),
+        others=(
+            *request.canvas.conditions(request.count),
+            *(() if initial is None else initial.conditions),
+            *(use.condition(shapes, request.count, crops) for use in request.addons),
+        ),
+    )
+    for use in request.addons:
+        shapes = use.opened_for(shapes)
+    engine = engines.engine(UNET, shapes, _changes(request.loras, UNET))
+    denoiser = Denoiser(engine, conditioning.conditions, conditioning.guider)
+    return Denoising(request=request, conditioning=conditioning, denoiser=denoiser)
+
+
+def check_finite(latents: Array) -> None:
+    """Refuses what no picture comes of.
+
+    Raises:
+        EngineError: NaN or infinity.
+    """
+    if not np.isfinite(latents).all():
+        raise EngineError(
+            "the U-Net led to NaN or infinity, expected finite latents; lower guidance_scale, build an fp16 bundle "
+            "again with --fp32 unet, or check it with latentrt verify"
+        )
+
+
+def decoded(
+    engines: Engines, request: Request, latents: Array, paste: "InpaintInput | None" = None
+) -> list[Image.Image] | list[Array]:
+    """The pictures of latents, in the form that is wanted; none where the latents are.
+
+    Args:
+        engines: the bundle's.
+        request: what was drawn.
+        latents: (N, C, H/f, W/f).
+        paste: the pictures that they are laid over, where there are any.
+    """
+    if request.delivery.output_type is OutputType.LATENT:
+        return []
+    decoder = vae_engine(engines, VAE_DECODER, request.canvas.profile, request.canvas.vae)
+    pixels = pixels_from_latents(decoder, engines.bundle.manifest.latents, latents)
+    return _finished(pixels, paste, request.delivery.output_type)
 
 
 def encode(

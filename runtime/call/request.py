@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from latentrt.runtime.adapters.loaded import LoadedLoras
     from latentrt.runtime.additions import Additions
     from latentrt.runtime.addons.use import AddonUse
+    from latentrt.runtime.call.hires.second_pass import SecondPass
     from latentrt.runtime.call.loras import CallLoras
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """N pictures of one size, from latents of ``latent_shape`` (N, C, h, w)."""
+    """N pictures of one size, from latents of ``latent_shape`` (N, C, h, w). ``second`` enlarges them."""
 
     prompts: PromptSet
     canvas: Canvas
@@ -39,6 +40,7 @@ class Request:
     model: ModelName
     loras: "CallLoras | None" = None
     addons: "tuple[AddonUse, ...]" = ()
+    second: "SecondPass | None" = None
 
     @property
     def count(self) -> int:
@@ -67,6 +69,7 @@ class Request:
             PictureMetadata(
                 **self.prompts.metadata(index),
                 **common,
+                hires=None if self.second is None else self.second.metadata(index, self.prompts),
                 seed=seed,
                 batch_index=index if shared else 0,
                 model=self.model.name,
@@ -106,36 +109,73 @@ def request_from_options(
     """
     keywords = set_options(options)
     _check_workflow(manifest, workflow)
+    if "hires" in keywords and workflow is not Workflow.TEXT:
+        raise RequestError(
+            f"got hires in {workflow}, expected it in text-to-image, where the first pass draws what is enlarged; use "
+            "img2img with the width and height wanted"
+        )
     delivery = delivery_from_keywords(manifest, keywords)
     prompts = prompt_set_from_keywords(manifest, prompt, keywords)
     if prompts.seeds is not None:  # they chose the prompts, and are the pictures'
         keywords = {**keywords, "seed": prompts.seeds}
-    loras = loras_of_call(None if additions is None else additions.loras, keywords, prompts)
     canvas = canvas_from_keywords(manifest, keywords, source, from_picture=workflow is not Workflow.TEXT)
     shape = manifest.latents.shape(canvas.profile, prompts.count)
     sampling = sampling_from_keywords(manifest, keywords, workflow, strength, shape)
-    prompts = prompts.over(StepCount(steps=max(len(sampling.ratios), 1)))
     cropped = workflow is Workflow.INPAINT and source is None
+    request = request_of_parts(
+        manifest, keywords, prompts, canvas, sampling, delivery, additions=additions, cropped=cropped
+    )
+    if not request.guidance.guides:
+        _warn_of_guidance(keywords)
+    if request.loras is not None:
+        request.loras.warn_of_settings(manifest, sampling, request.guidance)
+    if "hires" not in keywords:
+        return request
+    from latentrt.runtime.call.hires.second_pass import with_second_pass  # loaded by those who use it
+
+    return with_second_pass(request, manifest, prompt, keywords, additions)
+
+
+def request_of_parts(
+    manifest: BundleManifest,
+    keywords: Options,
+    prompts: PromptSet,
+    canvas: Canvas,
+    sampling: Sampling,
+    delivery: Delivery,
+    *,
+    additions: "Additions | None",
+    before: int | None = None,
+    cropped: bool = False,
+) -> Request:
+    """What is drawn by these prompts, on this canvas, in these steps; the rest is read from the keywords.
+
+    Args:
+        manifest: the bundle's.
+        keywords: those that were set.
+        prompts: of the call, or of its second pass, as the four that follow.
+        canvas: the size.
+        sampling: the steps.
+        delivery: what comes back.
+        additions: what is added to the pipeline's model; None: nothing.
+        before: the steps of the pass that this one goes on with; None: it is the first.
+        cropped: whether the pictures are parts of larger ones.
+
+    Raises:
+        RequestError: the first argument that cannot be served, with what to do.
+    """
+    loras = loras_of_call(None if additions is None else additions.loras, keywords, prompts)
+    prompts = prompts.over(StepCount(steps=max(len(sampling.ratios), 1), before=before))
     if prompts.regions is not None and not cropped:
         prompts.regions.check_proportions(canvas.profile.width, canvas.profile.height)
     weights = prompts.weights(manifest.latents, canvas.profile)
     guidance = guidance_from_keywords(manifest, keywords, sampling.schedule, weights)
-    if not guidance.guides:
-        _warn_of_guidance(keywords)
-    if loras is not None:
-        loras.warn_of_settings(manifest, sampling, guidance)
     addons: Sequence[AddonUse] = ()
     if additions is not None and ("control" in keywords or "image_prompt" in keywords):
         from latentrt.runtime.call.addons.from_keywords import addons_from_keywords  # loaded by those who use it
 
         addons = addons_from_keywords(
-            manifest,
-            additions.addons,
-            keywords,
-            sampling,
-            canvas.profile,
-            prompts.count,
-            cropped=cropped,
+            manifest, additions.addons, keywords, sampling, canvas.profile, prompts.count, cropped=cropped
         )
     return Request(
         prompts=prompts,
@@ -143,7 +183,7 @@ def request_from_options(
         sampling=sampling,
         guidance=guidance,
         delivery=delivery,
-        latent_shape=shape,
+        latent_shape=manifest.latents.shape(canvas.profile, prompts.count),
         model=model_name_from_manifest(manifest),
         loras=loras,
         addons=tuple(addons),

@@ -26,7 +26,7 @@ class Timings:
     """Seconds spent in each stage of one call.
 
     ``calls`` are those of each model call in ``denoise``, with all of its passes; ``unet_calls`` is how often the
-    U-Net's engine ran for them.
+    U-Net's engine ran for them. Of a call with hires both passes count; ``enlarge`` is what lies between them.
     """
 
     encode_prompt: float
@@ -36,6 +36,7 @@ class Timings:
     unet_calls: int
     decode: float
     total: float
+    enlarge: float = 0.0
 
     @property
     def unet(self) -> float:
@@ -49,7 +50,8 @@ class Result:
 
     ``images`` is empty for ``output_type="latent"``. ``seeds`` has one entry per picture; where one seed
     served the whole batch it is repeated and the picture's place in the batch counts, as in diffusers.
-    ``interrupted`` says that a callback ended the run before its time.
+    ``interrupted`` says that a callback ended the run before its time. ``first_pass`` are the latents before hires
+    enlarged them, None without.
     """
 
     images: list[Image.Image] | list[Array]
@@ -58,6 +60,7 @@ class Result:
     timings: Timings
     metadata: tuple[PictureMetadata, ...]
     interrupted: bool = False
+    first_pass: Array | None = None
 
     def save(self, path: str | Path) -> list[Path]:
         """Writes the pictures with their settings, as PNG, JPEG or WebP by the name's suffix.

@@ -92,7 +92,7 @@ def sampling_from_keywords(
     if "latents" in keywords and workflow is Workflow.IMAGE:
         raise RequestError("got latents beside image, expected one start; give the latents as image")
     strength = None if strength is None else share(strength, "strength")
-    sampler = _sampler(manifest, keywords)
+    sampler = sampler_from_keywords(manifest, keywords)
     in_grid = _strength_picks_timesteps(manifest, workflow, sampler)
     of_grid = strength if strength and in_grid else 1.0
     steps, schedule = _scheduled(manifest, keywords, sampler, of_grid)
@@ -116,8 +116,12 @@ def sampling_from_keywords(
     )
 
 
-def _sampler(manifest: BundleManifest, keywords: SamplingKeywords) -> Sampler:
-    """The sampler, with custom timesteps or sigmas."""
+def sampler_from_keywords(manifest: BundleManifest, keywords: SamplingKeywords) -> Sampler:
+    """The sampler, with custom timesteps or sigmas.
+
+    Raises:
+        RequestError: an unknown one, or timesteps beside sigmas.
+    """
     named = keywords.get("sampler")
     if named is None or named == manifest.defaults.sampler:
         options: dict[str, Any] = dict(manifest.defaults.sampler_options)

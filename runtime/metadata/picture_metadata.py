@@ -24,6 +24,20 @@ _TEMPLATES = {
 }
 
 
+# A1111's names for what enlarges in its hires fix; Pillow's bicubic filter is not among them
+_UPSCALERS = {
+    "latent": "Latent",
+    "latent-antialiased": "Latent (antialiased)",
+    "latent-bicubic": "Latent (bicubic)",
+    "latent-bicubic-antialiased": "Latent (bicubic antialiased)",
+    "latent-nearest": "Latent (nearest)",
+    "latent-nearest-exact": "Latent (nearest-exact)",
+    "lanczos": "Lanczos",
+    "bicubic": "Bicubic",
+    "nearest": "Nearest",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoraMetadata:
     """A LoRA that a picture was drawn with: its name, A1111's short hash of its file, its weights for the U-Net and the
@@ -147,6 +161,45 @@ class DetailMetadata:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HiresMetadata:
+    """How a picture was enlarged and drawn on; what is None is the first pass's. ``width`` and ``height`` are what it
+    became, ``steps`` those that the call asked for."""
+
+    scale: float
+    width: int
+    height: int
+    strength: float
+    upscaler: str
+    steps: int | None = None
+    sampler: str | None = None
+    sampler_label: str | None = None
+    schedule_type: str | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    guidance_scale: float | None = None
+
+    def pairs(self) -> dict[str, str]:
+        """Its settings as A1111 writes them (1.10); the guidance has the name that its descendants gave it."""
+        pairs = {
+            "Hires upscale": f"{self.scale:g}",
+            "Hires upscaler": _quoted(_UPSCALERS.get(self.upscaler, self.upscaler)),
+        }
+        if self.steps is not None:
+            pairs["Hires steps"] = str(self.steps)
+        if self.guidance_scale is not None:
+            pairs["Hires CFG Scale"] = f"{self.guidance_scale:g}"
+        for name, value in (
+            ("Hires sampler", self.sampler_label),
+            ("Hires schedule type", self.schedule_type),
+            ("Hires prompt", self.prompt),
+            ("Hires negative prompt", self.negative_prompt),
+        ):
+            if value is not None:
+                pairs[name] = _quoted(value)
+        return pairs
+
+
+@dataclass(frozen=True, kw_only=True)
 class PictureMetadata:
     """The settings that drew one picture.
 
@@ -158,6 +211,7 @@ class PictureMetadata:
     ``templates`` has what was written in the place of a prompt, by its field, where wildcards were chosen.
     ``loras``, ``control_nets``, ``t2i_adapters`` and ``image_prompts`` are those of the call, ``regions`` those of the
     picture. ``detail`` is the detail pass that drew parts of it. ``seeded`` is False where the caller gave the noise.
+    With ``hires``, ``width`` and ``height`` are the first pass's.
     """
 
     prompt: str
@@ -196,6 +250,7 @@ class PictureMetadata:
     regions: tuple[RegionMetadata, ...] = ()
     detail: DetailMetadata | None = None
     seeded: bool = True
+    hires: HiresMetadata | None = None
 
     def parameters(self) -> str:
         """A1111's ``parameters`` text: prompt, negative prompt, then one line of ``Key: value`` pairs."""
@@ -212,12 +267,15 @@ class PictureMetadata:
         pairs["Model"] = _quoted(self.model)
         if self.vae is not None:
             pairs |= {"VAE hash": self.vae_hash, "VAE": _quoted(self.vae)}
-        if self.strength is not None:
-            pairs["Denoising strength"] = f"{self.strength:g}"
+        strength = self.strength if self.hires is None else self.hires.strength
+        if strength is not None:
+            pairs["Denoising strength"] = f"{strength:g}"
         if self.clip_skip:
             pairs["Clip skip"] = self.clip_skip + 1  # A1111 counts the layer that is taken, from 1 for the last
         if self.seeded:
             pairs["RNG"] = "CPU"  # whose noise is torch's on a CPU; without it A1111 takes the GPU's
+        if self.hires is not None:
+            pairs |= self.hires.pairs()
         if self.loras:
             pairs["Lora hashes"] = _hashes({lora.name: lora.short_hash for lora in self.loras})
         if self.embeddings:

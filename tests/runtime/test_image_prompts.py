@@ -14,8 +14,8 @@ from latentrt.runtime.denoiser.conditions.condition import UnetCall
 from latentrt.runtime.denoiser.conditions.image_prompt import AttendedImages, ImagePromptCondition
 from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE
 from latentrt.runtime.denoiser.steps import ActiveSteps
-from latentrt.runtime.pictures.interpolation import Interpolation, interpolated
 from latentrt.runtime.pictures.clip_pixels import clip_pixels
+from latentrt.runtime.pictures.interpolation import Interpolation, interpolated
 from latentrt.runtime.sampling.schedule import Level
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -41,7 +41,9 @@ def test_masks_are_resized_as_torch_does_it(size: tuple[int, int]) -> None:
     """Smaller, larger, and of another shape."""
     plane = (np.random.default_rng(1).random((32, 24)) > 0.5).astype(np.float32)
     expected = torch.nn.functional.interpolate(torch.from_numpy(plane)[None, None], size=size, mode="bicubic")
-    np.testing.assert_allclose(interpolated(plane, *size, Interpolation.BICUBIC), expected[0, 0].numpy(), atol=5e-6)  # torch: float32
+    np.testing.assert_allclose(
+        interpolated(plane, *size, Interpolation.BICUBIC), expected[0, 0].numpy(), atol=5e-6
+    )  # torch: float32
 
 
 def structure(attentions: dict[str, int]) -> UnetStructure:

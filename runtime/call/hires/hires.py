@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from latentrt.runtime.sampling.samplers import Sampler
+
+if TYPE_CHECKING:
+    from latentrt.runtime.call.hires.upscalers import Upscaler
 
 
 class LatentUpscaler(StrEnum):
@@ -49,7 +52,7 @@ class Hires:
     scale: float = 2.0
     strength: float = 0.55
     steps: int | None = None
-    upscaler: str | Path | "Upscaler" = LatentUpscaler.LATENT
+    upscaler: "str | Path | Upscaler" = LatentUpscaler.LATENT
     sampler: str | Sampler | None = None
     prompt: str | Sequence[str] | None = None
     negative_prompt: str | Sequence[str] | None = None

@@ -15,6 +15,7 @@ _UNLOAD = "use unload_lora"
 _CONTROL = "give control=[latentrt.Control('canny.bundle', edges, scale=0.8)]"
 _CONTROL_FIELDS = "give {} to latentrt.Control, as control=[latentrt.Control('canny.bundle', edges, {}={})]"
 _IMAGE_PROMPT = "give image_prompt=[latentrt.ImagePrompt('plus.bundle', photograph, scale=0.6)]"
+_HIRES = "give hires=latentrt.Hires(scale=2.0)"
 _STEPS = "progress is told the number of model calls"
 
 ELSEWHERE: Mapping[str, str] = MappingProxyType(
@@ -62,6 +63,11 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
         "set_ip_adapter_scale": _IMAGE_PROMPT,
         "unload_ip_adapter": "what a call does not name in image_prompt is not used",
         "image_encoder": "give it as an IP-Adapter is built: latentrt build ADAPTER --image-encoder FOLDER",
+        "enable_hr": _HIRES,
+        "hr_scale": _HIRES,
+        "hr_upscaler": _HIRES,
+        "hr_second_pass_steps": "give hires=latentrt.Hires(scale=2.0, steps=20)",
+        "denoising_strength": "give strength to img2img, or to latentrt.Hires",
         "lora_cache": "set its size, as pipe.lora_cache.size = 4",
         "unet": _BUILT_IN,
         "vae": f"{_BUILT_IN}; how pictures go through it is chosen in the call, as vae='tiled'",

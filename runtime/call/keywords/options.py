@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from latentrt.engines.spec import Array
     from latentrt.runtime.addons.control import Control
     from latentrt.runtime.addons.image_prompt import ImagePrompt
+    from latentrt.runtime.call.hires.hires import Hires
     from latentrt.runtime.pictures.tiling import VaeMode
     from latentrt.runtime.prompts.region import Region
     from latentrt.runtime.prompts.style import LongPrompt, PromptSyntax
@@ -189,6 +190,17 @@ class SamplingKeywords(TypedDict, total=False):
     latents: Array | None
 
 
+class HiresKeywords(TypedDict, total=False):
+    """The hires fix.
+
+    Attributes:
+        hires: text-to-image only: enlarges what was drawn and draws it on in a second pass:
+            ``latentrt.Hires(scale=2.0, strength=0.55, upscaler="lanczos")``.
+    """
+
+    hires: Hires | None
+
+
 class GuidanceKeywords(TypedDict, total=False):
     """Guidance.
 
@@ -238,6 +250,7 @@ class Options(
     Embeds,
     CanvasKeywords,
     SamplingKeywords,
+    HiresKeywords,
     GuidanceKeywords,
     DeliveryKeywords,
     total=False,
@@ -258,6 +271,7 @@ _GROUPS = (
     CanvasKeywords,
     PictureSizeKeywords,
     SamplingKeywords,
+    HiresKeywords,
     GuidanceKeywords,
     DeliveryKeywords,
 )
