@@ -70,16 +70,7 @@ class AddonOption:
         Raises:
             RequestError: another number of them, or an option that stands alone.
         """
-        if values and not count:
-            raise RequestError(
-                f"got {beside} without {self.name}, expected it beside one; give {self.name} {self.form}"
-            )
-        if len(values) not in (0, 1, count):
-            raise RequestError(
-                f"got {beside} {len(values)} times for {count} times {self.name}; give it once for all, or once for "
-                "each"
-            )
-        return values if len(values) == count else [*values] * count
+        return for_each(self.name, self.form, beside, values, count)
 
     def _of_parts(self, parts: Sequence[str], end: int, last: int) -> AddonArgument:
         bundle, image, rest = ":".join(parts[:end]), ":".join(parts[end:last]), parts[last:]
@@ -94,6 +85,28 @@ class AddonOption:
                 f"number, such as {Path(bundle).name}:{Path(image).name}:{self.example[1]}; correct it"
             )
         return AddonArgument(bundle=Path(bundle), image=Path(image), scale=float(rest[0]) if rest else 1.0)
+
+
+def for_each(option: str, form: str, beside: str, values: Sequence[Any], count: int) -> Sequence[Any]:
+    """The values of an option that stands beside another one, one for each time that this is given.
+
+    Args:
+        option: the other one, which is repeatable.
+        form: what it takes.
+        beside: the option itself.
+        values: none, one for all, or one for each.
+        count: how often the other one is given.
+
+    Raises:
+        RequestError: another number of them, or an option that stands alone.
+    """
+    if values and not count:
+        raise RequestError(f"got {beside} without {option}, expected it beside one; give {option} {form}")
+    if len(values) not in (0, 1, count):
+        raise RequestError(
+            f"got {beside} {len(values)} times for {count} times {option}; give it once for all, or once for each"
+        )
+    return values if len(values) == count else [*values] * count
 
 
 def _exists(parts: Sequence[str]) -> bool:

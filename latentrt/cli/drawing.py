@@ -3,14 +3,17 @@
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from latentrt.cli.control_options import ControlOptions
+from latentrt.cli.image_prompt_options import ImagePromptOptions
 from latentrt.cli.options import parameters_of, takes
+from latentrt.cli.region_options import RegionOptions
 from latentrt.cli.values import READ, size_from_text, value_from_text
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.keywords.flags import Flag, Form
@@ -27,7 +30,7 @@ Call = Callable[[Any, "Batch", dict[str, Any]], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class Drawing(ControlOptions, ImagePromptOptions, RegionOptions):
     """One command's shared options, as typer reads them.
 
     ``keywords`` holds the options that stand for one keyword each, by the keyword; their declarations are in
@@ -65,84 +68,6 @@ class Drawing:
             metavar="PATH[:WEIGHT[:TEXT_WEIGHT]]",
             help="A LoRA, with its weight for the U-Net and for the text encoders; default: 1, or what prompts say; "
             "repeatable.",
-        ),
-    ] = None
-    control: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--control",
-            metavar="NET:IMAGE[:SCALE]",
-            help="A control net's or T2I-Adapter's bundle, its picture, and how much it counts (default: 1); "
-            "repeatable.",
-        ),
-    ] = None
-    control_start: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--control-start",
-            metavar="SHARE",
-            help="Part of the steps, 0 to 1, before --control begins; once for all or once for each; default: 0.",
-        ),
-    ] = None
-    control_end: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--control-end",
-            metavar="SHARE",
-            help="Part of the steps, 0 to 1, after which --control ends; likewise; default: 1.",
-        ),
-    ] = None
-    control_mode: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--control-mode",
-            metavar="MODE",
-            help="What counts more: balanced (default), prompt, or control; once for all or once for each.",
-        ),
-    ] = None
-    control_type: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--control-type", metavar="KIND", help="Union nets: of which kind the picture is, such as canny; likewise."
-        ),
-    ] = None
-    image_prompt: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--image-prompt",
-            metavar="ADAPTER:IMAGE[:SCALE]",
-            help="An IP-Adapter's bundle, the picture to draw after, and how much it counts (default: 1); repeatable.",
-        ),
-    ] = None
-    image_prompt_mask: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--image-prompt-mask",
-            metavar="MASK",
-            help="Where --image-prompt counts: white; once for all or once for each.",
-        ),
-    ] = None
-    image_prompt_blocks: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--image-prompt-blocks",
-            help="For which part of the U-Net: style, composition, style_precise or style_strong; likewise.",
-        ),
-    ] = None
-    image_prompt_start: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--image-prompt-start",
-            metavar="SHARE",
-            help="Part of the steps, 0 to 1, before it begins; likewise; default: 0.",
-        ),
-    ] = None
-    image_prompt_end: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--image-prompt-end",
-            metavar="SHARE",
-            help="Part of the steps, 0 to 1, after which it ends; likewise; default: 1.",
         ),
     ] = None
     preview: Annotated[
@@ -223,35 +148,6 @@ class Drawing:
             tell(f"drew with {pipe.backend}")
         written.report()
 
-    def _controls(self) -> Sequence[Any]:
-        """What ``--control`` and the options beside it name."""
-        if not any((self.control, self.control_start, self.control_end, self.control_mode, self.control_type)):
-            return []
-        from latentrt.control_arguments import controls_from_options
-
-        return controls_from_options(
-            self.control or (),
-            starts=self.control_start or (),
-            ends=self.control_end or (),
-            modes=self.control_mode or (),
-            types=self.control_type or (),
-        )
-
-    def _image_prompts(self) -> Sequence[Any]:
-        """What ``--image-prompt`` and the options beside it name."""
-        beside = (self.image_prompt_mask, self.image_prompt_blocks, self.image_prompt_start, self.image_prompt_end)
-        if not self.image_prompt and not any(beside):
-            return []
-        from latentrt.image_prompt_arguments import image_prompts_from_options
-
-        return image_prompts_from_options(
-            self.image_prompt or (),
-            masks=self.image_prompt_mask or (),
-            blocks=self.image_prompt_blocks or (),
-            starts=self.image_prompt_start or (),
-            ends=self.image_prompt_end or (),
-        )
-
     @contextmanager
     def opened(self, bundle: Path) -> Iterator[Any]:
         """The bundle as a pipeline, with the textual inversions."""
@@ -305,8 +201,9 @@ class Drawing:
             "width": width,
             "height": height,
             "output_type": "latent" if self._latents else "pil",
-            "control": self._controls() or None,
-            "image_prompt": self._image_prompts() or None,
+            "control": self.controls() or None,
+            "image_prompt": self.image_prompts() or None,
+            "regions": self.regions() or None,
             "callback_on_step_end": None if self.preview is None else _previews(self.preview),
         }
 
@@ -395,9 +292,14 @@ _FLAGS = [
 ]
 
 
+_GROUPED = {field.name for group in Drawing.__bases__ for field in fields(group)}
+"""What stands behind the other options in a command's help."""
+
+
 def drawing_parameters(kind: type[Drawing], without: Collection[str] = ()) -> list[Parameter]:
     """The options of a kind of drawing as parameters of a command, but for those of its fields that are named."""
-    return [*_FLAGS, *(p for p in parameters_of(kind) if p.name not in ("keywords", *without))]
+    own = [parameter for parameter in parameters_of(kind) if parameter.name not in ("keywords", *without)]
+    return [*_FLAGS, *sorted(own, key=lambda parameter: parameter.name in _GROUPED)]
 
 
 def draws_as(

@@ -217,7 +217,7 @@ def _used(region: Region, place: int, options: PromptOptions, encoders: int) -> 
     if not isinstance(region.prompt, str):
         raise RequestError(f"got prompt {region.prompt!r:.100} of {what}, expected a text; give one")
     texts(region.prompt, "prompt")
-    what = f"{what} ({region.prompt:.40})"
+    what = f"{what} ({region.prompt[:40]!r})"
     if region.prompt_2 is not None:
         if not isinstance(region.prompt_2, str):
             raise RequestError(f"got prompt_2 {region.prompt_2!r:.100} of {what}, expected a text; give one")

@@ -1,0 +1,1 @@
+../../latentrt/region_arguments.py
