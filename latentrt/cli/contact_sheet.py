@@ -10,6 +10,7 @@ from latentrt.cli.lettering import Lettering, lettering, line_height
 from latentrt.engines.errors import RequestError
 
 _LONGEST = 16_000  # pixels of a side; WebP's longest is 16,383
+_LABELS = 1_000  # of them at most for what stands beside or above the cells
 _MOST_PIXELS = 50_000_000  # of all cells together
 _NARROWEST = 360  # pixels of a page with a title
 _GREY = "#666666"
@@ -49,12 +50,12 @@ def contact_sheet(
     """
     width, height = cell_size(size, len(rows.labels), len(columns.labels), smallest)
     letters = min(max(min(width, height) // 6, 12), 28)
-    gap = max(4, letters // 3)
+    gap = letters // 3
 
     def text(words: str, room: float, most: int = 5, colour: str = "#222222", scale: float = 1.0) -> Lettering:
         return lettering(words, round(scale * letters), width=room, most=most, colour=colour)
 
-    room = max(1.5 * width, 10 * letters)
+    room = min(max(1.5 * width, 10 * letters), _LABELS - 100)
     beside = [text(label, room, max(1, height // line_height(letters))) for label in rows.labels]
     above = [text(label, width) for label in columns.labels]
     rows_name, columns_name = text(rows.name, room, 1, _GREY), text(columns.name, room, 1, _GREY)
@@ -102,13 +103,19 @@ def cell_size(size: tuple[int, int], rows: int, columns: int, smallest: int = 12
     width, height = size
     scale = min(
         ceil(smallest / min(size)),
-        0.9 * _LONGEST / (width * columns),  # labels and gaps take the rest
-        0.9 * _LONGEST / (height * rows),
+        _room_of_each(columns) / width,
+        _room_of_each(rows) / height,
         sqrt(_MOST_PIXELS / (width * columns * height * rows)),
     )
     if scale >= 1:
         scale = int(scale)
     return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def _room_of_each(cells: int) -> float:
+    """Pixels of a side of the page for each of its cells, without the gap behind it."""
+    room = (_LONGEST - _LABELS) / cells
+    return room - min(max(room / 18, 4), 9)
 
 
 def _scaled(picture: Image.Image, scale: float) -> Image.Image:

@@ -108,8 +108,7 @@ def _lacks(text: str, font: _Font) -> set[str]:
 
 def _drawable(text: str, font: _Font) -> str:
     """The text with what the font lacks in its plain form, or as a question mark."""
-    missing = _lacks(text, font)
-    if not missing:
+    if text.isascii() or not (missing := _lacks(text, font)):
         return text
     plain = unicodedata.normalize("NFKD", "".join(c.translate(_PLAIN) if c in missing else c for c in text))
     without_marks = "".join(character for character in plain if not unicodedata.combining(character))

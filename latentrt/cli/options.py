@@ -69,7 +69,8 @@ def option_from_parameter(parameter: Parameter) -> Option:
     kind, info = get_args(parameter.annotation)[:2]
     (kind,) = [one for one in get_args(kind) if one is not NoneType] or [kind]
     repeatable = get_origin(kind) is list
-    spelled = [name for text in info.param_decls or () for name in text.split("/") if name.startswith("--")]
+    given = [text for text in (info.default, *(info.param_decls or ())) if isinstance(text, str)]  # typer's first one
+    spelled = [name for text in given for name in text.split("/") if name.startswith("--")]
     return Option(
         parameter=parameter.name,
         names=tuple(name.removeprefix("--") for name in spelled) or (parameter.name.replace("_", "-"),),

@@ -1,8 +1,10 @@
 """The axes of a grid: which setting differs along each, and its values."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from latentrt.cli.grids.settings import Settings, axis_options
@@ -30,11 +32,15 @@ class Axis:
     name: str = ""
     values: tuple[str, ...] = ("",)
     change: Change = lambda settings, _: settings
+    are_files: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The values as a sheet shows them."""
-        return tuple(value or ("(none)" if self.name else "") for value in self.values)
+        """The values as a sheet shows them: of files their names."""
+        if not self.name:
+            return self.values
+        shown = map(_without_folders, self.values) if self.are_files else self.values
+        return tuple(value or "(none)" for value in shown)
 
     def label(self, index: int) -> str:
         """A value with the setting's name, for messages; nothing of the neutral axis."""
@@ -43,12 +49,13 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class _Target:
-    """What an axis can be about: whether its values are numbers, and whole ones, and what they change."""
+    """What an axis can be about: whether its values are numbers, whole ones, or files, and what they change."""
 
     name: str
     change: Callable[[tuple[str, ...]], Change]
     numbers: bool = False
     whole: bool = False
+    are_files: bool = False
 
 
 def axes_from_texts(texts: Mapping[str, str | None], settings: Settings) -> tuple[Axis, ...]:
@@ -83,7 +90,7 @@ def _axis(text: str, option: str, settings: Settings) -> Axis:
     if target.name != PROMPT:  # which is found or not in each cell
         for value in values:
             change(settings, value)
-    return Axis(name=target.name, values=values, change=change)
+    return Axis(name=target.name, values=values, change=change, are_files=target.are_files)
 
 
 def _target(name: str, option: str, settings: Settings) -> _Target:
@@ -97,7 +104,7 @@ def _target(name: str, option: str, settings: Settings) -> _Target:
         return _sampler_option(plain.removeprefix(_SAMPLER).replace("-", "_"), option)
     options = {spelled: one for one in axis_options() for spelled in (*one.names, one.parameter.replace("_", "-"))}
     if plain not in options:
-        raise _unknown(name, plain, option, list(options))
+        raise _unknown(name, plain, option, options)
     return _option(options[plain], option, settings)
 
 
@@ -119,7 +126,13 @@ def _option(target: Option, option: str, settings: Settings) -> _Target:
         change=lambda _: change,
         numbers=target.kind in (int, float) or form in _NUMBERS,
         whole=target.kind is int,
+        are_files=target.kind is Path or target.repeatable,
     )
+
+
+def _without_folders(text: str) -> str:
+    """Paths between colons, their last parts alone."""
+    return ":".join(os.path.basename(part) for part in text.split(":"))
 
 
 def _value(target: Option, text: str, option: str) -> Any:
@@ -197,13 +210,13 @@ def sampler_options() -> Sequence[str]:
     return [field.name for field in fields(Sampler)[1:]]
 
 
-def _unknown(name: str, plain: str, option: str, known: Sequence[str]) -> RequestError:
+def _unknown(name: str, plain: str, option: str, options: Mapping[str, Option]) -> RequestError:
     """The refusal of a name, with what comes close to it."""
     wanted = plain.replace("-", "_")
     if wanted in sampler_options():
         hint = f"write sampler.{wanted} for the sampler's option"
     else:
-        close = get_close_matches(plain, [PROMPT, *known], 1)
-        names = sorted({*known, PROMPT, "lora:NAME", "sampler.OPTION"})
+        close = get_close_matches(plain, [PROMPT, *options], 1)
+        names = sorted({*(one.name for one in options.values()), PROMPT, f"{_LORA}NAME", f"{_SAMPLER}OPTION"})
         hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(names)}"
     return RequestError(f"got {option} {name!r}, expected the name of a drawing option; {hint}")

@@ -10,7 +10,7 @@ from latentrt.cli.grids.cells import Cell
 from latentrt.cli.grids.settings import Settings
 from latentrt.engines.errors import RequestError
 from latentrt.lora_arguments import lora_from_text
-from latentrt.runtime.call.keywords.options import set_options
+from latentrt.runtime.call.keywords.options import OnProgress, set_options
 from latentrt.runtime.call.prompt_set import prompt_set_from_keywords
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 
@@ -43,7 +43,7 @@ class CellCalls:
         metadata: PictureMetadata = self._pipe.check(settings.prompt, **self._arguments(settings))[0]
         return metadata
 
-    def draw(self, settings: Settings, progress: Any) -> Any:
+    def draw(self, settings: Settings, progress: OnProgress) -> Any:
         """The result with a cell's picture.
 
         Raises:

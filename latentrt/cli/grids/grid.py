@@ -12,6 +12,7 @@ from latentrt.cli.grids.axes import Axis
 from latentrt.cli.grids.cells import CheckedCell
 from latentrt.cli.grids.table import GridCommand, GridFiles, Row, Table
 from latentrt.engines.errors import RequestError
+from latentrt.engines.files import output_error
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.pictures.picture_file import read_parameters, write_picture
@@ -76,6 +77,10 @@ class Grid:
         (image,), (metadata,) = result.images, result.metadata
         assert isinstance(image, Image.Image)
         path = self.path(cell)
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise output_error(path.parent, error) from error
         write_picture(path, image, metadata.parameters())
         self._rows[cell.key] = self._row(cell, metadata, round(result.timings.total, 3))
         self.write_table()

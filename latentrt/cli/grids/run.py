@@ -16,6 +16,7 @@ from latentrt.cli.grids.settings import Settings
 from latentrt.cli.grids.table import GridCommand, Table, earlier_table, files_from_output
 from latentrt.cli.terminal import print_json, say, step_bar, tell
 from latentrt.engines.errors import LatentrtError
+from latentrt.runtime.call.keywords.options import OnProgress
 from latentrt.runtime.pictures.image import read_image
 from latentrt.runtime.pictures.picture_file import settings_from_parameters, write_picture
 
@@ -100,20 +101,25 @@ def _draw_missing(calls: CellCalls, grid: Grid, *, json: bool) -> int:
     if grid.done:
         tell(f"{grid.done} of {total} cells are there already")
     grid.write_table()
-    for number, cell in enumerate(missing, 1):
-        try:
+    try:
+        for number, cell in enumerate(missing, 1):
             with step_bar(f"cell {number} of {len(missing)}: {cell.cell.label}") as bar:
-                result = calls.draw(cell.cell.settings, bar)
-            path = grid.add(cell, result)
-        except KeyboardInterrupt:
-            tell(f"interrupted; {grid.done} of {total} cells are written; the same command goes on")
-            raise
-        except LatentrtError as error:
-            more = f"; {grid.done} of {total} cells are written, and the same command goes on"
-            raise error_in(cell.cell, error, more) from error
-        if not json:
-            say(f"{path}  ({cell.cell.label})")
+                path = _drawn(calls, grid, cell, bar)
+            if not json:
+                say(f"{path}  ({cell.cell.label})")
+    except KeyboardInterrupt:
+        tell(f"interrupted; {grid.done} of {total} cells are written, and the same command goes on")
+        raise
     return len(missing)
+
+
+def _drawn(calls: CellCalls, grid: Grid, cell: CheckedCell, progress: OnProgress) -> Path:
+    """Draws a cell; returns its file."""
+    try:
+        return grid.add(cell, calls.draw(cell.cell.settings, progress))
+    except LatentrtError as error:
+        more = f"; {grid.done} of {len(grid.cells)} cells are written, and the same command goes on"
+        raise error_in(cell.cell, error, more) from error
 
 
 def _write_sheets(grid: Grid) -> None:

@@ -38,10 +38,10 @@ class GridDrawing(Drawing):
     ] = False
 
     def given(self) -> dict[str, Any]:
-        """The options about the picture that are set, by parameter."""
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "keywords"}
-        told = {**own, **self.keywords}
-        return {name: told[name] for name in told if name not in _FIXED | LEFT_OUT and told[name] not in (None, ())}
+        """The options about the picture that say something, by parameter."""
+        own = {one.name: value for one in fields(self) if (value := getattr(self, one.name)) not in (one.default, [])}
+        told = {**own, **own.pop("keywords")}
+        return {name: value for name, value in told.items() if value is not None and name not in _FIXED | LEFT_OUT}
 
     def with_option(self, parameter: str, value: Any) -> "GridDrawing":
         """The same with one option set otherwise."""

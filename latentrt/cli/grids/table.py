@@ -1,5 +1,6 @@
 """A grid's files: its sheets, its cells, and its table, by which the same command goes on where it stopped."""
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,18 +100,20 @@ def earlier_table(files: GridFiles, command: GridCommand, *, overwrite: bool) ->
         OutputError: nothing can be written there.
     """
     check_places([files.table, *files.sheets], made=False, overwrite=True)
+    if files.cells.exists() and not files.cells.is_dir():
+        raise output_error(files.cells, FileExistsError(errno.ENOTDIR, "not a folder"))
     table = _read(files.table)
+    if table is None and files.table.exists():
+        raise RequestError(
+            f"got -o {str(files.sheets[0])!r}, beside which {str(files.table)!r} is no grid's table; give another -o"
+        )
     same = table is not None and table.command == command
     if table is not None and not same and not overwrite:
         raise RequestError(
             f"got -o {str(files.sheets[0])!r}, where another grid is ({_difference(table.command, command)}), expected "
             "the same command, which goes on, or a new name; give another -o, or --overwrite to replace sheet and table"
         )
-    check_places([files.table, *files.sheets], made=False, overwrite=overwrite or same)
-    try:
-        files.cells.mkdir(exist_ok=True)
-    except OSError as error:
-        raise output_error(files.cells, error) from error
+    check_places(files.sheets, made=False, overwrite=overwrite or same)
     return table
 
 

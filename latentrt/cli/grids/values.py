@@ -1,14 +1,13 @@
 """The values of an axis as they are written: separated by commas, or as ranges of numbers."""
 
-import csv
 import re
 from fractions import Fraction
-from io import StringIO
 
 from latentrt.engines.errors import RequestError
 
 MOST_CELLS = 1000
 """How many cells a grid may have."""
+_VALUE = re.compile(r'\s*+(?:"((?:[^"]|"")*+)"|((?!")[^,\n]*?))\s*(,|\Z)')
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 _RANGE = re.compile(
     rf"({_NUMBER})\s*-\s*({_NUMBER})\s*(?:\(\s*(?P<step>{_NUMBER})\s*\)|\[\s*(?P<count>\d+)\s*\])?", re.ASCII
@@ -27,16 +26,17 @@ def split_values(text: str, option: str) -> tuple[str, ...]:
     Raises:
         RequestError: quotes without an end, or text behind them.
     """
-    try:
-        rows = list(csv.reader(StringIO(text, newline=""), skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        raise RequestError(
-            f"got {option} {text!r}, expected values with commas between them, and those with commas in double quotes, "
-            'such as "a cat, sitting","a dog"; correct it'
-        ) from error
-    if len(rows) > 1:
-        raise RequestError(f"got {option} {text!r}, expected one line; put values of several lines in double quotes")
-    return tuple(value.strip() for value in rows[0]) if rows else ("",)
+    values, place = [], 0
+    while (match := _VALUE.match(text, place)) is not None:
+        quoted, bare, end = match.groups()
+        values.append(bare if quoted is None else quoted.replace('""', '"').strip())
+        place = match.end()
+        if not end:
+            return tuple(values)
+    raise RequestError(
+        f"got {option} {text!r}, expected values with commas between them, and those with commas in double quotes, "
+        'such as "a cat, sitting","a dog"; correct it'
+    )
 
 
 def numbers_from_ranges(values: tuple[str, ...], option: str, *, whole: bool) -> tuple[str, ...]:
