@@ -1,9 +1,11 @@
 """Texts on pictures: wrapped to a width, in a font that has their characters."""
 
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 
 from PIL import ImageDraw, ImageFont
 
@@ -49,7 +51,8 @@ def lettering(text: str, size: int, *, width: float, most: int, colour: str = "#
     """A text in lines of at most ``width`` pixels; what is beyond ``most`` lines is left out, which dots show."""
     font = _font_for(text, size)
     drawable = _drawable(text, font)
-    lines = [line for paragraph in drawable.splitlines() for line in _lines(paragraph, font, width)]
+    wrapped = (line for paragraph in drawable.splitlines() for line in _lines(paragraph, font, width))
+    lines = list(islice(wrapped, most + 1))
     if len(lines) > most:
         last = lines[most - 1]
         while last and font.getlength(f"{last}...") > width:
@@ -74,12 +77,17 @@ def _lines(text: str, font: _Font, width: float) -> Iterator[str]:
         if line:
             yield line
         line = word
-        while len(line) > 1 and font.getlength(line) > width:
-            fits = next((end for end in range(len(line) - 1, 1, -1) if font.getlength(line[:end]) <= width), 1)
+        while (fits := _characters_that_fit(line, font, width)) < len(line):
             yield line[:fits]
             line = line[fits:]
     if line:
         yield line
+
+
+def _characters_that_fit(text: str, font: _Font, width: float) -> int:
+    """How many of a text's characters, at least one, a line of ``width`` pixels has room for."""
+    ends = range(1, len(text) + 1)
+    return max(1, bisect_right(ends, width, key=lambda end: font.getlength(text[:end])))
 
 
 def _font_for(text: str, size: int) -> _Font:

@@ -66,7 +66,7 @@ def test_how_large_cells_are(size: tuple[int, int], rows: int, columns: int, sho
 def test_a_sheet_of_a_thousand_columns() -> None:
     """Is no larger than WebP takes, with labels of any length."""
     pictures = [Image.new("RGB", (16, 16))] * 1000
-    labels, title = Side(labels=["a long label"] * 1000, name="x" * 90), "title " * 500
+    labels, title = Side(labels=["ab c"] * 1000, name="x" * 90), "title " * 500
     wide = contact_sheet(pictures, Side(labels=["x" * 500]), labels, size=(1024, 512), title=title)
     high = contact_sheet(pictures, labels, Side(labels=["x" * 500]), size=(1024, 512), title=title)
     few = contact_sheet(pictures[:16], Side(labels=["x" * 500]), Side(labels=["a"] * 16), size=(1024, 512), title=title)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,6 +19,8 @@ from latentrt.engines.files import sha256_of_file
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 
 _DIGITS = 12  # of a key
+_SEPARATORS = re.compile(r"([:@=,])")  # between files and what else an option says
+_SPAN = 10  # parts and separators of a path that has some in its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,18 +111,19 @@ class CellKeys:
         return CheckedCell(cell=cell, key=key, metadata=metadata, parameters=parameters)
 
     def _files(self, text: str) -> dict[str, str]:
-        """The files and bundles that an option names between its colons, with their digests."""
+        """The files and bundles that an option names, with their digests: as a whole or between separators."""
         if text not in self._named:
-            parts = text.split(":")
-            spans = ((first, end) for first in range(len(parts)) for end in range(first + 1, len(parts) + 1))
-            paths = (":".join(parts[first:end]) for first, end in spans)
-            self._named[text] = {path: digest for path in paths if (digest := self._digest(path))}
+            parts = _SEPARATORS.split(text)  # every second one is a separator
+            spans = ((first, end) for first in range(0, len(parts), 2) for end in range(first + 1, first + _SPAN, 2))
+            paths = dict.fromkeys(["".join(parts[first:end]) for first, end in spans])
+            self._named[text] = {path: digest for path in (text, *paths) if (digest := self._digest(path))}
         return self._named[text]
 
     def _digest(self, path: str) -> str:
         """Of a file, or of a bundle's manifest, which has those of all its files; empty for others."""
         if path not in self._digests:
-            file = next((one for one in (path, os.path.join(path, BUNDLE_FILE)) if os.path.isfile(one)), None)
+            names = (path, os.path.join(path, BUNDLE_FILE)) if path else ()
+            file = next(filter(os.path.isfile, names), None)
             try:
                 self._digests[path] = "" if file is None else sha256_of_file(Path(file))
             except OSError:  # what draws with it says what is wrong

@@ -90,6 +90,11 @@ class Grid:
         """The file of a cell's picture."""
         return self.files.cells / cell.file_name
 
+    def size(self, cell: CheckedCell) -> tuple[int, int]:
+        """Width and height of a drawn cell's picture, which may have been enlarged."""
+        with Image.open(self.path(cell)) as image:
+            return image.size
+
     def parameters(self, cell: CheckedCell) -> str:
         """The settings that a drawn cell's file carries."""
         return self._rows[cell.key].parameters

@@ -125,8 +125,9 @@ def _drawn(calls: CellCalls, grid: Grid, cell: CheckedCell, progress: OnProgress
 def _write_sheets(grid: Grid) -> None:
     """A sheet for each value of z."""
     x, y, z = grid.axes
-    size = tuple(max(side) for side in zip(*(cell.size for cell in grid.cells), strict=True))
-    shown = cell_size((size[0], size[1]), len(y.values), len(x.values))
+    sizes = [grid.size(cell) for cell in grid.cells]
+    size = max(width for width, _ in sizes), max(height for _, height in sizes)
+    shown = cell_size(size, len(y.values), len(x.values))
     if shown[0] < size[0]:
         tell(f"the sheet would be too large, so cells of {size[0]}x{size[1]} are shown at {shown[0]}x{shown[1]}")
     for index, path in enumerate(grid.files.sheets):
@@ -135,7 +136,7 @@ def _write_sheets(grid: Grid) -> None:
             (read_image(grid.path(cell)) for cell in cells),
             Side(labels=y.labels, name=y.name),
             Side(labels=x.labels, name=x.name),
-            size=(size[0], size[1]),
+            size=size,
             title=", ".join(part for part in (grid.prompt, z.label(index)) if part),
             subtitle=_shared(grid.parameters(cell) for cell in cells),
         )
