@@ -64,6 +64,16 @@ def _number_or_numbers(text: str, option: str) -> float | list[float]:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
+def _settings(text: str, option: str) -> dict[str, Any]:
+    """``NAME=VALUE`` pairs with commas between them; ``on`` is none."""
+    if text.lower() == "on":
+        return {}
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip() and equals for name, equals, _ in pairs):
+        raise RequestError(f"got {option} {text!r}, expected NAME=VALUE with commas between them, or on; correct it")
+    return {name.strip().replace("-", "_"): value_from_text(value.strip()) for name, _, value in pairs}
+
+
 def _as_it_is(value: Any, _: str) -> Any:
     return value
 
@@ -76,5 +86,6 @@ READ: Mapping[Form, Callable[[Any, str], Any]] = {
     Form.NUMBERS_OR_AYS: _numbers_or_ays,
     Form.SIZE: _height_first,
     Form.PAIR: _whole_numbers,
+    Form.SETTINGS: _settings,
 }
 """How the value of an option is read, by its form; each is given the option's name for messages."""

@@ -9,7 +9,10 @@ from latentrt.runtime.pictures.crop import Crop
 
 
 class AddonUse(Protocol):
-    """All control nets of a call, or all T2I-Adapters, or all image prompts: checked, and not opened yet."""
+    """All control nets of a call, or all T2I-Adapters, or all image prompts: checked, and not opened yet.
+
+    What a call changes in the U-Net itself is one, too: perturbed attentions, FreeU.
+    """
 
     def opened_for(self, shapes: Shapes) -> Shapes:
         """What the U-Net's engine must be opened for, so that it takes what is added."""

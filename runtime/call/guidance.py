@@ -16,12 +16,15 @@ from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.guidance_scale import GuidanceScaleCondition
 from latentrt.runtime.denoiser.guider import (
     POSITIVE,
+    Combiner,
     Composition,
     Guider,
     Pass,
+    Perturbation,
     Side,
     StepScales,
     classifier_free,
+    perturbed,
     rescaled,
 )
 from latentrt.runtime.denoiser.steps import step_ratios, steps_between
@@ -41,6 +44,7 @@ class Guidance:
     rescale: float
     embedding: int
     composition: Composition | None = None
+    perturbation: Perturbation | None = None
 
     @property
     def guides(self) -> bool:
@@ -50,13 +54,17 @@ class Guidance:
 
     def guider(self) -> Guider:
         """The passes of every step, and their combiner, for one run."""
-        if self.embedding:
-            return Guider(steps=self.steps, combine=None, composition=self.composition)
         return Guider(
             steps=self.steps,
-            combine=rescaled(classifier_free, self.rescale) if self.rescale > 0.0 else classifier_free,
+            combine=None if self.embedding else self._combiner(),
             composition=self.composition,
+            perturbation=self.perturbation,
         )
+
+    def _combiner(self) -> Combiner:
+        """From the inside out."""
+        combine: Combiner = classifier_free if self.perturbation is None else perturbed(classifier_free)
+        return rescaled(combine, self.rescale) if self.rescale > 0.0 else combine
 
     def conditions(self) -> tuple[Condition, ...]:
         """What the U-Net is told of it."""
@@ -69,6 +77,8 @@ class Guidance:
             "guidance_scale": max(scales),
             "guidance_scales": () if len(set(scales)) == 1 else scales,
             "guidance_rescale": self.rescale,
+            "pag_scale": 0.0 if self.perturbation is None else self.perturbation.scale,
+            "pag_adaptive_scale": 0.0 if self.perturbation is None else self.perturbation.adaptive,
         }
 
 
@@ -122,7 +132,24 @@ def guidance_from_keywords(
         rescale=rescale,
         embedding=manifest.guidance_embedding,
         composition=_composition(manifest, weights),
+        perturbation=_perturbation(keywords),
     )
+
+
+def _perturbation(keywords: GuidanceKeywords) -> Perturbation | None:
+    """How much perturbed attentions weigh; None where they do not."""
+    scale, adaptive = (number(keywords.get(name, 0.0), name) for name in ("pag_scale", "pag_adaptive_scale"))
+    if not (math.isfinite(scale) and scale >= 0.0):
+        raise RequestError(f"got pag_scale {scale:g}, expected a number of at least 0; 3 is common")
+    if not (math.isfinite(adaptive) and adaptive >= 0.0):
+        raise RequestError(
+            f"got pag_adaptive_scale {adaptive:g}, expected a number of at least 0: what pag_scale falls by with "
+            "each timestep; 0.005 is common"
+        )
+    idle = [name for name in ("pag_adaptive_scale", "pag_applied_layers") if keywords.get(name)]
+    if idle and not scale:
+        warn_caller(f"got {' and '.join(idle)} without pag_scale, where it changes nothing; give pag_scale=3, too")
+    return Perturbation(scale=scale, adaptive=adaptive) if scale else None
 
 
 def composition_of(weights: Sequence[Array]) -> Composition | None:

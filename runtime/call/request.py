@@ -1,6 +1,6 @@
 """One call of a pipeline, checked: every argument is refused or filled in before any work is done."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -177,6 +177,8 @@ def request_of_parts(
         addons = addons_from_keywords(
             manifest, additions.addons, keywords, sampling, canvas.profile, prompts.count, cropped=cropped
         )
+    if additions is not None and ("freeu" in keywords or guidance.perturbation is not None):
+        addons = (*addons, *_in_the_unet(manifest, additions, keywords, guidance))
     return Request(
         prompts=prompts,
         canvas=canvas,
@@ -197,6 +199,23 @@ def loras_of_call(loaded: "LoadedLoras | None", keywords: LoraKeywords, prompts:
     from latentrt.runtime.call.loras import loras_from_keywords
 
     return loras_from_keywords(loaded, keywords, prompts)
+
+
+def _in_the_unet(
+    manifest: BundleManifest, additions: "Additions", keywords: Options, guidance: Guidance
+) -> "Iterator[AddonUse]":
+    """What a call changes in the U-Net itself; each is loaded by those who use it."""
+    unet = additions.addons.unet
+    if guidance.perturbation is not None:
+        from latentrt.runtime.call.perturbed_attention import perturbed_attention_from_keyword
+
+        yield perturbed_attention_from_keyword(unet.structure, keywords.get("pag_applied_layers"))
+    if "freeu" in keywords:
+        from latentrt.runtime.call.freeu import freeu_from_keyword
+
+        freeu = freeu_from_keyword(manifest, unet, keywords["freeu"])
+        if freeu is not None:
+            yield freeu
 
 
 def _warn_of_guidance(keywords: Options) -> None:

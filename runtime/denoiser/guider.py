@@ -1,7 +1,7 @@
 """Guidance as data: which passes a step makes, and how their predictions become one."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -26,10 +26,17 @@ class Pass:
     Attributes:
         side: of the prompts.
         prompt: which of the prompts that a picture is composed of, from 0.
+        perturbed: whether its self-attentions are perturbed; otherwise it is told what the pass without that is.
     """
 
     side: Side
     prompt: int = 0
+    perturbed: bool = False
+
+    @property
+    def unperturbed(self) -> "Pass":
+        """The pass that it perturbs, or itself."""
+        return replace(self, perturbed=False) if self.perturbed else self
 
 
 NEGATIVE, POSITIVE = Pass(Side.NEGATIVE), Pass(Side.POSITIVE)
@@ -42,6 +49,8 @@ class Predictions:
     Attributes:
         unconditional: of the negative pass.
         conditional: of the positive passes, composed into one.
+        perturbed: of these with perturbed self-attentions, likewise; None where there are none.
+        perturbation: the weight of guidance away from the perturbed prediction.
         scale: the weight of guidance.
         x: where the model was asked, scaled to unit variance.
         level: of the call.
@@ -52,6 +61,8 @@ class Predictions:
     scale: float
     x: Array
     level: Level
+    perturbed: Array | None = None
+    perturbation: float = 0.0
 
 
 Combiner = Callable[[Predictions], Array]
@@ -78,6 +89,32 @@ def classifier_free(predictions: Predictions) -> Array:
     """u + s · (c − u) (Ho and Salimans 2022, eq. 6)."""
     unconditional = predictions.unconditional
     return unconditional + predictions.scale * (predictions.conditional - unconditional)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perturbation:
+    """The weight of perturbed-attention guidance: ``scale``, less ``adaptive`` for each timestep below 1000."""
+
+    scale: float
+    adaptive: float = 0.0
+
+    def at(self, level: Level) -> float:
+        """max(0, p − k · (1000 − t)), as diffusers' ``_get_pag_scale``."""
+        if not self.adaptive:
+            return self.scale
+        return max(0.0, self.scale - self.adaptive * (1000.0 - float(level.timestep)))
+
+
+def away_from_perturbed(predictions: Predictions) -> Array | float:
+    """p · (c − c′) (Ahn et al. 2024, arXiv 2403.17377, eq. 16); 0 where no pass is perturbed."""
+    if predictions.perturbed is None:
+        return 0.0
+    return predictions.perturbation * (predictions.conditional - predictions.perturbed)
+
+
+def perturbed(combine: Combiner) -> Combiner:
+    """What a combiner gives, and away from the perturbed prediction: u + s · (c − u) + p · (c − c′)."""
+    return lambda predictions: combine(predictions) + away_from_perturbed(predictions)
 
 
 def rescaled(combine: Combiner, rescale: float) -> Combiner:
@@ -128,12 +165,14 @@ class Guider:
     """The passes of every step and their combiner. Belongs to one run.
 
     ``combine`` is None for a model that was distilled from guidance: it is told its weight and has no negative pass.
-    ``composition`` is None where every picture has one prompt.
+    ``composition`` is None where every picture has one prompt. With a ``perturbation`` the positive passes are made
+    once more, perturbed, in the steps in which it weighs anything; where a step guides, ``combine`` weighs them.
     """
 
     steps: StepScales
     combine: Combiner | None = classifier_free
     composition: Composition | None = None
+    perturbation: Perturbation | None = None
 
     @cached_property
     def _positives(self) -> tuple[Pass, ...]:
@@ -147,7 +186,10 @@ class Guider:
     def passes(self, level: Level) -> tuple[Pass, ...]:
         """The passes of a model call, in the order of their rows; a weight of 1 would only repeat the positive ones."""
         composes = self.composition is not None and self.composition.away_from_negative
-        return (NEGATIVE, *self._positives) if self._guides(level) or composes else self._positives
+        passes = (NEGATIVE, *self._positives) if self._guides(level) or composes else self._positives
+        if self.perturbation is None or not self.perturbation.at(level):
+            return passes
+        return (*passes, *(replace(which, perturbed=True) for which in self._positives))
 
     def combined(self, predictions: Mapping[Pass, Array], x: Array, level: Level) -> Array:
         """One prediction (N, C, h, w) of those of all passes.
@@ -158,18 +200,23 @@ class Guider:
             level: of the call.
         """
         unconditional = predictions.get(NEGATIVE)
-        if self.composition is None:
-            conditional = predictions[POSITIVE]
-        else:
-            conditional = self.composition.composed(predictions, unconditional)
-        if unconditional is None or self.combine is None or not self._guides(level):
-            return conditional
-        return self.combine(
-            Predictions(
-                unconditional=unconditional,
-                conditional=conditional,
-                scale=self.steps.at(level),
-                x=x,
-                level=level,
-            )
+        conditional = self._conditional(predictions, unconditional)
+        of_perturbed = {which.unperturbed: one for which, one in predictions.items() if which.perturbed}
+        told = Predictions(
+            unconditional=conditional if unconditional is None else unconditional,
+            conditional=conditional,
+            scale=self.steps.at(level),
+            x=x,
+            level=level,
+            perturbed=self._conditional(of_perturbed, unconditional) if of_perturbed else None,
+            perturbation=0.0 if self.perturbation is None else self.perturbation.at(level),
         )
+        if unconditional is None or self.combine is None or not self._guides(level):
+            return conditional + away_from_perturbed(told) if of_perturbed else conditional
+        return self.combine(told)
+
+    def _conditional(self, predictions: Mapping[Pass, Array], unconditional: Array | None) -> Array:
+        """The predictions of the positive passes, composed into one."""
+        if self.composition is None:
+            return predictions[POSITIVE]
+        return self.composition.composed(predictions, unconditional)

@@ -236,6 +236,10 @@ class PictureMetadata:
     denoising_end: float | None = None
     guidance_scales: tuple[float, ...] = ()
     guidance_rescale: float = 0.0
+    pag_scale: float = 0.0
+    pag_adaptive_scale: float = 0.0
+    pag_applied_layers: tuple[str, ...] = ()
+    freeu: Mapping[str, float] = field(default_factory=dict)
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
     schedule_type: str | None = None
     model_hash: str | None = None
@@ -300,6 +304,12 @@ class PictureMetadata:
             pairs["CFG scales"] = _quoted(", ".join(f"{scale:g}" for scale in self.guidance_scales))
         if self.guidance_rescale:
             pairs["CFG rescale"] = f"{self.guidance_rescale:g}"
+        if self.pag_scale:
+            pairs |= {"PAG scale": f"{self.pag_scale:g}", "PAG layers": _quoted(", ".join(self.pag_applied_layers))}
+        if self.pag_scale and self.pag_adaptive_scale:
+            pairs["PAG adaptive scale"] = f"{self.pag_adaptive_scale:g}"
+        if self.freeu:
+            pairs["FreeU"] = _quoted(", ".join(f"{name}={factor:g}" for name, factor in self.freeu.items()))
         pairs |= {_OPTIONS[name]: f"{value:g}" for name, value in self.sampler_options.items() if name in _OPTIONS}
         if self.sampler == "ddim" and "eta" in self.sampler_options:
             pairs["Eta DDIM"] = f"{self.sampler_options['eta']:g}"

@@ -8,7 +8,7 @@ from typing import Any
 from parity.reference import DiffusersReference
 
 
-class _ControlImage:
+class ControlImage:
     """A pipeline from text under the others' keyword: ``control_image`` is its ``image``."""
 
     def __init__(self, pipeline: Any) -> None:
@@ -48,10 +48,10 @@ class ControlReference(DiffusersReference):
         if adapters:
             loaded = [diffusers.T2IAdapter.from_pretrained(folder) for folder in adapters]
             adapter = loaded[0] if len(loaded) == 1 else diffusers.MultiAdapter(loaded)
-            self.text = _ControlImage(pipeline("Adapter", adapter=adapter))
+            self.text = ControlImage(pipeline("Adapter", adapter=adapter))
             return
         models = [diffusers.ControlNetModel.from_pretrained(folder) for folder in nets]
         controlnet = models[0] if len(models) == 1 else models
-        self.text = _ControlImage(pipeline("ControlNet", controlnet=controlnet))
+        self.text = ControlImage(pipeline("ControlNet", controlnet=controlnet))
         self.image = pipeline("ControlNetImg2Img", controlnet=controlnet)
         self.inpaint = pipeline("ControlNetInpaint", controlnet=controlnet)

@@ -17,6 +17,8 @@ class Form(StrEnum):
     """WIDTHxHEIGHT; the keyword takes (height, width)."""
     PAIR = "pair"
     """Two whole numbers with a comma."""
+    SETTINGS = "settings"
+    """NAME=VALUE pairs with commas between them, or "on" for the defaults of all."""
 
 
 @dataclass(frozen=True)

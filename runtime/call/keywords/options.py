@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from latentrt.engines.spec import Array
     from latentrt.runtime.addons.control import Control
     from latentrt.runtime.addons.image_prompt import ImagePrompt
+    from latentrt.runtime.call.freeu import FreeU
     from latentrt.runtime.call.hires.hires import Hires
     from latentrt.runtime.pictures.tiling import VaeMode
     from latentrt.runtime.prompts.region import Region
@@ -211,12 +212,31 @@ class GuidanceKeywords(TypedDict, total=False):
         guidance_rescale: φ of arXiv 2305.08891, 0 to 1, against the overexposure of strong guidance.
         guidance_start: the part of the steps, 0 to 1, that passes before guidance begins.
         guidance_end: the part of the steps after which it ends.
+        pag_scale: weight of perturbed-attention guidance (arXiv 2403.17377), with or without a guidance scale; 3 is
+            common, 0 means none. A step has half as much work again.
+        pag_adaptive_scale: what that weight falls by with each timestep below 1000, down to 0.
+        pag_applied_layers: which self-attentions are perturbed: "mid" (the default), "up_blocks.0", or any regular
+            expression that is found in a layer's name, such as "up_blocks.0.attentions.0"; or a list of them.
     """
 
     guidance_scale: float | Sequence[float] | None
     guidance_rescale: float
     guidance_start: float
     guidance_end: float
+    pag_scale: float
+    pag_adaptive_scale: float
+    pag_applied_layers: str | Sequence[str] | None
+
+
+class FreeuKeywords(TypedDict, total=False):
+    """FreeU.
+
+    Attributes:
+        freeu: FreeU (arXiv 2309.11497) in the U-Net: ``latentrt.FreeU()`` with what its authors recommend for the
+            model, ``latentrt.FreeU(b1=1.5, b2=1.6, s1=0.9, s2=0.2)``, or such factors by name.
+    """
+
+    freeu: FreeU | Mapping[str, float] | None
 
 
 class DeliveryKeywords(TypedDict, total=False):
@@ -252,6 +272,7 @@ class Options(
     SamplingKeywords,
     HiresKeywords,
     GuidanceKeywords,
+    FreeuKeywords,
     DeliveryKeywords,
     total=False,
 ):
@@ -273,6 +294,7 @@ _GROUPS = (
     SamplingKeywords,
     HiresKeywords,
     GuidanceKeywords,
+    FreeuKeywords,
     DeliveryKeywords,
 )
 Options.__doc__ = "\n\n".join(cleandoc(group.__doc__ or "") for group in (Options, *_GROUPS))
@@ -319,6 +341,23 @@ FLAGS: Mapping[str, Flag] = {
         "--guidance-start", "Part of the steps, 0 to 1, before guidance begins; default: 0.", Form.NUMBER
     ),
     "guidance_end": Flag("--guidance-end", "Part of the steps, 0 to 1, after which it ends; default: 1.", Form.NUMBER),
+    "pag_scale": Flag(
+        "--pag-scale",
+        "Perturbed-attention guidance; 3 is common; default: 0, none. Half as much work again.",
+        Form.NUMBER,
+    ),
+    "pag_adaptive_scale": Flag(
+        "--pag-adaptive-scale", "What --pag-scale falls by with each timestep below 1000; default: 0.", Form.NUMBER
+    ),
+    "pag_applied_layers": Flag(
+        "--pag-layers", "The self-attentions to perturb, such as up_blocks.0; default: mid.", Form.TEXT, "LAYERS"
+    ),
+    "freeu": Flag(
+        "--freeu",
+        "FreeU: on, with what its authors recommend for the model, or some of b1=1.5,b2=1.6,s1=0.9,s2=0.2.",
+        Form.SETTINGS,
+        "NAME=VALUE,…",
+    ),
 }
 """The keywords that the command line takes as they are; others, such as size and seed, it makes of its own options."""
 

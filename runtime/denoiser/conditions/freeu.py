@@ -1,11 +1,46 @@
 """FreeU: stronger features of the first two up blocks, and weaker low frequencies of what is joined to them."""
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
 
-from latentrt.engines.bundle.added_inputs import FREEU_MODES
-from latentrt.engines.spec import Array
+from latentrt.engines.bundle.added_inputs import FREEU_BACKBONE, FREEU_MODES, FREEU_SKIPS, freeu_modes
+from latentrt.engines.spec import Array, Tensor
+from latentrt.runtime.denoiser.conditions.condition import SAMPLE, UnetCall
+from latentrt.runtime.denoiser.guider import Pass
+
+
+class FreeuCondition:
+    """The factors of FreeU, the same for every row and step."""
+
+    def __init__(self, backbone: Sequence[float], skips: Sequence[float], sizes: Sequence[tuple[int, int]]) -> None:
+        """Takes them block by block.
+
+        Args:
+            backbone: b of each up block.
+            skips: s of each.
+            sizes: height and width of each one's planes.
+        """
+        self._factors = {FREEU_BACKBONE: backbone, FREEU_SKIPS: skips}
+        self._sizes = sizes
+        self._made: dict[int, Mapping[str, Array]] = {}
+
+    def inputs(self, passes: Sequence[Pass]) -> Mapping[str, Array]:
+        """Nothing: what is given for a whole batch stays on a device."""
+        return {}
+
+    def at(self, call: UnetCall) -> Mapping[str, Tensor]:
+        """The factors and the modes, for a whole batch."""
+        batch = call.inputs[SAMPLE].shape[0]
+        if batch not in self._made:
+            rows: dict[str, Array] = {name: np.array(one, np.float32) for name, one in self._factors.items()}
+            rows |= {freeu_modes(index): low_frequencies(*size) for index, size in enumerate(self._sizes)}
+            made = {name: np.repeat(array[None], batch, 0) for name, array in rows.items()}
+            for array in made.values():
+                array.flags.writeable = False  # so engines on a device copy it there once
+            self._made[batch] = made
+        return self._made[batch]
 
 
 @cache

@@ -66,6 +66,7 @@ class TextCondition:
 
     def rows(self, which: Pass, level: Level | None = None) -> dict[str, Array]:
         """What a pass is told, (N, …) by name: at a level, or at the first step."""
+        which = which.unperturbed
         return self.of_pass[which].rows(self._step(level)) if which in self.of_pass else {}
 
     def inputs(self, passes: Sequence[Pass]) -> Mapping[str, Array]:
@@ -80,7 +81,7 @@ class TextCondition:
         if not self._changes:
             return {}
         step = self._step(call.level)
-        told = [self.of_pass[which] for which in call.pass_of_each]
+        told = [self.of_pass[which.unperturbed] for which in call.pass_of_each]
         places = [
             text.of_step[min(step, len(text.of_step) - 1), picture]
             for text, picture in zip(told, call.picture_of_each, strict=True)
