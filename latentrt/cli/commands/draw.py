@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latentrt.cli.commands.arguments import Bundle
-from latentrt.cli.drawing import Drawing, draws, read_start
+from latentrt.cli.drawing import Drawing, draws, draws_as, read_start
+from latentrt.cli.text_drawing import TextDrawing
 from latentrt.engines.errors import RequestError
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ Prompt = Annotated[
 Image = Annotated[Path, typer.Option("--image", help="The picture to start from.")]
 
 
-@draws
-def generate(bundle: Bundle, drawing: Drawing, prompt: Prompt = None) -> None:
+@draws_as(TextDrawing)
+def generate(bundle: Bundle, drawing: TextDrawing, prompt: Prompt = None) -> None:
     """Draw pictures from text."""
     drawing.draw(bundle, prompt, lambda pipe, batch, options: pipe(batch.prompts, **options))
 

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from latentrt.cli.drawing import Drawing, drawing_parameters
+from latentrt.cli.drawing import drawing_parameters
 from latentrt.cli.options import Option, option_from_parameter
+from latentrt.cli.text_drawing import TextDrawing
 
 LEFT_OUT = frozenset({"count", "prompts"})
 """Options of drawing that a grid does not have: its axes do that."""
@@ -15,8 +16,8 @@ _FIXED = frozenset({"textual_inversion", "preview", "output", "overwrite", "back
 
 
 @dataclass(frozen=True, kw_only=True)
-class GridDrawing(Drawing):
-    """The options of all drawing commands, and a picture to start from."""
+class GridDrawing(TextDrawing):
+    """The options of drawing from text, and a picture to start from."""
 
     image: Annotated[
         Path | None, typer.Option("--image", help="Start every cell from this picture, as img2img does.")
