@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from latentrt.engines.store.changed_models import ChangedModels
     from latentrt.runtime.adapters.loaded import LoadedLora
     from latentrt.runtime.call.detail.result import DetailResult
+    from latentrt.runtime.pictures.detail_regions import RegionOrder
     from latentrt.runtime.pictures.detector import Detector
-    from latentrt.runtime.pictures.regions import RegionOrder
 
 
 class Pipeline:

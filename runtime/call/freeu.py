@@ -8,6 +8,7 @@ from typing import Any
 from latentrt.engines.bundle.added_inputs import freeu_blocks, plane_size
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
+from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import AddedInputs, Shapes
@@ -52,10 +53,12 @@ class FreeuUse:
     Attributes:
         factors: all of them.
         unet: the model's.
+        latents: the model's space of latents.
     """
 
     factors: FreeU
     unet: Component
+    latents: LatentSpace
 
     def opened_for(self, shapes: Shapes) -> Shapes:
         """As ``AddonUse.opened_for``."""
@@ -63,7 +66,7 @@ class FreeuUse:
 
     def condition(self, shapes: Shapes, count: int, crops: Sequence[Crop]) -> FreeuCondition:
         """As ``AddonUse.condition``."""
-        blocks, size = freeu_blocks(self.unet.structure), self.unet.manifest.latents.size(shapes.profile)
+        blocks, size = freeu_blocks(self.unet.structure), self.latents.size(shapes.profile)
         told = {name: float(value) for name, value in asdict(self.factors).items()}
         return FreeuCondition(
             (told["b1"], told["b2"])[: len(blocks)],
@@ -95,7 +98,11 @@ def freeu_from_keyword(manifest: BundleManifest, unet: Component, given: Any) ->
     told = {field.name: getattr(given, field.name) for field in fields(given)}
     told = {name: _factor(value, name) for name, value in told.items() if value is not None}
     factors = replace(_recommended(manifest), **told)
-    return None if set(asdict(factors).values()) == {1.0} else FreeuUse(factors=factors, unet=unet)
+    return (
+        None
+        if set(asdict(factors).values()) == {1.0}
+        else FreeuUse(factors=factors, unet=unet, latents=manifest.latents)
+    )
 
 
 def _factor(value: Any, name: str) -> float:

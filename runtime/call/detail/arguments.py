@@ -10,9 +10,8 @@ from latentrt.runtime.call.detail.result import DetailedRegion
 from latentrt.runtime.checks import share, whole
 from latentrt.runtime.metadata.picture_metadata import DetailMetadata
 from latentrt.runtime.pictures.arrays import size_of
-from latentrt.runtime.pictures.image import Picture
-from latentrt.runtime.pictures.regions import (
-    Region,
+from latentrt.runtime.pictures.detail_regions import (
+    DetailRegion,
     RegionOrder,
     blur_from_argument,
     in_order,
@@ -21,6 +20,7 @@ from latentrt.runtime.pictures.regions import (
     regions_from_boxes,
     regions_from_masks,
 )
+from latentrt.runtime.pictures.image import Picture
 
 if TYPE_CHECKING:
     from latentrt.runtime.pictures.detector import Detector
@@ -52,7 +52,7 @@ class Detail:
     order: RegionOrder
     most: int | None
 
-    def regions(self, picture: Picture) -> list[Region]:
+    def regions(self, picture: Picture) -> list[DetailRegion]:
         """The regions of a picture, in order.
 
         Raises:

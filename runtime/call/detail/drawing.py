@@ -23,8 +23,8 @@ from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.checks import seeds_for, texts, texts_for, warn_caller, whole
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.pictures.arrays import pictures_from_argument, size_of
+from latentrt.runtime.pictures.detail_regions import DetailRegion
 from latentrt.runtime.pictures.image import Picture, array_from_image, images_from_pixels, rgb_from_image
-from latentrt.runtime.pictures.regions import Region
 
 if TYPE_CHECKING:
     from latentrt.runtime.additions import Additions
@@ -45,7 +45,7 @@ class _Job:
     picture: Picture
     texts: Mapping[str, str]
     seed: int
-    regions: Sequence[Region]
+    regions: Sequence[DetailRegion]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ class RegionOrder(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Region:
+class DetailRegion:
     """A part of a picture.
 
     Attributes:
@@ -59,7 +59,7 @@ class Region:
     score: float | None = None
     label: str | None = None
 
-    def dilated(self, kernel: int) -> "Region | None":
+    def dilated(self, kernel: int) -> "DetailRegion | None":
         """Grown by a square kernel of so many pixels; below 0 shrunk. None: nothing is left."""
         if kernel == 0:
             return self
@@ -76,7 +76,7 @@ class Region:
         soft = grey.filter(ImageFilter.GaussianBlur(blur)) if blur else grey
         return soft if np.asarray(soft).max() >= 128 else grey  # what is thinner than its blur would fade away
 
-    def _tightened(self, mask: Array, box: Box) -> "Region | None":
+    def _tightened(self, mask: Array, box: Box) -> "DetailRegion | None":
         rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
         if not rows:
             return None
@@ -86,7 +86,7 @@ class Region:
         return replace(self, box=tight, mask=_moved(mask, box, tight))
 
 
-def regions_from_boxes(boxes: Any, width: int, height: int) -> list[Region]:
+def regions_from_boxes(boxes: Any, width: int, height: int) -> list[DetailRegion]:
     """The regions of boxes.
 
     Args:
@@ -105,7 +105,7 @@ def regions_from_boxes(boxes: Any, width: int, height: int) -> list[Region]:
     return [region_of_box(_checked_box(box, width, height), width, height) for box in given]
 
 
-def regions_from_masks(masks: Any, width: int, height: int) -> list[Region]:
+def regions_from_masks(masks: Any, width: int, height: int) -> list[DetailRegion]:
     """The regions of masks: white, one half and above, is a region's.
 
     Args:
@@ -122,20 +122,20 @@ def regions_from_masks(masks: Any, width: int, height: int) -> list[Region]:
 
 def region_of_box(
     box: Sequence[float], width: int, height: int, score: float | None = None, label: str | None = None
-) -> Region:
+) -> DetailRegion:
     """Every pixel of a picture that a box touches; some of the box lies in the picture."""
     left, top = max(math.floor(box[0]), 0), max(math.floor(box[1]), 0)
     right, bottom = min(math.ceil(box[2]), width), min(math.ceil(box[3]), height)
     mask = np.ones((bottom - top, right - left), np.bool_)
-    return Region(size=(width, height), box=(left, top, right, bottom), mask=mask, score=score, label=label)
+    return DetailRegion(size=(width, height), box=(left, top, right, bottom), mask=mask, score=score, label=label)
 
 
-def in_order(regions: Sequence[Region], order: RegionOrder) -> list[Region]:
+def in_order(regions: Sequence[DetailRegion], order: RegionOrder) -> list[DetailRegion]:
     """The regions as they are drawn; equal ones keep their places."""
     if order is RegionOrder.GIVEN:
         return list(regions)
 
-    def place(region: Region) -> float:
+    def place(region: DetailRegion) -> float:
         left, top, right, bottom = region.box
         if order is RegionOrder.LEFT_TO_RIGHT:
             return left
@@ -189,7 +189,7 @@ def _checked_box(box: Any, width: int, height: int) -> Sequence[float]:
     return found
 
 
-def _region_of_mask(mask: Picture, index: int, width: int, height: int) -> Region:
+def _region_of_mask(mask: Picture, index: int, width: int, height: int) -> DetailRegion:
     size = mask.size if isinstance(mask, Image.Image) else mask.shape[1::-1]
     if tuple(size) != (width, height):
         raise RequestError(
@@ -197,7 +197,7 @@ def _region_of_mask(mask: Picture, index: int, width: int, height: int) -> Regio
         )
     whole_picture = (0, 0, width, height)
     white = white_places(mask, width, height) > 0.0
-    region = Region(size=(width, height), box=whole_picture, mask=white)._tightened(white, whole_picture)
+    region = DetailRegion(size=(width, height), box=whole_picture, mask=white)._tightened(white, whole_picture)
     if region is None:
         raise RequestError(
             f"got mask {index} without white, expected 128 or more of 255 somewhere; paint what to redraw in white"
