@@ -96,15 +96,15 @@ def test_a_grid(here: Path, emoji_bundle: Path, command: Callable[..., Any]) -> 
 
 
 def test_what_is_there_is_not_drawn_again(
-    here: Path, emoji_bundle: Path, command: Callable[..., Any], draws: Draws
+    here: Path, tiny_bundle: Path, command: Callable[..., Any], draws: Draws
 ) -> None:
     """The same command, without a seed: what is missing or cut short is drawn with the same one. Further values take
     what fits; other settings take nothing."""
-    first = command("grid", emoji_bundle, "cat", *GRID)
+    first = command("grid", tiny_bundle, "cat", *GRID)
     assert first.status == 0, first.stderr
     before = {name: (here / name).read_bytes() for name in files(here)}
     seed = table()["seed"]
-    again = command("grid", emoji_bundle, "cat", *GRID)
+    again = command("grid", tiny_bundle, "cat", *GRID)
     assert (again.status, draws.count) == (0, 4)
     assert f"seed {seed}, as before" in again.stderr
     assert "4 of 4 cells are there already" in again.stderr
@@ -113,16 +113,16 @@ def test_what_is_there_is_not_drawn_again(
     (here / names[1]).write_bytes(before[names[1]][:500])
     shutil.copy(here / names[2], here / names[3])  # whole, but another cell's
     (here / "grid.png").unlink()
-    assert command("grid", emoji_bundle, "cat", *GRID).status == 0
+    assert command("grid", tiny_bundle, "cat", *GRID).status == 0
     assert draws.count == 7
     assert {name for name in before if before[name] != (here / name).read_bytes()} == {"grid.json"}  # seconds
     more = ("--x", "steps=1,2,3", *GRID[2:])
-    refused = command("grid", emoji_bundle, "cat", *more)
+    refused = command("grid", tiny_bundle, "cat", *more)
     assert (refused.status, draws.count) == (2, 7)
     assert "where another grid is (--x 'steps=1,2')" in refused.stderr
-    assert command("grid", emoji_bundle, "cat", *more, "--overwrite").status == 0
+    assert command("grid", tiny_bundle, "cat", *more, "--overwrite").status == 0
     assert draws.count == 9
-    other = command("grid", emoji_bundle, "cat", *GRID[:-1], 4, "--overwrite", "--json")
+    other = command("grid", tiny_bundle, "cat", *GRID[:-1], 4, "--overwrite", "--json")
     assert draws.count == 13
     assert json.loads(other.stdout) == table()
     assert table()["seed"] == seed
@@ -130,11 +130,11 @@ def test_what_is_there_is_not_drawn_again(
 
 @pytest.mark.parametrize("error", [EngineError("got NaN, expected none"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
 def test_an_early_end(
-    error: BaseException, here: Path, emoji_bundle: Path, command: Callable[..., Any], draws: Draws
+    error: BaseException, here: Path, tiny_bundle: Path, command: Callable[..., Any], draws: Draws
 ) -> None:
     """What is drawn is kept, and there is no sheet; the same command goes on."""
     draws.most, draws.error = 2, error
-    ended = command("grid", emoji_bundle, "cat", *GRID)
+    ended = command("grid", tiny_bundle, "cat", *GRID)
     if isinstance(error, KeyboardInterrupt):
         assert ended.status == 130
         assert "interrupted; 2 of 4 cells are written, and the same command goes on" in ended.stderr
@@ -144,7 +144,7 @@ def test_an_early_end(
     assert not table()["complete"]
     assert files(here) == sorted(["grid.json", *(row["file"] for row in table()["cells"])])
     draws.most = None
-    assert command("grid", emoji_bundle, "cat", *GRID).status == 0
+    assert command("grid", tiny_bundle, "cat", *GRID).status == 0
     assert draws.count == 4
     assert len({row["seed"] for row in table()["cells"]}) == 1
     assert table()["complete"]
