@@ -20,7 +20,7 @@ from latentrt.runtime.call.keywords.options import OnProgress
 from latentrt.runtime.pictures.image import read_image
 from latentrt.runtime.pictures.picture_file import settings_from_parameters, write_picture
 
-_UNTOLD = frozenset({"Prompt", "RNG", "Version"})  # pairs that a sheet's subtitle leaves out
+_UNTOLD = frozenset({"Prompt", "Wildcard prompt", "RNG", "Version"})  # pairs that a sheet's subtitle leaves out
 _SEED = "seed"
 
 
