@@ -1,4 +1,4 @@
-"""``latentrt generate``, ``img2img``, ``inpaint`` and ``outpaint``."""
+"""``latentrt generate``, ``img2img``, ``inpaint``, ``outpaint`` and ``detail``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -133,3 +133,80 @@ def outpaint(
         )
 
     drawing.draw(bundle, prompt, call, size=lambda _: (picture.width + left + right, picture.height + top + bottom))
+
+
+@draws
+def detail(
+    bundle: Bundle,
+    image: Annotated[Path, typer.Option("--image", help="The picture, of any size.")],
+    drawing: Drawing,
+    prompt: Prompt = None,
+    detector: Annotated[
+        Path | None,
+        typer.Option(
+            "--detector", metavar="FILE.onnx", help="Finds the regions: an ONNX file as ultralytics exports YOLO."
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option("--confidence", help="What the detector finds less surely, 0 to 1, is left; default: 0.3."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="What to look for, by name or number, with commas between; default: all."),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option("--box", metavar="LEFT,TOP,RIGHT,BOTTOM", help="A region in pixels; repeatable."),
+    ] = None,
+    mask: Annotated[
+        list[Path] | None,
+        typer.Option("--mask", help="A region as a picture of the same size, white where it is; repeatable."),
+    ] = None,
+    strength: Annotated[
+        float, typer.Option("--strength", help="0 keeps a region, 1 redraws it from pure noise.")
+    ] = 0.4,
+    padding: Annotated[
+        int, typer.Option("--padding", help="Pixels around a region that are drawn with it, and not kept.")
+    ] = 32,
+    dilation: Annotated[
+        int, typer.Option("--dilation", help="Pixels by which a region grows, half of them on each side.")
+    ] = 4,
+    mask_blur: Annotated[
+        float, typer.Option("--mask-blur", help="Pixels in which a region fades into the picture.")
+    ] = 4.0,
+    order: Annotated[
+        str | None,
+        typer.Option(
+            "--order",
+            help="given, left-to-right, center-to-edge or largest; default: a detector's regions from left to right.",
+        ),
+    ] = None,
+    max_regions: Annotated[
+        int | None, typer.Option("--max-regions", help="How many regions at most: the largest; default: all.")
+    ] = None,
+) -> None:
+    """Redraw faces or other regions of a picture, each at full size; [SEP] in PROMPT divides their prompts."""
+    from latentrt.cli.detailing import regions_from_options, tell_regions
+    from latentrt.runtime.pictures.image import read_image
+
+    picture = read_image(image)
+    regions = regions_from_options(box or (), mask or (), detector, confidence, classes, drawing.threads)
+
+    def call(pipe: Any, batch: "Batch", options: dict[str, Any]) -> Any:
+        drawn = pipe.detail(
+            batch.prompts,
+            image=picture,
+            strength=strength,
+            padding=padding,
+            dilation=dilation,
+            mask_blur=mask_blur,
+            order=order,
+            max_regions=max_regions,
+            **regions,
+            **options,
+        )
+        tell_regions(drawn)
+        return drawn
+
+    drawing.draw(bundle, prompt, call)
