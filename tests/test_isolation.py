@@ -97,7 +97,7 @@ print(*(name for name in sys.modules if "lora" in name and "tags" not in name or
 
 
 def test_drawing_without_nets_loads_nothing_of_them(tiny_bundle: Path) -> None:
-    """Neither those of control nets nor those of image prompts; their engines are the U-Net's own."""
+    """Neither those of control nets nor those of image prompts or the hires fix; their engines are the U-Net's own."""
     code = f"""
 import latentrt
 from PIL import Image

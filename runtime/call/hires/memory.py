@@ -36,7 +36,7 @@ def check_memory(bundle: Bundle, backend: Backend, request: Request, components:
     if backend is not Backend.ORT_CPU or canvas.vae is VaeMode.TILED:
         return
     at_once = 1 if canvas.vae is VaeMode.SLICED else min(canvas.profile.batch, request.count)
-    widest = max(_widest(bundle, component) for component in components)
+    widest = max((_widest(bundle, component) for component in components), default=0)
     needed = int(_ARRAYS * _FLOAT * widest * canvas.profile.width * canvas.profile.height) * at_once
     free = available_memory()
     if needed > free:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.call.hires.upscalers import Upscaler
 
 _BLURS_BELOW = 0.5  # strength: latents that were enlarged are no picture's until they are redrawn so far
+_ROUNDING = 1e-3  # pixels: scales are written with few digits
 _OF_PROMPT = ("prompt_2", "prompt_embeds", "pooled_prompt_embeds")
 _OF_NEGATIVE = ("negative_prompt_2", "negative_prompt_embeds", "negative_pooled_prompt_embeds")
 
@@ -146,13 +147,21 @@ def _canvas(first: Canvas, manifest: BundleManifest, hires: Hires, keywords: Opt
     scale = number(hires.scale, "scale of hires")
     if not 1.0 <= scale < math.inf:
         raise RequestError(f"got scale {scale:g} of hires, expected a number of at least 1; 2 is common")
-    width, height = (int(round(side * scale, 6)) for side in (first.profile.width, first.profile.height))
+    small, multiple = first.profile, manifest.pixel_multiple
+    width, height = (math.floor(side * scale + _ROUNDING) for side in (small.width, small.height))
+    if width % multiple or height % multiple:
+        common = math.gcd(small.width, small.height) // multiple
+        near = max(round(scale * common), common) / common
+        raise RequestError(
+            f"got scale {scale:g} of hires, which makes {small.width}x{small.height} {width}x{height}, expected sides "
+            f"that are multiples of {multiple} pixels; take scale {near:.8g}"
+        )
     profile = profile_for_size(
         manifest.profiles,
         width,
         height,
         multiple=manifest.pixel_multiple,
-        remedy=f"choose a scale of hires that makes {first.profile.width}x{first.profile.height} one of these",
+        remedy=f"choose a scale of hires that makes {small.width}x{small.height} one of these",
     )
     time_ids = time_ids_from_keywords(manifest.conditioning.time_ids, keywords, profile, from_picture=False)
     return replace(first, profile=profile, time_ids=time_ids)

@@ -58,8 +58,9 @@ def last_steps(schedule: Schedule, steps: int) -> Schedule:
 
     PNDM asks twice at the second timestep that it visits, to warm up; so it does at the second of these.
     """
-    visited = np.flatnonzero(np.diff(schedule.timesteps, prepend=np.inf))
-    repeats = len(visited) < len(schedule.timesteps)
+    ratios = schedule.sigmas / schedule.alphas  # curves of σ round different ones to one timestep
+    visited = np.flatnonzero(np.append(True, ratios[1:] != ratios[:-1]))
+    repeats = len(visited) < schedule.total_steps
     start = len(visited) - steps
     if repeats and steps > 1:
         visited = np.insert(visited, start + 1, visited[start + 1])
