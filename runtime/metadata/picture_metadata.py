@@ -125,10 +125,10 @@ class RegionMetadata:
 
     @property
     def text(self) -> str:
-        """As a JSON object: a prompt may have any characters."""
-        return json.dumps(
-            {name: value for name, value in asdict(self).items() if value is not None}, ensure_ascii=False
-        )
+        """What is not the default, as a JSON object: a prompt may have any characters."""
+        defaults = asdict(RegionMetadata(prompt=self.prompt))
+        told = {name: value for name, value in asdict(self).items() if name == "prompt" or value != defaults[name]}
+        return json.dumps(told, ensure_ascii=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,8 +38,8 @@ def layer_of_mask(grey: Array, width: int, height: int) -> Array:
 def feathered(layer: Array, share: float) -> Array:
     """A layer whose edges rise evenly over a part of its shorter side; those of the picture itself stay as they are."""
     wide = share * min(layer.shape)
-    if wide == 0.0:
-        return layer
+    if wide <= 1.0:
+        return layer  # as the mean of a part of a pixel is the pixel
     for axis in (0, 1):
         middles = np.arange(layer.shape[axis]) + 0.5
         layer = _means(layer, middles - wide / 2, middles + wide / 2, axis)
