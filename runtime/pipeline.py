@@ -199,6 +199,7 @@ class Pipeline:
         if prompt is None:
             raise RequestError("got no prompt, expected a text; give one")
         prompts = prompt_set_from_keywords(self.manifest, prompt, options)
+        prompts.check_fixed()
         text = encode(
             self._components,
             self._additions.text_encoders,

@@ -1,6 +1,7 @@
 """The prompts of a call: texts for every text encoder, parsed once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from latentrt.runtime.denoiser.conditions.text import TextCondition
 from latentrt.runtime.denoiser.guider import POSITIVE
 from latentrt.runtime.prompts.encoder import Prompts
 from latentrt.runtime.prompts.parts import ONE_STEP, StepCount
-from latentrt.runtime.prompts.plan import PromptPlan, prompt_plan
+from latentrt.runtime.prompts.plan import PromptPlan, is_composed, prompt_plan
 from latentrt.runtime.prompts.style import (
     STYLES,
     PromptOptions,
@@ -35,6 +36,7 @@ _ASKS_FOR_LORAS = {
     PromptSyntax.A1111: ("<lora:", "<lyco:"),
     PromptSyntax.COMPEL: ("withLora(", "useLora("),
 }
+_PROMPT_EDITING = re.compile(r"\[[^\[\]]*:\s?[\d.]{1,6}\s?\]")
 _SHORT_HASH = 12  # digits of an embedding's SHA-256, as in A1111
 
 
@@ -88,6 +90,25 @@ class PromptSet:
             RequestError: a mask in other proportions than the picture that is cropped.
         """
         return self.plan.weights if self.regions is None else self.regions.weights(self.plan, space, profile, crops)
+
+    def check_fixed(self) -> None:
+        """Refuses what embeddings cannot say.
+
+        Raises:
+            RequestError: a prompt that changes with the steps, or is composed of several.
+        """
+        style = STYLES[self.options.syntax]
+        for text in (text for one in self.of_encoders for text in (*one.positives, *(one.negatives or ()))):
+            if style.changes(text):
+                raise RequestError(
+                    "got a prompt that changes with the steps ([a:b:0.5] or [a|b]), expected one text for all of "
+                    "them; encode each of its texts, or give the prompt itself to the call"
+                )
+        if is_composed(self.plan.weights):
+            raise RequestError(
+                "got a prompt that is composed (AND, or a weight at its end), expected one without weight; encode each "
+                "of its prompts, or give the prompt itself to the call"
+            )
 
     @property
     def written(self) -> Iterator[str]:
@@ -185,6 +206,7 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
     tags = {text: STYLES[options.syntax].loras(text) for text in every}
     _check_loras(of_encoders, options, tags)
     plan, trees = _read(of_encoders, options, ONE_STEP, {}, regions)
+    _warn_of_syntax(tags, options, plan)
     return PromptSet(
         count=count * repeats,
         of_encoders=of_encoders,
@@ -246,6 +268,23 @@ def _check_loras(
                     f"prompt_syntax={syntax.value!r}, or name the LoRA in loras"
                 )
                 return
+
+
+def _warn_of_syntax(texts: Iterable[str], options: PromptOptions, plan: PromptPlan) -> None:
+    """Warns of A1111's prompt editing in another syntax, and of a weight that may be meant as text."""
+    if options.syntax is not PromptSyntax.A1111:
+        found = next((found for text in texts if "[" in text and (found := _PROMPT_EDITING.search(text))), None)
+        if found:
+            warn_caller(
+                f"a prompt has {found.group()[:40]}, which a {options.syntax} prompt takes for text; set "
+                "prompt_syntax='a1111' for a prompt that changes with the steps"
+            )
+    elif len(plan.weights) == 1 and is_composed(plan.weights):
+        weight = next(weight for weight in plan.weights[0].ravel().tolist() if weight != 1.0)
+        warn_caller(
+            f"a prompt ends in a colon and {weight:g}, which A1111's syntax takes for its weight, by which guidance is "
+            "multiplied; put a comma behind it if it is text"
+        )
 
 
 def _prompts(prompt: Any, keywords: Options) -> list[str]:

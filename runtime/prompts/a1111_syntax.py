@@ -15,25 +15,17 @@ _PIECE = re.compile(
 )
 # White space before it belongs to it, too; looked for here, that would be tried from every blank
 _BREAK = re.compile(r"\bBREAK\b\s*")
-_ELSEWHERE = {
-    re.compile(r"\[[^\[\]]*:\s{0,8}\d{0,8}\.?\d{1,8}\s{0,8}\]"): "prompt editing [from:to:when] is not supported; "
-    "write one of the texts, or \\[ \\] for the characters themselves",
-    re.compile(r"\[[^\[\]]*\|[^\[\]]*\]"): "alternating words [a|b] are not supported; "
-    "write one of them, or \\[ \\] for the characters themselves",
-    re.compile(r"\bAND\b"): "composing prompts with AND is not supported; write and, or use the compel syntax",
-}
 
 
 def prompt_from_a1111(text: str) -> Prompt:
-    """Parses a prompt as A1111 does.
+    """Parses a prompt as A1111 does, or the text that it is at a step.
 
     A bracket that is never closed reaches to the end, and one that was never opened is text: so A1111 reads
     them, too. BREAK starts a new chunk; a chunk that only the end of the text leaves empty is none. The tags of LoRAs
     are taken out before anything else is read.
 
     Raises:
-        RequestError: a weight that is no number, BREAK inside brackets, what A1111 would do over the steps (prompt
-            editing, alternation, AND), or an extra network that is no LoRA.
+        RequestError: a weight that is no number, BREAK inside brackets, or an extra network that is no LoRA.
     """
     loras = lora_tags(text)
     try:
@@ -53,10 +45,6 @@ class _MalformedError(Exception):
 
 def _parsed(text: str) -> Prompt:
     """The tree of a text without tags."""
-    for pattern, reason in _ELSEWHERE.items():
-        found = next((match for match in pattern.finditer(text) if not _escaped(text, match.start())), None)
-        if found:
-            raise _MalformedError(found.start(), reason)
     parts: list[list[_Piece]] = [[]]
     # Of every open bracket: the index of the first fragment inside, and the position
     opened: dict[str, list[tuple[int, int]]] = {kind: [] for kind in _OPENING.values()}
@@ -118,7 +106,3 @@ def _number(position: int, weight: str) -> float:
     if not isfinite(number):
         raise _MalformedError(position, f"got weight {weight[:12]}…, expected a finite number; lower it")
     return number
-
-
-def _escaped(text: str, position: int) -> bool:
-    return position > 0 and text[position - 1] == "\\"

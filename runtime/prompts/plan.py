@@ -87,6 +87,11 @@ def prompt_plan(
     return PromptPlan(texts=texts, of_step=of_step, weights=tuple(weights), areas=tuple(areas))
 
 
+def is_composed(weights: Sequence[Array]) -> bool:
+    """Whether a picture has several prompts, or one that does not count wholly, by the weights of a plan."""
+    return len(weights) > 1 or any(np.any(weight != 1.0) for weight in weights)
+
+
 def _parts(written: Texts, style: Style) -> Sequence[Sequence[PromptPart]]:
     """The prompts that one picture is composed of, each as what every text encoder reads.
 
@@ -97,8 +102,8 @@ def _parts(written: Texts, style: Style) -> Sequence[Sequence[PromptPart]]:
     for parts in of_each:
         if len(parts) not in (1, most):
             raise RequestError(
-                f"got prompt and prompt_2 composed of {len(of_each[0])} and {len(parts)} prompts, expected equally "
-                "many; join as many with AND, or leave prompt_2 out"
+                f"got prompt and prompt_2 composed of {len(of_each[0])} and {len(of_each[-1])} prompts, expected "
+                "equally many; join as many with AND, or leave prompt_2 out"
             )
     if len(of_each[0]) < most:
         raise RequestError(

@@ -18,6 +18,9 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from latentrt.engines.errors import RequestError
+from latentrt.runtime.prompts.lora_tags import lora_tags
+from latentrt.runtime.prompts.parts import StepCount
+from latentrt.runtime.prompts.tree import without_loras
 
 _MOST_CHARACTERS = 100_000  # of all texts that one prompt becomes
 _TOKEN = re.compile(r"(?:[^\\\[\]():|]|\\.)+|[\[\]():|]")
@@ -25,52 +28,55 @@ _NUMBER = re.compile(r"\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?
 _OPENING = {"]": "[", ")": "("}
 
 
-def texts_of_steps(text: str, steps: int, first_pass: int | None = None) -> tuple[str, ...]:
-    """The text of every step, or the only one of a text that does not change.
+def changes(text: str) -> bool:
+    """Whether a prompt, as it is written, may change from one step to another."""
+    return _edited(text) is not None
+
+
+def texts_at_steps(text: str, steps: StepCount) -> tuple[str, ...]:
+    """The text of every step, or the only one of a prompt that does not change.
 
     Args:
-        text: a prompt as it is written, without tags of LoRAs.
-        steps: how many steps the run has.
-        first_pass: in the second pass of a hires fix, how many steps the first pass had.
+        text: a prompt as it is written.
+        steps: of the run.
 
     Returns:
-        ``steps`` texts, or one.
+        One text as it is written, or ``steps.steps`` texts without tags of LoRAs.
 
     Raises:
-        RequestError: the texts are more than 100,000 characters together.
+        RequestError: the texts are more than 100,000 characters together, or a tag of a LoRA is malformed.
     """
-    if "[" not in text or (edited := _parsed(text)) is None:
+    edited = _edited(text)
+    if edited is None:
         return (text,)
-    ends = {
-        group: _last_step(group.when, steps, first_pass) for group in edited.groups.values() if group.when is not None
-    }
+    ends = {group: _last_step(group.when, steps) for group in edited.groups.values() if group.when is not None}
     # A text depends on the place in every cycle of alternations and on the edits that are done
     lengths = sorted({len(group.bounds) - 1 for group in edited.groups.values() if group.when is None})
-    changes = sorted(set(ends.values()))
+    thresholds = sorted(set(ends.values()))
     known: dict[tuple[int, ...], str] = {}
     texts: list[str] = []
     characters = 0
-    for step in range(1, steps + 1):
-        state = (bisect_left(changes, step), *((step - 1) % length for length in lengths))
+    for step in range(1, steps.steps + 1):
+        state = (bisect_left(thresholds, step), *((step - 1) % length for length in lengths))
         if state not in known:
             known[state] = edited.text_at(step, ends)
             characters += len(known[state])
             if characters > _MOST_CHARACTERS:
                 raise RequestError(
-                    f"got a prompt that changes into more than {_MOST_CHARACTERS:,} characters of text over {steps} "
-                    "steps, expected fewer; shorten it, or leave alternations [a|b] out"
+                    f"got a prompt that changes into more than {_MOST_CHARACTERS:,} characters of text over "
+                    f"{steps.steps} steps, expected fewer; shorten it, or leave alternations [a|b] out"
                 )
         texts.append(known[state])
-    return tuple(texts) if len(set(texts)) > 1 else (texts[0] if texts else text,)
+    return tuple(texts) if len(set(texts)) > 1 else (texts[0],)
 
 
-def _last_step(when: str, steps: int, first_pass: int | None) -> int:
+def _last_step(when: str, steps: StepCount) -> int:
     """The last step before an edit; 0 where it is done from the start."""
     if "." in when:
-        last = (float(when) - (0.0 if first_pass is None else 1.0)) * steps
+        last = (float(when) - (0.0 if steps.before is None else 1.0)) * steps.steps
     else:
-        last = float(when) - (first_pass or 0)
-    return int(min(max(last, 0.0), steps))
+        last = float(when) - (steps.before or 0)
+    return int(min(max(last, 0.0), steps.steps))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +135,15 @@ class _Bracket:
     bars: list[int] = field(default_factory=list)
 
 
-def _parsed(text: str) -> _Edited | None:
-    """What changes in a text; None where nothing does.
+def _edited(text: str) -> _Edited | None:
+    """What changes in a prompt; None where nothing does.
 
     A bracket is loose if it has no partner, or if it and its partner enclose what cannot stand in brackets. What
     encloses a loose bracket is loose, too. So one look at every token is enough.
     """
+    if "[" not in text:
+        return None
+    text = without_loras(text, lora_tags(text))
     tokens = _TOKEN.findall(text)
     if sum(map(len, tokens)) != len(text):
         return None

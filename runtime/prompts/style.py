@@ -43,8 +43,8 @@ class Style:
     """What a syntax decides: its parser, where chunks end, what weights do, and what becomes of long text.
 
     ``parts`` says which prompts a prompt is composed of, and ``at_steps`` which text one of them is at every step of a
-    run: one for each, or one for all. ``parse`` takes such a text, ``loras`` the prompt as it was written. Negative
-    prompts are not composed.
+    run: one for each, or one for all; ``changes`` says whether they may differ. ``parse`` takes such a text, ``loras``
+    the prompt as it was written. Negative prompts are not composed.
 
     ``pooled`` chooses the text whose first chunk gives the pooled vector, without weights, as in A1111; None takes as
     much of the prompt as one chunk holds, as it was typed, as in compel.
@@ -53,6 +53,7 @@ class Style:
     parse: Callable[[str], Prompt]
     parts: Callable[[str], tuple[PromptPart, ...]]
     at_steps: Callable[[str, StepCount], tuple[str, ...]]
+    changes: Callable[[str], bool]
     loras: Callable[[str], tuple[LoraTag, ...]]
     ends: Callable[[Sequence[Token], Tokenizer], list[int]]
     weighted: Callable[[Framed, Sequence[Array], Array], Array]
@@ -73,6 +74,24 @@ def _prompt_from_a1111(text: str) -> Prompt:
     return prompt_from_a1111(text)
 
 
+def _prompts_from_a1111(text: str) -> tuple[PromptPart, ...]:
+    from latentrt.runtime.prompts.composition import prompts_from_a1111
+
+    return prompts_from_a1111(text)
+
+
+def _texts_of_a1111(text: str, steps: StepCount) -> tuple[str, ...]:
+    from latentrt.runtime.prompts.prompt_editing import texts_at_steps
+
+    return texts_at_steps(text, steps)
+
+
+def _changes_in_a1111(text: str) -> bool:
+    from latentrt.runtime.prompts.prompt_editing import changes
+
+    return changes(text)
+
+
 def _loras_of_a1111(text: str) -> tuple[LoraTag, ...]:
     from latentrt.runtime.prompts.lora_tags import lora_tags
 
@@ -88,6 +107,7 @@ STYLES = {
         parse=plain_prompt,
         parts=one_prompt,
         at_steps=unchanging,
+        changes=lambda text: False,
         loras=lambda text: (),
         ends=whole_sentences,
         weighted=weighted_as_compel,
@@ -99,6 +119,7 @@ STYLES = {
         parse=_prompt_from_compel,
         parts=one_prompt,
         at_steps=unchanging,
+        changes=lambda text: False,
         loras=lambda text: _prompt_from_compel(text).loras,
         ends=whole_sentences,
         weighted=weighted_as_compel,
@@ -108,8 +129,9 @@ STYLES = {
     ),
     PromptSyntax.A1111: Style(
         parse=_prompt_from_a1111,
-        parts=one_prompt,
-        at_steps=unchanging,
+        parts=_prompts_from_a1111,
+        at_steps=_texts_of_a1111,
+        changes=_changes_in_a1111,
         loras=_loras_of_a1111,
         ends=near_commas,
         weighted=weighted_as_a1111,
