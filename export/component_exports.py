@@ -21,7 +21,7 @@ from latentrt.engines.graphs.summed_outputs import add_previous
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Profile
-from latentrt.engines.spec import Array
+from latentrt.engines.spec import BATCH, Array
 from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.tracing.activations import ActivationRanges, extreme_inputs
 from latentrt.export.tracing.named_weights import bundle_records
@@ -72,7 +72,7 @@ class ComponentExports:
             probes = [*probes, *self._extreme_probes(name, kind, module, graph, probes[0])]
             self.ranges.check(name, module, islands)
         folder = f"onnx/{precision}/{name}"
-        example = {key: torch.from_numpy(array) for key, array in _pair(probes[0]).items()}
+        example = {key: torch.from_numpy(array) for key, array in _pair(probes[0], graph).items()}
         with self.progress.stage(f"{name}: trace"):
             written, kept, weights = export_onnx(
                 module, example, graph, self.root / folder, islands if precision is Precision.FP16 else None
@@ -141,9 +141,11 @@ def release(module: torch.nn.Module) -> None:
     gc.collect()
 
 
-def _pair(probe: Probe) -> dict[str, Array]:
-    """The probe's inputs with at least two samples: the tracer takes a batch of one for a constant."""
+def _pair(probe: Probe, graph: Graph) -> dict[str, Array]:
+    """The probe's inputs, with at least two samples of a batch: the tracer takes a batch of one for a constant."""
     return {
-        name: np.concatenate([array, array]) if array.ndim > 1 and len(array) == 1 else array
+        name: np.concatenate([array, array])
+        if array.ndim > 1 and len(array) == 1 and graph.inputs[name].shape[0] == BATCH
+        else array
         for name, array in probe.inputs.items()
     }

@@ -5,14 +5,15 @@ from typing import Any, ClassVar
 
 import torch
 
+from latentrt.engines.bundle.records.component import TensorRecord
 from latentrt.engines.bundle.records.upscaler_manifest import ENLARGED, PICTURE, SCALED_HEIGHT, SCALED_WIDTH
 from latentrt.engines.shapes import Profile
 from latentrt.export.modules.component_module import ComponentModule
-from latentrt.export.tracing.onnx_export import Graph, batch_record
+from latentrt.export.tracing.onnx_export import Graph
 
 
 class UpscalerModule(ComponentModule):
-    """picture (B, 3, H, W) in [0, 1] → enlarged (B, 3, H · scale, W · scale), which may leave [0, 1] a little."""
+    """picture (1, 3, H, W) in [0, 1] → enlarged (1, 3, H · scale, W · scale), which may leave [0, 1] a little."""
 
     checkpoint_names: ClassVar[Mapping[str, str]] = {"net.": ""}
 
@@ -32,8 +33,8 @@ def upscaler_graph(multiple: int) -> Graph:
         multiple: what the sides of pictures must be multiples of.
     """
     return Graph(
-        inputs={PICTURE: batch_record("float32", 3, "height", "width")},
-        outputs={ENLARGED: batch_record("float32", 3, SCALED_HEIGHT, SCALED_WIDTH)},
+        inputs={PICTURE: _picture("height", "width")},
+        outputs={ENLARGED: _picture(SCALED_HEIGHT, SCALED_WIDTH)},
         multiples={"height": multiple, "width": multiple},
     )
 
@@ -41,7 +42,12 @@ def upscaler_graph(multiple: int) -> Graph:
 def fixed_upscaler_graph(size: Profile, scale: int) -> Graph:
     """Inputs and outputs of a graph that takes one size alone."""
     return Graph(
-        inputs={PICTURE: batch_record("float32", 3, size.height, size.width)},
-        outputs={ENLARGED: batch_record("float32", 3, size.height * scale, size.width * scale)},
+        inputs={PICTURE: _picture(size.height, size.width)},
+        outputs={ENLARGED: _picture(size.height * scale, size.width * scale)},
         multiples={},
     )
+
+
+def _picture(height: int | str, width: int | str) -> TensorRecord:
+    """One picture: tiles go through one by one, and of networks with windows a batch of any size cannot be traced."""
+    return TensorRecord(shape=(1, 3, height, width), dtype="float32")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentrt.engines.backends.ort_cpu.compile import open_onnx
+from latentrt.engines.backends.ort_cpu.model import onnxruntime_module
 from latentrt.engines.bundle.parity import psnr
 from latentrt.engines.bundle.photograph import picture_pixels
 from latentrt.engines.bundle.records.upscaler_manifest import ENLARGED, PICTURE, SCALED_HEIGHT, SCALED_WIDTH
@@ -27,6 +28,7 @@ _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 _TRIED = 48  # pixels of a side, about, of the pictures that a graph is tried with
 _LEAST_LIKENESS = 10.0  # dB of PSNR between a picture and its enlargement, shrunk again; a plain grey has as much
 _MOST_SCALE = 16
+_SILENT = 4  # ONNX Runtime's log severity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +176,10 @@ def _trial(multiple: int) -> Profile:
 
 
 def _run(session: Any, picture: Array) -> Array:
+    options = onnxruntime_module().RunOptions()
+    options.log_severity_level = _SILENT  # a size that a graph does not take is no error here
     try:
-        return np.asarray(session.run([ENLARGED], {PICTURE: picture})[0], np.float32)
+        return np.asarray(session.run([ENLARGED], {PICTURE: picture}, options)[0], np.float32)
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
         raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from error
 

@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.bundle.kinds import UPSCALER, ComponentKind
+from latentrt.engines.bundle.parity import gate, parity_of
 from latentrt.engines.bundle.photograph import picture_pixels
+from latentrt.engines.bundle.probes import Probe
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.bundle.records.upscaler_manifest import PICTURE
-from latentrt.engines.errors import CheckpointError, LatentrtError, RequestError
+from latentrt.engines.errors import CheckpointError, EngineError, LatentrtError, ParityError, RequestError
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Profile
@@ -20,8 +22,14 @@ from latentrt.export.sources.weights_file import WeightsFile
 from latentrt.export.tracing.versions import exporter_versions
 from latentrt.export.upscalers.source import Exported, UpscalerSource, check_tiles, versions_of
 
+if TYPE_CHECKING:
+    from latentrt.export.component_exports import ComponentExports
+    from latentrt.export.tracing.onnx_export import Graph
+    from latentrt.export.upscalers.spandrel_networks import Network
+
 # What trainers wrap weights in; averaged weights go before the last ones
 _WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net", "generator")
+_TRIED = 40  # pixels of a side, about, at which a graph for every size is compared once more
 _FLAT_WRAPPERS = ("params_ema.", "params.")  # of files that were converted to safetensors as they were
 
 
@@ -131,20 +139,17 @@ class TorchUpscaler(UpscalerSource):
                     )
                     for profile in profiles
                 ]
-            try:
-                run.component(UPSCALER, ComponentKind.UPSCALER, module, graph, probes)
-            except LatentrtError:
-                raise
-            except Exception as error:  # torch's tracer has many: what it cannot follow for every size, or at all
+            failed = self._fault_of_dynamic(run, module, graph, probes, network)
+            if failed is not None:
                 if len(profiles) > 1:
-                    raise self._untraced(network.architecture, "tiles of more than one size", error) from error
+                    raise self._untraced(network.architecture, "tiles of more than one size", failed)
                 graph = fixed_upscaler_graph(profiles[0], network.scale)
                 try:
                     run.component(UPSCALER, ComponentKind.UPSCALER, module, graph, probes)
-                except Exception as again:
-                    if isinstance(again, LatentrtError):
-                        raise
-                    raise self._untraced(network.architecture, f"tiles of {profiles[0]}", again) from again
+                except LatentrtError:
+                    raise
+                except Exception as error:  # torch's tracer has many
+                    raise self._untraced(network.architecture, f"tiles of {profiles[0]}", _line(error)) from error
                 told["tiles"] = decision(f"{profiles[0]} alone", "its graph cannot be traced for every size")
         release(module)
         return Exported(
@@ -156,8 +161,38 @@ class TorchUpscaler(UpscalerSource):
             told=told,
         )
 
-    def _untraced(self, architecture: str, what: str, error: Exception) -> CheckpointError:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    def _fault_of_dynamic(
+        self, run: "ComponentExports", module: Any, graph: "Graph", probes: Sequence[Probe], network: "Network"
+    ) -> str | None:
+        """Traces the network for every size, and compares the graph with it at another size than that of its probes.
+
+        Some compute masks for the size that they are traced with, which no tracer notices.
+
+        Returns:
+            Why that cannot be; None where it can.
+        """
+        import torch
+
+        from latentrt.export.upscalers.onnx_graph import answer
+
+        try:
+            run.component(UPSCALER, ComponentKind.UPSCALER, module, graph, probes)
+        except LatentrtError:
+            raise
+        except Exception as error:  # torch's tracer has many: what it cannot follow for every size, or at all
+            return _line(error)
+        record = run.records[UPSCALER]
+        for picture in map(picture_pixels, other_sizes(network.multiple, network.smallest)):
+            with torch.inference_mode():
+                expected = module(torch.from_numpy(picture))[0].numpy()
+            try:
+                found = parity_of(answer(run.root / record.onnx, picture), expected)
+                gate(UPSCALER, record.kind, found, record.precision)
+            except (EngineError, ParityError) as error:
+                return str(error)
+        return None
+
+    def _untraced(self, architecture: str, what: str, reason: str) -> CheckpointError:
         return CheckpointError(
             f"{self.source!r}, a network of {architecture}, cannot be traced for {what} ({reason}), expected a network "
             "that can; give one --profile, or choose another upscaler"
@@ -177,3 +212,14 @@ class TorchUpscaler(UpscalerSource):
             )
         tensors = {name: self.file.tensor(key) for name, key in self.keys.items()}
         return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def other_sizes(multiple: int, smallest: int) -> tuple[Profile, Profile]:
+    """Two small sizes that a network takes, wide and high."""
+    least = -(-max(smallest, _TRIED) // multiple)
+    short, long = least * multiple, (least + 1) * multiple
+    return Profile(width=long, height=short), Profile(width=short, height=long + multiple)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,7 +1,7 @@
 """A picture through an upscaler, one tile after the other.
 
 Beside the picture and the result, memory is that of one tile. Tiles overlap: a network sees a margin of what lies
-beyond the part that is taken, and where two parts meet, one fades into the other (docs/upscaling.md has the figures).
+beyond the part that is taken, and where two parts meet, one fades into the other.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +19,8 @@ from latentrt.engines.spec import Array
 MARGIN = 24
 """Pixels that a network sees beyond the part of a tile that is taken.
 
-Of Real-ESRGAN's x4plus, the largest of the usual networks, parts with a margin of 10 differ where they meet by more
-than pixels beside each other do in a photograph; with this one, faded, by a third of that.
+Of Real-ESRGAN's x4plus, the largest of the usual networks, steps between pixels at the edge of a part are off by two
+thirds of such a step in a photograph with a margin of 10, and by a third with this one (docs/upscaling.md).
 """
 
 
@@ -61,13 +61,14 @@ def cuts(length: int, tile: int, *, margin: int = MARGIN, multiple: int = 1) -> 
     Args:
         length: of the axis.
         tile: the length of a tile; of a shorter axis there is one tile, as long as the axis.
-        margin: how far the network sees beyond the part that is taken, at least; less in tiles without room for it.
-            Parts fade over half of it on either side.
+        margin: how far the network sees beyond the part that is taken, at least; of small tiles at most a quarter, so
+            that half is left. Parts fade over half of it on either side.
         multiple: what tiles begin at multiples of, so that a network that takes blocks of pixels meets the same ones;
             the last tile may then end beyond the axis, and is cut short.
     """
     if length <= tile:
         return [Cut(start=0, stop=length, first=0, last=length)]
+    margin = min(margin, tile // 4)
     shared = min(2 * margin + multiple - 1, tile - multiple)  # pixels that two tiles have both
     count = 1 - (length - tile) // (shared - tile)
     starts = [-(-index * (length - tile) // (count - 1) // multiple) * multiple for index in range(count)]
@@ -100,6 +101,7 @@ class TileSource:
         sizes: of tiles, the first being preferred where several take as much work.
         multiple: what the sides of tiles must be multiples of.
         smallest: the shortest side of a tile.
+        margin: as ``cuts`` takes it.
     """
 
     engine_at: Callable[[int, int], Engine]
@@ -109,6 +111,7 @@ class TileSource:
     sizes: Sequence[Profile]
     multiple: int = 1
     smallest: int = 1
+    margin: int = MARGIN
 
     def count(self, height: int, width: int) -> int:
         """How many tiles a picture takes."""
@@ -159,8 +162,8 @@ class TileSource:
         """Rows and columns of tiles of the size that takes the least work for a picture."""
 
         def grid(size: Profile) -> tuple[list[Cut], list[Cut]]:
-            rows = cuts(height, size.height, multiple=self.multiple)
-            return rows, cuts(width, size.width, multiple=self.multiple)
+            rows = cuts(height, size.height, margin=self.margin, multiple=self.multiple)
+            return rows, cuts(width, size.width, margin=self.margin, multiple=self.multiple)
 
         def work(size: Profile) -> int:
             rows, columns = grid(size)

@@ -99,7 +99,7 @@ class Upscaler(OpenedBundle[UpscalerBundle]):
         passes = self._passes(scale)
         _check_memory(pixels, self.scale**passes, scale)
         count, height, width, _ = pixels.shape
-        tiles = self._tiles()
+        tiles = self.tiles
         factors = [self.scale**index for index in range(passes)]
         total = count * sum(tiles.count(height * factor, width * factor) for factor in factors)
         done = count_from(1)
@@ -123,7 +123,9 @@ class Upscaler(OpenedBundle[UpscalerBundle]):
             passes += 1
         return passes
 
-    def _tiles(self) -> TileSource:
+    @property
+    def tiles(self) -> TileSource:
+        """What cuts pictures into tiles and runs them."""
         manifest = self.manifest
         return TileSource(
             engine_at=self._engine_at,

@@ -310,7 +310,7 @@ def test_a_network_that_spandrel_knows_by_other_names(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_network_that_is_traced_for_one_size(tmp_path: Path) -> None:
-    """SwinIR's windows: if the tracer cannot follow them for every size, the bundle has the one of its tiles."""
+    """SwinIR's windows: a trace for every size holds one inside, which is found out, and the tiles are of one size."""
     from spandrel.architectures.SwinIR import SwinIR
 
     torch.manual_seed(0)
@@ -319,9 +319,12 @@ def test_a_network_that_is_traced_for_one_size(tmp_path: Path) -> None:
     )
     source = saved(tmp_path / "swin.pth", net.state_dict(), "params")
     bundle = latentrt.build(source, tmp_path / "swin.bundle", profiles=["32x32"]).bundle
-    assert bundle.manifest.components[UPSCALER].parity.psnr > 60
+    assert bundle.manifest.components[UPSCALER].parity.psnr > 100
+    assert bundle.manifest.source.decisions["tiles"].value == "32x32 alone"
     with latentrt.open_upscaler(bundle.root, threads=1) as upscaler:
         assert upscaler.upscaled(PICTURE[None]).shape == (1, 56, 80, 3)
+    with pytest.raises(latentrt.CheckpointError, match="cannot be traced for tiles of more than one size"):
+        latentrt.build(source, tmp_path / "two.bundle", profiles=["32x32", "64x64"])
 
 
 def test_plans_are_built_without_a_gpu(tiny_upscaler: Path, onnx_upscaler_bundle: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_cuts_cover_an_axis_once(length: int, units: int, multiple: int, margin:
     assert [cut.first for cut in found] == [0, *(cut.last for cut in found[:-1])]
     assert [cut.fades_in for cut in found] == [0, *(cut.fades_out for cut in found[:-1])]
     assert (found[-1].last, found[-1].fades_out) == (length, 0)
-    least = min(margin, (tile - multiple - (multiple - 1)) // 2)
+    least = min(margin, tile // 4, (tile - multiple - (multiple - 1)) // 2)
     for cut in found:
         assert cut.start % multiple == 0
         assert cut.start <= cut.begin <= cut.first < cut.last <= cut.end <= cut.stop <= length
@@ -138,8 +138,8 @@ def test_as_spandrel_does_whole_and_in_tiles(tiny_upscaler: Path) -> None:
         large = picture(81, 70)
         tiled = upscaler.upscaled(large[None])[0]
     whole = reference(state, large)
-    assert psnr(tiled, whole, peak=1.0) > 60
-    assert np.abs(tiled - whole).max() < 2 / 255
+    assert psnr(tiled, whole, peak=1.0) > 50
+    assert np.abs(tiled - whole).max() < 4 / 255
 
 
 def test_pil_and_arrays_and_lists(twice: Upscaler) -> None:
