@@ -11,7 +11,7 @@ from latentrt.export.sources.hub.reference import reference_from_text
 from latentrt.export.sources.hub.repository import Repository
 from latentrt.export.sources.place import Place, name_of, place_from_text
 from latentrt.export.sources.single_file.unet_structure import DIFFUSERS, LDM
-from latentrt.export.sources.weights_file import WeightsFile, open_weights_file
+from latentrt.export.sources.weights_file import SHARD, WeightsFile, open_weights_file
 from latentrt.export.upscalers.source import UpscalerSource
 from latentrt.models import EMBEDDED
 
@@ -81,8 +81,8 @@ def _of_weights(place: Place, file: WeightsFile) -> UpscalerSource | None:
     found = TorchUpscaler(place=place, file=file)
     shapes = file.shapes
     marks = [[prefix + mark for mark in layout.marks] for prefix in _PREFIXES for layout in (LDM, DIFFUSERS)]
-    if any(all(name in shapes for name in names) for names in marks):
-        return None  # it has a U-Net
+    if any(all(name in shapes for name in names) for names in marks) or SHARD.search(place.path.name):
+        return None  # it has a U-Net, or is a part of something
     foreign = model_without_unet(shapes)
     if foreign is not None:
         return found if foreign.name == UPSCALER else None

@@ -289,7 +289,10 @@ def test_other_files_are_no_upscalers(tiny_checkpoint: Path, tmp_path: Path) -> 
     """Models, folders and what is no file go their own way."""
     weights = tiny_checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
     (tmp_path / "text.pth").write_text("nothing")
-    for other in (weights, tiny_checkpoint, "emoji", "owner/name", tmp_path / "text.pth", tmp_path / "none.pth"):
+    shard = tmp_path / "diffusion_pytorch_model-00001-of-00002.safetensors"
+    save_file({"conv_in.weight": torch.zeros(2)}, shard)
+    nothing = tmp_path / "text.pth", tmp_path / "none.pth"
+    for other in (shard, weights, tiny_checkpoint, "emoji", "owner/name", *nothing):
         assert upscaler_from_headers(str(other)) is None
 
 
