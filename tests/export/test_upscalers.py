@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hub_stand_in import commit_of, hub_stand_in
 from safetensors.torch import save_file
 from tiny_upscalers import compact_state, onnx_upscaler, reference, require_spandrel, rrdb_state, saved
 
@@ -283,6 +284,21 @@ def test_refused(mistake: str, tiny_bundle: Path, tmp_path: Path, monkeypatch: p
     assert "; " in str(caught.value)
     assert not (tmp_path / "pwned").exists()
     assert not [path.name for path in tmp_path.iterdir() if "bundle" in path.name and path.is_dir()]
+
+
+def test_a_file_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetched alone; its name and its commit are the bundle's."""
+    with hub_stand_in(tmp_path / "cache", monkeypatch) as hub:
+        remote = hub.add("owner/upscalers", tmp_path / "remote")
+        remote.mkdir()
+        saved(remote / "x2.pth", compact_state())
+        saved(remote / "other.pth", compact_state())
+        found = upscaler_from_headers("owner/upscalers/x2.pth")
+        assert isinstance(found, TorchUpscaler)
+        assert (found.name, found.place.revision) == ("owner/upscalers/x2.pth", commit_of("main"))
+        assert hub.weights() == {"x2.pth"}
+        with pytest.raises(latentrt.CheckpointError, match="has no such file; check the name"):
+            latentrt.build("owner/upscalers/x3.pth", tmp_path / "x3.bundle")
 
 
 def test_other_files_are_no_upscalers(tiny_checkpoint: Path, tmp_path: Path) -> None:
