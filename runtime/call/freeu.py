@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from latentrt.engines.bundle.added_inputs import freeu_blocks, plane_size
-from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.unet_structure import UnetStructure
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.runtime.checks import number
@@ -52,12 +52,12 @@ class FreeuUse:
 
     Attributes:
         factors: all of them.
-        unet: the model's.
-        latents: the model's space of latents.
+        structure: the U-Net's.
+        latents: the model's.
     """
 
     factors: FreeU
-    unet: Component
+    structure: UnetStructure
     latents: LatentSpace
 
     def opened_for(self, shapes: Shapes) -> Shapes:
@@ -66,7 +66,7 @@ class FreeuUse:
 
     def condition(self, shapes: Shapes, count: int, crops: Sequence[Crop]) -> FreeuCondition:
         """As ``AddonUse.condition``."""
-        blocks, size = freeu_blocks(self.unet.structure), self.latents.size(shapes.profile)
+        blocks, size = freeu_blocks(self.structure), self.latents.size(shapes.profile)
         told = {name: float(value) for name, value in asdict(self.factors).items()}
         return FreeuCondition(
             (told["b1"], told["b2"])[: len(blocks)],
@@ -79,7 +79,7 @@ class FreeuUse:
         return {"freeu": asdict(self.factors)}
 
 
-def freeu_from_keyword(manifest: BundleManifest, unet: Component, given: Any) -> FreeuUse | None:
+def freeu_from_keyword(manifest: BundleManifest, structure: UnetStructure, given: Any) -> FreeuUse | None:
     """The keyword ``freeu``, checked; None where all factors are 1, which changes nothing.
 
     Raises:
@@ -98,11 +98,9 @@ def freeu_from_keyword(manifest: BundleManifest, unet: Component, given: Any) ->
     told = {field.name: getattr(given, field.name) for field in fields(given)}
     told = {name: _factor(value, name) for name, value in told.items() if value is not None}
     factors = replace(_recommended(manifest), **told)
-    return (
-        None
-        if set(asdict(factors).values()) == {1.0}
-        else FreeuUse(factors=factors, unet=unet, latents=manifest.latents)
-    )
+    if set(asdict(factors).values()) == {1.0}:
+        return None
+    return FreeuUse(factors=factors, structure=structure, latents=manifest.latents)
 
 
 def _factor(value: Any, name: str) -> float:

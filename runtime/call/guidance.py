@@ -147,7 +147,7 @@ def _perturbation(keywords: GuidanceKeywords) -> Perturbation | None:
             "each timestep; 0.005 is common"
         )
     idle = [name for name in ("pag_adaptive_scale", "pag_applied_layers") if keywords.get(name)]
-    if idle and not scale:
+    if idle and "pag_scale" not in keywords:
         warn_caller(f"got {' and '.join(idle)} without pag_scale, where it changes nothing; give pag_scale=3, too")
     return Perturbation(scale=scale, adaptive=adaptive) if scale else None
 

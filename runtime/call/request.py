@@ -205,15 +205,15 @@ def _in_the_unet(
     manifest: BundleManifest, additions: "Additions", keywords: Options, guidance: Guidance
 ) -> "Iterator[AddonUse]":
     """What a call changes in the U-Net itself; each is loaded by those who use it."""
-    unet = additions.addons.unet
+    structure = additions.addons.unet.structure
     if guidance.perturbation is not None:
         from latentrt.runtime.call.perturbed_attention import perturbed_attention_from_keyword
 
-        yield perturbed_attention_from_keyword(unet.structure, keywords.get("pag_applied_layers"))
+        yield perturbed_attention_from_keyword(structure, keywords.get("pag_applied_layers"))
     if "freeu" in keywords:
         from latentrt.runtime.call.freeu import freeu_from_keyword
 
-        freeu = freeu_from_keyword(manifest, unet, keywords["freeu"])
+        freeu = freeu_from_keyword(manifest, structure, keywords["freeu"])
         if freeu is not None:
             yield freeu
 

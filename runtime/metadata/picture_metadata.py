@@ -307,7 +307,7 @@ class PictureMetadata:
         if self.pag_scale:
             pairs |= {"PAG scale": f"{self.pag_scale:g}", "PAG layers": _quoted(", ".join(self.pag_applied_layers))}
         if self.pag_scale and self.pag_adaptive_scale:
-            pairs["PAG adaptive scale"] = f"{self.pag_adaptive_scale:g}"
+            pairs["PAG adaptive"] = f"{self.pag_adaptive_scale:g}"
         if self.freeu:
             pairs["FreeU"] = _quoted(", ".join(f"{name}={factor:g}" for name, factor in self.freeu.items()))
         pairs |= {_OPTIONS[name]: f"{value:g}" for name, value in self.sampler_options.items() if name in _OPTIONS}
