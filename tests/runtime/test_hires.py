@@ -1,11 +1,9 @@
 """The hires fix: exactly its steps, from what was enlarged, with everything that a call has; and what is refused."""
 
 import pickle
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ import torch
 from PIL import Image
 
 import latentrt
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.shapes import profile_from_text
 from latentrt.engines.spec import Array
 from latentrt.runtime.call.hires import memory
@@ -201,46 +199,23 @@ def test_loras_and_nets_count_in_both_passes(pipe: latentrt.Pipeline, tiny_net: 
     assert np.array_equal(result.latents, second_by_hand(pipe, larger, steps=2, strength=0.55, control=control))
 
 
-class Doubling:
-    """A stand-in for an upscaler: every pixel four times."""
-
-    name = "doubling"
-
-    def __init__(self) -> None:
-        self.closed = False
-
-    def upscaled(self, pixels: Array, scale: float | None = None) -> Array:
-        """Whatever the scale."""
-        return pixels.repeat(2, axis=1).repeat(2, axis=2)
-
-    def close(self) -> None:
-        """Remembers it."""
-        self.closed = True
-
-
-def test_an_upscaler_is_opened_once(
-    pipe: latentrt.Pipeline, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_upscaler_is_opened_once(pipe: latentrt.Pipeline, tiny_bundle: Path, onnx_upscaler_bundle: Path) -> None:
     """By the path of its bundle; it is closed with the pipeline, and named in the settings."""
-    upscalers: list[Doubling] = []
-
-    def open_one(path: Path, *, backend: Any, threads: int | None) -> Doubling:
-        upscalers.append(Doubling())
-        return upscalers[-1]
-
-    module = ModuleType("latentrt.runtime.upscaling.upscaler")
-    setattr(module, "upscaler_from_path", open_one)  # noqa: B010 - a module has no such attribute
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    hires = Hires(steps=2, strength=0.4, upscaler=tmp_path)
-    with opened(tiny_bundle) as own:
+    hires = Hires(steps=2, strength=0.4, upscaler=onnx_upscaler_bundle)
+    with opened(tiny_bundle) as own, latentrt.open_upscaler(onnx_upscaler_bundle) as upscaler:
         result = own("a red apple", **CALL, hires=hires)
-        assert np.array_equal(result.latents, own("a red apple", **CALL, hires=hires).latents)
-    assert [one.closed for one in upscalers] == [True]
-    assert "Hires upscaler: doubling" in result.metadata[0].parameters()
-    nearest = pipe("a red apple", **CALL, hires=Hires(steps=2, strength=0.4, upscaler="nearest"))
-    assert np.array_equal(result.latents, nearest.latents)
-    given = pipe("a red apple", **CALL, hires=Hires(steps=2, strength=0.4, upscaler=Doubling()))
+        (kept,) = own._additions.upscalers._opened.values()
+        again = own("a red apple", **CALL, hires=hires)
+        assert list(own._additions.upscalers._opened.values()) == [kept]
+        given = own("a red apple", **CALL, hires=Hires(steps=2, strength=0.4, upscaler=upscaler))
+        larger = upscaler.upscale(own("a red apple", **CALL).images[0])
+    assert np.array_equal(result.latents, again.latents)
     assert np.array_equal(result.latents, given.latents)
+    assert f"Hires upscaler: {kept.name}" in result.metadata[0].parameters()
+    by_hand = second_by_hand(pipe, larger, steps=2, strength=0.4)
+    np.testing.assert_allclose(result.latents, by_hand, atol=1e-4)
+    with pytest.raises(EngineError, match="closed"):
+        kept.upscaled(np.zeros((1, 8, 8, 3), np.float32))
 
 
 REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from latentrt.runtime.sampling.samplers import Sampler
 
 if TYPE_CHECKING:
-    from latentrt.runtime.call.hires.upscalers import Upscaler
+    from latentrt.runtime.upscaling.upscaler import Upscaler
 
 
 class LatentUpscaler(StrEnum):

@@ -25,7 +25,7 @@ from latentrt.runtime.metadata.picture_metadata import HiresMetadata
 
 if TYPE_CHECKING:
     from latentrt.runtime.additions import Additions
-    from latentrt.runtime.call.hires.upscalers import Upscaler
+    from latentrt.runtime.upscaling.upscaler import Upscaler
 
 _BLURS_BELOW = 0.5  # strength: latents that were enlarged are no picture's until they are redrawn so far
 _ROUNDING = 1e-3  # pixels: scales are written with few digits

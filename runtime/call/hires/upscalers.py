@@ -1,30 +1,11 @@
 """The upscalers that a pipeline's calls named by their paths."""
 
-from importlib import import_module
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
 
 from latentrt.engines.forks import watch_forks
 from latentrt.engines.precision import Backend
-from latentrt.engines.spec import Array
-
-
-class Upscaler(Protocol):
-    """What enlarges pictures by a network."""
-
-    @property
-    def name(self) -> str:
-        """Its bundle's."""
-        ...
-
-    def upscaled(self, pixels: Array, scale: float | None = None) -> Array:
-        """Pictures (N, H, W, 3) float32 in [0, 1], ``scale`` times as high and wide."""
-        ...
-
-    def close(self) -> None:
-        """Releases its engine."""
-        ...
+from latentrt.runtime.upscaling.upscaler import Upscaler, upscaler_from_path
 
 
 class OpenUpscalers:
@@ -42,18 +23,17 @@ class OpenUpscalers:
         self._opened: dict[Path, Upscaler] = {}
         watch_forks(self)
 
-    def upscaler(self, path: str | Path) -> Upscaler:
+    def upscaler(self, path: Path) -> Upscaler:
         """The upscaler of a bundle's path.
 
         Raises:
             BundleError: no bundle of one, or damaged.
             EngineError: no engine in it fits this machine.
         """
-        path = Path(path).absolute()
+        path = path.absolute()
         with self._lock:
             if path not in self._opened:
-                opens = import_module("latentrt.runtime.upscaling.upscaler").upscaler_from_path
-                self._opened[path] = opens(path, backend=self._backend, threads=self._threads)
+                self._opened[path] = upscaler_from_path(path, backend=self._backend, threads=self._threads)
             return self._opened[path]
 
     def after_fork(self) -> None:
