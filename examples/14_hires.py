@@ -26,15 +26,17 @@ latentrt.build("emoji", folder / "hires.bundle", profiles=["64x64", "96x96"])
 
 sheet = Image.new("RGB", (LEFT + SIDE * len(DRAWN), TOP + SIDE * len(SECOND)), "white")
 draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
+for row, label in enumerate(SECOND):
+    draw.text((LEFT - 8, TOP + row * SIDE + SIDE // 2), label, "black", font, anchor="rm")
+
 with latentrt.open(folder / "hires.bundle") as pipe:
     for column, (prompt, seed) in enumerate(DRAWN):
         left = LEFT + column * SIDE
         draw.text((left + SIDE // 2, TOP // 2), prompt, "black", font, anchor="mm")
-        for row, (label, hires) in enumerate(SECOND.items()):
+        for row, hires in enumerate(SECOND.values()):
             result = pipe(prompt, hires=hires, num_inference_steps=20, guidance_scale=3.0, seed=seed)
             picture = result.images[0].resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             sheet.paste(picture, (left, TOP + row * SIDE))
-            draw.text((LEFT - 8, TOP + row * SIDE + SIDE // 2), label, "black", font, anchor="rm")
 
 sheet.save(folder / "hires.png", optimize=True)
 print(f"{folder / 'hires.png'}: {', '.join(SECOND)}")

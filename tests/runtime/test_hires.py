@@ -161,6 +161,18 @@ def test_both_passes_have_the_calls_settings(pipe: latentrt.Pipeline) -> None:
     assert settings["Size"] == "32x32"
 
 
+def test_a_prompt_changes_in_the_second_pass(pipe: latentrt.Pipeline) -> None:
+    """As A1111 has it: 1.0 to 2.0 are parts of the second pass, and 0 to 1 parts of the first."""
+    call = {**CALL, "prompt_syntax": "a1111", "output_type": "latent"}
+    hires = Hires(steps=4, strength=0.6)
+    changing = pipe("[a red apple:a frog:1.5]", **call, hires=hires)
+    assert np.array_equal(changing.first_pass, pipe("a red apple", **call).latents)
+    assert not np.array_equal(changing.latents, pipe("a red apple", **call, hires=hires).latents)
+    at_once = pipe("[a red apple:a frog:1.0]", **call, hires=hires)
+    other = pipe("a red apple", **call, hires=Hires(steps=4, strength=0.6, prompt="a frog"))
+    assert np.array_equal(at_once.latents, other.latents)
+
+
 def test_a_batch_draws_what_its_pictures_draw_alone(pipe: latentrt.Pipeline) -> None:
     """With a seed each; also from several threads at once."""
     hires = Hires(steps=2, strength=0.6)
