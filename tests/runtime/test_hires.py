@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_loras import save_tiny_lora
 
 import latentrt
+from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.shapes import profile_from_text
+from latentrt.engines.shapes import Shapes, profile_from_text
 from latentrt.engines.spec import Array
 from latentrt.runtime.call.hires import memory
 from latentrt.runtime.call.hires.steps import last_steps
+from latentrt.runtime.call.request import request_from_options
+from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.denoiser.steps import step_ratios
 from latentrt.runtime.pictures.interpolation import Interpolation, interpolated
 from latentrt.runtime.pictures.picture_file import settings_from_parameters
@@ -209,6 +213,58 @@ def test_loras_and_nets_count_in_both_passes(pipe: latentrt.Pipeline, tiny_net: 
     assert np.array_equal(result.first_pass, small)
     larger = interpolated(small, 32, 32, Interpolation.BILINEAR)
     assert np.array_equal(result.latents, second_by_hand(pipe, larger, steps=2, strength=0.55, control=control))
+
+
+def test_everything_together(pipe: latentrt.Pipeline, tiny_bundle: Path, tiny_net: Path, tmp_path: Path) -> None:
+    """A LoRA, a control net and a prompt that changes in both passes; from two threads as from one."""
+    save_tiny_lora(tmp_path / "style.safetensors", tiny_bundle, seed=3, scale=0.05)
+    edges = Image.effect_noise((40, 40), 90).convert("RGB")
+    prompt = "a [red:green:0.5] [apple:frog:1.5] <lora:style:1>"
+    more = {"prompt_syntax": "a1111", "control": latentrt.Control(tiny_net, edges), "hires": Hires(steps=2)}
+    with opened(tiny_bundle) as own:
+        own.load_lora(tmp_path / "style.safetensors")
+        one = own(prompt, **{**CALL, **more}).latents
+        with ThreadPoolExecutor(2) as threads:
+            both = list(threads.map(lambda _: own(prompt, **{**CALL, **more}).latents, range(2)))
+        plain = pipe(prompt.partition(" <")[0], **{**CALL, **more}).latents
+    assert np.array_equal(one, both[0])
+    assert np.array_equal(one, both[1])
+    assert not np.allclose(one, plain, atol=1e-3)
+
+
+def test_an_engine_that_lacks_the_size_is_found_first(pipe: latentrt.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backends of fixed shapes refuse what was not compiled, and nothing is drawn before."""
+    asked = pipe._components.engine
+
+    def engine(component: str, shapes: Shapes, *more: Any) -> Engine:
+        if component == "unet" and shapes.profile.width == LARGE[0]:
+            raise RequestError("got size 64x64, which was not compiled")
+        return asked(component, shapes, *more)
+
+    def drawn(*_: Any) -> None:
+        raise AssertionError("it draws")
+
+    monkeypatch.setattr(pipe._components, "engine", engine)
+    with pytest.raises(RequestError, match="not compiled"):
+        pipe("a red apple", **CALL, hires=Hires(), progress=drawn)
+
+
+@pytest.mark.slow
+def test_sdxl_is_told_each_size(family_bundle: Callable[[str], Path]) -> None:
+    """As A1111 tells it; sizes that a call names hold for both passes."""
+    with opened(family_bundle("sdxl")) as pipe:
+        hires = Hires(steps=2, prompt="a frog")
+        options: latentrt.Options = {"hires": hires, "num_inference_steps": 2, "seed": 1}
+        request = request_from_options(pipe.manifest, "a cat", options, Workflow.TEXT)
+        assert request.second is not None
+        assert request.canvas.time_ids == ((32, 32, 0, 0, 32, 32),) * 2
+        assert request.second.request.canvas.time_ids == ((64, 64, 0, 0, 64, 64),) * 2
+        options = {**options, "original_size": (512, 512)}
+        request = request_from_options(pipe.manifest, "a cat", options, Workflow.TEXT)
+        assert request.second is not None
+        assert request.second.request.canvas.time_ids == ((512, 512, 0, 0, 64, 64),) * 2
+        result = pipe("a cat", **options)
+        assert result.images[0].size == LARGE
 
 
 def test_an_upscaler_is_opened_once(pipe: latentrt.Pipeline, tiny_bundle: Path, onnx_upscaler_bundle: Path) -> None:
