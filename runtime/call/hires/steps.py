@@ -58,8 +58,10 @@ def last_steps(schedule: Schedule, steps: int) -> Schedule:
 
     PNDM asks twice at the second timestep that it visits, to warm up; so it does at the second of these.
     """
-    ratios = schedule.sigmas / schedule.alphas  # curves of σ round different ones to one timestep
-    visited = np.flatnonzero(np.append(True, ratios[1:] != ratios[:-1]))
+    # by their levels: on curves of σ different ones are rounded to one timestep
+    visited = np.flatnonzero(
+        np.append(True, np.diff(schedule.sigmas) != 0) | np.append(True, np.diff(schedule.alphas) != 0)
+    )
     repeats = len(visited) < schedule.total_steps
     start = len(visited) - steps
     if repeats and steps > 1:
@@ -91,6 +93,6 @@ def _scheduled(manifest: BundleManifest, sampler: Sampler, total: int, strength:
         return sampler.schedule(manifest.schedule, total, ays_table=manifest.traits.ays_table, strength=picked)
     except RequestError as error:
         raise RequestError(
-            f"the second pass of hires, at strength {strength:g}, has a schedule of {total} steps: {error}; raise the "
-            "strength of hires, or lower its steps"
+            f"the second pass of hires, at strength {strength:g}, has a schedule of {total} steps: "
+            f"{str(error).partition(';')[0]}; raise the strength of hires, or lower its steps"
         ) from error
