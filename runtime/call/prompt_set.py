@@ -189,6 +189,11 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
         manifest.text_layers,
     )
     of_encoders = tuple(one.repeated(repeats) for one in _of_encoders(manifest, prompts, keywords, count))
+    regions = None
+    if "regions" in keywords:
+        from latentrt.runtime.call.regions import regions_from_keywords  # loaded by those who use it
+
+        regions = regions_from_keywords(keywords, of_encoders, repeats)
     templates: tuple[Prompts, ...] = ()
     seeds = None
     if "wildcards" in keywords:
@@ -196,15 +201,15 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
 
         templates, seeds = of_encoders, seeds_for(keywords.get("seed"), count * repeats)
         of_encoders = resolved(templates, seeds, keywords["wildcards"])
-    regions = None
-    if "regions" in keywords:
-        from latentrt.runtime.call.regions import regions_from_keywords  # loaded by those who use it
-
-        regions = regions_from_keywords(keywords, options, of_encoders, repeats)
+        if regions is not None:
+            of_regions = tuple(resolved(one, seeds, keywords["wildcards"]) for one in regions.prompts)
+            regions = replace(regions, prompts=of_regions)
     written = chain(of_encoders, *(() if regions is None else regions.prompts))
     every = dict.fromkeys(text for one in written for text in (*one.positives, *(one.negatives or ())))
     tags = {text: STYLES[options.syntax].loras(text) for text in every}
     _check_loras(of_encoders, options, tags)
+    if regions is not None:
+        regions.check_loras(tags)
     plan, trees = _read(of_encoders, options, ONE_STEP, {}, regions)
     _warn_of_syntax(tags, options, plan)
     return PromptSet(

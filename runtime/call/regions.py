@@ -2,8 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,7 @@ from latentrt.runtime.pictures.soft_mask import at_latents, feathered, layer_of_
 from latentrt.runtime.prompts.encoder import Prompts
 from latentrt.runtime.prompts.plan import PromptPlan
 from latentrt.runtime.prompts.region import Region
-from latentrt.runtime.prompts.style import STYLES, PromptOptions
+from latentrt.runtime.prompts.tree import LoraTag
 
 _FORM = "latentrt.Region(prompt, box=(left, top, right, bottom)), or a list of them"
 _STRETCHED = 0.05  # how far a mask's proportions may be off: sizes are rounded
@@ -117,7 +117,7 @@ class CallRegions:
         count = max(len(self.of_pictures), len(crops), 1)
         shares = [
             self._shares(
-                self.of_pictures[index % len(self.of_pictures)],
+                self._of_picture(index),
                 space,
                 profile,
                 crops[index % len(crops)] if crops else None,
@@ -127,9 +127,36 @@ class CallRegions:
         areas = np.stack(shares, axis=1)[:, :, None].astype(np.float32)
         return tuple(weight * areas[area] for weight, area in zip(plan.weights, plan.areas, strict=True))
 
+    def check_loras(self, tags: Mapping[str, tuple[LoraTag, ...]]) -> None:
+        """Refuses LoRAs in the prompts of regions.
+
+        Args:
+            tags: of every prompt.
+
+        Raises:
+            RequestError: naming one.
+        """
+        for index in range(len(self.prompts[0][0].positives)):
+            for region, of_encoders in zip(self._of_picture(index), self.prompts, strict=False):
+                for lora in (lora for one in of_encoders for lora in tags[one.positives[index]]):
+                    raise RequestError(
+                        f"got LoRA {lora.name!r} in the prompt of {region.what}, expected it in the prompt of the "
+                        "call, as it holds for the whole picture; move it there"
+                    )
+
     def metadata(self, index: int) -> tuple[RegionMetadata, ...]:
         """What a picture's metadata say of its regions."""
-        return tuple(region.metadata for region in self.of_pictures[index % len(self.of_pictures)])
+        return tuple(
+            replace(
+                region.metadata,
+                prompt=of_encoders[0].positives[index],
+                prompt_2=None if region.prompt_2 is None else of_encoders[-1].positives[index],
+            )
+            for region, of_encoders in zip(self._of_picture(index), self.prompts, strict=False)
+        )
+
+    def _of_picture(self, index: int) -> Sequence[UsedRegion]:
+        return self.of_pictures[index % len(self.of_pictures)]
 
     def _shares(self, regions: Sequence[UsedRegion], space: LatentSpace, profile: Profile, crop: Crop | None) -> Array:
         """Of one picture: (1 + R, h, w), the share of its own prompt first."""
@@ -142,14 +169,11 @@ class CallRegions:
         return np.where(shares < _NOTHING, 0.0, shares)
 
 
-def regions_from_keywords(
-    keywords: Options, options: PromptOptions, of_encoders: Sequence[Prompts], repeats: int
-) -> CallRegions | None:
+def regions_from_keywords(keywords: Options, of_encoders: Sequence[Prompts], repeats: int) -> CallRegions | None:
     """Checks the regions of a call.
 
     Args:
         keywords: those that were set.
-        options: how prompts are read.
         of_encoders: the prompts of all pictures.
         repeats: pictures per prompt.
 
@@ -177,7 +201,7 @@ def regions_from_keywords(
             "many, or one list of regions for all"
         )
     checked = [
-        [used for place, region in enumerate(regions) if (used := _used(region, place, options, len(of_encoders)))]
+        [used for place, region in enumerate(regions) if (used := _used(region, place, len(of_encoders)))]
         for regions in of_prompts
     ]
     of_pictures = tuple(tuple(regions) for regions in checked for _ in range(repeats if nested else 1))
@@ -204,13 +228,12 @@ def regions_from_keywords(
     return CallRegions(of_pictures=of_pictures, prompts=tuple(prompts))
 
 
-def _used(region: Region, place: int, options: PromptOptions, encoders: int) -> UsedRegion | None:
+def _used(region: Region, place: int, encoders: int) -> UsedRegion | None:
     """One of them, checked; None where it has no weight.
 
     Args:
         region: the region.
         place: in its list.
-        options: how prompts are read.
         encoders: how many text encoders the model has.
     """
     what = f"region {place + 1}"
@@ -224,12 +247,6 @@ def _used(region: Region, place: int, options: PromptOptions, encoders: int) -> 
         texts(region.prompt_2, "prompt_2")
         if encoders == 1:
             raise RequestError(f"got prompt_2 of {what} with a model that has one text encoder; leave it out")
-    for text in (region.prompt, region.prompt_2 or ""):
-        for lora in STYLES[options.syntax].loras(text):
-            raise RequestError(
-                f"got LoRA {lora.name!r} in the prompt of {what}, expected it in the prompt of the call, as it holds "
-                "for the whole picture; move it there"
-            )
     weight = number(region.weight, f"weight of {what}")
     if not (math.isfinite(weight) and weight >= 0.0):
         raise RequestError(f"got weight {weight:g} of {what}, expected a number of at least 0; 1.0 is common")

@@ -227,6 +227,31 @@ def test_each_prompt_its_own(tiny_pipe: latentrt.Pipeline) -> None:
         assert len(alone.metadata[0].regions) == len(own)
 
 
+def test_wildcards(tiny_pipe: latentrt.Pipeline) -> None:
+    """A region's are resolved by the picture's seed, as the prompt's are."""
+    pytest.importorskip("dynamicprompts")
+    choices = "{apple|pear|plum|fig}"
+    drawn = tiny_pipe(
+        f"a {choices}", regions=Region(f"a {choices}", box=LEFT), wildcards="", num_images_per_prompt=6, **FAST
+    )
+    told = [one.regions[0].prompt for one in drawn.metadata]
+    assert told == [one.prompt for one in drawn.metadata]
+    assert len(set(told)) > 1
+    assert not any("{" in text for text in told)
+
+
+def test_both_passes_of_a_hires_fix(tiny_pipe: latentrt.Pipeline) -> None:
+    """The whole picture is its prompt in both, bit for bit, also where the second has another prompt."""
+    common = {"hires": latentrt.Hires(scale=1.0, strength=0.6), **FAST, "output_type": "np"}
+    plain = tiny_pipe("a cat", **common)
+    whole = tiny_pipe("a dog", regions=Region("a cat", box=WHOLE), **common)
+    np.testing.assert_array_equal(whole.latents, plain.latents)
+    common["hires"] = latentrt.Hires(scale=1.0, strength=0.6, prompt="a cow")
+    half = [tiny_pipe("a dog", regions=Region(text, box=WHOLE), **common).latents for text in ("a cat", "a dog")]
+    np.testing.assert_array_equal(half[0], plain.latents)
+    assert np.abs(half[1] - plain.latents).max() > 1e-4
+
+
 def test_texts_are_encoded_once(tiny_pipe: latentrt.Pipeline) -> None:
     """Of any number of regions and pictures."""
     regions = [Region("cat", box=LEFT), Region("dog", box=RIGHT), Region("cat", box=(0, 0, 1, 0.5))]
