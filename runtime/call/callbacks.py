@@ -98,6 +98,11 @@ class StepCallbacks:
                     f"callback_on_step_end returned guidance_scale {scale}, expected a number of at least 0; 7.5 is "
                     "common"
                 )
+            if scale > before.guidance.steps.largest:
+                raise RequestError(
+                    f"callback_on_step_end returned guidance_scale {scale:g} in a run with cfg_plus_plus, expected its "
+                    "weight, 0 to 1; 0.6 is common"
+                )
             if scale != self._tensor(GUIDANCE_SCALE, update):
                 changed = changed.with_scale(scale)
         if changed is not before:

@@ -71,7 +71,7 @@ class Conditioning:
 
     def with_scale(self, scale: float) -> "Conditioning":
         """This one with another weight of guidance at all steps."""
-        steps = replace(self.guidance.steps, scales=(scale,) * len(self.guidance.steps.scales))
+        steps = self.guidance.steps.with_scale(scale)
         return replace(self, guidance=replace(self.guidance, steps=steps), guider=replace(self.guider, steps=steps))
 
     def check(self) -> None:

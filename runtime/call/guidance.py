@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.call.keywords.options import GuidanceKeywords
@@ -16,6 +17,7 @@ from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.guidance_scale import GuidanceScaleCondition
 from latentrt.runtime.denoiser.guider import (
     POSITIVE,
+    CfgPlusPlusScales,
     Combiner,
     Composition,
     Guider,
@@ -30,6 +32,10 @@ from latentrt.runtime.denoiser.guider import (
 from latentrt.runtime.denoiser.steps import step_ratios, steps_between
 from latentrt.runtime.sampling.schedule import Schedule
 
+if TYPE_CHECKING:
+    from latentrt.runtime.denoiser.combiners.apg import Apg
+    from latentrt.runtime.denoiser.combiners.dynamic_thresholding import DynamicThresholding
+
 _STRONG = 14.0  # above this, pictures of the SD family oversaturate
 
 
@@ -37,20 +43,25 @@ _STRONG = 14.0  # above this, pictures of the SD family oversaturate
 class Guidance:
     """How strongly each step is guided, and what the prompts of a picture are composed of.
 
-    ``embedding`` is the size of the embedded weight that the model takes; 0 where it takes none.
+    ``embedding`` is the size of the embedded weight that the model takes; 0 where it takes none. ``ratios`` are the
+    noise-to-signal ratios of the steps that the run takes, descending.
     """
 
     steps: StepScales
     rescale: float
     embedding: int
+    prediction_type: PredictionType
+    ratios: tuple[float, ...]
     composition: Composition | None = None
     perturbation: Perturbation | None = None
+    apg: "Apg | None" = None
+    thresholding: "DynamicThresholding | None" = None
 
     @property
     def guides(self) -> bool:
         """Whether any step has a negative pass."""
         composes = self.composition is not None and self.composition.away_from_negative
-        return composes or (not self.embedding and any(scale > 1.0 for scale in self.steps.scales))
+        return composes or (not self.embedding and any(self.steps.guided))
 
     def guider(self) -> Guider:
         """The passes of every step, and their combiner, for one run."""
@@ -62,8 +73,18 @@ class Guidance:
         )
 
     def _combiner(self) -> Combiner:
-        """From the inside out."""
-        combine: Combiner = classifier_free if self.perturbation is None else perturbed(classifier_free)
+        """From the inside out: what the guided prediction is, of which d, away from what, and how it is rescaled."""
+        combine: Combiner = classifier_free
+        if self.thresholding is not None:
+            from latentrt.runtime.denoiser.combiners.dynamic_thresholding import thresholded
+
+            combine = thresholded(self.thresholding, self.prediction_type, self.ratios)
+        if self.apg is not None:
+            from latentrt.runtime.denoiser.combiners.apg import projected
+
+            combine = projected(combine, self.apg, self.prediction_type)
+        if self.perturbation is not None:
+            combine = perturbed(combine)
         return rescaled(combine, self.rescale) if self.rescale > 0.0 else combine
 
     def conditions(self) -> tuple[Condition, ...]:
@@ -72,11 +93,17 @@ class Guidance:
 
     def metadata(self) -> dict[str, Any]:
         """What a picture's metadata say of its guidance."""
-        scales = self.steps.scales
+        scales: tuple[float | None, ...] = self.steps.scales
+        renoised = isinstance(self.steps, CfgPlusPlusScales)
+        if renoised:
+            scales = tuple(scale if on else None for scale, on in zip(scales, self.steps.guided, strict=True))
         return {
-            "guidance_scale": max(scales),
+            "guidance_scale": max(self.steps.scales),
             "guidance_scales": () if len(set(scales)) == 1 else scales,
             "guidance_rescale": self.rescale,
+            "cfg_plus_plus": renoised,
+            "apg": self.apg,
+            "dynamic_thresholding": self.thresholding,
             "pag_scale": 0.0 if self.perturbation is None else self.perturbation.scale,
             "pag_adaptive_scale": 0.0 if self.perturbation is None else self.perturbation.adaptive,
         }
@@ -96,44 +123,77 @@ def guidance_from_keywords(
     Raises:
         RequestError: a weight, an interval or a rescale that cannot be.
     """
-    ratios = step_ratios(schedule.all_steps)
-    scale: Any = keywords.get("guidance_scale")
-    scale = manifest.defaults.guidance_scale if scale is None else scale
-    if isinstance(scale, (Sequence, np.ndarray)) and not isinstance(scale, str):
-        scales = numbers(scale, "guidance_scale")
-        if len(scales) != len(ratios):
-            raise RequestError(
-                f"got {len(scales)} guidance scales for a schedule of {len(ratios)} steps; give one, or one per step, "
-                "those before the start included"
-            )
-    else:
-        scales = (number(scale, "guidance_scale"),) * len(ratios)
-    for value in scales:
-        if not (math.isfinite(value) and value >= 0.0):
-            raise RequestError(f"got guidance_scale {value}, expected a number of at least 0; 7.5 is common")
-    if max(scales) > _STRONG:
-        warn_caller(f"guidance_scale {max(scales):g} is strong; colours may saturate")
     start = share(keywords.get("guidance_start", 0.0), "guidance_start")
     end = share(keywords.get("guidance_end", 1.0), "guidance_end")
     if start >= end:
         raise RequestError(
             f"got guidance_start {start:g} and guidance_end {end:g}, expected the end later; correct them"
         )
-    count = len(ratios)
-    inside = steps_between(start, end, count)
+    ratios = step_ratios(schedule.all_steps)
+    inside = steps_between(start, end, len(ratios))
     rescale = share(keywords.get("guidance_rescale", 0.0), "guidance_rescale")
     if rescale and manifest.guidance_embedding:
         raise RequestError(
             f"got guidance_rescale {rescale:g} with a model that has its guidance built in; leave it out"
         )
-    scales = tuple(value if guided else 1.0 for value, guided in zip(scales, inside, strict=True))
+    apg = thresholding = None
+    if not keywords.keys().isdisjoint(("cfg_plus_plus", "apg", "dynamic_thresholding")):
+        from latentrt.runtime.call import guidance_settings as settings  # loaded by those who use it
+
+        settings.check_model(manifest, keywords)
+        apg, thresholding = settings.apg_from_keywords(keywords), settings.thresholding_from_keywords(keywords)
+    if "cfg_plus_plus" in keywords:
+        steps: StepScales = settings.cfg_plus_plus_scales(keywords, ratios, inside)
+    else:
+        steps = _scales(manifest, keywords, ratios, inside)
+    if max(steps.scales) > _STRONG and apg is None and thresholding is None:
+        warn_caller(f"guidance_scale {max(steps.scales):g} is strong; colours may saturate")
     return Guidance(
-        steps=StepScales(scales=scales, ratios=ratios),
+        steps=steps,
         rescale=rescale,
         embedding=manifest.guidance_embedding,
+        prediction_type=schedule.prediction_type,
+        ratios=step_ratios(schedule.steps),
         composition=_composition(manifest, weights),
+        apg=apg,
+        thresholding=thresholding,
         perturbation=_perturbation(keywords),
     )
+
+
+def _scales(
+    manifest: BundleManifest,
+    keywords: GuidanceKeywords,
+    ratios: tuple[float, ...],
+    inside: tuple[bool, ...],
+) -> StepScales:
+    """The weight of every step; 1 outside of the interval."""
+    scale: Any = keywords.get("guidance_scale")
+    scale = manifest.defaults.guidance_scale if scale is None else scale
+    scales = weights_of_steps(scale, "guidance_scale", "guidance scales", len(ratios))
+    for value in scales:
+        if not (math.isfinite(value) and value >= 0.0):
+            raise RequestError(f"got guidance_scale {value}, expected a number of at least 0; 7.5 is common")
+    return StepScales(
+        scales=tuple(value if guided else 1.0 for value, guided in zip(scales, inside, strict=True)), ratios=ratios
+    )
+
+
+def weights_of_steps(value: Any, name: str, plural: str, steps: int) -> tuple[float, ...]:
+    """A number for every step, from one for all or one each.
+
+    Raises:
+        RequestError: no numbers, or another number of them.
+    """
+    if isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray)):
+        return (number(value, name),) * steps
+    found = numbers(value, name)
+    if len(found) != steps:
+        raise RequestError(
+            f"got {len(found)} {plural} for a schedule of {steps} steps; give one, or one per step, those before the "
+            "start included"
+        )
+    return found
 
 
 def _perturbation(keywords: GuidanceKeywords) -> Perturbation | None:

@@ -224,6 +224,8 @@ def _warn_of_guidance(keywords: Options) -> None:
         "negative_prompt": "".join(keywords.get("negative_prompt") or ""),
         "negative_prompt_2": "".join(keywords.get("negative_prompt_2") or ""),
         "guidance_rescale": keywords.get("guidance_rescale"),
+        "apg": keywords.get("apg") is not None,
+        "dynamic_thresholding": keywords.get("dynamic_thresholding") is not None,
     }
     idle = [name for name, value in told.items() if value]
     if idle:

@@ -11,7 +11,7 @@ from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.schedule_config import PredictionType, ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
-from latentrt.runtime.call.keywords.options import SamplingKeywords
+from latentrt.runtime.call.keywords.options import GuidanceKeywords, SamplingKeywords
 from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.checks import checked_latents, seeds_for, share, warn_caller, whole
 from latentrt.runtime.denoiser.steps import step_ratios
@@ -68,9 +68,13 @@ class Sampling:
         }
 
 
+class _Keywords(SamplingKeywords, GuidanceKeywords, total=False):
+    """What decides how to sample: CFG++, which is guidance, has solvers of its own."""
+
+
 def sampling_from_keywords(
     manifest: BundleManifest,
-    keywords: SamplingKeywords,
+    keywords: _Keywords,
     workflow: Workflow,
     strength: float | None,
     shape: tuple[int, ...],
@@ -79,7 +83,7 @@ def sampling_from_keywords(
 
     Args:
         manifest: the bundle's.
-        keywords: those of the group that were set.
+        keywords: those of the group, and of guidance, that were set.
         workflow: what the call starts from.
         strength: how much of the schedule runs; None for text-to-image.
         shape: of the latents, (N, C, h, w).
@@ -99,11 +103,13 @@ def sampling_from_keywords(
     _check_schedule(keywords, sampler, schedule)
     of_steps = strength if of_grid == 1.0 else None
     schedule = schedule.started_at(_first_step(manifest.schedule, keywords, sampler, schedule, steps, of_steps))
+    renoised = "cfg_plus_plus" in keywords and not manifest.guidance_embedding  # with which guidance refuses it
+    solver = sampler.cfg_plus_plus_solver if renoised else sampler.solver
     end = keywords.get("denoising_end")
     latents = keywords.get("latents")
     return Sampling(
         sampler=sampler,
-        solver=sampler.solver(manifest.schedule),
+        solver=solver(manifest.schedule),
         schedule_type=schedule_type(sampler, manifest.schedule),
         steps=steps,
         schedule=schedule,

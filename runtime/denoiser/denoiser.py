@@ -10,6 +10,7 @@ from latentrt.engines.engine import Engine
 from latentrt.engines.spec import Array, Tensor
 from latentrt.runtime.denoiser.conditions.condition import SAMPLE, Condition, UnetCall
 from latentrt.runtime.denoiser.guider import Guider, Pass
+from latentrt.runtime.sampling.run import Answer
 from latentrt.runtime.sampling.schedule import Level
 
 _TIMESTEP, _OUTPUT = "timestep", "out_sample"
@@ -35,8 +36,8 @@ class Denoiser:
         self._conditions, self._guider = conditions, guider
         self._plans.clear()
 
-    def __call__(self, x: Array, level: Level) -> Array:
-        """The guided prediction at ``x`` (N, C, H/f, W/f), already scaled to unit variance; a new array."""
+    def __call__(self, x: Array, level: Level) -> Answer:
+        """The predictions at ``x`` (N, C, H/f, W/f), already scaled to unit variance; new arrays."""
         passes = self._guider.passes(level)
         if passes not in self._plans:
             self._plans[passes] = self._plan(passes, len(x))

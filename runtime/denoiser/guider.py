@@ -1,14 +1,17 @@
 """Guidance as data: which passes a step makes, and how their predictions become one."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from typing import ClassVar, Self
 
 import numpy as np
 
 from latentrt.engines.spec import Array
 from latentrt.runtime.denoiser.steps import step_at
+from latentrt.runtime.sampling.run import Answer
 from latentrt.runtime.sampling.schedule import Level
 
 
@@ -77,12 +80,46 @@ class StepScales:
     noise-to-signal ratios, descending: a model call between two steps belongs to the one it comes after.
     """
 
+    largest: ClassVar[float] = math.inf
+
     scales: tuple[float, ...]
     ratios: tuple[float, ...]
 
     def at(self, level: Level) -> float:
         """The weight at a noise level."""
         return self.scales[step_at(self.ratios, level)]
+
+    @property
+    def guided(self) -> tuple[bool, ...]:
+        """Which steps are guided."""
+        return tuple(scale > 1.0 for scale in self.scales)
+
+    def guides(self, level: Level) -> bool:
+        """Whether the step of a noise level is guided."""
+        return self.guided[step_at(self.ratios, level)]
+
+    def with_scale(self, scale: float) -> Self:
+        """Another weight at all steps."""
+        return replace(self, scales=(scale,) * len(self.scales))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CfgPlusPlusScales(StepScales):
+    """The weight λ of CFG++ at every step, 0 to 1, whatever it is: a guided step has both passes.
+
+    ``inside`` says of each step whether it is guided.
+    """
+
+    largest = 1.0
+
+    inside: tuple[bool, ...]
+
+    @property
+    def guided(self) -> tuple[bool, ...]:
+        return self.inside
+
+    def with_scale(self, scale: float) -> Self:
+        return replace(super().with_scale(scale), inside=(True,) * len(self.inside))
 
 
 def classifier_free(predictions: Predictions) -> Array:
@@ -181,7 +218,7 @@ class Guider:
         return tuple(self.composition.weights)
 
     def _guides(self, level: Level) -> bool:
-        return self.combine is not None and self.steps.at(level) > 1.0
+        return self.combine is not None and self.steps.guides(level)
 
     def passes(self, level: Level) -> tuple[Pass, ...]:
         """The passes of a model call, in the order of their rows; a weight of 1 would only repeat the positive ones."""
@@ -191,8 +228,8 @@ class Guider:
             return passes
         return (*passes, *(replace(which, perturbed=True) for which in self._positives))
 
-    def combined(self, predictions: Mapping[Pass, Array], x: Array, level: Level) -> Array:
-        """One prediction (N, C, h, w) of those of all passes.
+    def combined(self, predictions: Mapping[Pass, Array], x: Array, level: Level) -> Answer:
+        """The guided prediction of those of all passes, and the unguided one; where nothing guides, they are the same.
 
         Args:
             predictions: by pass.
@@ -212,8 +249,9 @@ class Guider:
             perturbation=0.0 if self.perturbation is None else self.perturbation.at(level),
         )
         if unconditional is None or self.combine is None or not self._guides(level):
-            return conditional + away_from_perturbed(told) if of_perturbed else conditional
-        return self.combine(told)
+            unguided = conditional + away_from_perturbed(told) if of_perturbed else conditional
+            return Answer(unguided, unguided)
+        return Answer(self.combine(told), unconditional)
 
     def _conditional(self, predictions: Mapping[Pass, Array], unconditional: Array | None) -> Array:
         """The predictions of the positive passes, composed into one."""

@@ -4,7 +4,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentrt.runtime.denoiser.combiners.apg import Apg
+    from latentrt.runtime.denoiser.combiners.dynamic_thresholding import DynamicThresholding
 
 _BRACKETS = frozenset("()[]")
 _CONTROL_MODES = {
@@ -12,6 +16,8 @@ _CONTROL_MODES = {
     "prompt": "My prompt is more important",
     "control": "ControlNet is more important",
 }
+# A1111's samplers of CFG++ multiply the CFG scale by 1/12.5, so that its range is the usual one
+_CFG_PLUS_PLUS = 12.5
 # A1111's names for options of its samplers
 _OPTIONS = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
 
@@ -211,7 +217,8 @@ class PictureMetadata:
     ``templates`` has what was written in the place of a prompt, by its field, where wildcards were chosen.
     ``loras``, ``control_nets``, ``t2i_adapters`` and ``image_prompts`` are those of the call, ``regions`` those of the
     picture. ``detail`` is the detail pass that drew parts of it. ``seeded`` is False where the caller gave the noise.
-    With ``hires``, ``width`` and ``height`` are the first pass's.
+    With ``cfg_plus_plus`` the guidance scales are its weights, 0 to 1, and None where nothing guides. With ``hires``,
+    ``width`` and ``height`` are the first pass's.
     """
 
     prompt: str
@@ -234,8 +241,11 @@ class PictureMetadata:
     time_ids: tuple[tuple[float, ...], ...] = ()
     denoising_start: float | None = None
     denoising_end: float | None = None
-    guidance_scales: tuple[float, ...] = ()
+    guidance_scales: tuple[float | None, ...] = ()
     guidance_rescale: float = 0.0
+    cfg_plus_plus: bool = False
+    apg: "Apg | None" = None
+    dynamic_thresholding: "DynamicThresholding | None" = None
     pag_scale: float = 0.0
     pag_adaptive_scale: float = 0.0
     pag_applied_layers: tuple[str, ...] = ()
@@ -258,11 +268,14 @@ class PictureMetadata:
 
     def parameters(self) -> str:
         """A1111's ``parameters`` text: prompt, negative prompt, then one line of ``Key: value`` pairs."""
-        pairs: dict[str, Any] = {"Steps": self.num_inference_steps, "Sampler": self.sampler_label}
+        sampler, scale = self.sampler_label, 1.0
+        if self.cfg_plus_plus:
+            sampler, scale = f"{sampler} CFG++", _CFG_PLUS_PLUS
+        pairs: dict[str, Any] = {"Steps": self.num_inference_steps, "Sampler": sampler}
         if self.schedule_type is not None:
             pairs["Schedule type"] = self.schedule_type
         pairs |= {
-            "CFG scale": f"{self.guidance_scale:g}",
+            "CFG scale": f"{self.guidance_scale * scale:g}",
             "Seed": self.seed,
             "Size": f"{self.width}x{self.height}",
         }
@@ -301,9 +314,14 @@ class PictureMetadata:
         if self.denoising_end is not None:
             pairs["Denoising end"] = f"{self.denoising_end:g}"
         if self.guidance_scales:
-            pairs["CFG scales"] = _quoted(", ".join(f"{scale:g}" for scale in self.guidance_scales))
+            scales = ("off" if value is None else f"{value * scale:g}" for value in self.guidance_scales)
+            pairs["CFG scales"] = _quoted(", ".join(scales))
         if self.guidance_rescale:
             pairs["CFG rescale"] = f"{self.guidance_rescale:g}"
+        if self.apg is not None:
+            pairs |= _apg(self.apg)
+        if self.dynamic_thresholding is not None:
+            pairs |= _thresholding(self.dynamic_thresholding)
         if self.pag_scale:
             pairs |= {"PAG scale": f"{self.pag_scale:g}", "PAG layers": _quoted(", ".join(self.pag_applied_layers))}
         if self.pag_scale and self.pag_adaptive_scale:
@@ -332,6 +350,33 @@ class PictureMetadata:
         if self.negative_prompt:
             lines.append(f"Negative prompt: {self.negative_prompt}")
         return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in pairs.items())])
+
+
+def _apg(apg: "Apg") -> dict[str, str]:
+    """The settings of adaptive projected guidance, which A1111 does not have."""
+    pairs = {name: f"{getattr(apg, name):g}" for name in ("eta", "norm_threshold", "momentum")}
+    pairs |= {} if apg.space == "output" else {"space": str(apg.space)}
+    return {f"APG {name.replace('_', ' ')}": value for name, value in pairs.items()}
+
+
+def _thresholding(settings: "DynamicThresholding") -> dict[str, str]:
+    """The settings of dynamic thresholding as A1111's extension writes them."""
+    pairs = {
+        "Dynamic thresholding enabled": "True",
+        "Mimic scale": f"{settings.mimic_scale:g}",
+        "Separate Feature Channels": str(settings.separate_feature_channels),
+        "Scaling Startpoint": settings.scaling_startpoint.upper(),
+        "Variability Measure": settings.variability_measure.upper(),
+        "Interpolate Phi": f"{settings.interpolate_phi:g}",
+        "Threshold percentile": f"{settings.threshold_percentile:g}",
+    }
+    mimic, cfg = settings.modes
+    for name, mode, least in (("Mimic", mimic, settings.mimic_scale_min), ("CFG", cfg, settings.cfg_scale_min)):
+        if mode != "constant":
+            pairs |= {f"{name} mode": mode.replace("_", " ").title(), f"{name} scale minimum": f"{least:g}"}
+    if mimic.takes_value or cfg.takes_value:
+        pairs["Scheduler value"] = f"{settings.scheduler_value:g}"
+    return pairs
 
 
 def _hashes(short: Mapping[str, str]) -> str:

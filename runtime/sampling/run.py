@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
 
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.schedule import Level, Schedule
-from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Solver
-
-Model = Callable[[Array, Level], Array]
+from latentrt.runtime.sampling.solvers.solver import Evaluate, EvaluateBoth, NoiseSource, Solver
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +18,17 @@ class Call:
 
     x: Array
     level: Level
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says to a call: its guided prediction, and the one that nothing guided; both (N, C, H/f, W/f)."""
+
+    guided: Array
+    unguided: Array
+
+
+Model = Callable[[Array, Level], Array | Answer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +128,11 @@ class Run:
             self._solver = solver(x, schedule, noise)
             self._ask(next(self._solver))
 
-    def answer(self, prediction: Array, seconds: float = 0.0) -> None:
+    def answer(self, answer: Array | Answer, seconds: float = 0.0) -> None:
         """Goes on with the model's prediction for ``call``.
 
         Args:
-            prediction: (N, C, H/f, W/f).
+            answer: the predictions; one alone (N, C, H/f, W/f) is both.
             seconds: what the model took, for ``seconds``.
 
         Raises:
@@ -133,11 +142,15 @@ class Run:
             raise ValueError(
                 "got a prediction for a run that has ended, expected one that asks (run.call); begin another"
             )
-        x, level = self.x, self._level
-        denoised = level.denoised(self._prediction_type, prediction, x)
+        answer = answer if isinstance(answer, Answer) else Answer(answer, answer)
+        x, level = self.x, self._wanted.level
+        denoised = level.denoised(self._prediction_type, answer.guided, x)
+        sent: tuple[Array, ...] = (x, denoised)
+        if isinstance(self._wanted, EvaluateBoth):
+            sent = (x, denoised, level.denoised(self._prediction_type, answer.unguided, x))
         wanted: Evaluate | None = None
         try:
-            wanted = self._solver.send((x, denoised))
+            wanted = self._solver.send(sent)
             x = wanted.x
         except StopIteration as finished:
             x = finished.value
@@ -153,11 +166,11 @@ class Run:
                 self.x = x if interrupt.latents is None else interrupt.latents
                 self.interrupted = True
                 return
-        if next_level is not None:
-            self._ask(Evaluate(self.x, next_level))
+        if wanted is not None:
+            self._ask(replace(wanted, x=self.x))
 
     def _ask(self, wanted: Evaluate) -> None:
-        self.x, self._level = wanted.x, wanted.level
+        self.x, self._wanted = wanted.x, wanted
         if wanted.level.timestep >= self._stop_below:
             scale = wanted.level.input_scale
             self.call = Call(self.x if scale == 1.0 else self.x * scale, wanted.level)
@@ -167,8 +180,8 @@ def denoise(run: Run, model: Model) -> Array:
     """Drives one run to its end; returns its x."""
     while run.call is not None:
         begin = perf_counter()
-        prediction = model(run.call.x, run.call.level)
-        run.answer(prediction, perf_counter() - begin)
+        answer = model(run.call.x, run.call.level)
+        run.answer(answer, perf_counter() - begin)
     return run.x
 
 
@@ -181,7 +194,8 @@ def levels_asked(schedule: Schedule, solver: Solver) -> list[Level]:
         try:
             while True:
                 levels.append(wanted.level)
-                wanted = steps.send((0.0, 0.0))  # type: ignore[arg-type]
+                both = isinstance(wanted, EvaluateBoth)
+                wanted = steps.send((0.0, 0.0, 0.0) if both else (0.0, 0.0))  # type: ignore[arg-type]
         except StopIteration:
             pass
     return levels

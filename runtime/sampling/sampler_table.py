@@ -14,6 +14,7 @@ from latentrt.runtime.sampling.grids import dpm as dpm_grids
 from latentrt.runtime.sampling.grids import k_diffusion as k_grids
 from latentrt.runtime.sampling.grids import whole_timesteps as grids
 from latentrt.runtime.sampling.grids.common import Grid
+from latentrt.runtime.sampling.solvers.cfg_plus_plus import ddim_cfg_plus_plus, dpmpp_2m_cfg_plus_plus
 from latentrt.runtime.sampling.solvers.consistency import lcm, tcd
 from latentrt.runtime.sampling.solvers.ddim import ddim, euler
 from latentrt.runtime.sampling.solvers.dpm import AlgorithmType, dpm_multistep, dpm_singlestep
@@ -33,7 +34,7 @@ class SamplerInfo:
     ``order`` is the solver's order of convergence, ``stochastic`` whether noise is added on the way unless an option
     says otherwise, and ``calls_per_step`` how often the model is asked in each step but the last. ``fixed`` are the
     solver's options that the name stands for. A solver that ``counts_timesteps`` cannot draw with a model that has
-    none (EDM); all others walk EDM's grid there.
+    none (EDM); all others walk EDM's grid there. ``cfg_plus_plus`` is the solver that CFG++ makes of this one, if any.
     """
 
     name: str
@@ -45,6 +46,7 @@ class SamplerInfo:
     calls_per_step: int = 1
     counts_timesteps: bool = False
     sigma_spacing: SigmaSpacing | None = None
+    cfg_plus_plus: Solver | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -75,11 +77,12 @@ def _rows() -> list[SamplerInfo]:
         ]
 
     sde = {"algorithm_type": AlgorithmType.SDE_DPMSOLVERPP}
+    first_order, second_order = {"cfg_plus_plus": ddim_cfg_plus_plus}, {"cfg_plus_plus": dpmpp_2m_cfg_plus_plus}
     return [
-        *row("ddim", "DDIM", 1, ddim, grids.ddim_grid),
-        *row("ddpm", "DDPM", 1, ddim, grids.ddpm_grid, stochastic=True, fixed={"eta": 1.0}),
+        *row("ddim", "DDIM", 1, ddim, grids.ddim_grid, **first_order),
+        *row("ddpm", "DDPM", 1, ddim, grids.ddpm_grid, stochastic=True, fixed={"eta": 1.0}, **first_order),
         *row("pndm", "PNDM", 2, pndm, grids.pndm_grid, counts_timesteps=True),
-        *pair("euler", "Euler", 1, euler, k_grids.euler_grid),
+        *pair("euler", "Euler", 1, euler, k_grids.euler_grid, **first_order),
         *row(
             "euler_a",
             "Euler Ancestral",
@@ -89,6 +92,7 @@ def _rows() -> list[SamplerInfo]:
             stochastic=True,
             sigma_spacing=plain,
             fixed={"eta": 1.0},
+            **first_order,
         ),
         *pair("heun", "Heun", 2, heun, k_grids.k_grid, calls_per_step=2),
         *pair("kdpm_2", "KDPM 2", 2, dpm_2, k_grids.k_rounded_grid, calls_per_step=2, fixed={"eta": 0.0}),
@@ -104,7 +108,7 @@ def _rows() -> list[SamplerInfo]:
         ),
         *pair("lms", "LMS", 4, lms, k_grids.k_grid),
         *pair("dpmpp_2s", "DPM++ 2S", 2, dpm_singlestep, dpm_grids.singlestep_grid),
-        *pair("dpmpp_2m", "DPM++ 2M", 2, dpm_multistep, dpm_grids.dpm_grid, fixed={"solver_order": 2}),
+        *pair("dpmpp_2m", "DPM++ 2M", 2, dpm_multistep, dpm_grids.dpm_grid, fixed={"solver_order": 2}, **second_order),
         *pair(
             "dpmpp_2m_sde",
             "DPM++ 2M SDE",
@@ -122,7 +126,7 @@ def _rows() -> list[SamplerInfo]:
         *row("lcm", "LCM", 1, lcm, grids.consistency_grid, stochastic=True, counts_timesteps=True),
         *row("tcd", "TCD", 1, tcd, grids.tcd_grid, counts_timesteps=True),
         *row("er_sde", "ER-SDE", 3, er_sde, k_grids.k_grid, stochastic=True, sigma_spacing=plain),
-        *row("edm_euler", "EDM Euler", 1, euler, k_grids.edm_grid),
+        *row("edm_euler", "EDM Euler", 1, euler, k_grids.edm_grid, **first_order),
     ]
 
 

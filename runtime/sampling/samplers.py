@@ -1,5 +1,6 @@
 """A sampler as a caller chooses it: a name, and what it shall do otherwise than the model's schedule says."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -69,7 +70,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.name not in SAMPLERS:
-            raise RequestError(f"got sampler {self.name!r}, expected one of {', '.join(SAMPLERS)}; choose one of these")
+            raise RequestError(f"got sampler {self.name!r}, expected one of {', '.join(SAMPLERS)}; {_hint(self.name)}")
         for name, value in self.wishes.items():
             self._check_known(name)
             choices = self._solver_types if name == "solver_type" else CHOICES.get(name)
@@ -149,6 +150,27 @@ class Sampler:
         """The solver with its options bound."""
         return partial(self.info.solver, **self._bound(self.info.solver, config))
 
+    def cfg_plus_plus_solver(self, config: ScheduleConfig) -> Solver:
+        """The solver that CFG++ makes of this one.
+
+        Raises:
+            RequestError: there is none, or it lacks an option that the caller set.
+        """
+        solver = self.info.cfg_plus_plus
+        if solver is None:
+            able = ", ".join(row.name for row in SAMPLERS.values() if row.cfg_plus_plus is not None)
+            raise RequestError(
+                f"got cfg_plus_plus with sampler {self.name!r}, for which it is not defined; choose one of {able}"
+            )
+        plain, known = keyword_defaults(self.info.solver), keyword_defaults(solver)
+        for name, value in self.wishes.items():
+            if name in plain and name not in known and value != plain[name]:
+                raise RequestError(
+                    f"got {name} {value!r} with cfg_plus_plus, which has no such option for sampler {self.name!r}; "
+                    "leave one of them out"
+                )
+        return partial(solver, **self._bound(solver, config))
+
     def _bound(self, function: Any, config: ScheduleConfig) -> dict[str, Any]:
         """The keywords of a solver or grid that the row, the caller or the model's schedule decides."""
         known = keyword_defaults(function)
@@ -189,6 +211,13 @@ class Sampler:
             f"got {name} for sampler {self.name!r}, which has no such option; "
             f"leave it out, or choose one of {', '.join(having)}"
         )
+
+
+def _hint(name: Any) -> str:
+    """What to do instead of an unknown name: CFG++ is no sampler here, as it is in other programs."""
+    if isinstance(name, str) and re.search(r"cfg_?(pp|\+\+)", name.lower().replace(" ", "_")):
+        return "choose one of these and give cfg_plus_plus=0.6 with it"
+    return "choose one of these"
 
 
 def _has(row: SamplerInfo, name: str) -> bool:

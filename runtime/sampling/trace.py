@@ -13,7 +13,7 @@ from typing import Any
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.sampling.schedule import Level, Schedule
-from latentrt.runtime.sampling.solvers.solver import Solver
+from latentrt.runtime.sampling.solvers.solver import EvaluateBoth, Solver
 
 _NEGLIGIBLE = 1e-12  # what is left where coefficients cancel in float64
 
@@ -85,7 +85,8 @@ def trace(schedule: Schedule, solver: Solver, name: str = "this solver") -> Tabl
         name: what to call it in an error.
 
     Raises:
-        RequestError: the solver does more to arrays than combine them linearly, or needs more than one earlier x.
+        RequestError: the solver does more to arrays than combine them linearly, needs more than one earlier x, or two
+            predictions of a call.
     """
     tables = [table for kind in PredictionKind if (table := _traced(schedule, solver, kind, name)) is not None]
     if not tables:
@@ -152,6 +153,11 @@ def _traced(schedule: Schedule, solver: Solver, kind: PredictionKind, name: str)
             request = next(run)
             try:
                 while True:
+                    if isinstance(request, EvaluateBoth):
+                        raise RequestError(
+                            f"{name} combines two predictions of each call, but a table's rows have one; run it in the "
+                            "loop, or without cfg_plus_plus"
+                        )
                     call = len(levels)
                     levels.append(request.level)
                     x, prediction = _Combination({("x", call): 1.0}), _Combination({("p", call): 1.0})

@@ -75,7 +75,7 @@ def test_passes_are_rows_cut_to_what_a_call_holds(batches: tuple[int, ...]) -> N
     unet = Unet(batches)
     x = np.arange(54, dtype=np.float32).reshape(3, 2, 3, 3)
     denoiser = Denoiser(unet, [told([1, 2, 3], [10, 20, 30])], Guider(steps=scales(3.0)))
-    found = denoiser(x, LEVEL)
+    found = denoiser(x, LEVEL).guided
     plain = np.repeat(x.sum(1, keepdims=True), 2, axis=1) + np.float32(500)
     conditional, unconditional = (
         plain + np.array(row, np.float32)[:, None, None, None] for row in ((1, 2, 3), (10, 20, 30))
@@ -183,7 +183,7 @@ def test_prompts_are_composed(batches: tuple[int, ...]) -> None:
     )
     for scale in (5.0, 1.0):
         denoiser = Denoiser(Echo(batches), [text], Guider(steps=scales(scale), composition=composition))
-        found = denoiser(np.zeros((2, 2, 3, 3), np.float32), LEVEL)
+        found = denoiser(np.zeros((2, 2, 3, 3), np.float32), LEVEL).guided
         expected = [[1 + scale * 2 * 2, 1], [1 + scale * (2 * 3 + 0.5 * 8), 1 + scale * 0.5 * 8]]
         np.testing.assert_allclose(found[:, 0, 0, :2], expected, rtol=1e-6)
 
@@ -198,7 +198,7 @@ def test_weights_of_one_need_no_negative_pass() -> None:
     found = Denoiser(unet, [text], Guider(steps=scales(1.0), composition=composition))(
         np.zeros((1, 2, 3, 3), np.float32), LEVEL
     )
-    assert found[0, 0, 0].tolist() == [3, 7, 7]
+    assert found.guided[0, 0, 0].tolist() == [3, 7, 7]
     assert len(unet.calls) == 1
 
 
@@ -211,5 +211,6 @@ def test_texts_change_with_the_steps(batches: tuple[int, ...]) -> None:
     denoiser = Denoiser(Echo(batches), [text], Guider(steps=scales(2.0)))
     seen = []
     for sigma in (2.0, 1.5, 1.0, 0.5):
-        seen.append(denoiser(np.zeros((2, 2, 3, 3), np.float32), Level(500.0, 1.0, sigma))[:, 0, 0, 0].tolist())
+        answer = denoiser(np.zeros((2, 2, 3, 3), np.float32), Level(500.0, 1.0, sigma))
+        seen.append(answer.guided[:, 0, 0, 0].tolist())
     assert seen == [[4, 10], [4, 10], [6, 10], [6, 10]]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from latentrt.runtime.addons.image_prompt import ImagePrompt
     from latentrt.runtime.call.freeu import FreeU
     from latentrt.runtime.call.hires.hires import Hires
+    from latentrt.runtime.denoiser.combiners.apg import Apg
+    from latentrt.runtime.denoiser.combiners.dynamic_thresholding import DynamicThresholding
     from latentrt.runtime.pictures.tiling import VaeMode
     from latentrt.runtime.prompts.region import Region
     from latentrt.runtime.prompts.style import LongPrompt, PromptSyntax
@@ -212,6 +214,12 @@ class GuidanceKeywords(TypedDict, total=False):
         guidance_rescale: φ of arXiv 2305.08891, 0 to 1, against the overexposure of strong guidance.
         guidance_start: the part of the steps, 0 to 1, that passes before guidance begins.
         guidance_end: the part of the steps after which it ends.
+        cfg_plus_plus: the weight λ of CFG++ (arXiv 2406.08070), 0 to 1, in place of ``guidance_scale``: one, or one per
+            step. 0.6 is about what 7.5 is without it. For the samplers ddim, ddpm, euler, euler_a, dpmpp_2m.
+        apg: adaptive projected guidance (arXiv 2410.02416) against the oversaturation of strong guidance:
+            ``latentrt.Apg(eta=0.0, norm_threshold=15.0, momentum=-0.5)``, or its fields by name.
+        dynamic_thresholding: the range of a weaker guidance, as A1111's extension keeps it:
+            ``latentrt.DynamicThresholding(mimic_scale=7.0)``, or its fields by name.
         pag_scale: weight of perturbed-attention guidance (arXiv 2403.17377), with or without a guidance scale; 3 is
             common, 0 means none. A step has half as much work again.
         pag_adaptive_scale: what that weight falls by with each timestep below 1000, down to 0.
@@ -223,6 +231,9 @@ class GuidanceKeywords(TypedDict, total=False):
     guidance_rescale: float
     guidance_start: float
     guidance_end: float
+    cfg_plus_plus: float | Sequence[float] | None
+    apg: Apg | Mapping[str, float] | None
+    dynamic_thresholding: DynamicThresholding | Mapping[str, Any] | None
     pag_scale: float
     pag_adaptive_scale: float
     pag_applied_layers: str | Sequence[str] | None
@@ -341,6 +352,24 @@ FLAGS: Mapping[str, Flag] = {
         "--guidance-start", "Part of the steps, 0 to 1, before guidance begins; default: 0.", Form.NUMBER
     ),
     "guidance_end": Flag("--guidance-end", "Part of the steps, 0 to 1, after which it ends; default: 1.", Form.NUMBER),
+    "cfg_plus_plus": Flag(
+        "--cfg-plus-plus",
+        "CFG++ in place of --guidance: its weight, 0 to 1, or one per step separated by commas; 0.6 is common.",
+        Form.NUMBERS,
+    ),
+    "apg": Flag(
+        "--apg",
+        "Adaptive projected guidance, against oversaturation: eta=0,norm_threshold=15,momentum=-0.5, of which each may "
+        "be left out; or on.",
+        Form.SETTINGS,
+        "NAME=VALUE,…",
+    ),
+    "dynamic_thresholding": Flag(
+        "--dynamic-thresholding",
+        "Keep the range of a weaker guidance: mimic_scale=7 and others of docs/guidance.md; or on.",
+        Form.SETTINGS,
+        "NAME=VALUE,…",
+    ),
     "pag_scale": Flag(
         "--pag-scale",
         "Perturbed-attention guidance; 3 is common; default: 0, none. Half as much work again.",

@@ -2,8 +2,9 @@
 
 A solver is a generator. It yields an ``Evaluate`` where it wants the model and receives ``(x, denoised)``: x
 again, because a callback or an inpaint blend may have replaced it, and the model's prediction of the clean
-sample. What it returns is the final x. It does to arrays nothing but linear combinations with coefficients that
-are known before the first step; noise comes from a callable. There is no other state than its local variables.
+sample. One that asks with an ``EvaluateBoth`` receives ``(x, denoised, unguided)``. What it returns is the final x. It
+does to arrays nothing but linear combinations with coefficients that are known before the first step; noise comes from
+a callable. There is no other state than its local variables.
 """
 
 import math
@@ -22,9 +23,14 @@ class Evaluate:
     level: Level
 
 
+@dataclass(frozen=True, slots=True)
+class EvaluateBoth(Evaluate):
+    """A request for two predictions of the clean sample: the guided one, and the one that nothing guided."""
+
+
 # Standard normal noise for the way between two levels; overlapping ways share the noise of one Brownian path.
 NoiseSource = Callable[[Level, Level], Array]
-Steps = Generator[Evaluate, tuple[Array, Array], Array]
+Steps = Generator[Evaluate, tuple[Array, ...], Array]
 Solver = Callable[[Array, Schedule, NoiseSource], Steps]
 
 
