@@ -1,6 +1,8 @@
 """An ONNX file as an upscaler's graph: its input and output checked and named, its sizes freed; tried on pictures."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +55,8 @@ def read_onnx(path: Path) -> "ir.Model":
         CheckpointError: it is damaged, names files elsewhere, or is something else.
     """
     try:
-        model = load_graph(path)
+        with _silence():
+            model = load_graph(path)
         places = [tensor for value in model.graph.initializers.values() if (tensor := _external(value)) is not None]
     except ImportError:
         raise
@@ -108,18 +111,14 @@ def write_graph(source: Path, path: Path) -> Sizes:
         CheckpointError: pictures show that it is no upscaler.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    model = read_onnx(source)
-    declared = declared_size(model)
-    _name(model, ("height", "width"), (SCALED_HEIGHT, SCALED_WIDTH))
-    save_with_weights(model, path)
+    declared = declared_size(read_onnx(source))
+    _rewrite(source, path, ("height", "width"), (SCALED_HEIGHT, SCALED_WIDTH))
     sizes, fault = _tried(path, [(multiple, _trial(multiple)) for multiple in _MULTIPLES])
     if sizes is None and declared is not None:
         sizes, fault = _tried(path, [(1, declared)])
         if sizes is not None:
-            model = read_onnx(source)
-            fixed = (declared.height, declared.width)
-            _name(model, fixed, (declared.height * sizes.scale, declared.width * sizes.scale))
-            save_with_weights(model, path)
+            larger = (declared.height * sizes.scale, declared.width * sizes.scale)
+            _rewrite(source, path, (declared.height, declared.width), larger)
             sizes = Sizes(scale=sizes.scale, multiple=1, only=declared)
     if sizes is None:
         raise _refused(source, f"which does not enlarge pictures ({fault})", "choose an upscaler")
@@ -201,6 +200,24 @@ def _check_tensors(path: Path, graph: "ir.Graph") -> None:
         raise _refused(path, f"an ONNX model with {sides}", "of another model give the checkpoint that it was made of")
 
 
+def _rewrite(source: Path, path: Path, size: tuple[int | str, int | str], larger: tuple[int | str, int | str]) -> None:
+    """Writes a file's graph under our names, with its sizes as they are said to be.
+
+    Raises:
+        CheckpointError: it is damaged, as its parts do not go together.
+    """
+    model = read_onnx(source)
+    try:
+        with _silence():
+            _name(model, size, larger)
+            save_with_weights(model, path)
+    except OSError:
+        raise
+    except Exception as error:  # onnx_ir's share no base
+        kind = f"an ONNX model whose parts do not go together ({_first_line(error)})"
+        raise _refused(source, kind, "download it again") from error
+
+
 def _name(model: "ir.Model", size: tuple[int | str, int | str], larger: tuple[int | str, int | str]) -> None:
     """Gives input and output our names, floats of 32 bits, and sizes; what was known of sizes between them goes."""
     import onnx_ir as ir
@@ -231,6 +248,18 @@ def _name(model: "ir.Model", size: tuple[int | str, int | str], larger: tuple[in
         cast.name, cast.dtype = ENLARGED, ir.DataType.FLOAT
         graph.outputs[0] = result = cast
     given.shape, result.shape = ir.Shape([1, 3, *size]), ir.Shape([1, 3, *larger])
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps onnx_ir from logging what is wrong with a graph: a refusal says it."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _dimensions(value: "ir.Value") -> list[int | str | None]:
