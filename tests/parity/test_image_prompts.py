@@ -236,6 +236,18 @@ def test_with_a_lora_and_a_control_net(
         assert parity_of(ours.latents, other.latents).relative_error > 1e-3
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [4.0, 1.0])
+def test_with_perturbed_attention(
+    both: Callable[[str], Both], family_checkpoint: Callable[[str], Path], scale: float
+) -> None:
+    """The perturbed pass sees what the positive one does."""
+    from parity.test_pag_and_freeu import PagReference
+
+    sides = replace(both("sd1"), theirs=PagReference(family_checkpoint("sd1")))
+    sides.compare(Wish(kind="plus"), pag_scale=3.0, pag_adaptive_scale=0.001, guidance_scale=scale)
+
+
 def test_start_and_end(both: Callable[[str], Both]) -> None:
     """Off after half of the steps, as where diffusers' scale is set to 0 between two."""
     sides = both("sd1")
