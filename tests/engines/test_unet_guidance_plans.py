@@ -16,7 +16,7 @@ BACKEND = "tensorrt-rtx"
 
 @pytest.mark.slow
 def test_drawn_as_on_the_cpu(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three passes in a plan for two pictures' two, of one picture and of two; without a plan it is said what makes one."""
+    """Three passes in a plan for two, of one picture and of two; without a plan it is said what makes one."""
     rtx = StandInRTX()
     monkeypatch.setitem(COMPILERS, Backend.TENSORRT_RTX, rtx)
     latentrt.build(tiny_copy, backend=BACKEND)
