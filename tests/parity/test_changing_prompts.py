@@ -279,3 +279,22 @@ def test_models_with_guidance_built_in(family_pipe: Pipes) -> None:
         assert np.isfinite(pipe(prompt, prompt_syntax="a1111", **drawn).latents).all()  # type: ignore[call-overload]
     with pytest.raises(RequestError, match="weights do not sum up to 1, with a model that has its guidance built in"):
         pipe("a AND b", prompt_syntax="a1111", **drawn)
+
+
+@pytest.mark.slow
+def test_both_passes_of_a_hires_fix(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A prompt that changes between them draws what two prompts draw; one that changes in the second does not."""
+    bundle = tmp_path / "two.bundle"
+    latentrt.build(tiny_checkpoint, bundle, profiles=["32x32", "64x64"])
+    drawn: dict[str, Any] = {"num_inference_steps": 3, "seed": 1, "width": 32, "height": 32, "guidance_scale": 5.0}
+    with latentrt.open(bundle) as pipe:
+
+        def pixels(prompt: str, hires: latentrt.Hires) -> Any:
+            return pipe(prompt, hires=hires, prompt_syntax="a1111", output_type="np", **drawn).images
+
+        expected = pixels("a cat", latentrt.Hires(prompt="a dog"))
+        for prompt in ("a [cat:dog:1.0]", "a [cat:dog:3]"):
+            np.testing.assert_array_equal(pixels(prompt, latentrt.Hires()), expected, prompt)
+        later = pixels("a [cat:dog:1.4]", latentrt.Hires())
+        np.testing.assert_array_equal(pixels("a [cat:dog:4]", latentrt.Hires()), later)
+        assert np.abs(np.subtract(later, expected)).max() > 1e-4
