@@ -97,7 +97,7 @@ print(*(name for name in sys.modules if "lora" in name and "tags" not in name or
 
 
 def test_drawing_without_nets_loads_nothing_of_them(tiny_bundle: Path) -> None:
-    """Neither those of control nets nor those of image prompts or the hires fix; their engines are the U-Net's own."""
+    """Nothing of control nets, image prompts, a hires fix, wildcards, details, and other guidance."""
     code = f"""
 import latentrt
 from PIL import Image
@@ -106,6 +106,7 @@ with latentrt.open({str(tiny_bundle)!r}) as pipe:
     pipe("a cat", num_inference_steps=1, seed=1)
     pipe.inpaint("a cat", image=image, mask_image=image, num_inference_steps=1, seed=1)
 words = ("addon", "control", "image_prompt", "unet_structure", "net_inputs", "wildcard", "template", "detail", "detect")
+words += ("combiners", "guidance_settings", "hires", "regions", "freeu", "upscal")
 print(*(name for name in sys.modules if name.startswith("latentrt.") and any(word in name for word in words)))
 print(*(name for name in sys.modules if name.startswith("dynamicprompts")))
 """
