@@ -40,7 +40,7 @@ class AddedInputs(StrEnum):
 
     ``control`` are the residuals of control nets and the features of T2I-Adapters, ``image-prompt`` the keys and
     values of image prompts, ``perturbed-attention`` says which self-attentions are perturbed, and ``freeu`` are FreeU's
-    factors (``engines/bundle/added_inputs.py``).
+    factors (``engines/bundle/unet/added_inputs.py``).
     """
 
     CONTROL = "control"

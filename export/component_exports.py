@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latentrt.engines.bundle.added_inputs import previous
 from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.probes import Probe, write_probes
 from latentrt.engines.bundle.records.component import ComponentRecord, ParityRecord
 from latentrt.engines.bundle.records.named_weights import NamedWeights, WeightRecord, write_named_weights
 from latentrt.engines.bundle.records.seamless import Seamless
+from latentrt.engines.bundle.unet.added_inputs import previous
 from latentrt.engines.graphs.editor import load_graph, save_graph
 from latentrt.engines.graphs.islands import Island, islands_of
 from latentrt.engines.graphs.summed_outputs import add_previous

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" 
     from latentrt.runtime.addons.control import Control as Control
     from latentrt.runtime.addons.image_prompt import ImagePrompt as ImagePrompt
     from latentrt.runtime.call.detail.result import DetailResult as DetailResult
-    from latentrt.runtime.call.freeu import FreeU as FreeU
+    from latentrt.runtime.call.guidance.freeu import FreeU as FreeU
     from latentrt.runtime.call.hires.hires import Hires as Hires
     from latentrt.runtime.call.keywords.options import Embeds as Embeds
     from latentrt.runtime.call.keywords.options import Options as Options
@@ -66,7 +66,7 @@ _NAMES = {
     "latentrt.runtime.addons.addon": ("Addon",),
     "latentrt.runtime.addons.control": ("Control",),
     "latentrt.runtime.addons.image_prompt": ("ImagePrompt",),
-    "latentrt.runtime.call.freeu": ("FreeU",),
+    "latentrt.runtime.call.guidance.freeu": ("FreeU",),
     "latentrt.runtime.call.hires.hires": ("Hires",),
     "latentrt.runtime.call.keywords.options": ("Embeds", "Options"),
     "latentrt.runtime.call.detail.result": ("DetailResult",),

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.engines.bundle.added_inputs import previous
 from latentrt.engines.bundle.bundle import open_addon, open_bundle
 from latentrt.engines.bundle.kinds import CONTROL, HINT, UNET
-from latentrt.engines.bundle.net_inputs import PICTURE, SCALES
+from latentrt.engines.bundle.unet.added_inputs import previous
+from latentrt.engines.bundle.unet.net_inputs import PICTURE, SCALES
 from latentrt.engines.engine import Engine
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import AddedInputs, Profile, Shapes

@@ -6,16 +6,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentrt.engines.bundle.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_inputs, added_text
 from latentrt.engines.bundle.kinds import KindRow
 from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord
 from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.records.latents_manifest import LatentsManifest
+from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_inputs, added_text
 from latentrt.engines.shapes import AddedInputs, Profile, Shapes
 from latentrt.engines.spec import EngineSpec
 
 if TYPE_CHECKING:
-    from latentrt.engines.bundle.unet_structure import UnetStructure
+    from latentrt.engines.bundle.unet.structure import UnetStructure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class Component:
             BundleError: the record of names is missing or damaged, or the component is no U-Net.
         """
         from latentrt.engines.bundle.records.named_weights import read_named_weights
-        from latentrt.engines.bundle.unet_structure import unet_structure  # plain drawing needs none of it
+        from latentrt.engines.bundle.unet.structure import unet_structure  # plain drawing needs none of it
 
         named = read_named_weights(self.root / self.record.named_weights)
         return unet_structure({name: row.shape for name, row in named.weights.items()})

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latentrt.engines.bundle.added_inputs import previous
 from latentrt.engines.bundle.records.component import TensorRecord
+from latentrt.engines.bundle.unet.added_inputs import previous
 from latentrt.engines.graphs.editor import GraphEditor
 
 if TYPE_CHECKING:

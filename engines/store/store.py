@@ -8,7 +8,6 @@ from pathlib import Path
 
 from latentrt.engines.backends.compiler import Compiler, Target, WeightsAs
 from latentrt.engines.backends.registry import COMPILERS
-from latentrt.engines.bundle.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_text
 from latentrt.engines.bundle.checked_files import check_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ParityRecord
@@ -21,6 +20,7 @@ from latentrt.engines.bundle.records.engine_manifest import (
 )
 from latentrt.engines.bundle.records.manifest_file import check_seal, read_manifest_and_seal, write_manifest
 from latentrt.engines.bundle.records.seal import Seal
+from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_text
 from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError
 from latentrt.engines.files import locked, write_file
 from latentrt.engines.precision import Backend

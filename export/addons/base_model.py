@@ -9,7 +9,7 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.probes import Probe
 from latentrt.engines.bundle.records.component import ComponentRecord, TensorRecord
-from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.shapes import Profile
 

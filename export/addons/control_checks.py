@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from latentrt.engines.bundle.unet_structure import Plane, UnetStructure, unet_structure
+from latentrt.engines.bundle.unet.structure import Plane, UnetStructure, unet_structure
 from latentrt.engines.errors import BundleError, CheckpointError
 from latentrt.export.addons.base_model import BaseModel, label_of_context
 from latentrt.export.sources.parts import Part

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from latentrt.engines.bundle.added_inputs import feature_planes
 from latentrt.engines.bundle.kinds import FEATURES, ComponentKind
-from latentrt.engines.bundle.net_inputs import PICTURE
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, ControlRecord
-from latentrt.engines.bundle.unet_structure import Plane
+from latentrt.engines.bundle.unet.added_inputs import feature_planes
+from latentrt.engines.bundle.unet.net_inputs import PICTURE
+from latentrt.engines.bundle.unet.structure import Plane
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.addons.addon import NetAddon
 from latentrt.export.addons.base_model import BaseModel

@@ -5,11 +5,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from latentrt.engines.bundle.added_inputs import MID_RESIDUAL, down_residual
-from latentrt.engines.bundle.net_inputs import CONDITION_SCALE, CONTROL_INDEX, CONTROL_TYPE, HINT, PICTURE, SCALES
 from latentrt.engines.bundle.records.component import TensorRecord
 from latentrt.engines.bundle.records.latents_manifest import level_dimensions
-from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.bundle.unet.added_inputs import MID_RESIDUAL, down_residual
+from latentrt.engines.bundle.unet.net_inputs import CONDITION_SCALE, CONTROL_INDEX, CONTROL_TYPE, HINT, PICTURE, SCALES
+from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.modules.pictures import as_trained
 from latentrt.export.tracing.onnx_export import Graph, batch_record

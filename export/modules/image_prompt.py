@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from latentrt.engines.bundle.net_inputs import PIXELS, PROMPT_KEYS, PROMPT_VALUES
+from latentrt.engines.bundle.unet.net_inputs import PIXELS, PROMPT_KEYS, PROMPT_VALUES
 from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.sources.addons.image_prompt_layout import AdapterLayout, ProjectionKind
 from latentrt.export.tracing.onnx_export import Graph, batch_record

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from latentrt.engines.bundle.added_inputs import feature
-from latentrt.engines.bundle.net_inputs import PICTURE
 from latentrt.engines.bundle.records.latents_manifest import level_dimensions
-from latentrt.engines.bundle.unet_structure import Plane
+from latentrt.engines.bundle.unet.added_inputs import feature
+from latentrt.engines.bundle.unet.net_inputs import PICTURE
+from latentrt.engines.bundle.unet.structure import Plane
 from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.modules.pictures import as_trained
 from latentrt.export.tracing.onnx_export import Graph, batch_record

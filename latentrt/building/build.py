@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from latentrt.arguments.loras import LoraArgument, loras_from_arguments
 from latentrt.building.addon import build_addon, build_engines_of_addon
 from latentrt.building.compiling import engines_to_make
 from latentrt.building.from_bundle import build_from_bundle
@@ -11,10 +12,10 @@ from latentrt.building.request import BuildRequest, profiles_from_arguments
 from latentrt.building.result import Build
 from latentrt.building.upscaler import build_engines_of_upscaler, build_upscaler, upscaler_of
 from latentrt.engines.backends.compiler import WeightsAs
-from latentrt.engines.bundle.added_inputs import added_from_texts
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.bundle.records.seamless import Seamless
+from latentrt.engines.bundle.unet.added_inputs import added_from_texts
 from latentrt.engines.choices import choice, choice_if_given
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Backend, Precision
@@ -22,7 +23,6 @@ from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.shapes import AddedInputs, Profile
 from latentrt.export.sources.partial_model import Choices, Ema
 from latentrt.int8.settings import int8_request_from_arguments
-from latentrt.lora_arguments import LoraArgument, loras_from_arguments
 
 
 def build(

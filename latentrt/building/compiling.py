@@ -9,11 +9,11 @@ from typing import TypeVar
 from latentrt.engines.backends.compiler import Compiler, Target, WeightsAs
 from latentrt.engines.backends.ort_cpu.backend import measure_onnx
 from latentrt.engines.backends.registry import COMPILERS
-from latentrt.engines.bundle.added_inputs import added_text
 from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ParityRecord
 from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
+from latentrt.engines.bundle.unet.added_inputs import added_text
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.quantization.recipe import check_recipe
 from latentrt.engines.precision import Backend, Precision

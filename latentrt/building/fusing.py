@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from latentrt.arguments.loras import LoraArgument
 from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing
 from latentrt.building.destination import check_space
 from latentrt.building.loras import changes_from_loras, lora_records, loras_decision
@@ -27,7 +28,6 @@ from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.store.store import engine_folder, engine_whole, target_identity
-from latentrt.lora_arguments import LoraArgument
 from latentrt.runtime.adapters.formats.model_weights import model_weights_of
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from latentrt.arguments.loras import LoraArgument
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.manifest import LoraRecord
 from latentrt.engines.changes import Changes
-from latentrt.lora_arguments import LoraArgument
 from latentrt.runtime.adapters.adapter import ModelWeights
 from latentrt.runtime.adapters.formats.files import adapter_from_path
 from latentrt.runtime.adapters.formats.stored import open_adapter

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latentrt.arguments.loras import LoraArgument
 from latentrt.building.compiling import EnginesToMake, compile_all
 from latentrt.building.loras import changes_from_loras, lora_records, loras_decision
 from latentrt.building.packages import export_packages
@@ -22,7 +23,6 @@ from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import Profile
 from latentrt.int8.settings import QuantizationSettings
-from latentrt.lora_arguments import LoraArgument
 from latentrt.runtime.adapters.adapter import ModelWeights
 from latentrt.runtime.adapters.formats.bases import label_of_model
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from latentrt.arguments.loras import LoraArgument
 from latentrt.building.compiling import EnginesToMake
 from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.bundle.bundle import BundleSort, sort_of
@@ -15,7 +16,6 @@ from latentrt.engines.precision import Precision
 from latentrt.engines.shapes import Profile, profile_from_text
 from latentrt.export.sources.partial_model import Choices
 from latentrt.int8.settings import Int8Request
-from latentrt.lora_arguments import LoraArgument
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.adapters.block_weights import block_weights
 

@@ -9,7 +9,7 @@ import numpy as np
 from latentrt.engines.batches import batch_results
 from latentrt.engines.bundle.kinds import CONTROL, FEATURES
 from latentrt.engines.bundle.kinds import HINT as HINT_COMPONENT
-from latentrt.engines.bundle.net_inputs import CONDITION_SCALE, CONTROL_INDEX, HINT, PICTURE
+from latentrt.engines.bundle.unet.net_inputs import CONDITION_SCALE, CONTROL_INDEX, HINT, PICTURE
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.engines.spec import Array

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 
-from latentrt.engines.bundle.added_inputs import MID_RESIDUAL, down_residual, feature, feature_planes
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import CONTROL, FEATURES
 from latentrt.engines.bundle.records.component import TensorRecord
 from latentrt.engines.bundle.records.latents_manifest import level_dimensions
 from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.bundle.unet_structure import Plane
+from latentrt.engines.bundle.unet.added_inputs import MID_RESIDUAL, down_residual, feature, feature_planes
+from latentrt.engines.bundle.unet.structure import Plane
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.addons.addon import Addon
 

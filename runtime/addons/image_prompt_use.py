@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from latentrt.engines.batches import batch_results, in_batches
-from latentrt.engines.bundle.added_inputs import attended_levels, plane_size
 from latentrt.engines.bundle.kinds import IMAGE_ENCODER, PROJECTION
-from latentrt.engines.bundle.net_inputs import PIXELS, PROMPT_KEYS, PROMPT_VALUES
 from latentrt.engines.bundle.records.addon_manifest import ImagePromptRecord
 from latentrt.engines.bundle.records.latent_space import LatentSpace
-from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.bundle.unet.added_inputs import attended_levels, plane_size
+from latentrt.engines.bundle.unet.net_inputs import PIXELS, PROMPT_KEYS, PROMPT_VALUES
+from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.engine import Engine
 from latentrt.engines.shapes import AddedInputs, Profile, Shapes
 from latentrt.engines.spec import Array

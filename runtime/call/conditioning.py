@@ -8,7 +8,7 @@ import numpy as np
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.arrays import as_array
-from latentrt.runtime.call.guidance import Guidance
+from latentrt.runtime.call.guidance.guidance import Guidance
 from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.text import EMBEDS, TextCondition, fixed_text
 from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE, Guider

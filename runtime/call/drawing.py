@@ -14,7 +14,7 @@ from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.call.conditioning import Conditioning
-from latentrt.runtime.call.guidance import composition_of
+from latentrt.runtime.call.guidance.guidance import composition_of
 from latentrt.runtime.call.initial_latents import InitialLatents
 from latentrt.runtime.call.prompt_set import PromptSet
 from latentrt.runtime.call.request import Request

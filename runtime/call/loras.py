@@ -14,7 +14,7 @@ from latentrt.runtime.adapters.adapter import Adapter
 from latentrt.runtime.adapters.block_weights import block_weights
 from latentrt.runtime.adapters.loaded import LoadedLora, LoadedLoras, unknown_lora
 from latentrt.runtime.adapters.lora_set import LoraSet, Strength
-from latentrt.runtime.call.guidance import Guidance
+from latentrt.runtime.call.guidance.guidance import Guidance
 from latentrt.runtime.call.keywords.options import LoraKeywords
 from latentrt.runtime.call.prompt_set import PromptSet
 from latentrt.runtime.call.sampling import Sampling

@@ -8,7 +8,7 @@ from latentrt.engines.bundle.records.manifest import BundleManifest, Start
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.canvas import Canvas, SourceSize, canvas_from_keywords
 from latentrt.runtime.call.delivery import Delivery, delivery_from_keywords
-from latentrt.runtime.call.guidance import Guidance, guidance_from_keywords
+from latentrt.runtime.call.guidance.guidance import Guidance, guidance_from_keywords
 from latentrt.runtime.call.keywords.options import LoraKeywords, Options, set_options
 from latentrt.runtime.call.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.sampling import Sampling, sampling_from_keywords
@@ -207,11 +207,11 @@ def _in_the_unet(
     """What a call changes in the U-Net itself; each is loaded by those who use it."""
     structure = additions.addons.unet.structure
     if guidance.perturbation is not None:
-        from latentrt.runtime.call.perturbed_attention import perturbed_attention_from_keyword
+        from latentrt.runtime.call.guidance.perturbed_attention import perturbed_attention_from_keyword
 
         yield perturbed_attention_from_keyword(structure, keywords.get("pag_applied_layers"))
     if "freeu" in keywords:
-        from latentrt.runtime.call.freeu import freeu_from_keyword
+        from latentrt.runtime.call.guidance.freeu import freeu_from_keyword
 
         freeu = freeu_from_keyword(manifest, structure, keywords["freeu"])
         if freeu is not None:

@@ -12,7 +12,11 @@ import pytest
 from stand_ins import StandInDriver, StandInTensorRT, StandInTensorRTRTX
 
 from latentrt.engines.backends.tensorrt.run import TensorRTModel
-from latentrt.engines.bundle.added_inputs import (
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.kinds import ComponentKind
+from latentrt.engines.bundle.records.component import ComponentRecord, TensorRecord
+from latentrt.engines.bundle.unet.added_inputs import (
     FIXED_IMAGE_TOKENS,
     KEYS,
     MID_RESIDUAL,
@@ -21,10 +25,6 @@ from latentrt.engines.bundle.added_inputs import (
     added_inputs,
     image_prompt_mask,
 )
-from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.kinds import ComponentKind
-from latentrt.engines.bundle.records.component import ComponentRecord, TensorRecord
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.shapes import AddedInputs, Profile, Shapes
 from latentrt.engines.spec import Array, EngineSpec, Tensor

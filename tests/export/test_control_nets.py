@@ -10,7 +10,7 @@ import torch
 
 from latentrt.engines.bundle.bundle import open_addon, open_bundle
 from latentrt.engines.bundle.kinds import CONTROL, HINT
-from latentrt.engines.bundle.net_inputs import SCALES
+from latentrt.engines.bundle.unet.net_inputs import SCALES
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array

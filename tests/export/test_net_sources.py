@@ -375,7 +375,7 @@ def test_nets_of_the_true_sizes(name: str) -> None:
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
     from latentrt.benchmarks.studies.architectures import ARCHITECTURES, part_module
-    from latentrt.engines.bundle.unet_structure import unet_structure
+    from latentrt.engines.bundle.unet.structure import unet_structure
     from latentrt.export.sources.addons.control_layout import control_config, diffusers_names
 
     family, settings = PUBLISHED[name]
@@ -410,8 +410,8 @@ def test_adapters_of_the_true_sizes(family: str, config: dict[str, Any]) -> None
     from accelerate import init_empty_weights
 
     from latentrt.benchmarks.studies.architectures import ARCHITECTURES, part_module
-    from latentrt.engines.bundle.added_inputs import feature_planes
-    from latentrt.engines.bundle.unet_structure import unet_structure
+    from latentrt.engines.bundle.unet.added_inputs import feature_planes
+    from latentrt.engines.bundle.unet.structure import unet_structure
     from latentrt.export.sources.addons.t2i_layout import feature_levels
 
     with init_empty_weights():

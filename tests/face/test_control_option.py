@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import latentrt
-from latentrt.control_arguments import CONTROL_OPTION
+from latentrt.arguments.controls import CONTROL_OPTION
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.pictures.picture_file import read_parameters
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentrt.cli.batches import Batch
+from latentrt.cli.drawing.batches import Batch
 from latentrt.cli.outputs import Picture
 from latentrt.engines.errors import OutputError
 from latentrt.runtime import pipeline

@@ -16,6 +16,7 @@ from adapter_files import lora_of, save, save_peft
 from shared import filled_once
 
 import latentrt
+from latentrt.arguments.loras import loras_from_arguments
 from latentrt.building import fusing
 from latentrt.building.compiling import engines_to_make
 from latentrt.building.loras import changes_from_loras, lora_records
@@ -35,7 +36,6 @@ from latentrt.engines.store.components import OpenComponents
 from latentrt.export.sources.partial_model import Choices
 from latentrt.export.sources.source import checkpoint_from_headers
 from latentrt.int8.settings import Effort
-from latentrt.lora_arguments import loras_from_arguments
 from latentrt.runtime.adapters.formats.model_weights import model_weights_of
 
 TABLE = "text_model.embeddings.token_embedding.weight"

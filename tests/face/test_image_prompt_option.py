@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import latentrt
-from latentrt.addon_arguments import AddonArgument
+from latentrt.arguments.addons import AddonArgument
+from latentrt.arguments.image_prompts import IMAGE_PROMPT_OPTION, image_prompts_from_options
 from latentrt.engines.errors import RequestError
-from latentrt.image_prompt_arguments import IMAGE_PROMPT_OPTION, image_prompts_from_options
 from latentrt.runtime.pictures.picture_file import read_parameters
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from latentrt.arguments.loras import lora_from_text, loras_from_arguments
 from latentrt.engines.errors import RequestError
-from latentrt.lora_arguments import lora_from_text, loras_from_arguments
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import latentrt
-from latentrt.region_arguments import regions_from_options
+from latentrt.arguments.regions import regions_from_options
 from latentrt.runtime.pictures.picture_file import read_parameters
 
 FAST = ("--steps", 2, "--seed", 1)

@@ -23,7 +23,7 @@ from parity.unet_variants import (
 import latentrt
 from latentrt.engines.backends.ort_cpu.compile import compile_onnx, group_norm_of
 from latentrt.engines.backends.ort_cpu.model import OrtCpuModel, open_session, session_options
-from latentrt.engines.bundle.added_inputs import (
+from latentrt.engines.bundle.unet.added_inputs import (
     KEYS,
     SCALES,
     VALUES,
@@ -33,7 +33,7 @@ from latentrt.engines.bundle.added_inputs import (
     feature_planes,
     image_prompt_mask,
 )
-from latentrt.engines.bundle.unet_structure import unet_structure
+from latentrt.engines.bundle.unet.structure import unet_structure
 from latentrt.engines.errors import EngineError
 from latentrt.engines.graphs.editor import load_graph, serialized
 from latentrt.engines.graphs.variants.variant import add_inputs

@@ -8,7 +8,7 @@ import pytest
 import torch
 from parity.unet_variants import Variant, assert_close, library_answer, opened_variants, random_inputs, without
 
-from latentrt.engines.bundle.added_inputs import (
+from latentrt.engines.bundle.unet.added_inputs import (
     FREEU_BACKBONE,
     FREEU_SKIPS,
     PERTURBED_ATTENTIONS,

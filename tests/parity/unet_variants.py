@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from latentrt.engines.backends.ort_cpu.backend import OrtCpu
-from latentrt.engines.bundle.added_inputs import MID_RESIDUAL, down_residual, feature, feature_planes
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.bundle.unet.added_inputs import MID_RESIDUAL, down_residual, feature, feature_planes
+from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.engine import Engine
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import AddedInputs, Profile, Shapes

@@ -227,7 +227,7 @@ def test_pictures_of_unknown_range_are_refused(tiny_pipe: Pipe, mode: str) -> No
 
 def test_the_models_own_options_are_its_samplers(tiny_pipe: latentrt.Pipeline) -> None:
     """Whether that is named or not; another sampler, an own one and custom timesteps leave them out."""
-    from latentrt.cli.drawing import Drawing
+    from latentrt.cli.drawing.drawing import Drawing
     from latentrt.runtime.call.sampling import sampling_from_keywords
     from latentrt.runtime.call.workflow import Workflow
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentrt.engines.bundle.net_inputs import CONTROL_TYPE, HINT, SCALES
+from latentrt.engines.bundle.unet.net_inputs import CONTROL_TYPE, HINT, SCALES
 from latentrt.engines.spec import Array, DeviceArray, EngineSpec, Tensor, TensorSpec, host_arrays
 from latentrt.runtime.denoiser.conditions.condition import UnetCall
 from latentrt.runtime.denoiser.conditions.control import ControlCondition, ControlledRun

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from latentrt.engines.bundle.unet_structure import AttentionLayer, Block, UnetStructure
+from latentrt.engines.bundle.unet.structure import AttentionLayer, Block, UnetStructure
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.addons.attention_scales import attention_scales
 from latentrt.runtime.denoiser.conditions.condition import UnetCall

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import latentrt
-from latentrt.engines.bundle.added_inputs import FREEU_BACKBONE, FREEU_SKIPS, PERTURBED_ATTENTIONS, freeu_modes
+from latentrt.engines.bundle.unet.added_inputs import FREEU_BACKBONE, FREEU_SKIPS, PERTURBED_ATTENTIONS, freeu_modes
 from latentrt.engines.spec import Array
 from latentrt.runtime.denoiser.conditions.condition import SAMPLE, UnetCall
 from latentrt.runtime.denoiser.conditions.freeu import FreeuCondition

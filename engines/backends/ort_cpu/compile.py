@@ -13,7 +13,7 @@ from latentrt.engines.backends.ort_cpu.model import (
 )
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import Planes
-from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.graphs.attention import fuse_attention
 from latentrt.engines.graphs.editor import load_graph, serialized
 from latentrt.engines.graphs.group_norm import GroupNorm, replace_group_norms

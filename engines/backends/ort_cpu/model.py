@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_errors
 from latentrt.engines.backends.ort_cpu.halves import REMEDY, HalvedEngine, Halves
-from latentrt.engines.bundle.added_inputs import added_of
+from latentrt.engines.bundle.unet.added_inputs import added_of
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.forks import keep_for_ever, watch_forks

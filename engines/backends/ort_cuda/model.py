@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from latentrt.engines.backends.cuda import Driver, cuda_device
 from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_errors
 from latentrt.engines.backends.ort_cuda.bound_run import NO_GRAPH, BoundRun, Copies
-from latentrt.engines.bundle.added_inputs import added_text
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.unet.added_inputs import added_text
 from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError
 from latentrt.engines.shapes import AddedInputs, Shapes

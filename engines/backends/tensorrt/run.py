@@ -12,10 +12,10 @@ from latentrt.engines.backends.cuda import Driver
 from latentrt.engines.backends.tensorrt.bound_shape import BoundShape
 from latentrt.engines.backends.tensorrt.device_weights import DeviceWeights
 from latentrt.engines.backends.tensorrt.plan import CLOSED, OpenPlan
-from latentrt.engines.bundle.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_text
 from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import Planes
+from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_text
 from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.shapes import AddedInputs, Shapes

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from latentrt.engines.bundle.unet_structure import AttentionLayer
+from latentrt.engines.bundle.unet.structure import AttentionLayer
 from latentrt.engines.errors import EngineError
 from latentrt.engines.graphs.editor import input_of, scope_of, weight_of
 

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latentrt.engines.bundle.added_inputs import MID_RESIDUAL, down_residual, feature, feature_planes
-from latentrt.engines.bundle.unet_structure import Plane, UnetStructure
+from latentrt.engines.bundle.unet.added_inputs import MID_RESIDUAL, down_residual, feature, feature_planes
+from latentrt.engines.bundle.unet.structure import Plane, UnetStructure
 from latentrt.engines.errors import EngineError
 from latentrt.engines.graphs.editor import GraphEditor, dtype_of, input_of
 from latentrt.engines.graphs.variants.joins import joins

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latentrt.engines.bundle.added_inputs import FREEU_BACKBONE, FREEU_SKIPS, freeu_blocks, freeu_modes
-from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.bundle.unet.added_inputs import FREEU_BACKBONE, FREEU_SKIPS, freeu_blocks, freeu_modes
+from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.graphs.editor import GraphEditor, Insertion, dtype_of, input_of
 from latentrt.engines.graphs.variants.joins import joins
 from latentrt.engines.spec import BATCH, Array

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latentrt.engines.bundle.added_inputs import KEYS, SCALES, VALUES, attended_levels, image_prompt_mask
-from latentrt.engines.bundle.unet_structure import AttentionLayer, UnetStructure
+from latentrt.engines.bundle.unet.added_inputs import KEYS, SCALES, VALUES, attended_levels, image_prompt_mask
+from latentrt.engines.bundle.unet.structure import AttentionLayer, UnetStructure
 from latentrt.engines.graphs.editor import GraphEditor, Insertion, dtype_of, input_of
 from latentrt.engines.graphs.variants.attention_layers import HEADS_FIRST, attention_nodes, flat_input, flat_result
 from latentrt.engines.spec import BATCH, Array

@@ -3,7 +3,7 @@
 import re
 from typing import TYPE_CHECKING
 
-from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.errors import EngineError
 from latentrt.engines.graphs.editor import scope_of
 

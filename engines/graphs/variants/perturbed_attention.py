@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latentrt.engines.bundle.added_inputs import PERTURBED_ATTENTIONS
-from latentrt.engines.bundle.unet_structure import AttentionLayer, UnetStructure
+from latentrt.engines.bundle.unet.added_inputs import PERTURBED_ATTENTIONS
+from latentrt.engines.bundle.unet.structure import AttentionLayer, UnetStructure
 from latentrt.engines.graphs.editor import GraphEditor, Insertion, dtype_of
 from latentrt.engines.graphs.variants.attention_layers import attention_nodes, flat_input, flat_result
 from latentrt.engines.spec import BATCH

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
-from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.graphs.variants.control import add_control_inputs
 from latentrt.engines.graphs.variants.freeu import add_freeu_inputs
 from latentrt.engines.graphs.variants.image_prompt import add_image_prompt_inputs

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latentrt.cli.commands.arguments import Bundle
-from latentrt.cli.drawing import Drawing, draws, draws_as, read_start
-from latentrt.cli.text_drawing import TextDrawing
+from latentrt.cli.drawing.drawing import Drawing, draws, draws_as, read_start
+from latentrt.cli.drawing.text_drawing import TextDrawing
 from latentrt.engines.errors import RequestError
 
 if TYPE_CHECKING:
-    from latentrt.cli.batches import Batch
+    from latentrt.cli.drawing.batches import Batch
 
 Prompt = Annotated[
     str | None, typer.Argument(metavar="PROMPT", help="What to draw; - draws the lines of standard input.")

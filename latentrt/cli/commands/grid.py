@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from latentrt.cli.commands.arguments import Bundle, Prompt
-from latentrt.cli.drawing import draws_as
+from latentrt.cli.drawing.drawing import draws_as
 from latentrt.cli.grids.settings import LEFT_OUT, GridDrawing
 
 _X = "NAME=VALUE,…"

@@ -7,11 +7,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from latentrt.arguments.loras import lora_from_text
 from latentrt.cli.grids.settings import Settings, axis_options
 from latentrt.cli.grids.values import numbers_from_ranges, split_values
 from latentrt.cli.options import Option
 from latentrt.engines.errors import RequestError
-from latentrt.lora_arguments import lora_from_text
 from latentrt.runtime.call.keywords.flags import Form
 from latentrt.runtime.call.keywords.options import FLAGS
 

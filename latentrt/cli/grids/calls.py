@@ -6,10 +6,10 @@ from typing import Any
 
 from PIL import Image
 
+from latentrt.arguments.loras import lora_from_text
 from latentrt.cli.grids.cells import Cell
 from latentrt.cli.grids.settings import Settings
 from latentrt.engines.errors import RequestError
-from latentrt.lora_arguments import lora_from_text
 from latentrt.runtime.call.keywords.options import OnProgress, set_options
 from latentrt.runtime.call.prompt_set import prompt_set_from_keywords
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
@@ -30,7 +30,7 @@ class CellCalls:
         paths = dict.fromkeys(lora_from_text(text).path for text in texts)
         self._loras: dict[Path, str] = {}
         if paths:
-            from latentrt.cli.loras import load_loras
+            from latentrt.cli.drawing.loras import load_loras
 
             self._loras = dict(zip(paths, load_loras(pipe, [str(path) for path in paths]), strict=True))
 
@@ -58,7 +58,7 @@ class CellCalls:
         options |= {"seed": drawing.seed, "sampler": drawing.sampler_of(self._pipe.manifest.defaults)}
         prompts = prompt_set_from_keywords(self._pipe.manifest, settings.prompt, set_options(options))
         if drawing.lora or prompts.names_loras:
-            from latentrt.cli.loras import loras_of_pictures
+            from latentrt.cli.drawing.loras import loras_of_pictures
 
             loras = map(lora_from_text, drawing.lora or ())
             weights = {self._loras[lora.path]: lora.weights for lora in loras}

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from latentrt.cli.drawing import drawing_parameters
+from latentrt.cli.drawing.drawing import drawing_parameters
+from latentrt.cli.drawing.text_drawing import TextDrawing
 from latentrt.cli.options import Option, option_from_parameter
-from latentrt.cli.text_drawing import TextDrawing
 
 LEFT_OUT = frozenset({"count", "prompts"})
 """Options of drawing that a grid does not have: its axes do that."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from latentrt.engines.spec import Array
     from latentrt.runtime.addons.control import Control
     from latentrt.runtime.addons.image_prompt import ImagePrompt
-    from latentrt.runtime.call.freeu import FreeU
+    from latentrt.runtime.call.guidance.freeu import FreeU
     from latentrt.runtime.call.hires.hires import Hires
     from latentrt.runtime.denoiser.combiners.apg import Apg
     from latentrt.runtime.denoiser.combiners.dynamic_thresholding import DynamicThresholding

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from latentrt.engines.batches import pieces_of
-from latentrt.engines.bundle.added_inputs import previous
-from latentrt.engines.bundle.net_inputs import CONTROL_TYPE, HINT, SCALES
+from latentrt.engines.bundle.unet.added_inputs import previous
+from latentrt.engines.bundle.unet.net_inputs import CONTROL_TYPE, HINT, SCALES
 from latentrt.engines.engine import Engine
 from latentrt.engines.spec import Array, Tensor, host_arrays
 from latentrt.runtime.denoiser.conditions.condition import SAMPLE, UnetCall

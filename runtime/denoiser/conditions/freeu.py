@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from latentrt.engines.bundle.added_inputs import FREEU_BACKBONE, FREEU_MODES, FREEU_SKIPS, freeu_modes
+from latentrt.engines.bundle.unet.added_inputs import FREEU_BACKBONE, FREEU_MODES, FREEU_SKIPS, freeu_modes
 from latentrt.engines.spec import Array, Tensor
 from latentrt.runtime.denoiser.conditions.condition import SAMPLE, UnetCall
 from latentrt.runtime.denoiser.guider import Pass

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from latentrt.engines.bundle.added_inputs import KEYS, SCALES, VALUES, image_prompt_mask
+from latentrt.engines.bundle.unet.added_inputs import KEYS, SCALES, VALUES, image_prompt_mask
 from latentrt.engines.spec import Array, Tensor
 from latentrt.runtime.denoiser.conditions.condition import SAMPLE, UnetCall
 from latentrt.runtime.denoiser.guider import Pass, Side

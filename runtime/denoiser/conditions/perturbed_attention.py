@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from latentrt.engines.bundle.added_inputs import PERTURBED_ATTENTIONS
+from latentrt.engines.bundle.unet.added_inputs import PERTURBED_ATTENTIONS
 from latentrt.engines.spec import Array, Tensor
 from latentrt.runtime.denoiser.conditions.condition import SAMPLE, UnetCall
 from latentrt.runtime.denoiser.guider import Pass

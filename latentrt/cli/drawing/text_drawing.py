@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latentrt.cli.drawing import Drawing
+from latentrt.cli.drawing.drawing import Drawing
 from latentrt.engines.errors import RequestError
 
 

@@ -55,7 +55,7 @@ class ControlOptions:
         """What ``--control`` and the options beside it name."""
         if not any((self.control, self.control_start, self.control_end, self.control_mode, self.control_type)):
             return []
-        from latentrt.control_arguments import controls_from_options
+        from latentrt.arguments.controls import controls_from_options
 
         return controls_from_options(
             self.control or (),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentrt.addon_arguments import AddonOption
+from latentrt.arguments.addons import AddonOption
 
 if TYPE_CHECKING:
     from latentrt.runtime.addons.image_prompt import ImagePrompt

@@ -13,7 +13,7 @@ from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.engines.spec import BATCH, TensorSpec
 
 if TYPE_CHECKING:
-    from latentrt.engines.bundle.unet_structure import Block, Plane, UnetStructure
+    from latentrt.engines.bundle.unet.structure import Block, Plane, UnetStructure
 
 MID_RESIDUAL = "mid_residual"
 KEYS, VALUES, SCALES = "image_prompt_keys", "image_prompt_values", "image_prompt_scales"
@@ -65,7 +65,7 @@ def feature_planes(structure: "UnetStructure") -> "tuple[Plane, ...]":
     A block with cross-attention takes its feature behind its last layer, before its downsampler; a plain block behind
     all of it. One that is left over is for the mid block's result, if it has its size: SDXL's fourth.
     """
-    from latentrt.engines.bundle.unet_structure import Plane  # plain drawing needs none of it
+    from latentrt.engines.bundle.unet.structure import Plane  # plain drawing needs none of it
 
     planes = [
         Plane(channels=block.channels, level=block.level + (block.resamples and not block.attentions))

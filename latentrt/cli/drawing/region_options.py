@@ -51,7 +51,7 @@ class RegionOptions:
         """
         if not any((self.region, self.region_weight, self.region_feather, self.region_prompt_2)):
             return []
-        from latentrt.region_arguments import regions_from_options
+        from latentrt.arguments.regions import regions_from_options
 
         return regions_from_options(
             self.region or (),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from latentrt.addon_arguments import AddonOption
+from latentrt.arguments.addons import AddonOption
 
 if TYPE_CHECKING:
     from latentrt.runtime.addons.control import Control

@@ -138,7 +138,7 @@ def guidance_from_keywords(
         )
     apg = thresholding = None
     if not keywords.keys().isdisjoint(("cfg_plus_plus", "apg", "dynamic_thresholding")):
-        from latentrt.runtime.call import guidance_settings as settings  # loaded by those who use it
+        from latentrt.runtime.call.guidance import settings  # loaded by those who use it
 
         settings.check_model(manifest, keywords)
         apg, thresholding = settings.apg_from_keywords(keywords), settings.thresholding_from_keywords(keywords)

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from latentrt.engines.bundle.added_inputs import freeu_blocks, plane_size
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.bundle.unet.added_inputs import freeu_blocks, plane_size
+from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.runtime.checks import number

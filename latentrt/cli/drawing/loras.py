@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from latentrt.lora_arguments import lora_from_text
+from latentrt.arguments.loras import lora_from_text
 from latentrt.runtime.adapters.loaded import unknown_lora
 from latentrt.runtime.call.prompt_set import PromptSet
 

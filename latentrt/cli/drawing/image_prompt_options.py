@@ -57,7 +57,7 @@ class ImagePromptOptions:
         beside = (self.image_prompt_mask, self.image_prompt_blocks, self.image_prompt_start, self.image_prompt_end)
         if not self.image_prompt and not any(beside):
             return []
-        from latentrt.image_prompt_arguments import image_prompts_from_options
+        from latentrt.arguments.image_prompts import image_prompts_from_options
 
         return image_prompts_from_options(
             self.image_prompt or (),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentrt.addon_arguments import for_each
+from latentrt.arguments.addons import for_each
 from latentrt.engines.errors import RequestError
 
 if TYPE_CHECKING:

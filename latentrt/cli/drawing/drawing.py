@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentrt.cli.control_options import ControlOptions
-from latentrt.cli.image_prompt_options import ImagePromptOptions
+from latentrt.cli.drawing.control_options import ControlOptions
+from latentrt.cli.drawing.image_prompt_options import ImagePromptOptions
+from latentrt.cli.drawing.region_options import RegionOptions
 from latentrt.cli.options import parameters_of, takes
-from latentrt.cli.region_options import RegionOptions
 from latentrt.cli.values import READ, size_from_text, value_from_text
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.keywords.flags import Flag, Form
 from latentrt.runtime.call.keywords.options import FLAGS, set_options
 
 if TYPE_CHECKING:
-    from latentrt.cli.batches import Batch
+    from latentrt.cli.drawing.batches import Batch
     from latentrt.engines.bundle.records.manifest import DefaultsRecord
 
 _LATENTS = ".npy"
@@ -111,7 +111,7 @@ class Drawing(ControlOptions, ImagePromptOptions, RegionOptions):
             LatentrtError: an option that cannot be read, or as ``latentrt.open`` and the pipeline do. What was drawn
                 before is written, and the message says how much it is.
         """
-        from latentrt.cli.batches import Written, batches
+        from latentrt.cli.drawing.batches import Written, batches
         from latentrt.cli.outputs import Picture, output_paths
         from latentrt.cli.terminal import step_bar, tell
         from latentrt.runtime.call.prompt_set import prompt_set_from_keywords
@@ -134,7 +134,7 @@ class Drawing(ControlOptions, ImagePromptOptions, RegionOptions):
             )  # before the first is drawn
             sets = None
             if self.lora or checked.names_loras:
-                from latentrt.cli.loras import load_loras, loras_of_pictures
+                from latentrt.cli.drawing.loras import load_loras, loras_of_pictures
 
                 sets, options["loras"] = loras_of_pictures(pipe, checked, load_loras(pipe, self.lora or ()))
             shape = (options["width"], options["height"]) if self.size or size is None else size(pipe)

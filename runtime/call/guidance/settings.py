@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.guidance import weights_of_steps
+from latentrt.runtime.call.guidance.guidance import weights_of_steps
 from latentrt.runtime.call.keywords.options import GuidanceKeywords
 from latentrt.runtime.denoiser.combiners.apg import Apg
 from latentrt.runtime.denoiser.combiners.dynamic_thresholding import DynamicThresholding

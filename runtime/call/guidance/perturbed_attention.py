@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from latentrt.engines.bundle.unet_structure import UnetStructure
+from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.runtime.checks import texts

@@ -1,0 +1,1 @@
+"""What a command line names beside a model: LoRAs, nets and adapters with their pictures, regions."""

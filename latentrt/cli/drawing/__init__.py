@@ -1,0 +1,1 @@
+"""The options that drawing commands share."""

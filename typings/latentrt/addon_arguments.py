@@ -1,1 +1,0 @@
-../../latentrt/addon_arguments.py

@@ -1,1 +1,0 @@
-../../latentrt/control_arguments.py

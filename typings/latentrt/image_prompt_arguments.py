@@ -1,1 +1,0 @@
-../../latentrt/image_prompt_arguments.py

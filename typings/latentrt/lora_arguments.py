@@ -1,1 +1,0 @@
-../../latentrt/lora_arguments.py

@@ -1,1 +1,0 @@
-../../latentrt/region_arguments.py
