@@ -86,6 +86,28 @@ def test_a_negative_template_beside_embeds(tiny_pipe: latentrt.Pipeline) -> None
     assert told.templates == {"negative_prompt": "{a|b}"}
 
 
+def test_regions_have_templates_too(tiny_pipe: latentrt.Pipeline, folder: Path) -> None:
+    """Each picture's by its own seed; the settings tell what was drawn."""
+    right = latentrt.Region(TEMPLATE, box=(0.5, 0, 1, 1))
+    told = tiny_pipe("a", num_images_per_prompt=2, regions=right, wildcards=folder, seed=[3, 5], **ONE)
+    resolve = resolver_from_argument(folder)
+    chosen = [resolve(TEMPLATE, seed) for seed in (3, 5)]
+    assert [one.regions[0].prompt for one in told.metadata] == chosen
+    plain = tiny_pipe(
+        ["a", "a"], regions=[[latentrt.Region(text, box=(0.5, 0, 1, 1))] for text in chosen], seed=[3, 5], **ONE
+    )
+    np.testing.assert_array_equal(told.latents, plain.latents)
+
+
+def test_hires_reads_the_same_prompts(tiny_pipe: latentrt.Pipeline, folder: Path) -> None:
+    """Its own prompt is a template, too."""
+    size = {"width": 32, "height": 32}
+    hires = latentrt.Hires(scale=1.0, steps=1, upscaler="lanczos", prompt=f"{TEMPLATE}, fine")
+    (told,) = tiny_pipe(TEMPLATE, hires=hires, wildcards=folder, **size, **ONE).metadata
+    assert told.hires is not None
+    assert told.hires.prompt == f"{told.prompt}, fine"
+
+
 def test_resolved_before_loras_are_looked_for(tiny_pipe: latentrt.Pipeline) -> None:
     """A tag's name may be chosen."""
     with pytest.raises(RequestError, match="got LoRA 'ink'"):
