@@ -60,13 +60,13 @@ def test_predictions_are_combined() -> None:
     u, c, away = planes(0), planes(1), planes(2)
     made = {NEGATIVE: u, POSITIVE: c, PERTURBED: away}
     expected = u + 4.0 * (c - u) + 3.0 * (c - away)
-    found = guider(4.0, Perturbation(scale=3.0)).combined(made, u, LEVEL)
+    found = guider(4.0, Perturbation(scale=3.0)).combined(made, u, LEVEL).guided
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    alone = guider(1.0, Perturbation(scale=3.0)).combined({POSITIVE: c, PERTURBED: away}, u, LEVEL)
+    alone = guider(1.0, Perturbation(scale=3.0)).combined({POSITIVE: c, PERTURBED: away}, u, LEVEL).guided
     np.testing.assert_allclose(alone, c + 3.0 * (c - away), rtol=1e-6)
     last = guider(4.0, Perturbation(scale=3.0), combine=rescaled(perturbed(classifier_free), 1.0))
-    deviations = last.combined(made, u, LEVEL).std((1, 2, 3))
+    deviations = last.combined(made, u, LEVEL).guided.std((1, 2, 3))
     np.testing.assert_allclose(deviations, c.std((1, 2, 3)), rtol=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_composed_prompts_are_perturbed_each() -> None:
     u, first, second, first_away, second_away = made.values()
     c, away = 0.7 * first + 0.3 * second, 0.7 * first_away + 0.3 * second_away
     expected = u + 4.0 * (c - u) + 2.0 * (c - away)
-    np.testing.assert_allclose(composed.combined(made, u, LEVEL), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(composed.combined(made, u, LEVEL).guided, expected, rtol=1e-5, atol=1e-5)
 
 
 def call(passes: tuple[Pass, ...], rows: slice, pictures: int, batch: int) -> UnetCall:
