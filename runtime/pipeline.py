@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -19,11 +18,9 @@ from latentrt.engines.shapes import profile_for_size
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.additions import Additions, Loaded
-from latentrt.runtime.call.canvas import SourceSize
 from latentrt.runtime.call.drawing import draw, encode
 from latentrt.runtime.call.initial_latents import (
     KeptPixels,
-    Pictures,
     latents_from_images,
     latents_from_masked,
     latents_from_noise,
@@ -33,6 +30,7 @@ from latentrt.runtime.call.prompt_set import prompt_set_from_keywords
 from latentrt.runtime.call.request import Request, loras_of_call, request_from_options
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.call.workflow import Workflow
+from latentrt.runtime.loading import Loading
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.pictures.image import Picture
 from latentrt.runtime.pictures.preview import preview_from_latents
@@ -40,14 +38,12 @@ from latentrt.runtime.pictures.tiling import vae_engine
 from latentrt.runtime.sampling.noise import Noise
 
 if TYPE_CHECKING:
-    from latentrt.engines.store.changed_models import ChangedModels
-    from latentrt.runtime.adapters.loaded import LoadedLora
     from latentrt.runtime.call.detail.result import DetailResult
     from latentrt.runtime.pictures.detail_regions import RegionOrder
     from latentrt.runtime.pictures.detector import Detector
 
 
-class Pipeline:
+class Pipeline(Loading):
     """Draws pictures from a bundle. Threads may share one; calls keep no state in it.
 
     Textual inversions and LoRAs are all that is loaded into it; a call takes those that are there as it begins. Control
@@ -115,68 +111,6 @@ class Pipeline:
     def backend(self) -> str:
         """The backend that runs the engines."""
         return self._components.backend
-
-    def load_textual_inversion(
-        self, paths: str | Path | Sequence[str | Path], token: str | Sequence[str] | None = None
-    ) -> tuple[str, ...]:
-        """Loads embedding files; what they taught stands in prompts for their triggers from the next call on.
-
-        Args:
-            paths: one file or several: safetensors, ``.pt`` or ``.bin`` of InvokeAI, diffusers or A1111. A model with
-                several text encoders wants vectors for each of them in a file (``clip_l`` and ``clip_g``).
-            token: the trigger instead of the file's own; for several files one each. For one file also a list: a
-                trigger for each of the embeddings in it, or for each vector of its only one.
-
-        Returns:
-            The triggers. ``<name>`` is matched as it stands, ``name`` as a word and as ``<name>``.
-
-        Raises:
-            RequestError: a file that is damaged or not for this model, or a trigger that is taken.
-        """
-        return self._additions.load_textual_inversion(paths, token)
-
-    def unload_textual_inversion(self, token: str | Sequence[str] | None = None) -> None:
-        """Forgets the textual inversions of these triggers; None forgets all.
-
-        Raises:
-            RequestError: a trigger that is not loaded.
-        """
-        self._additions.unload_textual_inversion(token)
-
-    def load_lora(self, path: str | Path, name: str | None = None) -> str:
-        """Loads a LoRA or a relative of it, for calls that name it: ``pipe("a cat", loras={"style": 0.8})``.
-
-        Args:
-            path: safetensors or a torch pickle, in the formats of kohya, diffusers, PEFT, InvokeAI and LyCORIS; or a
-                folder, as PEFT and InvokeAI write it.
-            name: what it will be called, instead of its file's name.
-
-        Returns:
-            Its name.
-
-        Raises:
-            RequestError: a file that is damaged or not for this model, or a name that is taken.
-        """
-        return self._additions.load_lora(path, name).name
-
-    def unload_lora(self, name: str | Sequence[str] | None = None) -> None:
-        """Forgets the LoRAs of these names; None forgets all.
-
-        Raises:
-            RequestError: a name that is not loaded.
-        """
-        self._additions.unload_lora(name)
-
-    @property
-    def loras(self) -> "tuple[LoadedLora, ...]":
-        """What is loaded: names, files, hashes, trigger words, and which are made for few steps."""
-        loras = self._additions.loras  # another thread may unload them
-        return () if loras is None else tuple(loras.by_name.values())
-
-    @property
-    def lora_cache(self) -> "ChangedModels":
-        """The models that were changed by LoRAs and are kept: how many may be, and their memory."""
-        return self._components.changed_models
 
     def encode(self, prompt: str | Sequence[str], **keywords: Unpack[EncodeKeywords]) -> Embeds:
         """Encodes prompts, for calls that take them in place of texts: ``pipe(**pipe.encode("a cat"))``.
@@ -258,7 +192,9 @@ class Pipeline:
             RequestError: an argument that cannot be served, with what to do.
         """
         if image is not None:
-            request, _ = self._image_request(prompt, image, strength, options)
+            from latentrt.runtime.call.from_pictures import image_request  # loaded by those who start from pictures
+
+            request, _ = image_request(self.manifest, prompt, image, strength, options, self._additions)
         else:
             request = request_from_options(self.manifest, prompt, options, Workflow.TEXT, additions=self._additions)
         return request.metadata(self._additions.text_encoders[0].inversions)
@@ -286,8 +222,10 @@ class Pipeline:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
+        from latentrt.runtime.call.from_pictures import image_request
+
         begin = perf_counter()
-        request, images = self._image_request(prompt, image, strength, options)
+        request, images = image_request(self.manifest, prompt, image, strength, options, self._additions)
         noise = Noise(request.sampling.seeds, request.latent_shape)
         initial = latents_from_images(self.manifest, request, images, noise, self._encoder(request))
         return draw(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
@@ -321,6 +259,7 @@ class Pipeline:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
+        from latentrt.runtime.call.from_pictures import check_count, source_size
         from latentrt.runtime.pictures.arrays import pictures_from_argument
         from latentrt.runtime.pictures.mask import inpaint_input_from_pictures, masks_from_argument
 
@@ -331,7 +270,7 @@ class Pipeline:
             )
         images = pictures_from_argument(image, self.manifest.latents.channels, latents=False)
         masks = masks_from_argument(mask_image)
-        source = self._size(images) if padding_mask_crop is None else None
+        source = source_size(self.manifest, images) if padding_mask_crop is None else None
         if strength is None:
             strength = self.manifest.defaults.strength if self.manifest.unet_takes_mask else 1.0
         request = request_from_options(
@@ -343,8 +282,8 @@ class Pipeline:
             source=source,
             additions=self._additions,
         )
-        _check_count(len(images), request, "images")
-        _check_count(len(masks), request, "masks")
+        check_count(len(images), request, "images")
+        check_count(len(masks), request, "masks")
         profile = request.canvas.profile
         inputs = inpaint_input_from_pictures(
             list(images), masks, profile.width, profile.height, padding_mask_crop=padding_mask_crop
@@ -473,51 +412,6 @@ class Pipeline:
             raise RequestError(f"got latents {shape}, expected (N, {channels}, h, w); give the callback's denoised")
         return [Image.fromarray(picture) for picture in preview_from_latents(self.manifest.preview, denoised)]
 
-    def _image_request(
-        self,
-        prompt: str | Sequence[str] | None,
-        image: Picture | Sequence[Picture],
-        strength: float | None,
-        options: Options,
-    ) -> tuple[Request, Pictures]:
-        """What ``img2img`` is asked for, checked, and its pictures."""
-        from latentrt.runtime.pictures.arrays import pictures_from_argument  # loaded by those who start from pictures
-
-        images = pictures_from_argument(image, self.manifest.latents.channels, latents=True)
-        if options.get("denoising_start") is None:
-            strength = self.manifest.defaults.strength if strength is None else strength
-        elif strength is not None or not isinstance(images, np.ndarray):
-            given = "strength" if strength is not None else "a picture"
-            raise RequestError(
-                f"got {given} with denoising_start, expected the latents of another run alone; leave it out"
-            )
-        source = self._size(images)
-        request = request_from_options(
-            self.manifest,
-            prompt,
-            options,
-            Workflow.IMAGE,
-            strength=strength,
-            source=source,
-            additions=self._additions,
-        )
-        _check_count(len(images), request, "images")
-        return request, images
-
-    def _size(self, images: Pictures) -> SourceSize:
-        """That of the first picture, or of the picture that latents stand for."""
-        from latentrt.runtime.pictures.arrays import size_of
-
-        if isinstance(images, np.ndarray):
-            width, height = self.manifest.latents.pixel_size(images)
-            remedy = f"give latents {images.shape} of a picture of one of these sizes"
-        else:
-            width, height = size_of(images[0])
-            remedy = "resize the picture to one of these"
-            if isinstance(images[0], Image.Image):
-                remedy = "give width and height of one of these, to which the picture is resized"
-        return SourceSize(width=width, height=height, remedy=remedy)
-
     def _encoder(self, request: Request) -> Callable[[], Engine]:
         """The VAE encoder, opened when it is first needed: latents go without."""
         return lambda: vae_engine(self._components, VAE_ENCODER, request.canvas.profile, request.canvas.vae)
@@ -536,8 +430,3 @@ def _reopened(reopen: "Callable[[], Pipeline]", loaded: Loaded) -> Pipeline:
         pipe.close()
         raise
     return pipe
-
-
-def _check_count(given: int, request: Request, what: str) -> None:
-    if given not in (1, request.count):
-        raise RequestError(f"got {given} {what} for {request.count} pictures; give one, or one per picture")

@@ -18,7 +18,7 @@ from latentrt.runtime.addons.control import ControlMode
 from latentrt.runtime.denoiser.conditions.control import ControlCondition, ControlledRun
 from latentrt.runtime.denoiser.conditions.features import AdaptedRun, FeaturesCondition
 from latentrt.runtime.denoiser.steps import ActiveSteps
-from latentrt.runtime.metadata.picture_metadata import ControlMetadata
+from latentrt.runtime.metadata.added import ControlMetadata
 from latentrt.runtime.pictures.control_picture import control_pixels
 from latentrt.runtime.pictures.crop import Crop
 from latentrt.runtime.pictures.image import Picture

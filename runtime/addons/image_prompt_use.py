@@ -21,7 +21,7 @@ from latentrt.engines.spec import Array
 from latentrt.runtime.addons.addon import Addon
 from latentrt.runtime.denoiser.conditions.image_prompt import AttendedImages, ImagePromptCondition
 from latentrt.runtime.denoiser.steps import ActiveSteps
-from latentrt.runtime.metadata.picture_metadata import ImagePromptMetadata
+from latentrt.runtime.metadata.added import ImagePromptMetadata
 from latentrt.runtime.pictures.crop import Crop
 from latentrt.runtime.pictures.image import Picture
 from latentrt.runtime.pictures.interpolation import Interpolation, interpolated

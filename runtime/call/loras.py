@@ -19,7 +19,7 @@ from latentrt.runtime.call.keywords.options import LoraKeywords
 from latentrt.runtime.call.prompt_set import PromptSet
 from latentrt.runtime.call.sampling import Sampling
 from latentrt.runtime.checks import number, warn_caller
-from latentrt.runtime.metadata.picture_metadata import LoraMetadata
+from latentrt.runtime.metadata.added import LoraMetadata
 
 _FORMS = "a number, a pair (U-Net, text encoders), or {'unet': …, 'text_encoder': …}"
 

@@ -15,7 +15,7 @@ from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array
 from latentrt.runtime.call.keywords.options import Options
 from latentrt.runtime.checks import number, numbers, share, texts
-from latentrt.runtime.metadata.picture_metadata import RegionMetadata
+from latentrt.runtime.metadata.added import RegionMetadata
 from latentrt.runtime.pictures.crop import Crop
 from latentrt.runtime.pictures.mask import grey_values, masks_from_argument
 from latentrt.runtime.pictures.soft_mask import at_latents, feathered, layer_of_box, layer_of_mask

@@ -19,8 +19,9 @@ from latentrt.engines.bundle.records.component import FileRecord
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.metadata.a1111_names import sampler_name, schedule_type
+from latentrt.runtime.metadata.added import ImagePromptMetadata, LoraMetadata
 from latentrt.runtime.metadata.model_name import model_name_from_manifest
-from latentrt.runtime.metadata.picture_metadata import ImagePromptMetadata, LoraMetadata, PictureMetadata
+from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.pictures.picture_file import read_parameters, settings_from_parameters, write_picture
 from latentrt.runtime.sampling.sampler_table import SAMPLERS
 from latentrt.runtime.sampling.samplers import Sampler

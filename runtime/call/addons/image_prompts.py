@@ -20,7 +20,7 @@ from latentrt.runtime.addons.use import AddonUse
 from latentrt.runtime.call.addons.fields import scale_from_argument, steps_from_shares
 from latentrt.runtime.call.keywords.options import AddonKeywords
 from latentrt.runtime.call.sampling import Sampling
-from latentrt.runtime.metadata.picture_metadata import ImagePromptMetadata
+from latentrt.runtime.metadata.added import ImagePromptMetadata
 from latentrt.runtime.pictures.arrays import pictures_from_argument
 from latentrt.runtime.pictures.clip_pixels import clip_pixels
 from latentrt.runtime.pictures.image import Picture

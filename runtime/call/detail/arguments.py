@@ -8,7 +8,7 @@ from latentrt.engines.choices import choice_if_given
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.detail.result import DetailedRegion
 from latentrt.runtime.checks import share, whole
-from latentrt.runtime.metadata.picture_metadata import DetailMetadata
+from latentrt.runtime.metadata.further_passes import DetailMetadata
 from latentrt.runtime.pictures.arrays import size_of
 from latentrt.runtime.pictures.detail_regions import (
     DetailRegion,

@@ -21,7 +21,7 @@ from latentrt.runtime.call.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.request import Request, request_of_parts
 from latentrt.runtime.checks import number, texts_for, warn_caller
 from latentrt.runtime.metadata.a1111_names import sampler_name
-from latentrt.runtime.metadata.picture_metadata import HiresMetadata
+from latentrt.runtime.metadata.further_passes import HiresMetadata
 
 if TYPE_CHECKING:
     from latentrt.runtime.additions import Additions
