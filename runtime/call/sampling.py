@@ -68,13 +68,13 @@ class Sampling:
         }
 
 
-class _Keywords(SamplingKeywords, GuidanceKeywords, total=False):
+class StepKeywords(SamplingKeywords, GuidanceKeywords, total=False):
     """What decides how to sample: CFG++, which is guidance, has solvers of its own."""
 
 
 def sampling_from_keywords(
     manifest: BundleManifest,
-    keywords: _Keywords,
+    keywords: StepKeywords,
     workflow: Workflow,
     strength: float | None,
     shape: tuple[int, ...],
@@ -103,13 +103,11 @@ def sampling_from_keywords(
     _check_schedule(keywords, sampler, schedule)
     of_steps = strength if of_grid == 1.0 else None
     schedule = schedule.started_at(_first_step(manifest.schedule, keywords, sampler, schedule, steps, of_steps))
-    renoised = "cfg_plus_plus" in keywords and not manifest.guidance_embedding  # with which guidance refuses it
-    solver = sampler.cfg_plus_plus_solver if renoised else sampler.solver
     end = keywords.get("denoising_end")
     latents = keywords.get("latents")
     return Sampling(
         sampler=sampler,
-        solver=solver(manifest.schedule),
+        solver=solver_from_keywords(manifest, keywords, sampler),
         schedule_type=schedule_type(sampler, manifest.schedule),
         steps=steps,
         schedule=schedule,
@@ -144,6 +142,16 @@ def sampler_from_keywords(manifest: BundleManifest, keywords: SamplingKeywords) 
             custom |= {"name": sampler.name.removesuffix("_k"), "sigma_spacing": None}
         sampler = replace(sampler, **custom)
     return sampler
+
+
+def solver_from_keywords(manifest: BundleManifest, keywords: StepKeywords, sampler: Sampler) -> Solver:
+    """The sampler's solver, or what CFG++ makes of it.
+
+    Raises:
+        RequestError: CFG++ is not defined for the sampler, or for an option of it.
+    """
+    renoises = "cfg_plus_plus" in keywords and not manifest.guidance_embedding  # with which guidance refuses it
+    return (sampler.cfg_plus_plus_solver if renoises else sampler.solver)(manifest.schedule)
 
 
 def _strength_picks_timesteps(manifest: BundleManifest, workflow: Workflow, sampler: Sampler) -> bool:

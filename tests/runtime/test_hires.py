@@ -165,6 +165,14 @@ def test_both_passes_have_the_calls_settings(pipe: latentrt.Pipeline) -> None:
     assert settings["Size"] == "32x32"
 
 
+def test_cfg_plus_plus_holds_in_both_passes(pipe: latentrt.Pipeline) -> None:
+    """The second pass has its solver, too."""
+    guided: dict[str, Any] = {"guidance_scale": None, "cfg_plus_plus": 0.6}
+    result = pipe("a red apple", **{**CALL, **guided}, hires=Hires(steps=3, strength=0.6), output_type="latent")
+    larger = interpolated(small_latents(pipe, **guided), 32, 32, Interpolation.BILINEAR)
+    assert np.array_equal(result.latents, second_by_hand(pipe, larger, steps=3, strength=0.6, **guided))
+
+
 def test_a_prompt_changes_in_the_second_pass(pipe: latentrt.Pipeline) -> None:
     """As A1111 has it: 1.0 to 2.0 are parts of the second pass, and 0 to 1 parts of the first."""
     call = {**CALL, "prompt_syntax": "a1111", "output_type": "latent"}
@@ -313,6 +321,10 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         "got timesteps for hires.*leave them out",
     ),
     "guidances": (lambda: {"hires": Hires(), "guidance_scale": [3.0] * 4}, r"Hires\(guidance_scale=7\.5\), too"),
+    "weights": (
+        lambda: {"hires": Hires(), "guidance_scale": None, "cfg_plus_plus": [0.6] * 4},
+        "got 4 weights of cfg_plus_plus with hires",
+    ),
     "end": (lambda: {"hires": Hires(), "denoising_end": 0.5}, "got denoising_end with hires"),
 }
 

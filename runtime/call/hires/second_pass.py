@@ -103,7 +103,7 @@ def with_second_pass(
         )
     own = _keywords_of_pass(request, hires, keywords)
     canvas = _canvas(request.canvas, manifest, hires, keywords)
-    sampling = second_sampling(manifest, hires, request.sampling)
+    sampling = second_sampling(manifest, hires, request.sampling, own)
     upscaler = _upscaler(hires.upscaler, additions)
     prompts = request.prompts
     if hires.prompt is not None or hires.negative_prompt is not None:
@@ -131,13 +131,17 @@ def _keywords_of_pass(request: Request, hires: Hires, keywords: Options) -> Opti
         if value is not None:
             own = {key: kept for key, kept in own.items() if key not in others}
             own[name] = texts_for(value, count, f"{name} of hires")
-    scales = keywords.get("guidance_scale")
+    scales, weights = keywords.get("guidance_scale"), keywords.get("cfg_plus_plus")
     if hires.guidance_scale is not None:
         own["guidance_scale"] = number(hires.guidance_scale, "guidance_scale of hires")
     elif isinstance(scales, (Sequence, np.ndarray)):
         raise RequestError(
             f"got {len(scales)} guidance scales with hires, whose second pass has other steps; give "
             "hires=latentrt.Hires(guidance_scale=7.5), too"
+        )
+    if isinstance(weights, (Sequence, np.ndarray)):
+        raise RequestError(
+            f"got {len(weights)} weights of cfg_plus_plus with hires, whose second pass has other steps; give one"
         )
     return cast(Options, own)
 

@@ -9,7 +9,7 @@ from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.hires.hires import Hires
 from latentrt.runtime.call.keywords.options import SamplingKeywords
-from latentrt.runtime.call.sampling import Sampling, sampler_from_keywords
+from latentrt.runtime.call.sampling import Sampling, StepKeywords, sampler_from_keywords, solver_from_keywords
 from latentrt.runtime.checks import number, whole
 from latentrt.runtime.metadata.a1111_names import schedule_type
 from latentrt.runtime.sampling.sampler_options import AYS
@@ -19,10 +19,16 @@ from latentrt.runtime.sampling.schedule import Schedule
 _MOST = 0.999  # of the strength: A1111's bound (modules/sd_samplers_common.py), which leaves 1 all of the schedule
 
 
-def second_sampling(manifest: BundleManifest, hires: Hires, first: Sampling) -> Sampling:
+def second_sampling(manifest: BundleManifest, hires: Hires, first: Sampling, keywords: StepKeywords) -> Sampling:
     """How the second pass samples: the last ``steps`` of a schedule of int(steps / min(strength, 0.999)) steps.
 
     Models whose own sampler takes all steps from a part of the distilled timesteps (LCM distilled from SD 1.x) do so.
+
+    Args:
+        manifest: the bundle's.
+        hires: what the caller asked for.
+        first: how the first pass samples.
+        keywords: of the second pass.
 
     Raises:
         RequestError: a strength, steps or a sampler that cannot be, or a schedule that the sampler does not have.
@@ -44,7 +50,7 @@ def second_sampling(manifest: BundleManifest, hires: Hires, first: Sampling) -> 
     return replace(
         first,
         sampler=sampler,
-        solver=sampler.solver(manifest.schedule),
+        solver=solver_from_keywords(manifest, keywords, sampler),
         schedule_type=schedule_type(sampler, manifest.schedule),
         steps=steps,
         schedule=schedule,
