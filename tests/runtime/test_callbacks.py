@@ -102,6 +102,38 @@ def test_what_comes_back_unchanged_changes_nothing(tiny_pipe: latentrt.Pipeline)
     np.testing.assert_array_equal(found.latents, tiny_pipe("a cat", **common).latents)
 
 
+def test_what_is_left_of_a_prompt_that_changes(family_pipe: Pipes) -> None:
+    """Other states from the second step on; the pooled vectors go on by the steps' own texts, and so do negatives."""
+    pipe, told = family_pipe("sdxl"), []
+    names = ("prompt_embeds", "pooled_prompt_embeds", "negative_prompt_embeds")
+    other = pipe.encode("a bird")["prompt_embeds"]
+    text = {"negative_prompt": "[ugly:grey:2]", "prompt_syntax": "a1111"}
+
+    def change(_: Any, step: int, __: float, tensors: Tensors) -> Tensors | None:
+        told.append(dict(tensors))
+        return {"prompt_embeds": other} if step == 0 else None
+
+    result = pipe(
+        "[a cat:a dog:2]",
+        callback_on_step_end=change,
+        callback_on_step_end_tensor_inputs=names,
+        **text,
+        **COMMON,
+    )
+    cat, dog = pipe.encode("a cat", negative_prompt="ugly"), pipe.encode("a dog", negative_prompt="grey")
+    for at, of_step in zip(told[:2], (cat, dog), strict=True):  # of the step to come
+        for name in names[1:]:
+            np.testing.assert_allclose(at[name][-1:], of_step[name], atol=1e-6)
+    np.testing.assert_array_equal(told[1]["prompt_embeds"][1:], other)
+
+    def by_hand(_: Any, step: int, __: float, tensors: Tensors) -> Tensors | None:
+        own = {name: (cat, dog)[min(step, 1)][name] for name in cat if name != "prompt_embeds"}
+        return {**own, "prompt_embeds": other}
+
+    expected = pipe("a cat", negative_prompt="ugly", callback_on_step_end=by_hand, **COMMON)
+    np.testing.assert_allclose(result.latents, expected.latents, atol=1e-5)
+
+
 def test_guidance_may_begin_where_there_are_negatives(tiny_pipe: latentrt.Pipeline) -> None:
     """They come with it, or from a step that was to be guided; without any it is refused."""
     with pytest.raises(RequestError, match="expected negative_prompt_embeds with it; return these, too, or give"):

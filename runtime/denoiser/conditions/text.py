@@ -43,6 +43,14 @@ class PassText:
         places = self.of_step[min(step, len(self.of_step) - 1)]
         return {name: array[places] for name, array in self.inputs.items()}
 
+    def with_rows(self, name: str, rows: Array) -> "PassText":
+        """The same with other rows (N, …) of one input at every step; what it is told beside them goes on as it was."""
+        pictures = np.broadcast_to(np.arange(len(rows)), self.of_step.shape)
+        both = np.stack([self.of_step.ravel(), pictures.ravel()])
+        (texts, changed), of_step = np.unique(both, axis=1, return_inverse=True)
+        kept = {other: array[texts] for other, array in self.inputs.items()}
+        return PassText(inputs={**kept, name: rows[changed]}, of_step=of_step.reshape(self.of_step.shape))
+
 
 def fixed_text(rows: Mapping[str, Array]) -> PassText:
     """A pass that is told the same at every step: (N, …) by name."""
