@@ -1,8 +1,8 @@
 """The prompts of a call: texts for every text encoder, parsed once."""
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array
 from latentrt.runtime.call.keywords.options import Embeds, Options
-from latentrt.runtime.checks import seeds_for, texts, texts_for, warn_caller, whole
+from latentrt.runtime.call.prompt_checks import check_loras, warn_of_syntax
+from latentrt.runtime.call.prompt_texts import prompts_from_keywords, texts_of_encoders
+from latentrt.runtime.checks import seeds_for, whole
 from latentrt.runtime.denoiser.conditions.text import TextCondition
 from latentrt.runtime.denoiser.guider import POSITIVE
 from latentrt.runtime.prompts.encoder import Prompts
@@ -32,11 +34,6 @@ if TYPE_CHECKING:
     from latentrt.runtime.call.regions import CallRegions
     from latentrt.runtime.pictures.crop import Crop
 
-_ASKS_FOR_LORAS = {
-    PromptSyntax.A1111: ("<lora:", "<lyco:"),
-    PromptSyntax.COMPEL: ("withLora(", "useLora("),
-}
-_PROMPT_EDITING = re.compile(r"\[[^\[\]]*:\s?[\d.]{1,6}\s?\]")
 _SHORT_HASH = 12  # digits of an embedding's SHA-256, as in A1111
 
 
@@ -170,7 +167,7 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
         RequestError: none, malformed ones, texts beside their embeddings, or a keyword that the model does not take.
     """
     embeds = {name: value for name, value in keywords.items() if name in Embeds.__annotations__}
-    prompts = _prompts(prompt, keywords)
+    prompts = prompts_from_keywords(prompt, keywords)
     repeats = whole(keywords.get("num_images_per_prompt", 1), "num_images_per_prompt")
     if (not prompts and prompt is not None) or repeats < 1:
         raise RequestError(f"got {len(prompts)} prompts × {repeats} pictures, expected at least 1 of each; raise it")
@@ -188,7 +185,7 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
         None if clip_skip is None else whole(clip_skip, "clip_skip"),
         manifest.text_layers,
     )
-    of_encoders = tuple(one.repeated(repeats) for one in _of_encoders(manifest, prompts, keywords, count))
+    of_encoders = tuple(one.repeated(repeats) for one in texts_of_encoders(manifest, prompts, keywords, count))
     regions = None
     if "regions" in keywords:
         from latentrt.runtime.call.regions import regions_from_keywords  # loaded by those who use it
@@ -197,21 +194,21 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
     templates: tuple[Prompts, ...] = ()
     seeds = None
     if "wildcards" in keywords:
-        from latentrt.runtime.prompts.wildcards import resolved  # loaded by those who use it
+        from latentrt.runtime.prompts.wildcards import resolved, resolver_from_argument  # loaded by those who use it
 
         templates, seeds = of_encoders, seeds_for(keywords.get("seed"), count * repeats)
-        of_encoders = resolved(templates, seeds, keywords["wildcards"])
+        resolve = cache(resolver_from_argument(keywords["wildcards"]))
+        of_encoders = resolved(templates, seeds, resolve)
         if regions is not None:
-            of_regions = tuple(resolved(one, seeds, keywords["wildcards"]) for one in regions.prompts)
-            regions = replace(regions, prompts=of_regions)
+            regions = replace(regions, prompts=tuple(resolved(one, seeds, resolve) for one in regions.prompts))
     written = chain(of_encoders, *(() if regions is None else regions.prompts))
     every = dict.fromkeys(text for one in written for text in (*one.positives, *(one.negatives or ())))
     tags = {text: STYLES[options.syntax].loras(text) for text in every}
-    _check_loras(of_encoders, options, tags)
+    check_loras(of_encoders, options, tags)
     if regions is not None:
         regions.check_loras(tags)
     plan, trees = _read(of_encoders, options, ONE_STEP, {}, regions)
-    _warn_of_syntax(tags, options, plan)
+    warn_of_syntax(tags, options, plan)
     return PromptSet(
         count=count * repeats,
         of_encoders=of_encoders,
@@ -252,103 +249,3 @@ def _read(
     read = dict.fromkeys(text for side in plan.texts.values() for texts in side for text in texts)
     parsed = parsed_prompts((text for text in read if text not in known), options)
     return plan, {text: known[text] if text in known else parsed[text] for text in read}
-
-
-def _check_loras(
-    of_encoders: Sequence[Prompts], options: PromptOptions, tags: Mapping[str, tuple[LoraTag, ...]]
-) -> None:
-    """Refuses LoRAs in negative prompts, and warns of those that are written in another syntax."""
-    for text in (text for one in of_encoders for text in one.negatives or ()):
-        if tags[text]:
-            raise RequestError(
-                f"got LoRA {tags[text][0].name!r} in a negative prompt, expected it in the prompt, where it "
-                "holds for the whole picture; move it there"
-            )
-    for text in tags:
-        for syntax, begins in _ASKS_FOR_LORAS.items():
-            found = next((begin for begin in begins if begin in text), None)
-            if found is not None and syntax is not options.syntax:
-                warn_caller(
-                    f"a prompt has {found}…, which a {options.syntax} prompt takes for text; set "
-                    f"prompt_syntax={syntax.value!r}, or name the LoRA in loras"
-                )
-                return
-
-
-def _warn_of_syntax(texts: Iterable[str], options: PromptOptions, plan: PromptPlan) -> None:
-    """Warns of A1111's prompt editing in another syntax, and of a weight that may be meant as text."""
-    if options.syntax is not PromptSyntax.A1111:
-        found = next((found for text in texts if "[" in text and (found := _PROMPT_EDITING.search(text))), None)
-        if found:
-            warn_caller(
-                f"a prompt has {found.group()[:40]}, which a {options.syntax} prompt takes for text; set "
-                "prompt_syntax='a1111' for a prompt that changes with the steps"
-            )
-    elif len(plan.weights) == 1 and is_composed(plan.weights):
-        weight = next(weight for weight in plan.weights[0].ravel().tolist() if weight != 1.0)
-        warn_caller(
-            f"a prompt ends in a colon and {weight:g}, which A1111's syntax takes for its weight, by which guidance is "
-            "multiplied; put a comma behind it if it is text"
-        )
-
-
-def _prompts(prompt: Any, keywords: Options) -> list[str]:
-    """The prompts, none where they are encoded; refuses a side that is both text and embeddings, and what reads texts
-    that there are not."""
-    if prompt is None and "prompt_embeds" not in keywords:
-        raise RequestError("got no prompt, expected a text or prompt_embeds; give one of them")
-    reads = ("prompt_2", "clip_skip") if prompt is None else ()
-    if prompt is None and not keywords.get("negative_prompt"):
-        reads = (*reads, "prompt_syntax", "long_prompt")
-    beside = [name for name in reads if name in keywords]
-    if prompt is not None and "prompt_embeds" in keywords:
-        beside.append("prompt")
-    if beside:
-        raise RequestError(
-            f"got {' and '.join(beside)} with prompt_embeds, which are encoded already; leave it out, or give it to "
-            "pipe.encode"
-        )
-    beside = [name for name in ("negative_prompt", "negative_prompt_2") if name in keywords]
-    if beside and "negative_prompt_embeds" in keywords:
-        raise RequestError(
-            f"got {' and '.join(beside)} with negative_prompt_embeds, which are encoded already; leave one out"
-        )
-    return [] if prompt is None else texts(prompt, "prompt")
-
-
-def _of_encoders(manifest: BundleManifest, prompts: list[str], keywords: Options, count: int) -> tuple[Prompts, ...]:
-    """What each text encoder reads, one text per prompt; ``prompts`` are none where they are encoded already.
-
-    Negatives are None where the model wants zeros instead of an empty prompt that nobody gave, and where they are
-    encoded already.
-    """
-    second = [name for name in ("prompt_2", "negative_prompt_2") if name in keywords]
-    encoders = len(manifest.conditioning.text_encoders)
-    if second and encoders == 1:
-        raise RequestError(f"got {' and '.join(second)} with a model that has one text encoder; leave it out")
-    if "negative_prompt_2" in keywords and "negative_prompt" not in keywords:
-        raise RequestError("got negative_prompt_2 alone, expected negative_prompt, too; give it, if only ''")
-    negative = keywords.get("negative_prompt") or keywords.get("negative_prompt_2")
-    if manifest.guidance_embedding and (negative or "negative_prompt_embeds" in keywords):
-        raise RequestError(
-            "got a negative prompt with a model that has its guidance built in and knows none; leave it out"
-        )
-    against: list[str] | None = None
-    encoded = "negative_prompt_embeds" in keywords
-    if "negative_prompt" in keywords or not (encoded or manifest.conditioning.zero_empty_negative):
-        against = texts_for(keywords.get("negative_prompt", ""), count, "negative_prompt")
-    first = Prompts(positives=prompts, negatives=against)
-    if encoders == 1:
-        return (first,)
-    # An empty second prompt is none, as in diffusers
-    positives = texts_for(keywords.get("prompt_2") or "", len(prompts), "prompt_2")
-    negatives = (
-        None if against is None else texts_for(keywords.get("negative_prompt_2") or "", count, "negative_prompt_2")
-    )
-    other = Prompts(
-        positives=[own or text for own, text in zip(positives, prompts, strict=True)],
-        negatives=None
-        if against is None
-        else [own or text for own, text in zip(negatives or (), against, strict=True)],
-    )
-    return (first, *[other] * (encoders - 1))

@@ -6,7 +6,6 @@ A1111's extension does it: so a picture is the same alone and in a batch, and eq
 
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,17 @@ Resolve = Callable[[str, int], str]
 """Makes a prompt of a template and a seed."""
 
 
-def resolved(of_encoders: Sequence[Prompts], seeds: int | tuple[int, ...], wildcards: Any) -> tuple[Prompts, ...]:
+def resolved(of_encoders: Sequence[Prompts], seeds: int | tuple[int, ...], resolve: Resolve) -> tuple[Prompts, ...]:
     """What the templates of N pictures become, each by its own seed.
 
     Args:
         of_encoders: the templates for each text encoder.
         seeds: one per picture, or one that all share, to which a picture's place in the batch is added.
-        wildcards: as ``resolver_from_argument`` takes it.
+        resolve: makes the prompts.
 
     Raises:
-        RequestError: as that and its resolver raise it.
+        RequestError: as the resolver raises it.
     """
-    resolve = cache(resolver_from_argument(wildcards))
 
     def side(templates: Sequence[str]) -> list[str]:
         of_each = count(seeds) if isinstance(seeds, int) else seeds

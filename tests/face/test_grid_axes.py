@@ -14,8 +14,7 @@ from latentrt.cli.grids.cells import cells_of
 from latentrt.cli.grids.settings import GridDrawing, Settings, axis_options
 from latentrt.cli.grids.values import numbers_from_ranges, split_values
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.keywords.flags import Form
-from latentrt.runtime.call.keywords.options import FLAGS
+from latentrt.runtime.call.keywords.flags import FLAGS, Form
 
 Given = Callable[..., Settings]
 SAMPLES = {

@@ -17,7 +17,7 @@ from latentrt.cli.grids.cells import Cell, CellKeys
 from latentrt.cli.grids.settings import GridDrawing, Settings
 from latentrt.engines.errors import EngineError
 from latentrt.runtime import pipeline
-from latentrt.runtime.call.keywords.options import FLAGS
+from latentrt.runtime.call.keywords.flags import FLAGS
 from latentrt.runtime.pictures.picture_file import read_parameters
 
 GRID = ("--x", "steps=1,2", "--y", "sampler=euler,heun", "--guidance", 3)

@@ -16,8 +16,8 @@ from latentrt.cli.drawing.region_options import RegionOptions
 from latentrt.cli.options import parameters_of, takes
 from latentrt.cli.values import READ, size_from_text, value_from_text
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.keywords.flags import Flag, Form
-from latentrt.runtime.call.keywords.options import FLAGS, set_options
+from latentrt.runtime.call.keywords.flags import FLAGS, Flag, Form
+from latentrt.runtime.call.keywords.options import set_options
 
 if TYPE_CHECKING:
     from latentrt.cli.drawing.batches import Batch

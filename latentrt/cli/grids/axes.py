@@ -12,8 +12,7 @@ from latentrt.cli.grids.settings import Settings, axis_options
 from latentrt.cli.grids.values import numbers_from_ranges, split_values
 from latentrt.cli.options import Option
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.keywords.flags import Form
-from latentrt.runtime.call.keywords.options import FLAGS
+from latentrt.runtime.call.keywords.flags import FLAGS, Form
 
 Change = Callable[[Settings, str], Settings]
 """Gives settings another value of what an axis is about."""
