@@ -2,6 +2,7 @@
 opened."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ from latentrt.runtime.prompts.textual_inversion import TextualInversions
 if TYPE_CHECKING:
     from latentrt.runtime.adapters.loaded import LoadedLora, LoadedLoras
     from latentrt.runtime.addons.addon import OpenAddons
-    from latentrt.runtime.call.hires.upscalers import OpenUpscalers
+    from latentrt.runtime.opened_bundle import BundlesByPath
+    from latentrt.runtime.upscaling.upscaler import Upscaler
 
 Loaded = tuple[tuple[TextualInversions, ...], "LoadedLoras | None"]
 """What goes along with a pickled pipeline: the textual inversions of each text encoder, and the LoRAs."""
@@ -36,7 +38,7 @@ class Additions:
         self.text_encoders: tuple[TextEncoder, ...] = text_encoders_from_bundle(bundle)
         self.loras: LoadedLoras | None = None
         self._addons: OpenAddons | None = None
-        self._upscalers: OpenUpscalers | None = None
+        self._upscalers: BundlesByPath[Upscaler] | None = None
         self._lock = Lock()
         watch_forks(self)
 
@@ -55,13 +57,15 @@ class Additions:
             return self._addons
 
     @property
-    def upscalers(self) -> "OpenUpscalers":
+    def upscalers(self) -> "BundlesByPath[Upscaler]":
         """The upscalers that calls named by their paths."""
         with self._lock:
             if self._upscalers is None:
-                from latentrt.runtime.call.hires.upscalers import OpenUpscalers  # loaded by those who use it
+                from latentrt.runtime.opened_bundle import BundlesByPath  # loaded by those who use it
+                from latentrt.runtime.upscaling.upscaler import upscaler_from_path
 
-                self._upscalers = OpenUpscalers(self._backend, threads=self._threads)
+                opens = partial(upscaler_from_path, backend=self._backend, threads=self._threads)
+                self._upscalers = BundlesByPath(opens)
             return self._upscalers
 
     def load_textual_inversion(

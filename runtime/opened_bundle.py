@@ -1,6 +1,7 @@
-"""A bundle that stands beside a pipeline: its manifest is read at once, its engines are opened as they are needed."""
+"""Bundles that stand beside a pipeline: manifests are read at once, engines are opened as they are needed."""
 
 from collections.abc import Callable
+from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, Self, TypeVar
 
@@ -84,3 +85,45 @@ class OpenedBundle(Generic[_Folder]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_Opened = TypeVar("_Opened", bound=OpenedBundle[Any])
+
+
+class BundlesByPath(Generic[_Opened]):
+    """The bundles of one sort that a pipeline's calls named by their paths: each is opened once, and closed with it."""
+
+    def __init__(self, opens: Callable[[Path], _Opened]) -> None:
+        """Opens none yet.
+
+        Args:
+            opens: opens a bundle as the pipeline wants it.
+        """
+        self._opens = opens
+        self._lock = Lock()
+        self._opened: dict[Path, _Opened] = {}
+        watch_forks(self)
+
+    def opened(self, path: str | Path) -> _Opened:
+        """The bundle of a path.
+
+        Raises:
+            BundleError: no bundle, another sort's, damaged, or of a newer latentrt.
+            EngineError: no engine in it fits this machine.
+        """
+        path = Path(path).absolute()
+        with self._lock:
+            if path not in self._opened:
+                self._opened[path] = self._opens(path)
+            return self._opened[path]
+
+    def after_fork(self) -> None:
+        """Called in a forked process, where whoever was opening is not there."""
+        self._lock = Lock()
+
+    def close(self) -> None:
+        """Closes all that it opened."""
+        with self._lock:
+            opened, self._opened = self._opened, {}
+        for bundle in opened.values():
+            bundle.close()

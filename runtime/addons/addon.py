@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from threading import Lock
 
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import AddonBundle, Bundle, open_addon
@@ -11,11 +10,10 @@ from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, AddonManifest
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
-from latentrt.engines.forks import watch_forks
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Profile
 from latentrt.engines.store.choose import AUTO, chosen_backend
-from latentrt.runtime.opened_bundle import OpenedBundle
+from latentrt.runtime.opened_bundle import BundlesByPath, OpenedBundle
 
 
 class Addon(OpenedBundle[AddonBundle]):
@@ -69,8 +67,8 @@ def addon_from_path(path: str | Path, *, backend: str = AUTO, threads: int | Non
     return Addon(bundle, chosen_backend(bundle, backend), threads=threads, reopen=reopen)
 
 
-class OpenAddons:
-    """The add-ons that a pipeline's calls named by their paths: each is opened once, and closed with the pipeline.
+class OpenAddons(BundlesByPath[Addon]):
+    """The add-ons that a pipeline's calls named by their paths.
 
     Attributes:
         manifest: the model's.
@@ -86,35 +84,16 @@ class OpenAddons:
             backend: what runs it.
             threads: of a call on the CPU; None takes one per core.
         """
+        super().__init__(partial(addon_from_path, backend=backend, threads=threads))
         self.manifest: BundleManifest = bundle.manifest
         self.unet = Component(root=bundle.root, manifest=bundle.manifest, name=UNET)
-        self.backend, self._threads = backend, threads
-        self._lock = Lock()
-        self._opened: dict[Path, Addon] = {}
-        watch_forks(self)
+        self.backend = backend
 
     def addon(self, net: str | Path | Addon) -> Addon:
         """The add-on of a path, or the one that was opened before.
 
         Raises:
-            BundleError: no bundle, a model's, damaged, or of a newer latentrt.
+            BundleError: no bundle, another sort's, damaged, or of a newer latentrt.
             EngineError: no engine in it fits this machine.
         """
-        if isinstance(net, Addon):
-            return net
-        path = Path(net).absolute()
-        with self._lock:
-            if path not in self._opened:
-                self._opened[path] = addon_from_path(path, backend=self.backend, threads=self._threads)
-            return self._opened[path]
-
-    def after_fork(self) -> None:
-        """Called in a forked process, where whoever was opening is not there."""
-        self._lock = Lock()
-
-    def close(self) -> None:
-        """Closes all that it opened."""
-        with self._lock:
-            opened, self._opened = self._opened, {}
-        for addon in opened.values():
-            addon.close()
+        return net if isinstance(net, Addon) else self.opened(net)

@@ -185,4 +185,4 @@ def _upscaler(given: Any, additions: "Additions | None") -> "LatentUpscaler | Pi
             f"got upscaler {str(given)[:200]!r} of hires, expected one of {', '.join(names)}, or the path of an "
             "upscaler's bundle; choose one"
         )
-    return additions.upscalers.upscaler(Path(given))
+    return additions.upscalers.opened(Path(given))
