@@ -30,6 +30,7 @@ from latentrt.runtime.sampling.samplers import Sampler
 
 Hires = latentrt.Hires
 CALL: Mapping[str, Any] = {"num_inference_steps": 4, "guidance_scale": 3.0, "sampler": "ddim", "seed": 5}
+CFG_PLUS_PLUS: Mapping[str, Any] = {"guidance_scale": None, "cfg_plus_plus": 0.5}
 SMALL, LARGE = (32, 32), (64, 64)
 
 
@@ -165,12 +166,13 @@ def test_both_passes_have_the_calls_settings(pipe: latentrt.Pipeline) -> None:
     assert settings["Size"] == "32x32"
 
 
-def test_cfg_plus_plus_holds_in_both_passes(pipe: latentrt.Pipeline) -> None:
-    """The second pass has its solver, too."""
-    guided: dict[str, Any] = {"guidance_scale": None, "cfg_plus_plus": 0.6}
-    result = pipe("a red apple", **{**CALL, **guided}, hires=Hires(steps=3, strength=0.6), output_type="latent")
-    larger = interpolated(small_latents(pipe, **guided), 32, 32, Interpolation.BILINEAR)
-    assert np.array_equal(result.latents, second_by_hand(pipe, larger, steps=3, strength=0.6, **guided))
+def test_cfg_plus_plus_has_its_own_solver_in_both_passes(pipe: latentrt.Pipeline) -> None:
+    """The second pass is what image-to-image with CFG++ draws, and its sampler is called so."""
+    result = pipe("a red apple", **{**CALL, **CFG_PLUS_PLUS}, hires=Hires(steps=3, sampler="euler"))
+    enlarged = interpolated(small_latents(pipe, **CFG_PLUS_PLUS), 32, 32, Interpolation.BILINEAR)
+    other = second_by_hand(pipe, enlarged, steps=3, strength=0.55, sampler="euler", **CFG_PLUS_PLUS)
+    assert np.array_equal(result.latents, other)
+    assert "Hires sampler: Euler CFG++" in result.metadata[0].parameters()
 
 
 def test_a_prompt_changes_in_the_second_pass(pipe: latentrt.Pipeline) -> None:
@@ -321,10 +323,9 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         "got timesteps for hires.*leave them out",
     ),
     "guidances": (lambda: {"hires": Hires(), "guidance_scale": [3.0] * 4}, r"Hires\(guidance_scale=7\.5\), too"),
-    "weights": (
-        lambda: {"hires": Hires(), "guidance_scale": None, "cfg_plus_plus": [0.6] * 4},
-        "got 4 weights of cfg_plus_plus with hires",
-    ),
+    "weights": (lambda: {**CFG_PLUS_PLUS, "hires": Hires(), "cfg_plus_plus": [0.5] * 4}, "other steps; give one$"),
+    "two weights": (lambda: {**CFG_PLUS_PLUS, "hires": Hires(guidance_scale=2.0)}, "guides both passes; leave one out"),
+    "undefined": (lambda: {**CFG_PLUS_PLUS, "hires": Hires(sampler="heun")}, "sampler 'heun', for which it is not"),
     "end": (lambda: {"hires": Hires(), "denoising_end": 0.5}, "got denoising_end with hires"),
 }
 

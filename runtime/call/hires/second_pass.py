@@ -20,6 +20,7 @@ from latentrt.runtime.call.picture_size import time_ids_from_keywords
 from latentrt.runtime.call.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.request import Request, request_of_parts
 from latentrt.runtime.checks import number, texts_for, warn_caller
+from latentrt.runtime.denoiser.guider import CfgPlusPlusScales
 from latentrt.runtime.metadata.a1111_names import sampler_name
 from latentrt.runtime.metadata.further_passes import HiresMetadata
 
@@ -56,7 +57,8 @@ class SecondPass:
         """
         hires, own = self.hires, self.request.prompts.metadata(index)
         before, profile = prompts.metadata(index), self.request.canvas.profile
-        named = self.upscaler
+        named, sampler = self.upscaler, sampler_name(self.request.sampling.sampler)
+        label = f"{sampler} CFG++" if isinstance(self.request.guidance.steps, CfgPlusPlusScales) else sampler
         return HiresMetadata(
             scale=float(hires.scale),
             width=profile.width,
@@ -65,7 +67,7 @@ class SecondPass:
             steps=None if hires.steps is None else self.request.sampling.steps,
             upscaler=named.value if isinstance(named, (LatentUpscaler, PictureUpscaler)) else named.name,
             sampler=None if hires.sampler is None else self.request.sampling.sampler.name,
-            sampler_label=None if hires.sampler is None else sampler_name(self.request.sampling.sampler),
+            sampler_label=None if hires.sampler is None else label,
             schedule_type=None if hires.sampler is None else self.request.sampling.schedule_type,
             prompt=None if own["prompt"] == before["prompt"] else own["prompt"],
             negative_prompt=None if own["negative_prompt"] == before["negative_prompt"] else own["negative_prompt"],
@@ -131,17 +133,16 @@ def _keywords_of_pass(request: Request, hires: Hires, keywords: Options) -> Opti
         if value is not None:
             own = {key: kept for key, kept in own.items() if key not in others}
             own[name] = texts_for(value, count, f"{name} of hires")
-    scales, weights = keywords.get("guidance_scale"), keywords.get("cfg_plus_plus")
+    weights = "guidance scales" if "cfg_plus_plus" not in keywords else "weights of cfg_plus_plus"
+    scales = keywords.get("cfg_plus_plus", keywords.get("guidance_scale"))
+    if hires.guidance_scale is not None and "cfg_plus_plus" in keywords:
+        raise RequestError("got guidance_scale of hires with cfg_plus_plus, which guides both passes; leave one out")
     if hires.guidance_scale is not None:
         own["guidance_scale"] = number(hires.guidance_scale, "guidance_scale of hires")
     elif isinstance(scales, (Sequence, np.ndarray)):
         raise RequestError(
-            f"got {len(scales)} guidance scales with hires, whose second pass has other steps; give "
-            "hires=latentrt.Hires(guidance_scale=7.5), too"
-        )
-    if isinstance(weights, (Sequence, np.ndarray)):
-        raise RequestError(
-            f"got {len(weights)} weights of cfg_plus_plus with hires, whose second pass has other steps; give one"
+            f"got {len(scales)} {weights} with hires, whose second pass has other steps; give "
+            + ("one" if "cfg_plus_plus" in keywords else "hires=latentrt.Hires(guidance_scale=7.5), too")
         )
     return cast(Options, own)
 
