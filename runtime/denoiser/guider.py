@@ -239,7 +239,7 @@ class Guider:
         unconditional = predictions.get(NEGATIVE)
         conditional = self._conditional(predictions, unconditional)
         of_perturbed = {which.unperturbed: one for which, one in predictions.items() if which.perturbed}
-        told = Predictions(
+        merged = Predictions(
             unconditional=conditional if unconditional is None else unconditional,
             conditional=conditional,
             scale=self.steps.at(level),
@@ -249,9 +249,9 @@ class Guider:
             perturbation=0.0 if self.perturbation is None else self.perturbation.at(level),
         )
         if unconditional is None or self.combine is None or not self._guides(level):
-            unguided = conditional + away_from_perturbed(told) if of_perturbed else conditional
+            unguided = conditional + away_from_perturbed(merged) if of_perturbed else conditional
             return Answer(unguided, unguided)
-        return Answer(self.combine(told), unconditional)
+        return Answer(self.combine(merged), unconditional)
 
     def _conditional(self, predictions: Mapping[Pass, Array], unconditional: Array | None) -> Array:
         """The predictions of the positive passes, composed into one."""

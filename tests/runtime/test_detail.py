@@ -234,6 +234,18 @@ def test_refusals(tiny_pipe: latentrt.Pipeline, picture: Image.Image, words: str
     assert words in str(refusal.value)
 
 
+def test_the_texts_of_later_regions_are_refused_before_the_first_is_drawn(
+    tiny_pipe: latentrt.Pipeline, picture: Image.Image
+) -> None:
+    """One that only the second region has."""
+
+    def drawn(*_: Any) -> None:
+        raise AssertionError("it draws")
+
+    with pytest.raises(RequestError, match=r"\(b"):
+        tiny_pipe.detail("a [SEP] (b", image=picture, boxes=BOXES, prompt_syntax="compel", progress=drawn, **SMALL)
+
+
 def test_on_the_command_line(
     command: Callable[..., Any],
     tiny_bundle: Path,

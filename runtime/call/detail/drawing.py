@@ -206,18 +206,23 @@ def _in_form(picture: Picture, output: OutputType) -> Picture:
 def _unchanged(
     manifest: BundleManifest, additions: "Additions", job: _Job, detail: Detail, common: Options
 ) -> PictureMetadata:
-    """The metadata of a picture of which nothing is drawn anew.
+    """The metadata of a picture of which nothing is drawn anew. The texts of every region are checked.
 
     Raises:
         RequestError: an argument that cannot be served.
     """
-    first = {name: _piece(text, 0) for name, text in job.texts.items()}
-    options = cast(Options, {**common, **{name: text for name, text in first.items() if name != "prompt"}})
-    options["seed"] = job.seed
-    request = request_from_options(
-        manifest, first["prompt"], options, Workflow.INPAINT, strength=detail.strength, additions=additions
-    )
-    return request.metadata(additions.text_encoders[0].inversions)[0]
+    of_regions = [tuple(_piece(text, index) for text in job.texts.values()) for index in range(len(job.regions) or 1)]
+    requests = []
+    for pieces in dict.fromkeys(of_regions):  # the first region's first
+        written = dict(zip(job.texts, pieces, strict=True))
+        prompt, seed = written.pop("prompt"), (job.seed + of_regions.index(pieces)) % 2**64
+        options = cast(Options, {**common, **written, "seed": seed})
+        requests.append(
+            request_from_options(
+                manifest, prompt, options, Workflow.INPAINT, strength=detail.strength, additions=additions
+            )
+        )
+    return requests[0].metadata(additions.text_encoders[0].inversions)[0]
 
 
 def _metadata(job: _Job, drawn: _Drawn, detail: Detail, unchanged: PictureMetadata) -> PictureMetadata:

@@ -1,7 +1,7 @@
 """FreeU: stronger features of the first two up blocks, and weaker low frequencies of what is joined to them."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class FreeuCondition:
         return self._made[batch]
 
 
-@cache
+@lru_cache(maxsize=16)  # sizes of planes
 def low_frequencies(height: int, width: int) -> Array:
     """The lowest frequencies of planes as rows Φ (7, h · w) float32, read-only: low = (x · Φᵀ) · Φ.
 
