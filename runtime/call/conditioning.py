@@ -66,12 +66,12 @@ class Conditioning:
         if not np.isfinite(floats).all():
             raise RequestError(f"callback_on_step_end returned {name} with NaN or infinity, expected finite values")
         sides = {which: floats} if len(array) == count else {NEGATIVE: floats[:count], POSITIVE: floats[count:]}
-        told = self.text.of_pass
+        of_pass = self.text.of_pass
         changed = {
-            side: told[side].with_rows(of, rows) if side in told else fixed_text({of: rows})
+            side: of_pass[side].with_rows(of, rows) if side in of_pass else fixed_text({of: rows})
             for side, rows in sides.items()
         }
-        return replace(self, text=replace(self.text, of_pass={**told, **changed}))
+        return replace(self, text=replace(self.text, of_pass={**of_pass, **changed}))
 
     def with_scale(self, scale: float) -> "Conditioning":
         """This one with another weight of guidance at all steps."""

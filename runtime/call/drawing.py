@@ -109,8 +109,8 @@ class Denoising:
         if request.delivery.watched:
             from latentrt.runtime.call.callbacks import StepCallbacks  # loaded by those who watch
 
-            told = StepCallbacks(pipeline, request, self.denoiser, self.conditioning, before=before, after=after)
-            on_step = told.on_step
+            callbacks = StepCallbacks(pipeline, request, self.denoiser, self.conditioning, before=before, after=after)
+            on_step = callbacks.on_step
         return Run(
             initial.x,
             request.sampling.schedule,

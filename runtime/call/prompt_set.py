@@ -137,11 +137,11 @@ class PromptSet:
 
     def metadata(self, index: int) -> dict[str, Any]:
         """What a picture's metadata say of its prompts."""
-        told = _told(self.of_encoders, index)
-        written = _told(self.templates, index) if self.templates else told
+        texts = _texts_of(self.of_encoders, index)
+        written = _texts_of(self.templates, index) if self.templates else texts
         return {
-            **told,
-            "templates": {name: text for name, text in written.items() if text and text != told[name]},
+            **texts,
+            "templates": {name: text for name, text in written.items() if text and text != texts[name]},
             "clip_skip": self.options.clip_skip,
             "prompt_syntax": self.options.syntax.value,
             "embeds": self.embeds,
@@ -224,8 +224,8 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
     )
 
 
-def _told(of_encoders: Sequence[Prompts], index: int) -> dict[str, str | None]:
-    """What stands in a picture's metadata for its texts."""
+def _texts_of(of_encoders: Sequence[Prompts], index: int) -> dict[str, str | None]:
+    """A picture's texts, as its metadata have them."""
     first, *others = of_encoders
     # A second text encoder that reads the same needs no mention
     second = None if not others or others[-1] == first else others[-1]

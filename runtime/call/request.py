@@ -220,14 +220,14 @@ def _in_the_unet(
 
 def _warn_of_guidance(keywords: Options) -> None:
     """Says what changes nothing in a run without guidance."""
-    told = {
+    given = {
         "negative_prompt": "".join(keywords.get("negative_prompt") or ""),
         "negative_prompt_2": "".join(keywords.get("negative_prompt_2") or ""),
         "guidance_rescale": keywords.get("guidance_rescale"),
         "apg": keywords.get("apg") is not None,
         "dynamic_thresholding": keywords.get("dynamic_thresholding") is not None,
     }
-    idle = [name for name, value in told.items() if value]
+    idle = [name for name, value in given.items() if value]
     if idle:
         warn_caller(
             f"got {' and '.join(idle)} without guidance, where it changes nothing; raise guidance_scale above 1, or "

@@ -1,4 +1,4 @@
-"""What a detector is given and what its answer says: letterbox, layouts of answers, non-maximum suppression.
+"""What a detector is given and what its output says: letterbox, layouts of outputs, non-maximum suppression.
 
 The geometry, the layouts and the thresholds are those of ultralytics' exports of YOLO, as their documentation and their
 exports' shapes have them.
@@ -57,7 +57,7 @@ def letterboxed(picture: Image.Image, width: int, height: int) -> tuple[Array, L
 
 
 class Layout(StrEnum):
-    """How a detector answers.
+    """How a detector's output is laid out.
 
     Attributes:
         COLUMNS: (4 + classes, anchors): centre, width and height, scores of classes; YOLOv8, 9, 11 and 12.
@@ -85,11 +85,11 @@ class Candidates:
         return Candidates(boxes=self.boxes[chosen], scores=self.scores[chosen], classes=self.classes[chosen])
 
 
-def answer_layout(shape: tuple[int, int], width: int, height: int, *, more: bool) -> Layout:
-    """The layout of an answer, told by its shape: raw answers have a row for each anchor of their grids.
+def output_layout(shape: tuple[int, int], width: int, height: int, *, more: bool) -> Layout:
+    """The layout of an output, told by its shape: raw outputs have a row for each anchor of their grids.
 
     Args:
-        shape: of the answer, without its batch.
+        shape: of the output, without its batch.
         width: of the input, in pixels.
         height: in pixels.
         more: whether what is found has more to it than a box, such as a mask or points.
@@ -115,18 +115,18 @@ def answer_layout(shape: tuple[int, int], width: int, height: int, *, more: bool
     )
 
 
-def candidates_from_answer(answer: Array, layout: Layout, classes: int | None) -> Candidates:
-    """Everything that an answer holds.
+def candidates_from_output(output: Array, layout: Layout, classes: int | None) -> Candidates:
+    """Everything that an output holds.
 
     Args:
-        answer: as the layout says, without its batch.
+        output: as the layout says, without its batch.
         layout: its layout.
-        classes: how many there are; None takes what the answer has room for. What comes behind them (masks, points) is
+        classes: how many there are; None takes what the output has room for. What comes behind them (masks, points) is
             not read.
     """
     if layout is Layout.FINAL:
-        return Candidates(boxes=answer[:, :4], scores=answer[:, 4], classes=answer[:, 5].astype(np.int64))
-    rows = answer.T if layout is Layout.COLUMNS else answer
+        return Candidates(boxes=output[:, :4], scores=output[:, 4], classes=output[:, 5].astype(np.int64))
+    rows = output.T if layout is Layout.COLUMNS else output
     first = 5 if layout is Layout.OBJECTNESS else 4
     of_classes = rows[:, first:] if classes is None else rows[:, first : first + classes]
     if layout is Layout.OBJECTNESS:

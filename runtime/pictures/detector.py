@@ -19,9 +19,9 @@ from latentrt.runtime.pictures.arrays import rgb_array
 from latentrt.runtime.pictures.detections import (
     MOST_DETECTIONS,
     Layout,
-    answer_layout,
-    candidates_from_answer,
+    candidates_from_output,
     letterboxed,
+    output_layout,
     suppressed,
 )
 from latentrt.runtime.pictures.image import Picture, images_from_pixels, rgb_from_image
@@ -98,15 +98,15 @@ class Detector:
 
         Raises:
             RequestError: no picture.
-            EngineError: an answer in a layout that nobody knows.
+            EngineError: an output in a layout that nobody knows.
         """
         pil = image if isinstance(image, Image.Image) else images_from_pixels(rgb_array(image)[None])[0]
         width, height = self._size()
         pixels, box = letterboxed(rgb_from_image(pil), width, height)
-        answers = self._file.run({self._file.inputs[0].name: pixels.astype(self._type)})
-        answer = self._boxes_of(answers)
-        layout = answer_layout(answer.shape, width, height, more=self._file.metadata.get("task") in _TASKS)
-        found = candidates_from_answer(answer, layout, self._count(answers, answer, layout))
+        outputs = self._file.run({self._file.inputs[0].name: pixels.astype(self._type)})
+        output = self._boxes_of(outputs)
+        layout = output_layout(output.shape, width, height, more=self._file.metadata.get("task") in _TASKS)
+        found = candidates_from_output(output, layout, self._count(outputs, output, layout))
         chosen = found.scores > self.confidence
         if self._wanted is not None:
             chosen &= np.isin(found.classes, self._wanted)
@@ -148,25 +148,25 @@ class Detector:
                 return width or min(told[1], 4096), height or min(told[0], 4096)
         return width or _SIZE, height or _SIZE
 
-    def _boxes_of(self, answers: Sequence[Array]) -> Array:
+    def _boxes_of(self, outputs: Sequence[Array]) -> Array:
         """The output with the boxes, in float32 and without its batch.
 
         Raises:
             EngineError: none of three dimensions.
         """
-        for answer in answers:
-            if answer.ndim == 3 and answer.shape[0] == 1 and np.issubdtype(answer.dtype, np.floating):
-                return np.asarray(answer[0], np.float32)
-        shapes = ", ".join(str(answer.shape) for answer in answers)
+        for output in outputs:
+            if output.ndim == 3 and output.shape[0] == 1 and np.issubdtype(output.dtype, np.floating):
+                return np.asarray(output[0], np.float32)
+        shapes = ", ".join(str(output.shape) for output in outputs)
         raise EngineError(f"got detector {self.name!r} that answers {shapes}, expected (1, rows, columns); {_REMEDY}")
 
-    def _count(self, answers: Sequence[Array], answer: Array, layout: Layout) -> int | None:
+    def _count(self, outputs: Sequence[Array], output: Array, layout: Layout) -> int | None:
         """How many classes there are; of files that do not tell, what masks leave."""
         if self._names:
             return max(self._names) + 1
-        masks = [one.shape[1] for one in answers if one.ndim == 4]
+        masks = [one.shape[1] for one in outputs if one.ndim == 4]
         if masks and layout is not Layout.FINAL:
-            return min(map(int, answer.shape)) - 4 - int(masks[0]) - (layout is Layout.OBJECTNESS)
+            return min(map(int, output.shape)) - 4 - int(masks[0]) - (layout is Layout.OBJECTNESS)
         return None
 
     def _label(self, number: int) -> str:

@@ -1,4 +1,4 @@
-"""Detectors: YOLO's answers in all of their layouts, the letterbox, and what overlaps, against loops."""
+"""Detectors: YOLO's outputs in all of their layouts, the letterbox, and what overlaps, against loops."""
 
 import pickle
 from collections.abc import Callable
@@ -18,9 +18,9 @@ from latentrt.engines.errors import EngineError, LatentrtError, RequestError
 from latentrt.runtime.pictures.detections import (
     Candidates,
     Layout,
-    answer_layout,
-    candidates_from_answer,
+    candidates_from_output,
     letterboxed,
+    output_layout,
     suppressed,
 )
 
@@ -173,15 +173,15 @@ def test_layouts_are_told_by_their_shapes(
     shape: tuple[int, int], size: tuple[int, int], more: bool, layout: Layout
 ) -> None:
     """Those of real exports."""
-    assert answer_layout(shape, *size, more=more) is layout
+    assert output_layout(shape, *size, more=more) is layout
 
 
 @pytest.mark.parametrize("layout", Layout)
-def test_answers_are_read_as_written(layout: Layout) -> None:
+def test_outputs_are_read_as_written(layout: Layout) -> None:
     """Box by box, against a loop; masks behind the classes are not scores."""
     random = np.random.default_rng(2)
     rows = random.uniform(0, 1, (30, {Layout.OBJECTNESS: 12, Layout.FINAL: 6}.get(layout, 11))).astype(np.float32)
-    found = candidates_from_answer(rows.T if layout is Layout.COLUMNS else rows, layout, 3)
+    found = candidates_from_output(rows.T if layout is Layout.COLUMNS else rows, layout, 3)
     for index, row in enumerate(rows.tolist()):
         if layout is Layout.FINAL:
             expected = row[:4], row[4], int(row[5])

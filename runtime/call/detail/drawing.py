@@ -85,7 +85,7 @@ def draw_details(
     output = _checked_output(prompt, keywords)
     common: Options = cast(Options, {name: one for name, one in keywords.items() if name not in _OF_PICTURES})
     jobs = _jobs(manifest, prompt, image, keywords, detail)
-    told = [_unchanged(manifest, additions, job, detail, common) for job in jobs]  # and every argument is checked
+    unchanged = [_unchanged(manifest, additions, job, detail, common) for job in jobs]  # and every argument is checked
     progress = _Progress(keywords.get("progress"), sum(len(job.regions) for job in jobs))
     drawn: list[_Drawn] = []
     for job in jobs:
@@ -98,7 +98,7 @@ def draw_details(
         latents=_latents(manifest, results),
         seeds=tuple(job.seed for job in jobs),
         timings=_timings(results, perf_counter() - begin),
-        metadata=tuple(_metadata(job, one, detail, own) for job, one, own in zip(jobs, drawn, told, strict=True)),
+        metadata=tuple(_metadata(job, one, detail, own) for job, one, own in zip(jobs, drawn, unchanged, strict=True)),
         interrupted=any(one.interrupted for one in results),
         regions=tuple(one.regions for one in drawn),
     )
@@ -168,7 +168,7 @@ def _gone_over(
         of_region = {name: _piece(text, index) for name, text in job.texts.items()}
         prompt, seed = of_region["prompt"], (job.seed + index) % 2**64
         draws = not (stopped or detail.strength == 0.0 or _SKIPPED.fullmatch(prompt))
-        with progress.region() as told:
+        with progress.region() as of_calls:
             if draws:
                 result = inpaint(
                     **of_region,
@@ -177,7 +177,7 @@ def _gone_over(
                     strength=detail.strength,
                     padding_mask_crop=detail.padding,
                     seed=seed,
-                    progress=told,
+                    progress=of_calls,
                     **common,
                 )
                 picture, prompt, stopped = result.images[0], result.metadata[0].prompt, result.interrupted

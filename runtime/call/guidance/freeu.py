@@ -67,10 +67,10 @@ class FreeuUse:
     def condition(self, shapes: Shapes, count: int, crops: Sequence[Crop]) -> FreeuCondition:
         """As ``AddonUse.condition``."""
         blocks, size = freeu_blocks(self.structure), self.latents.size(shapes.profile)
-        told = {name: float(value) for name, value in asdict(self.factors).items()}
+        factors = {name: float(value) for name, value in asdict(self.factors).items()}
         return FreeuCondition(
-            (told["b1"], told["b2"])[: len(blocks)],
-            (told["s1"], told["s2"])[: len(blocks)],
+            (factors["b1"], factors["b2"])[: len(blocks)],
+            (factors["s1"], factors["s2"])[: len(blocks)],
             [plane_size(size, block.level) for block in blocks],
         )
 
@@ -95,9 +95,9 @@ def freeu_from_keyword(manifest: BundleManifest, structure: UnetStructure, given
             f"got freeu {given!r:.200}, expected latentrt.FreeU(…) or its factors by name; give latentrt.FreeU() for "
             "what its authors recommend"
         )
-    told = {field.name: getattr(given, field.name) for field in fields(given)}
-    told = {name: _factor(value, name) for name, value in told.items() if value is not None}
-    factors = replace(_recommended(manifest), **told)
+    named = {field.name: getattr(given, field.name) for field in fields(given)}
+    checked = {name: _factor(value, name) for name, value in named.items() if value is not None}
+    factors = replace(_recommended(manifest), **checked)
     if set(asdict(factors).values()) == {1.0}:
         return None
     return FreeuUse(factors=factors, structure=structure, latents=manifest.latents)

@@ -102,7 +102,7 @@ def _text_of_second(first: Denoising, second: SecondPass) -> TextCondition | Non
     same_prompts = request.prompts.of_encoders is larger.prompts.of_encoders and plan.texts == of_second.texts
     if not same_prompts or request.guidance.guides is not larger.guidance.guides:
         return None
-    told = {
+    of_pass = {
         which: replace(one, of_step=of_second.of_step.get(which, one.of_step)) for which, one in text.of_pass.items()
     }
-    return replace(text, of_pass=told, ratios=larger.sampling.ratios)
+    return replace(text, of_pass=of_pass, ratios=larger.sampling.ratios)

@@ -24,13 +24,13 @@ class PerturbedAttentionCondition:
 
     def at(self, call: UnetCall) -> Mapping[str, Tensor]:
         """The chosen self-attentions, 1 in the rows of perturbed passes and 0 in all others."""
-        told = call.pass_of_each
-        if not any(which.perturbed for which in told):
+        passes = call.pass_of_each
+        if not any(which.perturbed for which in passes):
             return {}
-        key = (told, call.inputs[SAMPLE].shape[0])
+        key = (passes, call.inputs[SAMPLE].shape[0])
         if key not in self._made:
             rows = np.zeros((key[1], len(self._layers)), np.float32)
-            rows[[index for index, which in enumerate(told) if which.perturbed]] = self._layers
+            rows[[index for index, which in enumerate(passes) if which.perturbed]] = self._layers
             rows.flags.writeable = False  # so engines on a device copy it there once
             self._made[key] = rows
         return {PERTURBED_ATTENTIONS: self._made[key]}

@@ -89,14 +89,14 @@ class TextCondition:
         if not self._changes:
             return {}
         step = self._step(call.level)
-        told = [self.of_pass[which.unperturbed] for which in call.pass_of_each]
+        texts = [self.of_pass[which.unperturbed] for which in call.pass_of_each]
         places = [
             text.of_step[min(step, len(text.of_step) - 1), picture]
-            for text, picture in zip(told, call.picture_of_each, strict=True)
+            for text, picture in zip(texts, call.picture_of_each, strict=True)
         ]
         return {
-            name: np.stack([text.inputs[name][place] for text, place in zip(told, places, strict=True)])
-            for name in told[0].inputs
+            name: np.stack([text.inputs[name][place] for text, place in zip(texts, places, strict=True)])
+            for name in texts[0].inputs
         }
 
     @property
@@ -147,11 +147,11 @@ def text_condition(
             f"got embeds of {length * least // chunks} tokens and texts of {length}, expected equally many; encode "
             "both with one pipe.encode, or shorten the text"
         )
-    told = {side: _inputs([one[index] for one in encoded]) for index, side in enumerate(sides)}
+    of_side = {side: _inputs([one[index] for one in encoded]) for index, side in enumerate(sides)}
     of_pass |= {
-        which: PassText(inputs=told[which.side], of_step=places)
+        which: PassText(inputs=of_side[which.side], of_step=places)
         for which, places in plan.of_step.items()
-        if which.side in told
+        if which.side in of_side
     }
     if guides and NEGATIVE not in of_pass:
         positive = of_pass[POSITIVE].rows()
