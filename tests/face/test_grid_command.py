@@ -152,6 +152,7 @@ def test_an_early_end(
     assert table()["complete"]
 
 
+@pytest.mark.slow
 def test_loras_sheets_and_pictures_to_start_from(
     here: Path, tiny_bundle: Path, command: Callable[..., Any], draws: Draws
 ) -> None:

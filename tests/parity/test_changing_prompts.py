@@ -57,7 +57,7 @@ def assert_equal(found: Array, expected: Array) -> None:
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_k", "ddim"])
-@pytest.mark.grid(most=3)
+@pytest.mark.grid(most=2)
 def test_a_prompt_that_changes(
     family_pipe: Pipes, references: Mapping[str, DiffusersReference], family: str, sampler: str
 ) -> None:
@@ -137,7 +137,7 @@ def composed(reference: DiffusersReference, pipe: latentrt.Pipeline, pictures: S
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("workflow", ["text", "image"])
-@pytest.mark.grid(most=2)
+@pytest.mark.grid(most=1)
 def test_composed_prompts(
     family_pipe: Pipes, references: Mapping[str, DiffusersReference], family: str, workflow: str
 ) -> None:

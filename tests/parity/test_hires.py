@@ -36,7 +36,7 @@ def pipe(emoji_bundle: Path) -> Iterator[latentrt.Pipeline]:
 
 @pytest.mark.parametrize("upscaler", ["latent", "latent-nearest-exact", "lanczos"])
 @pytest.mark.parametrize("sampler", ["dpmpp_2m_k", "euler_a", "ddim", "heun", "dpmpp_2s", "unipc", "lms_k"])
-@pytest.mark.grid(most=2)
+@pytest.mark.grid(most=1)
 def test_both_passes(pipe: latentrt.Pipeline, reference: DiffusersReference, sampler: str, upscaler: str) -> None:
     """Its scheduler is given int(steps / strength) steps, of which the last are taken."""
     call = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "seed": 7, "sampler": sampler, "output_type": "np"}

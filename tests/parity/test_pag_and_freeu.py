@@ -152,7 +152,7 @@ def test_perturbed_attention_guidance(family: str, both: Callable[..., Both]) ->
     sides.compare_perturbed(guidance_scale=1.0)
 
 
-@pytest.mark.parametrize("family", ["sdxl", pytest.param("sd1", marks=slow)])
+@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=slow)])
 def test_perturbed_from_a_picture_and_for_two(family: str, both: Callable[..., Both]) -> None:
     """Image-to-image; two pictures, whose passes are more rows than one call of the engine holds."""
     sides = both(family)
@@ -202,7 +202,8 @@ def test_freeu(family: str, both: Callable[..., Both]) -> None:
         sides.theirs.text.disable_freeu()
 
 
-@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=slow)])
+@slow
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_together_with_a_control_net(
     family: str,
     both: Callable[..., Both],

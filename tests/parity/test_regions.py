@@ -108,8 +108,9 @@ def pipe_of(family_pipe: Callable[[str], latentrt.Pipeline], request: pytest.Fix
 @pytest.mark.parametrize(
     ("family", "guidance"),
     [
-        ("sdxl", 4.0),
-        ("emoji", 1.0),
+        ("sd1", 4.0),
+        pytest.param("sdxl", 4.0, marks=pytest.mark.slow),
+        pytest.param("emoji", 1.0, marks=pytest.mark.slow),
         pytest.param("emoji", 4.0, marks=pytest.mark.slow),
         pytest.param("sdxl", 1.0, marks=pytest.mark.slow),
     ],

@@ -225,6 +225,7 @@ def test_loras_and_nets_count_in_both_passes(pipe: latentrt.Pipeline, tiny_net: 
     assert np.array_equal(result.latents, second_by_hand(pipe, larger, steps=2, strength=0.55, control=control))
 
 
+@pytest.mark.slow
 def test_everything_together(pipe: latentrt.Pipeline, tiny_bundle: Path, tiny_net: Path, tmp_path: Path) -> None:
     """A LoRA, a control net and a prompt that changes in both passes; from two threads as from one."""
     save_tiny_lora(tmp_path / "style.safetensors", tiny_bundle, seed=3, scale=0.05)

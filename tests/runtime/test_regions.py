@@ -58,7 +58,7 @@ REGIONS = st.builds(
 def test_shares_sum_up_to_one(tiny_pipe: latentrt.Pipeline) -> None:
     """Whatever the boxes, weights and soft edges."""
 
-    @fuzzed(30)
+    @fuzzed(15)
     @given(st.lists(REGIONS, min_size=1, max_size=4))
     def holds(regions: list[Region]) -> None:
         found = shares(tiny_pipe, regions)
@@ -228,7 +228,13 @@ def test_each_prompt_its_own(tiny_pipe: latentrt.Pipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["[cat:dog:0.5] face", "[cat|dog]", "a cat AND a dog :0.4 AND fog :-0.3", "(cat:1.2)"]
+    "prompt",
+    [
+        "[cat:dog:0.5] face",
+        pytest.param("[cat|dog]", marks=pytest.mark.slow),
+        "a cat AND a dog :0.4 AND fog :-0.3",
+        pytest.param("(cat:1.2)", marks=pytest.mark.slow),
+    ],
 )
 def test_prompts_that_change_and_are_composed(prompt: str, tiny_pipe: latentrt.Pipeline) -> None:
     """In the whole picture they are what they are without a region, bit for bit, beside any prompt of the call."""

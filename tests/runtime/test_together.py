@@ -47,7 +47,7 @@ def everything(tiny_net: Path) -> dict[str, Any]:
 
 def drawn(pipe: latentrt.Pipeline, options: Mapping[str, Any], prompt: str = PROMPT, seed: int = 5) -> Array:
     """Latents of a few steps."""
-    call = {"num_inference_steps": 4, "guidance_scale": 4.0, "sampler": "dpmpp_2m", "seed": [seed]}
+    call = {"num_inference_steps": 3, "guidance_scale": 4.0, "sampler": "dpmpp_2m", "seed": [seed]}
     return pipe(prompt, **{**call, **options}, output_type="latent").latents
 
 
@@ -68,11 +68,11 @@ def test_each_counts(pipe: latentrt.Pipeline, everything: dict[str, Any]) -> Non
 def test_threads_draw_what_is_drawn_alone(pipe: latentrt.Pipeline, everything: dict[str, Any]) -> None:
     """Calls that differ in all of it, of one pipeline."""
     plain: dict[str, Any] = {}
-    calls = [(everything, 5), (plain, 5), ({**everything, "hires": None}, 6), ({**everything, "control": None}, 7)]
+    calls = [(everything, 5), (plain, 5), ({**everything, "hires": None}, 6)]
     alone = [drawn(pipe, options, seed=seed) for options, seed in calls]
-    with ThreadPoolExecutor(4) as threads:
-        waiting = [threads.submit(drawn, pipe, options, PROMPT, seed) for options, seed in calls * 2]
-        for future, expected in zip(waiting, alone * 2, strict=True):
+    with ThreadPoolExecutor(3) as threads:
+        waiting = [threads.submit(drawn, pipe, options, PROMPT, seed) for options, seed in calls]
+        for future, expected in zip(waiting, alone, strict=True):
             assert np.array_equal(future.result(), expected)
 
 
