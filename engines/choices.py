@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import TypeVar
 
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 
 _Kind = TypeVar("_Kind", bound=StrEnum)
 
@@ -24,7 +24,9 @@ def choice(kind: type[_Kind], value: object, name: str, *, besides: Sequence[str
     if isinstance(value, str) and value in tuple(kind):
         return kind(value)
     given = str(value) if isinstance(value, str) else value
-    raise RequestError(f"got {name} {given!r}, expected one of {', '.join((*besides, *kind))}; choose one of these")
+    raise RequestError(
+        f"got {name} {shown(given)}, expected one of {', '.join((*besides, *kind))}; choose one of these"
+    )
 
 
 def choice_if_given(kind: type[_Kind], value: object, name: str) -> _Kind | None:

@@ -1,5 +1,13 @@
 """Errors that a user can mend: one sentence each, with what was got, what was expected and what to do."""
 
+_LONGEST = 200  # characters of a value in a message
+
+
+def shown(value: object) -> str:
+    """What a caller gave as a message shows it: on one line, and not at any length."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
 
 class LatentrtError(Exception):
     """Base of every error that latentrt raises on purpose; the command line turns it into exit status 2."""

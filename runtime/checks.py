@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.engines.spec import Array
 
 
@@ -24,7 +24,7 @@ def whole(value: Any, name: str) -> int:
             return operator.index(value)
     except TypeError:
         pass
-    raise RequestError(f"got {name} {value!r}, expected a whole number; give one")
+    raise RequestError(f"got {name} {shown(value)}, expected a whole number; give one")
 
 
 def number(value: Any, name: str) -> float:
@@ -38,7 +38,7 @@ def number(value: Any, name: str) -> float:
             return float(value)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise RequestError(f"got {name} {value!r}, expected a number; give one")
+    raise RequestError(f"got {name} {shown(value)}, expected a number; give one")
 
 
 def share(value: Any, name: str) -> float:
@@ -53,14 +53,19 @@ def share(value: Any, name: str) -> float:
     return found
 
 
+def is_list(value: Any) -> bool:
+    """Whether something holds several values; an array without dimensions is one number."""
+    return isinstance(value, (Sequence, np.ndarray)) and getattr(value, "ndim", 1) > 0
+
+
 def numbers(value: Any, name: str) -> tuple[float, ...]:
     """A list of finite numbers.
 
     Raises:
         RequestError: anything else.
     """
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
-        raise RequestError(f"got {name} {value!r}, expected a list of numbers; give one")
+    if isinstance(value, (str, bytes)) or not is_list(value):
+        raise RequestError(f"got {name} {shown(value)}, expected a list of numbers; give one")
     found = tuple(number(one, name) for one in value)
     if not np.isfinite(found).all():
         raise RequestError(f"got {name} {list(found)}, expected finite numbers; correct it")
@@ -75,7 +80,7 @@ def texts(value: Any, name: str) -> list[str]:
     """
     found = [value] if isinstance(value, str) else value
     if not isinstance(found, Sequence) or not all(isinstance(text, str) for text in found):
-        raise RequestError(f"got {name} {value!r}, expected a text or a list of texts; give one")
+        raise RequestError(f"got {name} {shown(value)}, expected a text or a list of texts; give one")
     for text in found:
         try:
             text.encode()
@@ -109,10 +114,12 @@ def seeds_for(value: Any, count: int) -> int | tuple[int, ...]:
     """
     if value is None:
         return tuple(secrets.randbits(32) for _ in range(count))
-    shared = not isinstance(value, (Sequence, np.ndarray)) or getattr(value, "ndim", 1) == 0
+    shared = not is_list(value)
     seeds = tuple(whole(one, "seed") for one in ([value] if shared else value))
     if not all(0 <= seed < 2**64 for seed in seeds):
-        raise RequestError(f"got seed {value!r}, expected whole numbers from 0 to 2^64 − 1; choose one in this range")
+        raise RequestError(
+            f"got seed {shown(value)}, expected whole numbers from 0 to 2^64 − 1; choose one in this range"
+        )
     if shared:
         return seeds[0]
     if len(seeds) != count:

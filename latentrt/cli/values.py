@@ -64,13 +64,17 @@ def _number_or_numbers(text: str, option: str) -> float | list[float]:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _settings(text: str, option: str) -> dict[str, Any]:
-    """``NAME=VALUE`` pairs with commas between them; ``on`` is none."""
+def _settings(text: str, option: str) -> dict[str, Any] | None:
+    """``NAME=VALUE`` pairs with commas between them; ``on`` is none of them, and ``off`` as if nothing was given."""
+    if text.lower() == "off":
+        return None
     if text.lower() == "on":
         return {}
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(name.strip() and equals for name, equals, _ in pairs):
-        raise RequestError(f"got {option} {text!r}, expected NAME=VALUE with commas between them, or on; correct it")
+        raise RequestError(
+            f"got {option} {text!r}, expected NAME=VALUE with commas between them, on or off; correct it"
+        )
     return {name.strip().replace("-", "_"): value_from_text(value.strip()) for name, _, value in pairs}
 
 

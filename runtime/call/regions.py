@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from latentrt.engines.bundle.records.latent_space import LatentSpace
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array
 from latentrt.runtime.call.keywords.options import Options
@@ -187,11 +187,11 @@ def regions_from_keywords(keywords: Options, of_encoders: Sequence[Prompts], rep
     given: Any = keywords.get("regions")
     listed = [given] if isinstance(given, Region) else given
     if not isinstance(listed, (list, tuple)):
-        raise RequestError(f"got regions {given!r:.200}, expected {_FORM}; give that")
+        raise RequestError(f"got regions {shown(given)}, expected {_FORM}; give that")
     nested = bool(listed) and all(isinstance(one, (list, tuple)) for one in listed)
     of_prompts = list(listed) if nested else [listed]
     if not all(isinstance(region, Region) for regions in of_prompts for region in regions):
-        raise RequestError(f"got regions {given!r:.200}, expected {_FORM}; give that")
+        raise RequestError(f"got regions {shown(given)}, expected {_FORM}; give that")
     if "prompt_embeds" in keywords:
         raise RequestError("got regions with prompt_embeds, expected the prompt as text beside theirs; give prompt")
     count = len(of_encoders[0].positives)
@@ -238,12 +238,12 @@ def _used(region: Region, place: int, encoders: int) -> UsedRegion | None:
     """
     what = f"region {place + 1}"
     if not isinstance(region.prompt, str):
-        raise RequestError(f"got prompt {region.prompt!r:.100} of {what}, expected a text; give one")
+        raise RequestError(f"got prompt {shown(region.prompt)} of {what}, expected a text; give one")
     texts(region.prompt, "prompt")
     what = f"{what} ({region.prompt[:40]!r})"
     if region.prompt_2 is not None:
         if not isinstance(region.prompt_2, str):
-            raise RequestError(f"got prompt_2 {region.prompt_2!r:.100} of {what}, expected a text; give one")
+            raise RequestError(f"got prompt_2 {shown(region.prompt_2)} of {what}, expected a text; give one")
         texts(region.prompt_2, "prompt_2")
         if encoders == 1:
             raise RequestError(f"got prompt_2 of {what} with a model that has one text encoder; leave it out")
@@ -271,16 +271,18 @@ def _used(region: Region, place: int, encoders: int) -> UsedRegion | None:
 
 def _box(given: Any, what: str) -> tuple[float, ...]:
     box = numbers(given, f"box of {what}")
-    shown = f"({', '.join(f'{one:g}' for one in box)})"
     if len(box) != 4:
-        raise RequestError(f"got box {shown} of {what}, expected four numbers, (left, top, right, bottom); give these")
+        raise RequestError(
+            f"got box {shown(box)} of {what}, expected four numbers, (left, top, right, bottom); give these"
+        )
     left, top, right, bottom = box
+    sides = f"({', '.join(f'{one:g}' for one in box)})"
     if not all(0.0 <= one <= 1.0 for one in box):
         advice = "divide pixels by the picture's width and height" if max(box) > 2.0 else "keep it in the picture"
-        raise RequestError(f"got box {shown} of {what}, expected shares of the width and height, 0 to 1; {advice}")
+        raise RequestError(f"got box {sides} of {what}, expected shares of the width and height, 0 to 1; {advice}")
     if left >= right or top >= bottom:
         raise RequestError(
-            f"got box {shown} of {what}, which has no area, expected (left, top, right, bottom) with left < right and "
+            f"got box {sides} of {what}, which has no area, expected (left, top, right, bottom) with left < right and "
             "top < bottom; correct it"
         )
     return box

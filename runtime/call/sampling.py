@@ -127,7 +127,7 @@ def sampler_from_keywords(manifest: BundleManifest, keywords: SamplingKeywords) 
         RequestError: an unknown one, or timesteps beside sigmas.
     """
     named = keywords.get("sampler")
-    if named is None or named == manifest.defaults.sampler:
+    if named is None or (isinstance(named, str) and named == manifest.defaults.sampler):
         options: dict[str, Any] = dict(manifest.defaults.sampler_options)
         named = Sampler(name=manifest.defaults.sampler, **options)
     sampler = named if isinstance(named, Sampler) else Sampler(name=named)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.engines.spec import Array
 from latentrt.runtime.arrays import as_array, is_array
 from latentrt.runtime.checks import number, numbers, whole
@@ -101,7 +101,7 @@ def regions_from_boxes(boxes: Any, width: int, height: int) -> list[DetailRegion
     if isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 4 and _is_number(given[0]):
         given = [given]
     if not isinstance(given, Sequence) or isinstance(given, str):
-        raise RequestError(f"got boxes {boxes!r}, expected a list of (left, top, right, bottom); give one")
+        raise RequestError(f"got boxes {shown(boxes)}, expected a list of (left, top, right, bottom); give one")
     return [region_of_box(_checked_box(box, width, height), width, height) for box in given]
 
 
@@ -176,7 +176,7 @@ def blur_from_argument(mask_blur: Any) -> float:
 def _checked_box(box: Any, width: int, height: int) -> Sequence[float]:
     found = numbers(box, "box")
     if len(found) != 4:
-        raise RequestError(f"got box {box!r}, expected left, top, right and bottom in pixels; give these four")
+        raise RequestError(f"got box {shown(box)}, expected left, top, right and bottom in pixels; give these four")
     left, top, right, bottom = found
     if not (left < right and top < bottom):
         raise RequestError(

@@ -1,6 +1,7 @@
 """``Detector``: finds faces, hands or anything else in a picture with an ONNX file of the user's."""
 
 import ast
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from latentrt.engines.backends.ort_cpu.onnx_file import OnnxFile
-from latentrt.engines.errors import EngineError, RequestError
+from latentrt.engines.errors import EngineError, RequestError, shown
 from latentrt.engines.spec import Array
 from latentrt.runtime.checks import share, whole
 from latentrt.runtime.pictures.arrays import rgb_array
@@ -70,6 +71,8 @@ class Detector:
             RequestError: no such file or class, or a number out of range.
             EngineError: a file that is no detector.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise RequestError(f"got detector {shown(path)}, expected the path of an ONNX file; give one")
         self.path = Path(path)
         self.confidence, self._iou = share(confidence, "confidence"), share(iou, "iou")
         threads = None if threads is None else whole(threads, "threads")

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.runtime.prompts.encoder import Prompts
 
 Resolve = Callable[[str, int], str]
@@ -51,8 +51,8 @@ def resolver_from_argument(wildcards: Any) -> Resolve:
     """
     if not isinstance(wildcards, (str, os.PathLike)):
         raise RequestError(
-            f"got wildcards {wildcards!r}, expected the folder with the wildcards' files, or '' for templates such as "
-            "{red|blue}, which need none; give one of them"
+            f"got wildcards {shown(wildcards)}, expected the folder with the wildcards' files, or '' for templates "
+            "such as {red|blue}, which need none; give one of them"
         )
     try:
         from latentrt.runtime.prompts.templates import Templates

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from latentrt.engines.bundle.records.schedule_config import EdmLevels, ScheduleConfig
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.runtime.sampling.grids import k_diffusion as k_grids
 from latentrt.runtime.sampling.grids.align_your_steps import ays_sigmas, ays_timesteps
 from latentrt.runtime.sampling.grids.k_diffusion import TimestepType
@@ -70,7 +70,9 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.name not in SAMPLERS:
-            raise RequestError(f"got sampler {self.name!r}, expected one of {', '.join(SAMPLERS)}; {_hint(self.name)}")
+            raise RequestError(
+                f"got sampler {shown(self.name)}, expected one of {', '.join(SAMPLERS)}; {_hint(self.name)}"
+            )
         for name, value in self.wishes.items():
             self._check_known(name)
             choices = self._solver_types if name == "solver_type" else CHOICES.get(name)

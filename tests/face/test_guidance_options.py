@@ -43,7 +43,7 @@ def test_options_are_the_keywords(tiny_bundle: Path, tmp_path: Path, command: Ca
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--apg", "eta"), "expected NAME=VALUE with commas between them, or on"),
+        (("--apg", "eta"), "expected NAME=VALUE with commas between them, on or off"),
         (("--apg", "eta=a lot"), "got eta of Apg 'a lot', expected a number"),
         (("--dynamic-thresholding", "mimic=3"), "got 'mimic' in dynamic_thresholding, expected some of mimic_scale"),
         (("--cfg-plus-plus", "strong"), "expected numbers"),

@@ -210,6 +210,8 @@ REFUSALS: dict[str, dict[str, Any]] = {
     "expected a latentrt.Detector": {"boxes": None, "detector": "face.onnx"},
     "which lies outside of the picture of 90x60": {"boxes": [(90, 0, 95, 10)]},
     "got strength 2": {"strength": 2},
+    "got detector <class 'float'>, expected a latentrt.Detector": {"boxes": None, "detector": float},
+    "got box array(0.5), expected a list of numbers": {"boxes": [np.array(0.5)]},
     "got padding -1": {"padding": -1},
     "got max_regions 0": {"max_regions": 0},
     "got order 'right', expected one of given, left-to-right": {"order": "right"},

@@ -217,6 +217,7 @@ def test_refusals(detector_file: Callable[..., Path], picture: Image.Image, tmp_
     refused: list[tuple[str, Callable[[], Any]]] = [
         ("which is no file; check the path", lambda: latentrt.Detector(tmp_path / "absent.onnx")),
         ("which is no file", lambda: latentrt.Detector(tmp_path)),
+        ("got detector 5, expected the path", lambda: latentrt.Detector(5)),  # type: ignore[arg-type]
         ("yolo export model=FILE.pt format=onnx", lambda: latentrt.Detector(text)),
         ("with inputs input (1, 64, 64, 3) float", lambda: latentrt.Detector(wide)),
         ("got class 'rot'", lambda: latentrt.Detector(good, classes="rot")),

@@ -305,6 +305,8 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         "makes 32x32 41x41, expected sides .* multiples of 4 pixels; take scale 1.25",
     ),
     "scale": (lambda: {"hires": Hires(scale=0.5)}, "got scale 0.5 of hires"),
+    "huge scale": (lambda: {"hires": Hires(scale=1e308)}, "of hires, expected 1 to 64"),
+    "arrays": (lambda: {"hires": Hires(sampler=np.zeros(2))}, "got sampler array"),  # type: ignore[arg-type]
     "no number": (lambda: {"hires": Hires(scale=float("nan"))}, "got scale nan of hires"),
     "text": (lambda: {"hires": Hires(scale="2")}, "expected a number"),  # type: ignore[arg-type]
     "strength": (lambda: {"hires": Hires(strength=0.0)}, "above 0 to 1"),

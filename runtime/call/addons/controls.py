@@ -7,7 +7,7 @@ from typing import Any
 
 from latentrt.engines.bundle.records.addon_manifest import AddonKind
 from latentrt.engines.choices import choice
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.engines.shapes import Profile
 from latentrt.runtime.addons.addon import Addon, OpenAddons
 from latentrt.runtime.addons.control import CONTROL_TYPES, Control, ControlMode
@@ -42,7 +42,7 @@ def controls_from_keywords(
     """
     controls = [given] if isinstance(given, Control) else given
     if not isinstance(controls, (list, tuple)) or not all(isinstance(one, Control) for one in controls):
-        raise RequestError(f"got control {given!r:.200}, expected {_FORM}; give that")
+        raise RequestError(f"got control {shown(given)}, expected {_FORM}; give that")
     used = [_used(opened, control, sampling, count) for control in controls]
     for one in used:
         one.addon.check_profile(profile)
@@ -95,7 +95,7 @@ def _addon(opened: OpenAddons, net: Any) -> Addon:
     """
     if not isinstance(net, (str, os.PathLike, Addon)):
         raise RequestError(
-            f"got net {net!r:.200} in a Control, expected the path of a ControlNet's bundle, or what "
+            f"got net {shown(net)} in a Control, expected the path of a ControlNet's bundle, or what "
             "latentrt.open_addon gave; give one of these"
         )
     addon = opened.addon(net if isinstance(net, Addon) else Path(net))

@@ -11,7 +11,7 @@ from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, ImagePromptRecord
 from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.runtime.addons.addon import Addon, OpenAddons
 from latentrt.runtime.addons.attention_scales import attention_scales
 from latentrt.runtime.addons.image_prompt import ImagePrompt
@@ -98,7 +98,7 @@ def _use(
 def _adapter(opened: OpenAddons, adapter: Any) -> Addon:
     if not isinstance(adapter, (str, os.PathLike, Addon)):
         raise RequestError(
-            f"got adapter {adapter!r:.200} of an {_NAME}, expected the path of its bundle, or what latentrt.open_addon "
+            f"got adapter {shown(adapter)} of an {_NAME}, expected the path of its bundle, or what latentrt.open_addon "
             "gave; give one"
         )
     addon = opened.addon(adapter if isinstance(adapter, Addon) else Path(adapter))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.choices import choice_if_given
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.runtime.call.detail.result import DetailedRegion
 from latentrt.runtime.checks import share, whole
 from latentrt.runtime.metadata.further_passes import DetailMetadata
@@ -107,9 +107,9 @@ def detail_from_arguments(
         raise RequestError(
             f"got {' and '.join(given) or 'no regions'}, expected one of boxes, masks and detector; give one of them"
         )
-    if detector is not None and not callable(detector):
+    if detector is not None and not _is_detector(detector):
         raise RequestError(
-            f"got detector {detector!r}, expected a latentrt.Detector; give latentrt.Detector('face.onnx')"
+            f"got detector {shown(detector)}, expected a latentrt.Detector; give latentrt.Detector('face.onnx')"
         )
     most = None if max_regions is None else whole(max_regions, "max_regions")
     if most is not None and most < 1:
@@ -129,3 +129,9 @@ def detail_from_arguments(
         order=choice_if_given(RegionOrder, order, "order") or own,
         most=most,
     )
+
+
+def _is_detector(given: Any) -> bool:
+    from latentrt.runtime.pictures.detector import Detector  # loaded by those who have one
+
+    return isinstance(given, Detector)

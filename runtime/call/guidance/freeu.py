@@ -10,7 +10,7 @@ from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.unet.added_inputs import freeu_blocks, plane_size
 from latentrt.engines.bundle.unet.structure import UnetStructure
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.runtime.checks import number
 from latentrt.runtime.denoiser.conditions.freeu import FreeuCondition
@@ -92,7 +92,7 @@ def freeu_from_keyword(manifest: BundleManifest, structure: UnetStructure, given
         given = FreeU(**given)
     if not isinstance(given, FreeU):
         raise RequestError(
-            f"got freeu {given!r:.200}, expected latentrt.FreeU(…) or its factors by name; give latentrt.FreeU() for "
+            f"got freeu {shown(given)}, expected latentrt.FreeU(…) or its factors by name; give latentrt.FreeU() for "
             "what its authors recommend"
         )
     named = {field.name: getattr(given, field.name) for field in fields(given)}

@@ -12,7 +12,7 @@ from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.call.keywords.options import GuidanceKeywords
-from latentrt.runtime.checks import number, numbers, share, warn_caller
+from latentrt.runtime.checks import is_list, number, numbers, share, warn_caller
 from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.guidance_scale import GuidanceScaleCondition
 from latentrt.runtime.denoiser.guider import (
@@ -185,7 +185,7 @@ def weights_of_steps(value: Any, name: str, plural: str, steps: int) -> tuple[fl
     Raises:
         RequestError: no numbers, or another number of them.
     """
-    if isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray)):
+    if isinstance(value, str) or not is_list(value):
         return (number(value, name),) * steps
     found = numbers(value, name)
     if len(found) != steps:
@@ -206,7 +206,7 @@ def _perturbation(keywords: GuidanceKeywords) -> Perturbation | None:
             f"got pag_adaptive_scale {adaptive:g}, expected a number of at least 0: what pag_scale falls by with "
             "each timestep; 0.005 is common"
         )
-    idle = [name for name in ("pag_adaptive_scale", "pag_applied_layers") if keywords.get(name)]
+    idle = ["pag_adaptive_scale"] * bool(adaptive) + ["pag_applied_layers"] * ("pag_applied_layers" in keywords)
     if idle and "pag_scale" not in keywords:
         warn_caller(f"got {' and '.join(idle)} without pag_scale, where it changes nothing; give pag_scale=3, too")
     return Perturbation(scale=scale, adaptive=adaptive) if scale else None

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.runtime.call.guidance.guidance import weights_of_steps
 from latentrt.runtime.call.keywords.options import GuidanceKeywords
 from latentrt.runtime.denoiser.combiners.apg import Apg
@@ -68,11 +68,11 @@ def _settings(kind: type[_Settings], value: Any, name: str) -> _Settings:
         return value
     if not isinstance(value, Mapping):
         raise RequestError(
-            f"got {name} {value!r}, expected latentrt.{kind.__name__}(…) or its settings by name; give "
+            f"got {name} {shown(value)}, expected latentrt.{kind.__name__}(…) or its settings by name; give "
             f"latentrt.{kind.__name__}() for the defaults"
         )
     known = [field.name for field in fields(kind)]
     for given in value:
         if given not in known:
-            raise RequestError(f"got {given!r} in {name}, expected some of {', '.join(known)}; correct the name")
+            raise RequestError(f"got {shown(given)} in {name}, expected some of {', '.join(known)}; correct the name")
     return kind(**value)

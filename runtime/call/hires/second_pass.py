@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.engines.shapes import profile_for_size
 from latentrt.runtime.call.canvas import Canvas
 from latentrt.runtime.call.hires.hires import Hires, LatentUpscaler, PictureUpscaler
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.upscaling.upscaler import Upscaler
 
 _BLURS_BELOW = 0.5  # strength: latents that were enlarged are no picture's until they are redrawn so far
+_LARGEST_SCALE = 64.0
 _ROUNDING = 1e-3  # pixels: scales are written with few digits
 _OF_PROMPT = ("prompt_2", "prompt_embeds", "pooled_prompt_embeds")
 _OF_NEGATIVE = ("negative_prompt_2", "negative_prompt_embeds", "negative_pooled_prompt_embeds")
@@ -98,7 +99,7 @@ def with_second_pass(
     """
     hires = keywords["hires"]
     if not isinstance(hires, Hires):
-        raise RequestError(f"got hires {hires!r:.200}, expected latentrt.Hires(scale=2.0); give that")
+        raise RequestError(f"got hires {shown(hires)}, expected latentrt.Hires(scale=2.0); give that")
     if "denoising_end" in keywords:
         raise RequestError(
             "got denoising_end with hires, whose second pass begins with what is finished; leave one of them out"
@@ -150,8 +151,8 @@ def _keywords_of_pass(request: Request, hires: Hires, keywords: Options) -> Opti
 def _canvas(first: Canvas, manifest: BundleManifest, hires: Hires, keywords: Options) -> Canvas:
     """The larger size, whose sides are whole numbers below side · scale, as in A1111."""
     scale = number(hires.scale, "scale of hires")
-    if not 1.0 <= scale < math.inf:
-        raise RequestError(f"got scale {scale:g} of hires, expected a number of at least 1; 2 is common")
+    if not 1.0 <= scale <= _LARGEST_SCALE:
+        raise RequestError(f"got scale {scale:g} of hires, expected 1 to {_LARGEST_SCALE:g}; 2 is common")
     small, multiple = first.profile, manifest.pixel_multiple
     width, height = (math.floor(side * scale + _ROUNDING) for side in (small.width, small.height))
     if width % multiple or height % multiple:

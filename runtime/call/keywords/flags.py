@@ -19,7 +19,7 @@ class Form(StrEnum):
     PAIR = "pair"
     """Two whole numbers with a comma."""
     SETTINGS = "settings"
-    """NAME=VALUE pairs with commas between them, or "on" for the defaults of all."""
+    """NAME=VALUE pairs with commas between them, "on" for the defaults of all, or "off"."""
 
 
 @dataclass(frozen=True)

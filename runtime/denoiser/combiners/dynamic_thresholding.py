@@ -14,7 +14,7 @@ import numpy as np
 
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.choices import choice
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.engines.spec import Array
 from latentrt.runtime.checks import number, share
 from latentrt.runtime.denoiser.combiners.space import denoised, output
@@ -132,7 +132,7 @@ class DynamicThresholding:
             )
         if not isinstance(self.separate_feature_channels, (bool, np.bool_)):
             raise RequestError(
-                f"got separate_feature_channels {self.separate_feature_channels!r} {of}, expected True or False; "
+                f"got separate_feature_channels {shown(self.separate_feature_channels)} {of}, expected True or False; "
                 "correct it"
             )
         object.__setattr__(self, "interpolate_phi", share(self.interpolate_phi, f"interpolate_phi {of}"))
