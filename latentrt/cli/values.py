@@ -75,7 +75,10 @@ def _settings(text: str, option: str) -> dict[str, Any] | None:
         raise RequestError(
             f"got {option} {text!r}, expected NAME=VALUE with commas between them, on or off; correct it"
         )
-    return {name.strip().replace("-", "_"): value_from_text(value.strip()) for name, _, value in pairs}
+    settings = {name.strip().replace("-", "_"): value_from_text(value.strip()) for name, _, value in pairs}
+    if len(settings) < len(pairs):
+        raise RequestError(f"got {option} {text!r}, expected each name once; leave one out")
+    return settings
 
 
 def _as_it_is(value: Any, _: str) -> Any:

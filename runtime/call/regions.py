@@ -273,7 +273,7 @@ def _box(given: Any, what: str) -> tuple[float, ...]:
     box = numbers(given, f"box of {what}")
     if len(box) != 4:
         raise RequestError(
-            f"got box {shown(box)} of {what}, expected four numbers, (left, top, right, bottom); give these"
+            f"got box {shown(given)} of {what}, expected four numbers, (left, top, right, bottom); give these"
         )
     left, top, right, bottom = box
     sides = f"({', '.join(f'{one:g}' for one in box)})"

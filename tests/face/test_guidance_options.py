@@ -40,10 +40,20 @@ def test_options_are_the_keywords(tiny_bundle: Path, tmp_path: Path, command: Ca
     np.testing.assert_array_equal(np.load(out), expected.latents)
 
 
+def test_off_is_as_if_left_out(tiny_bundle: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+    """So that a grid can compare with and without."""
+    off = ("--apg", "off", "--freeu", "OFF", "--dynamic-thresholding", "off")
+    for name, more in (("off.npy", off), ("out.npy", ())):
+        done = command("generate", tiny_bundle, "a cat", *more, "--steps", 2, "--seed", 1, "-o", tmp_path / name)
+        assert done.status == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "off.npy"), np.load(tmp_path / "out.npy"))
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
         (("--apg", "eta"), "expected NAME=VALUE with commas between them, on or off"),
+        (("--apg", "eta=1,eta=0"), "expected each name once"),
         (("--apg", "eta=a lot"), "got eta of Apg 'a lot', expected a number"),
         (("--dynamic-thresholding", "mimic=3"), "got 'mimic' in dynamic_thresholding, expected some of mimic_scale"),
         (("--cfg-plus-plus", "strong"), "expected numbers"),
