@@ -56,8 +56,8 @@ def assert_equal(found: Array, expected: Array) -> None:
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_k", "ddim"])
-@pytest.mark.grid(most=2)
+@pytest.mark.parametrize("sampler", ["dpmpp_2m_k", "euler", "ddim"])
+@pytest.mark.grid(most=1)
 def test_a_prompt_that_changes(
     family_pipe: Pipes, references: Mapping[str, DiffusersReference], family: str, sampler: str
 ) -> None:

@@ -178,12 +178,12 @@ def test_cfg_plus_plus_has_its_own_solver_in_both_passes(pipe: latentrt.Pipeline
 def test_a_prompt_changes_in_the_second_pass(pipe: latentrt.Pipeline) -> None:
     """As A1111 has it: 1.0 to 2.0 are parts of the second pass, and 0 to 1 parts of the first."""
     call = {**CALL, "prompt_syntax": "a1111", "output_type": "latent"}
-    hires = Hires(steps=4, strength=0.6)
+    hires = Hires(steps=2, strength=0.6)
     changing = pipe("[a red apple:a frog:1.5]", **call, hires=hires)
     assert np.array_equal(changing.first_pass, pipe("a red apple", **call).latents)
     assert not np.array_equal(changing.latents, pipe("a red apple", **call, hires=hires).latents)
     at_once = pipe("[a red apple:a frog:1.0]", **call, hires=hires)
-    other = pipe("a red apple", **call, hires=Hires(steps=4, strength=0.6, prompt="a frog"))
+    other = pipe("a red apple", **call, hires=Hires(steps=2, strength=0.6, prompt="a frog"))
     assert np.array_equal(at_once.latents, other.latents)
 
 
