@@ -123,7 +123,7 @@ class _Context(SamplingContext):
         return super().sample_prompts(_parsed(prompt) if isinstance(prompt, str) else prompt, num_prompts)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _parsed(text: str) -> Command:
     return parse(text)
 
