@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from latentrt.engines.errors import CheckpointError
 
+_OF_UPSCALERS = ("spandrel", "einops")
+
 
 @contextmanager
 def export_packages() -> Iterator[None]:
@@ -16,6 +18,7 @@ def export_packages() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        extra = "upscale" if error.name in _OF_UPSCALERS else "export"
         raise CheckpointError(
-            f"this build needs the package {error.name}, which is not installed; install latentrt[export]"
+            f"this build needs the package {error.name}, which is not installed; install latentrt[{extra}]"
         ) from error

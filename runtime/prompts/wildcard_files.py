@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.runtime.checks import warn_caller
 
 _LARGEST = 8 * 2**20  # bytes of a file
@@ -66,21 +66,21 @@ class WildcardFiles:
         name = wildcard.strip().replace("\\", "/").strip("/")
         if self._folder is None:
             raise RequestError(
-                f"got wildcard '__{name}__' with wildcards='', which is for templates without files, expected a "
+                f"got wildcard {_shown(name)} with wildcards='', which is for templates without files, expected a "
                 "folder; give wildcards the one that has its file"
             )
         matched = self._matches(name) or self._matches(f"**/{name}")
         if not matched:
             raise RequestError(
-                f"got wildcard '__{name}__', which nothing in the folder {str(self._folder)!r} is named, expected "
-                f"{self._close(name)}; correct it, or add {name.rpartition('/')[2] or 'a'}.txt"
+                f"got wildcard {_shown(name)}, which nothing in the folder {str(self._folder)!r} is named, expected "
+                f"{self._close(name)}; correct it, or add {' '.join(name.rpartition('/')[2].split()) or 'a'}.txt"
             )
         entries = dict.fromkeys(
             entry for held in matched for entry in (held if isinstance(held, tuple) else map(Entry, _lines(held)))
         )
         if not entries:
             raise RequestError(
-                f"got wildcard '__{name}__', whose file has no entries, expected one a line; add some, or leave it out"
+                f"got wildcard {_shown(name)}, whose file has no entries, expected one a line; add some or leave it out"
             )
         return tuple(sorted(entries, key=lambda entry: entry.text))
 
@@ -97,6 +97,10 @@ class WildcardFiles:
         if not names:
             return "some .txt, .yaml or .json in it"
         return f"{'one such as ' if not close else ''}{' or '.join(f'__{one}__' for one in close or names[:3])}"
+
+
+def _shown(name: str) -> str:
+    return shown(f"__{name}__")
 
 
 def _lists(folder: Path) -> Iterator[tuple[str, Path | tuple[Entry, ...]]]:

@@ -15,11 +15,13 @@ import pytest
 from stub_export import stub_exporter
 
 import latentrt
+from latentrt.building.packages import export_packages
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.probes import read_probes, write_probes
 from latentrt.engines.bundle.records.manifest import PreviewRecord
 from latentrt.engines.bundle.records.manifest_file import write_manifest
+from latentrt.engines.errors import CheckpointError
 from latentrt.verifying import verify
 
 STUB = Path(__file__).resolve().parents[1] / "stub_export.py"
@@ -248,3 +250,10 @@ main(["build", {str(tiny_checkpoint)!r}, "-o", {str(tmp_path / "new.bundle")!r}]
     assert process.returncode == 2
     assert "latentrt[export]" in message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("package", "extra"), [("spandrel", "upscale"), ("diffusers", "export")])
+def test_a_missing_package_is_named_with_its_extra(package: str, extra: str) -> None:
+    """Upscalers of weights need one of their own."""
+    with pytest.raises(CheckpointError, match=rf"package {package}, .* install latentrt\[{extra}\]"), export_packages():
+        raise ModuleNotFoundError(name=package)

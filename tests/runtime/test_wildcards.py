@@ -119,6 +119,7 @@ REFUSALS = {
     "__../../etc/passwd__": "which nothing in the folder",
     "__/etc/passwd__": "which nothing in the folder",
     "__outside__": "which nothing in the folder",
+    "__two\nlines__": "got wildcard '__two\\nlines__', which nothing in the folder",
     "__linked/secret__": "which nothing in the folder",
     "__empty__": "whose file has no entries",
     "__circle__": "name one another without end",

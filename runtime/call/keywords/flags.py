@@ -83,13 +83,13 @@ FLAGS: Mapping[str, Flag] = {
     "apg": Flag(
         "--apg",
         "Adaptive projected guidance, against oversaturation: eta=0,norm_threshold=15,momentum=-0.5, of which each may "
-        "be left out; or on.",
+        "be left out; or on; or off.",
         Form.SETTINGS,
         "NAME=VALUE,…",
     ),
     "dynamic_thresholding": Flag(
         "--dynamic-thresholding",
-        "Keep the range of a weaker guidance: mimic_scale=7 and others of docs/guidance.md; or on.",
+        "Keep the range of a weaker guidance: mimic_scale=7 and others of docs/guidance.md; or on; or off.",
         Form.SETTINGS,
         "NAME=VALUE,…",
     ),
@@ -106,7 +106,7 @@ FLAGS: Mapping[str, Flag] = {
     ),
     "freeu": Flag(
         "--freeu",
-        "FreeU: on, with what its authors recommend for the model, or some of b1=1.5,b2=1.6,s1=0.9,s2=0.2.",
+        "FreeU: on, with what its authors recommend for the model, or some of b1=1.5,b2=1.6,s1=0.9,s2=0.2; or off.",
         Form.SETTINGS,
         "NAME=VALUE,…",
     ),
