@@ -13,6 +13,7 @@ from latentrt.runtime.denoiser.conditions.perturbed_attention import PerturbedAt
 from latentrt.runtime.pictures.crop import Crop
 
 MIDDLE = ("mid",)
+_LONGEST, _REPEATS = 100, 3  # of an expression: nested or many repetitions may take for ever to find nothing
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +59,11 @@ def perturbed_attention_from_keyword(structure: UnetStructure, given: Any) -> Pe
     scopes = [layer.scope for layer in structure.self_attentions]
     chosen = [False] * len(scopes)
     for name in names:
+        if len(name) > _LONGEST or len(re.findall(r"[*+?{]", name)) > _REPEATS or re.search(r"\)[*+?{]", name):
+            raise RequestError(
+                f"got {name[:_LONGEST]!r} in pag_applied_layers, expected at most {_LONGEST} characters and {_REPEATS} "
+                "repetitions, none of them of a group; give a part of a layer's name, such as 'mid' or 'up_blocks.0'"
+            )
         try:
             here = [re.search(name, scope) is not None for scope in scopes]
         except re.error as error:
