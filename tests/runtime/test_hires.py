@@ -105,6 +105,7 @@ def test_pictures_are_enlarged_and_drawn_on(pipe: latentrt.Pipeline, upscaler: s
 
 @pytest.mark.parametrize(("steps", "strength"), [(7, 0.3), (12, 0.2), (7, 0.55), (20, 0.4), (1, 0.5), (20, 1.0)])
 @pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.grid
 def test_a_second_pass_takes_exactly_its_steps(pipe: latentrt.Pipeline, name: str, steps: int, strength: float) -> None:
     """Of every sampler, the last of the longer schedule; PNDM warms up where it begins."""
     config = pipe.manifest.schedule
