@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" 
     from latentrt.runtime.call.result import Result as Result
     from latentrt.runtime.denoiser.combiners.apg import Apg as Apg
     from latentrt.runtime.denoiser.combiners.dynamic_thresholding import DynamicThresholding as DynamicThresholding
-    from latentrt.runtime.pictures.detector import Detector as Detector
+    from latentrt.runtime.pictures.detail.detector import Detector as Detector
     from latentrt.runtime.pictures.picture_file import read_parameters as read_parameters
     from latentrt.runtime.pipeline import Pipeline as Pipeline
     from latentrt.runtime.prompts.encoder import PromptTruncatedWarning as PromptTruncatedWarning
@@ -73,7 +73,7 @@ _NAMES = {
     "latentrt.runtime.call.result": ("Result",),
     "latentrt.runtime.denoiser.combiners.apg": ("Apg",),
     "latentrt.runtime.denoiser.combiners.dynamic_thresholding": ("DynamicThresholding",),
-    "latentrt.runtime.pictures.detector": ("Detector",),
+    "latentrt.runtime.pictures.detail.detector": ("Detector",),
     "latentrt.runtime.pictures.picture_file": ("read_parameters",),
     "latentrt.runtime.pipeline": ("Pipeline",),
     "latentrt.runtime.prompts.encoder": ("PromptTruncatedWarning",),

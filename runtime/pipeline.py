@@ -26,7 +26,7 @@ from latentrt.runtime.call.initial_latents import (
     latents_from_noise,
 )
 from latentrt.runtime.call.keywords.options import Embeds, EncodeKeywords, Options, set_options
-from latentrt.runtime.call.prompt_set import prompt_set_from_keywords
+from latentrt.runtime.call.prompts.prompt_set import prompt_set_from_keywords
 from latentrt.runtime.call.request import Request, loras_of_call, request_from_options
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.call.workflow import Workflow
@@ -39,8 +39,8 @@ from latentrt.runtime.sampling.noise import Noise
 
 if TYPE_CHECKING:
     from latentrt.runtime.call.detail.result import DetailResult
-    from latentrt.runtime.pictures.detail_regions import RegionOrder
-    from latentrt.runtime.pictures.detector import Detector
+    from latentrt.runtime.pictures.detail.detector import Detector
+    from latentrt.runtime.pictures.detail.regions import RegionOrder
 
 
 class Pipeline(Loading):

@@ -43,7 +43,7 @@ def regions_from_options(
         from latentrt.runtime.pictures.image import read_image
 
         return {"masks": [read_image(path) for path in masks]}
-    from latentrt.runtime.pictures.detector import Detector
+    from latentrt.runtime.pictures.detail.detector import Detector
 
     assert detector is not None  # as one of the three is given; for the type checker
     wanted: dict[str, Any] = {} if confidence is None else {"confidence": confidence}

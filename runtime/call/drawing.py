@@ -16,7 +16,7 @@ from latentrt.engines.store.components import Engines
 from latentrt.runtime.call.conditioning import Conditioning
 from latentrt.runtime.call.guidance.guidance import composition_of
 from latentrt.runtime.call.initial_latents import InitialLatents
-from latentrt.runtime.call.prompt_set import PromptSet
+from latentrt.runtime.call.prompts.prompt_set import PromptSet
 from latentrt.runtime.call.request import Request
 from latentrt.runtime.call.result import OutputType, Result, Timings
 from latentrt.runtime.checks import warn_caller

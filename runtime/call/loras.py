@@ -16,7 +16,7 @@ from latentrt.runtime.adapters.loaded import LoadedLora, LoadedLoras, unknown_lo
 from latentrt.runtime.adapters.lora_set import LoraSet, Strength
 from latentrt.runtime.call.guidance.guidance import Guidance
 from latentrt.runtime.call.keywords.options import LoraKeywords
-from latentrt.runtime.call.prompt_set import PromptSet
+from latentrt.runtime.call.prompts.prompt_set import PromptSet
 from latentrt.runtime.call.sampling import Sampling
 from latentrt.runtime.checks import number, warn_caller
 from latentrt.runtime.metadata.added import LoraMetadata

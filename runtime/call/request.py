@@ -10,7 +10,7 @@ from latentrt.runtime.call.canvas import Canvas, SourceSize, canvas_from_keyword
 from latentrt.runtime.call.delivery import Delivery, delivery_from_keywords
 from latentrt.runtime.call.guidance.guidance import Guidance, guidance_from_keywords
 from latentrt.runtime.call.keywords.options import LoraKeywords, Options, set_options
-from latentrt.runtime.call.prompt_set import PromptSet, prompt_set_from_keywords
+from latentrt.runtime.call.prompts.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.sampling import Sampling, sampling_from_keywords
 from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.checks import warn_caller

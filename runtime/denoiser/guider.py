@@ -96,7 +96,7 @@ class StepScales:
 
     def guides(self, level: Level) -> bool:
         """Whether the step of a noise level is guided."""
-        return self.guided[step_at(self.ratios, level)]
+        return self.at(level) > 1.0
 
     def with_scale(self, scale: float) -> Self:
         """Another weight at all steps."""
@@ -117,6 +117,9 @@ class CfgPlusPlusScales(StepScales):
     @property
     def guided(self) -> tuple[bool, ...]:
         return self.inside
+
+    def guides(self, level: Level) -> bool:
+        return self.inside[step_at(self.ratios, level)]
 
     def with_scale(self, scale: float) -> Self:
         return replace(super().with_scale(scale), inside=(True,) * len(self.inside))

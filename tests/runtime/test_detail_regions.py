@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.pictures.detail_regions import (
+from latentrt.runtime.pictures.detail.regions import (
     DetailRegion,
     RegionOrder,
     blur_from_argument,

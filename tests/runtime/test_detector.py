@@ -15,7 +15,7 @@ from tiny_detectors import NAMES, save_detector
 
 import latentrt
 from latentrt.engines.errors import EngineError, LatentrtError, RequestError
-from latentrt.runtime.pictures.detections import (
+from latentrt.runtime.pictures.detail.detections import (
     Candidates,
     Layout,
     candidates_from_output,

@@ -22,7 +22,7 @@ from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array
-from latentrt.runtime.call.prompt_set import prompt_set_from_keywords
+from latentrt.runtime.call.prompts.prompt_set import prompt_set_from_keywords
 from latentrt.runtime.denoiser.guider import Guider, Pass, Side
 from latentrt.runtime.pictures.crop import Crop, fit_and_fill
 from latentrt.runtime.pictures.soft_mask import at_latents, feathered, layer_of_box, layer_of_mask

@@ -11,7 +11,7 @@ import pytest
 import latentrt
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.pictures.picture_file import read_parameters, settings_from_parameters
-from latentrt.runtime.prompts.wildcards import resolver_from_argument
+from latentrt.runtime.prompts.wildcards.wildcards import resolver_from_argument
 
 TEMPLATE = "a {red|blue|green|grey} __animal__"
 ONE = {"num_inference_steps": 1, "output_type": "latent"}

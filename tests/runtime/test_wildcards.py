@@ -11,7 +11,7 @@ from dynamicprompts.generators import RandomPromptGenerator
 from dynamicprompts.wildcards import WildcardManager
 
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.prompts.wildcards import Resolve, resolver_from_argument
+from latentrt.runtime.prompts.wildcards.wildcards import Resolve, resolver_from_argument
 
 FILES = {
     "color.txt": "red\nblue\n# a comment\n\ngreen\nred\n",
@@ -187,7 +187,7 @@ def test_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, wildcards: Any
 
 def test_far_too_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole disk was given by mistake."""
-    monkeypatch.setattr("latentrt.runtime.prompts.wildcard_files._MOST_FILES", 4)
+    monkeypatch.setattr("latentrt.runtime.prompts.wildcards.files._MOST_FILES", 4)
     write(tmp_path, {f"{index}/{index}.txt": "x" for index in range(5)})
     with pytest.raises(RequestError, match="more than 4 files in it"):
         resolver_from_argument(tmp_path)
@@ -197,6 +197,6 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra is named."""
     import sys
 
-    monkeypatch.setitem(sys.modules, "latentrt.runtime.prompts.templates", None)
+    monkeypatch.setitem(sys.modules, "latentrt.runtime.prompts.wildcards.templates", None)
     with pytest.raises(RequestError, match=r"pip install 'latentrt\[wildcards\]'"):
         resolver_from_argument("")

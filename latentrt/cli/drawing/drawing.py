@@ -114,7 +114,7 @@ class Drawing(ControlOptions, ImagePromptOptions, RegionOptions):
         from latentrt.cli.drawing.batches import Written, batches
         from latentrt.cli.outputs import Picture, output_paths
         from latentrt.cli.terminal import step_bar, tell
-        from latentrt.runtime.call.prompt_set import prompt_set_from_keywords
+        from latentrt.runtime.call.prompts.prompt_set import prompt_set_from_keywords
 
         if not 1 <= self.count <= _MOST:
             raise RequestError(f"got count {self.count}, expected 1 to {_MOST}; set it in this range")

@@ -5,7 +5,7 @@ from typing import Any
 
 from latentrt.arguments.loras import lora_from_text
 from latentrt.runtime.adapters.loaded import unknown_lora
-from latentrt.runtime.call.prompt_set import PromptSet
+from latentrt.runtime.call.prompts.prompt_set import PromptSet
 
 
 def load_loras(pipe: Any, options: Sequence[str]) -> Mapping[str, tuple[float, float] | None]:

@@ -11,7 +11,7 @@ from latentrt.cli.grids.cells import Cell
 from latentrt.cli.grids.settings import Settings
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.keywords.options import OnProgress, set_options
-from latentrt.runtime.call.prompt_set import prompt_set_from_keywords
+from latentrt.runtime.call.prompts.prompt_set import prompt_set_from_keywords
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 
 

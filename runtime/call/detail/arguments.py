@@ -10,7 +10,7 @@ from latentrt.runtime.call.detail.result import DetailedRegion
 from latentrt.runtime.checks import share, whole
 from latentrt.runtime.metadata.further_passes import DetailMetadata
 from latentrt.runtime.pictures.arrays import size_of
-from latentrt.runtime.pictures.detail_regions import (
+from latentrt.runtime.pictures.detail.regions import (
     DetailRegion,
     RegionOrder,
     blur_from_argument,
@@ -23,7 +23,7 @@ from latentrt.runtime.pictures.detail_regions import (
 from latentrt.runtime.pictures.image import Picture
 
 if TYPE_CHECKING:
-    from latentrt.runtime.pictures.detector import Detector
+    from latentrt.runtime.pictures.detail.detector import Detector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +132,6 @@ def detail_from_arguments(
 
 
 def _is_detector(given: Any) -> bool:
-    from latentrt.runtime.pictures.detector import Detector  # loaded by those who have one
+    from latentrt.runtime.pictures.detail.detector import Detector  # loaded by those who have one
 
     return isinstance(given, Detector)

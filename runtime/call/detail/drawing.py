@@ -23,7 +23,7 @@ from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.checks import seeds_for, texts, texts_for, warn_caller, whole
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.pictures.arrays import pictures_from_argument, size_of
-from latentrt.runtime.pictures.detail_regions import DetailRegion
+from latentrt.runtime.pictures.detail.regions import DetailRegion
 from latentrt.runtime.pictures.image import Picture, array_from_image, images_from_pixels, rgb_from_image
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from latentrt.runtime.call.hires.hires import Hires, LatentUpscaler, PictureUpsc
 from latentrt.runtime.call.hires.steps import second_sampling
 from latentrt.runtime.call.keywords.options import Options
 from latentrt.runtime.call.picture_size import time_ids_from_keywords
-from latentrt.runtime.call.prompt_set import PromptSet, prompt_set_from_keywords
+from latentrt.runtime.call.prompts.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.request import Request, request_of_parts
 from latentrt.runtime.checks import number, texts_for, warn_caller
 from latentrt.runtime.denoiser.guider import CfgPlusPlusScales

@@ -12,8 +12,8 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array
 from latentrt.runtime.call.keywords.options import Embeds, Options
-from latentrt.runtime.call.prompt_checks import check_loras, warn_of_syntax
-from latentrt.runtime.call.prompt_texts import prompts_from_keywords, texts_of_encoders
+from latentrt.runtime.call.prompts.checks import check_loras, warn_of_syntax
+from latentrt.runtime.call.prompts.texts import prompts_from_keywords, texts_of_encoders
 from latentrt.runtime.checks import seeds_for, whole
 from latentrt.runtime.denoiser.conditions.text import TextCondition
 from latentrt.runtime.denoiser.guider import POSITIVE
@@ -31,7 +31,7 @@ from latentrt.runtime.prompts.textual_inversion import TextualInversions
 from latentrt.runtime.prompts.tree import LoraTag, Prompt
 
 if TYPE_CHECKING:
-    from latentrt.runtime.call.regions import CallRegions
+    from latentrt.runtime.call.prompts.regions import CallRegions
     from latentrt.runtime.pictures.crop import Crop
 
 _SHORT_HASH = 12  # digits of an embedding's SHA-256, as in A1111
@@ -188,13 +188,16 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
     of_encoders = tuple(one.repeated(repeats) for one in texts_of_encoders(manifest, prompts, keywords, count))
     regions = None
     if "regions" in keywords:
-        from latentrt.runtime.call.regions import regions_from_keywords  # loaded by those who use it
+        from latentrt.runtime.call.prompts.regions import regions_from_keywords  # loaded by those who use it
 
         regions = regions_from_keywords(keywords, of_encoders, repeats)
     templates: tuple[Prompts, ...] = ()
     seeds = None
     if "wildcards" in keywords:
-        from latentrt.runtime.prompts.wildcards import resolved, resolver_from_argument  # loaded by those who use it
+        from latentrt.runtime.prompts.wildcards.wildcards import (  # loaded by those who use it
+            resolved,
+            resolver_from_argument,
+        )
 
         templates, seeds = of_encoders, seeds_for(keywords.get("seed"), count * repeats)
         resolve = cache(resolver_from_argument(keywords["wildcards"]))

@@ -55,13 +55,13 @@ def resolver_from_argument(wildcards: Any) -> Resolve:
             "such as {red|blue}, which need none; give one of them"
         )
     try:
-        from latentrt.runtime.prompts.templates import Templates
+        from latentrt.runtime.prompts.wildcards.templates import Templates
     except ImportError as error:
         reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({error})"
         raise RequestError(
             f"wildcards need the package dynamicprompts, which {reason}; install it with pip install "
             "'latentrt[wildcards]'"
         ) from error
-    from latentrt.runtime.prompts.wildcard_files import WildcardFiles
+    from latentrt.runtime.prompts.wildcards.files import WildcardFiles
 
     return Templates(WildcardFiles(None if wildcards == "" else Path(wildcards))).prompt

@@ -17,7 +17,7 @@ from latentrt.engines.errors import EngineError, RequestError, shown
 from latentrt.engines.spec import Array
 from latentrt.runtime.checks import share, whole
 from latentrt.runtime.pictures.arrays import rgb_array
-from latentrt.runtime.pictures.detections import (
+from latentrt.runtime.pictures.detail.detections import (
     MOST_DETECTIONS,
     Layout,
     candidates_from_output,

@@ -19,7 +19,7 @@ from dynamicprompts.wildcards.values import WildcardValues
 from pyparsing import ParseBaseException
 
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.prompts.wildcard_files import WildcardFiles
+from latentrt.runtime.prompts.wildcards.files import WildcardFiles
 
 _MOST_PARTS = 20_000  # texts, braces and wildcards of one prompt
 _MOST_CHARACTERS = 100_000  # of one prompt

@@ -1,0 +1,1 @@
+"""The prompts of a call, and those of its regions."""

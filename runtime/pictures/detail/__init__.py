@@ -1,0 +1,1 @@
+"""The regions of a detail pass, and the detectors that find them."""

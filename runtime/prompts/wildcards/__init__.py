@@ -1,0 +1,1 @@
+"""Templates: prompts that a seed chooses."""
