@@ -1,0 +1,1 @@
+"""Many requests, one model: shared engine calls, jobs, HTTP, and beyond one machine."""

@@ -1,0 +1,1 @@
+"""Jobs: what was asked for, admitted, drawn and watched."""

@@ -1,0 +1,1 @@
+"""Engine calls of several runs, gathered."""

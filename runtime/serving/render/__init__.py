@@ -1,0 +1,1 @@
+"""Rendering a file of orders."""
