@@ -58,6 +58,11 @@ class Models:
         return self._bundles[name]
 
     @property
+    def limited(self) -> bool:
+        """Whether models may have to leave for others."""
+        return self._byte_limit is not None
+
+    @property
     def opened(self) -> tuple[str, ...]:
         """The models that are open, the least used first."""
         with self._lock:
@@ -70,27 +75,34 @@ class Models:
             return sum(one.bytes for one in self._opened.values())
 
     def acquire(self, name: str) -> Pipeline | None:
-        """The model, until ``release``; None while it is being opened, for which ``on_change`` is waited.
+        """The model, until ``release``; None where it is not open.
 
         Raises:
-            NoRoomError: it would take the room of models that are in use.
-            Exception: what opening it led to; the next call tries again.
+            Exception: what opening it led to; told once, so that it may be tried again.
         """
         with self._lock:
             if name in self._failed:
                 raise self._failed.pop(name)
-            if name in self._opened:
-                self._opened.move_to_end(name)
-                self._opened[name].uses += 1
-                return self._opened[name].pipeline
-            if name in self._opening or self._closed:
+            if name not in self._opened:
                 return None
+            self._opened.move_to_end(name)
+            self._opened[name].uses += 1
+            return self._opened[name].pipeline
+
+    def open(self, name: str) -> None:
+        """Begins to open a model; ``on_change`` tells when it is done. Those that were used longest ago leave for it.
+
+        Raises:
+            NoRoomError: it would take the room of models that are in use, or are being opened.
+        """
+        with self._lock:
+            if name in self._opening or name in self._opened or self._closed:
+                return
             leaving = self._leaving(name)
             self._opening.add(name)
         for one in leaving:
             one.pipeline.close()
         Thread(target=self._open, args=(name,), name=f"latentrt-open-{name}", daemon=True).start()
-        return None
 
     def release(self, name: str) -> None:
         """Gives a model back."""
@@ -124,7 +136,7 @@ class Models:
             if not one.uses:
                 names.append(other)
                 kept -= one.bytes
-        if kept > room and len(names) < len(self._opened):
+        if kept > room and (len(names) < len(self._opened) or self._opening):
             raise NoRoomError(f"got {name!r}, and the models that are open are in use; wait until they are not")
         return [self._opened.pop(other) for other in names]
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Condition
+from threading import Condition, Timer
 from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.errors import LatentrtError
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from latentrt.runtime.serving.lanes.future import PictureFuture
 
 _FULL = 2  # times that the engines' batch is drawn at once: one half computes while the other is between two steps
+_STARTING = 4  # orders whose LoRAs are loaded and whose keywords are checked at once
 _FILTERS: tuple[str, ...] = (*LatentUpscaler, *PictureUpscaler)
 _LORA_IN_PROMPT = re.compile(r"<lora:([^:>]+)")
+_CLOCK = 0.01  # seconds by which a timer may come too early
 _RECENT = 0.2  # weight of the last order in what one is reckoned to take
 
 
@@ -46,7 +48,7 @@ class Service:
         self._changed = Condition()
         self._draining = False
         self._seconds_per_cost: float | None = None
-        self._starting = ThreadPoolExecutor(2, "latentrt-start")
+        self._starting = ThreadPoolExecutor(_STARTING, "latentrt-start")
         models.on_change = self._advance
 
     @property
@@ -121,6 +123,10 @@ class Service:
             self._jobs[job.id] = job
             self._queue.append(job)
             self._forget_old()
+        if deadline is not None:  # nothing else may happen before it
+            expiry = Timer(max(deadline - time.time(), 0.0) + _CLOCK, self._advance)
+            expiry.daemon = True
+            expiry.start()
         self._advance()
         return job
 
@@ -208,18 +214,23 @@ class Service:
                 if job.deadline is not None and now > job.deadline:
                     self._queue.remove(job)
                     expired.append(job)
+            opens = True
             for job in tuple(self._queue):
                 if len(self._running) >= self._at_once(job):
                     break
                 try:
                     pipeline = self.models.acquire(job.model)
-                except NoRoomError:
-                    break  # younger jobs would keep the room taken
                 except Exception as error:  # whatever opening led to is the job's
                     self._queue.remove(job)
                     failed.append((job, error))
                     continue
                 if pipeline is None:
+                    try:
+                        if opens:
+                            self.models.open(job.model)
+                    except NoRoomError:
+                        break  # younger jobs would keep the room taken
+                    opens = not self.models.limited  # else a younger job's might put this one out again
                     continue
                 self._queue.remove(job)
                 self._running.add(job)
