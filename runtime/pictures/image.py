@@ -62,12 +62,18 @@ def write_png(
     Raises:
         OutputError: the file cannot be written.
     """
+    text = png_info(parameters, others)
+    write_file(path, lambda temporary: image.save(temporary, format="PNG", pnginfo=text))
+
+
+def png_info(parameters: str | None, others: Mapping[str, str] | None = None) -> PngInfo:
+    """The text chunks of a PNG: its settings as ``parameters``, and others by their names."""
     text = PngInfo()
     if parameters is not None:
         text.add_text("parameters", parameters)
     for name, content in (others or {}).items():
         text.add_text(name, content)
-    write_file(path, lambda temporary: image.save(temporary, format="PNG", pnginfo=text))
+    return text
 
 
 def pixels_from_image(image: Image.Image | Array, width: int, height: int) -> Array:

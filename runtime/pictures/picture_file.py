@@ -10,6 +10,8 @@ import struct
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from enum import StrEnum
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import write_file
 from latentrt.runtime.checks import warn_caller
-from latentrt.runtime.pictures.image import rgb_from_image, write_png
+from latentrt.runtime.pictures.image import png_info, rgb_from_image, write_png
 
 _QUALITY = 95  # of 100, for JPEG and WebP
 _EXIF, _USER_COMMENT = 0x8769, 0x9286  # tags
@@ -31,6 +33,14 @@ _LARGEST_APP1 = 65533  # bytes of a JPEG's EXIF segment: its length has 16 bits 
 # As A1111 reads them (modules/infotext_utils.py)
 _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _FEWEST_PAIRS = 3  # in a line of settings
+
+
+class PictureFormat(StrEnum):
+    """The formats of pictures that are written."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
 
 
 def write_picture(path: Path, image: Image.Image, parameters: str | None = None) -> None:
@@ -140,21 +150,53 @@ def _exif(parameters: str | None) -> bytes:
     return b"Exif\0\0" + _TIFF + pointer + entry + comment
 
 
+def picture_bytes(
+    image: Image.Image, format: PictureFormat, parameters: str | None = None, *, quality: int | None = None
+) -> bytes:
+    """A picture as the bytes of a file, with its settings if there are any.
+
+    Args:
+        image: the picture; a PNG keeps its mode, the others are RGB.
+        format: of the file.
+        parameters: the settings.
+        quality: 0 to 100, of JPEG and WebP; None: 95.
+    """
+    buffer = BytesIO()
+    if format is PictureFormat.PNG:
+        image.save(buffer, format="PNG", pnginfo=png_info(parameters))
+    else:
+        _save(buffer, image, format, parameters, quality=quality)
+    return buffer.getvalue()
+
+
 def _write_jpeg(path: Path, image: Image.Image, parameters: str | None) -> None:
-    exif = _exif(parameters)
-    if len(exif) > _LARGEST_APP1:
-        warn_caller(f"the settings are too long for the JPEG {path.name!r} and were left out; write PNG or WebP")
-        exif = b""
-    _write(path, image, format="JPEG", quality=_QUALITY, subsampling=0, exif=exif)
+    _write(path, image, PictureFormat.JPEG, parameters)
 
 
 def _write_webp(path: Path, image: Image.Image, parameters: str | None) -> None:
-    _write(path, image, format="WEBP", quality=_QUALITY, exif=_exif(parameters))
+    _write(path, image, PictureFormat.WEBP, parameters)
 
 
-def _write(path: Path, image: Image.Image, **options: Any) -> None:
-    picture = rgb_from_image(image)
-    write_file(path, lambda temporary: picture.save(temporary, **options))
+def _write(path: Path, image: Image.Image, format: PictureFormat, parameters: str | None) -> None:
+    write_file(path, lambda temporary: _save(temporary, image, format, parameters, name=path.name))
+
+
+def _save(
+    target: Path | BytesIO,
+    image: Image.Image,
+    format: PictureFormat,
+    parameters: str | None,
+    *,
+    quality: int | None = None,
+    name: str = "",
+) -> None:
+    """Writes a JPEG or a WebP; the name is for messages."""
+    exif, options = _exif(parameters), {"subsampling": 0} if format is PictureFormat.JPEG else {}
+    if format is PictureFormat.JPEG and len(exif) > _LARGEST_APP1:
+        warn_caller(f"the settings are too long for the JPEG {name!r} and were left out; write PNG or WebP")
+        exif = b""
+    chosen = _QUALITY if quality is None else quality
+    rgb_from_image(image).save(target, format=format.upper(), quality=chosen, exif=exif, **options)
 
 
 _WRITERS: Mapping[str, Callable[[Path, Image.Image, str | None], None]] = {

@@ -90,7 +90,7 @@ class ImagePromptJson(Json):
     end: float = 1.0
 
 
-class _OwnFields(Json):
+class OrderFields(Json):
     """What an order has beside the keywords that all ways of drawing share."""
 
     model: str | None = Field(None, description="A model's name; the first one of the server where it is left out.")
@@ -124,11 +124,11 @@ def _keyword_fields() -> dict[str, Any]:
     return {name: (hint | None, None) for name, hint in hints.items() if name not in _LEFT_OUT}
 
 
-JobRequest: type[_OwnFields] = create_model("JobRequest", __base__=_OwnFields, **_keyword_fields())
+JobRequest: type[OrderFields] = create_model("JobRequest", __base__=OrderFields, **_keyword_fields())
 """The body of an order."""
 
 
-def order_from_json(request: _OwnFields, catalog: "Catalog", read: ReadPicture) -> Order:
+def order_from_json(request: OrderFields, catalog: "Catalog", read: ReadPicture) -> Order:
     """The order that a body stands for.
 
     Args:

@@ -1,0 +1,54 @@
+"""The ASGI application: the routes of every API, behind the guards."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+
+from fastapi import APIRouter, FastAPI
+
+from latentrt.runtime.serving.http import health, jobs, options
+from latentrt.runtime.serving.http.errors import RESPONSES, add_error_answers
+from latentrt.runtime.serving.http.guard.access import Access, SafeHeaders
+from latentrt.runtime.serving.http.guard.body import BodyLimit
+from latentrt.runtime.serving.http.guard.faults import Faults
+from latentrt.runtime.serving.http.settings import Settings
+from latentrt.runtime.serving.http.taking import Keys
+from latentrt.runtime.serving.jobs.service import Service
+
+_ABOUT = "Draws pictures with Stable Diffusion models: jobs of its own, A1111's API and OpenAI's."
+
+
+def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
+    """The server's application. It closes nothing: the service is the caller's.
+
+    Args:
+        service: draws. Routes find it as ``request.app.state.service``.
+        settings: how requests are received; ``request.app.state.settings``.
+    """
+    settings = settings or Settings()
+    app = FastAPI(
+        title="latentrt",
+        summary=_ABOUT,
+        version=version("latentrt"),
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        responses=RESPONSES,
+    )
+    app.state.service, app.state.settings, app.state.keys = service, settings, Keys()
+    add_error_answers(app)
+    for router in _routers():
+        app.include_router(router)
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(Access, settings=settings)
+    app.add_middleware(Faults)
+    app.add_middleware(SafeHeaders)  # the last one is the first that a request passes
+    return app
+
+
+def _routers() -> Iterator[APIRouter]:
+    yield from (health.router, options.router, jobs.router)
+    for name in ("a1111", "openai", "page"):
+        module = f"latentrt.runtime.serving.http.{name}.routes"
+        if find_spec(module) is not None:
+            yield import_module(module).router

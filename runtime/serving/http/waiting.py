@@ -1,0 +1,156 @@
+"""Waiting for jobs without blocking the loop, and ending those that nobody waits for any more."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+from typing import ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+
+from latentrt.runtime.call.result import Result
+from latentrt.runtime.serving.http.errors import Refusal, RefusedError, refusal_from
+from latentrt.runtime.serving.jobs.errors import DrainingError
+from latentrt.runtime.serving.jobs.job import Job, JobState
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_AT_ONCE = 4  # threads that decode and encode pictures
+_waiting: WeakKeyDictionary[Job, int] = WeakKeyDictionary()  # by job, how many requests; used by the loop alone
+
+
+async def in_thread(request: Request, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a function gives that computes for long, such as one that decodes a picture; the loop goes on meanwhile."""
+    state = request.app.state
+    if not hasattr(state, "threads"):
+        state.threads = CapacityLimiter(_AT_ONCE)
+    return await run_sync(partial(function, *args, **kwargs), limiter=state.threads)
+
+
+@contextmanager
+def changes_of(job: Job) -> Iterator[asyncio.Event]:
+    """An event that is set at every change of a job; it is cleared by who has looked."""
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell(_: Job) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(changed.set)
+
+    unwatch = job.watch(tell)
+    try:
+        yield changed
+    finally:
+        unwatch()
+
+
+@contextmanager
+def ends_with(job: Job) -> Iterator[None]:
+    """A job that is wanted as long as this lasts: who leaves it before the job has ended cancels it.
+
+    Where several wait for one job, the last one does.
+    """
+    _waiting[job] = _waiting.get(job, 0) + 1
+    try:
+        yield
+    finally:
+        _waiting[job] -= 1
+        if not _waiting[job] and not job.state.final:
+            job.cancel()
+
+
+async def steps_of(job: Job, *, every: float | None = None) -> AsyncIterator[bool]:
+    """Goes on at every change of a job, first at once, last when it has ended.
+
+    Who is slow misses changes, and finds the job as it is.
+
+    Args:
+        job: it.
+        every: seconds after which it goes on without a change as well; None: never.
+
+    Yields:
+        Whether something changed.
+    """
+    with changes_of(job) as changed:
+        while True:
+            final = job.state.final  # asked first: what changes from here on sets the event
+            changed.clear()
+            yield True
+            if final:
+                return
+            while not changed.is_set():
+                try:
+                    async with asyncio.timeout(every):
+                        await changed.wait()
+                except TimeoutError:
+                    yield False
+
+
+@asynccontextmanager
+async def disconnect_of(request: Request) -> AsyncIterator[asyncio.Task[None]]:
+    """A task that ends when the client goes away. The body must have been read."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task = asyncio.create_task(gone())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def result_of(request: Request, job: Job) -> Result:
+    """Waits for a job's pictures. A client that disconnects cancels the job at its next step.
+
+    Args:
+        request: whose client waits.
+        job: it.
+
+    Raises:
+        RefusedError: there are none, and why; what is raised to a client that has gone reaches nobody.
+    """
+    with ends_with(job):
+        async with disconnect_of(request) as gone:
+            ended = asyncio.create_task(_ended(job))
+            try:
+                await asyncio.wait((gone, ended), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                ended.cancel()
+        if not job.state.final:
+            raise RefusedError(Refusal(status=410, message="the client has gone", code="disconnected"))
+    return finished(job)
+
+
+async def _ended(job: Job) -> None:
+    async for _ in steps_of(job):
+        pass
+
+
+def finished(job: Job) -> Result:
+    """The pictures of a job that has ended.
+
+    Raises:
+        RefusedError: there are none, and why.
+    """
+    if job.result is not None:
+        return job.result
+    raise RefusedError(refusal_of(job))
+
+
+def refusal_of(job: Job) -> Refusal:
+    """Why a job that has ended has no pictures."""
+    if isinstance(job.error, DrainingError) or (job.state is JobState.FAILED and isinstance(job.error, Exception)):
+        return refusal_from(job.error)
+    if job.state is JobState.EXPIRED:
+        return Refusal(
+            status=410, code="expired", message="the deadline passed while the job waited; allow more, or ask for less"
+        )
+    if job.state is JobState.CANCELLED:
+        return Refusal(status=410, code="cancelled", message="the job was cancelled; ask again for its pictures")
+    return refusal_from(RuntimeError())
