@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.bundle.bundle import BundleSort, open_bundle, sort_of
+from latentrt.engines.choices import choice
 from latentrt.engines.errors import BundleError
 from latentrt.engines.store.choose import AUTO, chosen_backend
 from latentrt.engines.store.components import CHANGED_MODELS, OpenComponents
 from latentrt.runtime.pipeline import Pipeline
+from latentrt.runtime.serving.lanes.batching import Batching
 
 if TYPE_CHECKING:
     from latentrt.runtime.addons.addon import Addon
@@ -17,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def open(
-    path: str | Path, *, backend: str = AUTO, threads: int | None = None, lora_cache: int = CHANGED_MODELS
+    path: str | Path,
+    *,
+    backend: str = AUTO,
+    threads: int | None = None,
+    lora_cache: int = CHANGED_MODELS,
+    batching: str | Batching = Batching.SHARED,
 ) -> Pipeline | Any:
     """Opens a bundle: that of a model as a ``Pipeline``, that of an upscaler as an ``Upscaler``.
 
@@ -30,14 +37,16 @@ def open(
         threads: threads of a call on the CPU; None takes one per core.
         lora_cache: of a model: how many sets of LoRAs stay ready after they were drawn with; ``Pipeline.lora_cache``
             tells their memory.
+        batching: of a model: "shared" runs together what calls in several threads ask of its engines at the same time;
+            "alone" runs each by itself.
 
     Raises:
         BundleError: no bundle, an add-on's, damaged, or of a newer latentrt.
         EngineError: no engine in it fits this machine.
-        RequestError: an unknown backend, a number of threads below 1, or a cache of fewer than 0 sets.
+        RequestError: an unknown backend or batching, a number of threads below 1, or a cache of fewer than 0 sets.
     """
     try:
-        return open_pipeline(path, backend=backend, threads=threads, lora_cache=lora_cache)
+        return open_pipeline(path, backend=backend, threads=threads, lora_cache=lora_cache, batching=batching)
     except BundleError:  # only then, so that a model opens as fast as ever
         if sort_of(path) is not BundleSort.UPSCALER:
             raise
@@ -45,7 +54,12 @@ def open(
 
 
 def open_pipeline(
-    path: str | Path, *, backend: str = AUTO, threads: int | None = None, lora_cache: int = CHANGED_MODELS
+    path: str | Path,
+    *,
+    backend: str = AUTO,
+    threads: int | None = None,
+    lora_cache: int = CHANGED_MODELS,
+    batching: str | Batching = Batching.SHARED,
 ) -> Pipeline:
     """Opens a model's bundle; ``open`` takes those of upscalers, too.
 
@@ -56,20 +70,24 @@ def open_pipeline(
         threads: threads of a call on the CPU; None takes one per core.
         lora_cache: how many sets of LoRAs stay ready after they were drawn with; ``Pipeline.lora_cache`` tells their
             memory.
+        batching: "shared" runs together what calls in several threads ask of its engines at the same time; "alone" runs
+            each by itself.
 
     Raises:
         BundleError: no bundle, another sort's, damaged, or of a newer latentrt.
         EngineError: no engine in it fits this machine.
-        RequestError: an unknown backend, a number of threads below 1, or a cache of fewer than 0 sets.
+        RequestError: an unknown backend or batching, a number of threads below 1, or a cache of fewer than 0 sets.
     """
     path = _absolute(path)
+    batching = choice(Batching, batching, "batching")
     bundle = open_bundle(path)
     components = OpenComponents(bundle, chosen_backend(bundle, backend), threads=threads, changed_models=lora_cache)
     return Pipeline(
         bundle,
         components,
         threads=threads,
-        reopen=partial(open_pipeline, path, backend=backend, threads=threads, lora_cache=lora_cache),
+        batching=batching,
+        reopen=partial(open_pipeline, path, backend=backend, threads=threads, lora_cache=lora_cache, batching=batching),
     )
 
 

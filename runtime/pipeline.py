@@ -1,7 +1,6 @@
 """The pipeline: prompts in, pictures out, around the engines of one bundle."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -9,33 +8,29 @@ import numpy as np
 from PIL import Image
 
 from latentrt.engines.bundle.bundle import Bundle
-from latentrt.engines.bundle.kinds import VAE_ENCODER
 from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.choices import choice
-from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.shapes import profile_for_size
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.additions import Additions, Loaded
+from latentrt.runtime.call.checked_call import text_call
 from latentrt.runtime.call.drawing import draw, encode
 from latentrt.runtime.call.initial_latents import (
     KeptPixels,
-    latents_from_images,
-    latents_from_masked,
-    latents_from_noise,
 )
 from latentrt.runtime.call.keywords.options import Embeds, EncodeKeywords, Options, set_options
 from latentrt.runtime.call.prompts.prompt_set import prompt_set_from_keywords
-from latentrt.runtime.call.request import Request, loras_of_call, request_from_options
+from latentrt.runtime.call.request import loras_of_call
 from latentrt.runtime.call.result import Result
-from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.loading import Loading
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.pictures.image import Picture
 from latentrt.runtime.pictures.preview import preview_from_latents
-from latentrt.runtime.pictures.tiling import vae_engine
-from latentrt.runtime.sampling.noise import Noise
+from latentrt.runtime.serving.lanes.batching import Batching
+from latentrt.runtime.serving.lanes.future import PictureFuture
+from latentrt.runtime.serving.lanes.lanes import Lanes, seats
+from latentrt.runtime.serving.lanes.submitted import steps_of, submitted_call, watched
+from latentrt.runtime.serving.lanes.workers import Workers
 
 if TYPE_CHECKING:
     from latentrt.runtime.call.detail.result import DetailResult
@@ -60,6 +55,7 @@ class Pipeline(Loading):
         components: Engines,
         *,
         threads: int | None = None,
+        batching: Batching = Batching.SHARED,
         reopen: "Callable[[], Pipeline] | None" = None,
     ) -> None:
         """Takes opened components; use ``latentrt.open``, which makes them.
@@ -68,11 +64,17 @@ class Pipeline(Loading):
             bundle: what is drawn from.
             components: its engines.
             threads: of a call on the CPU, for what it will open; None takes one per core.
+            batching: whether calls in several threads share the engines' runs.
             reopen: opens the bundle in the same way, and can be pickled; None: nobody knows how.
         """
         self._bundle = bundle
         self._components = components
+        self._engines: Engines = components
+        if batching is Batching.SHARED:
+            self._engines = Lanes(components, threads=threads)
         self._reopen = reopen
+        pictures = max(profile.batch for profile in bundle.manifest.profiles)
+        self._workers = Workers(2 * pictures * seats(components.backend, threads))
         self._additions = Additions(bundle, components.backend, threads=threads)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -135,7 +137,7 @@ class Pipeline(Loading):
         prompts = prompt_set_from_keywords(self.manifest, prompt, options)
         prompts.check_fixed()
         text = encode(
-            self._components,
+            self._engines,
             self._additions.text_encoders,
             prompts,
             self.manifest.profiles[0],
@@ -145,7 +147,8 @@ class Pipeline(Loading):
         return cast(Embeds, embeds_of(text))
 
     def close(self) -> None:
-        """Releases the engines; later calls are refused."""
+        """Cancels what was submitted, waits for its runs to end, and releases the engines; later calls are refused."""
+        self._workers.close()
         self._additions.close()
         self._components.close()
 
@@ -166,14 +169,8 @@ class Pipeline(Loading):
             RequestError: an argument that cannot be served, with what to do.
         """
         begin = perf_counter()
-        request = request_from_options(self.manifest, prompt, options, Workflow.TEXT, additions=self._additions)
-        noise = Noise(request.sampling.seeds, request.latent_shape)
-        initial = latents_from_noise(request, noise)
-        if request.second is not None:
-            from latentrt.runtime.call.hires.drawing import draw_hires  # loaded by those who use it
-
-            return draw_hires(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
-        return draw(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
+        call = text_call(self.manifest, prompt, options, self._additions)
+        return draw(self, self._engines, self._additions.text_encoders, call, begin)
 
     def check(
         self,
@@ -192,12 +189,12 @@ class Pipeline(Loading):
             RequestError: an argument that cannot be served, with what to do.
         """
         if image is not None:
-            from latentrt.runtime.call.from_pictures import image_request  # loaded by those who start from pictures
+            from latentrt.runtime.call.from_pictures import image_call  # loaded by those who start from pictures
 
-            request, _ = image_request(self.manifest, prompt, image, strength, options, self._additions)
+            call = image_call(self.manifest, prompt, image, strength, options, self._additions)
         else:
-            request = request_from_options(self.manifest, prompt, options, Workflow.TEXT, additions=self._additions)
-        return request.metadata(self._additions.text_encoders[0].inversions)
+            call = text_call(self.manifest, prompt, options, self._additions)
+        return call.request.metadata(self._additions.text_encoders[0].inversions)
 
     def img2img(
         self,
@@ -222,13 +219,11 @@ class Pipeline(Loading):
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        from latentrt.runtime.call.from_pictures import image_request
+        from latentrt.runtime.call.from_pictures import image_call
 
         begin = perf_counter()
-        request, images = image_request(self.manifest, prompt, image, strength, options, self._additions)
-        noise = Noise(request.sampling.seeds, request.latent_shape)
-        initial = latents_from_images(self.manifest, request, images, noise, self._encoder(request))
-        return draw(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
+        call = image_call(self.manifest, prompt, image, strength, options, self._additions)
+        return draw(self, self._engines, self._additions.text_encoders, call, begin)
 
     def inpaint(
         self,
@@ -259,40 +254,21 @@ class Pipeline(Loading):
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        from latentrt.runtime.call.from_pictures import check_count, source_size
-        from latentrt.runtime.pictures.arrays import pictures_from_argument
-        from latentrt.runtime.pictures.mask import inpaint_input_from_pictures, masks_from_argument
+        from latentrt.runtime.call.from_pictures import inpaint_call
 
         begin = perf_counter()
-        if choice(KeptPixels, kept_pixels, "kept_pixels") is KeptPixels.DECODED and padding_mask_crop is not None:
-            raise RequestError(
-                "got kept_pixels 'decoded' with padding_mask_crop, which pastes into the picture; leave one out"
-            )
-        images = pictures_from_argument(image, self.manifest.latents.channels, latents=False)
-        masks = masks_from_argument(mask_image)
-        source = source_size(self.manifest, images) if padding_mask_crop is None else None
-        if strength is None:
-            strength = self.manifest.defaults.strength if self.manifest.unet_takes_mask else 1.0
-        request = request_from_options(
+        call = inpaint_call(
             self.manifest,
             prompt,
+            image,
+            mask_image,
+            strength,
+            padding_mask_crop,
+            kept_pixels,
             options,
-            Workflow.INPAINT,
-            strength=strength,
-            source=source,
-            additions=self._additions,
+            self._additions,
         )
-        check_count(len(images), request, "images")
-        check_count(len(masks), request, "masks")
-        profile = request.canvas.profile
-        inputs = inpaint_input_from_pictures(
-            list(images), masks, profile.width, profile.height, padding_mask_crop=padding_mask_crop
-        )
-        noise = Noise(request.sampling.seeds, request.latent_shape)
-        initial = latents_from_masked(self.manifest, request, inputs, noise, self._encoder(request))
-        if kept_pixels == KeptPixels.DECODED:
-            initial = replace(initial, paste=None)
-        return draw(self, self._components, self._additions.text_encoders, request, initial, noise, begin)
+        return draw(self, self._engines, self._additions.text_encoders, call, begin)
 
     def outpaint(
         self,
@@ -325,25 +301,73 @@ class Pipeline(Loading):
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        set_options(options)
-        from latentrt.runtime.pictures.arrays import picture_from_argument
-        from latentrt.runtime.pictures.outpaint import outpaint_canvas  # loaded by those who use it
+        from latentrt.runtime.call.from_pictures import outpaint_call
 
-        picture = picture_from_argument(image, self.manifest.latents.channels)
-        canvas, mask = outpaint_canvas(picture, left=left, top=top, right=right, bottom=bottom, overlap=overlap)
-        profile_for_size(
-            self.manifest.profiles,
-            *canvas.size,
-            multiple=self.manifest.pixel_multiple,
-            remedy="pad the picture to one of these",
+        begin = perf_counter()
+        call = outpaint_call(
+            self.manifest,
+            prompt,
+            image,
+            strength,
+            options,
+            self._additions,
+            left=left,
+            top=top,
+            right=right,
+            bottom=bottom,
+            overlap=overlap,
         )
-        wanted = options.get("width") or canvas.width, options.get("height") or canvas.height
-        if wanted != canvas.size:
-            raise RequestError(
-                f"got size {wanted[0]}x{wanted[1]} for a canvas of {canvas.width}x{canvas.height}, expected no other; "
-                "pad to the size wanted"
-            )
-        return self.inpaint(prompt, image=canvas, mask_image=mask, strength=strength, **options)
+        return draw(self, self._engines, self._additions.text_encoders, call, begin)
+
+    def submit(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        image: Picture | Sequence[Picture] | None = None,
+        mask_image: Picture | Sequence[Picture] | None = None,
+        strength: float | None = None,
+        padding_mask_crop: int | None = None,
+        kept_pixels: str | KeptPixels = KeptPixels.EXACT,
+        left: int = 0,
+        top: int = 0,
+        right: int = 0,
+        bottom: int = 0,
+        overlap: int = 0,
+        **options: Unpack[Options],
+    ) -> PictureFuture:
+        """Has pictures drawn by threads of the pipeline's own, which begin with the first call.
+
+        With ``image`` it is a call of ``img2img``, with ``mask_image``, too, of ``inpaint``, with ``left`` and the like
+        of ``outpaint``, whose arguments they are; else of the pipeline itself. What is loaded now counts.
+
+        Returns:
+            A future of ``concurrent.futures``: ``result`` is what the call would return. It tells its ``step`` of
+            ``steps``; ``preview`` shows it, ``cancel`` and ``interrupt`` end it at its next step.
+
+        Raises:
+            RequestError: an argument that cannot be served, with what to do; nothing is drawn.
+            EngineError: the pipeline is closed.
+        """
+        call = submitted_call(
+            self.manifest,
+            prompt,
+            options,
+            self._additions,
+            image=image,
+            mask_image=mask_image,
+            strength=strength,
+            padding_mask_crop=padding_mask_crop,
+            kept_pixels=kept_pixels,
+            left=left,
+            top=top,
+            right=right,
+            bottom=bottom,
+            overlap=overlap,
+        )
+        future, text_encoders = PictureFuture(steps_of(call), self.preview), self._additions.text_encoders
+        call = watched(call, future.stepped)
+        self._workers.submit(future, lambda: draw(self, self._engines, text_encoders, call, perf_counter()))
+        return future
 
     def detail(
         self,
@@ -411,10 +435,6 @@ class Pipeline(Loading):
         if len(shape) != 4 or shape[1] != channels:
             raise RequestError(f"got latents {shape}, expected (N, {channels}, h, w); give the callback's denoised")
         return [Image.fromarray(picture) for picture in preview_from_latents(self.manifest.preview, denoised)]
-
-    def _encoder(self, request: Request) -> Callable[[], Engine]:
-        """The VAE encoder, opened when it is first needed: latents go without."""
-        return lambda: vae_engine(self._components, VAE_ENCODER, request.canvas.profile, request.canvas.vae)
 
 
 def _reopened(reopen: "Callable[[], Pipeline]", loaded: Loaded) -> Pipeline:

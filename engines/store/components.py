@@ -35,7 +35,11 @@ class Engines(Protocol):
 
     bundle: Bundle
     backend: Backend
-    changed_models: ChangedModels
+
+    @property
+    def changed_models(self) -> ChangedModels:
+        """The models with changed weights that are kept."""
+        ...
 
     def engine(self, component: str, shapes: Shapes, changes: Changes | None = None) -> Engine:
         """The component at these shapes; with some of its weights changed, where that is asked."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,17 +36,23 @@ class StepCallbacks:
         self._pipeline, self._request = pipeline, request
         self._denoiser, self._conditioning = denoiser, conditioning
         self._before = before
-        self._total = 0 if request.delivery.progress is None else before + len(request.sampling.levels) + after
+        self._after = after
+
+    @cached_property
+    def _total(self) -> int:
+        return self._before + len(self._request.sampling.levels) + self._after
 
     def on_step(self, update: Update) -> Array:
         """The x to go on with.
 
         Raises:
-            Interrupt: the callback did.
+            Interrupt: the callback did, or who watches.
             RequestError: what the callback returned cannot go on.
         """
         x, delivery = update.x, self._request.delivery
         try:
+            if delivery.watcher is not None:
+                delivery.watcher(self._before + update.index + 1, self._total, self._tensor(DENOISED, update))
             if delivery.callback is not None:
                 x = self._called(update)
             if delivery.progress is not None:

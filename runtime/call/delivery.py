@@ -1,6 +1,6 @@
 """What a call gives back, and what it tells on the way."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +8,15 @@ from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import RequestError
+from latentrt.engines.spec import Array
 from latentrt.runtime.call.keywords.options import CallbackOnStepEnd, DeliveryKeywords, OnProgress
 from latentrt.runtime.call.result import OutputType
 from latentrt.runtime.checks import texts
 from latentrt.runtime.denoiser.conditions.text import EMBEDS, POOLED
 from latentrt.runtime.denoiser.guider import NEGATIVE, Pass
+
+OnModelCall = Callable[[int, int, Array], None]
+"""Told of a model call: how many are done, of how many, and the clean sample predicted, as callbacks get it."""
 
 LATENTS, DENOISED, GUIDANCE_SCALE = "latents", "denoised", "guidance_scale"
 _ELSEWHERE = {
@@ -28,7 +32,8 @@ _ELSEWHERE = {
 class Delivery:
     """The form of the pictures, and who is told of every model call.
 
-    ``tensors`` is what the callback is given, ``changeable`` what it may change.
+    ``tensors`` is what the callback is given, ``changeable`` what it may change. ``watcher`` is told before it, and may
+    end the run; a caller cannot name it.
     """
 
     output_type: OutputType
@@ -36,11 +41,12 @@ class Delivery:
     tensors: tuple[str, ...]
     changeable: tuple[str, ...]
     progress: OnProgress | None
+    watcher: OnModelCall | None = None
 
     @property
     def watched(self) -> bool:
         """Whether anybody is told of model calls."""
-        return self.callback is not None or self.progress is not None
+        return any(told is not None for told in (self.callback, self.progress, self.watcher))
 
 
 def delivery_from_keywords(manifest: BundleManifest, keywords: DeliveryKeywords) -> Delivery:

@@ -13,6 +13,7 @@ from latentrt.engines.errors import EngineError
 from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
+from latentrt.runtime.call.checked_call import CheckedCall
 from latentrt.runtime.call.conditioning import Conditioning
 from latentrt.runtime.call.guidance.guidance import composition_of
 from latentrt.runtime.call.initial_latents import InitialLatents
@@ -29,7 +30,7 @@ from latentrt.runtime.prompts.encoder import PromptEncoder
 from latentrt.runtime.prompts.text_encoder import TextEncoder
 from latentrt.runtime.prompts.textual_inversion import UnusedTextualInversionWarning
 from latentrt.runtime.sampling.noise import Noise
-from latentrt.runtime.sampling.run import Run, denoise
+from latentrt.runtime.sampling.run import Run
 
 if TYPE_CHECKING:
     from latentrt.engines.changes import Changes
@@ -41,31 +42,35 @@ def draw(
     pipeline: Any,
     engines: Engines,
     text_encoders: Sequence[TextEncoder],
-    request: Request,
-    initial: InitialLatents,
-    noise: Noise,
+    call: CheckedCall,
     begin: float,
 ) -> Result:
-    """Encodes the prompts, denoises and decodes.
+    """Makes what the run starts from, encodes the prompts, denoises and decodes.
 
     Args:
         pipeline: what a callback is given.
         engines: the bundle's.
         text_encoders: with what is loaded into them.
-        request: what to draw.
-        initial: what the run starts from.
-        noise: of the run.
+        call: what to draw.
         begin: ``perf_counter`` as the call began.
 
     Raises:
         EngineError: the U-Net led to numbers that are none.
     """
+    request = call.request
+    noise = Noise(request.sampling.seeds, request.latent_shape)
+    initial = call.start(engines, noise)
+    if request.second is not None:
+        from latentrt.runtime.call.hires.drawing import draw_hires  # loaded by those who use it
+
+        return draw_hires(pipeline, engines, text_encoders, request, initial, noise, begin)
     started = perf_counter()
     only = prepared(engines, text_encoders, request, initial)
     encoded = perf_counter()
     run = only.run(pipeline, initial, noise)
-    latents = denoise(run, only.denoiser)
-    denoised = perf_counter()
+    for asked in run:
+        run.answer(only.denoiser(asked.x, asked.level))
+    latents, denoised = run.x, perf_counter()
     check_finite(latents)
     images = decoded(engines, request, latents, initial.paste)
     end = perf_counter()

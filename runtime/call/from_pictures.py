@@ -1,31 +1,46 @@
-"""Requests that start from pictures: how large they are, and how many there may be."""
+"""Calls that start from pictures: how large those are, and how many there may be."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from latentrt.engines.bundle.kinds import VAE_ENCODER
 from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.choices import choice
+from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
+from latentrt.engines.shapes import profile_for_size
+from latentrt.engines.store.components import Engines
 from latentrt.runtime.additions import Additions
 from latentrt.runtime.call.canvas import SourceSize
-from latentrt.runtime.call.initial_latents import Pictures
-from latentrt.runtime.call.keywords.options import Options
+from latentrt.runtime.call.checked_call import CheckedCall
+from latentrt.runtime.call.initial_latents import (
+    InitialLatents,
+    KeptPixels,
+    Pictures,
+    latents_from_images,
+    latents_from_masked,
+)
+from latentrt.runtime.call.keywords.options import Options, set_options
 from latentrt.runtime.call.request import Request, request_from_options
 from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.pictures.arrays import pictures_from_argument, size_of
+from latentrt.runtime.pictures.tiling import vae_engine
+from latentrt.runtime.sampling.noise import Noise
 
 
-def image_request(
+def image_call(
     manifest: BundleManifest,
     prompt: str | Sequence[str] | None,
     image: Any,
     strength: float | None,
     options: Options,
     additions: Additions,
-) -> tuple[Request, Pictures]:
-    """What ``Pipeline.img2img`` is asked for, checked, and its pictures.
+) -> CheckedCall:
+    """A call of ``Pipeline.img2img``, checked.
 
     Raises:
         RequestError: an argument that cannot be served, with what to do.
@@ -45,8 +60,96 @@ def image_request(
         source=source_size(manifest, images),
         additions=additions,
     )
-    check_count(len(images), request, "images")
-    return request, images
+    _check_count(len(images), request, "images")
+
+    def start(engines: Engines, noise: Noise) -> InitialLatents:
+        return latents_from_images(manifest, request, images, noise, lambda: _encoder(engines, request))
+
+    return CheckedCall(request=request, start=start)
+
+
+def inpaint_call(
+    manifest: BundleManifest,
+    prompt: str | Sequence[str] | None,
+    image: Any,
+    mask_image: Any,
+    strength: float | None,
+    padding_mask_crop: int | None,
+    kept_pixels: str | KeptPixels,
+    options: Options,
+    additions: Additions,
+) -> CheckedCall:
+    """A call of ``Pipeline.inpaint``, checked.
+
+    Raises:
+        RequestError: an argument that cannot be served, with what to do.
+    """
+    from latentrt.runtime.pictures.mask import inpaint_input_from_pictures, masks_from_argument
+
+    if choice(KeptPixels, kept_pixels, "kept_pixels") is KeptPixels.DECODED and padding_mask_crop is not None:
+        raise RequestError(
+            "got kept_pixels 'decoded' with padding_mask_crop, which pastes into the picture; leave one out"
+        )
+    images = pictures_from_argument(image, manifest.latents.channels, latents=False)
+    masks = masks_from_argument(mask_image)
+    source = source_size(manifest, images) if padding_mask_crop is None else None
+    if strength is None:
+        strength = manifest.defaults.strength if manifest.unet_takes_mask else 1.0
+    request = request_from_options(
+        manifest, prompt, options, Workflow.INPAINT, strength=strength, source=source, additions=additions
+    )
+    _check_count(len(images), request, "images")
+    _check_count(len(masks), request, "masks")
+    profile = request.canvas.profile
+    inputs = inpaint_input_from_pictures(
+        list(images), masks, profile.width, profile.height, padding_mask_crop=padding_mask_crop
+    )
+
+    def start(engines: Engines, noise: Noise) -> InitialLatents:
+        initial = latents_from_masked(manifest, request, inputs, noise, lambda: _encoder(engines, request))
+        return replace(initial, paste=None) if kept_pixels == KeptPixels.DECODED else initial
+
+    return CheckedCall(request=request, start=start)
+
+
+def outpaint_call(
+    manifest: BundleManifest,
+    prompt: str | Sequence[str] | None,
+    image: Any,
+    strength: float | None,
+    options: Options,
+    additions: Additions,
+    **sides: int,
+) -> CheckedCall:
+    """A call of ``Pipeline.outpaint``, checked: one of ``inpaint`` on a canvas around the picture.
+
+    Raises:
+        RequestError: an argument that cannot be served, with what to do.
+    """
+    from latentrt.runtime.pictures.arrays import picture_from_argument
+    from latentrt.runtime.pictures.outpaint import outpaint_canvas
+
+    set_options(options)
+    picture = picture_from_argument(image, manifest.latents.channels)
+    canvas, mask = outpaint_canvas(picture, **sides)
+    profile_for_size(
+        manifest.profiles,
+        *canvas.size,
+        multiple=manifest.pixel_multiple,
+        remedy="pad the picture to one of these",
+    )
+    wanted = options.get("width") or canvas.width, options.get("height") or canvas.height
+    if wanted != canvas.size:
+        raise RequestError(
+            f"got size {wanted[0]}x{wanted[1]} for a canvas of {canvas.width}x{canvas.height}, expected no other; "
+            "pad to the size wanted"
+        )
+    return inpaint_call(manifest, prompt, canvas, mask, strength, None, KeptPixels.EXACT, options, additions)
+
+
+def _encoder(engines: Engines, request: Request) -> Engine:
+    """The VAE encoder; latents go without."""
+    return vae_engine(engines, VAE_ENCODER, request.canvas.profile, request.canvas.vae)
 
 
 def source_size(manifest: BundleManifest, images: Pictures) -> SourceSize:
@@ -62,7 +165,7 @@ def source_size(manifest: BundleManifest, images: Pictures) -> SourceSize:
     return SourceSize(width=width, height=height, remedy=remedy)
 
 
-def check_count(given: int, request: Request, what: str) -> None:
+def _check_count(given: int, request: Request, what: str) -> None:
     """Refuses pictures that are neither one for all nor one for each.
 
     Raises:

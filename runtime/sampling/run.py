@@ -1,7 +1,7 @@
 """One sampling run, stepped from outside: it says what it wants of the model and goes on with the answer."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -86,13 +86,13 @@ class Run:
 
     ::
 
-        while run.call is not None:
-            run.answer(model(run.call.x, run.call.level))
+        for call in run:
+            run.answer(model(call.x, call.level))
 
     Attributes:
         call: what the model is asked next; None once the run has ended.
         x: (N, C, H/f, W/f), where the run is; its result once it has ended.
-        seconds: what each model call took, as its caller said.
+        seconds: what each model call took: from being asked for to its answer, or as its caller said.
         interrupted: whether ``on_step`` ended the run.
     """
 
@@ -128,12 +128,17 @@ class Run:
             self._solver = solver(x, schedule, noise)
             self._ask(next(self._solver))
 
-    def answer(self, answer: Array | Answer, seconds: float = 0.0) -> None:
+    def __iter__(self) -> Iterator[Call]:
+        """What the model is asked, call by call; each is to be answered before the next."""
+        while self.call is not None:
+            yield self.call
+
+    def answer(self, answer: Array | Answer, seconds: float | None = None) -> None:
         """Goes on with the model's prediction for ``call``.
 
         Args:
             answer: the predictions; one alone (N, C, H/f, W/f) is both.
-            seconds: what the model took, for ``seconds``.
+            seconds: what the model took, for ``seconds``; None: all the time since it was asked.
 
         Raises:
             ValueError: the run has ended and asks for nothing.
@@ -142,6 +147,7 @@ class Run:
             raise ValueError(
                 "got a prediction for a run that has ended, expected one that asks (run.call); begin another"
             )
+        seconds_asked = perf_counter() - self._asked
         answer = answer if isinstance(answer, Answer) else Answer(answer, answer)
         x, level = self.x, self._wanted.level
         denoised = level.denoised(self._prediction_type, answer.guided, x)
@@ -157,7 +163,7 @@ class Run:
         next_level = None if wanted is None else wanted.level
         if self._keep is not None:
             x = self._keep.applied(x, next_level)
-        self.seconds.append(seconds)
+        self.seconds.append(seconds_asked if seconds is None else seconds)
         self.x, self.call = x, None
         if self._on_step is not None:
             try:
@@ -174,14 +180,13 @@ class Run:
         if wanted.level.timestep >= self._stop_below:
             scale = wanted.level.input_scale
             self.call = Call(self.x if scale == 1.0 else self.x * scale, wanted.level)
+            self._asked = perf_counter()
 
 
 def denoise(run: Run, model: Model) -> Array:
     """Drives one run to its end; returns its x."""
-    while run.call is not None:
-        begin = perf_counter()
-        answer = model(run.call.x, run.call.level)
-        run.answer(answer, perf_counter() - begin)
+    for call in run:
+        run.answer(model(call.x, call.level))
     return run.x
 
 

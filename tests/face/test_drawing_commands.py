@@ -37,9 +37,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     draw = pipeline.draw
 
-    def counting(pipe: Any, engines: Any, text_encoders: Any, request: Any, *arguments: Any) -> Any:
-        calls.append(request.count)
-        return draw(pipe, engines, text_encoders, request, *arguments)
+    def counting(pipe: Any, engines: Any, text_encoders: Any, call: Any, *arguments: Any) -> Any:
+        calls.append(call.request.count)
+        return draw(pipe, engines, text_encoders, call, *arguments)
 
     monkeypatch.setattr(pipeline, "draw", counting)
     return calls

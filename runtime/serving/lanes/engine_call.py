@@ -1,0 +1,78 @@
+"""A run of an engine that some thread wants, and what becomes of several that run as one."""
+
+from collections.abc import Mapping, Sequence
+from threading import Lock
+
+import numpy as np
+
+from latentrt.engines.engine import Engine
+from latentrt.engines.spec import Array, EngineSpec, Tensor
+
+
+class EngineCall:
+    """One run that a thread wants: it makes it itself, or another thread takes it along.
+
+    The line's lock guards all but ``inputs``.
+
+    Attributes:
+        engine: what runs.
+        inputs: by name.
+        lane: calls of equal lanes may run as one; None: it runs alone.
+        most: rows that one run has at most.
+        seated: whether its thread has the device.
+        wanted: whether its thread still waits for it.
+        results: of the run that took it along; its own rows begin at ``begin``.
+    """
+
+    __slots__ = ("begin", "engine", "inputs", "lane", "most", "results", "rows", "seated", "wanted", "woken")
+
+    def __init__(self, engine: Engine, inputs: Mapping[str, Tensor], lane: object, most: int) -> None:
+        """Belongs to one thread until it is in a line."""
+        self.engine, self.inputs, self.lane, self.most = engine, inputs, lane, most
+        self.seated, self.wanted = False, True
+        self.rows = self.begin = 0
+        self.results: Mapping[str, Array] | None = None
+        self.woken: Lock | None = None
+
+    def waits(self) -> None:
+        """Makes ready to sleep until ``wake``."""
+        tensors = tuple(self.inputs.values())
+        if not all(isinstance(tensor, np.ndarray) for tensor in tensors):  # some stayed on the device
+            self.lane = None
+        self.rows = tensors[0].shape[0] if tensors else 0
+        self.woken = Lock()
+        self.woken.acquire()
+
+    def sleep(self) -> None:
+        """Until it is woken."""
+        assert self.woken is not None  # who waits made ready; for the type checker
+        self.woken.acquire()
+
+    def wake(self) -> None:
+        """Ends its thread's sleep."""
+        assert self.woken is not None
+        self.woken.release()
+
+    def takes(self, results: Mapping[str, Array], begin: int) -> None:
+        """What it gets of a run that others took part in: the rows from ``begin`` on are its own."""
+        self.begin, self.results = begin, results
+
+    def own_results(self) -> dict[str, Array]:
+        """Its own rows of what it got: copies, so that no large array stays for a small part."""
+        assert self.results is not None
+        return {name: array[self.begin : self.begin + self.rows].copy() for name, array in self.results.items()}
+
+
+def gathered(calls: Sequence[EngineCall]) -> dict[str, Array]:
+    """The inputs of several calls, one below the other. What some of them leave out has its neutral value there."""
+    spec = calls[0].engine.spec
+    names = dict.fromkeys(name for call in calls for name in call.inputs)
+    return {name: np.concatenate([_rows(spec, name, call) for call in calls]) for name in names}
+
+
+def _rows(spec: EngineSpec, name: str, call: EngineCall) -> Array:
+    given = call.inputs.get(name)
+    if given is not None:
+        return np.asarray(given)
+    tensor = spec.inputs[name]
+    return np.full(tensor.sized(call.rows), tensor.neutral, tensor.dtype)

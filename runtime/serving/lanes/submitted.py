@@ -1,0 +1,76 @@
+"""What was submitted: the call that its arguments mean, and who watches it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.errors import RequestError
+from latentrt.runtime.additions import Additions
+from latentrt.runtime.call.checked_call import CheckedCall, text_call
+from latentrt.runtime.call.delivery import OnModelCall
+from latentrt.runtime.call.initial_latents import KeptPixels
+from latentrt.runtime.call.keywords.options import Options
+
+
+def submitted_call(
+    manifest: BundleManifest,
+    prompt: str | Sequence[str] | None,
+    options: Options,
+    additions: Additions,
+    *,
+    image: Any,
+    mask_image: Any,
+    strength: float | None,
+    padding_mask_crop: int | None,
+    kept_pixels: str | KeptPixels,
+    **sides: int,
+) -> CheckedCall:
+    """The call of the way of drawing that the pictures tell: the arguments are those of ``Pipeline.submit``.
+
+    Raises:
+        RequestError: an argument that cannot be served, or that does not go with the others.
+    """
+    grows = any(sides.values())
+    if image is None:
+        given = {"mask_image": mask_image is not None, "strength": strength is not None, "a side that grows": grows}
+        _refuse(given, "without image, where it means nothing; give image, too")
+    if mask_image is None:
+        kept = kept_pixels != KeptPixels.EXACT
+        given = {"padding_mask_crop": padding_mask_crop is not None, "kept_pixels": kept}
+        _refuse(given, "without mask_image, where it means nothing; give mask_image, too")
+    elif grows:
+        _refuse({"mask_image": True}, "for a picture that grows, whose mask is what is new; leave one out")
+    if image is None:
+        return text_call(manifest, prompt, options, additions)
+    from latentrt.runtime.call.from_pictures import image_call, inpaint_call, outpaint_call
+
+    if grows:
+        return outpaint_call(manifest, prompt, image, strength, options, additions, **sides)
+    if mask_image is None:
+        return image_call(manifest, prompt, image, strength, options, additions)
+    return inpaint_call(
+        manifest, prompt, image, mask_image, strength, padding_mask_crop, kept_pixels, options, additions
+    )
+
+
+def watched(call: CheckedCall, watcher: OnModelCall) -> CheckedCall:
+    """The call with somebody who is told of its model calls, beside those whom the caller named."""
+    request = replace(call.request, delivery=replace(call.request.delivery, watcher=watcher))
+    if request.second is not None:
+        second = request.second.request
+        second = replace(second, delivery=replace(second.delivery, watcher=watcher))
+        request = replace(request, second=replace(request.second, request=second))
+    return replace(call, request=request)
+
+
+def steps_of(call: CheckedCall) -> int:
+    """How many model calls it takes."""
+    second = call.request.second
+    return len(call.request.sampling.levels) + (0 if second is None else len(second.request.sampling.levels))
+
+
+def _refuse(given: dict[str, bool], why: str) -> None:
+    names = [name for name, is_given in given.items() if is_given]
+    if names:
+        raise RequestError(f"got {' and '.join(names)} {why}")
