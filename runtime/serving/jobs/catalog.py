@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import RequestError, shown
 from latentrt.runtime.serving.jobs.errors import UnknownNameError
 
 _LORAS = (".safetensors", ".pt", ".bin")
@@ -60,7 +60,9 @@ class Catalog:
         """
         if name not in among:
             known = ", ".join(among) or "none"
-            raise UnknownNameError(f"got {what} {name!r}, expected one of: {known}; choose one of these", what=what)
+            raise UnknownNameError(
+                f"got {what} {shown(name)}, expected one of: {known}; choose one of these", what=what
+            )
         return among[name]
 
 

@@ -7,6 +7,7 @@ from threading import Condition
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from latentrt.runtime.serving.jobs.log import log_fault
 from latentrt.runtime.serving.jobs.order import Cost, Order
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Job:
 
     Attributes:
         id: of this job alone, and not to be guessed.
-        order: what is drawn.
+        order: what is drawn; without its pictures once the job has ended.
         model: with which model.
         cost: what it asks of the machine.
         created: when it was taken on.
@@ -136,17 +137,31 @@ class Job:
     def stepped(self, step: int, steps: int) -> None:
         """A model call was done."""
         self.step, self.steps = step, steps
-        self._become(self._state)
+        self._become(JobState.RUNNING)
 
     def ends(self, state: JobState, *, result: "Result | None" = None, error: BaseException | None = None) -> None:
-        """It is over."""
-        self.result, self.error, self.ended = result, error, time.time()
+        """It is over; its order's pictures are let go."""
+        with self._changed:
+            if self._state.final:
+                return
+            self.result, self.error, self.ended = result, error, time.time()
+            self.order = self.order.without_pictures()
         self._become(state)
 
     def _become(self, state: JobState) -> None:
         with self._changed:
+            if self._state.final:
+                return
             self._state = state
             self._changed.notify_all()
             listeners = tuple(self._listeners)
         for listener in listeners:
-            listener(self)
+            tell(listener, self)
+
+
+def tell(listener: Listener, job: Job) -> None:
+    """Calls a listener. What it raises is logged: neither the job nor the others who listen have done it."""
+    try:
+        listener(job)
+    except Exception as error:
+        log_fault(error, f"a listener of job {job.id}")

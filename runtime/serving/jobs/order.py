@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 from latentrt.engines.bundle.records.manifest import BundleManifest
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from latentrt.runtime.prompts.region import Region
 
+_LARGEST_SCALE = 1000.0  # of a second pass; beyond it, whoever checks it refuses it
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -42,6 +45,45 @@ class Order:
             text for one in texts if one is not None for text in ((one,) if isinstance(one, str) else tuple(one))
         )
 
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """Its control nets, image prompts and regions, each of which makes every step longer."""
+        named = (self.keywords.get(name) or () for name in ("control", "image_prompt", "regions"))
+        return tuple(part for value in named for part in _flat(value))
+
+    @property
+    def pictures(self) -> "tuple[Image, ...]":
+        """All pictures of its keywords."""
+        found: list[Image] = []
+        for name in _WITH_PICTURES & self.keywords.keys():
+            found += _pictures(self.keywords[name])
+        return tuple(found)
+
+    @property
+    def picture_bytes(self) -> int:
+        """What they take, decoded."""
+        return sum(image.width * image.height * len(image.getbands()) for image in self.pictures)
+
+    def without_pictures(self) -> "Order":
+        """What is left where its pictures are let go: all other keywords."""
+        if not self.pictures:
+            return self
+        kept = {name: value for name, value in self.keywords.items() if not _pictures(value)}
+        return Order(prompt=self.prompt, model=self.model, keywords=kept)
+
+
+_WITH_PICTURES = frozenset({"image", "mask_image", "control", "image_prompt", "regions"})
+
+
+def _pictures(value: Any) -> "list[Image]":
+    """The pictures in a keyword's value: itself, its items', or those of a net, an image prompt or a region."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [image for one in value for image in _pictures(one)]
+    if hasattr(value, "getbands"):  # without loading Pillow
+        return [value]
+    parts = (getattr(value, name, None) for name in ("image", "images", "mask"))
+    return [image for part in parts if part is not None for image in _pictures(part)]
+
 
 def _flat(regions: Any) -> "Iterator[Region]":
     """One region, a list, or a list of lists, as one after the other."""
@@ -54,11 +96,17 @@ def _flat(regions: Any) -> "Iterator[Region]":
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What an order asks of the machine: pictures of so many pixels, each in so many steps; a second pass counts."""
+    """What an order asks of the machine: pictures of a size, each in so many steps; a second pass counts."""
 
     pictures: int
-    pixels: int
+    width: int
+    height: int
     steps: int
+
+    @property
+    def pixels(self) -> int:
+        """Of a picture, in the first pass."""
+        return self.width * self.height
 
     @property
     def total(self) -> float:
@@ -82,7 +130,8 @@ def cost_of(order: Order, manifest: BundleManifest) -> Cost:
     for levels in (keywords.get("timesteps"), keywords.get("sigmas")):
         if levels is not None and not isinstance(levels, str):
             steps = len(levels)
-    hires, pixels = keywords.get("hires"), width * height
-    if hires is not None:  # the second pass, in steps of the first one's size
+    hires = keywords.get("hires")
+    if hires is not None and 0 < hires.scale < _LARGEST_SCALE:  # the second pass, in steps of the first one's size
         steps += round((hires.steps or steps) * hires.scale**2)
-    return Cost(pictures=prompts * (keywords.get("num_images_per_prompt") or 1), pixels=pixels, steps=steps)
+    pictures = prompts * (keywords.get("num_images_per_prompt") or 1)
+    return Cost(pictures=pictures, width=width, height=height, steps=steps)

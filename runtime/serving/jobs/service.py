@@ -11,11 +11,12 @@ from pathlib import Path
 from threading import Condition, Timer
 from typing import TYPE_CHECKING, Any
 
-from latentrt.engines.errors import LatentrtError
+from latentrt.engines.errors import LatentrtError, shown
 from latentrt.runtime.call.hires.hires import LatentUpscaler, PictureUpscaler
 from latentrt.runtime.pipeline import Pipeline
+from latentrt.runtime.serving.jobs.checking import check_order
 from latentrt.runtime.serving.jobs.errors import CostError, DrainingError, QueueFullError
-from latentrt.runtime.serving.jobs.job import Job, JobState
+from latentrt.runtime.serving.jobs.job import Job, JobState, Listener, tell
 from latentrt.runtime.serving.jobs.limits import Limits
 from latentrt.runtime.serving.jobs.models import Models, NoRoomError
 from latentrt.runtime.serving.jobs.order import Cost, Order, cost_of
@@ -49,12 +50,14 @@ class Service:
         self._draining = False
         self._seconds_per_cost: float | None = None
         self._starting = ThreadPoolExecutor(_STARTING, "latentrt-start")
+        self._listeners: list[Listener] = []
         models.on_change = self._advance
 
     @property
     def jobs(self) -> tuple[Job, ...]:
         """All that are remembered, the oldest first."""
         with self._changed:
+            self._forget_old()
             return tuple(self._jobs.values())
 
     @property
@@ -83,7 +86,19 @@ class Service:
     def job(self, job_id: str) -> Job | None:
         """A job by its id; None for one that is unknown or forgotten."""
         with self._changed:
+            self._forget_old()
             return self._jobs.get(job_id)
+
+    def watch(self, listener: Listener) -> Callable[[], None]:
+        """Calls a function with every job as it ends, from whichever thread ended it; what comes back ends that."""
+        with self._changed:
+            self._listeners = [*self._listeners, listener]
+
+        def unwatch() -> None:
+            with self._changed:
+                self._listeners = [one for one in self._listeners if one is not listener]
+
+        return unwatch
 
     def position(self, job: Job) -> int | None:
         """How many jobs will be drawn before one that waits; None of one that does not."""
@@ -100,6 +115,7 @@ class Service:
         Raises:
             UnknownNameError: a model, LoRA, net or upscaler that there is not.
             CostError: more than is drawn at once.
+            RequestError: what no model of its kind can draw.
             QueueFullError: too many wait.
             DrainingError: the service ends.
         """
@@ -107,15 +123,15 @@ class Service:
         self._keywords(order)  # whose names must be known
         for name in _loras(order):
             self.models.catalog.path("LoRA", self.models.catalog.loras, name)
-        cost = cost_of(order, self.models.bundle(model).manifest)
+        manifest = self.models.bundle(model).manifest
+        cost = cost_of(order, manifest)
         self._check(order, cost)
+        check_order(order, manifest)
         job = Job(order, model, cost, deadline=deadline, withdraw=self._withdraw)
         with self._changed:
             if self._draining:
                 raise DrainingError("the server is shutting down and takes no more orders; ask again in a minute")
-            waiting = sum(one.cost.total for one in self._queue)
-            limit = self.limits.queued_cost
-            if len(self._queue) >= self.limits.queued or (limit is not None and waiting + cost.total > limit):
+            if self._is_full(job):
                 raise QueueFullError(
                     f"{len(self._queue)} orders wait, which is as many as may; ask again later",
                     max(self._seconds_waiting(), 1.0),
@@ -123,12 +139,34 @@ class Service:
             self._jobs[job.id] = job
             self._queue.append(job)
             self._forget_old()
-        if deadline is not None:  # nothing else may happen before it
-            expiry = Timer(max(deadline - time.time(), 0.0) + _CLOCK, self._advance)
-            expiry.daemon = True
-            expiry.start()
+        job.watch(self._tell)
+        if deadline is not None:
+            self._expires(job, deadline)
         self._advance()
         return job
+
+    def _is_full(self, job: Job) -> bool:
+        """Whether there is no room for a job in the queue; the lock is held."""
+        limits, queue = self.limits, self._queue
+        cost = sum(one.cost.total for one in (*queue, job))
+        pictures = sum(one.order.picture_bytes for one in (*queue, job)) if job.order.pictures else 0
+        return (
+            len(queue) >= limits.queued
+            or (limits.queued_cost is not None and cost > limits.queued_cost and bool(queue))
+            or (pictures > limits.queued_picture_bytes and bool(queue))
+        )
+
+    def _expires(self, job: Job, deadline: float) -> None:
+        """Has the queue looked at when a deadline has passed: nothing else may happen by then."""
+        expiry = Timer(max(deadline - time.time(), 0.0) + _CLOCK, self._advance)
+        expiry.daemon = True
+        expiry.start()
+        job.watch(lambda job: expiry.cancel() if job.state is not JobState.QUEUED else None)
+
+    def _tell(self, job: Job) -> None:
+        if job.state.final:
+            for listener in self._listeners:
+                tell(listener, job)
 
     def forget(self, job: Job) -> None:
         """Forgets a job that has ended; one that has not is cancelled, and remembered."""
@@ -166,11 +204,14 @@ class Service:
 
     def _check(self, order: Order, cost: Cost) -> None:
         limits = self.limits
-        asked = {"pictures": cost.pictures, "pixels": cost.pixels, "steps": cost.steps}
+        asked = {"pictures": cost.pictures, "pixels": cost.pixels, "steps": cost.steps, "parts": len(order.parts)}
         for what, got in asked.items():
             most = getattr(limits, what)
             if got > most:
-                raise CostError(f"got {got} {what}, expected at most {most} here; ask for fewer")
+                raise CostError(f"got {shown(got)} {what}, expected at most {most} here; ask for fewer")
+        if limits.sizes is not None and (cost.width, cost.height) not in limits.sizes:
+            sizes = ", ".join(f"{width}x{height}" for width, height in sorted(limits.sizes))
+            raise CostError(f"got size {cost.width}x{cost.height}, expected one of: {sizes}; ask for one of these")
         if limits.cost is not None and cost.total > limits.cost:
             raise CostError(
                 f"got {cost.steps} steps × {cost.pixels} pixels × {cost.pictures} pictures, expected a product of at "
@@ -313,6 +354,8 @@ def _loras(order: Order) -> tuple[str, ...]:
 
 
 def _bytes_of(job: Job) -> int:
+    """Of its pictures and their latents."""
     if job.result is None:
         return 0
-    return sum(3 * image.width * image.height for image in job.result.images if not hasattr(image, "dtype"))
+    pictures = sum(3 * image.width * image.height for image in job.result.images if not hasattr(image, "dtype"))
+    return pictures + int(job.result.latents.nbytes)

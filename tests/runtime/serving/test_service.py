@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from latentrt.runtime.serving.jobs.models import Models
 from latentrt.runtime.serving.jobs.order import Order, cost_of
 from latentrt.runtime.serving.jobs.service import Service
 
+DRAWN: Any = SimpleNamespace(images=[], latents=SimpleNamespace(nbytes=0))
 SOON = 20.0  # seconds that nothing here takes
 
 
@@ -139,9 +141,9 @@ def test_an_order_becomes_pictures(serve: Callable[..., Service], opens: Opens) 
     future.progress(1, 2)
     assert job.preview() == ["preview"]
     assert (job.step, job.steps, job.state) == (1, 2, JobState.RUNNING)
-    future.set_result("pictures")
+    future.set_result(DRAWN)
     assert job.wait(SOON) is JobState.DONE
-    assert job.result == "pictures"
+    assert job.result is DRAWN
     assert seen[-2:] == [(JobState.RUNNING, 1), (JobState.DONE, 1)]
     assert service.job(job.id) is job
     service.forget(job)

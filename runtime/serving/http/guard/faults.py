@@ -1,13 +1,9 @@
 """Faults of ours: the client is told nothing of them, the log their kind and place."""
 
-import logging
-from traceback import extract_tb
-
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from latentrt.runtime.serving.http.errors import answer_to, refusal_from
-
-_log = logging.getLogger("latentrt.serving")
+from latentrt.runtime.serving.jobs.log import log_fault
 
 
 class Faults:
@@ -38,10 +34,3 @@ class Faults:
 def _route(scope: Scope) -> str:
     """The route's template: a path may hold what a client wrote."""
     return str(getattr(scope.get("route"), "path", "(no route)"))
-
-
-def log_fault(error: BaseException, where: str) -> None:
-    """One entry of the log: the kind of an error, and the lines that it passed."""
-    frames = extract_tb(error.__traceback__)
-    lines = "".join(f"\n    {frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
-    _log.error("fault in %s: %s%s", where, type(error).__qualname__, lines)

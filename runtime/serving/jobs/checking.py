@@ -1,0 +1,47 @@
+"""What an order's model cannot draw is refused as it arrives, also where the model is not open."""
+
+from typing import Any
+
+from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.runtime.call.canvas import SourceSize
+from latentrt.runtime.call.keywords.options import Options
+from latentrt.runtime.call.request import request_from_options
+from latentrt.runtime.call.workflow import Workflow
+from latentrt.runtime.serving.jobs.order import Order
+
+# Read by the pipeline alone, which has them loaded; the pictures are no keywords of a call
+_LEFT_OUT = frozenset({"loras", "control", "image_prompt"})
+_OTHERS = frozenset({"image", "mask_image", "strength", "padding_mask_crop", "kept_pixels"})
+_REMEDY = "give width and height of one of these, to which the picture is resized"
+
+
+def check_order(order: Order, manifest: BundleManifest) -> None:
+    """Checks all of an order but its LoRAs, nets and image prompts, and what its pictures' number must be.
+
+    Raises:
+        RequestError: the first thing that cannot be served, with what to do.
+    """
+    keywords: Any = {name: value for name, value in order.keywords.items() if name not in _LEFT_OUT | _OTHERS}
+    if keywords.get("prompt_syntax") is not None and any("<" in text for text in order.prompts):
+        return  # LoRAs may be named in the prompts
+    options: Options = keywords
+    image, mask, strength = (order.keywords.get(name) for name in ("image", "mask_image", "strength"))
+    if image is None:
+        request_from_options(manifest, order.prompt, options, Workflow.TEXT)
+        return
+    source = SourceSize(width=image.width, height=image.height, remedy=_REMEDY)
+    if mask is None:
+        strength = manifest.defaults.strength if strength is None else strength
+        request_from_options(manifest, order.prompt, options, Workflow.IMAGE, strength=strength, source=source)
+        return
+    if strength is None:
+        strength = manifest.defaults.strength if manifest.unet_takes_mask else 1.0
+    cropped = order.keywords.get("padding_mask_crop") is not None
+    request_from_options(
+        manifest,
+        order.prompt,
+        options,
+        Workflow.INPAINT,
+        strength=strength,
+        source=None if cropped else source,
+    )
