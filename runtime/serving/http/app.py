@@ -4,16 +4,20 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from time import perf_counter
 
 from fastapi import APIRouter, FastAPI
 
 from latentrt.runtime.serving.http import health, jobs, options
+from latentrt.runtime.serving.http import metrics as measured
 from latentrt.runtime.serving.http.errors import RESPONSES, add_error_answers
 from latentrt.runtime.serving.http.guard.access import Access, SafeHeaders
 from latentrt.runtime.serving.http.guard.body import BodyLimit
 from latentrt.runtime.serving.http.guard.faults import Faults
+from latentrt.runtime.serving.http.metrics import CountedRequests, Metrics
 from latentrt.runtime.serving.http.settings import Settings
 from latentrt.runtime.serving.http.taking import Keys
+from latentrt.runtime.serving.jobs.log import log_job
 from latentrt.runtime.serving.jobs.service import Service
 
 _ABOUT = "Draws pictures with Stable Diffusion models: jobs of its own, A1111's API and OpenAI's."
@@ -36,18 +40,22 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
         responses=RESPONSES,
     )
     app.state.service, app.state.settings, app.state.keys = service, settings, Keys()
+    metrics = app.state.metrics = Metrics(service)
+    service.watch(log_job)
+    service.watch(metrics.count_job)
     add_error_answers(app)
     for router in _routers():
         app.include_router(router)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Access, settings=settings)
     app.add_middleware(Faults)
+    app.add_middleware(CountedRequests, metrics=metrics, clock=perf_counter)
     app.add_middleware(SafeHeaders)  # the last one is the first that a request passes
     return app
 
 
 def _routers() -> Iterator[APIRouter]:
-    yield from (health.router, options.router, jobs.router)
+    yield from (health.router, measured.router, options.router, jobs.router)
     for name in ("a1111", "openai", "page"):
         module = f"latentrt.runtime.serving.http.{name}.routes"
         if find_spec(module) is not None:

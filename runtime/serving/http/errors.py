@@ -1,7 +1,7 @@
 """Errors as the clients of each API know them: A1111's form below ``/sdapi``, OpenAI's everywhere else."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
@@ -15,7 +15,9 @@ from starlette.responses import JSONResponse
 from latentrt.engines.errors import LatentrtError, RequestError
 from latentrt.runtime.serving.http.invalid import message_from_validation
 from latentrt.runtime.serving.jobs.errors import CostError, DrainingError, QueueFullError
+from latentrt.runtime.serving.jobs.log import log_fault
 
+_LONGEST = 2000  # characters of a message
 _A1111 = "/sdapi/"
 _INTERNAL = "the server could not answer; its log says more"
 # OpenAI's words for kinds of errors
@@ -120,8 +122,14 @@ A1111_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 def answer_to(path: str, refusal: Refusal) -> JSONResponse:
     """A refusal in the form of the API that the path belongs to."""
+    refusal = replace(refusal, message=_shortened(refusal.message))
     form = refusal.a1111_form if path.startswith(_A1111) else refusal.openai_form
     return JSONResponse(form, refusal.status, dict(refusal.headers))
+
+
+def _shortened(message: str) -> str:
+    """A message may quote what a client sent, at any length."""
+    return message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
 
 
 def refusal_from(error: Exception) -> Refusal:
@@ -167,7 +175,12 @@ def add_error_answers(app: FastAPI) -> None:
     """Every error that reaches the application becomes one sentence."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
-        return answer_to(request.url.path, refusal_from(error))
+        refusal = refusal_from(error)
+        if isinstance(error, CostError | QueueFullError | DrainingError):
+            app.state.metrics.refused.labels(refusal.code).inc()
+        elif refusal.status == 500:
+            log_fault(error, f"{request.method} {getattr(request.scope.get('route'), 'path', '')}")
+        return answer_to(request.url.path, refusal)
 
     for kind in (RequestValidationError, HTTPException, LatentrtError):
         app.add_exception_handler(kind, answer)
