@@ -1,0 +1,46 @@
+"""Forms with brackets in the names of their fields, as the client writes them."""
+
+import re
+
+import pytest
+from openai import OpenAI
+
+from latentrt.engines.errors import RequestError
+from latentrt.runtime.serving.http.openai.form import values_from_form
+
+NESTED = {
+    "prompt": "a cat",
+    "seed": ["3", "4"],
+    "hires": {"scale": "2", "upscaler": "lanczos"},
+    "loras": {"style[v2]": {"unet": {"up": {"block_1": ["0.5", "1.0"]}}}},
+}
+
+
+def test_what_the_client_spells_with_brackets_is_read_back() -> None:
+    """Objects in objects, lists, and a name that has brackets of its own."""
+    client = OpenAI(api_key="none")
+    fields = client.qs.stringify_items(NESTED)  # type: ignore[arg-type]
+    assert ("loras[style[v2]][unet][up][block_1][]", "0.5") in fields
+    assert values_from_form(fields) == NESTED
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a[b"],
+        ["[b]"],
+        ["a[][b]"],
+        ["a[b]c"],
+        ["a[1][2][3][4][5][6][7]"],
+        ["a", "a"],
+        ["a", "a[b]"],
+        ["a[b]", "a"],
+        ["a[]", "a[b]"],
+        ["a[b]", "a[]"],
+        ["a", "a[]"],
+    ],
+)
+def test_names_that_fit_nothing_are_refused(names: list[str]) -> None:
+    """By the one that does not fit."""
+    with pytest.raises(RequestError, match=re.escape(repr(names[-1]))):
+        values_from_form([(name, "1") for name in names])
