@@ -21,7 +21,27 @@ def test_what_the_client_spells_with_brackets_is_read_back() -> None:
     client = OpenAI(api_key="none")
     fields = client.qs.stringify_items(NESTED)  # type: ignore[arg-type]
     assert ("loras[style[v2]][unet][up][block_1][]", "0.5") in fields
-    assert values_from_form(fields) == NESTED
+    blocks = {"style[v2]": {"unet": {"up": {"block_1": [0.5, 1.0]}}}}
+    assert values_from_form(fields) == {**NESTED, "loras": blocks}
+
+
+def test_objects_may_be_json() -> None:
+    """Lists of objects cannot be told apart otherwise. Texts stay what they are."""
+    fields = [
+        ("regions", '[{"prompt": "a cat", "box": [0, 0, 1, 1]}]'),
+        ("prompt", "{red|blue}"),
+        ("sampler[name]", "er_sde"),
+        ("sampler[eta]", "1"),
+        ("hires[prompt]", "1"),
+    ]
+    assert values_from_form(fields) == {
+        "regions": [{"prompt": "a cat", "box": [0, 0, 1, 1]}],
+        "prompt": "{red|blue}",
+        "sampler": {"name": "er_sde", "eta": 1},
+        "hires": {"prompt": "1"},
+    }
+    with pytest.raises(RequestError, match="hires that is no JSON"):
+        values_from_form([("hires", "{scale: 2}")])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,19 @@
+"""What OpenAI's clients are answered, as pictures."""
+
+from base64 import b64decode
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def picture_of(b64_json: str | None) -> Image.Image:
+    """What a client decodes."""
+    assert b64_json is not None
+    return Image.open(BytesIO(b64decode(b64_json)))
+
+
+def same(ours: Image.Image, theirs: Any) -> bool:
+    """Pixel for pixel."""
+    return np.array_equal(np.asarray(ours), np.asarray(theirs))
