@@ -25,6 +25,7 @@ from latentrt.runtime.call.result import Result
 from latentrt.runtime.loading import Loading
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.pictures.image import Picture
+from latentrt.runtime.pictures.masked_content import MaskedContent
 from latentrt.runtime.pictures.preview import preview_from_latents
 from latentrt.runtime.serving.lanes.batching import Batching
 from latentrt.runtime.serving.lanes.future import PictureFuture
@@ -234,6 +235,7 @@ class Pipeline(Loading):
         strength: float | None = None,
         padding_mask_crop: int | None = None,
         kept_pixels: str | KeptPixels = KeptPixels.EXACT,
+        masked_content: str | MaskedContent = MaskedContent.ORIGINAL,
         **options: Unpack[Options],
     ) -> Result:
         """Redraws parts of a picture.
@@ -249,6 +251,8 @@ class Pipeline(Loading):
                 wanted, and pastes the result into the picture.
             kept_pixels: "exact" lays what the mask keeps over the result, bit for bit; "decoded" leaves it as it
                 comes out of the autoencoder (not with a crop, which must be pasted).
+            masked_content: what the masked part starts from where ``strength`` is below 1: "original" (the picture),
+                "fill" (the colours around it), "noise" or "nothing" (noise, or zeros, in place of its latents).
             **options: see ``Options``.
 
         Raises:
@@ -265,6 +269,7 @@ class Pipeline(Loading):
             strength,
             padding_mask_crop,
             kept_pixels,
+            masked_content,
             options,
             self._additions,
         )
@@ -328,6 +333,7 @@ class Pipeline(Loading):
         strength: float | None = None,
         padding_mask_crop: int | None = None,
         kept_pixels: str | KeptPixels = KeptPixels.EXACT,
+        masked_content: str | MaskedContent = MaskedContent.ORIGINAL,
         left: int = 0,
         top: int = 0,
         right: int = 0,
@@ -358,6 +364,7 @@ class Pipeline(Loading):
             strength=strength,
             padding_mask_crop=padding_mask_crop,
             kept_pixels=kept_pixels,
+            masked_content=masked_content,
             left=left,
             top=top,
             right=right,

@@ -28,6 +28,7 @@ from latentrt.runtime.call.keywords.options import Options, set_options
 from latentrt.runtime.call.request import Request, request_from_options
 from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.pictures.arrays import pictures_from_argument, size_of
+from latentrt.runtime.pictures.masked_content import MaskedContent
 from latentrt.runtime.pictures.tiling import vae_engine
 from latentrt.runtime.sampling.noise import Noise
 
@@ -76,6 +77,7 @@ def inpaint_call(
     strength: float | None,
     padding_mask_crop: int | None,
     kept_pixels: str | KeptPixels,
+    masked_content: str | MaskedContent,
     options: Options,
     additions: Additions,
 ) -> CheckedCall:
@@ -90,6 +92,7 @@ def inpaint_call(
         raise RequestError(
             "got kept_pixels 'decoded' with padding_mask_crop, which pastes into the picture; leave one out"
         )
+    content = choice(MaskedContent, masked_content, "masked_content")
     images = pictures_from_argument(image, manifest.latents.channels, latents=False)
     masks = masks_from_argument(mask_image)
     source = source_size(manifest, images) if padding_mask_crop is None else None
@@ -98,6 +101,7 @@ def inpaint_call(
     request = request_from_options(
         manifest, prompt, options, Workflow.INPAINT, strength=strength, source=source, additions=additions
     )
+    request = replace(request, masked_content=content)
     _check_count(len(images), request, "images")
     _check_count(len(masks), request, "masks")
     profile = request.canvas.profile
@@ -144,7 +148,8 @@ def outpaint_call(
             f"got size {wanted[0]}x{wanted[1]} for a canvas of {canvas.width}x{canvas.height}, expected no other; "
             "pad to the size wanted"
         )
-    return inpaint_call(manifest, prompt, canvas, mask, strength, None, KeptPixels.EXACT, options, additions)
+    kept, content = KeptPixels.EXACT, MaskedContent.ORIGINAL
+    return inpaint_call(manifest, prompt, canvas, mask, strength, None, kept, content, options, additions)
 
 
 def _encoder(engines: Engines, request: Request) -> Engine:

@@ -16,6 +16,7 @@ from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.mask import mask_condition
 from latentrt.runtime.pictures.autoencoder import latents_from_pixels
 from latentrt.runtime.pictures.image import Picture, pixels_from_image
+from latentrt.runtime.pictures.masked_content import MaskedContent, filled
 from latentrt.runtime.sampling.noise import Noise
 from latentrt.runtime.sampling.run import Keep
 
@@ -84,11 +85,12 @@ def latents_from_masked(
     The order of the draws is diffusers': the picture's posterior (where it is needed), the noise, the masked
     picture's posterior. A U-Net without mask channels keeps what is kept by blending.
     """
-    space, count, sampling = manifest.latents, request.count, request.sampling
+    space, count, sampling, content = manifest.latents, request.count, request.sampling, request.masked_content
     steps, whole = sampling.schedule.steps, sampling.strength == 1.0
     clean = None
     if not manifest.unet_takes_mask or not whole or not steps:
-        clean = _unscaled(request, latents_from_pixels(encoder(), space, inputs.pixels, noise, count))
+        pixels = filled(inputs.pixels, inputs.mask) if content is MaskedContent.FILL else inputs.pixels
+        clean = _unscaled(request, latents_from_pixels(encoder(), space, pixels, noise, count))
     unit = noise() if sampling.latents is None else sampling.latents
     mask = space.mask(inputs.mask)
     mask = np.tile(mask, (count // len(mask), 1, 1, 1))
@@ -97,7 +99,7 @@ def latents_from_masked(
     elif whole or clean is None:
         x = unit * np.float32(sampling.schedule.initial_scale)
     else:
-        x = steps[0].level.noised(clean, unit)
+        x = steps[0].level.noised(_begun(clean, mask, unit, content), unit)
     if manifest.unet_takes_mask:
         masked = latents_from_pixels(encoder(), space, inputs.masked_pixels, noise, count)
         return InitialLatents(x=x, conditions=(mask_condition(mask, masked),), paste=inputs)
@@ -105,6 +107,16 @@ def latents_from_masked(
     assert clean is not None  # what a U-Net without mask channels always encodes; for the type checker
     keep = Keep(mask=mask, clean=clean, noise=unit, data_scale=sampling.schedule.data_scale)
     return InitialLatents(x=x, keep=keep, paste=inputs)
+
+
+def _begun(clean: Array, mask: Array, unit: Array, content: MaskedContent) -> Array:
+    """What is noised: the latents, with others under the mask where they are wanted.
+
+    The noise is the run's own, as in A1111, which draws both from the picture's seed.
+    """
+    if content is MaskedContent.NOISE:
+        return np.where(mask > 0, unit, clean)
+    return np.where(mask > 0, np.float32(0), clean) if content is MaskedContent.NOTHING else clean
 
 
 def _unscaled(request: Request, clean: Array) -> Array:

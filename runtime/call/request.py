@@ -16,6 +16,7 @@ from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.checks import warn_caller
 from latentrt.runtime.metadata.model_name import ModelName, model_name_from_manifest
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
+from latentrt.runtime.pictures.masked_content import MaskedContent
 from latentrt.runtime.prompts.parts import StepCount
 from latentrt.runtime.prompts.textual_inversion import TextualInversions
 
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """N pictures of one size, from latents of ``latent_shape`` (N, C, h, w). ``second`` enlarges them."""
+    """N pictures of one size, from latents of ``latent_shape`` (N, C, h, w). ``second`` enlarges them.
+
+    ``masked_content`` is what inpainting starts from under its mask.
+    """
 
     prompts: PromptSet
     canvas: Canvas
@@ -41,6 +45,7 @@ class Request:
     loras: "CallLoras | None" = None
     addons: "tuple[AddonUse, ...]" = ()
     second: "SecondPass | None" = None
+    masked_content: MaskedContent = MaskedContent.ORIGINAL
 
     @property
     def count(self) -> int:
@@ -61,6 +66,8 @@ class Request:
         """
         shared = isinstance(self.sampling.seeds, int)
         common = {**self.canvas.metadata(), **self.sampling.metadata(), **self.guidance.metadata()}
+        if self.masked_content is not MaskedContent.ORIGINAL:
+            common["masked_content"] = self.masked_content
         if self.loras is not None:
             common["loras"] = tuple(used.metadata() for used in self.loras.used)
         for use in self.addons:

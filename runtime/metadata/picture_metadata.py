@@ -20,6 +20,7 @@ _BRACKETS = frozenset("()[]")
 _CFG_PLUS_PLUS = 12.5
 # A1111's names for options of its samplers
 _OPTIONS = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
+_MASKED_CONTENT = {"original": "original", "fill": "fill", "noise": "latent noise", "nothing": "latent nothing"}
 
 # The first two are the names that A1111's own extension for wildcards gives
 _TEMPLATES = {
@@ -42,6 +43,7 @@ class PictureMetadata:
     ``templates`` has what was written in the place of a prompt, by its field, where wildcards were chosen.
     ``loras``, ``control_nets``, ``t2i_adapters`` and ``image_prompts`` are those of the call, ``regions`` those of the
     picture. ``detail`` is the detail pass that drew parts of it. ``seeded`` is False where the caller gave the noise.
+    ``masked_content`` is None where inpainting starts from the picture itself.
     With ``cfg_plus_plus`` the guidance scales are its weights, 0 to 1, and None where nothing guides. With ``hires``,
     ``width`` and ``height`` are the first pass's.
     """
@@ -58,6 +60,7 @@ class PictureMetadata:
     height: int
     model: str
     strength: float | None = None
+    masked_content: str | None = None
     clip_skip: int = 0
     prompt_syntax: str = "plain"
     prompt_2: str | None = None
@@ -112,6 +115,8 @@ class PictureMetadata:
         strength = self.strength if self.hires is None else self.hires.strength
         if strength is not None:
             pairs["Denoising strength"] = f"{strength:g}"
+        if self.masked_content is not None:
+            pairs["Masked content"] = _MASKED_CONTENT[self.masked_content]
         if self.clip_skip:
             pairs["Clip skip"] = self.clip_skip + 1  # A1111 counts the layer that is taken, from 1 for the last
         if self.seeded:

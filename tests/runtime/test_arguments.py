@@ -66,6 +66,7 @@ CALLS: list[tuple[str, Callable[[Pipe], Any], str]] = [
         "leave one out",
     ),
     ("kept", lambda p: p.inpaint("a", image=PICTURE, mask_image=MASK, kept_pixels="all"), "expected one of exact"),
+    ("content", lambda p: p.inpaint("a", image=PICTURE, mask_image=MASK, masked_content="grey"), "one of original"),
     ("canvas", lambda p: p.outpaint("a", image=PICTURE, right=16, width=32, height=32), "a canvas of 48x32"),
     (
         "canvas keywords",

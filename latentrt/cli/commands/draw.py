@@ -77,6 +77,13 @@ def inpaint(
         str,
         typer.Option("--kept-pixels", help="Outside of the mask: exact (the picture's own pixels) or decoded."),
     ] = "exact",
+    masked_content: Annotated[
+        str,
+        typer.Option(
+            "--masked-content",
+            help="What a strength below 1 starts from in the mask: original, fill, noise or nothing.",
+        ),
+    ] = "original",
 ) -> None:
     """Redraw the masked part of a picture."""
     from latentrt.runtime.pictures.image import read_image
@@ -91,6 +98,7 @@ def inpaint(
             strength=strength,
             padding_mask_crop=padding_mask_crop,
             kept_pixels=kept_pixels,
+            masked_content=masked_content,
             **options,
         )
 

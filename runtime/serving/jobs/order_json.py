@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from latentrt.runtime.call.initial_latents import KeptPixels
 from latentrt.runtime.call.keywords.options import Options
+from latentrt.runtime.pictures.masked_content import MaskedContent
 from latentrt.runtime.pictures.tiling import VaeMode
 from latentrt.runtime.prompts.style import LongPrompt, PromptSyntax
 from latentrt.runtime.serving.jobs.order import Order
@@ -102,6 +103,9 @@ class OrderFields(Json):
         None, description="With a mask: draw its surroundings alone, with so many pixels of margin."
     )
     kept_pixels: KeptPixels | None = Field(None, description="With a mask: exact (default) or decoded.")
+    masked_content: MaskedContent | None = Field(
+        None, description="With a mask and a strength below 1: what the masked part starts from; original (default)."
+    )
     wildcards: bool = Field(False, description="Whether __name__ and {a|b} in prompts are chosen by the seed.")
 
 

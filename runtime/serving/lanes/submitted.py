@@ -11,6 +11,7 @@ from latentrt.runtime.call.checked_call import CheckedCall, text_call
 from latentrt.runtime.call.delivery import OnModelCall
 from latentrt.runtime.call.initial_latents import KeptPixels
 from latentrt.runtime.call.keywords.options import Options
+from latentrt.runtime.pictures.masked_content import MaskedContent
 
 
 def submitted_call(
@@ -24,6 +25,7 @@ def submitted_call(
     strength: float | None,
     padding_mask_crop: int | None,
     kept_pixels: str | KeptPixels,
+    masked_content: str | MaskedContent,
     **sides: int,
 ) -> CheckedCall:
     """The call of the way of drawing that the pictures tell: the arguments are those of ``Pipeline.submit``.
@@ -37,7 +39,8 @@ def submitted_call(
         _refuse(given, "without image, where it means nothing; give image, too")
     if mask_image is None:
         kept = kept_pixels != KeptPixels.EXACT
-        given = {"padding_mask_crop": padding_mask_crop is not None, "kept_pixels": kept}
+        chosen = masked_content != MaskedContent.ORIGINAL
+        given = {"padding_mask_crop": padding_mask_crop is not None, "kept_pixels": kept, "masked_content": chosen}
         _refuse(given, "without mask_image, where it means nothing; give mask_image, too")
     elif grows:
         _refuse({"mask_image": True}, "for a picture that grows, whose mask is what is new; leave one out")
@@ -50,7 +53,16 @@ def submitted_call(
     if mask_image is None:
         return image_call(manifest, prompt, image, strength, options, additions)
     return inpaint_call(
-        manifest, prompt, image, mask_image, strength, padding_mask_crop, kept_pixels, options, additions
+        manifest,
+        prompt,
+        image,
+        mask_image,
+        strength,
+        padding_mask_crop,
+        kept_pixels,
+        masked_content,
+        options,
+        additions,
     )
 
 
