@@ -14,6 +14,7 @@ from latentrt.cli.commands.draw import detail, generate, img2img, inpaint, outpa
 from latentrt.cli.commands.grid import grid
 from latentrt.cli.commands.prepare import prepare
 from latentrt.cli.commands.samplers import samplers
+from latentrt.cli.commands.serve import serve
 from latentrt.cli.commands.upscale import upscale
 from latentrt.cli.streams import lasting_streams
 from latentrt.engines.errors import LatentrtError
@@ -34,6 +35,7 @@ _COMMANDS = (
     detail,
     grid,
     upscale,
+    serve,
     inspect,
     compare,
     verify,

@@ -5,6 +5,7 @@ from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from time import perf_counter
+from weakref import WeakSet
 
 from fastapi import APIRouter, FastAPI
 
@@ -41,6 +42,7 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     )
     app.state.service, app.state.settings, app.state.keys = service, settings, Keys()
     metrics = app.state.metrics = Metrics(service)
+    app.state.fetched = WeakSet()  # jobs whose pictures somebody has had
     service.watch(log_job)
     service.watch(metrics.count_job)
     add_error_answers(app)

@@ -108,11 +108,13 @@ async def picture(
     quality: Annotated[int | None, Query(description="Of a JPEG or WebP; 95 if left out.", ge=1, le=100)] = None,
 ) -> Response:
     """A finished job's picture as a file, with its settings where A1111 has them."""
-    result = _result(_job(request, job_id))
+    job = _job(request, job_id)
+    result = _result(job)
     if index >= len(result.images):
         raise _not_found(f"got picture {index} of a job that has {len(result.images)}; count from 0")
     parameters = result.metadata[index].parameters()
     data = await in_thread(request, encoded, pictures_of(result)[index], format, parameters, quality=quality)
+    request.app.state.fetched.add(job)
     return Response(data, media_type=MEDIA_TYPES[format], headers={"Cache-Control": "private, max-age=600"})
 
 

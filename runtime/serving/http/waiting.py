@@ -124,6 +124,7 @@ async def result_of(request: Request, job: Job) -> Result:
                 ended.cancel()
         if not job.state.final:
             raise RefusedError(Refusal(status=410, message="the client has gone", code="disconnected"))
+    request.app.state.fetched.add(job)
     return finished(job)
 
 
