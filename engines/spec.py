@@ -69,16 +69,23 @@ class EngineSpec:
     """The inputs and outputs of one engine, and the batch sizes that it runs.
 
     All dimensions are fixed but the batch, which is one of ``batches`` (ascending): every number up to the
-    profile's for ONNX Runtime on the CPU, the few that were compiled for TensorRT.
+    profile's for ONNX Runtime on the CPU, the few that were compiled for TensorRT. An engine that fills up what it is
+    given takes every number, and runs one of ``filled``; where that is empty, it runs what it is given.
     """
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     batches: tuple[int, ...]
+    filled: tuple[int, ...] = ()
 
     def fit(self, count: int) -> int:
         """The smallest batch that holds ``count`` samples, or the largest there is."""
-        return next((batch for batch in self.batches if batch >= count), self.batches[-1])
+        return next((batch for batch in self.filled or self.batches if batch >= count), self.batches[-1])
+
+    def computed(self, count: int) -> int:
+        """How many samples are computed for ``count``: in as few runs as hold them, each filled up."""
+        full, rest = divmod(count, self.batches[-1])
+        return full * self.batches[-1] + (self.fit(rest) if rest else 0)
 
     def check(self, arrays: "Mapping[str, Tensor]") -> None:
         """Compares arrays with the inputs: names, dtypes, shapes and one common batch; some may be left out.

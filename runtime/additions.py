@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.adapters.loaded import LoadedLora, LoadedLoras
     from latentrt.runtime.addons.addon import OpenAddons
     from latentrt.runtime.opened_bundle import BundlesByPath
+    from latentrt.runtime.serving.lanes.line import Line
     from latentrt.runtime.upscaling.upscaler import Upscaler
 
 Loaded = tuple[tuple[TextualInversions, ...], "LoadedLoras | None"]
@@ -32,9 +33,16 @@ class Additions:
         loras: those that are loaded; None where none ever was.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None) -> None:
-        """Holds nothing yet; add-ons that are named by their paths will be opened on this backend."""
-        self._bundle, self._backend, self._threads = bundle, backend, threads
+    def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None, line: "Line | None" = None) -> None:
+        """Holds nothing yet.
+
+        Args:
+            bundle: the model's.
+            backend: on which add-ons will be opened that are named by their paths.
+            threads: of a call on the CPU; None takes one per core.
+            line: where the engines of add-ons will wait with the model's; None: they do not.
+        """
+        self._bundle, self._backend, self._threads, self._line = bundle, backend, threads, line
         self.text_encoders: tuple[TextEncoder, ...] = text_encoders_from_bundle(bundle)
         self.loras: LoadedLoras | None = None
         self._addons: OpenAddons | None = None
@@ -53,7 +61,7 @@ class Additions:
             if self._addons is None:
                 from latentrt.runtime.addons.addon import OpenAddons  # loaded by those who use it
 
-                self._addons = OpenAddons(self._bundle, self._backend, threads=self._threads)
+                self._addons = OpenAddons(self._bundle, self._backend, threads=self._threads, line=self._line)
             return self._addons
 
     @property

@@ -70,13 +70,14 @@ class Pipeline(Loading):
         """
         self._bundle = bundle
         self._components = components
-        self._engines: Engines = components
-        if batching is Batching.SHARED:
-            self._engines = Lanes(components, threads=threads)
+        lanes = Lanes(components, threads=threads) if batching is Batching.SHARED else None
+        self._engines: Engines = components if lanes is None else lanes
         self._reopen = reopen
         pictures = max(profile.batch for profile in bundle.manifest.profiles)
         self._workers = Workers(2 * pictures * seats(components.backend, threads))
-        self._additions = Additions(bundle, components.backend, threads=threads)
+        self._additions = Additions(
+            bundle, components.backend, threads=threads, line=None if lanes is None else lanes.line
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How to open the bundle again, the textual inversions of each text encoder, and the LoRAs.

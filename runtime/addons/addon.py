@@ -9,11 +9,14 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.addon_manifest import AddonKind, AddonManifest
 from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Backend
-from latentrt.engines.shapes import Profile
+from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.store.choose import AUTO, chosen_backend
 from latentrt.runtime.opened_bundle import BundlesByPath, OpenedBundle
+from latentrt.runtime.serving.lanes.line import Line
+from latentrt.runtime.serving.lanes.shared_engine import SharedEngine
 
 
 class Addon(OpenedBundle[AddonBundle]):
@@ -76,18 +79,31 @@ class OpenAddons(BundlesByPath[Addon]):
         backend: the pipeline's.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, *, threads: int | None, line: Line | None = None) -> None:
         """Opens none yet: those that come are opened on the pipeline's backend.
 
         Args:
             bundle: the model's.
             backend: what runs it.
             threads: of a call on the CPU; None takes one per core.
+            line: where the pipeline's engines wait for each other; None: they do not.
         """
         super().__init__(partial(addon_from_path, backend=backend, threads=threads))
         self.manifest: BundleManifest = bundle.manifest
         self.unet = Component(root=bundle.root, manifest=bundle.manifest, name=UNET)
         self.backend = backend
+        self._line = line
+
+    def engine(self, addon: Addon, component: str, shapes: Shapes) -> Engine:
+        """An add-on's component, whose runs wait with those of the pipeline.
+
+        Raises:
+            EngineError: as ``Addon.engine``.
+        """
+        engine = addon.engine(component, shapes)
+        if self._line is None:
+            return engine
+        return SharedEngine(engine, self._line, (addon, component, shapes))
 
     def addon(self, net: str | Path | Addon) -> Addon:
         """The add-on of a path, or the one that was opened before.

@@ -10,10 +10,10 @@ from latentrt.engines.batches import batch_results
 from latentrt.engines.bundle.kinds import CONTROL, FEATURES
 from latentrt.engines.bundle.kinds import HINT as HINT_COMPONENT
 from latentrt.engines.bundle.unet.net_inputs import CONDITION_SCALE, CONTROL_INDEX, HINT, PICTURE
-from latentrt.engines.precision import Backend
+from latentrt.engines.engine import Engine
 from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.engines.spec import Array
-from latentrt.runtime.addons.addon import Addon
+from latentrt.runtime.addons.addon import Addon, OpenAddons
 from latentrt.runtime.addons.control import ControlMode
 from latentrt.runtime.denoiser.conditions.control import ControlCondition, ControlledRun
 from latentrt.runtime.denoiser.conditions.features import AdaptedRun, FeaturesCondition
@@ -28,9 +28,10 @@ _FACTORS = (-1.0, 0.0)  # powers of ten from the shallowest residual to the midd
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UsedControl:
-    """A control net or a T2I-Adapter in a call. ``shares`` are the start and end that the caller gave, ``kind`` a union
-    net's number of the kind of pictures."""
+    """A control net or a T2I-Adapter in a call, of the add-ons ``opened``. ``shares`` are the start and end that the
+    caller gave, ``kind`` a union net's number of the kind of pictures."""
 
+    opened: OpenAddons
     addon: Addon
     pictures: Sequence[Picture]
     scale: float
@@ -43,6 +44,14 @@ class UsedControl:
     def idle(self) -> bool:
         """Whether it changes nothing in any step."""
         return self.scale == 0.0 or not any(self.steps.active)
+
+    def engine(self, component: str, shapes: Shapes) -> Engine:
+        """One of its components at these shapes.
+
+        Raises:
+            EngineError: closed, or no engine fits.
+        """
+        return self.opened.engine(self.addon, component, shapes)
 
     def pixels(self, shapes: Shapes, crops: Sequence[Crop]) -> Array:
         """Its pictures (M, 3, H, W) as a net takes them; as many as there are of them, or of crops.
@@ -80,10 +89,9 @@ class UsedControl:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlUse:
-    """The control nets of a call that change something. ``backend`` is the U-Net's."""
+    """The control nets of a call that change something."""
 
     used: Sequence[UsedControl]
-    backend: Backend
 
     def opened_for(self, shapes: Shapes) -> Shapes:
         """With residuals."""
@@ -111,7 +119,7 @@ class ControlUse:
         alone = len(group) == 1
         # Among several pictures of a union net, scales are for the pictures; of one, they are for the residuals
         hints = [_hint(one, shapes, crops, 1.0 if alone else one.scale) for one in group]
-        engine = first.addon.engine(CONTROL, shapes)
+        engine = first.engine(CONTROL, shapes)
         count = len(first.addon.manifest.components[CONTROL].outputs)
         factors = np.ones(count, np.float32)
         if first.mode is not ControlMode.BALANCED and not averages:
@@ -124,7 +132,7 @@ class ControlUse:
             steps=first.steps,
             conditional_only=averages or first.mode is ControlMode.CONTROL,
             types=np.array([index in kinds for index in range(types)], np.float32) if types else None,
-            same_backend=first.addon.backend is self.backend,
+            same_backend=first.addon.backend is first.opened.backend,
         )
 
 
@@ -155,12 +163,12 @@ def _hint(one: UsedControl, shapes: Shapes, crops: Sequence[Crop], scale: float)
     if one.kind is not None:
         count = len(inputs[PICTURE])
         inputs |= {CONTROL_INDEX: np.full(count, one.kind), CONDITION_SCALE: np.full(count, scale, np.float32)}
-    engine = one.addon.engine(HINT_COMPONENT, shapes)
+    engine = one.engine(HINT_COMPONENT, shapes)
     return np.concatenate([results[HINT] for results in batch_results(engine, inputs)])
 
 
 def _features(one: UsedControl, shapes: Shapes, crops: Sequence[Crop]) -> Mapping[str, Array]:
     """What an adapter makes of its pictures, scaled, by name: (M, C, h, w)."""
-    pieces = list(batch_results(one.addon.engine(FEATURES, shapes), {PICTURE: one.pixels(shapes, crops)}))
+    pieces = list(batch_results(one.engine(FEATURES, shapes), {PICTURE: one.pixels(shapes, crops)}))
     scale = np.float32(one.scale)
     return {name: np.concatenate([piece[name] for piece in pieces]) * scale for name in pieces[0]}

@@ -18,7 +18,7 @@ from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.engine import Engine
 from latentrt.engines.shapes import AddedInputs, Profile, Shapes
 from latentrt.engines.spec import Array
-from latentrt.runtime.addons.addon import Addon
+from latentrt.runtime.addons.addon import Addon, OpenAddons
 from latentrt.runtime.denoiser.conditions.image_prompt import AttendedImages, ImagePromptCondition
 from latentrt.runtime.denoiser.steps import ActiveSteps
 from latentrt.runtime.metadata.added import ImagePromptMetadata
@@ -33,7 +33,8 @@ class ImagePromptUse:
     """One image prompt of a call, checked.
 
     Attributes:
-        addon: the adapter.
+        opened: the pipeline's add-ons.
+        addon: the adapter, one of them.
         record: what its bundle says of it.
         pixels: its pictures as the image encoder takes them (M, 3, s, s).
         scales: of each cross-attention.
@@ -42,6 +43,7 @@ class ImagePromptUse:
         metadata: what a picture's metadata say of it.
     """
 
+    opened: OpenAddons
     addon: Addon
     record: ImagePromptRecord
     pixels: Array
@@ -76,7 +78,7 @@ class ImagePromptUse:
         )
 
     def _engine(self, component: str) -> Engine:
-        return self.addon.engine(component, Shapes(profile=self.addon.manifest.profiles[0]))
+        return self.opened.engine(self.addon, component, Shapes(profile=self.addon.manifest.profiles[0]))
 
     def _seen(self, pixels: Array) -> Array:
         """What the image encoder makes of pictures."""

@@ -53,7 +53,7 @@ def controls_from_keywords(
     adapters = [one for one in active if one.addon.kind is AddonKind.T2I_ADAPTER]
     uses: list[AddonUse] = []
     if nets:
-        uses.append(ControlUse(used=nets, backend=opened.backend))
+        uses.append(ControlUse(used=nets))
     if adapters:
         uses.append(FeaturesUse(used=adapters))
     return uses
@@ -77,6 +77,7 @@ def _used(opened: OpenAddons, control: Control, sampling: Sampling, count: int) 
             f"got {len(pictures)} images of {what} for {count} pictures; give one for all, or one for each"
         )
     return UsedControl(
+        opened=opened,
         addon=addon,
         pictures=pictures,
         scale=scale,

@@ -77,6 +77,7 @@ def _use(
         return None
     size, mean, std = record.image_size[0], record.image_mean, record.image_std
     return ImagePromptUse(
+        opened=opened,
         addon=addon,
         record=record,
         pixels=np.stack([clip_pixels(picture, size, mean, std) for picture in pictures]),

@@ -43,9 +43,8 @@ class ControlledRun:
 
     def narrows(self, rows: int, wanted: int) -> bool:
         """Whether a call of fewer rows is a smaller one: engines of fixed shapes compute what is left out as well."""
-        batches = self.engine.spec.batches
-        computed = [sum(batch for _, _, batch in pieces_of(count, batches)) for count in (wanted, rows)]
-        return wanted < rows and computed[0] < computed[1]
+        spec = self.engine.spec
+        return wanted < rows and spec.computed(wanted) < spec.computed(rows)
 
     def residuals(self, call: UnetCall, rows: Array, before: Residuals) -> Residuals:
         """What it adds for some rows of a call, with what the nets before it added.
@@ -62,7 +61,9 @@ class ControlledRun:
         batches = self.engine.spec.batches
         if len(rows) == count and batch in batches:
             results = self.engine.run_kept({**taken, **self._own(call, rows, batch), **_as_previous(before)})
-            return results if self.same_backend else host_arrays(results)
+            if self.same_backend:
+                return results
+            return {name: array[:batch] for name, array in host_arrays(results).items()}
         earlier, parts = host_arrays(before), []
         for start, stop, size in pieces_of(len(rows), batches):
             piece, places = rows[start:stop], slice(start, stop)

@@ -18,7 +18,7 @@ class EngineCall:
         engine: what runs.
         inputs: by name.
         lane: calls of equal lanes may run as one; None: it runs alone.
-        most: rows that one run has at most.
+        most: rows that they may have together; 0: as many as the engine computes for this call anyway.
         seated: whether its thread has the device.
         wanted: whether its thread still waits for it.
         results: of the run that took it along; its own rows begin at ``begin``.
@@ -36,10 +36,10 @@ class EngineCall:
 
     def waits(self) -> None:
         """Makes ready to sleep until ``wake``."""
-        tensors = tuple(self.inputs.values())
-        if not all(isinstance(tensor, np.ndarray) for tensor in tensors):  # some stayed on the device
+        if not all(isinstance(tensor, np.ndarray) for tensor in self.inputs.values()):  # some stayed on the device
             self.lane = None
-        self.rows = tensors[0].shape[0] if tensors else 0
+        self.rows = row_count(self.inputs)
+        self.most = self.most or self.engine.spec.fit(self.rows)
         self.woken = Lock()
         self.woken.acquire()
 
@@ -63,11 +63,33 @@ class EngineCall:
         return {name: array[self.begin : self.begin + self.rows].copy() for name, array in self.results.items()}
 
 
+def row_count(inputs: Mapping[str, Tensor]) -> int:
+    """How many rows the arrays of a call have; what stays on a device may have more, of a run that was filled up."""
+    return min((tensor.shape[0] for tensor in inputs.values()), default=0)
+
+
 def gathered(calls: Sequence[EngineCall]) -> dict[str, Array]:
     """The inputs of several calls, one below the other. What some of them leave out has its neutral value there."""
     spec = calls[0].engine.spec
     names = dict.fromkeys(name for call in calls for name in call.inputs)
-    return {name: np.concatenate([_rows(spec, name, call) for call in calls]) for name in names}
+    missing = spec.fit(rows := sum(call.rows for call in calls)) - rows
+    return {
+        name: np.concatenate([*(_rows(spec, name, call) for call in calls), *_zeros(spec, name, missing)])
+        for name in names
+    }
+
+
+def filled(spec: EngineSpec, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The inputs of a call with zeros behind them, up to a batch that the engine runs."""
+    batch = spec.fit(row_count(inputs))
+    return {name: _filled(spec, name, tensor, batch) for name, tensor in inputs.items()}
+
+
+def _filled(spec: EngineSpec, name: str, tensor: Tensor, batch: int) -> Tensor:
+    if tensor.shape[0] == batch:
+        return tensor
+    array = tensor if isinstance(tensor, np.ndarray) else tensor.numpy()[:batch]
+    return np.concatenate([array, *_zeros(spec, name, batch - len(array))])
 
 
 def _rows(spec: EngineSpec, name: str, call: EngineCall) -> Array:
@@ -76,3 +98,8 @@ def _rows(spec: EngineSpec, name: str, call: EngineCall) -> Array:
         return np.asarray(given)
     tensor = spec.inputs[name]
     return np.full(tensor.sized(call.rows), tensor.neutral, tensor.dtype)
+
+
+def _zeros(spec: EngineSpec, name: str, rows: int) -> tuple[Array, ...]:
+    """Rows that are run for nothing; none where there are none."""
+    return (np.zeros(spec.inputs[name].sized(rows), spec.inputs[name].dtype),) if rows else ()

@@ -49,29 +49,34 @@ class Line:
                 self._waiting.remove(call)
             call.wanted = False
 
-    def results(self, call: EngineCall) -> dict[str, Array]:
-        """What comes of a call that was put in the line: it is taken along by another, or runs with those like it."""
+    def results(self, call: EngineCall) -> dict[str, Array] | None:
+        """Waits for a call that was put in the line: what comes of it, where it ran with others; None where it is its
+        turn and it is alone."""
         call.sleep()
         if call.results is not None:
             return call.own_results()
         mates = self._mates(call)
         if not mates:
-            return call.engine.run(call.inputs)
+            return None
         try:
             results = call.engine.run(gathered([call, *mates]))
+        except Exception:  # too large for the device, or something is wrong with one of them: each for itself
+            self._part(mates)
+            return None
+        except BaseException:  # this thread ends, the others do not
+            self._part(mates)
+            raise
+        try:
             self.leave(call)  # the next ones run while these are handed out
-            call.takes(results, 0)
             begin = call.rows
             for mate in mates:
                 mate.takes(results, begin)
                 mate.wake()
                 begin += mate.rows
-        except Exception:  # too large for the device, or something is wrong with one of them: each for itself
-            self._part(mates)
-            return call.engine.run(call.inputs)
-        except BaseException:  # this thread ends, the others do not
+        except BaseException:
             self._part(mates)
             raise
+        call.takes(results, 0)
         return call.own_results()
 
     def _mates(self, call: EngineCall) -> list[EngineCall]:

@@ -1,0 +1,67 @@
+"""An engine whose runs wait for each other, and are made together where they are alike."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from latentrt.engines.engine import ClosesItself, Engine
+from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor
+from latentrt.runtime.serving.lanes.engine_call import EngineCall, filled, row_count
+from latentrt.runtime.serving.lanes.line import Line
+
+
+class SharedEngine(ClosesItself):
+    """An ``Engine`` in a line: who finds the device free runs at once, with the very arrays that it gave.
+
+    It takes every number of rows up to the engine's largest batch, so that calls which do not fill a compiled batch
+    may fill it together.
+    """
+
+    def __init__(self, engine: Engine, line: Line, lane: object, *, gathers: bool = True) -> None:
+        """Wraps an engine; closing closes it.
+
+        Args:
+            engine: it.
+            line: of its device.
+            lane: what calls have in common that may run as one.
+            gathers: whether such calls make a run larger; where not, they fill up one of a compiled batch alone.
+        """
+        spec = engine.spec
+        every = tuple(range(1, spec.batches[-1] + 1))
+        self._fills = spec.batches != every
+        self.spec: EngineSpec = replace(spec, batches=every, filled=spec.batches) if self._fills else spec
+        self._engine, self._line = engine, line
+        self._lane = lane if all(tensor.shape[:1] == (BATCH,) for tensor in spec.inputs.values()) else None
+        self._most = spec.batches[-1] if gathers else 0
+        self._keeps = getattr(type(engine), "run_kept", None) is not ClosesItself.run_kept
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
+        """Runs the engine, or has it run with the calls of others."""
+        call, line = EngineCall(self._engine, inputs, self._lane, self._most), self._line
+        try:
+            if not line.enter(call) and (results := line.results(call)) is not None:
+                return results
+            return self._filled_up(inputs) if self._fills else self._engine.run(inputs)
+        finally:
+            line.leave(call)
+
+    def run_kept(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Runs the engine; alone, where results stay on a device. Those have the rows of the batch that was run."""
+        if not self._keeps:
+            return self.run(inputs)
+        call, line = EngineCall(self._engine, inputs, None, 0), self._line
+        try:
+            if not line.enter(call):
+                call.sleep()
+            return self._engine.run_kept(filled(self._engine.spec, inputs) if self._fills else inputs)
+        finally:
+            line.leave(call)
+
+    def close(self) -> None:
+        """Closes the engine."""
+        self._engine.close()
+
+    def _filled_up(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
+        """Runs the engine in a batch that it has."""
+        rows, given = row_count(inputs), filled(self._engine.spec, inputs)
+        results = self._engine.run(given)
+        return {name: array if len(array) == rows else array[:rows].copy() for name, array in results.items()}

@@ -1,0 +1,172 @@
+"""Pictures drawn in company: those that are drawn alone, whatever the others are."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stand_ins import StandInRTX
+from tiny_loras import save_tiny_lora
+from waiting import SOON, until
+
+import latentrt
+from latentrt.engines.backends.registry import COMPILERS
+from latentrt.engines.precision import Backend
+from latentrt.engines.spec import Array
+from latentrt.runtime.serving.lanes import line as line_module
+from latentrt.runtime.serving.lanes.engine_call import EngineCall, gathered
+from latentrt.runtime.serving.lanes.lanes import Lanes
+
+Options = dict[str, Any]
+COMMON: Options = {"guidance_scale": 4.0, "num_inference_steps": 3, "width": 32, "height": 32}
+MIXED: tuple[Options, ...] = (
+    {"seed": [5]},
+    {"seed": [6], "sampler": "euler_a", "num_inference_steps": 4},
+    {"seed": [7], "guidance_scale": 1.0, "sampler": "heun"},
+    {"seed": [8], "negative_prompt": "a dog", "guidance_rescale": 0.5},
+)
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The component of every run that several calls shared, and how many there were."""
+    runs: list[tuple[str, int]] = []
+
+    def watching(calls: Sequence[EngineCall]) -> dict[str, Array]:
+        lane: Any = calls[0].lane
+        runs.append((lane[0] if isinstance(lane[0], str) else lane[1], len(calls)))
+        return gathered(calls)
+
+    monkeypatch.setattr(line_module, "gathered", watching)
+    return runs
+
+
+@contextmanager
+def nobody_runs(pipe: latentrt.Pipeline, count: int) -> Iterator[None]:
+    """Holds the device until so many calls wait for it."""
+    line = lanes_of(pipe).line
+    holders = [EngineCall(None, {}, None, 0) for _ in range(line._seats)]  # type: ignore[arg-type]
+    for holder in holders:
+        assert line.enter(holder)
+    try:
+        yield
+        until(lambda: len(line._waiting) == count)
+    finally:
+        for holder in holders:
+            line.leave(holder)
+
+
+def lanes_of(pipe: latentrt.Pipeline) -> Lanes:
+    lanes = pipe._engines
+    assert isinstance(lanes, Lanes)
+    return lanes
+
+
+def drawn(pipe: latentrt.Pipeline, options: Options) -> Array:
+    return pipe("a cat", **{**COMMON, **options}, output_type="latent").latents
+
+
+def in_company(pipe: latentrt.Pipeline, calls: Sequence[Options]) -> list[Array]:
+    """Their latents, drawn at once: all of them wait for the device before the first of them runs."""
+    with ThreadPoolExecutor(len(calls)) as threads:
+        with nobody_runs(pipe, len(calls)):
+            waiting = [threads.submit(drawn, pipe, options) for options in calls]
+        return [future.result(SOON) for future in waiting]
+
+
+def worst_decibels(pipe: latentrt.Pipeline, calls: Sequence[Options]) -> float:
+    """How far the latents of calls in company are from those of the same calls alone; infinite: bit-equal."""
+    alone = [drawn(pipe, options) for options in calls]
+    psnr = []
+    for one, other in zip(alone, in_company(pipe, calls), strict=True):
+        error = float(np.mean((one - other) ** 2))
+        psnr.append(20 * np.log10(float(np.ptp(one))) - 10 * np.log10(error) if error else np.inf)
+    return min(psnr)
+
+
+def test_steps_samplers_and_guidance_mix(tiny_bundle: Path, together: list[tuple[str, int]]) -> None:
+    """Bit for bit, with the text encoder's calls and the U-Net's shared, as far as the profile's two pictures."""
+    with latentrt.open(tiny_bundle) as pipe:
+        assert worst_decibels(pipe, MIXED) == np.inf
+    assert {component for component, _ in together} == {"text_encoder", "unet"}
+
+
+def test_alone_where_that_is_wanted(tiny_bundle: Path, together: list[tuple[str, int]]) -> None:
+    """Nothing waits; the choice goes along with a pickled pipeline."""
+    import pickle
+
+    with latentrt.open(tiny_bundle, batching="alone") as pipe, pickle.loads(pickle.dumps(pipe)) as other:
+        for one in (pipe, other):
+            assert one._engines is one._components
+            assert one.submit("a cat", **{**COMMON, "seed": 5}).result(SOON).seeds == (5,)
+    assert together == []
+    with pytest.raises(latentrt.RequestError, match="got batching 'pairs', expected"):
+        latentrt.open(tiny_bundle, batching="pairs")
+
+
+def test_compiled_batches_are_filled(
+    planned_bundle: Path, monkeypatch: pytest.MonkeyPatch, together: list[tuple[str, int]]
+) -> None:
+    """On a stand-in for a GPU, whose plans have one batch: two guided pictures are one run of four rows."""
+    monkeypatch.setitem(COMPILERS, Backend.TENSORRT_RTX, StandInRTX())
+    with latentrt.open(planned_bundle, backend="tensorrt-rtx") as pipe:
+        calls = [{"seed": [seed]} for seed in (5, 6)]
+        assert worst_decibels(pipe, calls) == np.inf
+    assert ("unet", 2) in together
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_families(family_bundle: Callable[[str], Path], family: str, together: list[tuple[str, int]]) -> None:
+    """Prompts of one chunk and of two, too, which do not share the U-Net's runs."""
+    long = {"prompt_syntax": "compel", "negative_prompt": "a house " * 60}
+    with latentrt.open(family_bundle(family)) as pipe:
+        assert worst_decibels(pipe, (*MIXED, *({**options, **long} for options in MIXED[:2]))) == np.inf
+    assert ("unet", 2) in together
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bundle", ["emoji_bundle", "half_bundle", "int8_bundle"])
+def test_precisions(bundle: str, request: pytest.FixtureRequest, together: list[tuple[str, int]]) -> None:
+    """The embedded model in fp32 and in int8, the tiny one in fp16."""
+    own = {"width": 64, "height": 64} if bundle != "half_bundle" else {}
+    with latentrt.open(request.getfixturevalue(bundle)) as pipe:
+        assert worst_decibels(pipe, [{**options, **own} for options in MIXED]) == np.inf
+    assert any(component == "unet" for component, _ in together)
+
+
+@pytest.mark.slow
+def test_what_calls_add(tiny_bundle: Path, tiny_net: Path, tmp_path: Path, together: list[tuple[str, int]]) -> None:
+    """LoRAs, control nets, perturbed attentions and FreeU: pairs of each kind, all of them at once."""
+    edges = np.random.default_rng(3).integers(0, 256, (32, 32, 3), np.uint8)
+    kinds: tuple[Options, ...] = (
+        {"loras": {"style": 0.8}},
+        {"control": latentrt.Control(tiny_net, edges, scale=0.7, end=0.5)},
+        {"control": latentrt.Control(tiny_net, edges, mode="control")},
+        {"pag_scale": 2.0},
+        {"freeu": latentrt.FreeU(b1=1.2, b2=1.3, s1=0.9, s2=0.4)},
+        {},
+    )
+    with latentrt.open(tiny_bundle) as pipe:
+        pipe.load_lora(save_tiny_lora(tmp_path / "style.safetensors", tiny_bundle))
+        calls = [{**kind, "seed": [seed]} for kind in kinds for seed in (5, 6)]
+        for sampler in ("ddim", "dpmpp_2m"):
+            assert worst_decibels(pipe, [{**call, "sampler": sampler} for call in calls]) == np.inf
+    assert {"unet", "control"} <= {component for component, _ in together}
+
+
+@pytest.mark.slow
+def test_closed_while_calls_wait(tiny_bundle: Path) -> None:
+    """Each is told so, and none waits for ever."""
+    pipe = latentrt.open(tiny_bundle)
+    drawn(pipe, {})
+    with ThreadPoolExecutor(3) as threads:
+        with nobody_runs(pipe, 3):
+            waiting = [threads.submit(drawn, pipe, {"seed": seed}) for seed in range(3)]
+            until(lambda: len(lanes_of(pipe).line._waiting) == 3)
+            pipe.close()
+        for future in waiting:
+            assert isinstance(future.exception(SOON), latentrt.EngineError)
