@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -224,20 +223,6 @@ def test_markdown_has_a_row_for_each_and_the_reasons_of_the_absent() -> None:
     assert len(rows) == 2 + 2
     assert len({line.count("|") for line in rows}) == 1
     assert lines[-1] == "OpenVINO was not measured: no \\<wheel\\> here."
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A Chromium that the system has; the package playwright brings none."""
-    driver = pytest.importorskip("playwright.sync_api")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium is installed")
-    with driver.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
