@@ -11,7 +11,7 @@ from latentrt.runtime.serving.jobs.order import Order
 
 # Read by the pipeline alone, which has them loaded; the pictures are no keywords of a call
 _LEFT_OUT = frozenset({"loras", "control", "image_prompt"})
-_OTHERS = frozenset({"image", "mask_image", "strength", "padding_mask_crop", "kept_pixels"})
+_OTHERS = frozenset({"image", "mask_image", "strength", "padding_mask_crop", "kept_pixels", "masked_content"})
 _REMEDY = "give width and height of one of these, to which the picture is resized"
 
 

@@ -1,0 +1,17 @@
+"""What is refused as an order arrives."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.runtime.serving.jobs.checking import check_order
+from latentrt.runtime.serving.jobs.order import Order
+
+
+def test_all_that_inpainting_takes_is_known(tiny_bundle: Path) -> None:
+    """Its own arguments are no keywords of a call, and not refused as unknown ones."""
+    image = Image.new("RGB", (32, 32))
+    own = {"strength": 0.5, "kept_pixels": "exact", "masked_content": "fill", "padding_mask_crop": 4}
+    keywords = {"image": image, "mask_image": image.convert("L"), **own}
+    check_order(Order(prompt="a cat", keywords=keywords), open_bundle(tiny_bundle).manifest)
