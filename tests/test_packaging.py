@@ -42,12 +42,14 @@ def test_wheel_holds_every_module(wheel: zipfile.ZipFile, folder: str) -> None:
 
 
 def test_wheel_holds_the_embedded_model_and_the_data(wheel: zipfile.ZipFile) -> None:
-    """Weights, configs and tokenizer byte for byte; the probe photograph; the typing marker; the licences."""
+    """Weights, configs and tokenizer byte for byte; the probe photograph; the page; the typing marker; the licences."""
     data = [path for path in (HOUSE / "models" / "emoji").rglob("*") if path.is_file()]
     clip = HOUSE / "export" / "sources" / "single_file" / "clip"
     data += [clip / "merges.txt.gz", clip / "LICENSE"]
     clip = HOUSE / "export" / "sources" / "single_file" / "clip"
     data += [clip / "merges.txt.gz", clip / "LICENSE"]
+    page = HOUSE / "runtime" / "serving" / "http" / "page"
+    data += [path for path in page.iterdir() if path.is_file()]
     for path in data:
         top, _, rest = str(path.relative_to(HOUSE)).partition("/")
         assert wheel.read(f"{FOLDERS[top]}/{rest}") == path.read_bytes(), path

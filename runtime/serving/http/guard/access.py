@@ -89,7 +89,9 @@ def _token(authorization: str) -> bytes | None:
 
 def _challenges(headers: Headers) -> tuple[str, ...]:
     """The ways to send the token. A page's own scripts ask for it themselves: Basic would open the browser's window."""
-    return (_BEARER,) if headers.get("sec-fetch-dest") == "empty" else (_BEARER, _BASIC)
+    # Over plain HTTP browsers say sec-fetch-dest to this machine alone; the page at / says the other one everywhere
+    script = headers.get("sec-fetch-dest") == "empty" or "x-requested-with" in headers
+    return (_BEARER,) if script else (_BEARER, _BASIC)
 
 
 def _host(headers: Headers) -> str:
