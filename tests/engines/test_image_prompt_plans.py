@@ -22,6 +22,7 @@ from latentrt.engines.precision import Backend
 BACKEND = "tensorrt-rtx"
 
 
+@pytest.mark.slow
 def test_drawn_as_on_the_cpu(
     tiny_copy: Path, adapter_bundle: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -291,7 +291,9 @@ def test_prompts_without_tokens(emoji_bundle: Path, monkeypatch: pytest.MonkeyPa
         calibration.check_prompts(bundle, ("…",))
 
 
-@pytest.mark.parametrize("family", ["sd1-inpaint", "lcm-sd1", "sdxl-turbo", "sdxl-refiner"])
+@pytest.mark.parametrize(
+    "family", ["sd1-inpaint", pytest.param("lcm-sd1", marks=pytest.mark.slow), "sdxl-turbo", "sdxl-refiner"]
+)
 def test_every_kind_of_model_is_drawn_with(family: str, family_pipe: Callable[[str], latentrt.Pipeline]) -> None:
     """From noise, from a picture or into one, with guidance or without."""
     pipe, drawn = family_pipe(family), calibration.CalibrationSet(prompts=("a cat", "a frog"), steps=4)

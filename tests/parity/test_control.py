@@ -472,7 +472,10 @@ def test_with_a_lora_and_an_image_prompt(
         assert psnr(pictures[one], pictures[other]) < EFFECT_PSNR
 
 
-@pytest.mark.parametrize(("bundle", "family", "bound"), [("half_bundle", "sd1", 40.0), ("int8_bundle", "emoji", 20.0)])
+@pytest.mark.parametrize(
+    ("bundle", "family", "bound"),
+    [("half_bundle", "sd1", 40.0), pytest.param("int8_bundle", "emoji", 20.0, marks=pytest.mark.slow)],
+)
 def test_u_nets_in_other_precisions(
     bundle: str, family: str, bound: float, request: pytest.FixtureRequest, sides: Callable[[str], Sides]
 ) -> None:

@@ -220,7 +220,7 @@ DIFFUSERS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@cases(*DIFFUSERS, often={"lora": "sd1", "dora": "sdxl", "text": "sdxl"})
+@cases(*DIFFUSERS, often={"lora": "sd1", "dora": "sd1", "text": "sdxl"})
 def test_files_of_diffusers(sides: Callable[[str], Sides], folder: Callable[[], Path], family: str, kind: str) -> None:
     """What ``save_lora_weights`` writes and ``load_lora_weights`` reads; alpha is not the rank."""
     both = sides(family)
