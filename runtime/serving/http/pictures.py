@@ -88,6 +88,8 @@ def picture_from_bytes(data: bytes, limits: PictureLimits, name: str = "image") 
             return _plain(opened)
     except RequestError:
         raise
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels(name, limits) from error
     except Exception as error:  # damaged files raise anything, from struct's errors to Pillow's
         raise RequestError(f"got {name}, a damaged {kind}, expected a whole one; encode it again") from error
 
@@ -96,9 +98,7 @@ def _check(opened: Image.Image, kind: _Kind, limits: PictureLimits, name: str) -
     """Refuses what its header says, before a pixel is decoded."""
     width, height = opened.size
     if width * height > limits.pixels:
-        raise RequestError(
-            f"got {name} of {width}x{height} pixels, expected {limits.pixels} pixels at most; send a smaller one"
-        )
+        raise _too_many_pixels(name, limits, f" ({width}x{height})")
     if kind is not _Kind.JPEG and getattr(opened, "n_frames", 1) != 1:  # a camera's JPEG may hold a small copy
         raise RequestError(f"got {name} with several frames, expected one; send a still picture")
 
@@ -126,6 +126,12 @@ def _kind(data: bytes) -> _Kind | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _Kind.WEBP
     return None
+
+
+def _too_many_pixels(name: str, limits: PictureLimits, size: str = "") -> RequestError:
+    return RequestError(
+        f"got {name} of more than {limits.pixels} pixels{size}, expected {limits.pixels} at most; send a smaller one"
+    )
 
 
 def _too_many_bytes(name: str, limits: PictureLimits) -> RequestError:

@@ -7,11 +7,11 @@ from latentrt.runtime.call.canvas import SourceSize
 from latentrt.runtime.call.keywords.options import Options
 from latentrt.runtime.call.request import request_from_options
 from latentrt.runtime.call.workflow import Workflow
-from latentrt.runtime.serving.jobs.order import Order
+from latentrt.runtime.serving.jobs.order import Order, first_of
 
-# Read by the pipeline alone, which has them loaded; the pictures are no keywords of a call
+# Read by the pipeline alone, which has them loaded
 _LEFT_OUT = frozenset({"loras", "control", "image_prompt"})
-_OTHERS = frozenset({"image", "mask_image", "strength", "padding_mask_crop", "kept_pixels", "masked_content"})
+_SIDES = frozenset({"left", "top", "right", "bottom"})
 _REMEDY = "give width and height of one of these, to which the picture is resized"
 
 
@@ -21,15 +21,18 @@ def check_order(order: Order, manifest: BundleManifest) -> None:
     Raises:
         RequestError: the first thing that cannot be served, with what to do.
     """
-    keywords: Any = {name: value for name, value in order.keywords.items() if name not in _LEFT_OUT | _OTHERS}
-    if keywords.get("prompt_syntax") is not None and any("<" in text for text in order.prompts):
+    if order.keywords.get("prompt_syntax") is not None and any("<" in text for text in order.prompts):
         return  # LoRAs may be named in the prompts
-    options: Options = keywords
+    if order.keywords.keys() & _SIDES:
+        return  # what outpainting draws is larger than its picture
+    taken = Options.__annotations__.keys() - _LEFT_OUT
+    options: Any = {name: value for name, value in order.keywords.items() if name in taken}
     image, mask, strength = (order.keywords.get(name) for name in ("image", "mask_image", "strength"))
     if image is None:
         request_from_options(manifest, order.prompt, options, Workflow.TEXT)
         return
-    source = SourceSize(width=image.width, height=image.height, remedy=_REMEDY)
+    width, height = first_of(image).size
+    source = SourceSize(width=width, height=height, remedy=_REMEDY)
     if mask is None:
         strength = manifest.defaults.strength if strength is None else strength
         request_from_options(manifest, order.prompt, options, Workflow.IMAGE, strength=strength, source=source)

@@ -75,6 +75,11 @@ class Order:
 _WITH_PICTURES = frozenset({"image", "mask_image", "control", "image_prompt", "regions"})
 
 
+def first_of(image: Any) -> Any:
+    """A picture, or the first of several, whose size counts."""
+    return image[0] if isinstance(image, Sequence) else image
+
+
 def _pictures(value: Any) -> "list[Image]":
     """The pictures in a keyword's value: itself, its items', or those of a net, an image prompt or a region."""
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -124,7 +129,7 @@ def cost_of(order: Order, manifest: BundleManifest) -> Cost:
     keywords, first = order.keywords, manifest.profiles[0]
     prompts = 1 if order.prompt is None or isinstance(order.prompt, str) else len(order.prompt)
     image = keywords.get("image")
-    width, height = image.size if image is not None else (first.width, first.height)
+    width, height = first_of(image).size if image is not None else (first.width, first.height)
     width, height = keywords.get("width") or width, keywords.get("height") or height
     steps = keywords.get("num_inference_steps") or manifest.defaults.num_inference_steps
     for levels in (keywords.get("timesteps"), keywords.get("sigmas")):

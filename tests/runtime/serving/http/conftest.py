@@ -1,0 +1,48 @@
+"""Servers over a pipeline that draws when the test says so."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stand_in_pipeline import StandInPipeline
+from starlette.testclient import TestClient
+
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.runtime.serving.http.app import create_app
+from latentrt.runtime.serving.http.settings import Settings
+from latentrt.runtime.serving.jobs.catalog import Catalog
+from latentrt.runtime.serving.jobs.limits import Limits
+from latentrt.runtime.serving.jobs.models import Models
+from latentrt.runtime.serving.jobs.service import Service
+
+
+@pytest.fixture
+def pipeline(tiny_bundle: Path) -> StandInPipeline:
+    """What draws."""
+    return StandInPipeline(open_bundle(tiny_bundle).manifest)
+
+
+@pytest.fixture
+def serve(tiny_bundle: Path, pipeline: StandInPipeline) -> Iterator[Callable[..., TestClient]]:
+    """Makes a server's client; keywords are those of its limits."""
+    services: list[Service] = []
+
+    def made(settings: Settings | None = None, **limits: Any) -> TestClient:
+        catalog = Catalog(models={"tiny": tiny_bundle}, loras={"style": Path("style.safetensors")})
+        services.append(Service(Models(catalog, pipeline), Limits(**limits)))
+        return TestClient(create_app(services[-1], settings), raise_server_exceptions=False)
+
+    yield made
+    for service in services:
+        for job in service.jobs:
+            job.cancel()
+            while not pipeline._drawings.empty():
+                pipeline._drawings.get().finish()
+        service.close()
+
+
+@pytest.fixture
+def client(serve: Callable[..., TestClient]) -> TestClient:
+    """Of a server with the limits that there are by themselves."""
+    return serve()
