@@ -5,10 +5,10 @@ from typing import Any, Literal
 from pydantic import Field, create_model
 
 from latentrt.runtime.pictures.picture_file import PictureFormat
-from latentrt.runtime.serving.jobs.order_json import JobRequest, Json
+from latentrt.runtime.serving.jobs.order_json import JobRequest, Json, OrderFields
 
 _IGNORED = "Accepted, and changes nothing here."
-_SAID_OTHERWISE = frozenset({"width", "height", "num_images_per_prompt", "image", "mask_image"})  # size, n and files
+_SAID_OTHERWISE = frozenset({"width", "height", "num_images_per_prompt"})  # by size and n
 
 
 class ImageFields(Json):
@@ -47,19 +47,23 @@ class StreamFields(ImageFields):
     partial_images: int | None = Field(None, ge=0, le=3, description="With stream: how many pictures on the way.")
 
 
-def _keywords(*left_out: str) -> dict[str, Any]:
-    """The fields of ``JobRequest`` that OpenAI has none for."""
-    there = _SAID_OTHERWISE.union(StreamFields.model_fields, left_out)
-    return {name: (field.annotation, field) for name, field in JobRequest.model_fields.items() if name not in there}
+def _keywords(*own: str) -> dict[str, Any]:
+    """The pipeline's keywords that OpenAI has no field for, and some of those that an order has of its own."""
+    left_out = {*StreamFields.model_fields, *OrderFields.model_fields, *_SAID_OTHERWISE}.difference(own)
+    return {name: (field.annotation, field) for name, field in JobRequest.model_fields.items() if name not in left_out}
 
 
 GenerationRequest: type[StreamFields] = create_model(
-    "GenerationRequest", __base__=StreamFields, **_keywords("strength", "padding_mask_crop", "kept_pixels")
+    "GenerationRequest", __base__=StreamFields, **_keywords("wildcards")
 )
 """The body of /v1/images/generations."""
-EditRequest: type[StreamFields] = create_model("EditRequest", __base__=StreamFields, **_keywords())
+EditRequest: type[StreamFields] = create_model(
+    "EditRequest",
+    __base__=StreamFields,
+    **_keywords("wildcards", "strength", "padding_mask_crop", "kept_pixels", "masked_content"),
+)
 """The form of /v1/images/edits, without its files."""
 VariationRequest: type[ImageFields] = create_model(
-    "VariationRequest", __base__=ImageFields, **_keywords("padding_mask_crop", "kept_pixels")
+    "VariationRequest", __base__=ImageFields, **_keywords("wildcards", "strength")
 )
 """The form of /v1/images/variations, without its file."""

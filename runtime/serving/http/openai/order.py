@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.errors import RequestError
+from latentrt.engines.shapes import Profile
 from latentrt.runtime.serving.http.openai.fields import ImageFields
 from latentrt.runtime.serving.http.openai.size import nearest_size, size_from_text
 from latentrt.runtime.serving.jobs.order import Order
@@ -13,14 +14,14 @@ from latentrt.runtime.serving.jobs.order_json import JobRequest, order_from_json
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from latentrt.runtime.serving.jobs.models import Models
+    from latentrt.runtime.serving.jobs.service import Service
 
 _OTHER_NAMES = {"steps": "num_inference_steps", "cfg_scale": "guidance_scale"}
 
 
 def order_from_fields(
     fields: ImageFields,
-    models: "Models",
+    service: "Service",
     read: "Callable[[str], Image]",
     *,
     image: "Image | None" = None,
@@ -30,7 +31,7 @@ def order_from_fields(
 
     Args:
         fields: of the request.
-        models: that it may name.
+        service: whose models and sizes it may name.
         read: decodes a picture in a field.
         image: what is edited.
         mask_image: white where it is redrawn.
@@ -39,12 +40,13 @@ def order_from_fields(
         UnknownNameError: a model that there is not.
         RequestError: fields that contradict each other, or a picture that cannot be read.
     """
-    model = models.catalog.model(fields.model or None)
+    catalog = service.models.catalog
+    model = catalog.model(fields.model or None)
     n = fields.n or 1
     given = _keywords(fields)
     seed = given.pop("seed", None)
     request = JobRequest.model_construct(_fields_set=set(given), **given)
-    order = order_from_json(request, models.catalog, read)
+    order = order_from_json(request, catalog, read)
     keywords: dict[str, Any] = {**order.keywords, "num_images_per_prompt": n}
     if seed is not None:
         keywords["seed"] = _seeds(seed, n)
@@ -54,7 +56,7 @@ def order_from_fields(
         keywords["mask_image"] = mask_image
     size = size_from_text(fields.size)
     if size is None and "padding_mask_crop" not in keywords:  # which keeps the picture's own size
-        profiles = models.bundle(model).manifest.profiles
+        profiles = _profiles(service, model)
         size = (profiles[0].width, profiles[0].height) if image is None else nearest_size(profiles, *image.size)
     if size is not None:
         keywords["width"], keywords["height"] = size
@@ -68,6 +70,12 @@ def drawn_size(order: Order) -> tuple[int, int] | None:
         return None
     scale = keywords["hires"].scale if "hires" in keywords else 1.0
     return round(keywords["width"] * scale), round(keywords["height"] * scale)
+
+
+def _profiles(service: "Service", model: str) -> Sequence[Profile]:
+    """Those that may be drawn; all where none may, so that the service says so."""
+    profiles, sizes = service.models.bundle(model).manifest.profiles, service.limits.sizes
+    return [one for one in profiles if sizes is None or (one.width, one.height) in sizes] or profiles
 
 
 def _keywords(fields: ImageFields) -> dict[str, Any]:

@@ -137,4 +137,4 @@ def _order(request: Request, fields: ImageFields, form: Form | None) -> Order:
         elif isinstance(fields, StreamFields):
             mask = own_transparency(image)
     read = partial(picture_from_text, limits=limits)
-    return order_from_fields(fields, request.app.state.service.models, read, image=image, mask_image=mask)
+    return order_from_fields(fields, request.app.state.service, read, image=image, mask_image=mask)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -16,6 +17,7 @@ from openai import (
     NotFoundError,
     RateLimitError,
 )
+from PIL import Image
 
 from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.serving.jobs.job import Job, JobState
@@ -68,6 +70,16 @@ def test_more_than_is_drawn_at_once_is_a_bad_request(serving: Callable[..., Any]
         served.client().images.generate(prompt="a cat", extra_body={"steps": 11})
     assert raised.value.code == "too_costly"
     assert served.requests == 1
+
+
+def test_auto_is_a_size_that_the_server_draws(serving: Callable[..., Any], tiny_bundle: Path) -> None:
+    """Not the bundle's first, where that is not among them."""
+    served = serving(tiny_bundle, Limits(sizes=frozenset({(48, 32)})))
+    client = served.client()
+    assert client.images.generate(prompt="a cat", extra_body={"steps": 1}).size == "48x32"
+    assert client.images.edit(image=picture_bytes(), prompt="a cat", extra_body={"steps": 2}).size == "48x32"
+    with pytest.raises(BadRequestError, match="48x32"):
+        client.images.generate(prompt="a cat", size="32x32")
 
 
 def test_a_server_that_ends_is_unavailable(serving: Callable[..., Any], tiny_bundle: Path) -> None:
@@ -173,10 +185,6 @@ def test_a_key_leads_to_one_job(served: Any, tiny_pipe: Pipeline) -> None:
 
 def picture_bytes() -> bytes:
     """A PNG."""
-    from io import BytesIO
-
-    from PIL import Image
-
     file = BytesIO()
     Image.new("RGB", (32, 32), "teal").save(file, format="PNG")
     return file.getvalue()
