@@ -97,6 +97,9 @@ export async function submit(order) {
 
 export const job = async (id) => (await ask(`v1/jobs/${encodeURIComponent(id)}`)).json();
 
+/** All jobs that the server remembers. */
+export const jobs = async () => (await (await ask("v1/jobs")).json()).jobs;
+
 export const cancel = (id) => ask(`v1/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
 
 /** A finished picture as PNG, with its settings inside. */

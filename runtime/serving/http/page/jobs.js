@@ -131,7 +131,23 @@ export class Jobs {
       this.#follow(job).finally(() => {
         this.following -= 1;
         this.#followNext();
+        this.#askForPlaces();
       });
+    }
+  }
+
+  /** Those that wait unfollowed are told their places whenever another one has ended. */
+  async #askForPlaces() {
+    const waiting = this.pending.filter(({ followed }) => !followed);
+    if (!waiting.length) return;
+    try {
+      const told = new Map((await api.jobs()).map((answer) => [answer.id, answer]));
+      for (const job of waiting.filter(({ id, followed }) => !followed && told.has(id))) {
+        job.position = told.get(job.id).position;
+        this.changed(job);
+      }
+    } catch {
+      // Each is followed in its turn, and whatever is wrong is said then
     }
   }
 

@@ -58,6 +58,33 @@ def test_previews_the_queue_and_cancelling(visit: Callable[..., Any], server: Se
 
 
 @pytest.mark.slow
+def test_a_long_queue_keeps_its_order_and_is_drawn_to_the_end(visit: Callable[..., Any], server: Server) -> None:
+    """More than a browser has connections; those that wait are told how many are before them, also as it shrinks."""
+    page = visit()
+
+    def places() -> list[str]:
+        return list(page.locator("#queue .state").all_inner_texts()[1:])
+
+    with server.gate.shut():
+        for index in range(8):
+            page.fill("#prompt", f"number {index}")
+            page.click("#draw")
+            page.locator("#draw:not([aria-busy])").wait_for()
+        page.locator("#queue li").nth(7).wait_for()
+        page.locator("#progress-text", has_text="Step 2 of 3").wait_for()
+        page.get_by_text("Waits: it is next").wait_for()
+        page.get_by_role("button", name="Cancel number 1").click()
+        page.locator("#queue li", has_text="number 1").wait_for(state="detached")
+        page.locator("#queue li", has_text="number 7").get_by_text("Waits: 5 before it").wait_for()
+        page.locator("#queue li", has_text="number 2").get_by_text("Waits: it is next").wait_for()
+        assert places() == ["Waits: it is next", *(f"Waits: {count} before it" for count in range(1, 6))]
+    drawn(page, 7)
+    page.locator("#queue-section").wait_for(state="hidden")
+    shown = page.locator("#gallery img").evaluate_all("images => images.map((image) => image.alt.split(',')[0])")
+    assert shown == [f"number {index}" for index in (7, 6, 5, 4, 3, 2, 0)]
+
+
+@pytest.mark.slow
 def test_each_picture_of_several_can_be_drawn_alone(visit: Callable[..., Any]) -> None:
     """Each has a seed of its own, which "Keep" puts into the form and the die takes out."""
     page = visit()

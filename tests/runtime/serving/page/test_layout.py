@@ -27,6 +27,7 @@ def test_the_keyboard_reaches_everything(visit: Callable[..., Any]) -> None:
     page.press("#prompt", "Control+Enter")
     drawn(page, 1)
     page.focus("#draw")
+    assert page.evaluate("scrollY") == 0  # what has the focus was in view
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "again"
     page.keyboard.press("Enter")
