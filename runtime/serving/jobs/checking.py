@@ -1,9 +1,11 @@
 """What an order's model cannot draw is refused as it arrives, also where the model is not open."""
 
+from dataclasses import replace
 from typing import Any
 
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.runtime.call.canvas import SourceSize
+from latentrt.runtime.call.hires.hires import LatentUpscaler, PictureUpscaler
 from latentrt.runtime.call.keywords.options import Options
 from latentrt.runtime.call.request import request_from_options
 from latentrt.runtime.call.workflow import Workflow
@@ -12,6 +14,7 @@ from latentrt.runtime.serving.jobs.order import Order, first_of
 # Read by the pipeline alone, which has them loaded
 _LEFT_OUT = frozenset({"loras", "control", "image_prompt"})
 _SIDES = frozenset({"left", "top", "right", "bottom"})
+_FILTERS = (*LatentUpscaler, *PictureUpscaler)
 _REMEDY = "give width and height of one of these, to which the picture is resized"
 
 
@@ -27,6 +30,9 @@ def check_order(order: Order, manifest: BundleManifest) -> None:
         return  # what outpainting draws is larger than its picture
     taken = Options.__annotations__.keys() - _LEFT_OUT
     options: Any = {name: value for name, value in order.keywords.items() if name in taken}
+    hires = options.get("hires")
+    if hires is not None and hires.upscaler not in _FILTERS:  # of the catalog, and not opened for this
+        options["hires"] = replace(hires, upscaler=PictureUpscaler.LANCZOS)
     image, mask, strength = (order.keywords.get(name) for name in ("image", "mask_image", "strength"))
     if image is None:
         request_from_options(manifest, order.prompt, options, Workflow.TEXT)
