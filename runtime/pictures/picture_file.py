@@ -30,8 +30,8 @@ _DIRECTORY = struct.Struct(">HHHIII")  # of one entry: how many, its tag, type, 
 _UNICODE, _ASCII, _JIS = b"UNICODE\0", b"ASCII\0\0\0", b"JIS\0\0\0\0\0"
 _LARGEST_APP1 = 65533  # bytes of a JPEG's EXIF segment: its length has 16 bits and counts itself
 
-# As A1111 reads them (modules/infotext_utils.py)
-_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+# As A1111 reads them (modules/infotext_utils.py), with a bound for the keys: a file may hold a megabyte without a colon
+_PAIR = re.compile(r'\s*(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _FEWEST_PAIRS = 3  # in a line of settings
 
 
@@ -78,16 +78,26 @@ def read_parameters(path: str | Path) -> str | None:
     """
     path = Path(path)
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # Pillow's, of damaged EXIF data
-            if image.format == "PNG":
-                image.load()  # text may stand behind the pixels
-            text = image.info.get("parameters")
-            comment = _user_comment(image)
+        with Image.open(path) as image:
+            return parameters_in(image)
     except UnidentifiedImageError as error:
         raise RequestError(f"got {str(path)!r}, expected a picture file; give a PNG, JPEG or WebP") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RequestError(f"cannot read the picture {str(path)!r} ({reason}); check the file") from error
+
+
+def parameters_in(image: Image.Image) -> str | None:
+    """The same of a file that Pillow has opened.
+
+    Raises:
+        Exception: what Pillow raises of damaged pixels.
+    """
+    with warnings.catch_warnings(action="ignore"):  # Pillow's, of damaged EXIF data
+        if image.format == "PNG":
+            image.load()  # text may stand behind the pixels
+        text = image.info.get("parameters")
+        comment = _user_comment(image)
     return _text(comment) or (text if isinstance(text, str) and text else None)
 
 

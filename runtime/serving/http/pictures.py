@@ -3,9 +3,10 @@
 import binascii
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from io import BytesIO
+from typing import TypeVar
 
 from PIL import Image
 from PIL.ImageOps import exif_transpose
@@ -14,19 +15,21 @@ from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.pictures.image import rgb_from_image
 from latentrt.runtime.pictures.picture_file import PictureFormat as PictureFormat
-from latentrt.runtime.pictures.picture_file import picture_bytes
+from latentrt.runtime.pictures.picture_file import parameters_in, picture_bytes
 from latentrt.runtime.serving.http.settings import PictureLimits
 
 __all__ = [
     "PictureFormat",
     "data_url",
     "encoded",
+    "parameters_from_text",
     "picture_from_bytes",
     "picture_from_text",
     "pictures_of",
     "text_from_picture",
 ]
 
+_Read = TypeVar("_Read")
 _SPACE = str.maketrans("", "", " \t\r\n")
 _DATA_URL = re.compile(r"data:[\w.+-]{0,64}/?[\w.+-]{0,64}(?:;[\w=.+-]{0,64}){0,4};base64,", re.ASCII)
 _PLAIN = ("L", "RGB", "RGBA")
@@ -49,20 +52,22 @@ def picture_from_text(text: str, limits: PictureLimits, name: str = "image") -> 
     Raises:
         RequestError: something else, or more than is allowed.
     """
-    beginning = _DATA_URL.match(text)
-    if beginning is None and ":" in text[:16]:
-        raise RequestError(
-            f"got an address as {name}, expected the picture itself; send it as base64, nothing is fetched"
-        )
-    # Four characters have three bytes; line breaks and padding are little against the rest
-    if len(text) > limits.bytes * 4 // 3 + 1024 + len(text) // 32:
-        raise _too_many_bytes(name, limits)
-    encoded_part = text[beginning.end() :] if beginning else text
-    try:
-        data = b64decode(encoded_part.translate(_SPACE), validate=True)
-    except (binascii.Error, ValueError) as error:  # ValueError: characters beyond ASCII
-        raise RequestError(f"got {name} that is no base64, expected a picture in it; encode the file") from error
-    return picture_from_bytes(data, limits, name)
+    return picture_from_bytes(_bytes_from_text(text, limits, name), limits, name)
+
+
+def parameters_from_text(text: str, limits: PictureLimits, name: str = "image") -> str | None:
+    """The settings in a picture, as A1111 and others write them; None where there are none.
+
+    Args:
+        text: base64 or a data URL, as ``picture_from_text`` takes it.
+        limits: of the file and of its pixels.
+        name: of the field, for messages.
+
+    Raises:
+        RequestError: something else, or more than is allowed.
+    """
+    data = _bytes_from_text(text, limits, name)
+    return _read(data, limits, name, parameters_in)
 
 
 def picture_from_bytes(data: bytes, limits: PictureLimits, name: str = "image") -> Image.Image:
@@ -76,6 +81,32 @@ def picture_from_bytes(data: bytes, limits: PictureLimits, name: str = "image") 
     Raises:
         RequestError: something else, an animation, or more than is allowed; nothing of it was decoded.
     """
+    return _read(data, limits, name, _loaded)
+
+
+def _bytes_from_text(text: str, limits: PictureLimits, name: str) -> bytes:
+    """A file's bytes, from base64 or a data URL."""
+    beginning = _DATA_URL.match(text)
+    if beginning is None and ":" in text[:16]:
+        raise RequestError(
+            f"got an address as {name}, expected the picture itself; send it as base64, nothing is fetched"
+        )
+    # Four characters have three bytes; line breaks and padding are little against the rest
+    if len(text) > limits.bytes * 4 // 3 + 1024 + len(text) // 32:
+        raise _too_many_bytes(name, limits)
+    encoded_part = text[beginning.end() :] if beginning else text
+    try:
+        return b64decode(encoded_part.translate(_SPACE), validate=True)
+    except (binascii.Error, ValueError) as error:  # ValueError: characters beyond ASCII
+        raise RequestError(f"got {name} that is no base64, expected a picture in it; encode the file") from error
+
+
+def _read(data: bytes, limits: PictureLimits, name: str, read: Callable[[Image.Image], _Read]) -> _Read:
+    """What is read of a file that passed the checks.
+
+    Raises:
+        RequestError: no picture, a damaged one, or more than is allowed.
+    """
     if len(data) > limits.bytes:
         raise _too_many_bytes(name, limits)
     kind = _kind(data)
@@ -84,14 +115,18 @@ def picture_from_bytes(data: bytes, limits: PictureLimits, name: str = "image") 
     try:
         with Image.open(BytesIO(data), formats=(kind,)) as opened:
             _check(opened, kind, limits, name)
-            opened.load()
-            return _plain(opened)
+            return read(opened)
     except RequestError:
         raise
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(name, limits) from error
     except Exception as error:  # damaged files raise anything, from struct's errors to Pillow's
         raise RequestError(f"got {name}, a damaged {kind}, expected a whole one; encode it again") from error
+
+
+def _loaded(opened: Image.Image) -> Image.Image:
+    opened.load()
+    return _plain(opened)
 
 
 def _check(opened: Image.Image, kind: _Kind, limits: PictureLimits, name: str) -> None:
