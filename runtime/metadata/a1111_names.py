@@ -39,7 +39,8 @@ _CURVES: Mapping[SigmaSpacing, str] = {
     SigmaSpacing.BETA: "Beta",
 }
 _AUTOMATIC, _UNIFORM, _SGM_UNIFORM, _DDIM, _AYS = "Automatic", "Uniform", "SGM Uniform", "DDIM", "Align Your Steps"
-_DPM_GRIDS = (dpm_grids.dpm_grid, dpm_grids.singlestep_grid, dpm_grids.deis_grid, dpm_grids.unipc_grid)
+DPM_GRIDS = (dpm_grids.dpm_grid, dpm_grids.singlestep_grid, dpm_grids.deis_grid, dpm_grids.unipc_grid)
+"""The grids of the DPM-Solver family."""
 
 
 def sampler_name(sampler: Sampler) -> str:
@@ -88,8 +89,8 @@ def _of_timesteps(config: ScheduleConfig, grid: Grid) -> str | None:
     spacing = config.timestep_spacing or TimestepSpacing.LINSPACE
     if grid is dpm_grids.singlestep_grid:
         spacing = TimestepSpacing.LINSPACE  # whatever the schedule says
-    if spacing is TimestepSpacing.TRAILING or (spacing is TimestepSpacing.LINSPACE and grid in _DPM_GRIDS):
+    if spacing is TimestepSpacing.TRAILING or (spacing is TimestepSpacing.LINSPACE and grid in DPM_GRIDS):
         return _SGM_UNIFORM
     if spacing is TimestepSpacing.LINSPACE:
         return _UNIFORM
-    return _DDIM if config.steps_offset == 1 and grid not in _DPM_GRIDS else None
+    return _DDIM if config.steps_offset == 1 and grid not in DPM_GRIDS else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from latentrt.runtime.metadata.a1111_text import plain, quoted
 
 # A1111's names for what enlarges in its hires fix; Pillow's bicubic filter is not among them
-_UPSCALERS = {
+UPSCALERS = {
     "latent": "Latent",
     "latent-antialiased": "Latent (antialiased)",
     "latent-bicubic": "Latent (bicubic)",
@@ -40,7 +40,7 @@ class HiresMetadata:
         """Its settings as A1111 writes them (1.10); the guidance has the name that its descendants gave it."""
         pairs = {
             "Hires upscale": f"{self.scale:g}",
-            "Hires upscaler": quoted(_UPSCALERS.get(self.upscaler, self.upscaler)),
+            "Hires upscaler": quoted(UPSCALERS.get(self.upscaler, self.upscaler)),
         }
         if self.steps is not None:
             pairs["Hires steps"] = str(self.steps)
