@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from latentrt.engines.errors import BusyError, LatentrtError, OutputError
@@ -60,6 +60,31 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def sync_files(paths: Iterable[Path]) -> None:
+    """Waits until files and their names are on the disk, where a loss of power leaves them.
+
+    Raises:
+        OutputError: one cannot be written out.
+    """
+    paths = list(paths)
+    for path in paths:
+        try:
+            _sync(path, os.O_RDWR)
+        except OSError as error:
+            raise output_error(path, error) from error
+    for folder in dict.fromkeys(path.parent for path in paths):
+        with contextlib.suppress(OSError):  # not every system opens folders
+            _sync(folder, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    opened = os.open(path, flags)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def check_writable(path: Path) -> None:
     """Finds out whether ``write_file`` could write here, before the work that would be lost otherwise.
 
@@ -76,8 +101,12 @@ def check_writable(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(destination: Path) -> Iterator[None]:
+def locked(destination: Path, writer: str = "build") -> Iterator[None]:
     """Holds the lock that every writer of ``destination`` takes; it goes away with the process.
+
+    Args:
+        destination: a file or folder, which need not be there.
+        writer: what messages call the process that holds the lock.
 
     Raises:
         BusyError: another process holds it.
@@ -92,7 +121,7 @@ def locked(destination: Path) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout as error:
         raise BusyError(
-            f"another build is writing {str(destination)!r}; wait until it has ended, or choose another folder"
+            f"another {writer} is writing {str(destination)!r}; wait until it has ended, or choose another folder"
         ) from error
     except OSError as error:
         raise output_error(destination, error) from error

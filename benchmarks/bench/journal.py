@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.files import output_error
+from latentrt.engines.json_lines import JsonLines
 
 Answer = dict[str, Any]
 
@@ -20,28 +20,18 @@ class Journal:
         Raises:
             OutputError: the file cannot be written.
         """
-        self._path = path
+        self._lines: JsonLines | None = None
         self._known: dict[str, Answer] = {}
         if path is None:
             return
         text = json.dumps(settings, sort_keys=True, default=str)
-        head = json.dumps({"settings": hashlib.sha256(text.encode()).hexdigest()})
-        try:
-            text = path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
-            lines = text.splitlines()
-            if lines[:1] != [head]:
-                path.write_text(head + "\n", "utf-8")
-                return
-        except OSError as error:
-            raise output_error(path, error) from error
-        for line in lines[1:]:
-            try:
-                row = json.loads(line)
-                self._known[row["key"]] = row["answer"]
-            except (ValueError, KeyError, TypeError):  # the line that was being written when the run was stopped
-                continue
-        if not text.endswith("\n"):
-            self._append("\n")  # so that the next answer has a line of its own
+        head = {"settings": hashlib.sha256(text.encode()).hexdigest()}
+        self._lines = JsonLines(path)
+        rows = self._lines.rows()
+        if rows[:1] != [head]:
+            self._lines.start(head)
+            return
+        self._known = {row["key"]: row["answer"] for row in rows[1:] if {"key", "answer"} <= row.keys()}
 
     @property
     def resumed(self) -> int:
@@ -65,16 +55,8 @@ class Journal:
             OutputError: the file cannot be written.
         """
         self._known[_text(key)] = answer
-        self._append(json.dumps({"key": _text(key), "answer": answer}) + "\n")
-
-    def _append(self, text: str) -> None:
-        if self._path is None:
-            return
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise output_error(self._path, error) from error
+        if self._lines is not None:
+            self._lines.append({"key": _text(key), "answer": answer})
 
 
 def _text(key: tuple[object, ...]) -> str:

@@ -95,8 +95,9 @@ def print_decisions(decisions: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def step_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over model calls on a terminal; yields a function to call with (done, total)."""
+def step_bar(label: str) -> Iterator[Callable[[float, int], None]]:
+    """A progress bar over model calls, or whatever is counted, on a terminal; yields a function to call with
+    (done, total)."""
     if not stderr.is_terminal:
         yield lambda done, total: None
         return

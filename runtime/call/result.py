@@ -71,16 +71,14 @@ class Result:
             RequestError: there are no PIL images, or the name ends in something else.
             OutputError: a file cannot be written.
         """
-        from latentrt.runtime.pictures.picture_file import check_picture_name, write_picture
+        from latentrt.runtime.pictures.picture_file import check_picture_name, numbered_paths, write_picture
 
         path = Path(path)
         check_picture_name(path)
         pictures = [image for image in self.images if isinstance(image, Image.Image)]
         if not pictures:
             raise RequestError("got a result without PIL images, expected output_type='pil'; draw again with it")
-        paths = (
-            [path] if len(pictures) == 1 else [path.with_stem(f"{path.stem}-{index}") for index in range(len(pictures))]
-        )
+        paths = numbered_paths(path, len(pictures))
         for target, image, metadata in zip(paths, pictures, self.metadata, strict=True):
             write_picture(target, image, metadata.parameters())
         return paths

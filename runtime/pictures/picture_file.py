@@ -67,6 +67,11 @@ def check_picture_name(path: Path) -> None:
         )
 
 
+def numbered_paths(path: Path, count: int) -> list[Path]:
+    """The files of so many pictures: one has the name itself, several have ``-0``, ``-1``, … before the suffix."""
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{index}") for index in range(count)]
+
+
 def read_parameters(path: str | Path) -> str | None:
     """The settings in a PNG, JPEG or WebP as A1111 and others write them: prompt, negative prompt, a line of pairs.
 

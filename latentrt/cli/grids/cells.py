@@ -1,21 +1,16 @@
 """The cells of a grid: what each is drawn with, and the key by which a picture of it is known again."""
 
-import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
 
 from latentrt.cli.grids.axes import Axis
 from latentrt.cli.grids.settings import Settings
 from latentrt.cli.grids.values import MOST_CELLS
 from latentrt.cli.outputs import slug
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.digests import FileDigests, json_digest, weights_digest
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import LatentrtError, RequestError
-from latentrt.engines.files import sha256_of_file
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 
 _DIGITS = 12  # of a key
@@ -91,10 +86,9 @@ class CellKeys:
 
     def __init__(self, manifest: BundleManifest) -> None:
         """Takes the manifest of the bundle that draws."""
-        files = sorted((name, file.sha256) for name, file in manifest.files.items())
-        self._model = sha256(json.dumps(files).encode()).hexdigest()
+        self._model = weights_digest(manifest)
         self._named: dict[str, dict[str, str]] = {}
-        self._digests: dict[str, str] = {}
+        self._digests = FileDigests()
 
     def checked(self, cell: Cell, metadata: PictureMetadata) -> CheckedCell:
         """A cell with its key, from the settings that a pipeline will draw it with."""
@@ -107,7 +101,7 @@ class CellKeys:
             "options": {name: str(value) for name, value in given.items()},
             "files": [self._files(str(value)) for value in values],
         }
-        key = sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+        key = json_digest(depends)[:_DIGITS]
         return CheckedCell(cell=cell, key=key, metadata=metadata, parameters=parameters)
 
     def _files(self, text: str) -> dict[str, str]:
@@ -116,19 +110,8 @@ class CellKeys:
             parts = _SEPARATORS.split(text)  # every second one is a separator
             spans = ((first, end) for first in range(0, len(parts), 2) for end in range(first + 1, first + _SPAN, 2))
             paths = dict.fromkeys(["".join(parts[first:end]) for first, end in spans])
-            self._named[text] = {path: digest for path in (text, *paths) if (digest := self._digest(path))}
+            self._named[text] = {path: digest for path in (text, *paths) if (digest := self._digests.of(path))}
         return self._named[text]
-
-    def _digest(self, path: str) -> str:
-        """Of a file, or of a bundle's manifest, which has those of all its files; empty for others."""
-        if path not in self._digests:
-            names = (path, os.path.join(path, BUNDLE_FILE)) if path else ()
-            file = next(filter(os.path.isfile, names), None)
-            try:
-                self._digests[path] = "" if file is None else sha256_of_file(Path(file))
-            except OSError:  # what draws with it says what is wrong
-                self._digests[path] = ""
-        return self._digests[path]
 
 
 def error_in(cell: Cell, error: LatentrtError, more: str = "") -> LatentrtError:
