@@ -1,6 +1,6 @@
 """What requests may name: models, LoRAs, embeddings, nets and upscalers, fixed as the service starts."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +66,46 @@ class Catalog:
         return among[name]
 
 
+def catalog_from_folders(
+    bundles: Sequence[Path],
+    *,
+    loras: Path | None = None,
+    embeddings: Path | None = None,
+    nets: Path | None = None,
+    upscalers: Path | None = None,
+    wildcards: Path | None = None,
+) -> Catalog:
+    """What folders hold, under the names of their files; the paths are absolute.
+
+    Args:
+        bundles: of models.
+        loras: a folder, as those that follow; None: there are none.
+        embeddings: of textual inversions.
+        nets: of bundles.
+        upscalers: of bundles.
+        wildcards: of wildcards' files.
+
+    Raises:
+        RequestError: a folder that is not there, or two files or bundles of one name.
+    """
+    models: dict[str, Path] = {}
+    for path in map(Path.absolute, bundles):
+        name = bundle_name(path)
+        if name in models:
+            raise RequestError(f"got two bundles called {name!r}, expected a name of its own for each; rename one")
+        models[name] = path
+    if wildcards is not None:
+        _check_folder(wildcards)
+    return Catalog(
+        models=models,
+        loras=files_by_name(loras),
+        embeddings=files_by_name(embeddings),
+        nets=bundles_by_name(nets),
+        upscalers=bundles_by_name(upscalers),
+        wildcards=None if wildcards is None else wildcards.absolute(),
+    )
+
+
 def files_by_name(folder: Path | None, suffixes: Iterable[str] = _LORAS) -> dict[str, Path]:
     """The files in a folder by their names without suffix, in alphabetical order; none for None.
 
@@ -92,10 +132,9 @@ def bundle_name(path: Path) -> str:
 def _by_name(folder: Path | None, wanted: Callable[[Path], bool]) -> dict[str, Path]:
     if folder is None:
         return {}
-    if not folder.is_dir():
-        raise RequestError(f"got folder {str(folder)!r}, which is not there; name one that is")
+    _check_folder(folder)
     named: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.absolute().iterdir()):
         if not wanted(path):
             continue
         name = bundle_name(path) if path.is_dir() else path.stem
@@ -103,3 +142,8 @@ def _by_name(folder: Path | None, wanted: Callable[[Path], bool]) -> dict[str, P
             raise RequestError(f"got {path.name!r} and {named[name].name!r} in {str(folder)!r}; rename one of them")
         named[name] = path
     return named
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise RequestError(f"got folder {str(folder)!r}, which is not there; name one that is")

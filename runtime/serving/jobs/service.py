@@ -1,24 +1,21 @@
 """The service: takes orders on, draws them oldest first, and tells what became of them."""
 
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from threading import Condition, Timer
 from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.errors import LatentrtError, shown
-from latentrt.runtime.call.hires.hires import LatentUpscaler, PictureUpscaler
 from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.serving.jobs.checking import check_order
 from latentrt.runtime.serving.jobs.errors import CostError, DrainingError, QueueFullError
 from latentrt.runtime.serving.jobs.job import Job, JobState, Listener, tell
 from latentrt.runtime.serving.jobs.limits import Limits
 from latentrt.runtime.serving.jobs.models import Models, NoRoomError
+from latentrt.runtime.serving.jobs.named_files import keywords_with_files, loras_of
 from latentrt.runtime.serving.jobs.order import Cost, Order, cost_of
 
 if TYPE_CHECKING:
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
 
 _FULL = 2  # times that the engines' batch is drawn at once: one half computes while the other is between two steps
 _STARTING = 4  # orders whose LoRAs are loaded and whose keywords are checked at once
-_FILTERS: tuple[str, ...] = (*LatentUpscaler, *PictureUpscaler)
-_LORA_IN_PROMPT = re.compile(r"<lora:([^:>]+)")
 _CLOCK = 0.01  # seconds by which a timer may come too early
 _RECENT = 0.2  # weight of the last order in what one is reckoned to take
 
@@ -120,8 +115,8 @@ class Service:
             DrainingError: the service ends.
         """
         model = self.models.catalog.model(order.model)
-        self._keywords(order)  # whose names must be known
-        for name in _loras(order):
+        keywords_with_files(order, self.models.catalog)  # whose names must be known
+        for name in loras_of(order):
             self.models.catalog.path("LoRA", self.models.catalog.loras, name)
         manifest = self.models.bundle(model).manifest
         cost = cost_of(order, manifest)
@@ -290,7 +285,8 @@ class Service:
         job.starts()
         try:
             self._load_loras(job.order, pipeline)
-            future = pipeline.submit(job.order.prompt, progress=job.stepped, **self._keywords(job.order))
+            keywords = keywords_with_files(job.order, self.models.catalog)
+            future = pipeline.submit(job.order.prompt, progress=job.stepped, **keywords)
         except Exception as error:  # a request that cannot be served, or a fault of ours: the job's either way
             self._ended(job, JobState.FAILED, error=error)
             return
@@ -322,35 +318,13 @@ class Service:
     def _load_loras(self, order: Order, pipeline: Pipeline) -> None:
         """Loads the LoRAs that an order names, where they are not there yet."""
         catalog = self.models.catalog
-        for name in _loras(order):
+        for name in loras_of(order):
             if all(name != lora.name for lora in pipeline.loras):
                 try:
                     pipeline.load_lora(catalog.path("LoRA", catalog.loras, name), name)
                 except LatentrtError:
                     if all(name != lora.name for lora in pipeline.loras):  # nobody else loaded it meanwhile
                         raise
-
-    def _keywords(self, order: Order) -> dict[str, Any]:
-        """An order's keywords, with files in the place of the catalog's names."""
-        catalog, keywords = self.models.catalog, dict(order.keywords)
-        net: Callable[[str], Any] = partial(catalog.path, "net", catalog.nets)
-        if "control" in keywords:
-            keywords["control"] = [replace(one, net=net(str(one.net))) for one in keywords["control"]]
-        if "image_prompt" in keywords:
-            keywords["image_prompt"] = [replace(one, adapter=net(str(one.adapter))) for one in keywords["image_prompt"]]
-        hires = keywords.get("hires")
-        if hires is not None and hires.upscaler not in _FILTERS:  # else it would be a path
-            among = {**dict.fromkeys(_FILTERS, Path()), **catalog.upscalers}
-            keywords["hires"] = replace(hires, upscaler=catalog.path("upscaler", among, str(hires.upscaler)))
-        return keywords
-
-
-def _loras(order: Order) -> tuple[str, ...]:
-    """The names of an order's LoRAs, those in its prompts as well."""
-    syntax = order.keywords.get("prompt_syntax")
-    texts = order.prompts if syntax is not None and str(syntax) != "plain" else ()
-    named = [name for text in texts for name in _LORA_IN_PROMPT.findall(text)]
-    return tuple(dict.fromkeys((*(order.keywords.get("loras") or ()), *named)))
 
 
 def _bytes_of(job: Job) -> int:
