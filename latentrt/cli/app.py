@@ -13,6 +13,7 @@ from latentrt.cli.commands.demo import demo
 from latentrt.cli.commands.draw import detail, generate, img2img, inpaint, outpaint
 from latentrt.cli.commands.grid import grid
 from latentrt.cli.commands.prepare import prepare
+from latentrt.cli.commands.render import render
 from latentrt.cli.commands.samplers import samplers
 from latentrt.cli.commands.serve import serve
 from latentrt.cli.commands.upscale import upscale
@@ -34,6 +35,7 @@ _COMMANDS = (
     outpaint,
     detail,
     grid,
+    render,
     upscale,
     serve,
     inspect,

@@ -1,1 +1,1 @@
-"""Rendering a file of orders."""
+"""Files of orders, drawn into a folder: each picture under the digest of all that decides it."""
