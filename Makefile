@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # What is installed, by extra: `export` builds and draws; `dev` holds it and all that tests and benchmarks need
 EXPORT := $(VENV)/.installed-export
 DEV := $(VENV)/.installed-dev
+# Ray and 74 packages that it asks for; the slow tests alone need it
+RAY := $(VENV)/.installed-ray
 # Carries CLIP's vocabulary for the tokenizer's tests. Nothing of it is imported, so the torchvision and timm that it
 # asks for, and an extra could not leave out, stay away.
 CLIP_VOCABULARY := open-clip-torch==3.3.0
@@ -35,6 +37,10 @@ $(DEV): pyproject.toml constraints.txt
 	@$(PIP) --no-deps $(CLIP_VOCABULARY) $(SPANDREL)
 	@touch $(EXPORT) $@
 
+$(RAY): $(DEV)
+	@$(PIP) --editable '.[ray]'
+	@touch $@
+
 demo:  ## build the embedded model and draw a contact sheet
 	@echo "make demo installs what building needs (once), builds the embedded model (1 minute), draws 32 pictures (10 seconds)"
 	@$(MAKE) --no-print-directory $(EXPORT)
@@ -43,7 +49,7 @@ demo:  ## build the embedded model and draw a contact sheet
 test: $(DEV)  ## the tests that a change is tried with: every workflow, family, backend and kind of error (two cores: 4 to 5 minutes, the first run 5)
 	@$(TESTS)
 
-test-all: $(DEV)  ## these and the slow ones: every combination, and searches that run to their end
+test-all: $(RAY)  ## these and the slow ones: every combination, and searches that run to their end
 	@$(TESTS) -m 'not heavy and not gpu'
 
 check: $(DEV)  ## what must be clean before a commit

@@ -1,0 +1,1 @@
+../../latentrt/ray.py
