@@ -1,26 +1,37 @@
 """The ASGI application: the routes of every API, behind the guards."""
 
-from collections.abc import Iterator
-from importlib import import_module
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from importlib.util import find_spec
 from time import perf_counter
 from weakref import WeakSet
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from latentrt.runtime.serving.http import health, jobs, options
 from latentrt.runtime.serving.http import metrics as measured
+from latentrt.runtime.serving.http.a1111 import routes as a1111
 from latentrt.runtime.serving.http.errors import RESPONSES, add_error_answers
 from latentrt.runtime.serving.http.guard.access import Access, SafeHeaders
 from latentrt.runtime.serving.http.guard.body import BodyLimit
 from latentrt.runtime.serving.http.guard.faults import Faults
 from latentrt.runtime.serving.http.metrics import CountedRequests, Metrics
+from latentrt.runtime.serving.http.openai import routes as openai
+from latentrt.runtime.serving.http.page import routes as page
 from latentrt.runtime.serving.http.settings import Settings
 from latentrt.runtime.serving.http.taking import Keys
 from latentrt.runtime.serving.jobs.log import log_job
 from latentrt.runtime.serving.jobs.service import Service
 
+_ROUTERS = (
+    health.router,
+    measured.router,
+    options.router,
+    jobs.router,
+    a1111.router,
+    openai.router,
+    page.router,
+)
+_THREADS = 4  # that decode and encode pictures
 _ABOUT = "Draws pictures with Stable Diffusion models: jobs of its own, A1111's API and OpenAI's."
 
 
@@ -42,11 +53,12 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     )
     app.state.service, app.state.settings, app.state.keys = service, settings, Keys()
     metrics = app.state.metrics = Metrics(service)
+    app.state.threads = ThreadPoolExecutor(_THREADS, "latentrt-pictures")
     app.state.fetched = WeakSet()  # jobs whose pictures somebody has had
     service.watch(log_job)
     service.watch(metrics.count_job)
     add_error_answers(app)
-    for router in _routers():
+    for router in _ROUTERS:
         app.include_router(router)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Access, settings=settings)
@@ -54,11 +66,3 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     app.add_middleware(CountedRequests, metrics=metrics, clock=perf_counter)
     app.add_middleware(SafeHeaders)  # the last one is the first that a request passes
     return app
-
-
-def _routers() -> Iterator[APIRouter]:
-    yield from (health.router, measured.router, options.router, jobs.router)
-    for name in ("a1111", "openai", "page"):
-        module = f"latentrt.runtime.serving.http.{name}.routes"
-        if find_spec(module) is not None:
-            yield import_module(module).router

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _Read = TypeVar("_Read")
+Image.preinit()  # else the first picture of a server would wait for the formats
 _SPACE = str.maketrans("", "", " \t\r\n")
 _DATA_URL = re.compile(r"data:[\w.+-]{0,64}/?[\w.+-]{0,64}(?:;[\w=.+-]{0,64}){0,4};base64,", re.ASCII)
 _PLAIN = ("L", "RGB", "RGBA")

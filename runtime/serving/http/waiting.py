@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
 from starlette.requests import Request
 
 from latentrt.runtime.call.result import Result
@@ -18,16 +17,13 @@ from latentrt.runtime.serving.jobs.job import Job, JobState
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_AT_ONCE = 4  # threads that decode and encode pictures
 _waiting: WeakKeyDictionary[Job, int] = WeakKeyDictionary()  # by job, how many requests; used by the loop alone
 
 
 async def in_thread(request: Request, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What a function gives that computes for long, such as one that decodes a picture; the loop goes on meanwhile."""
-    state = request.app.state
-    if not hasattr(state, "threads"):
-        state.threads = CapacityLimiter(_AT_ONCE)
-    return await run_sync(partial(function, *args, **kwargs), limiter=state.threads)
+    threads: Executor = request.app.state.threads
+    return await asyncio.get_running_loop().run_in_executor(threads, partial(function, *args, **kwargs))
 
 
 @contextmanager
