@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,15 @@ def nobody_runs(pipe: latentrt.Pipeline, count: int) -> Iterator[None]:
             line.leave(holder)
 
 
+@contextmanager
+def opened(bundle: Path) -> Iterator[latentrt.Pipeline]:
+    """A bundle as if its sizes had been built for eight pictures at once, which the CPU's engines do not mind."""
+    with latentrt.open(bundle) as pipe:
+        profiles = tuple(replace(profile, batch=8) for profile in pipe.manifest.profiles)
+        object.__setattr__(pipe._bundle, "manifest", pipe.manifest.model_copy(update={"profiles": profiles}))
+        yield pipe
+
+
 def lanes_of(pipe: latentrt.Pipeline) -> Lanes:
     lanes = pipe._engines
     assert isinstance(lanes, Lanes)
@@ -88,8 +98,8 @@ def worst_decibels(pipe: latentrt.Pipeline, calls: Sequence[Options]) -> float:
 
 
 def test_steps_samplers_and_guidance_mix(tiny_bundle: Path, together: list[tuple[str, int]]) -> None:
-    """Bit for bit, with the text encoder's calls and the U-Net's shared, as far as the profile's two pictures."""
-    with latentrt.open(tiny_bundle) as pipe:
+    """Bit for bit, with the text encoder's calls and the U-Net's shared."""
+    with opened(tiny_bundle) as pipe:
         assert worst_decibels(pipe, MIXED) == np.inf
     assert {component for component, _ in together} == {"text_encoder", "unet"}
 
@@ -123,9 +133,9 @@ def test_compiled_batches_are_filled(
 def test_families(family_bundle: Callable[[str], Path], family: str, together: list[tuple[str, int]]) -> None:
     """Prompts of one chunk and of two, too, which do not share the U-Net's runs."""
     long = {"prompt_syntax": "compel", "negative_prompt": "a house " * 60}
-    with latentrt.open(family_bundle(family)) as pipe:
+    with opened(family_bundle(family)) as pipe:
         assert worst_decibels(pipe, (*MIXED, *({**options, **long} for options in MIXED[:2]))) == np.inf
-    assert ("unet", 2) in together
+    assert any(component == "unet" for component, _ in together)
 
 
 @pytest.mark.slow
@@ -133,29 +143,34 @@ def test_families(family_bundle: Callable[[str], Path], family: str, together: l
 def test_precisions(bundle: str, request: pytest.FixtureRequest, together: list[tuple[str, int]]) -> None:
     """The embedded model in fp32 and in int8, the tiny one in fp16."""
     own = {"width": 64, "height": 64} if bundle != "half_bundle" else {}
-    with latentrt.open(request.getfixturevalue(bundle)) as pipe:
+    with opened(request.getfixturevalue(bundle)) as pipe:
         assert worst_decibels(pipe, [{**options, **own} for options in MIXED]) == np.inf
     assert any(component == "unet" for component, _ in together)
 
 
 @pytest.mark.slow
-def test_what_calls_add(tiny_bundle: Path, tiny_net: Path, tmp_path: Path, together: list[tuple[str, int]]) -> None:
-    """LoRAs, control nets, perturbed attentions and FreeU: pairs of each kind, all of them at once."""
+@pytest.mark.parametrize("kind", ["control", "control in some steps", "control of one side", "pag", "freeu", "lora"])
+def test_what_calls_add(
+    tiny_bundle: Path, tiny_net: Path, tmp_path: Path, together: list[tuple[str, int]], kind: str
+) -> None:
+    """Bit for bit but for LoRAs: changed weights are not packed, and ONNX Runtime multiplies one row otherwise."""
     edges = np.random.default_rng(3).integers(0, 256, (32, 32, 3), np.uint8)
-    kinds: tuple[Options, ...] = (
-        {"loras": {"style": 0.8}},
-        {"control": latentrt.Control(tiny_net, edges, scale=0.7, end=0.5)},
-        {"control": latentrt.Control(tiny_net, edges, mode="control")},
-        {"pag_scale": 2.0},
-        {"freeu": latentrt.FreeU(b1=1.2, b2=1.3, s1=0.9, s2=0.4)},
-        {},
-    )
-    with latentrt.open(tiny_bundle) as pipe:
+    options: Options = {
+        "control": {"control": latentrt.Control(tiny_net, edges, scale=0.7)},
+        "control in some steps": {"control": latentrt.Control(tiny_net, edges, end=0.5)},
+        "control of one side": {"control": latentrt.Control(tiny_net, edges, mode="control")},
+        "pag": {"pag_scale": 2.0},
+        "freeu": {"freeu": latentrt.FreeU(b1=1.2, b2=1.3, s1=0.9, s2=0.4)},
+        "lora": {"loras": {"style": 0.8}},
+    }[kind]
+    with opened(tiny_bundle) as pipe:
         pipe.load_lora(save_tiny_lora(tmp_path / "style.safetensors", tiny_bundle))
-        calls = [{**kind, "seed": [seed]} for kind in kinds for seed in (5, 6)]
-        for sampler in ("ddim", "dpmpp_2m"):
-            assert worst_decibels(pipe, [{**call, "sampler": sampler} for call in calls]) == np.inf
-    assert {"unet", "control"} <= {component for component, _ in together}
+        calls = [{**options, "sampler": sampler, "seed": [5]} for sampler in ("ddim", "dpmpp_2m", "heun", "lms")]
+        worst = worst_decibels(pipe, [*calls, {"seed": [6]}, {"seed": [7]}])
+    assert worst > 100.0 if kind == "lora" else worst == np.inf
+    assert {"unet", "control"} - {component for component, _ in together} == (
+        set() if kind.startswith("control") else {"control"}
+    )
 
 
 @pytest.mark.slow
