@@ -14,6 +14,7 @@ from latentrt.benchmarks.report.units import DASH, bytes_text, flops_text, psnr_
 
 _SHOWN = 0.02  # of a call
 _TEMPLATE = Path(__file__).resolve().parent / "page.html.j2"
+STYLE = Path(__file__).resolve().parent / "style.css"
 FORMATS: Mapping[str, Callable[[Any], str]] = {
     "seconds": seconds_text,
     "bytes": bytes_text,
@@ -43,6 +44,7 @@ def report_html(result: BenchResult) -> str:
 
     page: str = template.render(
         result=result,
+        style=Markup(STYLE.read_text("utf-8")),
         plots={name: Markup(svg) for name, svg in plots(result).items()},
         cell=cell,
         rows=list(enumerate(result.contenders)),
