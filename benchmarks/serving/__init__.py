@@ -1,0 +1,1 @@
+"""What serving costs and gains: many clients at one server, beside one at a time and beside peers; and chaos."""
