@@ -1,10 +1,11 @@
-"""python -m latentrt.benchmarks.serving load BUNDLE … | render RESULT …"""
+"""python -m latentrt.benchmarks.serving load BUNDLE … | chaos BUNDLE … | render RESULT …"""
 
 import argparse
 import shlex
 import sys
 from pathlib import Path
 
+from latentrt.benchmarks.serving.chaos.command import add_chaos
 from latentrt.benchmarks.serving.load import LoadPlan, load
 from latentrt.benchmarks.serving.markdown import COLUMNS, rows, sentences, serving_markdown, with_figures
 from latentrt.benchmarks.serving.page import serving_html
@@ -40,6 +41,7 @@ def main() -> None:
         command.add_argument("--report", type=Path, help="the HTML page")
         command.add_argument("--markdown", type=Path, help="the tables")
         command.add_argument("--page", type=Path, help="a page whose place for figures is filled")
+    add_chaos(commands)
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
