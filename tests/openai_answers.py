@@ -1,4 +1,4 @@
-"""What OpenAI's clients are answered, as pictures."""
+"""What OpenAI's clients send and are answered, as pictures."""
 
 from base64 import b64decode
 from io import BytesIO
@@ -17,3 +17,10 @@ def picture_of(b64_json: str | None) -> Image.Image:
 def same(ours: Image.Image, theirs: Any) -> bool:
     """Pixel for pixel."""
     return np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def png_bytes(image: Image.Image | None = None) -> bytes:
+    """A file as clients send it; of one colour where no picture is given."""
+    file = BytesIO()
+    (image or Image.new("RGB", (32, 32), "teal")).save(file, format="PNG")
+    return file.getvalue()

@@ -1,12 +1,11 @@
 """Pictures from pictures through OpenAI's client: they are those that the pipeline draws."""
 
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 from openai import BadRequestError
-from openai_answers import picture_of, same
+from openai_answers import picture_of, png_bytes, same
 from PIL import Image
 
 from latentrt.runtime.pipeline import Pipeline
@@ -20,10 +19,8 @@ def random_picture(width: int = 32, height: int = 32) -> Image.Image:
 
 
 def png(image: Image.Image) -> tuple[str, bytes, str]:
-    """A file as clients send it."""
-    file = BytesIO()
-    image.save(file, format="PNG")
-    return "picture.png", file.getvalue(), "image/png"
+    """A file as clients send it, with its name and type."""
+    return "picture.png", png_bytes(image), "image/png"
 
 
 def left_half(image: Image.Image) -> Image.Image:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -17,7 +16,7 @@ from openai import (
     NotFoundError,
     RateLimitError,
 )
-from PIL import Image
+from openai_answers import png_bytes
 
 from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.serving.jobs.job import Job, JobState
@@ -77,7 +76,7 @@ def test_auto_is_a_size_that_the_server_draws(serving: Callable[..., Any], tiny_
     served = serving(tiny_bundle, Limits(sizes=frozenset({(48, 32)})))
     client = served.client()
     assert client.images.generate(prompt="a cat", extra_body={"steps": 1}).size == "48x32"
-    assert client.images.edit(image=picture_bytes(), prompt="a cat", extra_body={"steps": 2}).size == "48x32"
+    assert client.images.edit(image=png_bytes(), prompt="a cat", extra_body={"steps": 2}).size == "48x32"
     with pytest.raises(BadRequestError, match="48x32"):
         client.images.generate(prompt="a cat", size="32x32")
 
@@ -169,7 +168,7 @@ def test_a_key_leads_to_one_job(served: Any, tiny_pipe: Pipeline) -> None:
     """The client sends one where its caller does; forms are the same whatever their boundary."""
     client = served.client()
     headers = {"Idempotency-Key": "one of this test"}
-    image = picture_bytes()
+    image = png_bytes()
     before = len(served.service.jobs)
     seeds = []
     for _ in range(2):
@@ -181,10 +180,3 @@ def test_a_key_leads_to_one_job(served: Any, tiny_pipe: Pipeline) -> None:
     with pytest.raises(BadRequestError) as raised:
         client.images.generate(prompt="a dog", extra_headers=headers)
     assert raised.value.code == "key_reused"
-
-
-def picture_bytes() -> bytes:
-    """A PNG."""
-    file = BytesIO()
-    Image.new("RGB", (32, 32), "teal").save(file, format="PNG")
-    return file.getvalue()

@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Iterator
-from io import BytesIO
 from threading import Event
 from typing import Any
 
 import pytest
 from openai import BadRequestError
-from openai_answers import picture_of, same
+from openai_answers import picture_of, png_bytes, same
 from PIL import Image
 
 from latentrt.runtime.pipeline import Pipeline
@@ -74,13 +73,11 @@ def test_partial_pictures_come_before_the_picture(served: Any, tiny_pipe: Pipeli
 
 def test_edits_stream_under_their_own_names(served: Any) -> None:
     """For asyncio, too; without partial pictures there is one event per picture."""
-    file = BytesIO()
-    Image.new("RGB", (32, 32), "teal").save(file, format="PNG")
 
     async def names() -> list[tuple[str, int]]:
         async with served.async_client() as client:
             stream = await client.images.edit(
-                image=file.getvalue(), prompt="a cat", n=2, stream=True, extra_body={"steps": 2, "seed": 1}
+                image=png_bytes(), prompt="a cat", n=2, stream=True, extra_body={"steps": 2, "seed": 1}
             )
             return [(event.type, event.seed) async for event in stream]
 
