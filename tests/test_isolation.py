@@ -71,6 +71,21 @@ with latentrt.open({str(tiny_bundle)!r}) as pipe:
     assert (tmp_path / "cat.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_renders_without_a_server(tiny_bundle: Path, tmp_path: Path) -> None:
+    """A file of orders, in a process where no package of the extras serve and ray exists."""
+    (tmp_path / "orders.jsonl").write_text('{"prompt": "a cat", "num_inference_steps": 1}\n')
+    arguments = ["render", str(tiny_bundle), str(tmp_path / "orders.jsonl"), "-o", str(tmp_path / "out")]
+    code = f"""
+from latentrt.cli.app import main
+try:
+    main({arguments!r})
+except SystemExit as exit:
+    assert exit.code == 0
+"""
+    run_blocked((*BUILDERS, "fastapi", "starlette", "uvicorn", "prometheus_client", "anyio", "ray"), code)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 1
+
+
 def test_prepares_control_pictures_without_torch() -> None:
     """Without any backend, too, and without OpenCV where Pillow will do."""
     code = """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentrt.cli.catalog_options import CatalogOptions
 from latentrt.cli.commands.arguments import Backend, Threads
 from latentrt.engines.errors import RequestError
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     import socket
 
     from latentrt.runtime.serving.http.settings import Settings
-    from latentrt.runtime.serving.jobs.catalog import Catalog
     from latentrt.runtime.serving.jobs.limits import Limits
     from latentrt.runtime.serving.jobs.models import Models
 
@@ -39,7 +39,7 @@ class Log(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serving:
+class Serving(CatalogOptions):
     """The options of the command, as typer reads them."""
 
     host: Annotated[
@@ -75,22 +75,6 @@ class Serving:
             metavar="WxH",
             help="A size that may be asked for; repeatable. All of the bundles' if left out.",
         ),
-    ] = None
-    loras: Annotated[
-        Path | None, typer.Option("--loras", metavar="DIR", help="The folder of LoRAs that requests may name.")
-    ] = None
-    embeddings: Annotated[
-        Path | None, typer.Option("--embeddings", metavar="DIR", help="The folder of textual inversions for prompts.")
-    ] = None
-    nets: Annotated[
-        Path | None,
-        typer.Option("--nets", metavar="DIR", help="The folder with bundles of control nets and IP-Adapters."),
-    ] = None
-    upscalers: Annotated[
-        Path | None, typer.Option("--upscalers", metavar="DIR", help="The folder with bundles of upscalers.")
-    ] = None
-    wildcards: Annotated[
-        Path | None, typer.Option("--wildcards", metavar="DIR", help="The folder of wildcards for prompts.")
     ] = None
     memory: Annotated[
         str | None,
@@ -137,7 +121,7 @@ class Serving:
         from latentrt.opening import open_pipeline
         from latentrt.runtime.serving.jobs.models import Models
 
-        settings, catalog, limits = self._settings(), self._catalog(bundles), self._limits()
+        settings, catalog, limits = self._settings(), self.catalog(bundles), self._limits()
         models = Models(
             catalog,
             lambda path: open_pipeline(path, backend=self.backend, threads=self.threads),
@@ -183,26 +167,6 @@ class Serving:
                 "make one with: openssl rand -hex 32"
             )
         return token
-
-    def _catalog(self, bundles: Sequence[Path]) -> "Catalog":
-        from latentrt.runtime.serving.jobs.catalog import Catalog, bundle_name, bundles_by_name, files_by_name
-
-        models: dict[str, Path] = {}
-        for path in bundles:
-            name = bundle_name(path.absolute())
-            if name in models:
-                raise RequestError(f"got two bundles called {name!r}, expected a name of its own for each; rename one")
-            models[name] = path
-        if self.wildcards is not None and not self.wildcards.is_dir():
-            raise RequestError(f"got folder {str(self.wildcards)!r}, which is not there; name one that is")
-        return Catalog(
-            models=models,
-            loras=files_by_name(self.loras),
-            embeddings=files_by_name(self.embeddings),
-            nets=bundles_by_name(self.nets),
-            upscalers=bundles_by_name(self.upscalers),
-            wildcards=self.wildcards,
-        )
 
     def _limits(self) -> "Limits":
         from latentrt.engines.shapes import profile_from_text

@@ -5,11 +5,14 @@ from typing import Annotated
 
 import typer
 
+from latentrt.cli.catalog_options import CatalogOptions
 from latentrt.cli.options import parameters_of, takes
 from latentrt.cli.serving import Serving
 
+_OPTIONS = sorted(parameters_of(Serving), key=lambda option: hasattr(CatalogOptions, option.name))  # folders stand last
 
-@takes("serving", parameters_of(Serving), Serving)
+
+@takes("serving", _OPTIONS, Serving)
 def serve(
     bundles: Annotated[
         list[Path],
