@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import from_json
 
 PictureText = Annotated[str, Field(min_length=1)]
 _Size = Annotated[int, Field(ge=1, le=1 << 16)]
 _Count = Annotated[int, Field(ge=1, le=100)]
 _LARGEST_SEED = (1 << 64) - 1
+_SCRIPTS = ("script_name", "script_args", "alwayson_scripts", "force_task_id")
 Seed = Annotated[int, Field(ge=-_LARGEST_SEED, le=_LARGEST_SEED)]  # below 0: at random
 
 
@@ -125,8 +127,20 @@ class DrawingBody(A1111Body):
         return self.batch_size * self.n_iter
 
     def echo(self) -> Mapping[str, Any]:
-        """What the answer repeats of the request: all but its pictures and scripts."""
-        return self.model_dump(exclude={"script_name", "script_args", "alwayson_scripts", "force_task_id"})
+        """What the answer repeats of the request: all but its pictures and scripts, as JSON has it.
+
+        A number that is too large for a float, which JSON may have, is null.
+        """
+        told: dict[str, Any] = from_json(self.model_dump_json(exclude={*self._untold}))
+        return {**told, **dict.fromkeys(self._untold_pictures)}
+
+    @property
+    def _untold(self) -> tuple[str, ...]:
+        return (*_SCRIPTS, *self._untold_pictures)
+
+    @property
+    def _untold_pictures(self) -> tuple[str, ...]:
+        return ()
 
 
 class Txt2ImgBody(DrawingBody):
@@ -140,12 +154,15 @@ class Img2ImgBody(DrawingBody):
     mask: PictureText | None = None
     latent_mask: PictureText | None = None
 
-    def echo(self) -> Mapping[str, Any]:
-        """The same; the pictures where they are asked for."""
-        told = dict(super().echo())
-        if not self.include_init_images:
-            told |= {"init_images": None, "mask": None, "latent_mask": None}
-        return told
+    @property
+    def pictures(self) -> int:
+        """How many are asked for: with several start pictures one of each."""
+        started = len(self.init_images)
+        return (self.batch_size if started == 1 else started) * self.n_iter
+
+    @property
+    def _untold_pictures(self) -> tuple[str, ...]:
+        return () if self.include_init_images else ("init_images", "mask", "latent_mask")
 
 
 class PngInfoBody(A1111Body):

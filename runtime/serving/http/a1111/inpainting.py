@@ -1,6 +1,6 @@
 """A1111's masks as ours: alpha or brightness, turned around, blurred; and its ways to fit a picture into a size."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,15 @@ _CONTENTS = (MaskedContent.FILL, MaskedContent.ORIGINAL, MaskedContent.NOISE, Ma
 
 
 def inpainting_keywords(
-    body: Img2ImgBody, image: Image.Image, mask: Image.Image | None, size: tuple[int, int] | None
+    body: Img2ImgBody, images: Sequence[Image.Image], mask: Image.Image | None, size: tuple[int, int] | None
 ) -> Mapping[str, Any]:
-    """The keywords of a picture to start from, and of its mask.
+    """The keywords of the pictures to start from, and of their mask.
 
     Args:
         body: the request.
-        image: its picture.
+        images: its pictures: one for all, or one per picture of a batch.
         mask: its mask; None: it has none.
-        size: the width and height wanted; None: the picture's.
+        size: the width and height wanted; None: the pictures' own.
 
     Returns:
         ``image`` and ``strength``, and with a mask ``mask_image``, ``padding_mask_crop`` and ``masked_content``.
@@ -36,13 +36,12 @@ def inpainting_keywords(
     if only_masked and grey is not None and int(np.asarray(grey).max()) < _HALF:
         grey, only_masked = None, False  # nothing to crop around: A1111 goes on as image-to-image
     if not only_masked and size is not None:
-        image, grey = (
-            _fitted(image, size, body.resize_mode),
-            None if grey is None else _fitted(grey, size, body.resize_mode),
-        )
+        images = [_fitted(image, size, body.resize_mode) for image in images]
+        grey = None if grey is None else _fitted(grey, size, body.resize_mode)
+    keywords: dict[str, Any] = {"image": images[0] if len(images) == 1 else [*images] * body.n_iter, **strength}
     if grey is None:
-        return {"image": image, **strength}
-    keywords: dict[str, Any] = {"image": image, "mask_image": grey.convert("L"), **strength}
+        return keywords
+    keywords["mask_image"] = grey.convert("L")
     if only_masked:
         keywords["padding_mask_crop"] = body.inpaint_full_res_padding
     content = _CONTENTS[body.inpainting_fill]

@@ -59,7 +59,8 @@ def order_from_body(body: DrawingBody, settings: A1111Settings, models: Models, 
         keywords |= {"width": size[0], "height": size[1]}
     if isinstance(body, Img2ImgBody):
         mask = None if body.mask is None else read(body.mask, "mask")
-        keywords |= inpainting_keywords(body, read(body.init_images[0], "init_images"), mask, size)
+        images = [read(text, "init_images") for text in body.init_images]
+        keywords |= inpainting_keywords(body, images, mask, size)
     elif body.enable_hr:
         first = manifest.profiles[0]
         keywords["hires"] = hires_from_body(

@@ -46,7 +46,6 @@ _OF_PICTURES: Mapping[str, _Neutral] = {
     "latent_mask": _Neutral(values=(None,), remedy="send it as mask"),
     "enable_hr": _Neutral(values=(False,), remedy="give the width and height wanted"),
 }
-_LONE_PICTURE = "expected one: several start pictures are several requests; send them one by one"
 _LATENT_RESIZE = 3
 
 
@@ -81,8 +80,8 @@ def _reasons(body: DrawingBody, seamless: Seamless) -> Iterator[str]:
         if not _is_idle(script):
             yield f"got always-on script {shown(name)} with arguments, expected none; leave it out"
     if isinstance(body, Img2ImgBody):
-        if len(body.init_images) > 1:
-            yield f"got {len(body.init_images)} init_images, {_LONE_PICTURE}"
+        if len(body.init_images) > body.batch_size:
+            yield f"got {len(body.init_images)} init_images with batch_size {body.batch_size}; raise batch_size"
         if body.resize_mode == _LATENT_RESIZE:
             yield "got resize_mode 3, which enlarges latents, expected 0 to 2; choose one of these"
 

@@ -75,7 +75,7 @@ class A1111Settings:
             if name not in (CHECKPOINT, _CLIP_LAYER) and not _changes_nothing(name, value)
         ]
         layer = given.get(_CLIP_LAYER) or self.clip_layer
-        if type(layer) not in (int, float) or layer != int(layer) or not 1 <= layer <= _MOST_LAYERS:
+        if type(layer) not in (int, float) or not 1 <= layer <= _MOST_LAYERS or layer != int(layer):
             reasons.append(f"got setting {_CLIP_LAYER} {shown(layer)}, expected 1 to {_MOST_LAYERS}; correct it")
         if reasons:
             raise RequestError(". Also ".join(reasons))

@@ -108,6 +108,11 @@ def test_img2img(served: Any, sized_pipe: Pipeline) -> None:
     cut = served.webui.img2img([wide], prompt="a cat", seed=5, resize_mode=1, **SIZE)
     assert_same(cut.image, sized_pipe.img2img("a cat", image=wide.resize((64, 32), 1).crop((16, 0, 48, 32)), **options))
     assert answer.parameters["init_images"] is None
+    several = served.webui.img2img([wide, photo()], prompt="a cat", seed=5, batch_size=2, **SIZE)
+    options |= {"seed": [5, 6], "num_images_per_prompt": 2}
+    expected = sized_pipe.img2img("a cat", image=[wide, photo()], **options)
+    for index, image in enumerate(several.images):
+        assert_same(image, expected, index)
 
 
 @pytest.mark.parametrize("fill", ["fill", "original", "noise", "nothing"])

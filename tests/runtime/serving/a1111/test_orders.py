@@ -1,5 +1,6 @@
 """Requests of A1111's API as orders: what each field becomes, and what is refused."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ REFUSED: list[tuple[Mapping[str, Any], str]] = [
     ({"sampler_name": "DPM++ 2M", "s_churn": 0.5}, "got s_churn 0.5 with sampler 'DPM.. 2M'"),
 ]
 REFUSED_WITH_PICTURES: list[tuple[Mapping[str, Any], str]] = [
-    ({"init_images": ["a", "b"]}, "got 2 init_images, expected one"),
+    ({"init_images": ["a", "b"]}, "got 2 init_images with batch_size 1; raise batch_size"),
     ({"latent_mask": "a"}, "send it as mask"),
     ({"enable_hr": True}, "give the width and height wanted"),
     ({"resize_mode": 3}, "expected 0 to 2"),
@@ -179,10 +180,35 @@ def test_keywords_of_pictures(models: Models) -> None:
     assert "masked_content" not in masked  # at full strength there is noise alone
 
 
-def masked(mask: Image.Image, image: Image.Image | None = None, **fields: Any) -> Mapping[str, Any]:
+def test_what_is_echoed_is_json() -> None:
+    """Also of numbers beyond all floats, which reading JSON makes infinite; pictures where they are asked for."""
+    body = Img2ImgBody(init_images=["a"], comments={"a": math.inf}, script_args=[1])
+    told = body.echo()
+    assert (told["comments"], told["init_images"], "script_args" in told) == ({"a": None}, None, False)
+    assert Img2ImgBody(init_images=["a"], include_init_images=True).echo()["init_images"] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"CLIP_stop_at_last_layers": math.inf},
+        {"CLIP_stop_at_last_layers": 1.5},
+        {"CLIP_stop_at_last_layers": "2"},
+        {"sd_model_checkpoint": ["tiny"]},
+        {"sd_vae": "some.pt"},
+        {"eta_noise_seed_delta": 31337},
+    ],
+)
+def test_settings_that_cannot_be(models: Models, settings: Mapping[str, Any]) -> None:
+    """Each is named."""
+    with pytest.raises(RequestError, match=next(iter(settings))):
+        A1111Settings(model="tiny").changed(settings, models)
+
+
+def masked(mask: Image.Image, **fields: Any) -> Mapping[str, Any]:
     """The keywords of a picture with a mask."""
     body = Img2ImgBody(init_images=["…"], mask="…", **{"mask_blur": 0, "inpaint_full_res": False, **fields})
-    return inpainting_keywords(body, image or Image.new("RGB", mask.size), mask, (32, 32))
+    return inpainting_keywords(body, [Image.new("RGB", mask.size)], mask, (32, 32))
 
 
 def test_masks() -> None:
