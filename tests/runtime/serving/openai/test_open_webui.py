@@ -18,7 +18,9 @@ def test_pictures_from_a_chat(served: Any) -> None:
         "n": 1,
         "size": "48x32",
         "response_format": "b64_json",
-        "num_inference_steps": 2, "guidance_scale": 2, "negative_prompt": "blurry",
+        "num_inference_steps": 2,
+        "guidance_scale": 2,
+        "negative_prompt": "blurry",
     }
     answer = httpx.post(f"{served.url}/images/generations", json=body, headers=BEARER)
     answer.raise_for_status()
