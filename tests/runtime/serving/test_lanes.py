@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from latentrt.engines.spec import Array
 from latentrt.runtime.serving.lanes import line as line_module
 from latentrt.runtime.serving.lanes.engine_call import EngineCall, gathered
 from latentrt.runtime.serving.lanes.lanes import Lanes
+from latentrt.runtime.serving.lanes.line import Line
 
 Options = dict[str, Any]
 COMMON: Options = {"guidance_scale": 4.0, "num_inference_steps": 3, "width": 32, "height": 32}
@@ -46,18 +48,35 @@ def together(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 @contextmanager
-def nobody_runs(pipe: latentrt.Pipeline, count: int) -> Iterator[None]:
-    """Holds the device until so many calls wait for it."""
+def nobody_runs(pipe: latentrt.Pipeline, count: int, *, times: int = 1) -> Iterator[None]:
+    """Holds the device until so many calls wait for it; then again behind those, so many times in all."""
     line = lanes_of(pipe).line
-    holders = [EngineCall(None, {}, None, 0) for _ in range(line._seats)]  # type: ignore[arg-type]
-    for holder in holders:
-        assert line.enter(holder)
+    holders = held(pipe)
+    assert all(holder.seated for holder in holders)
     try:
         yield
-        until(lambda: len(line._waiting) == count)
+        for time in range(times):
+            until(partial(all_wait, line, holders, count))
+            before, holders = holders, held(pipe) if time + 1 < times else []
+            for holder in before:
+                line.leave(holder)
     finally:
         for holder in holders:
             line.leave(holder)
+
+
+def all_wait(line: Line, holders: Sequence[EngineCall], count: int) -> bool:
+    """Whether these have the device, and so many others wait for it."""
+    return len(line._waiting) == count and all(holder.seated for holder in holders)
+
+
+def held(pipe: latentrt.Pipeline) -> list[EngineCall]:
+    """Calls that run nothing, one for each that the device has room for: they have it now, or when it is their turn."""
+    line = lanes_of(pipe).line
+    holders = [EngineCall(None, {}, None, 1) for _ in range(line._seats)]  # type: ignore[arg-type]
+    for holder in holders:
+        line.enter(holder)
+    return holders
 
 
 @contextmanager
@@ -80,9 +99,9 @@ def drawn(pipe: latentrt.Pipeline, options: Options) -> Array:
 
 
 def in_company(pipe: latentrt.Pipeline, calls: Sequence[Options]) -> list[Array]:
-    """Their latents, drawn at once: all of them wait for the device before the first of them runs."""
+    """Their latents, drawn at once: all wait for the device before the first is encoded, and before it is denoised."""
     with ThreadPoolExecutor(len(calls)) as threads:
-        with nobody_runs(pipe, len(calls)):
+        with nobody_runs(pipe, len(calls), times=2):
             waiting = [threads.submit(drawn, pipe, options) for options in calls]
         return [future.result(SOON) for future in waiting]
 
