@@ -1,6 +1,6 @@
 """The pipeline: prompts in, pictures out, around the engines of one bundle."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -115,6 +115,12 @@ class Pipeline(Loading):
     def backend(self) -> str:
         """The backend that runs the engines."""
         return self._components.backend
+
+    @property
+    def shared_runs(self) -> Mapping[int, int]:
+        """How many runs of its engines there were so far, by how many calls each was made for; empty where calls share
+        none."""
+        return self._engines.line.runs if isinstance(self._engines, Lanes) else {}
 
     def encode(self, prompt: str | Sequence[str], **keywords: Unpack[EncodeKeywords]) -> Embeds:
         """Encodes prompts, for calls that take them in place of texts: ``pipe(**pipe.encode("a cat"))``.

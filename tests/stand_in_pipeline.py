@@ -92,6 +92,7 @@ class StandInPipeline:
         """Draws at once."""
         self.manifest, self.loras, self.patient, self.closed = manifest, (), False, False
         self.refuses: Exception | None = None
+        self.shared_runs = {1: 3, 4: 2}
         self._drawings: Queue[Drawing] = Queue()
 
     def __call__(self, path: Path) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +15,7 @@ from latentrt.runtime.serving.jobs.service import Service
 
 router = APIRouter(tags=["health"])
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_CALLS = (1, 2, 3, 4, 6, 8, 12, 16, 32)  # for which a run is made
 _STAGES = ("encode_prompt", "encode_image", "denoise", "enlarge", "decode")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -93,6 +94,15 @@ class _ServiceCollector(Collector):
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value())
+        shared = HistogramMetricFamily(
+            "latentrt_calls_per_run", "For how many calls a run of an engine was made.", labels=("model",)
+        )
+        for model, pipeline in service.models.pipelines.items():
+            runs = pipeline.shared_runs
+            buckets = [(str(most), sum(n for calls, n in runs.items() if calls <= most)) for most in _CALLS]
+            total = sum(calls * n for calls, n in runs.items())
+            shared.add_metric((model,), [*buckets, ("+Inf", sum(runs.values()))], sum_value=total)
+        yield shared
 
 
 class CountedRequests:

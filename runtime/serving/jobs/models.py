@@ -1,7 +1,7 @@
 """The models of a service: opened when first asked for, closed by least use."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Thread
@@ -67,6 +67,12 @@ class Models:
         """The models that are open, the least used first."""
         with self._lock:
             return tuple(self._opened)
+
+    @property
+    def pipelines(self) -> Mapping[str, Pipeline]:
+        """Those that are open, by their names. They may be closed at any time by others than who acquired them."""
+        with self._lock:
+            return {name: one.pipeline for name, one in self._opened.items()}
 
     @property
     def bytes(self) -> int:

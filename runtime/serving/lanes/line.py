@@ -1,7 +1,7 @@
 """The line at the device: who runs an engine now, who waits, and whom the one at its head takes along."""
 
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from threading import Lock
 
 from latentrt.engines.forks import watch_forks
@@ -25,12 +25,20 @@ class Line:
         self._lock = Lock()
         self._taken = 0
         self._waiting: deque[EngineCall] = deque()
+        self._runs: Counter[int] = Counter()
         watch_forks(self)
+
+    @property
+    def runs(self) -> Mapping[int, int]:
+        """How many runs there were so far, by how many calls each was made for."""
+        with self._lock:
+            return dict(self._runs)
 
     def enter(self, call: EngineCall) -> bool:
         """Takes a seat for a call if there is one, else puts it in the line. ``leave`` must follow, whatever comes."""
         with self._lock:
             if self._taken < self._seats:
+                self._runs[1] += 1
                 self._taken += 1
                 call.seated = True
                 return True
@@ -81,9 +89,10 @@ class Line:
 
     def _mates(self, call: EngineCall) -> list[EngineCall]:
         """The calls that run with one, oldest first; they leave the line."""
-        if call.lane is None:
-            return []
         with self._lock:
+            if call.lane is None:
+                self._runs[1] += 1
+                return []
             mates, rows = [], call.rows
             for other in self._waiting:
                 if other.lane == call.lane and rows + other.rows <= call.most:
@@ -91,6 +100,7 @@ class Line:
                     rows += other.rows
             for mate in mates:
                 self._waiting.remove(mate)
+            self._runs[1 + len(mates)] += 1
             return mates
 
     def _part(self, calls: Iterable[EngineCall]) -> None:

@@ -83,6 +83,8 @@ def test_metrics(serve: Callable[..., TestClient], pipeline: StandInPipeline) ->
     assert values["latentrt_orders_refused_total", "queue_full"] == 1
     assert (values[("latentrt_queue_depth",)], values[("latentrt_jobs_running",)]) == (1, 1)
     assert values[("latentrt_models_open",)] == 1
+    assert values["latentrt_calls_per_run_bucket", "2", "tiny"] == 3
+    assert values["latentrt_calls_per_run_sum", "tiny"] == 11
     assert values[("process_resident_memory_bytes",)] > 0
     assert SECRET not in answer.text
     drawing.finish()
