@@ -1,5 +1,6 @@
 """Taking orders on: the headers that all APIs share, and one job for requests that were repeated."""
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -7,12 +8,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from math import isfinite
 from typing import Annotated
+from weakref import WeakValueDictionary
 
 from fastapi import Header
 from starlette.requests import Request
 
 from latentrt.engines.errors import RequestError, shown
 from latentrt.runtime.serving.http.errors import Refusal, RefusedError
+from latentrt.runtime.serving.http.waiting import in_thread
 from latentrt.runtime.serving.jobs.job import Job, JobState
 from latentrt.runtime.serving.jobs.order import Order
 from latentrt.runtime.serving.jobs.service import Service
@@ -55,6 +58,11 @@ class Keys:
     def __init__(self) -> None:
         """Knows none."""
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    def turn(self, path: str, key: str) -> asyncio.Lock:
+        """What requests with one key hold one after the other: the second one finds the job of the first."""
+        return self._turns.setdefault((path, key), asyncio.Lock())
 
     def job(self, service: Service, path: str, key: str, digest: bytes) -> Job | None:
         """The job that a key led to; None where there is none, or none with pictures to come.
@@ -95,17 +103,14 @@ async def job_of(request: Request, read_order: Callable[[], Awaitable[Order]], b
     keys: Keys = request.app.state.keys
     deadline, key = _deadline(request), _key(request)
     if key is None:
-        return service.submit(await read_order(), deadline=deadline)
+        return await in_thread(request, service.submit, await read_order(), deadline=deadline)
     path, digest = request.url.path, sha256(body).digest()
-    job = keys.job(service, path, key, digest)
-    if job is not None:
+    async with keys.turn(path, key):
+        job = keys.job(service, path, key, digest)
+        if job is None:
+            job = await in_thread(request, service.submit, await read_order(), deadline=deadline)
+            keys.remember(path, key, digest, job)
         return job
-    order = await read_order()
-    job = keys.job(service, path, key, digest)  # the same request may have come again meanwhile
-    if job is None:
-        job = service.submit(order, deadline=deadline)
-        keys.remember(path, key, digest, job)
-    return job
 
 
 def _key(request: Request) -> str | None:

@@ -11,8 +11,8 @@ from latentrt.runtime.call.request import request_from_options
 from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.serving.jobs.order import Order, first_of
 
-# Read by the pipeline alone, which has them loaded
-_LEFT_OUT = frozenset({"loras", "control", "image_prompt"})
+# Read by the pipeline alone, which has them loaded, or reads files for them
+_LEFT_OUT = frozenset({"loras", "control", "image_prompt", "wildcards"})
 _SIDES = frozenset({"left", "top", "right", "bottom"})
 _FILTERS = (*LatentUpscaler, *PictureUpscaler)
 _REMEDY = "give width and height of one of these, to which the picture is resized"

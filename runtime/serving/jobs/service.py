@@ -8,15 +8,15 @@ from functools import partial
 from threading import Condition, Timer
 from typing import TYPE_CHECKING, Any
 
-from latentrt.engines.errors import LatentrtError, shown
+from latentrt.engines.errors import LatentrtError
 from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.serving.jobs.checking import check_order
-from latentrt.runtime.serving.jobs.errors import CostError, DrainingError, QueueFullError
+from latentrt.runtime.serving.jobs.errors import DrainingError, QueueFullError
 from latentrt.runtime.serving.jobs.job import Job, JobState, Listener, tell
 from latentrt.runtime.serving.jobs.limits import Limits
 from latentrt.runtime.serving.jobs.models import Models, NoRoomError
 from latentrt.runtime.serving.jobs.named_files import keywords_with_files, loras_of
-from latentrt.runtime.serving.jobs.order import Cost, Order, cost_of
+from latentrt.runtime.serving.jobs.order import Order, cost_of
 
 if TYPE_CHECKING:
     from latentrt.runtime.serving.lanes.future import PictureFuture
@@ -120,7 +120,7 @@ class Service:
             self.models.catalog.path("LoRA", self.models.catalog.loras, name)
         manifest = self.models.bundle(model).manifest
         cost = cost_of(order, manifest)
-        self._check(order, cost)
+        self.limits.check(order, cost)
         check_order(order, manifest)
         job = Job(order, model, cost, deadline=deadline, withdraw=self._withdraw)
         with self._changed:
@@ -196,25 +196,6 @@ class Service:
             self._changed.wait_for(lambda: not self._running)
         self._starting.shutdown()
         self.models.close()
-
-    def _check(self, order: Order, cost: Cost) -> None:
-        limits = self.limits
-        asked = {"pictures": cost.pictures, "pixels": cost.pixels, "steps": cost.steps, "parts": len(order.parts)}
-        for what, got in asked.items():
-            most = getattr(limits, what)
-            if got > most:
-                raise CostError(f"got {shown(got)} {what}, expected at most {most} here; ask for fewer")
-        if limits.sizes is not None and (cost.width, cost.height) not in limits.sizes:
-            sizes = ", ".join(f"{width}x{height}" for width, height in sorted(limits.sizes))
-            raise CostError(f"got size {cost.width}x{cost.height}, expected one of: {sizes}; ask for one of these")
-        if limits.cost is not None and cost.total > limits.cost:
-            raise CostError(
-                f"got {cost.steps} steps × {cost.pixels} pixels × {cost.pictures} pictures, expected a product of at "
-                f"most {limits.cost:g} million here; ask for fewer steps, a smaller size or fewer pictures"
-            )
-        length = sum(len(text.encode()) for text in order.prompts)
-        if length > limits.prompt_bytes:
-            raise CostError(f"got prompts of {length} bytes, expected at most {limits.prompt_bytes}; shorten them")
 
     def _seconds_waiting(self) -> float:
         """The lock is held."""

@@ -94,6 +94,7 @@ class Renderer:
             parts=_ANY,
             queued_picture_bytes=_ANY,
             prompt_bytes=_ANY,
+            prompt_parts=_ANY,
         )
         self._service = Service(Models(catalog, lambda path: pipeline), limits)
 

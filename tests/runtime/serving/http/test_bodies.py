@@ -100,6 +100,7 @@ def test_a_body_that_never_comes_is_given_up(serve: Callable[..., TestClient]) -
         (b'{"prompt": "a", "image": "file:///etc/passwd"}', 422, "nothing is fetched"),
         (b'{"prompt": "a", "wildcards": "/etc"}', 422, "wildcards"),
         (b'{"prompt": "' + b"a" * 30_000 + b'"}', 422, "prompts of 30000 bytes"),
+        (b'{"prompt": "' + b"a BREAK " * 40 + b'"}', 422, "41 parts"),
         (b'{"prompt": "a", "regions": ' + REGIONS + b"}", 422, "17 parts"),
     ],
 )  # fmt: skip
