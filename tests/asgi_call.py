@@ -22,7 +22,7 @@ class Call:
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Takes the parts of a body that have arrived; the last is the end of it."""
-        self.reads = 0
+        self.reads = self.reads_before = 0  # all, and before there was an answer
         self.status = 0
         self.headers: dict[str, str] = {}
         self.chunks: list[bytes] = []
@@ -79,6 +79,7 @@ class Call:
     async def _receive(self) -> dict[str, Any]:
         if self._body:
             self.reads += 1
+            self.reads_before += not self.status
             part = self._body.pop(0)
             return {"type": "http.request", "body": part, "more_body": bool(self._body)}
         await self._gone.wait()

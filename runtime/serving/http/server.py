@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from latentrt.runtime.serving.jobs.log import log
 from latentrt.runtime.serving.jobs.service import Service
 
+_ARRIVING = 0.5  # seconds in which requests that were on their way as it began to drain are told that it does
 _DELIVERY = 5.0  # seconds within which answers that are ready must be taken
 _CONNECTIONS = 2000  # at once; more are answered with 503 before anything of them is read
 _AT_ONCE = 1  # exit status of a server that was told twice to end
@@ -67,6 +68,7 @@ class Server(uvicorn.Server):
         promised = [job for job in service.jobs if not job.state.final]
         if not service.drain(self._drain_seconds):
             log.warning("not all was finished within %g seconds; the rest is cancelled", self._drain_seconds)
+        time.sleep(min(_ARRIVING, self._drain_seconds))
         until = min(time.monotonic() + _DELIVERY, begin + self._drain_seconds)
         fetched = self._app.state.fetched
         while time.monotonic() < until and any(job.result is not None and job not in fetched for job in promised):

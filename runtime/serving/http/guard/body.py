@@ -2,17 +2,19 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from latentrt.runtime.serving.http.errors import Refusal, RefusedError, answer_to, retry_after
 from latentrt.runtime.serving.http.settings import Settings
 
+_LINGER = 10.0  # seconds in which a client may end sending what is not wanted
 _AGAIN = 1.0  # seconds after which bodies that are held now may be gone
 
 
 class BodyLimit:
-    """Refuses a body before more of it is read than is allowed; what holds its bytes is over when the answer is."""
+    """Refuses a body before more of it is kept than is allowed; what holds its bytes is over when the answer is."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         """Takes what is guarded."""
@@ -24,13 +26,13 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = _announced(scope)
+        announced, body = _announced(scope), _Body(receive, self)
+        sends = send if announced == 0 else body.sending(send)
         if announced is not None and announced > self._settings.body_bytes:
-            await answer_to(scope["path"], self._too_large)(scope, receive, send)
+            await answer_to(scope["path"], self._too_large)(scope, body.receive, sends)
             return
-        body = _Body(receive, self)
         try:
-            await self._app(scope, body.receive, send)
+            await self._app(scope, body.receive, sends)
         finally:
             self._held -= body.held
 
@@ -86,6 +88,30 @@ class _Body:
         self._limit.hold(size, self.held)
         return message
 
+    def sending(self, send: Send) -> Send:
+        """Sends an answer that comes before the body has: its end only once the client has sent what it will.
+
+        A connection that is closed while something of it is unread is reset, and the client never reads the answer.
+        """
+
+        async def sent(message: Message) -> None:
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if last and not self._complete:
+                await send({**message, "more_body": True})
+                await self._discard()
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        return sent
+
+    async def _discard(self) -> None:
+        """Reads on without keeping anything, for a short time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER):
+                while not self._complete:
+                    message = await self._receive()
+                    self._complete = message["type"] != "http.request" or not message.get("more_body", False)
+
     async def _in_time(self, receive: Callable[[], Awaitable[Message]]) -> Message:
         now = asyncio.get_running_loop().time()
         self._until = self._until or now + self._limit.seconds
@@ -98,8 +124,7 @@ class _Body:
 
 
 def _announced(scope: Scope) -> int | None:
-    """What Content-Length says; None where it says nothing."""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value) if value.isdigit() else None
-    return None
+    """What Content-Length says, and 0 where there is no body; None where its length is not known."""
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"0" if b"transfer-encoding" not in headers else b"")
+    return int(length) if length.isdigit() else None
