@@ -94,6 +94,7 @@ class StandInPipeline:
         self.refuses: Exception | None = None
         self.shared_runs = {1: 3, 4: 2}
         self._drawings: Queue[Drawing] = Queue()
+        self._all: list[Drawing] = []
 
     def __call__(self, path: Path) -> Any:
         """What opens a bundle: this pipeline."""
@@ -106,6 +107,7 @@ class StandInPipeline:
         drawing = Drawing(prompt, keywords, keywords.get("num_inference_steps", 3))
         if not self.patient:
             drawing.finish()
+        self._all.append(drawing)
         self._drawings.put(drawing)
         Thread(target=drawing.future.draw, args=(drawing.draw,), daemon=True).start()
         return drawing.future
@@ -114,8 +116,12 @@ class StandInPipeline:
         """The next one that was submitted, once it is."""
         return self._drawings.get(timeout=SOON)
 
+    def let_go(self) -> None:
+        """Lets all that was submitted take its steps, and what will be."""
+        self.patient = False
+        for drawing in self._all:
+            drawing.finish()
+
     def close(self) -> None:
-        """Forgets what is kept from going on."""
+        """Nothing is open."""
         self.closed = True
-        while not self._drawings.empty():
-            self._drawings.get().finish()

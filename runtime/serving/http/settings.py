@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from latentrt.engines.errors import RequestError
+
 _MIB = 1 << 20
 
 
@@ -35,3 +37,12 @@ class Settings:
     body_seconds: float = 60.0
     pictures: PictureLimits = PictureLimits()
     keep_alive: float = 15.0
+
+    def __post_init__(self) -> None:
+        """Refuses a token that everybody has.
+
+        Raises:
+            RequestError: it is empty.
+        """
+        if self.token is not None and not self.token.strip():
+            raise RequestError("got an empty token, expected one that only clients know; leave it out, or give one")

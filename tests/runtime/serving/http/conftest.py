@@ -34,11 +34,8 @@ def serve(tiny_bundle: Path, pipeline: StandInPipeline) -> Iterator[Callable[...
         return TestClient(create_app(services[-1], settings), raise_server_exceptions=False)
 
     yield made
+    pipeline.let_go()
     for service in services:
-        for job in service.jobs:
-            job.cancel()
-            while not pipeline._drawings.empty():
-                pipeline._drawings.get().finish()
         service.close()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
+from latentrt.engines.errors import RequestError
 from latentrt.runtime.serving.http.settings import Settings
 
 TOKEN = "correct-horse"
@@ -60,6 +61,12 @@ def test_two_headers_let_nobody_in(guarded: TestClient) -> None:
     """Proxies disagree about which of them counts."""
     headers = [("Authorization", f"Bearer {TOKEN}"), ("Authorization", "Bearer wrong")]
     assert guarded.get("/v1/jobs", headers=headers).status_code == 401  # type: ignore[arg-type]
+
+
+def test_an_empty_token_is_none() -> None:
+    """It would let everybody in who sends nothing as theirs."""
+    with pytest.raises(RequestError, match="got an empty token"):
+        Settings(token="")
 
 
 def test_what_is_open(guarded: TestClient) -> None:
