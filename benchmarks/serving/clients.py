@@ -1,4 +1,4 @@
-"""Clients of the server's own API: each asks for a picture, follows its events, fetches it, and asks for the next."""
+"""Clients of the server: each asks for a picture, and as soon as it has it for the next."""
 
 import asyncio
 import base64
@@ -14,6 +14,11 @@ from latentrt.benchmarks.serving.asked import Asked
 _ENDED = ("done", "failed", "cancelled", "expired")
 _SECONDS = 300.0  # that one answer may take
 _MOST_REFUSALS = 200
+_TOO_MANY = 429
+
+
+class NoPictureError(Exception):
+    """A job ended without a picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,55 +43,67 @@ async def _ask_by_clients(url: str, pictures: Sequence[Asked], clients: int) -> 
     async def work() -> None:
         async with httpx.AsyncClient(base_url=url, timeout=_SECONDS) as client:
             while waiting:
-                delivered.append(await picture_by_job(client, waiting.pop()))
+                delivered.append(await picture_of(client, waiting.pop()))
 
     begin = perf_counter()
     await asyncio.gather(*(work() for _ in range(clients)))
     return perf_counter() - begin, delivered
 
 
-async def picture_by_job(client: httpx.AsyncClient, asked: Asked) -> Delivered:
-    """One picture through ``/v1/jobs``. A full queue is asked again after the time that it names."""
-    body, refusals = asked.body(), 0
-    begin = perf_counter()
+async def picture_of(client: httpx.AsyncClient, asked: Asked) -> Delivered:
+    """One picture: of text by OpenAI's route, which answers with it; from a picture as a job whose events are followed.
 
-    def failed(reason: str) -> Delivered:
-        return Delivered(asked=asked, seconds=perf_counter() - begin, reason=reason, refusals=refusals)
-
-    try:
-        answer = await client.post("/v1/jobs", json=body)
-        while answer.status_code == 429 and refusals < _MOST_REFUSALS:
+    A full queue is asked again after the time that it names.
+    """
+    fetch = picture_by_generation if asked.source is None else picture_by_job
+    refusals, begin = 0, perf_counter()
+    while True:
+        try:
+            png = await fetch(client, asked)
+            return Delivered(asked=asked, seconds=perf_counter() - begin, png=png, refusals=refusals)
+        except httpx.HTTPStatusError as error:
+            answer = error.response
+            if answer.status_code != _TOO_MANY or refusals == _MOST_REFUSALS:
+                reason = f"{answer.status_code}: {answer.text[:200]}"
+                return Delivered(asked=asked, seconds=perf_counter() - begin, reason=reason, refusals=refusals)
             refusals += 1
             await asyncio.sleep(float(answer.headers["retry-after"]))
-            answer = await client.post("/v1/jobs", json=body)
-        if answer.status_code != 202:
-            return failed(f"{answer.status_code}: {answer.text[:200]}")
-        place = f"/v1/jobs/{answer.json()['id']}"
-        state = await _end_of(client, place)
-        if state != "done":
-            return failed(state)
-        picture = await client.get(f"{place}/pictures/0")
-        if picture.status_code != 200:
-            return failed(f"picture {picture.status_code}: {picture.text[:200]}")
-        seconds = perf_counter() - begin
-        await client.delete(place)
-    except httpx.HTTPError as error:
-        return failed(repr(error))
-    return Delivered(asked=asked, seconds=seconds, png=picture.content, refusals=refusals)
+        except (httpx.HTTPError, NoPictureError) as error:
+            reason = repr(error)
+            return Delivered(asked=asked, seconds=perf_counter() - begin, reason=reason, refusals=refusals)
+
+
+async def picture_by_job(client: httpx.AsyncClient, asked: Asked) -> bytes:
+    """One picture through ``/v1/jobs``: its PNG, once its events have said that it is done.
+
+    Raises:
+        httpx.HTTPError: a request that was refused, or had no answer.
+        NoPictureError: the job ended otherwise.
+    """
+    answer = await client.post("/v1/jobs", json=asked.body())
+    answer.raise_for_status()
+    place = f"/v1/jobs/{answer.json()['id']}"
+    state = await _end_of(client, place)
+    if state != "done":
+        raise NoPictureError(f"the job's last event was {state or 'none'}")
+    picture = await client.get(f"{place}/pictures/0")
+    picture.raise_for_status()
+    return picture.content
 
 
 async def _end_of(client: httpx.AsyncClient, place: str) -> str:
     """The name of a job's last event."""
     event = ""
     async with client.stream("GET", f"{place}/events") as stream:
-        if stream.status_code != 200:
-            return f"events {stream.status_code}"
+        if stream.is_error:
+            await stream.aread()
+            stream.raise_for_status()
         async for line in stream.aiter_lines():
             if line.startswith("event:"):
                 event = line.removeprefix("event:").strip()
             if event in _ENDED and not line:
-                return event
-    return f"events ended at {event or 'none'}"
+                break
+    return event
 
 
 def generation_body(asked: Asked) -> dict[str, Any]:
@@ -100,7 +117,7 @@ async def picture_by_generation(client: httpx.AsyncClient, asked: Asked) -> byte
     """One picture of text through ``/v1/images/generations``, a single answer: its PNG.
 
     Raises:
-        httpx.HTTPError: there is none.
+        httpx.HTTPError: a request that was refused, or had no answer.
     """
     answer = await client.post("/v1/images/generations", json=generation_body(asked))
     answer.raise_for_status()

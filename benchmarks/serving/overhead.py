@@ -21,7 +21,8 @@ def overhead(bundle: Path, url: str, rounds: int, prompt: str) -> Overhead:
     """Seconds of one picture by each way, in so many rounds after an uncounted one.
 
     Raises:
-        RuntimeError: a picture did not come.
+        httpx.HTTPError: a picture did not come.
+        NoPictureError: likewise.
     """
     import latentrt
 
@@ -30,7 +31,7 @@ def overhead(bundle: Path, url: str, rounds: int, prompt: str) -> Overhead:
         client = httpx.AsyncClient(base_url=url, timeout=60)
         ways: dict[str, Callable[[Asked], object]] = {
             CALL: lambda asked: asked.draw(pipe),
-            JOB: lambda asked: runner.run(_job(client, asked)),
+            JOB: lambda asked: runner.run(picture_by_job(client, asked)),
             OPENAI: lambda asked: runner.run(picture_by_generation(client, asked)),
         }
         for number in range(-1, rounds):
@@ -60,9 +61,3 @@ def _seconds(work: Callable[[], object]) -> float:
     begin = perf_counter()
     work()
     return perf_counter() - begin
-
-
-async def _job(client: httpx.AsyncClient, asked: Asked) -> None:
-    delivered = await picture_by_job(client, asked)
-    if delivered.png is None:
-        raise RuntimeError(f"no picture: {delivered.reason}")
