@@ -17,7 +17,7 @@ SPANDREL := spandrel==0.4.2
 TESTS := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all check full-size bench bench-report bench-full-size samplers clean
+.PHONY: demo test test-all check full-size bench bench-report bench-full-size bench-serving samplers clean
 
 define new_venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "latentrt needs Python 3.11 or newer, got " + sys.version.split()[0] + "; set PYTHON=")'
@@ -91,6 +91,13 @@ bench-full-size: $(DEV)  ## SD 1.5's architecture likewise, random weights (idle
 		--note "The architecture of SD 1.5 with random weights: speed, memory and parity only." \
 		--json benchmarks/results/sd1.json --report benchmarks/results/sd1.html
 	@$(BIN)/python -m latentrt.benchmarks.report.readme
+
+bench-serving: $(DEV)  ## clients at a server, beside one at a time and beside peers, and chaos, into benchmarks/results/serving (idle machine, 15 minutes)
+	@$(BIN)/latentrt build emoji -o out/serving/emoji.bundle --profile 64x64x8 --profile 32x32x8 --profile 96x96x4
+	@mkdir -p benchmarks/results/serving
+	@$(BIN)/python -m latentrt.benchmarks.serving load out/serving/emoji.bundle --checkpoint models/emoji \
+		--json benchmarks/results/serving/load.json --report benchmarks/results/serving/load.html --page docs/serving/load.md
+	@$(BIN)/python -m latentrt.benchmarks.serving chaos out/serving/emoji.bundle --json benchmarks/results/serving/chaos.json
 
 samplers: $(DEV)  ## a contact sheet of all samplers, and how fast they converge (10 minutes)
 	@$(BIN)/python -m latentrt.benchmarks.studies.sampler_convergence
