@@ -176,7 +176,8 @@ def add_error_answers(app: FastAPI) -> None:
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
         refusal = refusal_from(error)
-        if isinstance(error, CostError | QueueFullError | DrainingError):
+        reason = error.__cause__ if isinstance(error, RefusedError) else error  # which an API may have worded anew
+        if isinstance(reason, CostError | QueueFullError | DrainingError):
             app.state.metrics.refused.labels(refusal.code).inc()
         elif refusal.status == 500:
             log_fault(error, f"{request.method} {getattr(request.scope.get('route'), 'path', '')}")

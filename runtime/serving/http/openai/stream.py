@@ -81,6 +81,7 @@ class PictureStream:
                 return
             async for event in self._completed(job.result):
                 yield event
+            self.request.app.state.fetched.add(job)
 
     async def _first_step(self) -> None:
         """Waits for it, for the end, or for as long as nothing need be told.

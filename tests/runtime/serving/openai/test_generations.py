@@ -54,6 +54,7 @@ def test_without_a_seed_every_picture_has_another(served: Any) -> None:
     assert len({data.seed for data in answer.data}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_format", ["jpeg", "webp"])
 def test_other_formats(served: Any, output_format: Any) -> None:
     """Better quality has more bytes."""

@@ -30,7 +30,7 @@ def test_pictures_from_a_chat(served: Any) -> None:
     assert b64decode(image["b64_json"]).startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("field", ["image", "image[]"])
+@pytest.mark.parametrize("field", ["image", pytest.param("image[]", marks=pytest.mark.slow)])
 def test_an_attached_picture_is_edited(served: Any, field: str) -> None:
     """A form in which a model that was not chosen is an empty text."""
     form = {"model": "", "prompt": "a cat", "n": "1", "size": "32x32", "response_format": "b64_json"}

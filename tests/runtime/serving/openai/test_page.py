@@ -11,6 +11,7 @@ from PIL import Image
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "serving" / "openai.md"
 
 
+@pytest.mark.slow
 def test_the_example_draws(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In few steps: two pictures by their seeds, one of a stream, and an edit."""
     (example,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)

@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import httpx
 import pytest
 from openai import (
     APIError,
@@ -69,8 +70,11 @@ def test_more_than_is_drawn_at_once_is_a_bad_request(serving: Callable[..., Any]
         served.client().images.generate(prompt="a cat", extra_body={"steps": 11})
     assert raised.value.code == "too_costly"
     assert served.requests == 1
+    told = httpx.get(served.url.replace("/v1", "/metrics"), headers={"Authorization": "Bearer a token of this test"})
+    assert 'latentrt_orders_refused_total{reason="too_costly"} 1.0' in told.text
 
 
+@pytest.mark.slow
 def test_auto_is_a_size_that_the_server_draws(serving: Callable[..., Any], tiny_bundle: Path) -> None:
     """Not the bundle's first, where that is not among them."""
     served = serving(tiny_bundle, Limits(sizes=frozenset({(48, 32)})))
