@@ -123,7 +123,7 @@ def test_all_bad_lines_are_told_before_anything_is_drawn(tiny_bundle: Path, comm
     bad = {
         "no json": "no JSON",
         "[1]": "a JSON object",
-        '{"prompt": "a cat", "stepz": 3}': "'stepz', which no order has",
+        '{"prompt": "a cat", "stepz": 3}': "'stepz', which no order has; did you mean num_inference_steps?",
         '{"prompt": "a cat", "num_inference_steps": "many"}': "num_inference_steps 'many'",
         '{"prompt": "a cat", "sampler": "magic"}': "magic",
         '{"prompt": "a cat", "width": 40, "height": 40}': "40x40",

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.errors import LatentrtError, RequestError, shown
+from latentrt.runtime.call.keywords.flags import FLAGS
 from latentrt.runtime.serving.jobs.catalog import Catalog
 from latentrt.runtime.serving.jobs.order import Order, cost_of
 from latentrt.runtime.serving.jobs.order_json import JobRequest, order_from_json
@@ -115,7 +116,8 @@ class _Reader:
         try:
             request = JobRequest.model_validate(data)
         except ValidationError as error:
-            raise RequestError("; ".join(dict.fromkeys(_faults(error))) + "; correct it") from error
+            told = "; ".join(dict.fromkeys(_faults(error)))
+            raise RequestError(told if told.endswith("?") else f"{told}; correct it") from error
         written = request.model_dump(mode="json", exclude_defaults=True)
         return with_pictures(written, lambda text: absolute(text, self._folder))
 
@@ -137,7 +139,9 @@ def _faults(error: ValidationError) -> Iterator[str]:
         if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
             from difflib import get_close_matches  # loaded by mistakes
 
-            close = get_close_matches(name, JobRequest.model_fields, 1)
-            yield f"got {name!r}, which no order has" + (f"; did you mean {close[0]}?" if close else "")
+            options = {flag.name.removeprefix("--").replace("-", "_"): keyword for keyword, flag in FLAGS.items()}
+            close = get_close_matches(name, [*JobRequest.model_fields, *options], 1)
+            meant = f"; did you mean {options.get(close[0], close[0])}?" if close else ""
+            yield f"got {name!r}, which no order has{meant}"
         else:
             yield f"got {name} {shown(fault['input'])} ({fault['msg'].lower()})"
