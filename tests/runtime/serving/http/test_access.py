@@ -16,9 +16,19 @@ def basic(text: str) -> str:
     return f"Basic {b64encode(text.encode()).decode()}"
 
 
-@pytest.fixture
-def guarded(serve: Callable[..., TestClient]) -> TestClient:
-    return serve(Settings(token=TOKEN))
+@pytest.fixture(scope="module")
+def guarded(steady: Callable[..., TestClient]) -> TestClient:
+    return steady(Settings(token=TOKEN))
+
+
+@pytest.fixture(scope="module")
+def local(steady: Callable[..., TestClient]) -> TestClient:
+    return steady(Settings(hosts=frozenset({"localhost", "[::1]"})))
+
+
+@pytest.fixture(scope="module")
+def client(steady: Callable[..., TestClient]) -> TestClient:
+    return steady()
 
 
 @pytest.mark.parametrize(
@@ -102,10 +112,9 @@ def test_a_refusal_has_the_form_of_its_api(guarded: TestClient) -> None:
         ("", 421),
     ],
 )
-def test_hosts(serve: Callable[..., TestClient], host: str, status: int) -> None:
+def test_hosts(local: TestClient, host: str, status: int) -> None:
     """A name of its own that leads to this machine brings no page of another site in."""
-    client = serve(Settings(hosts=frozenset({"localhost", "[::1]"})))
-    assert client.get("/v1/jobs", headers={"Host": host}).status_code == status
+    assert local.get("/v1/jobs", headers={"Host": host}).status_code == status
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,11 @@ JSON = ("Content-Type", "application/json")
 BODY = json.dumps({"prompt": "a cat"}).encode()
 
 
+@pytest.fixture(scope="module")
+def client(steady: Callable[..., TestClient]) -> TestClient:
+    return steady()
+
+
 def answer(call: Call) -> Call:
     """The call once it was answered."""
 
