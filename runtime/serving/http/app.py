@@ -65,4 +65,11 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Faults)
     app.add_middleware(CountedRequests, metrics=metrics, clock=perf_counter)
     app.add_middleware(SafeHeaders)  # the last one is the first that a request passes
+    _prepare_routes(app)
     return app
+
+
+def _prepare_routes(app: FastAPI) -> None:
+    """Has FastAPI make the models of all routes, which it else does as the first request comes and waits."""
+    for route in app.routes:
+        route.matches({"type": "http", "method": "GET", "path": "/", "root_path": "", "headers": [], "app": app})

@@ -14,14 +14,18 @@ from latentrt.runtime.serving.jobs.job import Job
 from latentrt.runtime.serving.jobs.service import Service
 
 _LOOK = 1.0  # seconds after which the place in the queue is looked at again
-_PREVIEWS = 0.1  # seconds between two
+_STEPS = 0.05  # seconds between two that are told: more often they would cost what draws more than they show
+_PREVIEWS = 0.1  # likewise
 
 
 async def events_of(request: Request, service: Service, job: Job) -> AsyncGenerator[bytes, None]:
     """The job's states, its steps, and previews of it; who reads slowly gets the newest of them."""
     keep_alive: float = request.app.state.settings.keep_alive
-    told, spoke, shown_step, shown_at = b"", monotonic(), 0, 0.0
+    state, told, spoke, shown_step, shown_at = job.state, b"", monotonic(), 0, 0.0
     async for _ in steps_of(job, every=min(_LOOK, keep_alive)):
+        if told and job.state is state and monotonic() - spoke < _STEPS:
+            continue
+        state = job.state
         body = body_from_job(service, job, settings=job.state.final)
         text = event_text(body.model_dump(mode="json"), str(body.state))
         now = monotonic()

@@ -83,7 +83,8 @@ def listening(host: str, port: int) -> socket.socket:
         OSError: it cannot.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    opened = socket.socket(family)
+    # asyncio lets TCP wait for acknowledgements, 40 ms, but where the protocol is named
+    opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":  # a server that was just ended leaves connections behind
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

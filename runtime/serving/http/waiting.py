@@ -26,14 +26,22 @@ async def in_thread(request: Request, function: Callable[P, T], *args: P.args, *
     return await asyncio.get_running_loop().run_in_executor(threads, partial(function, *args, **kwargs))
 
 
+def _any_change(_: Job) -> bool:
+    return True
+
+
 @contextmanager
-def changes_of(job: Job) -> Iterator[asyncio.Event]:
-    """An event that is set at every change of a job; it is cleared by who has looked."""
+def changes_of(job: Job, counts: Callable[[Job], bool] = _any_change) -> Iterator[asyncio.Event]:
+    """An event that is set at every change of a job that counts; it is cleared by who has looked.
+
+    Waking the loop takes a moment of the cores that draw: who does not show steps leaves them out.
+    """
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
-    def tell(_: Job) -> None:
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(changed.set)
+    def tell(job: Job) -> None:
+        if counts(job):
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(changed.set)
 
     unwatch = job.watch(tell)
     try:
@@ -125,8 +133,9 @@ async def result_of(request: Request, job: Job) -> Result:
 
 
 async def _ended(job: Job) -> None:
-    async for _ in steps_of(job):
-        pass
+    with changes_of(job, lambda job: job.state.final) as ended:
+        if not job.state.final:
+            await ended.wait()
 
 
 def finished(job: Job) -> Result:
