@@ -51,9 +51,9 @@ class BodyLimit:
         Raises:
             RefusedError: it is too large, or all are.
         """
+        self._held += size  # first: all that a body holds is taken off again, also of one that is refused
         if held > self._settings.body_bytes:
             raise RefusedError(self._too_large)
-        self._held += size
         if self._held > self._settings.bodies_bytes:
             message = "got a body while others fill what is kept for them; send it again"
             raise RefusedError(

@@ -69,6 +69,13 @@ def test_all_bodies_together_are_bounded(serve: Callable[..., TestClient]) -> No
     assert answer(Call(app, "POST", "/v1/jobs", body=[BODY], headers=[JSON])).status == 202
 
 
+def test_refused_bodies_make_no_room_for_more(serve: Callable[..., TestClient]) -> None:
+    """What is taken off of one that was too large is what it was counted for."""
+    app = serve(Settings(body_bytes=100, bodies_bytes=95)).app
+    assert answer(Call(app, "POST", "/v1/jobs", body=[b" " * 90] * 3, headers=[JSON])).status == 413
+    assert answer(Call(app, "POST", "/v1/jobs", body=[b" " * 96], headers=[JSON])).status == 429
+
+
 def test_a_body_that_never_comes_is_given_up(serve: Callable[..., TestClient]) -> None:
     """It would hold its connection for ever."""
 
