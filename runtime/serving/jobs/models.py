@@ -1,7 +1,7 @@
 """The models of a service: opened when first asked for, closed by least use."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Thread
@@ -106,9 +106,7 @@ class Models:
                 return
             leaving = self._leaving(name)
             self._opening.add(name)
-        for one in leaving:
-            one.pipeline.close()
-        Thread(target=self._open, args=(name,), name=f"latentrt-open-{name}", daemon=True).start()
+        Thread(target=self._open, args=(name, leaving), name=f"latentrt-open-{name}", daemon=True).start()
 
     def release(self, name: str) -> None:
         """Gives a model back."""
@@ -146,8 +144,11 @@ class Models:
             raise NoRoomError(f"got {name!r}, and the models that are open are in use; wait until they are not")
         return [self._opened.pop(other) for other in names]
 
-    def _open(self, name: str) -> None:
+    def _open(self, name: str, leaving: Sequence[_Opened]) -> None:
+        """Opens a model in the room of others; a thread's own work, as to close one may take long as well."""
         try:
+            for one in leaving:
+                one.pipeline.close()
             pipeline = self._opens(self.catalog.models[name])
             for path in self.catalog.embeddings.values():
                 _load_if_it_fits(pipeline, path)

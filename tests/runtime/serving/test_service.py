@@ -314,6 +314,23 @@ def test_the_model_that_was_used_longest_ago_leaves(serve: Callable[..., Service
     assert service.models.opened == ("a",)
 
 
+def test_a_model_that_leaves_slowly_holds_nobody_up(serve: Callable[..., Service], opens: Opens) -> None:
+    """It is closed by the thread that opens the other, while the service answers."""
+    service = serve("a", "b", byte_limit=1)
+    first = service.submit(order(model="a"))
+    drawing(first, lambda: opens.stubs["a"]).set_result(None)
+    assert first.wait(SOON) is JobState.DONE
+    stub, may_close = opens.stubs["a"], Event()
+    close = stub.close
+    stub.close = lambda: close() if may_close.wait(SOON) else None  # type: ignore[method-assign]
+    other = service.submit(order(model="b"))
+    assert service.job(other.id) is other
+    assert not stub.closed
+    may_close.set()
+    drawing(other, lambda: opens.stubs["b"]).set_result(None)
+    assert stub.closed
+
+
 def test_a_model_that_cannot_be_opened_fails_its_orders(serve: Callable[..., Service], opens: Opens) -> None:
     """The next order tries again."""
     opens.fails["a"] = EngineError("no engine fits")
