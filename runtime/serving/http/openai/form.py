@@ -12,7 +12,8 @@ from latentrt.engines.errors import RequestError, shown
 _DEEPEST = 6  # names within names: LoRA weights of blocks have four
 _OBJECTS = ("apg", "control", "dynamic_thresholding", "freeu", "hires", "image_prompt", "loras", "regions", "sampler")
 _UNTYPED = ("apg", "dynamic_thresholding", "freeu", "loras", "sampler")  # objects whose fields nobody declares
-_LITERAL = re.compile(r"-?\d+(\.\d*)?([eE][+-]?\d+)?|true|false")
+# As JSON spells them, none so long that it would be no number
+_LITERAL = re.compile(r"-?(?:0|[1-9]\d{0,99})(?:\.\d{1,99})?(?:[eE][+-]?\d{1,2})?|true|false", re.ASCII)
 
 
 def values_from_form(fields: Iterable[tuple[str, str]]) -> dict[str, Any]:

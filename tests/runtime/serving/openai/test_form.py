@@ -64,3 +64,9 @@ def test_names_that_fit_nothing_are_refused(names: list[str]) -> None:
     """By the one that does not fit."""
     with pytest.raises(RequestError, match=re.escape(repr(names[-1]))):
         values_from_form([(name, "1") for name in names])
+
+
+def test_texts_that_are_nearly_numbers_stay_texts() -> None:
+    """What they are given to refuses them; a server that failed here would be asked again."""
+    for text in ("01", "1.", "-", "\u0663", "9" * 5000, "1e999", "nan"):
+        assert values_from_form([("loras[style]", text)]) == {"loras": {"style": text}}
