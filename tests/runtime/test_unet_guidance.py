@@ -124,6 +124,7 @@ def test_freeu_gives_a_whole_batch() -> None:
         ({"pag_scale": 3, "pag_applied_layers": "up_blocks.("}, "no regular expression"),
         ({"pag_scale": 3, "pag_applied_layers": "([a-z_.0-9]+)+!"}, "none of them of a group"),
         ({"pag_scale": 3, "pag_applied_layers": ".*a" * 9}, "3 repetitions"),
+        ({"pag_scale": 3, "pag_applied_layers": ["mid"] * 101}, "at most 100"),
         ({"pag_scale": 3, "pag_applied_layers": []}, "got no pag_applied_layers"),
         ({"pag_scale": 3, "pag_applied_layers": 1}, "expected a text or a list of texts"),
         ({"freeu": "on"}, r"got freeu 'on', expected latentrt.FreeU\(…\) or its factors by name"),

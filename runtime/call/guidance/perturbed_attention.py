@@ -14,6 +14,7 @@ from latentrt.runtime.pictures.crop import Crop
 
 MIDDLE = ("mid",)
 _LONGEST, _REPEATS = 100, 3  # of an expression: nested or many repetitions may take for ever to find nothing
+_MOST = 100  # expressions: each is compiled, and looked for in every name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +57,10 @@ def perturbed_attention_from_keyword(structure: UnetStructure, given: Any) -> Pe
     names = MIDDLE if given is None else texts(given, "pag_applied_layers")
     if not names:
         raise RequestError("got no pag_applied_layers with pag_scale, expected some; leave them out for 'mid'")
+    if len(names) > _MOST:
+        raise RequestError(
+            f"got {len(names)} pag_applied_layers, expected at most {_MOST}; name whole blocks, such as 'up_blocks.0'"
+        )
     scopes = [layer.scope for layer in structure.self_attentions]
     chosen = [False] * len(scopes)
     for name in names:
