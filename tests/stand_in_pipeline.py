@@ -1,6 +1,7 @@
 """A pipeline that draws nothing: a test says when it goes a step further."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -17,14 +18,29 @@ from latentrt.runtime.serving.lanes.future import PictureFuture
 SOON = 20.0  # seconds that nothing here takes
 
 
+class _Followed(PictureFuture):
+    """Says when the service listens to it: a test that went on before could end a job that has no future yet."""
+
+    def __init__(self, steps: int, followed: Callable[[], None]) -> None:
+        super().__init__(steps, lambda denoised: [Image.new("RGB", (4, 4), "teal")])
+        self._followed = followed
+
+    def add_done_callback(self, function: Callable[[Future[Result]], object]) -> None:
+        """The last that a service does as it starts a job."""
+        super().add_done_callback(function)
+        self._followed()
+
+
 class Drawing:
     """What was submitted. It takes as many steps as it is let, and is done after those it has."""
 
-    def __init__(self, prompt: Any, keywords: Mapping[str, Any], steps: int) -> None:
-        """Waits for its first step."""
+    def __init__(
+        self, prompt: Any, keywords: Mapping[str, Any], steps: int, begun: "Callable[[Drawing], None]"
+    ) -> None:
+        """Waits for its first step; ``begun`` is called when its job knows of it."""
         self.prompt, self.keywords, self.steps = prompt, keywords, steps
         self.progress: Callable[[int, int], None] = keywords.get("progress") or (lambda step, steps: None)
-        self.future = PictureFuture(steps, lambda denoised: [Image.new("RGB", (4, 4), "teal")])
+        self.future = _Followed(steps, lambda: begun(self))
         self._orders: Queue[Exception | None] = Queue()
 
     def go(self, steps: int = 1) -> None:
@@ -104,16 +120,15 @@ class StandInPipeline:
         """Begins in a thread of its own."""
         if self.refuses is not None:
             raise self.refuses
-        drawing = Drawing(prompt, keywords, keywords.get("num_inference_steps", 3))
+        drawing = Drawing(prompt, keywords, keywords.get("num_inference_steps", 3), self._drawings.put)
         if not self.patient:
             drawing.finish()
         self._all.append(drawing)
-        self._drawings.put(drawing)
         Thread(target=drawing.future.draw, args=(drawing.draw,), daemon=True).start()
         return drawing.future
 
     def drawing(self) -> Drawing:
-        """The next one that was submitted, once it is."""
+        """The next one that was submitted, once its job follows it."""
         return self._drawings.get(timeout=SOON)
 
     def let_go(self) -> None:

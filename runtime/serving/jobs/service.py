@@ -131,12 +131,12 @@ class Service:
                     f"{len(self._queue)} orders wait, which is as many as may; ask again later",
                     max(self._seconds_waiting(), 1.0),
                 )
+            job.watch(self._tell)  # before others can start it, or end it
+            if deadline is not None:
+                self._expires(job, deadline)
             self._jobs[job.id] = job
             self._queue.append(job)
             self._forget_old()
-        job.watch(self._tell)
-        if deadline is not None:
-            self._expires(job, deadline)
         self._advance()
         return job
 
@@ -271,8 +271,8 @@ class Service:
         except Exception as error:  # a request that cannot be served, or a fault of ours: the job's either way
             self._ended(job, JobState.FAILED, error=error)
             return
-        future.add_done_callback(partial(self._drawn, job))
         job.follows(future)
+        future.add_done_callback(partial(self._drawn, job))
 
     def _drawn(self, job: Job, future: "PictureFuture") -> None:
         if future.cancelled():
