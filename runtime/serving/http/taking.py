@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from latentrt.engines.errors import RequestError, shown
 from latentrt.runtime.serving.http.errors import Refusal, RefusedError
-from latentrt.runtime.serving.http.waiting import in_thread
+from latentrt.runtime.serving.http.waiting import in_thread, outlives_its_client
 from latentrt.runtime.serving.jobs.job import Job, JobState
 from latentrt.runtime.serving.jobs.order import Order
 from latentrt.runtime.serving.jobs.service import Service
@@ -28,7 +28,7 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        description="Sent again with the same key, a request finds the job that it led to.",
+        description="Sent again with the same key, a request finds the job that it led to, which goes on without it.",
         max_length=_LONGEST_KEY,
     ),
 ]
@@ -65,14 +65,14 @@ class Keys:
         return self._turns.setdefault((path, key), asyncio.Lock())
 
     def job(self, service: Service, path: str, key: str, digest: bytes) -> Job | None:
-        """The job that a key led to; None where there is none, or none with pictures to come.
+        """The job that a key led to; None where there is none, or none that has pictures or will have some.
 
         Raises:
             RefusedError: the key was another request's.
         """
         known = self._known.get((path, key))
         job = None if known is None else service.job(known.job_id)
-        if known is None or job is None or (job.state.final and job.state is not JobState.DONE):
+        if known is None or job is None or (job.state is not JobState.DONE and (job.state.final or job.cancelled)):
             return None
         if known.digest != digest:
             message = "got an Idempotency-Key of another request; give each request one of its own"
@@ -110,6 +110,7 @@ async def job_of(request: Request, read_order: Callable[[], Awaitable[Order]], b
         if job is None:
             job = await in_thread(request, service.submit, await read_order(), deadline=deadline)
             keys.remember(path, key, digest, job)
+            outlives_its_client(job)
         return job
 
 

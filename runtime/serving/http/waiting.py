@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from starlette.requests import Request
 
@@ -18,6 +18,7 @@ from latentrt.runtime.serving.jobs.job import Job, JobState
 P = ParamSpec("P")
 T = TypeVar("T")
 _waiting: WeakKeyDictionary[Job, int] = WeakKeyDictionary()  # by job, how many requests; used by the loop alone
+_outliving: WeakSet[Job] = WeakSet()
 
 
 async def in_thread(request: Request, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -54,15 +55,20 @@ def changes_of(job: Job, counts: Callable[[Job], bool] = _any_change) -> Iterato
 def ends_with(job: Job) -> Iterator[None]:
     """A job that is wanted as long as this lasts: who leaves it before the job has ended cancels it.
 
-    Where several wait for one job, the last one does.
+    Where several wait for one job, the last one does. One that ``outlives_its_client`` goes on.
     """
     _waiting[job] = _waiting.get(job, 0) + 1
     try:
         yield
     finally:
         _waiting[job] -= 1
-        if not _waiting[job] and not job.state.final:
+        if not _waiting[job] and job not in _outliving and not job.state.final:
             job.cancel()
+
+
+def outlives_its_client(job: Job) -> None:
+    """Lets a job go on when nobody waits for it: its client has a key, by which it comes back for the pictures."""
+    _outliving.add(job)
 
 
 async def steps_of(job: Job, *, every: float | None = None) -> AsyncIterator[bool]:
@@ -105,12 +111,13 @@ async def disconnect_of(request: Request) -> AsyncIterator[asyncio.Task[None]]:
         yield task
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await task
+        await asyncio.wait((task,))  # does not raise what it raised, and is itself cancelled where its own task is
+        if not task.cancelled():
+            task.exception()  # else it would be logged as never looked at
 
 
 async def result_of(request: Request, job: Job) -> Result:
-    """Waits for a job's pictures. A client that disconnects cancels the job at its next step.
+    """Waits for a job's pictures. A client that disconnects cancels the job at its next step, as ``ends_with`` says.
 
     Args:
         request: whose client waits.

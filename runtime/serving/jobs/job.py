@@ -72,7 +72,7 @@ class Job:
         self.step = self.steps = 0
         self.result: Result | None = None
         self.error: BaseException | None = None
-        self._state = JobState.QUEUED
+        self._state, self._cancelled = JobState.QUEUED, False
         self._withdraw = withdraw
         self._future: PictureFuture | None = None
         self._ending: Callable[[PictureFuture], bool] | None = None  # what was asked before it ran
@@ -83,6 +83,11 @@ class Job:
     def state(self) -> JobState:
         """Where it is."""
         return self._state
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled, though it may still run to its next step."""
+        return self._cancelled
 
     def preview(self) -> "list[Image]":
         """Small pictures of the last step, one pixel per latent; none before the first."""
@@ -109,11 +114,13 @@ class Job:
 
     def cancel(self) -> None:
         """Ends it without pictures: at once where it waits, at the next step where it runs."""
+        self._cancelled = True
         self._end(lambda future: future.cancel())
 
     def interrupt(self) -> None:
-        """Ends it at the next step with what there is; without pictures where it waits."""
-        self._end(lambda future: future.interrupt())
+        """Ends it at the next step with what there is; without pictures where it waits, or was cancelled."""
+        if not self._cancelled:
+            self._end(lambda future: future.interrupt())
 
     def _end(self, ending: "Callable[[PictureFuture], bool]") -> None:
         self._withdraw(self)

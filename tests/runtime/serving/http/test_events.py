@@ -127,6 +127,27 @@ def test_a_client_that_goes_ends_its_job_at_the_next_step(client: TestClient, pi
     run(leave())
 
 
+def test_a_client_with_a_key_finds_its_job_again(client: TestClient, pipeline: StandInPipeline) -> None:
+    """The connection was lost, not the wish for pictures."""
+    pipeline.patient = True
+    service = client.app.state.service  # type: ignore[attr-defined]
+    body = json.dumps({"prompt": "a cat", "steps": 2}).encode()
+    headers = [("Content-Type", "application/json"), ("Idempotency-Key", "abc")]
+    lost, again = (Call(client.app, "POST", "/v1/images/generations", body=[body], headers=headers) for _ in range(2))
+
+    async def leave() -> None:
+        async with lost.running():
+            drawing = await asyncio.to_thread(pipeline.drawing)
+            lost.go()
+        drawing.finish()
+        async with again.running():
+            pass
+
+    run(leave())
+    (job,) = service.jobs
+    assert (again.status, job.state, len(again.json["data"])) == (200, JobState.DONE, 1)
+
+
 def test_a_job_that_others_wait_for_goes_on(client: TestClient, pipeline: StandInPipeline) -> None:
     """A request that was repeated waits for the job of the first."""
     pipeline.patient = True

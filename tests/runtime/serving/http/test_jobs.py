@@ -123,9 +123,12 @@ def test_one_job_for_an_idempotency_key(client: TestClient, pipeline: StandInPip
     assert (other.status_code, other.json()["error"]["code"]) == (422, "key_reused")
     assert client.post("/v1/jobs", json=ORDER, headers={"Idempotency-Key": "a" * 256}).status_code == 422
     first.cancel()
+    assert not first.state.final  # it ends at its next step
+    second = sent(client, key)
+    assert second is not first
     pipeline.drawing().go()
     assert first.wait(SOON) is JobState.CANCELLED
-    assert sent(client, key) is not first
+    assert sent(client, key) is second
 
 
 def test_a_job_whose_deadline_has_passed_is_not_drawn(
