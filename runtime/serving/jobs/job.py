@@ -147,13 +147,15 @@ class Job:
         self._become(JobState.RUNNING)
 
     def ends(self, state: JobState, *, result: "Result | None" = None, error: BaseException | None = None) -> None:
-        """It is over; its order's pictures are let go."""
+        """It is over; its order's pictures are let go, and what an error's frames held."""
         with self._changed:
             if self._state.final:
                 return
             self.result, self.error, self.ended = result, error, time.time()
             self.order = self.order.without_pictures()
         self._become(state)
+        if error is not None:
+            _let_go(error)  # last: those who listen may write down where it came from
 
     def _become(self, state: JobState) -> None:
         with self._changed:
@@ -172,3 +174,10 @@ def tell(listener: Listener, job: Job) -> None:
         listener(job)
     except Exception as error:
         log_fault(error, f"a listener of job {job.id}")
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drops the frames that an error passed, and those behind it: their locals are pictures and latents."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

@@ -49,8 +49,8 @@ class ReplicaPlan:
             Exception: what kept it from drawing.
         """
         service = Service(Models(self.catalog, self.opens, byte_limit=self.byte_limit), self.limits)
-        warm(service, self.catalog.default)
         app = create_app(service, self.settings)
+        warm(service, self.catalog.default)  # whose faults are logged by now
         app.state.faults = Faults(service)
         if self.replicas.several:
             app.add_middleware(OneReplica, routing=self.replicas.routing)

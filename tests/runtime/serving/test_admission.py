@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 from PIL import Image
 from stand_in_pipeline import SOON, StandInPipeline
+from waiting import until
 
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.errors import EngineError, RequestError
@@ -126,3 +128,16 @@ def test_warming_draws_every_size_once(serve: Callable[..., Service], pipeline: 
     pipeline.refuses = EngineError("no memory")
     with pytest.raises(EngineError, match="no memory"):
         warm(service, "tiny")
+
+
+def test_a_job_that_failed_keeps_no_pictures(serve: Callable[..., Service], pipeline: StandInPipeline) -> None:
+    """Neither in its order nor in the frames that its error passed."""
+    service = serve()
+    pipeline.refuses = EngineError("no memory")
+    image = Image.new("RGB", (32, 32))
+    kept = ref(image)
+    job = service.submit(order(image=image))
+    assert job.wait(SOON) is JobState.FAILED
+    del image
+    until(lambda: kept() is None)
+    assert job.error is pipeline.refuses
