@@ -148,7 +148,8 @@ class Serving(CatalogOptions):
                 "--token-file FILE, or --no-auth where something else keeps them out"
             )
         names = {name.lower() for name in (*_LOOPBACK, "[::1]", self.host, *(self.allow_host or ()))}
-        return Settings(token=token, hosts=frozenset(names) if local or self.allow_host else None)
+        called = local or token is None or self.allow_host  # else a page may come under a name that leads here
+        return Settings(token=token, hosts=frozenset(names) if called else None)
 
     def _token(self) -> str | None:
         if self.token_file is None:

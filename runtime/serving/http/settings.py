@@ -21,8 +21,8 @@ class Settings:
 
     Attributes:
         token: what clients must send, as a bearer token or as the password of HTTP Basic; None: nobody is asked.
-        hosts: the names in a request's Host header that are answered, without ports; None: all. A server that listens
-            on loopback alone names itself here, so that a web page cannot reach it under a name of its own.
+        hosts: the names in a request's Host header that are answered, without ports, beside addresses; None: all. A
+            server that asks for no token names itself here, so that a web page cannot reach it under a name of its own.
         body_bytes: of one request.
         bodies_bytes: of all requests that are being answered.
         body_seconds: within which a body must have arrived.

@@ -48,6 +48,11 @@ class EngineCall:
         assert self.woken is not None  # who waits made ready; for the type checker
         self.woken.acquire()
 
+    @property
+    def asleep(self) -> bool:
+        """Whether its thread sleeps, or will; also True of one that was woken and went on."""
+        return self.woken is not None and self.woken.locked()
+
     def wake(self) -> None:
         """Ends its thread's sleep."""
         assert self.woken is not None

@@ -1,7 +1,7 @@
 """The line at the device: who runs an engine now, who waits, and whom the one at its head takes along."""
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from threading import Lock
 
 from latentrt.engines.forks import watch_forks
@@ -103,9 +103,12 @@ class Line:
             self._runs[1 + len(mates)] += 1
             return mates
 
-    def _part(self, calls: Iterable[EngineCall]) -> None:
-        """Puts calls that got nothing back to the head of the line; each of them runs alone."""
+    def _part(self, calls: Sequence[EngineCall]) -> None:
+        """Puts calls that got nothing back to the head of the line, where each runs alone; the others need not sleep."""
         with self._lock:
+            for call in calls:
+                if call.results is not None and call.asleep:
+                    call.wake()
             for call in reversed([call for call in calls if call.results is None and call.wanted]):
                 call.lane = None
                 self._waiting.appendleft(call)

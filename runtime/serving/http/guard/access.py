@@ -5,6 +5,7 @@ from base64 import b64decode
 from collections.abc import Sequence
 from hashlib import sha256
 from hmac import compare_digest
+from ipaddress import ip_address
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -48,7 +49,7 @@ class Access:
 
     def _refusal(self, scope: Scope) -> Refusal | None:
         headers = Headers(scope=scope)
-        if self._hosts is not None and _host(headers) not in self._hosts:
+        if self._hosts is not None and not self._is_called(_host(headers)):
             return Refusal(
                 status=421,
                 message="got a host that this server is not known by; use its own, or start it with --allow-host",
@@ -66,6 +67,10 @@ class Access:
             status=401,
             message="got no valid token; send Authorization: Bearer TOKEN, or the token as HTTP Basic's password",
         )
+
+    def _is_called(self, host: str) -> bool:
+        """Whether the server is called so. An address is its own: a page of another site comes under a name."""
+        return host in (self._hosts or ()) or _is_address(host)
 
     def _is_known(self, given: Sequence[str]) -> bool:
         """Whether the token was sent, compared in constant time."""
@@ -100,6 +105,14 @@ def _host(headers: Headers) -> str:
     if host.startswith("["):
         return host.partition("]")[0] + "]"
     return host.partition(":")[0]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _from_elsewhere(headers: Headers) -> bool:

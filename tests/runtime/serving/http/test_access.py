@@ -107,6 +107,8 @@ def test_a_refusal_has_the_form_of_its_api(guarded: TestClient) -> None:
         ("localhost", 200),
         ("LOCALHOST:8000", 200),
         ("[::1]:8000", 200),
+        ("192.168.0.7:8000", 200),
+        ("192.168.0.7.evil.example", 421),
         ("evil.example", 421),
         ("localhost.evil.example", 421),
         ("", 421),
