@@ -104,7 +104,7 @@ class Line:
             return mates
 
     def _part(self, calls: Sequence[EngineCall]) -> None:
-        """Puts calls that got nothing back to the head of the line, where each runs alone; the others need not sleep."""
+        """Puts calls that got nothing back to the head of the line, to run alone; no other need sleep."""
         with self._lock:
             for call in calls:
                 if call.results is not None and call.asleep:
