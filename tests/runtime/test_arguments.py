@@ -25,6 +25,7 @@ CALLS: list[tuple[str, Callable[[Pipe], Any], str]] = [
     ("text steps", lambda p: p("a", num_inference_steps="20"), "expected a whole number"),
     ("bool clip skip", lambda p: p("a", clip_skip=True), "expected a whole number"),
     ("text guidance", lambda p: p("a", guidance_scale="7"), "expected a number"),
+    ("huge guidance", lambda p: p("a", guidance_scale=1e37), r"got guidance_scale 1e\+37, expected at most 1000"),
     ("nan guidance", lambda p: p("a", guidance_scale=float("nan")), "expected a number of at least 0"),
     ("ragged guidance", lambda p: p("a", guidance_scale=[7, [7], 7]), "expected a number"),
     ("array of arrays", lambda p: p("a", num_inference_steps=np.eye(2)), r"steps array\(\[\[1., 0.\], \[0., 1.\]\]\),"),

@@ -113,6 +113,7 @@ def test_freeu_gives_a_whole_batch() -> None:
     ("keywords", "said"),
     [
         ({"pag_scale": -1}, "got pag_scale -1, expected a number of at least 0; 3 is common"),
+        ({"pag_scale": 1e300}, r"got pag_scale 1e\+300, expected at most 1000; 3 is common"),
         ({"pag_scale": float("nan")}, "got pag_scale nan"),
         ({"pag_scale": "strong"}, "got pag_scale 'strong', expected a number"),
         ({"pag_scale": 3, "pag_adaptive_scale": -0.1}, "got pag_adaptive_scale -0.1"),
@@ -130,6 +131,7 @@ def test_freeu_gives_a_whole_batch() -> None:
         ({"freeu": "on"}, r"got freeu 'on', expected latentrt.FreeU\(…\) or its factors by name"),
         ({"freeu": {"b3": 1}}, "got 'b3' in freeu, expected some of b1, b2, s1, s2"),
         ({"freeu": {"b1": -1}}, "got b1 -1 of freeu, expected a number of at least 0"),
+        ({"freeu": {"b1": 1e308}}, r"got b1 1e\+308 of freeu, expected at most 1000"),
         ({"freeu": latentrt.FreeU(s2=float("inf"))}, "got s2 inf of freeu"),
         ({"freeu": {"s1": "weak"}}, "got s1 of freeu 'weak', expected a number"),
     ],

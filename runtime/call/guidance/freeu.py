@@ -18,6 +18,7 @@ from latentrt.runtime.denoiser.conditions.text import POOLED, STATES
 from latentrt.runtime.pictures.crop import Crop
 
 _FACTORS = ("b1", "b2", "s1", "s2")
+_LARGEST = 1000.0  # far beyond any picture; what is larger ends in infinity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,8 @@ def _factor(value: Any, name: str) -> float:
     factor = number(value, f"{name} of freeu")
     if not (math.isfinite(factor) and factor >= 0.0):
         raise RequestError(f"got {name} {factor:g} of freeu, expected a number of at least 0; 1 changes nothing")
+    if factor > _LARGEST:
+        raise RequestError(f"got {name} {factor:g} of freeu, expected at most {_LARGEST:g}; 1 changes nothing")
     return factor
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.denoiser.combiners.apg import Apg
     from latentrt.runtime.denoiser.combiners.dynamic_thresholding import DynamicThresholding
 
+_LARGEST = 1000.0  # far beyond any picture; what is larger ends in infinity
 _STRONG = 14.0  # above this, pictures of the SD family oversaturate
 
 
@@ -174,6 +175,8 @@ def _scales(
     for value in scales:
         if not (math.isfinite(value) and value >= 0.0):
             raise RequestError(f"got guidance_scale {value}, expected a number of at least 0; 7.5 is common")
+        if value > _LARGEST:
+            raise RequestError(f"got guidance_scale {value:g}, expected at most {_LARGEST:g}; 7.5 is common")
     return StepScales(
         scales=tuple(value if guided else 1.0 for value, guided in zip(scales, inside, strict=True)), ratios=ratios
     )
@@ -201,6 +204,8 @@ def _perturbation(keywords: GuidanceKeywords) -> Perturbation | None:
     scale, adaptive = (number(keywords.get(name, 0.0), name) for name in ("pag_scale", "pag_adaptive_scale"))
     if not (math.isfinite(scale) and scale >= 0.0):
         raise RequestError(f"got pag_scale {scale:g}, expected a number of at least 0; 3 is common")
+    if scale > _LARGEST:
+        raise RequestError(f"got pag_scale {scale:g}, expected at most {_LARGEST:g}; 3 is common")
     if not (math.isfinite(adaptive) and adaptive >= 0.0):
         raise RequestError(
             f"got pag_adaptive_scale {adaptive:g}, expected a number of at least 0: what pag_scale falls by with "
