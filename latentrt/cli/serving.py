@@ -99,7 +99,9 @@ class Serving(CatalogOptions):
     max_pictures: Annotated[int, typer.Option("--max-pictures", min=1, help="Most pictures of a job.")] = 16
     max_cost: Annotated[
         float | None,
-        typer.Option("--max-cost", help="Most millions of steps × pixels × pictures of a job; any if left out."),
+        typer.Option(
+            "--max-cost", min=0.0, help="Most millions of steps × pixels × pictures of a job; any if left out."
+        ),
     ] = None
     drain: Annotated[
         float,

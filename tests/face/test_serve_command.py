@@ -41,6 +41,8 @@ def folder(path: Path, name: str) -> Path:
         (["--memory", "much"], "got --memory 'much', expected a size such as 8GB"),
         (["--loras", "no-such-folder"], "got folder 'no-such-folder', which is not there"),
         (["--wildcards", "no-such-folder"], "got folder 'no-such-folder', which is not there"),
+        (["--max-cost", "-1"], "Invalid value for '--max-cost'"),
+        (["--max-cost", "nan"], "Invalid value for '--max-cost'"),
         (["--port", "70000"], "Invalid value for '--port'"),
         (["--host", "192.0.2.1", "--no-auth"], "cannot listen at 192.0.2.1 port 8000"),
         (["--host", "no such host", "--no-auth"], "cannot listen at no such host"),
