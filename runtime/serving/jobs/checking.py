@@ -10,10 +10,12 @@ from latentrt.runtime.call.keywords.options import Options
 from latentrt.runtime.call.request import request_from_options
 from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.serving.jobs.order import Order, first_of
+from latentrt.runtime.serving.lanes.submitted import check_together
 
 # Read by the pipeline alone, which has them loaded, or reads files for them
 _LEFT_OUT = frozenset({"loras", "control", "image_prompt", "wildcards"})
 _SIDES = frozenset({"left", "top", "right", "bottom"})
+_TOGETHER = ("image", "mask_image", "strength", "padding_mask_crop", "kept_pixels", "masked_content")
 _FILTERS = (*LatentUpscaler, *PictureUpscaler)
 _REMEDY = "give width and height of one of these, to which the picture is resized"
 
@@ -24,6 +26,8 @@ def check_order(order: Order, manifest: BundleManifest) -> None:
     Raises:
         RequestError: the first thing that cannot be served, with what to do.
     """
+    pictured = {name: order.keywords[name] for name in _TOGETHER if order.keywords.get(name) is not None}
+    check_together(**pictured, grows=any(order.keywords.get(name) for name in _SIDES))
     if order.keywords.get("prompt_syntax") is not None and any("<" in text for text in order.prompts):
         return  # LoRAs may be named in the prompts
     if order.keywords.keys() & _SIDES:

@@ -34,16 +34,15 @@ def submitted_call(
         RequestError: an argument that cannot be served, or that does not go with the others.
     """
     grows = any(sides.values())
-    if image is None:
-        given = {"mask_image": mask_image is not None, "strength": strength is not None, "a side that grows": grows}
-        _refuse(given, "without image, where it means nothing; give image, too")
-    if mask_image is None:
-        kept = kept_pixels != KeptPixels.EXACT
-        chosen = masked_content != MaskedContent.ORIGINAL
-        given = {"padding_mask_crop": padding_mask_crop is not None, "kept_pixels": kept, "masked_content": chosen}
-        _refuse(given, "without mask_image, where it means nothing; give mask_image, too")
-    elif grows:
-        _refuse({"mask_image": True}, "for a picture that grows, whose mask is what is new; leave one out")
+    check_together(
+        image=image,
+        mask_image=mask_image,
+        strength=strength,
+        padding_mask_crop=padding_mask_crop,
+        kept_pixels=kept_pixels,
+        masked_content=masked_content,
+        grows=grows,
+    )
     if image is None:
         return text_call(manifest, prompt, options, additions)
     from latentrt.runtime.call.from_pictures import image_call, inpaint_call, outpaint_call
@@ -64,6 +63,33 @@ def submitted_call(
         options,
         additions,
     )
+
+
+def check_together(
+    *,
+    image: Any = None,
+    mask_image: Any = None,
+    strength: float | None = None,
+    padding_mask_crop: int | None = None,
+    kept_pixels: str | KeptPixels = KeptPixels.EXACT,
+    masked_content: str | MaskedContent = MaskedContent.ORIGINAL,
+    grows: bool = False,
+) -> None:
+    """Checks that each argument of a way of drawing has those that it means nothing without.
+
+    Raises:
+        RequestError: one that has not.
+    """
+    if image is None:
+        given = {"mask_image": mask_image is not None, "strength": strength is not None, "a side that grows": grows}
+        _refuse(given, "without image, where it means nothing; give image, too")
+    if mask_image is None:
+        kept = kept_pixels != KeptPixels.EXACT
+        chosen = masked_content != MaskedContent.ORIGINAL
+        given = {"padding_mask_crop": padding_mask_crop is not None, "kept_pixels": kept, "masked_content": chosen}
+        _refuse(given, "without mask_image, where it means nothing; give mask_image, too")
+    elif grows:
+        _refuse({"mask_image": True}, "for a picture that grows, whose mask is what is new; leave one out")
 
 
 def watched(call: CheckedCall, watcher: OnModelCall) -> CheckedCall:

@@ -1,6 +1,7 @@
 """What is refused as an order arrives."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -29,3 +30,17 @@ def test_an_upscaler_of_the_catalog_is_not_opened(tiny_bundle: Path) -> None:
     check_order(Order(prompt="a", keywords={"hires": Hires(upscaler="x4")}), manifest)
     with pytest.raises(RequestError, match="strength"):
         check_order(Order(prompt="a", keywords={"hires": Hires(upscaler="x4", strength=0.0)}), manifest)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"strength": 0.5}, "got strength without image"),
+        ({"mask_image": Image.new("L", (32, 32))}, "got mask_image without image"),
+        ({"image": Image.new("RGB", (32, 32)), "padding_mask_crop": 4}, "got padding_mask_crop without mask_image"),
+    ],
+)
+def test_what_means_nothing_alone_is_refused(tiny_bundle: Path, names: dict[str, Any], said: str) -> None:
+    """As the order arrives, and not when it is drawn."""
+    with pytest.raises(RequestError, match=said):
+        check_order(Order(prompt="a cat", keywords=names), open_bundle(tiny_bundle).manifest)
