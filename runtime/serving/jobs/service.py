@@ -40,7 +40,7 @@ class Service:
         self.models, self.limits = models, limits or Limits()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._queue: list[Job] = []
-        self._running: set[Job] = set()
+        self._running: dict[Job, int] = {}  # and how many were drawn as each began
         self._changed = Condition()
         self._draining = False
         self._seconds_per_cost: float | None = None
@@ -250,7 +250,7 @@ class Service:
                     opens = not self.models.limited  # else a younger job's might put this one out again
                     continue
                 self._queue.remove(job)
-                self._running.add(job)
+                self._running[job] = len(self._running) + 1
                 self._starting.submit(self._start, job, pipeline)
         for job in expired:
             job.ends(JobState.EXPIRED)
@@ -287,9 +287,9 @@ class Service:
     def _ended(self, job: Job, state: JobState, **outcome: Any) -> None:
         self.models.release(job.model)
         with self._changed:
-            self._running.discard(job)
+            together = max(len(self._running), self._running.pop(job, 1))
             if state is JobState.DONE and job.started is not None:
-                seconds = (time.time() - job.started) / max(len(self._running) + 1, 1) / max(job.cost.total, 1e-9)
+                seconds = (time.time() - job.started) / together / max(job.cost.total, 1e-9)
                 before = self._seconds_per_cost
                 self._seconds_per_cost = seconds if before is None else before + _RECENT * (seconds - before)
             self._changed.notify_all()

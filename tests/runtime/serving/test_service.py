@@ -188,6 +188,22 @@ def test_a_full_queue_says_when_to_come_again(serve: Callable[..., Service], ope
     assert 99 < full.value.retry_after < 102
 
 
+def test_orders_that_end_together_are_reckoned_as_drawn_together(serve: Callable[..., Service], opens: Opens) -> None:
+    """Also the last of them, beside which none runs any more."""
+    service = serve(at_once=4)
+    jobs = [service.submit(order()) for _ in range(4)]
+    until(lambda: all(job._future is not None for job in jobs))
+    for job in jobs:
+        assert job.started is not None
+        job.started -= 40
+    for *_, future in tuple(opens.stubs["a"].submitted):
+        future.set_result(None)
+    for job in jobs:
+        job.wait(SOON)
+    service.submit(order())
+    assert 9 < service.seconds_waiting < 12
+
+
 def test_the_cost_of_what_waits_is_bounded(serve: Callable[..., Service]) -> None:
     """Steps × pixels × pictures of all that wait."""
     service = serve(at_once=0, queued_cost=0.03)
