@@ -33,6 +33,10 @@ class EngineError(LatentrtError):
     """No engine of the bundle can run here, or a backend cannot be opened."""
 
 
+class NotFiniteError(EngineError):
+    """A component led to NaN or infinity: settings beyond what its precision holds, or an engine that is damaged."""
+
+
 class ParityError(LatentrtError):
     """A component differs from its reference, such as its torch module, by more than its gate allows."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
-from latentrt.engines.errors import EngineError
+from latentrt.engines.errors import NotFiniteError
 from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
@@ -55,7 +55,7 @@ def draw(
         begin: ``perf_counter`` as the call began.
 
     Raises:
-        EngineError: the U-Net led to numbers that are none.
+        NotFiniteError: the U-Net led to numbers that are none.
     """
     request = call.request
     noise = Noise(request.sampling.seeds, request.latent_shape)
@@ -180,10 +180,10 @@ def check_finite(latents: Array) -> None:
     """Refuses what no picture comes of.
 
     Raises:
-        EngineError: NaN or infinity.
+        NotFiniteError: NaN or infinity.
     """
     if not np.isfinite(latents).all():
-        raise EngineError(
+        raise NotFiniteError(
             "the U-Net led to NaN or infinity, expected finite latents; lower guidance_scale, build an fp16 bundle "
             "again with --fp32 unet, or check it with latentrt verify"
         )

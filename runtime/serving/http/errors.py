@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from latentrt.engines.errors import LatentrtError, RequestError
+from latentrt.engines.errors import LatentrtError, NotFiniteError, RequestError
 from latentrt.runtime.serving.http.invalid import message_from_validation
 from latentrt.runtime.serving.jobs.errors import CostError, DrainingError, QueueFullError
 from latentrt.runtime.serving.jobs.log import log_fault
@@ -143,7 +143,7 @@ def refusal_from(error: Exception) -> Refusal:
             return Refusal(status=422, message=str(error), code="too_costly")
         case DrainingError():
             return Refusal(status=503, message=str(error), code="draining", headers=retry_after(_RESTART))
-        case RequestError():
+        case RequestError() | NotFiniteError():  # asked for again, it would end in the same way
             return Refusal(status=422, message=str(error))
         case RequestValidationError():
             status, message, param = message_from_validation(error)

@@ -53,11 +53,16 @@ class Rendering:
         names = tuple(line.names(self.suffix))
         told = known.get(line.digest)
         if told is not None and told.error is None and told.files == names:
-            there = all((self.folder / name).is_file() for name in names)
+            there = all(_has_content(self.folder / name) for name in names)
         else:
             told = line.outcome(files=names)
             there = all(_has_settings(self.folder / name) for name in names)
         return replace(told, line=line.line, id=line.id) if there else None
+
+
+def _has_content(path: Path) -> bool:
+    """Whether a file is there that nobody emptied since it was written whole."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _has_settings(path: Path) -> bool:
