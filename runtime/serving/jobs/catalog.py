@@ -59,10 +59,10 @@ class Catalog:
             UnknownNameError: there is none of that name.
         """
         if name not in among:
-            known = ", ".join(among) or "none"
-            raise UnknownNameError(
-                f"got {what} {shown(name)}, expected one of: {known}; choose one of these", what=what
+            expected = (
+                f"one of: {', '.join(among)}; choose one of these" if among else "none, as there are none; leave it out"
             )
+            raise UnknownNameError(f"got {what} {shown(name)}, expected {expected}", what=what)
         return among[name]
 
 

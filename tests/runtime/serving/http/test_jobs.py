@@ -11,7 +11,7 @@ from PIL import Image
 from stand_in_pipeline import SOON, StandInPipeline
 from starlette.testclient import TestClient
 
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import NotFiniteError, RequestError
 from latentrt.runtime.pictures.picture_file import read_parameters
 from latentrt.runtime.serving.jobs.job import Job, JobState
 from latentrt.runtime.serving.jobs.service import Service
@@ -162,11 +162,12 @@ def test_a_server_that_drains_takes_nothing_on(client: TestClient, pipeline: Sta
 
 def test_what_is_refused_as_it_is_drawn(client: TestClient, pipeline: StandInPipeline) -> None:
     """The job tells why; of faults of ours nothing but that there was one."""
-    pipeline.refuses = RequestError("got a cat, expected a dog; draw one")
-    job = sent(client)
-    assert job.wait(SOON) is JobState.FAILED
-    told = client.get(f"/v1/jobs/{job.id}").json()["error"]
-    assert (told["message"], told["type"]) == ("got a cat, expected a dog; draw one", "invalid_request_error")
+    for kind in (RequestError, NotFiniteError):
+        pipeline.refuses = kind("got a cat, expected a dog; draw one")
+        job = sent(client)
+        assert job.wait(SOON) is JobState.FAILED
+        told = client.get(f"/v1/jobs/{job.id}").json()["error"]
+        assert (told["message"], told["type"]) == ("got a cat, expected a dog; draw one", "invalid_request_error")
     pipeline.refuses = None
     pipeline.patient = True
     job = sent(client)
