@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from stand_in_pipeline import SOON, StandInPipeline
 from starlette.testclient import TestClient
+from waiting import until
 
 from latentrt.runtime.serving.jobs.job import JobState
 
@@ -27,6 +28,7 @@ def test_no_prompt_is_logged(client: TestClient, pipeline: StandInPipeline, capl
     assert drawn(client) is JobState.FAILED
     pipeline.refuses = ValueError("no memory")
     assert drawn(client) is JobState.FAILED
+    until(lambda: "no memory" in caplog.text and "service.py" in caplog.text)  # it is logged once the job has ended
     text = caplog.text
     assert "model=tiny pictures=1 size=32x32 steps=2" in text
     assert "state=done" in text
