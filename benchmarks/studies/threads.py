@@ -66,7 +66,7 @@ def _rows(ways: Mapping[str, tuple[int, Draw]], seeds: Sequence[int], rounds: in
             if drawn != expected:
                 raise SystemExit(f"{name} drew other pictures than one thread")
     first = next(iter(speeds.values()))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, own in speeds.items():
         ratios = [speed / one for speed, one in zip(own, first, strict=True)]
         ratio = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
