@@ -24,6 +24,7 @@ from latentrt.benchmarks.serving.schema import (
 )
 from latentrt.engines.errors import RequestError
 
+HOUSE = Path(__file__).resolve().parents[3]
 MACHINE = Machine(processor="a <processor>", cores=2, memory_bytes=8, system="s", python="3", features="AVX2")
 
 
@@ -126,6 +127,14 @@ def test_a_page_has_the_figures_between_two_comments(result: ServingResult) -> N
     assert page.endswith("<!-- end of figures -->\nrest\n")
     with pytest.raises(RequestError, match="no place for figures"):
         with_figures("# Load\n", result)
+
+
+def test_the_committed_page_says_what_was_measured() -> None:
+    """The table in the documentation is that of the committed result, of which nothing was lost."""
+    measured = read_serving_result(HOUSE / "benchmarks" / "results" / "serving" / "load.json")
+    text = (HOUSE / "docs" / "serving" / "load.md").read_text("utf-8")
+    assert with_figures(text, measured) == text
+    assert measured.pictures.wrong == ()
 
 
 def test_a_result_is_read_as_it_was_written(result: ServingResult, tmp_path: Path) -> None:
