@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What is installed, by extra: `export` builds and draws; `dev` holds it and all that tests and benchmarks need
 EXPORT := $(VENV)/.installed-export
 DEV := $(VENV)/.installed-dev
-# Ray and 74 packages that it asks for; the slow tests alone need it
+# Ray and the many packages that it asks for; the slow tests alone need it
 RAY := $(VENV)/.installed-ray
 # Carries CLIP's vocabulary for the tokenizer's tests. Nothing of it is imported, so the torchvision and timm that it
 # asks for, and an extra could not leave out, stay away.

@@ -1,18 +1,14 @@
 """What tests of the server's page do in it."""
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
-import uvicorn
 from PIL import Image
 
-from latentrt.runtime.serving.http.app import create_app
-from latentrt.runtime.serving.http.settings import Settings
 from latentrt.runtime.serving.jobs.service import Service
 
 SOON = 20_000.0  # milliseconds that nothing here takes
@@ -50,21 +46,6 @@ class Server:
     url: str
     gate: Gate
     service: Service
-
-
-@contextmanager
-def serving(service: Service, settings: Settings) -> Iterator[str]:
-    """The address of a server in a thread."""
-    config = uvicorn.Config(create_app(service, settings), log_level="critical", lifespan="off")
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = Thread(target=server.run, args=([listening],))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        finally:
-            server.should_exit = server.force_exit = True
-            thread.join()
 
 
 def drawn(page: Any, count: int) -> Any:

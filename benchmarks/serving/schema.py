@@ -125,7 +125,6 @@ class ServingResult(Strict):
     pictures: Pictures
     memory: Memory
     overhead: Overhead | None = None
-    batches: Mapping[str, float] = Field(default_factory=dict)
 
 
 def percentile(samples: Sequence[float], share: float) -> float:

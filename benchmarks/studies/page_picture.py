@@ -20,6 +20,7 @@ from latentrt.cli.terminal import say
 from latentrt.engines.errors import RequestError
 from latentrt.opening import open as open_pipeline
 from latentrt.runtime.serving.http.app import create_app
+from latentrt.runtime.serving.http.settings import Settings
 from latentrt.runtime.serving.jobs.catalog import Catalog
 from latentrt.runtime.serving.jobs.models import Models
 from latentrt.runtime.serving.jobs.service import Service
@@ -38,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     service = Service(Models(Catalog(models={"emoji": arguments.bundle}), open_pipeline))
     try:
-        with _served(service) as url:
+        with served(service) as url:
             taken = _taken(url)
     finally:
         service.close()
@@ -47,11 +48,12 @@ def main() -> None:
 
 
 @contextmanager
-def _served(service: Service) -> Iterator[str]:
+def served(service: Service, settings: Settings | None = None) -> Iterator[str]:
     """The address of a server in a thread."""
     import uvicorn
 
-    server = uvicorn.Server(uvicorn.Config(create_app(service), log_level="critical", lifespan="off"))
+    config = uvicorn.Config(create_app(service, settings), log_level="critical", lifespan="off")
+    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = Thread(target=server.run, args=([listening],))
         thread.start()

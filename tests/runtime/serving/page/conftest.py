@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_visits import SOON, Gate, Server, serving
+from page_visits import SOON, Gate, Server
 from tiny_loras import save_tiny_lora
 
 import latentrt
+from latentrt.benchmarks.studies.page_picture import served
 from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.serving.http.settings import Settings
 from latentrt.runtime.serving.jobs.catalog import Catalog
@@ -35,7 +36,7 @@ def server(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     catalog = Catalog(models={"tiny": tiny_bundle, "other": tiny_bundle}, loras={"style": style})
     service = Service(Models(catalog, opened), Limits(at_once=1, pictures=4))
     try:
-        with serving(service, Settings()) as url:
+        with served(service, Settings()) as url:
             yield Server(url, gate, service)
     finally:
         service.close()

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_visits import SOON, Server, drawn, pixels, serving, setting
+from page_visits import SOON, Server, drawn, pixels, setting
 from shared import filled_once
 
 import latentrt
+from latentrt.benchmarks.studies.page_picture import served
 from latentrt.runtime.serving.http.settings import Settings
 from latentrt.runtime.serving.jobs.catalog import Catalog
 from latentrt.runtime.serving.jobs.models import Models
@@ -116,7 +117,7 @@ def test_the_hires_fix_enlarges_to_a_size_that_there_is(
         lambda folder: latentrt.build(tiny_checkpoint, folder, profiles=["32x32", "64x64", "48x32"]),
     )
     service = Service(Models(Catalog(models={"hires": bundle}), latentrt.open))
-    with serving(service, Settings()) as url:
+    with served(service, Settings()) as url:
         page = visit(url=url)
         page.click("#hires-section summary")
         page.select_option("#size", "48x32")
@@ -167,7 +168,7 @@ def test_what_is_wrong_is_said_in_a_sentence(visit: Callable[..., Any], field: s
 @pytest.mark.slow
 def test_a_token_is_asked_for_once(visit: Callable[..., Any], server: Server, browser: Any) -> None:
     """In the page's own dialog, again where it was wrong; the tab keeps it, and streams and pictures are sent it."""
-    with serving(server.service, Settings(token="se cret")) as url:
+    with served(server.service, Settings(token="se cret")) as url:
         context = browser.new_context()
         page = context.new_page()
         page.set_default_timeout(SOON)
