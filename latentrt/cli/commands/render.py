@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from latentrt.cli.catalog_options import CatalogOptions, takes_catalog
 from latentrt.cli.commands.arguments import Backend, Bundle, Json, Threads
+from latentrt.cli.serving.catalog_options import CatalogOptions, takes_catalog
 
 
 @takes_catalog
@@ -50,7 +50,7 @@ def render(
     json: Json = False,
 ) -> None:
     """Draw a file of orders into a folder; the same command goes on where it stopped."""
-    from latentrt.cli.rendering import RayOptions, RenderCommand
+    from latentrt.cli.serving.rendering import RayOptions, RenderCommand
     from latentrt.engines.errors import RequestError
 
     if not ray and (actors is not None or gpus is not None):

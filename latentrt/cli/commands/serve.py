@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from latentrt.cli.catalog_options import CatalogOptions
 from latentrt.cli.options import parameters_of, takes
-from latentrt.cli.serving import Serving
+from latentrt.cli.serving.catalog_options import CatalogOptions
+from latentrt.cli.serving.serving import Serving
 
 _OPTIONS = sorted(parameters_of(Serving), key=lambda option: hasattr(CatalogOptions, option.name))  # folders stand last
 

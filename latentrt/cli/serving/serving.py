@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentrt.cli.catalog_options import CatalogOptions
 from latentrt.cli.commands.arguments import Backend, Threads
+from latentrt.cli.serving.catalog_options import CatalogOptions
 from latentrt.engines.errors import RequestError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Serving(CatalogOptions):
                 package; or that the first model cannot draw.
         """
         _check_packages()
-        from latentrt.cli.server_process import ServerProcess
+        from latentrt.cli.serving.server_process import ServerProcess
         from latentrt.opening import open_pipeline
         from latentrt.runtime.serving.jobs.models import Models
 
