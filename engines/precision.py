@@ -12,13 +12,15 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
 
 
 class Backend(StrEnum):
-    """What runs the components: ONNX Runtime on the CPU everywhere, the others on an NVIDIA GPU."""
+    """What runs the components: ONNX Runtime and OpenVINO on the CPU, the others on an NVIDIA GPU."""
 
     ORT_CPU = "ort-cpu"
     ORT_CUDA = "ort-cuda"
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
+    OPENVINO = "openvino"

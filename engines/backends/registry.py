@@ -27,5 +27,7 @@ COMPILERS = _Compilers(
         Backend.TENSORRT_RTX: ("tensorrt.backend", "TensorRTRTX"),
         Backend.ORT_CUDA: ("ort_cuda.backend", "OrtCuda"),
         Backend.ORT_CPU: ("ort_cpu.backend", "OrtCpu"),
+        # Behind the one that is exact, also where it is faster
+        Backend.OPENVINO: ("openvino.backend", "OpenVino"),
     }
 )
