@@ -1,7 +1,6 @@
 """``latentrt render``: what it draws, how it goes on, and what it refuses."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -176,14 +175,13 @@ def test_an_order_that_fails_stops_no_other(
             raise EngineError("got NaN, expected none; draw otherwise")
         return submit(pipe, prompt, **options)
 
-    monkeypatch.setattr(Pipeline, "submit", failing)
     orders = written({**CAT, "prompt": "bad luck"}, CAT)
-    ran = command("render", tiny_bundle, orders, "-o", "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(Pipeline, "submit", failing)
+        ran = command("render", tiny_bundle, orders, "-o", "out")
     assert ran.status == 2
     assert "1 of 2 orders failed, the first in line 1: got NaN" in ran.stderr
     assert [(row["line"], row["error"] is None, len(row["files"])) for row in rows()] == [(1, False, 0), (2, True, 1)]
-    monkeypatch.undo()
-    os.chdir(here)
     assert command("render", tiny_bundle, orders, "-o", "out").status == 0
     assert [(row["line"], row["error"]) for row in rows()[2:]] == [(1, None)]
 
@@ -213,11 +211,10 @@ def test_what_ends_it_early_costs_nothing(
             raise error
         add(journal, outcome)
 
-    monkeypatch.setattr(Journal, "add", failing)
-    ran = command("render", tiny_bundle, orders, "-o", "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "add", failing)
+        ran = command("render", tiny_bundle, orders, "-o", "out")
     assert (ran.status, said in ran.stderr) == (status, True), ran.stderr
-    monkeypatch.undo()
-    os.chdir(here)
     before = pictures()
     ran = command("render", tiny_bundle, orders, "-o", "out")
     assert "2 of 3 orders are there already" in ran.stderr
