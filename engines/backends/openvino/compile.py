@@ -1,0 +1,147 @@
+"""Compiles a component for this machine: a graph for each of the shapes it is drawn with most, and for every size."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from latentrt.engines.backends.openvino.blob import BlobWriter
+from latentrt.engines.backends.openvino.library import DEVICE, core, first_line, settings
+from latentrt.engines.backends.openvino.provenance import record_weights
+from latentrt.engines.backends.openvino.records import BLOB_FILE, GRAPHS_FILE, GraphRecord, GraphsRecord
+from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
+from latentrt.engines.errors import EngineError
+from latentrt.engines.shapes import AddedInputs, Shapes
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+InputShapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """A graph to compile: for these shapes, or for every size where they are empty."""
+
+    shapes: InputShapes
+    added: bool = False
+
+
+def compile_component(component: Component, folder: Path) -> ContentsRecord:
+    """Compiles all graphs of a component into a folder.
+
+    Args:
+        component: what is compiled.
+        folder: exists and is empty.
+
+    Raises:
+        EngineError: OpenVINO refuses the graph.
+    """
+    graphs, arithmetic = [], Counter[tuple[str, str]]()
+    wanted = _wanted(component)
+    with BlobWriter(folder / BLOB_FILE) as blob:
+        for one in wanted:
+            with _onnx(component, folder, added=one.added) as onnx:
+                compiled = _compiled(component, onnx, one.shapes)
+            if not arithmetic:
+                arithmetic = _arithmetic(compiled)
+            place = blob.add(compiled.export_model().getbuffer())
+            graphs.append(GraphRecord(start=place.start, size=place.size, shapes=one.shapes, added=one.added))
+    record = GraphsRecord(header=blob.places.header, constants=blob.places.constants, graphs=tuple(graphs))
+    (folder / GRAPHS_FILE).write_text(record.model_dump_json(exclude_defaults=True), "utf-8")
+    constants, first = list(blob.constants.values()), blob.places.constants
+    record_weights(component.onnx, component.named_initializers, constants, folder / BLOB_FILE, first, folder)
+    layers: dict[str, dict[str, int]] = {}
+    for (kind, dtype), count in sorted(arithmetic.items()):
+        layers.setdefault(kind, {})[dtype] = count
+    return ContentsRecord(shapes=(), layers=layers)
+
+
+def _wanted(component: Component) -> list[_Wanted]:
+    """Graphs for one picture, with and without guidance, and for as many as the profile has; then for every size."""
+    static = []
+    for profile in component.manifest.profiles:
+        spec = component.spec_of_any_batch(Shapes(profile=profile))
+        for batch in sorted({1, component.record.batch_per_picture, spec.batches[-1]}):
+            shapes = {name: tensor.sized(batch) for name, tensor in spec.inputs.items()}
+            if shapes not in static:
+                static.append(shapes)
+    wanted = [_Wanted(shapes=shapes) for shapes in static] + [_Wanted(shapes={})]
+    if component.kind.added_inputs and _edits():
+        wanted.append(_Wanted(shapes={}, added=True))
+    return wanted
+
+
+def _edits() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("onnx_ir") is not None
+
+
+def _compiled(component: Component, onnx: Path, shapes: InputShapes) -> Any:
+    try:
+        model = core().read_model(onnx)
+        if shapes:
+            model.reshape({name: list(shape) for name, shape in shapes.items()})
+        return core().compile_model(model, DEVICE, settings(component.record.precision))
+    except RuntimeError as error:
+        raise EngineError(
+            f"OpenVINO cannot compile {component.label}: {first_line(error)}; report it, or choose backend ort-cpu"
+        ) from error
+
+
+@contextmanager
+def _onnx(component: Component, work: Path, *, added: bool) -> Iterator[Path]:
+    """The component's ONNX; rewritten, in a folder below ``work``, where inputs are added or may be left out.
+
+    OpenVINO makes a constant of an input with a default, and takes weights from the graph's folder alone.
+    """
+    if not added and all(row.neutral is None for row in component.record.inputs.values()):
+        yield component.onnx
+        return
+    from latentrt.engines.graphs.editor import load_graph, serialized
+    from latentrt.engines.graphs.summed_outputs import require_inputs
+    from latentrt.engines.graphs.variants.variant import add_inputs
+
+    model = load_graph(component.onnx)
+    require_inputs(model, component.record.inputs)
+    if added:
+        add_inputs(model, component.structure, tuple(AddedInputs), optional=False)
+    with TemporaryDirectory(dir=work) as name:
+        folder = Path(name)
+        for path in _weights_files(model):
+            _place(path, folder / path.name)
+        (folder / component.onnx.name).write_bytes(serialized(model))
+        yield folder / component.onnx.name
+
+
+def _weights_files(model: "ir.Model") -> Sequence[Path]:
+    import onnx_ir as ir
+
+    values = model.graph.initializers.values()
+    tensors = (value.const_value for value in values)
+    return sorted({Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
+
+
+def _place(source: Path, target: Path) -> None:
+    """A file under another name: a hard link where the system has them, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _arithmetic(compiled: Any) -> Counter[tuple[str, str]]:
+    """How many nodes of each kind are computed in each type, as the compiled model tells."""
+    told = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    return Counter((_text(info, "layerType"), _text(info, "runtimePrecision")) for info in told)
+
+
+def _text(info: Any, key: str) -> str:
+    return str(info[key].astype(str)) if key in info else "unknown"

@@ -1,0 +1,87 @@
+"""Where a compiled component holds the weights of its bundle's graph, and in which form."""
+
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from latentrt.engines.bundle.records.record import Record
+from latentrt.engines.errors import EngineError
+from latentrt.engines.spec import Array
+
+WEIGHTS_FILE = "weights.json"
+
+
+class CompiledForm(StrEnum):
+    """How OpenVINO holds what it was given.
+
+    ``same``: byte for byte, of another shape perhaps; ``transposed``: a matrix as its transpose; ``float32``: numbers
+    in sixteen bits, exactly as float32.
+    """
+
+    SAME = "same"
+    TRANSPOSED = "transposed"
+    FLOAT32 = "float32"
+
+
+class CompiledWeight(Record):
+    """A constant that holds an initializer of the bundle's: it begins ``offset`` bytes behind the first constant."""
+
+    offset: int
+    form: CompiledForm = CompiledForm.SAME
+
+    def compiled(self, content: Array) -> Array:
+        """What the bundle's initializer holds, as it is stored here; bfloat16 are its bits, as whole numbers."""
+        return in_form(content, self.form)
+
+
+class CompiledWeights(Record):
+    """Of a component: by the bundle's initializer, every constant that holds it. ``lost`` were not found again."""
+
+    weights: dict[str, tuple[CompiledWeight, ...]]
+    lost: tuple[str, ...] = ()
+
+    def of(self, initializer: str, component: str) -> tuple[CompiledWeight, ...]:
+        """Where an initializer of the bundle is.
+
+        Raises:
+            EngineError: it was not found when the engine was compiled.
+        """
+        found = self.weights.get(initializer)
+        if found is None:
+            raise EngineError(
+                f"the weight {initializer!r} was not found again in the openvino engine of {component}, so it cannot "
+                "be changed; choose backend ort-cpu, or fuse the LoRAs with latentrt build --lora"
+            )
+        return found
+
+
+def in_form(content: Array, form: CompiledForm) -> Array:
+    """Numbers of an initializer as a constant of that form holds them: contiguous."""
+    if form is CompiledForm.TRANSPOSED:
+        return np.ascontiguousarray(content.T)
+    if form is CompiledForm.FLOAT32:
+        if content.dtype == np.uint16:  # bfloat16: the upper half of a float32
+            return (content.astype(np.uint32) << 16).view(np.float32)
+        return content.astype(np.float32)
+    return np.ascontiguousarray(content)
+
+
+def read_compiled_weights(folder: Path, component: str) -> CompiledWeights:
+    """Reads what was recorded as the component was compiled.
+
+    Raises:
+        EngineError: nothing was recorded, or it is damaged.
+    """
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise EngineError(
+            f"the engine of {component} was compiled without a record of its weights, expected one where LoRAs are "
+            "used; install latentrt[export] and run latentrt build on the bundle"
+        )
+    try:
+        return CompiledWeights.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise EngineError(f"cannot read {str(path)!r} ({reason}); build the bundle again") from error
