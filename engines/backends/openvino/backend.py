@@ -29,7 +29,7 @@ class OpenVino:
 
     backend = Backend.OPENVINO
     maker = "OpenVINO"
-    flags: Mapping[str, str] = {"recipe": "1", "hint": "latency"}
+    flags: Mapping[str, str] = {"recipe": "2"}
     lora_ready = False
     added_apart = False
     largest_hashed: int | None = HASHED_AT_OPEN

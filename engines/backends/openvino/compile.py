@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,14 @@ from latentrt.engines.backends.openvino.blob import BlobWriter
 from latentrt.engines.backends.openvino.library import DEVICE, core, first_line, settings
 from latentrt.engines.backends.openvino.provenance import record_weights
 from latentrt.engines.backends.openvino.records import BLOB_FILE, GRAPHS_FILE, GraphRecord, GraphsRecord
+from latentrt.engines.backends.openvino.shapes import InputShapes, usual_shapes
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
 from latentrt.engines.errors import EngineError
-from latentrt.engines.shapes import AddedInputs, Shapes
+from latentrt.engines.shapes import AddedInputs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-InputShapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +64,14 @@ def compile_component(component: Component, folder: Path) -> ContentsRecord:
 
 
 def _wanted(component: Component) -> list[_Wanted]:
-    """Graphs for one picture, with and without guidance, and for as many as the profile has; then for every size."""
-    static = []
-    for profile in component.manifest.profiles:
-        spec = component.spec_of_any_batch(Shapes(profile=profile))
-        for batch in sorted({1, component.record.batch_per_picture, spec.batches[-1]}):
-            shapes = {name: tensor.sized(batch) for name, tensor in spec.inputs.items()}
-            if shapes not in static:
-                static.append(shapes)
-    wanted = [_Wanted(shapes=shapes) for shapes in static] + [_Wanted(shapes={})]
+    """Graphs for the usual shapes, then for every size, then for every size with all added inputs."""
+    wanted = [_Wanted(shapes=shapes) for shapes in usual_shapes(component)] + [_Wanted(shapes={})]
     if component.kind.added_inputs and _edits():
         wanted.append(_Wanted(shapes={}, added=True))
     return wanted
 
 
 def _edits() -> bool:
-    from importlib.util import find_spec
-
     return find_spec("onnx_ir") is not None
 
 

@@ -1,23 +1,23 @@
 """A compiled component, opened: mapped weights, the graphs that were asked for, and the engines over them."""
 
-import mmap
-import sys
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latentrt.engines.backends.openvino.blob import BlobPlaces, GraphPlace, mapped_graph
-from latentrt.engines.backends.openvino.library import DEVICE, core, first_line, openvino_module, settings
-from latentrt.engines.backends.openvino.records import BLOB_FILE, GraphRecord, GraphsRecord, read_graphs
+from latentrt.engines.backends.openvino.library import first_line, settings
+from latentrt.engines.backends.openvino.open_graph import OpenGraph
+from latentrt.engines.backends.openvino.records import BLOB_FILE, read_graphs
+from latentrt.engines.backends.openvino.shapes import InputShapes, in_halves
 from latentrt.engines.backends.ort import CLOSED
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.unet.added_inputs import added_inputs
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.forks import keep_for_ever, watch_forks
+from latentrt.engines.machine import physical_cores
 from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor, host_arrays
 
@@ -26,33 +26,6 @@ if TYPE_CHECKING:
     from latentrt.engines.changes import Changes
 
 _REMEDY = "close other programs or report it"
-
-
-class _OpenGraph:
-    """One graph, ready to run: one call at a time, as all cores work on it."""
-
-    def __init__(self, blob: Path, record: GraphsRecord, graph: GraphRecord, model: "OpenVinoModel") -> None:
-        self._lock = Lock()
-        places = BlobPlaces(header=record.header, constants=record.constants)
-        try:
-            mapped = mapped_graph(blob, places, GraphPlace(start=graph.start, size=graph.size), model.changes)
-            tensor = openvino_module().Tensor(np.frombuffer(mapped, np.uint8), shared_memory=True)
-            self._compiled = core().import_model(tensor, DEVICE, model.settings)
-            self._request = self._compiled.create_infer_request()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise EngineError(
-                f"OpenVINO cannot open {str(blob)!r}: {first_line(error)}; build the bundle again"
-            ) from error
-        self._mapped = mapped
-        if not model.changes and sys.platform != "win32":  # which has no such call
-            mapped.madvise(mmap.MADV_DONTNEED)  # what is packed is not read again; the rest is, from the file
-        self.inputs = frozenset(port.any_name for port in self._compiled.inputs)
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs, copied."""
-        with self._lock:
-            results = self._request.infer(dict(inputs), share_inputs=True)
-            return {port.any_name: results[port] for port in self._compiled.outputs}
 
 
 class OpenVinoModel:
@@ -73,10 +46,10 @@ class OpenVinoModel:
             EngineError: the record of graphs is missing or damaged.
         """
         self._component, self._folder, self._threads = component, folder, threads
-        self.settings = settings(component.record.precision, threads)
-        self.changes: Mapping[int, Array] = changes or {}
+        self._halves = in_halves(component) and (threads or physical_cores()) > 1
+        self._changes: Mapping[int, Array] = changes or {}
         self._record = read_graphs(folder)
-        self._graphs: dict[int, _OpenGraph] = {}
+        self._graphs: dict[tuple[int, int], OpenGraph] = {}
         self._lock = Lock()
         self._closed = False
         watch_forks(self)
@@ -84,20 +57,21 @@ class OpenVinoModel:
     @property
     def own_bytes(self) -> int:
         """A changed model packs all of its weights anew, and keeps a copy of the pages that differ."""
-        if not self.changes:
+        if not self._changes:
             return 0
         size = (self._folder / BLOB_FILE).stat().st_size
-        return len(self._graphs) * size + sum(content.nbytes for content in self.changes.values())
+        return len(self._graphs) * size + sum(content.nbytes for content in self._changes.values())
 
     def open_first(self) -> None:
-        """Opens the graph of one picture with guidance at the first profile: what is drawn most.
+        """Opens the graph for one picture of the first profile, with guidance: what is drawn most.
 
         Raises:
             EngineError: OpenVINO cannot open it.
         """
         spec = self._component.spec_of_any_batch(Shapes(profile=self._component.manifest.profiles[0]))
         batch = min(self._component.record.batch_per_picture, spec.batches[-1])
-        self._graph({name: tensor.sized(batch) for name, tensor in spec.inputs.items()}, added=False)
+        streams = 2 if self._halves else 1
+        self._graph({name: tensor.sized(batch // streams) for name, tensor in spec.inputs.items()}, streams)
 
     def engine(self, shapes: Shapes) -> Engine:
         """The component at these shapes; the profile need not be one of the bundle's.
@@ -106,10 +80,9 @@ class OpenVinoModel:
             EngineError: the model was closed, or was compiled without inputs that the shapes have.
         """
         self._check_open()
-        spec = self._component.spec_of_any_batch(shapes)
         if shapes.added:
             self._record.for_any_size(added=True)
-        return OpenVinoEngine(self, spec)
+        return OpenVinoEngine(self, self._component.spec_of_any_batch(shapes))
 
     def changed(self, weights: "ComponentWeights", changes: "Changes") -> "OpenVinoModel":
         """The same graphs over weights of which some pages are copies."""
@@ -120,47 +93,65 @@ class OpenVinoModel:
         return OpenVinoModel(self._component, self._folder, threads=self._threads, changes=replaced)
 
     def run(self, spec: EngineSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs the graph for the inputs' shapes; those that were left out get their neutral values.
+        """Runs the graph for the inputs' shapes; what was left out gets its neutral value.
 
         Raises:
             EngineError: the model was closed, or OpenVINO fails.
         """
-        added = any(name not in self._component.record.inputs for name in inputs)
-        filled = {**inputs, **self._left_out(spec, inputs)} if len(inputs) < len(spec.inputs) else dict(inputs)
-        if not added:
-            filled = {name: filled[name] for name in self._component.record.inputs}
-        graph = self._graph({name: array.shape for name, array in filled.items()}, added=added)
-        if added:
-            filled |= self._neutral(graph.inputs - filled.keys(), spec, filled)
+        batched = {name for name, tensor in spec.inputs.items() if BATCH in tensor.shape}
+        batch = next((len(array) for name, array in inputs.items() if name in batched), 1)
+        own = self._component.record.inputs
+        added = not inputs.keys() <= own.keys()
+        arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        for name, tensor in self._neutral(spec, arrays, batch, added=added).items():
+            arrays[name] = tensor
+        streams = 2 if self._halves and batch % 2 == 0 else 1
+        size = batch // streams
+        parts = [
+            {
+                name: array[part * size :][:size] if name in batched or name not in own else array
+                for name, array in arrays.items()
+            }
+            for part in range(streams)
+        ]
+        graph = self._graph({name: array.shape for name, array in parts[0].items()}, streams, added=added)
         try:
-            return graph.run({name: np.ascontiguousarray(array) for name, array in filled.items()})
+            results = graph.run(parts)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed: {first_line(error)}; {_REMEDY}") from error
+        if streams == 1:
+            return results[0]
+        return {name: np.concatenate([result[name] for result in results]) for name in spec.outputs}
 
-    def _left_out(self, spec: EngineSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        batch = _batch_of(spec, inputs)
+    def _neutral(self, spec: EngineSpec, inputs: Mapping[str, Array], batch: int, *, added: bool) -> dict[str, Array]:
+        """What the graph takes and the call does not give: of the added inputs all, or none."""
+        wanted = dict(spec.inputs) if added else {name: spec.inputs[name] for name in self._component.record.inputs}
+        if added:
+            shapes = Shapes(profile=self._component.manifest.profiles[0], added=frozenset(AddedInputs))
+            height, width = inputs["sample"].shape[2:]
+            wanted = {**added_inputs(self._component.structure, shapes, (height, width)), **wanted}
         return {
             name: np.full(tensor.sized(batch), tensor.neutral, tensor.dtype)
-            for name, tensor in spec.inputs.items()
-            if name not in inputs and tensor.neutral is not None
+            for name, tensor in wanted.items()
+            if name not in inputs
         }
 
-    def _neutral(self, names: Set[str], spec: EngineSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Neutral values of the added inputs that no call was opened for."""
-        height, width = inputs["sample"].shape[2:]
-        shapes = Shapes(profile=self._component.manifest.profiles[0], added=frozenset(AddedInputs))
-        tensors = added_inputs(self._component.structure, shapes, (height, width))
-        batch = _batch_of(spec, inputs)
-        return {name: np.full(tensors[name].sized(batch), tensors[name].neutral, np.float32) for name in names}
-
-    def _graph(self, shapes: dict[str, tuple[int, ...]], *, added: bool) -> _OpenGraph:
+    def _graph(self, shapes: InputShapes, streams: int, *, added: bool = False) -> OpenGraph:
         record = self._record
         graph = record.for_any_size(added=True) if added else record.of(shapes)
         with self._lock:
             self._check_open()
-            if graph.start not in self._graphs:
-                self._graphs[graph.start] = _OpenGraph(self._folder / BLOB_FILE, record, graph, self)
-            return self._graphs[graph.start]
+            key = graph.start, streams
+            if key not in self._graphs:
+                self._graphs[key] = OpenGraph(
+                    self._folder / BLOB_FILE,
+                    record,
+                    graph,
+                    changes=self._changes,
+                    settings=settings(self._component.record.precision, self._threads),
+                    streams=streams,
+                )
+            return self._graphs[key]
 
     def _check_open(self) -> None:
         if self._closed:
@@ -193,9 +184,3 @@ class OpenVinoEngine(ClosesItself):
     def close(self) -> None:
         """Closes the shared model."""
         self._model.close()
-
-
-def _batch_of(spec: EngineSpec, inputs: Mapping[str, Array]) -> int:
-    """How many samples inputs hold."""
-    batched = (len(inputs[name]) for name, tensor in spec.inputs.items() if name in inputs and BATCH in tensor.shape)
-    return next(batched, 1)
