@@ -29,7 +29,7 @@ class OpenVino:
 
     backend = Backend.OPENVINO
     maker = "OpenVINO"
-    flags: Mapping[str, str] = {"recipe": "2"}
+    flags: Mapping[str, str] = {"recipe": "3"}
     lora_ready = False
     added_apart = False
     largest_hashed: int | None = HASHED_AT_OPEN

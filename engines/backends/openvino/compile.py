@@ -24,6 +24,8 @@ from latentrt.engines.shapes import AddedInputs
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_SINES = ("Sin", "Cos")
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Wanted:
@@ -80,11 +82,21 @@ def _compiled(component: Component, onnx: Path, shapes: InputShapes) -> Any:
         model = core().read_model(onnx)
         if shapes:
             model.reshape({name: list(shape) for name, shape in shapes.items()})
+        _keep_sines_exact(model)
         return core().compile_model(model, DEVICE, settings(component.record.precision))
     except RuntimeError as error:
         raise EngineError(
             f"OpenVINO cannot compile {component.label}: {first_line(error)}; report it, or choose backend ort-cpu"
         ) from error
+
+
+def _keep_sines_exact(model: Any) -> None:
+    """Makes results of the sines of timesteps and sizes, which nobody asks for.
+
+    Where it computes in bfloat16, OpenVINO rounds what enters a graph at once: a timestep of 979 becomes 980. But what
+    a graph gives it leaves in float32, back to the first layer with weights.
+    """
+    model.add_outputs([node.output(0) for node in model.get_ops() if node.get_type_name() in _SINES])
 
 
 @contextmanager

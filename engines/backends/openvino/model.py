@@ -120,7 +120,7 @@ class OpenVinoModel:
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed: {first_line(error)}; {_REMEDY}") from error
         if streams == 1:
-            return results[0]
+            return {name: results[0][name] for name in spec.outputs}
         return {name: np.concatenate([result[name] for result in results]) for name in spec.outputs}
 
     def _neutral(self, spec: EngineSpec, inputs: Mapping[str, Array], batch: int, *, added: bool) -> dict[str, Array]:
