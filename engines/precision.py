@@ -6,8 +6,9 @@ from enum import StrEnum
 class Precision(StrEnum):
     """Element type of a component's weights and arithmetic, as written in its ONNX.
 
-    Inputs and outputs are float32 whatever the precision. In int8 are the U-Net's convolutions and matrix products, but
-    for those that cost too much; the rest is fp32 on the CPU and fp16 on GPUs.
+    Inputs and outputs are float32 whatever the precision. bf16 has fp32's range and eight bits of mantissa. In int8 are
+    the U-Net's convolutions and matrix products, but for those that cost too much; the rest is fp32 on the CPU and fp16
+    on GPUs.
     """
 
     FP32 = "fp32"
@@ -24,3 +25,7 @@ class Backend(StrEnum):
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
     OPENVINO = "openvino"
+
+
+COMPUTE_BF16 = (Backend.OPENVINO, Backend.TENSORRT, Backend.TENSORRT_RTX)
+"""The backends for bf16. ONNX Runtime's CPU provider has no bf16 arithmetic, its CUDA provider no norms in it."""

@@ -16,7 +16,10 @@ from latentrt.engines.spec import Array
 
 
 class ChangedInitializer(NamedTuple):
-    """An initializer of the component's ONNX by name, and its new content in the shape and dtype stored there."""
+    """An initializer of the component's ONNX by name, and its new content in the shape and dtype stored there.
+
+    Of bfloat16, which NumPy lacks, these are the bits (uint16).
+    """
 
     name: str
     content: Array

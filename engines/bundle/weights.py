@@ -28,6 +28,7 @@ from latentrt.engines.bundle.records.named_weights import (
 from latentrt.engines.bundle.rounding import restored
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.spec import Array
+from latentrt.engines.tensors.dtypes import stored_dtype
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class ComponentWeights:
         for place in self._record(name).places:
             if place.file in self._mapped:
                 start = place.offset - place.offset % mmap.PAGESIZE
-                end = place.offset + prod(place.shape) * np.dtype(place.dtype).itemsize
+                end = place.offset + prod(place.shape) * stored_dtype(place.dtype).size
                 self._mapped[place.file].madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -77,16 +78,19 @@ class ComponentWeights:
     def array(self, name: str) -> Array:
         """A weight in torch's layout, float32 or float16: a view of the file wherever it is stored like that.
 
+        What is stored in bfloat16 comes in float32, with the same numbers.
+
         Of several places the most exact is read. What is stored in eight bits is within 1/510 of a step.
 
         Raises:
             RequestError: the component has no such weight, or cannot reach it.
         """
         record = self._changeable(name)
-        place = max(record.places, key=lambda place: np.dtype(place.dtype).itemsize, default=None)
+        place = max(record.places, key=lambda place: stored_dtype(place.dtype).size, default=None)
         if place is None or (record.rounded and place.dtype != "float32"):
             return self._restored(name, record)
-        return _unordered(self._unsmoothed(self.stored(place), place.smoothing), place.layout, record.shape)
+        stored = stored_dtype(place.dtype).values(self.stored(place))
+        return _unordered(self._unsmoothed(stored, place.smoothing), place.layout, record.shape)
 
     def placed(self, name: str, weight: Array) -> list[tuple[StoredWeight, Array]]:
         """What to put in the place of a weight: every place in floating point, with the numbers that belong there.
@@ -99,7 +103,7 @@ class ComponentWeights:
 
         Raises:
             RequestError: the component has no such weight or cannot reach it, it has another shape, or numbers that are
-                not finite or that fp16 cannot hold.
+                not finite or that the bundle's precision cannot hold.
         """
         record = self._changeable(name)
         if weight.shape != record.shape:
@@ -109,7 +113,7 @@ class ComponentWeights:
             )
         largest = float(np.maximum(weight.max(initial=0.0), -weight.min(initial=0.0)))
         dtypes = {place.dtype for place in record.places} | {row.scale_dtype for row in self.rounded(name).values()}
-        limit = min(float(np.finfo(dtype).max) for dtype in dtypes)
+        limit = min(stored_dtype(dtype).largest for dtype in dtypes)
         if not largest <= limit:
             raise RequestError(
                 f"got numbers up to {largest:.3g} for {self.component}'s weight {name!r}, expected at most "
@@ -194,12 +198,12 @@ class ComponentWeights:
         return record
 
     def stored(self, place: StoredWeight) -> Array:
-        """What a place holds, as stored: a view of the file wherever it can be one.
+        """What a place holds, as stored: a view of the file wherever it can be one; of bfloat16 the bits (uint16).
 
         Raises:
             BundleError: the file ends before it.
         """
-        return self._numbers(place.file, place.offset, place.shape, place.dtype)
+        return self._numbers(place.file, place.offset, place.shape, stored_dtype(place.dtype).bits)
 
     def _lost(self, offset: int, shape: tuple[int, ...], dtype: str = "float32") -> Array:
         """Numbers that lie among the remainders."""

@@ -13,6 +13,7 @@ from latentrt.engines.bundle.records.named_weights import StoredWeight
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.errors import BundleError
 from latentrt.engines.graphs.editor import GraphEditor, weight_of
+from latentrt.engines.spec import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,7 +35,7 @@ def take_weights_as_inputs(model: "ir.Model", weights: ComponentWeights) -> dict
     editor, initializers = GraphEditor(model.graph), weights.initializers
     for name, place in initializers.items():
         value = model.graph.initializers.get(name)
-        if value is None or not np.array_equal(weight_of(value), weights.stored(place)):
+        if value is None or not np.array_equal(_as_numpy_has_it(weight_of(value)), weights.stored(place)):
             raise BundleError(
                 f"the graph of {weights.component} does not hold in {name} what the bundle says is there; build the "
                 "bundle again"
@@ -69,9 +70,16 @@ def change_weights(model: "ir.Model", changed: Iterable[ChangedInitializer], fol
             files[location] = opened.enter_context((folder / location).open("r+b"))
         for name, content in changed:
             tensor = tensors[name]
+            if tensor is None:
+                raise ValueError(f"got {name!r}, which is computed, expected a weight")
             if isinstance(tensor, ir.ExternalTensor):
                 file = files[str(tensor.location)]
                 file.seek(tensor.offset or 0)
                 file.write(np.ascontiguousarray(content).data)
             else:
-                model.graph.initializers[name].const_value = ir.tensor(content, name=name)
+                model.graph.initializers[name].const_value = ir.Tensor(content, dtype=tensor.dtype, name=name)
+
+
+def _as_numpy_has_it(weight: Array) -> Array:
+    """A weight's numbers, or the bits of a type that NumPy itself lacks."""
+    return weight if weight.dtype.isbuiltin == 1 else weight.view(f"u{weight.itemsize}")

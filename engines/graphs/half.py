@@ -1,7 +1,8 @@
-"""fp32 graphs to fp16: every floating-point node and weight but those of the declared islands."""
+"""fp32 graphs to fp16 or bf16: every floating-point node and weight but those of the declared islands."""
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +18,36 @@ from latentrt.engines.graphs.editor import (
     weight_of,
 )
 from latentrt.engines.graphs.islands import Island
+from latentrt.engines.precision import Precision
 from latentrt.engines.spec import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 LARGEST = float(np.finfo(np.float16).max)  # 65504
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfType:
+    """A floating-point type of sixteen bits: onnx_ir's name of it, its largest number, and how twins' names end."""
+
+    dtype: str
+    largest: float
+    suffix: str
+
+
+HALF_TYPES = {
+    Precision.FP16: HalfType(dtype="FLOAT16", largest=LARGEST, suffix=".fp16"),
+    # float32's exponent with eight bits of mantissa; float32's own largest number would round to infinity
+    Precision.BF16: HalfType(dtype="BFLOAT16", largest=float.fromhex("0x1.fep+127"), suffix=".bf16"),
+}
 # Nodes that move values without computing: what comes in as fp32 from outside stays so until something computes
 _MOVES = frozenset({"Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 # Inputs that ONNX wants in fp32 whatever the data's type: scales of Resize, and of its predecessor
 _ALWAYS_FP32 = {"Resize": frozenset({1, 2}), "Upsample": frozenset({1})}
-HALF = ".fp16"  # ends the name of a weight's fp16 twin
 
 
-def halve(model: "ir.Model", islands: Sequence[Island]) -> dict[str, int]:
+def halve(model: "ir.Model", islands: Sequence[Island], precision: Precision = Precision.FP16) -> dict[str, int]:
     """Rewrites a graph in place; its inputs and outputs stay fp32, with casts behind and before them.
 
     Weights are converted when the model is saved, one at a time.
@@ -38,14 +55,15 @@ def halve(model: "ir.Model", islands: Sequence[Island]) -> dict[str, int]:
     Args:
         model: the graph; its values have types, and its nodes torch's scopes.
         islands: what stays in fp32.
+        precision: fp16 or bf16.
 
     Returns:
         How many floating-point nodes each island holds, by its reason.
 
     Raises:
-        CheckpointError: weights beyond fp16's range.
+        CheckpointError: weights beyond the type's range.
     """
-    return _Halving(model, islands).run()
+    return _Halving(model, islands, precision).run()
 
 
 def halve_file(path: Path, islands: Sequence[Island]) -> dict[str, int]:
@@ -68,13 +86,13 @@ def halve_file(path: Path, islands: Sequence[Island]) -> dict[str, int]:
 class _Halving:
     """One rewrite. ``_now`` holds the type that a value has in the new graph."""
 
-    def __init__(self, model: "ir.Model", islands: Sequence[Island]) -> None:
+    def __init__(self, model: "ir.Model", islands: Sequence[Island], precision: Precision) -> None:
         import onnx_ir as ir
 
-        self._ir = ir
+        self._ir, self._precision, self._type = ir, precision, HALF_TYPES[precision]
         self._graph, self._editor = model.graph, GraphEditor(model.graph)
         self._islands = islands
-        self._single, self._half = ir.DataType.FLOAT, ir.DataType.FLOAT16
+        self._single, self._half = ir.DataType.FLOAT, ir.DataType[self._type.dtype]
         self._now: dict[Any, Any] = {}
         self._casts: dict[tuple[Any, Any], Any] = {}
         self._outside = set(model.graph.inputs)  # fp32 from outside, at most moved
@@ -121,7 +139,7 @@ class _Halving:
         if node.op_type == "Cast" and attributes["to"].value == self._single:
             attributes["to"] = self._ir.AttrInt64("to", int(wanted))
         elif node.op_type in ("Constant", "ConstantOfShape") and "value" in attributes and wanted is self._half:
-            tensor = self._ir.tensor(_clamped(attributes["value"].value.numpy()))
+            tensor = self._ir.tensor(self._clamped(attributes["value"].value.numpy()))
             attributes["value"] = self._ir.AttrTensor("value", tensor)
 
     def _as(self, value: Any, kind: Any) -> Any:
@@ -135,13 +153,13 @@ class _Halving:
         return self._casts[value, kind]
 
     def _half_weight(self, value: Any) -> Any:
-        _check_range(value.name, weight_of(value))
-        name = f"{value.name}{HALF}"
-        half = computed_weight(name, value.const_value, lambda: _clamped(weight_of(value)), self._half)
+        self._check_range(value.name, weight_of(value))
+        name = f"{value.name}{self._type.suffix}"
+        half = computed_weight(name, value.const_value, lambda: self._clamped(weight_of(value)), self._half)
         return self._editor.weight(name, half)
 
     def _cast(self, value: Any, kind: Any) -> Any:
-        name = f"{value.name}.{'fp16' if kind is self._half else 'fp32'}"
+        name = f"{value.name}{self._type.suffix if kind is self._half else '.fp32'}"
         cast = self._editor.after(value).add("Cast", value, to=kind, name=name)
         cast.dtype = kind
         return cast
@@ -150,16 +168,16 @@ class _Halving:
         """Casts a graph's output back; the name stays with the graph's output, and nodes go on taking the other."""
         self._editor.give(self._cast(output, self._single), output)
 
+    def _clamped(self, array: Array) -> Array:
+        """Sixteen bits, with what lies beyond their range at its ends: the lowest fp32 number that masks attention."""
+        largest = self._type.largest
+        return np.asarray(np.clip(array, -largest, largest).astype(self._half.numpy()))
 
-def _clamped(array: Array) -> Array:
-    """fp16, with what lies beyond its range at its ends: the lowest fp32 number that masks attention."""
-    return np.clip(array, -LARGEST, LARGEST).astype(np.float16)
-
-
-def _check_range(name: str, array: Array) -> None:
-    """Refuses weights beyond fp16's range; a single number is a constant of the graph, such as a mask's."""
-    largest = float(np.abs(array).max(initial=0.0))
-    if array.size > 1 and largest > LARGEST:
-        raise CheckpointError(
-            f"{name} has weights of up to {largest:.3g}, expected at most {LARGEST:.0f} for fp16; build it in fp32"
-        )
+    def _check_range(self, name: str, array: Array) -> None:
+        """Refuses weights beyond the range; a single number is a constant of the graph, such as a mask's."""
+        largest = float(np.abs(array).max(initial=0.0))
+        if array.size > 1 and largest > self._type.largest:
+            raise CheckpointError(
+                f"{name} has weights of up to {largest:.3g}, expected at most {self._type.largest:.0f} for "
+                f"{self._precision}; build it in fp32"
+            )

@@ -1,19 +1,24 @@
-"""Where fp16 does not do: parts of a model that stay in fp32 when the rest is halved, as data."""
+"""Where sixteen bits do not do: parts of a model that stay in fp32 when the rest is halved, as data."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from latentrt.engines.precision import Precision
+
 EVERYTHING = "*"
+_HALVES = (Precision.FP16, Precision.BF16)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Island:
     """Nodes that stay in fp32: patterns of families, component, module path and kind of node.
 
-    ``scope`` is the dotted path of the torch module that a node was traced from; ``operators`` are ONNX operator types,
-    none meaning all. ``reason`` is kept in the bundle.
+    ``precisions`` are what the rest may be in; bf16 has fp32's range. ``scope`` is the dotted path of the torch module
+    that a node was traced from; ``operators`` are ONNX operator types, none meaning all. ``reason`` is kept in the
+    bundle.
     """
 
+    precisions: tuple[Precision, ...] = (Precision.FP16,)
     families: tuple[str, ...] = (EVERYTHING,)
     component: str
     scope: str = EVERYTHING
@@ -32,9 +37,9 @@ class Island:
 
 ISLANDS = (
     # Timesteps and sizes are multiplied by frequencies and go into sines: 10 bits of 999 are not enough
-    Island(component="unet", scope="*time_proj", reason="sines of timesteps and sizes"),
-    Island(component="control", scope="*time_proj", reason="sines of timesteps and sizes"),
-    Island(component="control", scope="*type_proj", reason="sines of control types"),
+    Island(precisions=_HALVES, component="unet", scope="*time_proj", reason="sines of timesteps and sizes"),
+    Island(precisions=_HALVES, component="control", scope="*time_proj", reason="sines of timesteps and sizes"),
+    Island(precisions=_HALVES, component="control", scope="*type_proj", reason="sines of control types"),
     # SDXL's autoencoder leaves fp16's range inside (its config says force_upcast); the fp16-fix weights would not
     Island(families=("*sdxl*",), component="vae_*", reason="activations beyond 65504"),
     # SD 2.x trained at 768 pixels multiplies queries and keys beyond 65504 before it scales them down
@@ -66,10 +71,12 @@ ISLANDS = (
 )
 
 
-def islands_of(family: str, component: str) -> tuple[Island, ...]:
-    """What of a component stays in fp32."""
+def islands_of(family: str, component: str, precision: Precision = Precision.FP16) -> tuple[Island, ...]:
+    """What of a component stays in fp32 when the rest is in a precision of sixteen bits."""
     return tuple(
         island
         for island in ISLANDS
-        if any(fnmatchcase(family, one) for one in island.families) and fnmatchcase(component, island.component)
+        if precision in island.precisions
+        and any(fnmatchcase(family, one) for one in island.families)
+        and fnmatchcase(component, island.component)
     )

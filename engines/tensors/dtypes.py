@@ -32,6 +32,21 @@ class StoredDtype:
             return _e4m3_values()[bits]
         return bits
 
+    def bits_of(self, values: Array) -> Array:
+        """Numbers of floating point as they are stored, contiguous: the nearest of this type, ties to even.
+
+        bfloat16 is for numbers up to ``largest`` alone: beyond it, they would become infinite.
+        """
+        if self.name != "bfloat16":
+            return np.ascontiguousarray(values, self.bits)
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(self.bits)
+
+    @property
+    def largest(self) -> float:
+        """The largest number of a type of floating point."""
+        return _BFLOAT16_LARGEST if self.name == "bfloat16" else float(np.finfo(self.bits).max)
+
     def is_finite(self, bits: Array) -> bool:
         """Whether all numbers are finite in float32; whole numbers always are.
 
@@ -46,6 +61,7 @@ class StoredDtype:
         return all(int((block & unsigned.dtype.type(mask)).max()) < limit for block in blocks)
 
 
+_BFLOAT16_LARGEST = float.fromhex("0x1.fep+127")
 _BLOCK = 2**18  # numbers that are looked at together: what is computed of them stays in the processor's cache
 # The bits of each type's least number that is none, or that float32 does not hold
 _LIMITS = {
@@ -79,6 +95,13 @@ DTYPES = (
     _dtype("uint8", "U8", "ByteStorage", "|u1"),
     _dtype("bool", "BOOL", "BoolStorage", "|b1"),
 )
+
+_BY_NAME = {row.name: row for row in DTYPES}
+
+
+def stored_dtype(name: str) -> StoredDtype:
+    """The type that torch calls so."""
+    return _BY_NAME[name]
 
 
 @cache

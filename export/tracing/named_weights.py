@@ -16,9 +16,11 @@ import torch
 
 from latentrt.engines.bundle.records.named_weights import UNUSED, Layout, StoredWeight, WeightRecord
 from latentrt.engines.errors import CheckpointError
-from latentrt.engines.graphs.half import HALF
+from latentrt.engines.graphs.half import HALF_TYPES
+from latentrt.engines.precision import Precision
 
 _TRANSPOSED = ".T"
+_HALF = HALF_TYPES[Precision.FP16].suffix
 
 
 class _Initializer(NamedTuple):
@@ -72,7 +74,7 @@ class GraphWeights:
     @property
     def _written(self) -> dict[str, _Initializer]:
         """The initializers that are left, with their twins in fp16."""
-        named = {name + end: origin for name, origin in self._initializers.items() for end in ("", HALF)}
+        named = {name + end: origin for name, origin in self._initializers.items() for end in ("", _HALF)}
         return {name: origin for name, origin in named.items() if name in self._graph.initializers}
 
     @property
@@ -109,7 +111,7 @@ class GraphWeights:
         lost = [
             origin
             for name, origin in self._initializers.items()
-            if name not in written and f"{name}{HALF}" not in written
+            if name not in written and f"{name}{_HALF}" not in written
         ]
         if lost:
             raise CheckpointError(

@@ -17,6 +17,7 @@ from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.graphs.attention import fuse_attention
 from latentrt.engines.graphs.editor import load_graph, serialized
 from latentrt.engines.graphs.group_norm import GroupNorm, replace_group_norms
+from latentrt.engines.graphs.rounded_results import round_results
 from latentrt.engines.graphs.variants.variant import add_inputs
 from latentrt.engines.machine import available_memory
 from latentrt.engines.shapes import AddedInputs
@@ -110,6 +111,8 @@ def rewritten_graph(
 ) -> bytes | None:
     """The graph with what ONNX Runtime has better kernels for, its weights still in their file; None if it has nothing.
 
+    One in bf16, for which it has no kernels, is computed in fp32 with every result rounded: for figures, not for speed.
+
     Without onnx and onnx_ir, which drawing does not need, the graph stays as it is, takes no added inputs, and runs
     some percent slower.
     """
@@ -122,4 +125,5 @@ def rewritten_graph(
     replaced = replace_group_norms(model, group_norm)
     if fuses:
         replaced += fuse_attention(model)
+    replaced += round_results(model)
     return serialized(model) if replaced or added_to is not None else None

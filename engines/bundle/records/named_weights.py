@@ -6,12 +6,12 @@ from math import prod
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.errors import BundleError
 from latentrt.engines.spec import Array
+from latentrt.engines.tensors.dtypes import stored_dtype
 
 # Why a weight has no place: nothing comes of changing it
 NOT_COMPUTED = "the model takes nothing that this layer computes"
@@ -46,7 +46,7 @@ class StoredWeight(Record):
     file: str
     offset: int = Field(ge=0)
     shape: tuple[int, ...]
-    dtype: Literal["float32", "float16"]
+    dtype: Literal["float32", "float16", "bfloat16"]
     layout: Layout
     smoothing: Smoothing | None = None
 
@@ -57,8 +57,11 @@ class StoredWeight(Record):
         return self
 
     def stored(self, weight: Array) -> Array:
-        """A weight in torch's layout as it is stored here, unless smoothed: contiguous, in the place's shape, dtype."""
-        return np.ascontiguousarray(ordered(weight, self.layout, self.shape), dtype=self.dtype)
+        """A weight in torch's layout as it is stored here, unless smoothed: contiguous, in the place's shape, dtype.
+
+        Of bfloat16, which NumPy lacks, these are the bits (uint16).
+        """
+        return stored_dtype(self.dtype).bits_of(ordered(weight, self.layout, self.shape))
 
 
 class RoundedBias(Record):
