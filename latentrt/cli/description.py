@@ -53,6 +53,8 @@ def print_description(description: dict[str, Any]) -> None:
         against = f"; those of {', '.join(untouched)} against torch" if untouched else ""
         without = "it was built of an ONNX file" if description["upscaler"] else "LoRAs were fused without torch"
         say(f"figures are against {Reference.ONNX.label}, as {without}{against}")
+    if description.get("pictures"):
+        _print_pictures(description["pictures"], description["precision"])
     for name, row in description["components"].items():
         if row["quantization"] is not None:
             _print_quantization(name, ComponentKind(row["kind"]), row["quantization"])
@@ -109,6 +111,15 @@ def _noise_levels(schedule: dict[str, Any]) -> str:
     return (
         f"EDM: sigma {edm['sigma_min']:g} to {edm['sigma_max']:g}, {edm['sigma_spacing']}, "
         f"sigma_data {edm['sigma_data']:g}"
+    )
+
+
+def _print_pictures(record: dict[str, Any], precision: str) -> None:
+    """How good pictures are."""
+    say(
+        f"{record['pictures']} {precision} pictures of {record['steps']} steps against fp32, drawn with "
+        f"{record['drawn_by']}: mean {record['psnr_mean']:.1f} dB, worst {record['psnr_worst']:.1f} dB "
+        f"({record['worst_prompt']!r}); required {record['quality']:g} dB"
     )
 
 
@@ -180,7 +191,9 @@ def _layers_by_dtype(contents: dict[str, Any] | None) -> str:
     if contents["unoptimised"]:
         return "not optimised"
     counts = counts_with_weights(contents["layers"])
-    layers = [f"{count} {dtype.replace('float', 'fp')}" for dtype, count in sorted(counts.items())]
+    layers = [
+        f"{count} {dtype.replace('bfloat', 'bf').replace('float', 'fp')}" for dtype, count in sorted(counts.items())
+    ]
     quantized = sum(contents["quantized"].values())
     return ", ".join([*layers, *([f"{quantized} with Q/DQ"] if quantized else [])])
 

@@ -16,7 +16,8 @@ from latentrt.engines.spec import TensorSpec
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 _WITH_WEIGHTS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _MOVES = ("SHUFFLE", "CAST", "IDENTITY", "SQUEEZE", "UNSQUEEZE")
-# Of the layers that carry weights this share may be fp32 in an fp16 engine: the declared islands
+_HALVES = {"fp16": "float16", "bf16": "bfloat16"}
+# Of the layers that carry weights this share may be fp32 in an engine of sixteen bits: the declared islands
 _ISLANDS = 0.5
 # A plan holds its weights and code. Of full-size U-Nets it is 1.01 times the ONNX; widened weights are twice as large.
 _PLAN_PER_ONNX = 1.5
@@ -154,8 +155,8 @@ def check_precision(
     total = sum(counts.values())
     told = ", ".join(f"{count} {dtype}" for dtype, count in sorted(counts.items()))
     faults = []
-    if precision == "fp16":
-        if counts.get("float32", 0) > _ISLANDS * total:
+    if precision in _HALVES:
+        if total - counts.get(_HALVES[precision], 0) > _ISLANDS * total:
             faults.append(f"its layers with weights are {told}")
         if onnx_bytes > 3 * parameters + _CODE_BYTES:
             faults.append(f"its ONNX has {onnx_bytes / parameters:.1f} bytes a parameter")
