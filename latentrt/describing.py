@@ -108,6 +108,7 @@ def _of_sort(bundle: AnyBundle) -> dict[str, Any]:
         "upscaler": None,
         "loras": [lora.model_dump() for lora in manifest.loras],
         "fused_from": manifest.fused_from,
+        "pictures": manifest.pictures.model_dump() if manifest.pictures else None,
         "schedule": manifest.schedule.model_dump(mode="json"),
         "preview_psnr": manifest.preview.psnr,
         "seamless": manifest.seamless.value,

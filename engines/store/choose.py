@@ -5,7 +5,7 @@ from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import EngineError
-from latentrt.engines.precision import Backend
+from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.store.store import compiled_folder, engines_in
 
 AUTO = "auto"
@@ -34,7 +34,8 @@ def best_backend(bundle: BundleFolder) -> Backend:
             f"no engine of {str(bundle.root)!r} runs here: {'; '.join(reasons)}; make one for this machine with: "
             f"latentrt build {bundle.root}"
         )
-    return Backend.ORT_CPU  # whose refusal says how to make engines
+    # Whose refusal says how to make engines
+    return Backend.OPENVINO if bundle.manifest.precision is Precision.BF16 else Backend.ORT_CPU
 
 
 def chosen_backend(bundle: BundleFolder, name: str) -> Backend:

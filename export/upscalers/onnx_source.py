@@ -81,11 +81,12 @@ class OnnxUpscaler(UpscalerSource):
         return declared_size(self.model) or DEFAULT_TILE
 
     def precision_for(self, requested: Precision | None) -> Precision:
-        """The file's own, or fp16 of one in fp32."""
+        """The file's own, or fp16 or bf16 of one in fp32."""
         own = Precision.FP16 if holds_half(self.model) else Precision.FP32
-        if requested in (None, own, Precision.FP16):
+        allowed = (own,) if own is Precision.FP16 else (own, Precision.FP16, Precision.BF16)
+        if requested is None or requested in allowed:
             return requested or own
-        expected = "fp16" if own is Precision.FP16 else "fp32 or fp16"
+        expected = "fp16" if own is Precision.FP16 else "fp32, fp16 or bf16"
         raise RequestError(
             f"got precision {requested} for {self.source!r}, an upscaler whose ONNX is in {own}, expected {expected}; "
             "leave it out"

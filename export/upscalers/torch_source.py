@@ -89,8 +89,8 @@ class TorchUpscaler(UpscalerSource):
         """fp32, or what was asked for."""
         if requested is Precision.INT8:
             raise RequestError(
-                "got precision int8 for an upscaler, which is built in fp32 or fp16; leave it out, or choose one of "
-                "these"
+                "got precision int8 for an upscaler, which is built in fp32, fp16 or bf16; leave it out, or choose one "
+                "of these"
             )
         return requested or Precision.FP32
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latentrt.bf16.conversion import convert_in_place
 from latentrt.building.compiling import compile_all, compile_missing
 from latentrt.building.destination import check_space, destination_from_argument
 from latentrt.building.from_model import unread_decision
@@ -102,7 +103,12 @@ def build_addon(
         with export_packages():
             from latentrt.export.addons.export import export_addon
         with staged_directory(destination) as root:
-            manifest = export_addon(plan.addon, root, plan.precision, plan.profiles, timer, plan.kept_fp32)
+            # fp32 first, and bf16 of that
+            made = Precision.FP32 if plan.precision is Precision.BF16 else plan.precision
+            manifest = export_addon(plan.addon, root, made, plan.profiles, timer, plan.kept_fp32)
+            if plan.precision is Precision.BF16:
+                with export_packages():
+                    manifest = convert_in_place(root, manifest, plan.kept_fp32, timer)
             manifest = compile_all(root, manifest, request.engines, timer)
             write_manifest(root / BUNDLE_FILE, manifest)
     return Build(bundle=open_addon(destination), up_to_date=False, seconds=timer.seconds)
@@ -156,8 +162,8 @@ def _plan(request: BuildRequest) -> AddonPlan:
     precision = request.precision
     if precision is Precision.INT8:
         raise RequestError(
-            f"got precision int8 for {addon.kind.label}, which is built in fp32 or fp16; leave it out, or choose one "
-            "of these"
+            f"got precision int8 for {addon.kind.label}, which is built in fp32, fp16 or bf16; leave it out, or choose "
+            "one of these"
         )
     if precision is None:
         precision = _floating_precision(bundle.manifest)
@@ -167,6 +173,7 @@ def _plan(request: BuildRequest) -> AddonPlan:
             f"got profile {', '.join(unknown)} for a model with {', '.join(map(str, bundle.manifest.profiles))}; "
             "choose among these, or leave it out for all of them"
         )
+    request.engines.check_precision(precision)
     return AddonPlan(
         addon=addon,
         versions=versions,

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from latentrt.arguments.loras import LoraArgument, loras_from_arguments
+from latentrt.bf16.settings import bf16_request_from_arguments
 from latentrt.building.addon import build_addon, build_engines_of_addon
-from latentrt.building.compiling import engines_to_make
+from latentrt.building.compiling import check_bf16, engines_to_make
+from latentrt.building.default_backend import backend_for
 from latentrt.building.from_bundle import build_from_bundle
 from latentrt.building.from_model import build_from_model
 from latentrt.building.request import BuildRequest, profiles_from_arguments
@@ -31,7 +33,7 @@ def build(
     *,
     precision: str | Precision | None = None,
     profiles: Sequence[str | Profile] = (),
-    backend: str | Backend = Backend.ORT_CPU,
+    backend: str | Backend | None = None,
     gpus: Sequence[str] = (),
     workspace_mb: int | None = None,
     lora_ready: bool = False,
@@ -63,13 +65,13 @@ def build(
             (``owner/name[@revision]``, with a folder or a file after a slash) or address, ``emoji`` for the embedded
             model, an upscaler's file (``.pth`` or another of weights, ``.onnx``), or a bundle.
         output: the bundle's folder; needed unless engines are added to a bundle.
-        precision: element type of weights and arithmetic: "fp32" (also None), "fp16" or "int8". Parts that overflow or
-            lose too much in fp16 stay in fp32: SDXL's autoencoder, the timestep embedding's sines, and what else
-            ``engines/graphs/islands.py`` lists. int8 is for the U-Net and, on CPUs, the VAE decoder; calibrating draws
-            pictures with them. For int8 ``model`` may be a bundle in fp32.
+        precision: element type of weights and arithmetic: "fp32" (also None), "fp16", "bf16" or "int8". Parts that
+            overflow or lose too much in fp16 stay in fp32: SDXL's autoencoder, the timestep embedding's sines, and what
+            else ``engines/graphs/islands.py`` lists. bf16 is for openvino and TensorRT. int8 is for the U-Net and, on
+            CPUs, the VAE decoder. bf16 and int8 are judged by pictures, and ``model`` may be a bundle in fp32.
         profiles: picture sizes, ``"512x512"`` or with a batch ``"768x512x2"``; without any, the model's own size.
             Of an upscaler sizes of tiles; without any, 256x256, or the size that an ONNX file was exported for.
-        backend: what the engines are compiled for.
+        backend: what the engines are compiled for; None is "openvino" for bf16 and "ort-cpu" for all else.
         gpus: GPU architectures such as ``"sm89"``, for ``tensorrt-rtx``: engines are compiled for each of them, on a
             machine with or without a GPU. Without any, engines are compiled for this machine.
         workspace_mb: scratch memory in MB that TensorRT's builder may plan per layer; None sets no limit.
@@ -91,9 +93,9 @@ def build(
         loras: LoRAs to fuse into the weights: paths with weights behind colons (``"style.safetensors:0.8"``, or
             ``"style.safetensors:0.8:0.4"`` with another one for the text encoders), or tuples of a path and weights.
             ``model`` may be a bundle in fp32 or fp16, of which a new one is made.
-        prompts: int8: a text file of calibration prompts, one a line; None takes a list of 32.
-        quality: int8: required mean PSNR in dB of int8 pictures against the fp32 engine's; None is 30. The nodes whose
-            rounding costs most stay in floating point until it is reached.
+        prompts: int8 and bf16: a text file of calibration prompts, one a line; None takes a list of 32.
+        quality: int8 and bf16: required mean PSNR in dB of pictures against the fp32 engine's; None is 30 for int8 and
+            40 for bf16. In int8 the nodes whose rounding costs most stay in floating point until it is reached.
         for_bundle: the bundle of the model that ``model``, then a control net or a T2I-Adapter (a diffusers folder, a
             file, a hub id), is built for. Its family, its profiles and, unless ``precision`` says otherwise, its
             precision are the net's; for a model in int8 nets are in fp32 for CPUs and in fp16 for GPUs.
@@ -107,7 +109,10 @@ def build(
             OutputError.
     """
     precision = choice_if_given(Precision, precision, "precision")
-    backend = choice(Backend, backend, "backend")
+    backend = choice(Backend, backend or backend_for(precision, [model, for_bundle]), "backend")
+    if precision is Precision.BF16:
+        check_bf16(backend)
+    bf16 = bf16_request_from_arguments(precision, prompts, quality)
     weights = WeightsAs.INPUTS if lora_ready else WeightsAs.CONSTANTS
     request = BuildRequest(
         model=str(model),
@@ -119,7 +124,8 @@ def build(
         seamless=choice(Seamless, seamless, "seamless"),
         fp32=tuple(fp32),
         loras=loras_from_arguments(loras),
-        int8=int8_request_from_arguments(precision, backend, prompts, quality),
+        int8=None if bf16 is not None else int8_request_from_arguments(precision, backend, prompts, quality),
+        bf16=bf16,
         engines=engines_to_make(backend, gpus, workspace_mb, weights, added_from_texts(added)),
         choices=Choices(
             variant=variant,

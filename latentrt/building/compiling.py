@@ -16,7 +16,7 @@ from latentrt.engines.bundle.records.components_manifest import ComponentsManife
 from latentrt.engines.bundle.unet.added_inputs import added_text
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.quantization.recipe import check_recipe
-from latentrt.engines.precision import Backend, Precision
+from latentrt.engines.precision import COMPUTE_BF16, Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import AddedInputs
 from latentrt.engines.store.compile import compile_component
@@ -58,13 +58,30 @@ class EnginesToMake:
         """Refuses what no bundle of a precision can have.
 
         Raises:
-            RequestError: eight-bit weights as inputs: TensorRT takes them, but not their scales, which a LoRA changes.
+            RequestError: bf16 on a backend that does not compute it; or eight-bit weights as inputs: TensorRT takes
+                them, but not their scales, which a LoRA changes.
         """
+        if precision is Precision.BF16:
+            check_bf16(self.compiler.backend)
         if precision is Precision.INT8 and any(target.weights is WeightsAs.INPUTS for target in self.targets):
             raise RequestError(
                 "got lora-ready for int8, but TensorRT takes the scales of int8 weights as constants alone, and LoRAs "
                 "change them; leave it out to have a plan built for each set of LoRAs, or build in fp16"
             )
+
+
+def check_bf16(backend: Backend) -> None:
+    """Refuses bf16 where it is not computed.
+
+    Raises:
+        RequestError: naming the backends that do.
+    """
+    if backend not in COMPUTE_BF16:
+        expected = " or ".join((", ".join(COMPUTE_BF16[:-1]), COMPUTE_BF16[-1]))
+        raise RequestError(
+            f"got precision bf16 for backend {backend}, which does not compute it, expected {expected}; build with "
+            "--backend openvino for CPUs"
+        )
 
 
 def engines_to_make(

@@ -1,8 +1,10 @@
-"""Builds from a bundle: the engines that it lacks on this machine, an int8 bundle of it, or one with LoRAs in it."""
+"""Builds from a bundle: the engines that it lacks on this machine, one in int8 or bf16, or one with LoRAs in it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from latentrt.bf16.settings import Bf16Request
+from latentrt.building.bf16 import bf16_bundle_of
 from latentrt.building.compiling import compile_missing
 from latentrt.building.destination import destination_from_argument
 from latentrt.building.fusing import fuse_bundle
@@ -24,7 +26,7 @@ from latentrt.int8.settings import Int8Request
 def build_from_bundle(
     request: BuildRequest, timer: StageTimer, decided: Callable[[Mapping[str, DecisionRecord]], None] | None
 ) -> Build:
-    """Makes an int8 bundle of one in another precision, or one with LoRAs; or else adds the engines that are missing.
+    """Makes a bundle in int8 or bf16 of one in fp32, or one with LoRAs; or else adds the engines that are missing.
 
     Raises:
         RequestError: something that only a build from the model can change.
@@ -42,6 +44,8 @@ def build_from_bundle(
             return _build_fused(bundle, request, timer, decided)
         if request.int8 is not None and bundle.manifest.precision is not Precision.INT8:
             return _build_int8(bundle, request, request.int8, timer)
+        if request.bf16 is not None and bundle.manifest.precision is not Precision.BF16:
+            return _build_bf16(bundle, request, request.bf16, timer)
         _check_portable_files_stay(bundle.manifest, request)
         if request.output is not None and request.output.resolve() != root:
             raise RequestError(
@@ -59,10 +63,11 @@ def _build_fused(
     timer: StageTimer,
     decided: Callable[[Mapping[str, DecisionRecord]], None] | None,
 ) -> Build:
-    if request.int8 is not None and bundle.manifest.precision is not Precision.INT8:
+    made_of_fp32 = request.int8 is not None or request.bf16 is not None
+    if made_of_fp32 and bundle.manifest.precision is not request.precision:
         raise RequestError(
-            "got LoRAs and precision int8 for a bundle, expected one of the two; fuse the LoRAs first, and build int8 "
-            "of the result: latentrt build FUSED --precision int8 -o DIR"
+            f"got LoRAs and precision {request.precision} for a bundle, expected one of the two; fuse the LoRAs first, "
+            f"and build {request.precision} of the result: latentrt build FUSED --precision {request.precision} -o DIR"
         )
     _check_portable_files_stay(bundle.manifest, request)
     destination = destination_from_argument(request.output)
@@ -70,11 +75,24 @@ def _build_fused(
     return Build(bundle=made, up_to_date=up_to_date, seconds=timer.seconds)
 
 
-def _build_int8(bundle: Bundle, request: BuildRequest, int8: Int8Request, timer: StageTimer) -> Build:
+def _build_bf16(bundle: Bundle, request: BuildRequest, bf16: Bf16Request, timer: StageTimer) -> Build:
+    _check_shapes_stay(request)
+    kept_fp32 = request.kept_fp32(bundle.manifest.needed)
+    destination = destination_from_argument(request.output)
+    made, up_to_date = bf16_bundle_of(bundle, destination, request.engines, bf16, timer, kept_fp32=kept_fp32)
+    return Build(bundle=made, up_to_date=up_to_date, seconds=timer.seconds)
+
+
+def _check_shapes_stay(request: BuildRequest) -> None:
     if request.profiles or request.seamless is not Seamless.NONE:
         raise RequestError(
-            "got profiles or seamless for a bundle, which keeps its own in int8; build from the model with them"
+            f"got profiles or seamless for a bundle, which keeps its own in {request.precision}; build from the model "
+            "with them"
         )
+
+
+def _build_int8(bundle: Bundle, request: BuildRequest, int8: Int8Request, timer: StageTimer) -> Build:
+    _check_shapes_stay(request)
     kept_fp32 = request.kept_fp32(bundle.manifest.needed)
     destination = destination_from_argument(request.output)
     made, up_to_date = quantize_bundle(bundle, destination, request.engines, int8, timer, kept_fp32=kept_fp32)
@@ -87,10 +105,10 @@ def _check_portable_files_stay(manifest: BundleManifest, request: BuildRequest) 
     Raises:
         RequestError: naming what to build from the model.
     """
-    if request.int8 is not None and (request.int8.prompts is not None or request.int8.quality is not None):
+    if request.judges_otherwise:
         raise RequestError(
-            "got prompts or quality for a bundle that is in int8 already; build from the model or from its bundle "
-            "in fp32 with them"
+            f"got prompts or quality for a bundle that is in {manifest.precision} already; build from the model or "
+            "from its bundle in fp32 with them"
         )
     if request.precision not in (None, manifest.precision):
         raise RequestError(

@@ -4,6 +4,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from latentrt.bf16.settings import PictureSettings
+from latentrt.building.bf16 import work_folder as bf16_work_folder
+from latentrt.building.bf16 import write_bf16_bundle
 from latentrt.building.compiling import EnginesToMake, compile_missing, engines_to_make
 from latentrt.building.destination import check_space, destination_from_argument
 from latentrt.building.int8 import work_folder, write_int8_bundle
@@ -47,10 +50,12 @@ def build_from_model(
         if bundle is not None:
             compiled = compile_missing(bundle, request.engines, timer)
             return Build(bundle=bundle, up_to_date=not compiled, seconds=timer.seconds)
-        if plan.quantization is None:
-            export_bundle(plan, destination, request.engines, timer)
-        else:
+        if plan.quantization is not None:
             _export_int8(plan, plan.quantization, destination, request.engines, timer)
+        elif plan.pictures is not None:
+            _export_bf16(plan, plan.pictures, destination, request.engines, timer)
+        else:
+            export_bundle(plan, destination, request.engines, timer)
     return Build(bundle=open_bundle(destination), up_to_date=False, seconds=timer.seconds)
 
 
@@ -68,12 +73,22 @@ def _export_int8(
 ) -> None:
     """Exports a bundle to calibrate with, and makes an int8 bundle of it; the former outlives a killed build."""
     work = work_folder(destination)
-    source = _calibration_bundle(plan.source_for(settings), work / "source.bundle", timer)
+    source = _source_bundle(plan.source_for(settings), work / "source.bundle", timer)
     write_int8_bundle(source, destination, plan.kept_fp32, engines, settings, work, timer)
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _calibration_bundle(plan: BundlePlan, folder: Path, timer: StageTimer) -> Bundle:
+def _export_bf16(
+    plan: BundlePlan, settings: PictureSettings, destination: Path, engines: EnginesToMake, timer: StageTimer
+) -> None:
+    """Exports a bundle in fp32, and makes one in bf16 of it; the former outlives a killed build."""
+    work = bf16_work_folder(destination)
+    source = _source_bundle(plan.in_fp32(), work / "source.bundle", timer)
+    write_bf16_bundle(source, destination, plan.kept_fp32, engines, settings, work, timer)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _source_bundle(plan: BundlePlan, folder: Path, timer: StageTimer) -> Bundle:
     """A bundle by the plan with engines for this CPU; that of a killed build is taken again."""
     cpu = engines_to_make(Backend.ORT_CPU, (), None)
     bundle = existing_bundle(folder, plan)

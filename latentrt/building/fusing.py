@@ -42,7 +42,7 @@ def fuse_bundle(
     """Makes a bundle of another with LoRAs in its weights, unless it is there already.
 
     Args:
-        source: the other bundle, in fp32 or fp16; the caller holds its lock.
+        source: the other bundle, in fp32, fp16 or bf16; the caller holds its lock.
         destination: where to write.
         loras: what is fused.
         engines: what is compiled of the result.
@@ -55,7 +55,7 @@ def fuse_bundle(
     Raises:
         RequestError: the destination is the source, the source is in int8 or has such a LoRA already, or a LoRA that
             is damaged or for another model.
-        ParityError: numbers that fp16 cannot hold, or an engine misses its gate.
+        ParityError: numbers that its precision cannot hold, or an engine misses its gate.
     """
     old = source.manifest
     if destination == source.root:
@@ -69,6 +69,7 @@ def fuse_bundle(
         update={
             "loras": records,
             "fused_from": _digest(old),
+            "pictures": None,  # those that were judged were drawn without
             "source": old.source.model_copy(update={"decisions": {**old.source.decisions, **loras_decision(records)}}),
         }
     )

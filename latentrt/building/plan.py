@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentrt.arguments.loras import LoraArgument
+from latentrt.bf16.settings import PictureSettings
 from latentrt.building.compiling import EnginesToMake, compile_all
 from latentrt.building.loras import changes_from_loras, lora_records, loras_decision
 from latentrt.building.packages import export_packages
@@ -44,6 +45,7 @@ class BundlePlan:
     seamless: Seamless
     loras: tuple[LoraRecord, ...] = ()
     quantization: QuantizationSettings | None = None
+    pictures: PictureSettings | None = None
 
     def made(self, manifest: BundleManifest) -> bool:
         """Whether an export would write the manifest's bundle again."""
@@ -64,6 +66,7 @@ class BundlePlan:
             and manifest.latents == self.checkpoint.latents
             and manifest.defaults == self.checkpoint.defaults
             and (self.quantization is None or self.quantization.made(manifest.components[UNET].quantization))
+            and (self.pictures is None or self.pictures.made(manifest.pictures))
         )
 
     def with_fused(self, loras: Sequence[LoraArgument]) -> "BundlePlan":
@@ -85,7 +88,11 @@ class BundlePlan:
         """The plan of the bundle that an int8 one is made of: its U-Net is in fp32, the rest as in the result."""
         if settings.recipe.symmetric:  # what is not int8 is fp16 on GPUs
             return replace(self, precision=Precision.FP16, kept_fp32=(*self.kept_fp32, UNET), quantization=None)
-        return replace(self, precision=Precision.FP32, kept_fp32=(), quantization=None)
+        return self.in_fp32()
+
+    def in_fp32(self) -> "BundlePlan":
+        """The plan of the same bundle in fp32."""
+        return replace(self, precision=Precision.FP32, kept_fp32=(), quantization=None, pictures=None)
 
 
 def plan_from_request(request: BuildRequest) -> BundlePlan:
@@ -106,7 +113,9 @@ def plan_from_request(request: BuildRequest) -> BundlePlan:
     kept_fp32 = request.kept_fp32(components)
     loras = lora_records(request.loras)
     checkpoint = replace(checkpoint, decisions={**checkpoint.decisions, **loras_decision(loras)})
-    settings = None
+    settings = pictures = None
+    if request.bf16 is not None:
+        pictures = request.bf16.settings(checkpoint.name, checkpoint.family.defaults.num_inference_steps)
     if request.int8 is not None:
         settings = request.int8.settings(checkpoint.name, checkpoint.family.defaults.num_inference_steps)
     return BundlePlan(
@@ -118,6 +127,7 @@ def plan_from_request(request: BuildRequest) -> BundlePlan:
         seamless=request.seamless,
         loras=loras,
         quantization=settings,
+        pictures=pictures,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.arguments.loras import LoraArgument
+from latentrt.bf16.settings import Bf16Request
 from latentrt.building.compiling import EnginesToMake
 from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.bundle.bundle import BundleSort, sort_of
@@ -23,9 +24,9 @@ class BuildRequest:
     """The arguments of a build, in their own types.
 
     ``precision`` is None where none was given, ``profiles`` are empty where the model's own size is wanted. ``fp32``
-    names components, which only the model can confirm. ``loras`` are fused into the weights. ``int8`` is None for other
-    precisions. ``for_bundle`` is the model's bundle that an add-on is built for, None where a model is built;
-    ``image_encoder`` is an IP-Adapter's.
+    names components, which only the model can confirm. ``loras`` are fused into the weights. ``int8`` and ``bf16`` are
+    None for other precisions. ``for_bundle`` is the model's bundle that an add-on is built for, None where a model is
+    built; ``image_encoder`` is an IP-Adapter's.
     """
 
     model: str
@@ -40,6 +41,7 @@ class BuildRequest:
     loras: tuple[LoraArgument, ...]
     choices: Choices
     int8: Int8Request | None
+    bf16: Bf16Request | None = None
 
     @property
     def starts_from_bundle(self) -> bool:
@@ -67,9 +69,14 @@ class BuildRequest:
         given += ["lora-ready"] if inputs else []
         given += ["with"] if self.engines.added else []
         given += ["seamless"] if self.seamless is not Seamless.NONE else []
-        int8 = self.int8
-        given += ["prompts or quality"] if int8 and (int8.prompts is not None or int8.quality is not None) else []
+        given += ["prompts or quality"] if self.judges_otherwise else []
         return given
+
+    @property
+    def judges_otherwise(self) -> bool:
+        """Whether prompts or a quality were given, by which pictures are judged."""
+        asked = self.int8 or self.bf16
+        return asked is not None and (asked.prompts is not None or asked.quality is not None)
 
     def changes_of(self, root: Path, manifest: ComponentsManifest) -> list[str]:
         """What was given and would change more of the bundle of an add-on or an upscaler than its engines."""
@@ -98,7 +105,8 @@ class BuildRequest:
             )
         if self.fp32 and (precision or self.precision) in (None, Precision.FP32):
             raise RequestError(
-                "got components to keep in fp32 for a bundle in fp32, expected precision fp16 or int8; leave one out"
+                "got components to keep in fp32 for a bundle in fp32, expected precision fp16, bf16 or int8; leave one "
+                "out"
             )
         if UNET in self.fp32 and self.precision is Precision.INT8:
             raise RequestError(

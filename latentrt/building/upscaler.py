@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latentrt.bf16.conversion import convert_in_place
 from latentrt.building.compiling import compile_all, compile_missing
 from latentrt.building.destination import check_space, destination_from_argument
 from latentrt.building.from_model import unread_decision
@@ -20,6 +21,7 @@ from latentrt.engines.bundle.records.manifest_file import SCHEMA, write_manifest
 from latentrt.engines.bundle.records.upscaler_manifest import UpscalerManifest
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
+from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
 
 if TYPE_CHECKING:
@@ -87,7 +89,8 @@ def build_upscaler(
             decided({**source.decisions, **unread_decision(source.unread)})
         with staged_directory(destination) as root:
             with export_packages():
-                exported = source.export(root, precision, kept_fp32, profiles, timer)
+                made = Precision.FP32 if precision is Precision.BF16 else precision  # which is made of it
+                exported = source.export(root, made, kept_fp32, profiles, timer)
             if decided is not None:
                 decided(exported.told)
             with timer.stage("digests"):
@@ -105,7 +108,7 @@ def build_upscaler(
                     unread=dict(source.unread),
                     files=dict(source.files),
                 ),
-                precision=precision,
+                precision=made,
                 kept_fp32=kept_fp32,
                 components={UPSCALER: exported.component},
                 profiles=profiles,
@@ -115,6 +118,9 @@ def build_upscaler(
                 smallest=exported.smallest,
                 files=files,
             )
+            if precision is Precision.BF16:
+                with export_packages():
+                    manifest = convert_in_place(root, manifest, kept_fp32, timer)
             manifest = compile_all(root, manifest, request.engines, timer)
             write_manifest(root / BUNDLE_FILE, manifest)
     return Build(bundle=open_upscaler(destination), up_to_date=False, seconds=timer.seconds)

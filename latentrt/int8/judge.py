@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import numpy as np
 
@@ -13,9 +14,12 @@ from latentrt.engines.backends.ort_cpu.model import DATA_FILE, OrtCpuEngine, Ort
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
 from latentrt.engines.engine import Engine
+from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import OpenComponents
+from latentrt.int8.calibration import CalibrationSet
+from latentrt.int8.checkpoints import Checkpoints
 from latentrt.int8.engine_overrides import EngineOverrides
 from latentrt.int8.psnr import picture_psnr
 from latentrt.int8.quantization import QuantizableComponent, Quantization
@@ -26,9 +30,47 @@ TOLERANCE = 8.0  # dB that the worst picture may be below the mean that is requi
 _SAVED_AS = "references"
 
 
+class Drawn(Protocol):
+    """Which pictures a calibration set gives."""
+
+    @property
+    def calibration(self) -> CalibrationSet:
+        """The set."""
+        ...
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures of it are judged."""
+        ...
+
+
+class Judged(Protocol):
+    """What is judged by pictures: a bundle in fp32, which pictures it draws, and what was drawn before."""
+
+    @property
+    def base(self) -> Bundle:
+        """The bundle."""
+        ...
+
+    @property
+    def settings(self) -> Drawn:
+        """The pictures."""
+        ...
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Results of a build that was killed."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """Receives the stages."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class PictureQuality:
-    """The PSNR of int8 pictures against fp32 ones, in dB."""
+    """The PSNR of rounded pictures against fp32 ones, in dB."""
 
     mean: float
     worst: float
@@ -39,7 +81,7 @@ class PictureQuality:
         return self.mean >= required and self.worst >= required - TOLERANCE
 
 
-def quality_from_psnrs(quantization: Quantization, psnrs: Array) -> PictureQuality:
+def quality_from_psnrs(quantization: Judged, psnrs: Array) -> PictureQuality:
     """Sums up the PSNR of every judged picture."""
     worst = int(np.argmin(psnrs))
     return PictureQuality(
@@ -57,8 +99,8 @@ class References:
     latents: Array
 
 
-def reference_pictures(quantization: Quantization, engines: OpenComponents[Bundle]) -> References:
-    """Draws the pictures that int8 is judged by; goes on where a killed calibration stopped."""
+def reference_pictures(quantization: Judged, engines: OpenComponents[Bundle]) -> References:
+    """Draws the pictures that other precisions are judged by; goes on where a killed calibration stopped."""
     saved, count = quantization.checkpoints.load(_SAVED_AS), quantization.settings.pictures
     pictures, latents = ([], []) if saved is None else (list(saved["pictures"]), list(saved["latents"]))
 
@@ -66,7 +108,7 @@ def reference_pictures(quantization: Quantization, engines: OpenComponents[Bundl
         return {"pictures": np.array(pictures), "latents": np.array(latents)}
 
     with (
-        quantization.progress.stage("int8: fp32 pictures"),
+        quantization.progress.stage("fp32 pictures"),
         quantization.checkpoints.autosaved(_SAVED_AS, arrays) as save_if_due,
     ):
         pipe = Pipeline(quantization.base, engines)

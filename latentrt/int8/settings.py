@@ -96,7 +96,9 @@ def int8_request_from_arguments(
     if precision is not Precision.INT8:
         given = "prompts" if prompts is not None else "quality" if quality is not None else None
         if given is not None:
-            raise RequestError(f"got {given} for a build that is not int8; leave it out, or ask for precision int8")
+            raise RequestError(
+                f"got {given} for a build that is neither int8 nor bf16; leave it out, or ask for one of these"
+            )
         return None
     if quality is not None and not 0.0 < quality < EXACT:
         raise RequestError(

@@ -8,6 +8,7 @@ from pydantic import Field
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
 from latentrt.engines.bundle.records.conditioning import ConditioningRecord
 from latentrt.engines.bundle.records.latents_manifest import LatentsManifest
+from latentrt.engines.bundle.records.pictures import PicturesRecord
 from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.bundle.records.seamless import Seamless
@@ -95,11 +96,13 @@ class BundleManifest(LatentsManifest):
     """All of a model's ``bundle.json``.
 
     ``loras`` were fused into the weights; ``fused_from`` is a digest of the files of the bundle that this was done to,
-    None where it was done to the model.
+    None where it was done to the model. ``pictures`` are the figures of a bundle in bf16, None where LoRAs were fused
+    into one.
     """
 
     loras: tuple[LoraRecord, ...] = ()
     fused_from: str | None = None
+    pictures: PicturesRecord | None = None
     schedule: ScheduleConfig
     preview: PreviewRecord
     seamless: Seamless

@@ -24,11 +24,16 @@ def build(
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to write the bundle to.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32, fp16 or int8; fp32 or the bundle's own if left out.")
+        str | None, typer.Option("--precision", help="fp32, fp16, bf16 or int8; fp32 or the bundle's own if left out.")
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="Compile for ort-cpu, ort-cuda, tensorrt or tensorrt-rtx.")
-    ] = "ort-cpu",
+        str | None,
+        typer.Option(
+            "--backend",
+            help="Compile for ort-cpu, openvino, ort-cuda, tensorrt or tensorrt-rtx; ort-cpu if left out, and openvino "
+            "for bf16.",
+        ),
+    ] = None,
     gpu: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,11 +107,17 @@ def build(
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option("--prompts", metavar="FILE", help="int8: calibration prompts, one a line; built-in if left out."),
+        typer.Option(
+            "--prompts", metavar="FILE", help="int8, bf16: prompts to judge by, one a line; built-in if left out."
+        ),
     ] = None,
     quality: Annotated[
         float | None,
-        typer.Option("--quality", metavar="DB", help="int8: required mean PSNR against fp32 pictures; 30 if left out."),
+        typer.Option(
+            "--quality",
+            metavar="DB",
+            help="int8, bf16: required mean PSNR against fp32 pictures; 30 and 40 if left out.",
+        ),
     ] = None,
     for_bundle: Annotated[
         Path | None,
@@ -126,7 +137,7 @@ def build(
 ) -> None:
     """Build a bundle from a model or an upscaler, or of a ControlNet or the like with --for.
 
-    Of a bundle: compile its engines for this machine, make it int8, or fuse LoRAs.
+    Of a bundle: compile its engines for this machine, make it int8 or bf16, or fuse LoRAs.
     """
     from latentrt.building.build import build as build_bundle
     from latentrt.cli.terminal import BuildLog, BuildProgress, print_decisions

@@ -1,0 +1,1 @@
+"""Makes bundles bf16: converts the graphs, and judges by pictures."""

@@ -1,0 +1,76 @@
+"""What is asked of a bf16 build, and how much it draws."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentrt.engines.bundle.records.pictures import PicturesRecord
+from latentrt.engines.errors import RequestError
+from latentrt.engines.precision import Precision
+from latentrt.int8.calibration import CalibrationSet, default_prompts
+from latentrt.int8.psnr import EXACT
+from latentrt.int8.settings import EFFORT, Effort
+from latentrt.prompt_files import prompts_from_file
+
+QUALITY = 40.0  # dB
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSettings:
+    """What bf16 pictures must reach, and which are drawn.
+
+    ``quality`` is the mean PSNR in dB that they must have against the fp32 engine's; the worst may be 8 dB below.
+    """
+
+    calibration: CalibrationSet
+    pictures: int
+    quality: float
+
+    def made(self, record: PicturesRecord | None) -> bool:
+        """Whether a bundle was judged by these."""
+        return record is not None and (record.prompts_sha256, record.pictures, record.quality) == (
+            self.calibration.sha256,
+            self.pictures,
+            self.quality,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bf16Request:
+    """What a caller asked of bf16; None stands for the defaults."""
+
+    prompts: tuple[str, ...] | None
+    quality: float | None
+    effort: Effort
+
+    def settings(self, model: str, steps: int) -> PictureSettings:
+        """The settings for a model.
+
+        Args:
+            model: its name, which decides the default prompts.
+            steps: its default number of steps.
+        """
+        prompts = self.prompts or default_prompts(model)
+        return PictureSettings(
+            calibration=CalibrationSet(prompts=prompts, steps=min(steps, self.effort.steps)),
+            pictures=max(self.effort.pictures, len(prompts)),
+            quality=QUALITY if self.quality is None else self.quality,
+        )
+
+
+def bf16_request_from_arguments(
+    precision: Precision | None, prompts: str | Path | None, quality: float | None
+) -> Bf16Request | None:
+    """What is asked of bf16, checked; None for other precisions.
+
+    Raises:
+        RequestError: a quality out of range, or prompts that cannot be read.
+    """
+    if precision is not Precision.BF16:
+        return None
+    if quality is not None and not 0.0 < quality < EXACT:
+        raise RequestError(
+            f"got quality {quality:g} dB, expected above 0 and below {EXACT:g}; ask for {QUALITY:g} or a value near it"
+        )
+    return Bf16Request(
+        prompts=None if prompts is None else prompts_from_file(Path(prompts)), quality=quality, effort=EFFORT
+    )
