@@ -7,9 +7,11 @@ in DIR; the build runs in a process of its own, whose peak memory is the figure.
 picture of two steps is drawn with latentrt and with diffusers.
 
     python -m latentrt.benchmarks.studies.full_size checkpoint FAMILY DIR
-    python -m latentrt.benchmarks.studies.full_size int8 FP32.bundle INT8.bundle
+    python -m latentrt.benchmarks.studies.full_size int8 FP32.bundle INT8.bundle [BACKEND]
+    python -m latentrt.benchmarks.studies.full_size bf16 FP32.bundle BF16.bundle [BACKEND]
 
-make one checkpoint, and an int8 bundle for speed alone: random weights have no pictures that int8 could keep.
+make one checkpoint, and bundles in int8 and bf16 for speed alone: random weights have no pictures to be kept, so one of
+two steps is judged.
 """
 
 import argparse
@@ -29,6 +31,8 @@ import numpy as np
 from latentrt.benchmarks.bench.workers.process import OWN_PYTHON, Worker
 from latentrt.benchmarks.peers.registry import OURS, PEERS, REFERENCE
 from latentrt.benchmarks.studies.architectures import ARCHITECTURES, save_checkpoint
+from latentrt.bf16.settings import Bf16Request
+from latentrt.building.bf16 import bf16_bundle_of
 from latentrt.building.compiling import engines_to_make
 from latentrt.building.int8 import quantize_bundle
 from latentrt.cli.terminal import BuildProgress, megabytes, print_table, stderr
@@ -47,6 +51,8 @@ PROMPT = "a photograph of an astronaut riding a horse"
 STEPS, SEED, GUIDANCE = 2, 7, 7.5
 _DRAWN_FROM_TEXT = ("sd1", "sd2", "sdxl")
 _TIMEOUT = 3600.0  # seconds of a picture
+_ANY = 0.1  # dB
+_ONE_PICTURE = Effort(steps=STEPS, pictures=1, calls=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +73,31 @@ class _ForSpeed(Int8Request):
     def settings(self, model: str, steps: int) -> QuantizationSettings:
         calibration = _Noised(prompts=(PROMPT,), steps=STEPS)
         return QuantizationSettings(
-            recipe=self.recipe, calibration=calibration, effort=self.effort, quality=self.quality or 0.1
+            recipe=self.recipe, calibration=calibration, effort=self.effort, quality=self.quality or _ANY
         )
 
 
-def quantize(source: Path, output: Path) -> None:
+def quantize(source: Path, output: Path, backend: Backend) -> None:
     """Makes an int8 bundle of one with random weights, for speed and size."""
-    request = _ForSpeed(
-        recipe=recipe_for(Backend.ORT_CPU), prompts=None, quality=0.1, effort=Effort(steps=STEPS, pictures=1, calls=0)
-    )
+    request = _ForSpeed(recipe=recipe_for(backend), prompts=None, quality=_ANY, effort=_ONE_PICTURE)
     timer = StageTimer(BuildProgress())
     with locked(source.resolve()):
-        bundle = open_bundle(source.resolve())
-        quantize_bundle(bundle, output.resolve(), engines_to_make(Backend.ORT_CPU, (), None), request, timer)
+        quantize_bundle(
+            open_bundle(source.resolve()), output.resolve(), engines_to_make(backend, (), None), request, timer
+        )
     print_table("int8, by stage", ("stage", "s"), [(name, round(s, 1)) for name, s in timer.seconds.items()])
+
+
+def convert(source: Path, output: Path, backend: Backend) -> None:
+    """Makes a bf16 bundle of one with random weights, for speed and size."""
+    request = Bf16Request(prompts=(PROMPT,), quality=_ANY, effort=_ONE_PICTURE)
+    timer = StageTimer(BuildProgress())
+    with locked(source.resolve()):
+        made, _ = bf16_bundle_of(
+            open_bundle(source.resolve()), output.resolve(), engines_to_make(backend, (), None), request, timer
+        )
+    print_table("bf16, by stage", ("stage", "s"), [(name, round(s, 1)) for name, s in timer.seconds.items()])
+    stderr.print(str(made.manifest.pictures))
 
 
 def build(work: Path, family: str, options: Sequence[str]) -> dict[str, Any]:
@@ -162,8 +179,9 @@ def main() -> None:
     """The command; with a stage's name as the first argument, that stage alone."""
     if sys.argv[1:2] == ["checkpoint"]:
         return save_checkpoint(sys.argv[2], Path(sys.argv[3]))
-    if sys.argv[1:2] == ["int8"]:
-        return quantize(Path(sys.argv[2]), Path(sys.argv[3]))
+    if sys.argv[1:2] in (["int8"], ["bf16"]):
+        made, usual = (quantize, "ort-cpu") if sys.argv[1] == "int8" else (convert, "openvino")
+        return made(Path(sys.argv[2]), Path(sys.argv[3]), Backend(sys.argv[4] if sys.argv[4:] else usual))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--family", choices=sorted(ARCHITECTURES), default="sd1")
     parser.add_argument("--precision", default="fp32")

@@ -1,10 +1,10 @@
 """One graph of a compiled component, opened from its mapped file."""
 
 import mmap
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from latentrt.engines.backends.openvino.library import DEVICE, core, first_line,
 from latentrt.engines.backends.openvino.records import GraphRecord, GraphsRecord
 from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import Array
+
+_BETWEEN_RELEASES = 0.02  # seconds
 
 
 class OpenGraph:
@@ -47,14 +49,13 @@ class OpenGraph:
         try:
             self._mapped = mapped_graph(blob, places, GraphPlace(start=graph.start, size=graph.size), changes)
             tensor = openvino_module().Tensor(np.frombuffer(self._mapped, np.uint8), shared_memory=True)
-            compiled = core().import_model(tensor, DEVICE, {**settings, "NUM_STREAMS": streams})
+            with nullcontext() if changes else _released(self._mapped):
+                compiled = core().import_model(tensor, DEVICE, {**settings, "NUM_STREAMS": streams})
             self._requests = [compiled.create_infer_request() for _ in range(streams)]
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineError(
                 f"OpenVINO cannot open {str(blob)!r}: {first_line(error)}; build the bundle again"
             ) from error
-        if not changes and sys.platform != "win32":  # which has no such call
-            self._mapped.madvise(mmap.MADV_DONTNEED)  # what was packed is not read again, the rest from the file
         self._outputs = {port.any_name: index for index, port in enumerate(compiled.outputs)}
         self.inputs = frozenset(port.any_name for port in compiled.inputs)
 
@@ -74,3 +75,28 @@ class OpenGraph:
                 {name: request.get_output_tensor(index).data.copy() for name, index in self._outputs.items()}
                 for request, _ in running
             ]
+
+
+@contextmanager
+def _released(mapped: mmap.mmap) -> Iterator[None]:
+    """Gives back the memory of a file's pages again and again, as what was read of them is packed elsewhere.
+
+    Who reads a page later gets it from the file. Without this a model would be in memory twice for a while.
+    """
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        yield
+        return
+    done = Event()
+
+    def release() -> None:
+        while not done.wait(_BETWEEN_RELEASES):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+    thread = Thread(target=release, name="latentrt-release")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        mapped.madvise(mmap.MADV_DONTNEED)
