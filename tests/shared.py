@@ -115,15 +115,14 @@ def remembered_exports(folder: Path, traces: Path) -> Iterator[None]:
         structure = _structure(module, example, graph)
         if structure is None:
             return trace(module, example, graph)
-        programs: list[Any] = []
 
         def fill(place: Path) -> None:
-            programs.append(trace(module, example, graph))
+            program = trace(module, example, graph)
+            _optimise(program, module)
             place.mkdir(exist_ok=True)  # a killed run may have left it
-            programs[0].save(str(place / tracing.MODEL_FILE), external_data=True)
+            program.save(str(place / tracing.MODEL_FILE), external_data=True)
 
-        place = filled_once(traces / structure, fill)
-        return programs[0] if programs else _program(place / tracing.MODEL_FILE, module)
+        return _program(filled_once(traces / structure, fill) / tracing.MODEL_FILE, module)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(component_exports, "export_onnx", export_onnx)
@@ -133,18 +132,51 @@ def remembered_exports(folder: Path, traces: Path) -> Iterator[None]:
         yield
 
 
+def _optimise(program: Any, module: Any) -> None:
+    """What the export does with what was traced, which takes longer than the rest; transposes of weights stay nodes."""
+    import onnx_ir as ir
+    import torch
+
+    from latentrt.export.tracing.named_weights import GraphWeights
+
+    graph = program.model.graph
+    weights = GraphWeights(graph, module)
+    with torch.inference_mode(), weights.kept_apart():
+        program.optimize()
+    for name in module.state_dict():
+        turned = graph.initializers.pop(f"{name}.T", None)
+        if turned is None:
+            continue
+        if name not in graph.initializers:
+            tensor = ir.Tensor(turned.const_value.numpy().T, name=name)
+            value = ir.Value(name=name, type=turned.type, shape=ir.Shape(tensor.shape), const_value=tensor)
+            graph.register_initializer(value)
+        node = ir.node("Transpose", [graph.initializers[name]], {"perm": [1, 0]})
+        node.outputs[0].type = turned.type
+        turned.replace_all_uses_with(node.outputs[0])
+        graph.insert_before(graph[0], node)
+
+
 def _program(path: Path, module: Any) -> Any:
-    """A traced program from its file, with a module's weights."""
+    """A traced program from its file, optimised already, with a module's weights."""
     import onnx_ir as ir
     import torch
 
     model = ir.load(path)
+    initializers = model.graph.initializers
     for name, tensor in module.state_dict().items():
-        if name in model.graph.initializers:
-            value = model.graph.initializers[name]
+        if name in initializers:
+            value = initializers[name]
             value.const_value = ir.Tensor(tensor.detach().numpy(), name=name, dtype=value.const_value.dtype)
             value.shape = ir.Shape(tensor.shape)
-    return torch.onnx.ONNXProgram(model, None)
+    program = torch.onnx.ONNXProgram(model, None)
+
+    def without_unused() -> None:
+        for name in [name for name, value in initializers.items() if not value.uses()]:
+            del initializers[name]
+
+    program.optimize = without_unused
+    return program
 
 
 # What of a part's settings no forward pass sees
@@ -195,4 +227,6 @@ def _structure(module: Any, example: Mapping[str, Any], graph: object) -> str | 
         shape = [size for axis, size in enumerate(tensor.shape) if not (axis == 1 and name == "unet.conv_in.weight")]
         row = (name, shape, tensor.dtype, first.setdefault(tensor.data_ptr(), name))
         digest.update(repr(row).encode())
+        if not tensor.is_floating_point():  # may be folded into the graph
+            digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()[:32]
