@@ -20,6 +20,7 @@ HOUSE = Path(__file__).resolve().parent.parent
 _EXPORTERS = sorted(
     path for folder in ("export/modules", "export/tracing", "engines/graphs") for path in (HOUSE / folder).glob("*.py")
 )
+_EXPORTERS.append(Path(__file__))
 
 _PACKAGES = ("torch", "diffusers", "transformers", "onnxscript", "onnx-ir")
 
