@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from PIL import Image
 from shared import write_sealed
 
 import latentrt
-from latentrt.cli.app import app
+from latentrt.cli.app import command as commands
 from latentrt.runtime.sampling.sampler_table import SAMPLERS
 
 HOUSE = Path(__file__).resolve().parent.parent
@@ -64,7 +63,7 @@ TARGETS = sorted({name for text in PAGES.values() for name in re.findall(r"(?:^|
 def test_every_command_parses(line: str) -> None:
     """Sub-command, options and the number of arguments; nothing is run."""
     words = shlex.split(line, comments=True)[1:]
-    command: Any = typer.main.get_command(app)
+    command = commands()
     while hasattr(command, "commands"):
         name, *words = words
         command = command.commands[name]

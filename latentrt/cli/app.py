@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from functools import cache
 from typing import Any
 
 import typer
@@ -50,6 +51,12 @@ for _command in _COMMANDS:
 app.add_typer(prepare, name="prepare")
 
 
+@cache
+def command() -> Any:
+    """All commands as click's; made once, which takes longer than many a command."""
+    return typer.main.get_command(app)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits; the entry point of the ``latentrt`` command."""
     warnings.showwarning = _show_warning
@@ -65,8 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _status(arguments: list[str] | None) -> int:
     """Runs the command line; returns the exit status."""
     try:
-        command = typer.main.get_command(app)
-        status = command.main(arguments, prog_name="latentrt", standalone_mode=False)
+        status = command().main(arguments, prog_name="latentrt", standalone_mode=False)
     except LatentrtError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

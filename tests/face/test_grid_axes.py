@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from tiny_loras import save_tiny_lora
 
-from latentrt.cli.app import app
+from latentrt.cli.app import command as commands
 from latentrt.cli.grids.axes import Axis, axes_from_texts
 from latentrt.cli.grids.cells import cells_of
 from latentrt.cli.grids.settings import GridDrawing, Settings, axis_options
@@ -136,8 +135,7 @@ def test_every_keyword_with_an_option_is_an_axis(name: str, given: Given) -> Non
     """By the option's name and by the keyword's; its value is what the option's would be."""
     flag = FLAGS[name]
     text = SAMPLES.get(flag.form, "1,2")
-    command: Any = typer.main.get_command(app)
-    parsed = command.commands["generate"].make_context("generate", ["bundle", "cat", flag.name, text]).params[name]
+    parsed = commands().commands["generate"].make_context("generate", ["bundle", "cat", flag.name, text]).params[name]
     quoted = f'"{text}"'
     for spelled in (flag.name.removeprefix("--"), name, flag.name, name.upper()):
         (settings,) = results(f"{spelled}={quoted}", given())
@@ -147,8 +145,7 @@ def test_every_keyword_with_an_option_is_an_axis(name: str, given: Given) -> Non
 
 def test_every_option_about_the_picture_is_an_axis(given: Given) -> None:
     """Whatever the drawing commands get; what is about files and machines is none."""
-    command: Any = typer.main.get_command(app)
-    options = {parameter.name for parameter in command.commands["grid"].params} - {"bundle", "prompt", "x", "y", "z"}
+    options = {parameter.name for parameter in commands().commands["grid"].params} - {"bundle", "prompt", "x", "y", "z"}
     axes = {option.parameter for option in axis_options()}
     assert options - axes == {"textual_inversion", "preview", "output", "overwrite", "backend", "threads", "json"}
     assert {"seed", "size", "sampler", "lora", "control", "control_start", "strength", "image"} <= axes
