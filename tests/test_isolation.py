@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,7 @@ def test_compiles_the_engines_of_a_bundle_without_torch(tiny_copy: Path) -> None
     assert len(list((tiny_copy / "engines").glob("*/model.onnx"))) == 4
 
 
+@cache
 def imported_by(path: Path) -> set[str]:
     """Absolute names of everything that a file imports, wherever in it."""
     names = set()

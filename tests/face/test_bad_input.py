@@ -329,7 +329,10 @@ def quiet_stages(command: Callable[..., SimpleNamespace]) -> Callable[..., Simpl
     return run
 
 
-@pytest.mark.parametrize("arguments", [["generate", "nowhere", "cat"], ["nonsense"], ["build", "emoji"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["generate", "nowhere", "cat"], ["nonsense"], pytest.param(["build", "emoji"], marks=pytest.mark.slow)],
+)
 def test_refused_by_the_installed_command(tmp_path: Path, arguments: list[str]) -> None:
     """The same through ``python -m latentrt`` in a process of its own."""
     done = subprocess.run([sys.executable, "-m", "latentrt", *arguments], cwd=tmp_path, capture_output=True, text=True)
