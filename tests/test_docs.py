@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from shared import write_sealed
+from shared import linked_copy, write_sealed
 
 import latentrt
 from latentrt.cli.app import command as commands
@@ -140,7 +140,7 @@ def test_readme_fits_one_long_screen() -> None:
 @pytest.fixture
 def emoji_here(wide_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with emoji.bundle as the pages build it, that draws in four steps if nothing is said."""
-    bundle = shutil.copytree(wide_bundle, tmp_path / "emoji.bundle")
+    bundle = linked_copy(wide_bundle, tmp_path / "emoji.bundle")
     manifest = json.loads((bundle / "bundle.json").read_text("utf-8"))
     manifest["defaults"]["num_inference_steps"] = 4
     write_sealed(bundle / "bundle.json", manifest)
@@ -176,7 +176,7 @@ def test_the_tours_pictures_are_what_its_commands_draw(
 ) -> None:
     """Each command in turn, in one folder; other CPUs round otherwise, which leaves pictures alike to 40 dB."""
     shutil.copy(PICTURES / "mask.png", tmp_path)
-    shutil.copytree(wide_bundle, tmp_path / "emoji.bundle")  # so that the first command finds it up to date
+    linked_copy(wide_bundle, tmp_path / "emoji.bundle")  # so that the first command finds it up to date
     monkeypatch.chdir(tmp_path)
     (block,) = TOUR
     for line in block.splitlines():

@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
+from shared import linked_copy
 from tiny_loras import save_tiny_lora
 
 import latentrt
@@ -51,10 +51,10 @@ def folder(
 ) -> Path:
     """The examples' output folder, with the embedded model's bundles built already, and tiny ones for SDXL's."""
     folder = tmp_path_factory.mktemp("examples")
-    shutil.copytree(emoji_bundle, folder / "emoji.bundle")
-    shutil.copytree(wide_bundle, folder / "wide.bundle")
-    shutil.copytree(family_bundle("sdxl"), folder / "sdxl.bundle")
-    shutil.copytree(family_bundle("sdxl-refiner"), folder / "refiner.bundle")
+    linked_copy(emoji_bundle, folder / "emoji.bundle")
+    linked_copy(wide_bundle, folder / "wide.bundle")
+    linked_copy(family_bundle("sdxl"), folder / "sdxl.bundle")
+    linked_copy(family_bundle("sdxl-refiner"), folder / "refiner.bundle")
     for seed, name in enumerate(("lcm-lora", "style")):
         save_tiny_lora(folder / f"{name}.safetensors", emoji_bundle, seed=seed, scale=0.01)
     return folder
