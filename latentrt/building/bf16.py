@@ -66,7 +66,8 @@ def bf16_bundle_of(
         existing = _existing(source, destination, settings, kept_fp32)
         if existing is not None:
             return existing, not compile_missing(existing, engines, timer)
-        check_space(destination, sum(row.parameters for row in old.components.values()), Precision.BF16, engines)
+        # As large as in fp16; a build from a model needs room for the bundle in fp32 besides, and that is here
+        check_space(destination, sum(row.parameters for row in old.components.values()), Precision.FP16, engines)
         compile_missing(source, engines_to_make(Backend.ORT_CPU, (), None), timer)
         work = work_folder(destination)
         write_bf16_bundle(source, destination, kept_fp32, engines, settings, work, timer)

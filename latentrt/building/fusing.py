@@ -53,8 +53,8 @@ def fuse_bundle(
         The bundle, and whether it was there already and lacked nothing.
 
     Raises:
-        RequestError: the destination is the source, the source is in int8 or has such a LoRA already, or a LoRA that
-            is damaged or for another model.
+        RequestError: the destination is the source, the source is in int8, in a precision that the backend does not
+            compute, or has such a LoRA already, or a LoRA that is damaged or for another model.
         ParityError: numbers that its precision cannot hold, or an engine misses its gate.
     """
     old = source.manifest
@@ -63,6 +63,7 @@ def fuse_bundle(
             f"got {str(destination)!r} as the bundle and as the result; choose another folder for the result"
         )
     _check_precision(source)
+    engines.check_precision(old.precision)
     records = (*old.loras, *lora_records(loras))
     _check_names(records)
     made = old.model_copy(

@@ -242,7 +242,7 @@ WRONG: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
             folder / "u.pth", compact_state() | {"body.0.weight": torch.zeros(8, 1, 3, 3)}
         ), {}, "expected an upscaler of RGB pictures",
     ),
-    "int8": (lambda folder: saved(folder / "u.pth", compact_state()), {"precision": "int8"}, "fp32 or fp16"),
+    "int8": (lambda folder: saved(folder / "u.pth", compact_state()), {"precision": "int8"}, "fp32, fp16 or bf16"),
     "an option of models": (lambda folder: saved(folder / "u.pth", compact_state()), {"vae": "v"}, "got vae for an up"),
     "several in a call": (
         lambda folder: saved(folder / "u.pth", compact_state()), {"profiles": ["32x32x2"]}, "expected one in a call",

@@ -96,6 +96,10 @@ def test_a_bundle_in_bf16_on_the_wrong_backend(tiny_bundle: Path, tmp_path: Path
     ran = command("build", bundle, "--backend", "ort-cpu")
     assert (ran.status, ran.stderr.count("\n")) == (2, 1)
     assert "expected openvino, tensorrt or tensorrt-rtx" in ran.stderr
+    lora = tmp_path / "style.safetensors"
+    lora.touch()
+    with pytest.raises(RequestError, match=r"got precision bf16 for backend ort-cpu"):
+        latentrt.build(bundle, tmp_path / "fused.bundle", loras=[str(lora)], backend="ort-cpu")
     told = command("inspect", bundle).stdout
     assert "32 bf16 pictures of 20 steps" in told
     assert "mean 47.2 dB" in told
