@@ -96,7 +96,8 @@ class _Halving:
         self._now: dict[Any, Any] = {}
         self._casts: dict[tuple[Any, Any], Any] = {}
         self._outside = set(model.graph.inputs)  # fp32 from outside, at most moved
-        self._initializers = set(model.graph.initializers.values())
+        # An input's default is no weight: a caller gives other numbers
+        self._initializers = set(model.graph.initializers.values()) - self._outside
         self._kept: Counter[str] = Counter()
 
     def run(self) -> dict[str, int]:

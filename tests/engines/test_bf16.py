@@ -21,6 +21,7 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.errors import EngineError, ParityError, RequestError
 from latentrt.engines.graphs.editor import load_graph
+from latentrt.engines.graphs.half import halve
 from latentrt.engines.graphs.islands import islands_of
 from latentrt.engines.graphs.rounded_results import round_results
 from latentrt.engines.precision import Precision
@@ -104,6 +105,19 @@ def test_every_result_is_rounded(tmp_path: Path) -> None:
     expected = rounded(rounded(rounded(x) @ rounded(w)) + rounded(b)).T
     assert np.array_equal(y, expected)
     assert not np.array_equal(y, rounded(rounded(x) @ rounded(w) + rounded(b)).T)
+
+
+def test_a_default_is_no_weight() -> None:
+    """What a caller may leave out is still an input of the node that takes it."""
+    kind = ir.DataType.FLOAT
+    x, given = (ir.Value(name=name, type=ir.TensorType(kind), shape=ir.Shape([4])) for name in ("x", "given"))
+    given.const_value = ir.tensor(np.zeros(4, np.float32), name="given")
+    add = ir.node("Add", [x, given], name="add")
+    add.outputs[0].name, add.outputs[0].type = "y", ir.TensorType(kind)
+    graph = ir.Graph([x, given], [add.outputs[0]], nodes=[add], initializers=[given], opset_imports={"": 23})
+    halve(ir.Model(graph, ir_version=10), [], Precision.BF16)
+    sources = [value.producer().inputs[0] for value in add.inputs if value is not None and value.producer()]
+    assert sources == [x, given]
 
 
 def test_graphs_are_typed(bf16: Bundle, tiny_bundle: Path) -> None:
