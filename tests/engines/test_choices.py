@@ -23,4 +23,6 @@ def test_anything_else_is_refused_with_the_choices(value: Any) -> None:
     shown = repr(str(value)) if isinstance(value, str) else repr(value)
     with pytest.raises(RequestError) as caught:
         choice(Precision, value, "precision", besides=("auto",))
-    assert str(caught.value) == f"got precision {shown}, expected one of auto, fp32, fp16, bf16, int8; choose one of these"
+    assert (
+        str(caught.value) == f"got precision {shown}, expected one of auto, fp32, fp16, bf16, int8; choose one of these"
+    )
