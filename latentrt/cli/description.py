@@ -123,6 +123,10 @@ def _print_pictures(record: dict[str, Any], precision: str) -> None:
     )
 
 
+def _decibels(number: float | None) -> str:
+    return "slower" if number is None else f"{number:.1f}"
+
+
 def _print_quantization(component: str, kind: ComponentKind, record: dict[str, Any]) -> None:
     """How good int8 pictures are, and the nodes whose rounding costs most, in int8 or in floating point."""
     nodes = record["nodes"]
@@ -135,6 +139,22 @@ def _print_quantization(component: str, kind: ComponentKind, record: dict[str, A
         f"{record['psnr_mean']:.1f} dB, worst {record['psnr_worst']:.1f} dB ({record['worst_prompt']!r}); required "
         f"{record['quality']:g} dB"
     )
+    if record["frontier"]:
+        print_table(
+            f"{component}: nodes in floating point, time of a call on {record['backend']} in fp32's, PSNR",
+            ("in floating point", "time", "±", "mean dB", "worst dB", ""),
+            [
+                (
+                    str(point["floating"]),
+                    f"{point['step']:.2f}",
+                    f"{point['spread']:.2f}",
+                    _decibels(point["psnr_mean"]),
+                    _decibels(point["psnr_worst"]),
+                    "chosen" if point["floating"] == len(nodes) - int8 else "",
+                )
+                for point in record["frontier"]
+            ],
+        )
     worst = sorted(nodes.items(), key=lambda item: -item[1]["score"])[:_SHOWN_NODES]
     print_table(
         f"the {len(worst)} of {len(nodes)} nodes whose rounding moves the {moved} most (score)",

@@ -1,7 +1,7 @@
 """How good int8 pictures are: their PSNR against what the fp32 engines draw."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,11 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
-from latentrt.engines.backends.ort_cpu.compile import compile_onnx, group_norm_of
-from latentrt.engines.backends.ort_cpu.model import DATA_FILE, OrtCpuEngine, OrtCpuModel
+from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
 from latentrt.engines.engine import Engine
+from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
@@ -23,6 +23,7 @@ from latentrt.int8.checkpoints import Checkpoints
 from latentrt.int8.engine_overrides import EngineOverrides
 from latentrt.int8.psnr import picture_psnr
 from latentrt.int8.quantization import QuantizableComponent, Quantization
+from latentrt.int8.timing import paired_ratios
 from latentrt.runtime.pictures.autoencoder import pixels_from_latents
 from latentrt.runtime.pipeline import Pipeline
 
@@ -143,12 +144,29 @@ class Judge:
         pictures = (np.asarray(picture) for result in results for picture in result.images)
         yield from map(picture_psnr, pictures, self.references.pictures)
 
+    def ratios(self, part: QuantizableComponent, engine: Engine) -> Array:
+        """The times of a component's calls, with guidance where it has it, over those of its fp32 engine: pairs."""
+        base, pairs = self.quantization.base, self.quantization.settings.effort.pairs
+        profile = base.manifest.profiles[0]
+        rows = base.manifest.components[part.name].batch_per_picture
+        inputs = next(probe.inputs for probe in base.probes(part.name) if probe.profile == profile)
+        guided = {name: np.resize(array, (rows, *array.shape[1:])) for name, array in inputs.items()}
+        exact = self.engines.engine(part.name, Shapes(profile=profile, chunks=base.manifest.chunks(part.name, inputs)))
+
+        def report(done: int) -> None:
+            self.quantization.progress.phase(f"timed {done} of {pairs}", done, pairs)
+
+        return paired_ratios(engine, exact, guided, pairs, report)
+
 
 @contextmanager
-def compiled_graph(part: QuantizableComponent, folder: Path) -> Iterator[Engine]:
-    """The graph in a folder as an engine on this CPU, which lasts as long as the block."""
+def compiled_graph(part: QuantizableComponent, folder: Path, backend: Backend) -> Iterator[Engine]:
+    """The graph in a folder as an engine of a backend on this CPU, which lasts as long as the block."""
+    compiler, component = COMPILERS[backend], part.quantized(folder)
+    (target,) = compiler.targets(())
     with TemporaryDirectory(dir=folder, prefix=".engine-") as compiled:
-        parameters = (folder / DATA_FILE).stat().st_size // 4
-        compile_onnx(folder / "model.onnx", Path(compiled), parameters, group_norm=group_norm_of(part.component))
-        with OrtCpuEngine(OrtCpuModel.of_compiled(Path(compiled), threads=None), part.spec) as engine:
-            yield engine
+        compiler.compile(component, target, Path(compiled), None)
+        with closing(compiler.open(component, Path(compiled), threads=None)) as model:
+            engine = model.engine(Shapes(profile=component.manifest.profiles[0]))
+            with closing(engine):
+                yield engine

@@ -1,7 +1,7 @@
 """A quantization in progress: the components that become int8, the settings, and what an earlier attempt left."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
+from latentrt.engines.bundle.records.component import FileRecord
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
 from latentrt.engines.precision import Precision
@@ -19,7 +20,7 @@ from latentrt.int8.calibration import check_prompts
 from latentrt.int8.checkpoints import Checkpoints
 from latentrt.int8.settings import QuantizationSettings, quantization_tool
 
-_ALGORITHM = 3  # counted up when other code would come to other results
+_ALGORITHM = 4  # counted up when other code would come to other results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,22 @@ class QuantizableComponent:
     def has_timesteps(self) -> bool:
         """Whether it runs once per sampler step, as a U-Net does, and not once per picture."""
         return "timestep" in self.spec.inputs
+
+    def quantized(self, folder: Path) -> Component:
+        """The component with the int8 graph of a folder in the place of its own; the rest is still its bundle's."""
+        graph, data = str((folder / "model.onnx").resolve()), folder / "model.onnx.data"
+        weights = str(data.resolve())
+        record = self.component.record.model_copy(
+            update={"onnx": graph, "weights": weights, "precision": Precision.INT8}
+        )
+        manifest = self.component.manifest
+        changed = manifest.model_copy(
+            update={
+                "components": {**manifest.components, self.name: record},
+                "files": {**manifest.files, weights: FileRecord(size=data.stat().st_size, sha256="")},
+            }
+        )
+        return replace(self.component, manifest=changed)
 
     def weight_share(self, nodes: Sequence[QuantizableNode]) -> float:
         """The share of the quantizable weights that belongs to some of the nodes."""

@@ -50,6 +50,7 @@ def quantized_components(
     Raises:
         ParityError: the quality asked for is not reached with half of the U-Net's weights in floating point.
     """
+    judged_on = quantization.settings.judged_on
     with ExitStack() as opened:
         engines = opened.enter_context(closing(OpenComponents(quantization.base, Backend.ORT_CPU, threads=None)))
         observations = observe(quantization, engines)
@@ -65,7 +66,7 @@ def quantized_components(
             if record is not None:
                 records[VAE_DECODER] = record
                 overrides[VAE_DECODER] = opened.enter_context(
-                    compiled_graph(quantization.decoder, folder / VAE_DECODER)
+                    compiled_graph(quantization.decoder, folder / VAE_DECODER, judged_on)
                 )
         records[UNET] = _quantize_unet(
             roundings[UNET], judge, overrides, folder, finish, decoder=records.get(VAE_DECODER)
@@ -83,9 +84,10 @@ def _quantize_decoder(
         part=part,
         rounding=rounding,
         psnrs=judge.decoder_psnrs,
+        ratios=partial(judge.ratios, part),
         finish=finish,
         required=settings.quality + _DECODER_MARGIN,
-        saved_as=f"judged-{VAE_DECODER}-{settings.recipe}",
+        saved_as=f"judged-{VAE_DECODER}-{settings.recipe}-{settings.judged_on}",
     ).run(folder / VAE_DECODER)
     if result.floating is None:
         warnings.warn(f"{VAE_DECODER} stays in fp32, since its int8 pictures {result}", stacklevel=3)
@@ -109,7 +111,7 @@ def _quantize_unet(
         ParityError: the quality asked for is not reached.
     """
     quantization = judge.quantization
-    saved_as = f"judged-{UNET}-{quantization.settings.recipe}"
+    saved_as = f"judged-{UNET}-{quantization.settings.recipe}-{quantization.settings.judged_on}"
     if decoder is not None:
         saved_as += f"-{sum(not node.int8 for node in decoder.nodes.values())}"
     result = Search(
@@ -117,6 +119,7 @@ def _quantize_unet(
         part=quantization.unet,
         rounding=rounding,
         psnrs=partial(judge.unet_psnrs, overrides=overrides),
+        ratios=partial(judge.ratios, quantization.unet),
         finish=finish,
         required=quantization.settings.quality,
         saved_as=saved_as,
@@ -152,4 +155,6 @@ def _record(
             )
             for node in part.nodes
         },
+        backend=settings.judged_on,
+        frontier=tuple(record for record in (point.record() for point in result.points) if record is not None),
     )

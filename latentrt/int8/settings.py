@@ -1,6 +1,6 @@
 """What is asked of an int8 build, and how much work it may take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentrt.engines.backends.ort_cpu.model import version as onnxruntime_version
@@ -22,15 +22,17 @@ class Effort:
 
     ``steps`` is the most per picture: a longer schedule visits the same noise levels, only closer together.
     ``pictures`` is the least number of pictures to judge by. ``calls`` counts the U-Net and decoder calls that
-    sensitivity is measured at; with 0 every node scores 0.
+    sensitivity is measured at; with 0 every node scores 0. ``pairs`` of calls tell how fast a graph is; with 0 nothing
+    is timed, and the first graph that is good enough is taken.
     """
 
     steps: int = 20
     pictures: int = 32
     calls: int = 4
+    pairs: int = 0
 
 
-EFFORT = Effort()
+EFFORT = Effort(pairs=7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,22 +40,24 @@ class QuantizationSettings:
     """What a quantization must reach, and what it draws.
 
     ``quality`` is the mean PSNR in dB that int8 pictures must have against the fp32 engine's; the worst picture may be
-    8 dB below.
+    8 dB below. ``judged_on`` is what draws them: the backend that is built for, or where that needs a GPU ONNX Runtime.
     """
 
     recipe: Recipe
+    judged_on: Backend = Backend.ORT_CPU
     calibration: CalibrationSet
     effort: Effort
     quality: float = QUALITY
 
     def made(self, record: QuantizationRecord | None) -> bool:
         """Whether a component became int8 by these settings and this version of the tools."""
-        return record is not None and (record.recipe, record.prompts_sha256, record.quality, record.tool) == (
-            self.recipe,
-            self.calibration.sha256,
-            self.quality,
-            quantization_tool(),
-        )
+        return record is not None and (
+            record.recipe,
+            record.backend,
+            record.prompts_sha256,
+            record.quality,
+            record.tool,
+        ) == (self.recipe, self.judged_on, self.calibration.sha256, self.quality, quantization_tool())
 
     @property
     def pictures(self) -> int:
@@ -66,6 +70,7 @@ class Int8Request:
     """What a caller asked of int8; None stands for the defaults."""
 
     recipe: Recipe
+    judged_on: Backend = Backend.ORT_CPU
     prompts: tuple[str, ...] | None
     quality: float | None
     effort: Effort
@@ -81,7 +86,13 @@ class Int8Request:
             prompts=self.prompts or default_prompts(model), steps=min(steps, self.effort.steps)
         )
         quality = QUALITY if self.quality is None else self.quality
-        return QuantizationSettings(recipe=self.recipe, calibration=calibration, effort=self.effort, quality=quality)
+        return QuantizationSettings(
+            recipe=self.recipe,
+            judged_on=self.judged_on,
+            calibration=calibration,
+            effort=self.effort,
+            quality=quality,
+        )
 
 
 def int8_request_from_arguments(
@@ -104,11 +115,13 @@ def int8_request_from_arguments(
         raise RequestError(
             f"got quality {quality:g} dB, expected above 0 and below {EXACT:g}; ask for {QUALITY:g} or a value near it"
         )
+    here = backend in (Backend.ORT_CPU, Backend.OPENVINO)
     return Int8Request(
         recipe=recipe_for(backend),
+        judged_on=backend if here else Backend.ORT_CPU,
         prompts=None if prompts is None else prompts_from_file(Path(prompts)),
         quality=quality,
-        effort=EFFORT,
+        effort=EFFORT if here else replace(EFFORT, pairs=0),  # the CPU's times tell nothing of a GPU's
     )
 
 

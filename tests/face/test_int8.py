@@ -139,7 +139,8 @@ def test_a_quality_out_of_reach_fails_and_says_what_was_reached(
     assert not (tmp_path / "int8.bundle").exists()
     kept = tmp_path / ".int8.bundle.int8" / "calibration"
     recipe = recipe_for(Backend.ORT_CPU)
-    parts = [f"{what}-{part}-{recipe}" for what in ("scores", "judged") for part in ("unet", "vae_decoder")]
+    both = ("unet", "vae_decoder")
+    parts = [f"scores-{part}-{recipe}" for part in both] + [f"judged-{part}-{recipe}-ort-cpu" for part in both]
     names = {"observed", "references", *parts}
     assert {path.stem for path in kept.glob("*.npz")} == names
 

@@ -8,7 +8,7 @@ from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.parity import Parity, Reference
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.bundle.records.record import Record
-from latentrt.engines.precision import Precision
+from latentrt.engines.precision import Backend, Precision
 
 
 class FileRecord(Record):
@@ -56,6 +56,21 @@ class QuantizedNodeRecord(Record):
     alpha: float | None
 
 
+class FrontierPointRecord(Record):
+    """What a component is with some of its nodes in floating point: how fast, and how near to fp32.
+
+    ``floating`` counts the nodes. ``step`` is the time of a call with guidance, as the fp32 engine's multiple: the
+    median of pairs of calls on the machine that built it, one of each. Half of the pairs differ by at most ``spread``
+    from it. The figures of pictures, in dB, are None where a slower one was not drawn with.
+    """
+
+    floating: int
+    step: float
+    spread: float
+    psnr_mean: float | None
+    psnr_worst: float | None
+
+
 class QuantizationRecord(Record):
     """How a component became int8, and how good its pictures are: PSNR in dB against the fp32 engine's.
 
@@ -63,7 +78,8 @@ class QuantizationRecord(Record):
     higher than what was asked of pictures.
 
     ``nodes`` are by the path of their torch module. ``prompts_sha256`` tells prompts, steps and seed, ``source_sha256``
-    the graph in fp32 with its weights.
+    the graph in fp32 with its weights. ``backend`` drew the pictures. ``frontier`` tells what else was tried, by the
+    number of nodes in floating point.
     """
 
     recipe: Recipe
@@ -78,6 +94,8 @@ class QuantizationRecord(Record):
     psnr_worst: float
     worst_prompt: str
     nodes: dict[str, QuantizedNodeRecord]
+    backend: Backend = Backend.ORT_CPU
+    frontier: tuple[FrontierPointRecord, ...] = ()
 
 
 class ComponentRecord(Record):
