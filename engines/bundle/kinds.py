@@ -34,6 +34,7 @@ class KindRow:
         halves: whether the CPU may run the halves of its batch at once.
         int8_on_cpu: whether an int8 build for CPUs quantizes it.
         int8_on_gpu: whether an int8 build for GPUs does.
+        int8_weights_on_cpu: whether an int8 build for CPUs rounds its weights alone.
         rounding_moves: what the rounding of its nodes is scored by.
         stretched: the input that fp16's overflow is looked for with, stretched; None for none.
         adaptable: whether adapters such as LoRAs change its weights.
@@ -47,6 +48,7 @@ class KindRow:
     halves: bool = False
     int8_on_cpu: bool = False
     int8_on_gpu: bool = False
+    int8_weights_on_cpu: bool = False
     rounding_moves: str = "latents"
     stretched: str | None = None
     adaptable: bool = False
@@ -75,7 +77,8 @@ class ComponentKind(StrEnum):
 
 
 _ROWS = {
-    ComponentKind.TEXT_ENCODER: KindRow(guided=True, adaptable=True),
+    # They run once per picture, and SDXL's are larger than its U-Net in int8
+    ComponentKind.TEXT_ENCODER: KindRow(guided=True, adaptable=True, int8_weights_on_cpu=True),
     ComponentKind.UNET: KindRow(
         guided=True,
         halves=True,

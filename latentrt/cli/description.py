@@ -7,6 +7,7 @@ from latentrt.engines.backends.tensorrt.contents import counts_with_weights
 from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.parity import Reference
 from latentrt.engines.bundle.records.addon_manifest import AddonKind
+from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.machine import gpu_of_machine
 
@@ -130,6 +131,13 @@ def _decibels(number: float | None) -> str:
 def _print_quantization(component: str, kind: ComponentKind, record: dict[str, Any]) -> None:
     """How good int8 pictures are, and the nodes whose rounding costs most, in int8 or in floating point."""
     nodes = record["nodes"]
+    if record["recipe"] == Recipe.W8:
+        say(
+            f"{component} with weights in int8: what it makes of {record['prompts']} prompts against fp32: mean "
+            f"{record['psnr_mean']:.1f} dB, worst {record['psnr_worst']:.1f} dB ({record['worst_prompt']!r}); required "
+            f"{record['quality']:g} dB"
+        )
+        return
     int8 = sum(node["int8"] for node in nodes.values())
     moved = kind.row.rounding_moves
     of_same = "" if moved == "latents" else ", decoded from the same latents,"

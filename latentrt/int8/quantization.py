@@ -65,18 +65,22 @@ class QuantizableComponent:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """One bundle's U-Net, and its decoder unless that stays as it is, on their way to int8."""
+    """One bundle's U-Net, and its decoder unless that stays as it is, on their way to int8.
+
+    Of ``text_encoders`` the weights alone are rounded.
+    """
 
     base: Bundle
     settings: QuantizationSettings
     unet: QuantizableComponent
     decoder: QuantizableComponent | None
+    text_encoders: tuple[QuantizableComponent, ...]
     checkpoints: Checkpoints
     progress: Progress
 
     @property
     def components(self) -> tuple[QuantizableComponent, ...]:
-        """What becomes int8."""
+        """What computes in int8."""
         return (self.unet,) if self.decoder is None else (self.unet, self.decoder)
 
 
@@ -108,12 +112,13 @@ def quantization_of_bundle(
         and records[VAE_DECODER].precision is Precision.FP32
     )
     unet, decoder = _quantizable(base, UNET), _quantizable(base, VAE_DECODER) if decodes else None
+    encoders = () if settings.recipe.symmetric else _text_encoders(base, kept_fp32)
     fingerprint = {
         "base": base.manifest.model_dump(mode="json", include={"files", "schedule", "defaults", "conditioning"}),
         "profile": str(base.manifest.profiles[0]),
         "calibration": settings.calibration.sha256,
         "effort": str(settings.effort),
-        "components": [UNET, VAE_DECODER] if decodes else [UNET],
+        "components": [*(part.name for part in encoders), UNET, *([VAE_DECODER] if decodes else [])],
         "made by": [_ALGORITHM, np.__version__, quantization_tool()],
     }
     return Quantization(
@@ -121,9 +126,20 @@ def quantization_of_bundle(
         settings=settings,
         unet=unet,
         decoder=decoder,
+        text_encoders=encoders,
         checkpoints=Checkpoints(work / "calibration", fingerprint),
         progress=progress,
     )
+
+
+def _text_encoders(base: Bundle, kept_fp32: Collection[str]) -> tuple[QuantizableComponent, ...]:
+    """Those whose weights are rounded."""
+    names = [
+        name
+        for name, record in base.manifest.components.items()
+        if record.kind.row.int8_weights_on_cpu and record.precision is Precision.FP32 and name not in kept_fp32
+    ]
+    return tuple(_quantizable(base, name) for name in names)
 
 
 def _quantizable(base: Bundle, name: str) -> QuantizableComponent:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
 from latentrt.engines.bundle.records.component import QuantizationRecord, QuantizedNodeRecord
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import ParityError
 from latentrt.engines.graphs.quantization.ranges import InputChoice
+from latentrt.engines.graphs.quantization.weights_only import write_with_rounded_weights
 from latentrt.engines.precision import Backend
 from latentrt.engines.store.components import OpenComponents
 from latentrt.int8.judge import Judge, compiled_graph, reference_pictures
@@ -21,6 +23,7 @@ from latentrt.int8.quantization import QuantizableComponent, Quantization
 from latentrt.int8.rounding import Rounding, rounding_from_observations
 from latentrt.int8.search import Search, SearchResult
 from latentrt.int8.settings import quantization_tool
+from latentrt.int8.text_encoders import text_encoder_record
 
 # dB above the quality asked for: of the error that pictures may have, the decoder may make a tenth
 _DECODER_MARGIN = 10.0
@@ -61,6 +64,11 @@ def quantized_components(
         judge = Judge(quantization=quantization, engines=engines, references=reference_pictures(quantization, engines))
         records: dict[str, QuantizationRecord] = {}
         overrides: dict[str, Engine] = {}
+        for part in quantization.text_encoders:
+            record = _round_text_encoder(quantization, part, engines, folder / part.name)
+            if record is not None:
+                records[part.name] = record
+                overrides[part.name] = opened.enter_context(compiled_graph(part, folder / part.name, judged_on))
         if quantization.decoder is not None:
             record = _quantize_decoder(quantization.decoder, roundings[VAE_DECODER], judge, folder, finish)
             if record is not None:
@@ -71,7 +79,27 @@ def quantized_components(
         records[UNET] = _quantize_unet(
             roundings[UNET], judge, overrides, folder, finish, decoder=records.get(VAE_DECODER)
         )
-    return {name: QuantizedComponent(record=record, inputs=roundings[name].inputs) for name, record in records.items()}
+    inputs: dict[str, Mapping[str, InputChoice]] = {name: rounding.inputs for name, rounding in roundings.items()}
+    return {name: QuantizedComponent(record=record, inputs=inputs.get(name, {})) for name, record in records.items()}
+
+
+def _round_text_encoder(
+    quantization: Quantization, part: QuantizableComponent, engines: OpenComponents[Bundle], folder: Path
+) -> QuantizationRecord | None:
+    """A text encoder's record, its graph in a folder; None and a warning if it stays as it is."""
+    with quantization.progress.stage(f"{part.name}: int8 weights"):
+        write_with_rounded_weights(part.weights, part.nodes, folder)
+        with compiled_graph(part, folder, quantization.settings.judged_on) as engine:
+            record = text_encoder_record(quantization, part, engines, engine)
+    if record.psnr_worst >= record.quality:
+        return record
+    warnings.warn(
+        f"{part.name} stays in fp32, since with weights in int8 it makes of {record.worst_prompt!r} what is "
+        f"{record.psnr_worst:.1f} dB from fp32, expected {record.quality:g} dB",
+        stacklevel=3,
+    )
+    shutil.rmtree(folder)
+    return None
 
 
 def _quantize_decoder(

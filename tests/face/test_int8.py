@@ -15,6 +15,7 @@ from shared import write_sealed
 
 import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import ParityError, RequestError
 from latentrt.engines.graphs.quantization.nodes import QuantizableNode
 from latentrt.engines.graphs.quantization.recipe import recipe_for
@@ -42,7 +43,7 @@ def test_what_the_bundle_says(int8_bundle: Path, emoji_bundle: Path, command: Ca
     bundle.check_all()
     assert bundle.manifest.precision is Precision.INT8
     precisions = {name: record.precision for name, record in bundle.manifest.components.items()}
-    assert precisions == {"text_encoder": "fp32", "unet": "int8", "vae_encoder": "fp32", "vae_decoder": "int8"}
+    assert precisions == {"text_encoder": "int8", "unet": "int8", "vae_encoder": "fp32", "vae_decoder": "int8"}
     shown = command("inspect", int8_bundle).stdout
     described = json.loads(command("inspect", int8_bundle, "--json").stdout)["components"]
     for name, quality in (("unet", 24.0), ("vae_decoder", 34.0)):
@@ -59,6 +60,14 @@ def test_what_the_bundle_says(int8_bundle: Path, emoji_bundle: Path, command: Ca
         assert not {before.onnx, before.weights} & set(bundle.manifest.files)
         assert f"{sum(n.int8 for n in told.nodes.values())} of {len(told.nodes)} nodes" in shown
         assert described[name]["quantization"]
+    encoder, before = bundle.manifest.components["text_encoder"], whole.manifest.components["text_encoder"]
+    assert encoder.quantization is not None
+    assert encoder.quantization.recipe is Recipe.W8
+    assert encoder.quantization.psnr_mean >= encoder.quantization.psnr_worst >= encoder.quantization.quality == 40.0
+    assert encoder.weights is not None
+    assert before.weights is not None
+    assert bundle.manifest.files[encoder.weights].size <= 0.30 * whole.manifest.files[before.weights].size
+    assert "text_encoder with weights in int8" in shown
     assert sorted(path.name for path in int8_bundle.parent.iterdir()) in (
         ["int8.bundle"],
         [".int8.bundle.lock", "int8.bundle"],
@@ -73,7 +82,7 @@ def test_weights_by_name_tell_what_became_of_them(
     bundle, whole = open_bundle(int8_bundle), open_bundle(emoji_bundle)
     described = json.loads(command("inspect", int8_bundle, "--json").stdout)["components"]
     assert "tell what rounding lost, for LoRAs" in command("inspect", int8_bundle).stdout
-    for component in ("unet", "vae_decoder"):
+    for component in ("text_encoder", "unet", "vae_decoder"):
         weights, before, record = (
             bundle.weights(component),
             whole.weights(component),
@@ -84,7 +93,8 @@ def test_weights_by_name_tell_what_became_of_them(
         assert told is not None
         rounded = {matrix.weight: matrix for matrix in weights.named.rounded.values()}
         for path, node in told.nodes.items():
-            assert (f"{path.removeprefix('unet.')}.weight" in rounded) is node.int8
+            weight = f"{path.removeprefix('unet.')}.weight"  # which is below the text model where the path is not
+            assert any(name == weight or name.endswith(f".encoder.{weight}") for name in rounded) is node.int8
         plain = 0
         for name, row in rows.items():
             assert row.reason is None
@@ -102,7 +112,7 @@ def test_weights_by_name_tell_what_became_of_them(
         size, parameters = bundle.manifest.files[record.remainders].size, sum(before.array(n).size for n in rounded)
         assert parameters < size < 1.1 * parameters + 20_000
         assert described[component]["remainder_bytes"] == size
-    assert bundle.weights("text_encoder").named == whole.weights("text_encoder").named
+    assert bundle.weights("vae_encoder").named == whole.weights("vae_encoder").named
 
 
 def test_it_draws_nearly_the_same_picture(

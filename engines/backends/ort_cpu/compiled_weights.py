@@ -12,6 +12,7 @@ from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import Array
 
 WEIGHTS_FILE = "weights.json"
+_SIGN = np.uint8(0x80)
 
 
 class CompiledLayout(StrEnum):
@@ -19,12 +20,16 @@ class CompiledLayout(StrEnum):
 
     ``same``: in the same order, of another shape perhaps. ``blocked``: (O/B, I/B, h, w, B of I, B of O), for its
     NCHWc kernels; ``blocked-outputs``: (O/B, I, h, w, B of O), where I is no multiple of B. Outputs are filled up with
-    zeros to a multiple of B, those of a bias, too.
+    zeros to a multiple of B, those of a bias, too. ``byte-blocks``: of a matrix in eight bits (I, O), unsigned and as
+    (O, I/B, B), for its products with weights alone in eight bits. ``repeated``: each number as often as the shape has
+    room, one behind the other, as the steps of those are for every block.
     """
 
     SAME = "same"
     BLOCKED = "blocked"
     BLOCKED_OUTPUTS = "blocked-outputs"
+    BYTE_BLOCKS = "byte-blocks"
+    REPEATED = "repeated"
 
 
 class CompiledWeight(Record):
@@ -40,6 +45,10 @@ class CompiledWeight(Record):
         """What the bundle's initializer holds, as it is stored here: contiguous."""
         if self.layout is CompiledLayout.SAME and content.size == prod(self.shape):
             return np.ascontiguousarray(content.reshape(self.shape), self.dtype)
+        if self.layout is CompiledLayout.BYTE_BLOCKS:
+            return (np.ascontiguousarray(content.T).view(np.uint8) ^ _SIGN).reshape(self.shape)
+        if self.layout is CompiledLayout.REPEATED:
+            return np.repeat(content.astype(self.dtype), self.shape[0] // content.size)
         block, outputs = self.block, self.shape[0]
         filled = np.zeros((outputs, *content.shape[1:]), self.dtype)
         filled[: len(content)] = content

@@ -1,7 +1,8 @@
 """Finds the weights of a bundle's graph again in what ONNX Runtime compiled of it, and checks each by its value.
 
 It keeps most initializers under their names. Of a convolution's it makes blocked ones with names of their own, and of
-fp16 it makes fp32; those are looked for where the node that takes them has gone.
+fp16 it makes fp32; those are looked for where the node that takes them has gone. Of matrices in eight bits that it
+multiplies with numbers in floating point it makes unsigned ones in blocks.
 """
 
 import warnings
@@ -68,7 +69,7 @@ class _Search:
     def rows(self, source: "ir.Value") -> tuple[CompiledWeight, ...]:
         """Every initializer that holds a source's numbers; none if one of the nodes that take it is not covered."""
         content, takers = weight_of(source), source.uses()
-        for name in (source.name, f"FusedBack_{source.name}"):
+        for name in (source.name, f"FusedBack_{source.name}", f"{source.name}_T"):
             kept = self._initializers.get(str(name))
             # one that a node takes in another form would be left behind
             if kept is not None and len(kept.uses()) >= len(takers):
@@ -129,6 +130,10 @@ def _layouts(content: Array, shape: tuple[int, ...]) -> Iterator[tuple[CompiledL
         yield CompiledLayout.SAME, 1
     if content.ndim == 1 and len(shape) == 1 and shape[0] > content.size:
         yield CompiledLayout.SAME, 1
+        if shape[0] % content.size == 0:
+            yield CompiledLayout.REPEATED, shape[0] // content.size
+    if content.dtype == np.int8 and content.ndim == 2 and len(shape) == 3 and content.size == size:
+        yield CompiledLayout.BYTE_BLOCKS, shape[2]
     if content.ndim == 4 and len(shape) == 4 and shape[1:] == content.shape[1:]:
         for block in _BLOCKS:
             if shape[0] % block == 0 and 0 <= shape[0] - len(content) < block:

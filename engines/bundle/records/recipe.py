@@ -12,11 +12,13 @@ class Recipe(StrEnum):
     ``u8s8-reduced``: the same with weights of seven bits, for AVX2 and AVX-512 without VNNI, whose sums of two products
     would saturate.
     ``s8s8``: both signed and symmetric, which TensorRT wants.
+    ``w8``: weights alone, signed and per channel; what is multiplied with them stays in floating point.
     """
 
     U8S8 = "u8s8"
     U8S8_REDUCED = "u8s8-reduced"
     S8S8 = "s8s8"
+    W8 = "w8"
 
     @property
     def symmetric(self) -> bool:
@@ -38,4 +40,4 @@ class Recipe(StrEnum):
     @property
     def quantizes_outputs(self) -> frozenset[str]:
         """Operators whose results become eight bits, too: ONNX Runtime has no other int8 convolution on the CPU."""
-        return frozenset() if self is Recipe.S8S8 else frozenset({"Conv"})
+        return frozenset({"Conv"}) if self in (Recipe.U8S8, Recipe.U8S8_REDUCED) else frozenset()

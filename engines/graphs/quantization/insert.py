@@ -1,14 +1,13 @@
 """Q/DQ in the graph: ONNX Runtime's quantizer places them, at the ranges that were chosen."""
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from latentrt.engines.bundle.records.recipe import Recipe
-from latentrt.engines.graphs.editor import GraphEditor, computed_weight, input_of, save_with_weights
+from latentrt.engines.graphs.editor import GraphEditor, input_of, save_with_weights
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
 from latentrt.engines.graphs.quantization.ranges import InputChoice
 from latentrt.engines.graphs.quantization.recipe import Range
@@ -43,7 +42,7 @@ def write_quantized(
 
     smoothed = SmoothedGraph(weights, weights.quantizable(), inputs)
     _tell_types(smoothed.model)
-    _load_weights(smoothed.model, weights)
+    weights.write_into(smoothed.model)
     chosen = {node.input for node in nodes}
     ranges = {smoothed.renamed.get(name, name): choice.range for name, choice in inputs.items() if name in chosen}
     results = {node.output for node in nodes}
@@ -100,13 +99,3 @@ def _leave_to_others(model: "ir.Model", chosen: set[str], rounded_results: Colle
         if quantize is not None and input_of(quantize, 0).name not in rounded_results:
             takers = [taker for taker, _ in rounded.uses() if taker.name in chosen]
             editor.rewire(rounded, input_of(quantize, 0), but=takers)
-
-
-def _load_weights(model: "ir.Model", weights: OnnxWeights) -> None:
-    """Has every weight written into the graph, where the quantizer reads it."""
-    import onnx_ir as ir
-
-    for name, value in model.graph.initializers.items():
-        stored = value.const_value
-        if isinstance(stored, ir.ExternalTensor):
-            value.const_value = computed_weight(name, stored, partial(weights.array, name))

@@ -276,7 +276,8 @@ class _Rows:
         """What SmoothQuant may have done to a weight, and the numbers in a shape to be broadcast."""
         node = self._quantizable.get(str(use.node.name))
         if node is not None and use.index == 1:
-            divisor, axis = self.inputs[node.input].divisor, 1 - node.channels
+            smoothed, axis = self.inputs.get(node.input), 1 - node.channels
+            divisor = None if smoothed is None else smoothed.divisor  # where weights alone are rounded, nothing was
             if divisor is None:
                 return None, None
             factors = divisor[:, None] if axis == 0 else divisor[None, :]

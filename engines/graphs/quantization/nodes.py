@@ -1,12 +1,13 @@
 """Which nodes of an ONNX graph can be computed in eight bits: convolutions and products with a constant matrix."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.errors import EngineError
 from latentrt.engines.graphs.attention import fuse_attention
-from latentrt.engines.graphs.editor import input_of, load_graph, scope_of, serialized, weight_of
+from latentrt.engines.graphs.editor import computed_weight, input_of, load_graph, scope_of, serialized, weight_of
 from latentrt.engines.spec import Array
 
 if TYPE_CHECKING:
@@ -95,6 +96,15 @@ class OnnxWeights:
         model = self.copy()
         fuse_attention(model)
         return model
+
+    def write_into(self, model: "ir.Model") -> None:
+        """Has every weight of a graph derived from this one written into it, where it is saved, one at a time."""
+        import onnx_ir as ir
+
+        for name, value in model.graph.initializers.items():
+            stored = value.const_value
+            if isinstance(stored, ir.ExternalTensor):
+                value.const_value = computed_weight(name, stored, partial(self.array, name))
 
     def session(self, model: "ir.Model") -> Any:
         """An ONNX Runtime session on the CPU of a graph derived from this one, whose large weights are this one's.
