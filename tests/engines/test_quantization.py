@@ -315,8 +315,9 @@ def test_recipes_of_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recipe_for(Backend.TENSORRT_RTX) is recipe_for(Backend.TENSORRT) is Recipe.S8S8
     monkeypatch.setattr(recipes, "cpu_features", lambda: "linux x86_64 AVX AVX2 FMA3 AVX512F AVX512_CLX")
     assert recipe_for(Backend.ORT_CPU) is Recipe.U8S8
+    assert recipe_for(Backend.OPENVINO) is Recipe.U8S8_INPUTS
     monkeypatch.setattr(recipes, "cpu_sums_widely", lambda: False)
-    assert recipe_for(Backend.ORT_CPU) is Recipe.U8S8_REDUCED
+    assert recipe_for(Backend.ORT_CPU) is recipe_for(Backend.OPENVINO) is Recipe.U8S8_REDUCED
     assert "vae_decoder" in Recipe.U8S8_REDUCED.components
     assert "vae_decoder" not in Recipe.S8S8.components  # GPUs decode in fp16
     with pytest.raises(RequestError, match="got precision int8 for backend ort-cuda"):

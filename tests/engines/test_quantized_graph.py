@@ -92,9 +92,12 @@ def test_recipes_belong_to_backends() -> None:
 
     check_recipe(Recipe.S8S8, Backend.TENSORRT_RTX)
     check_recipe(Recipe.U8S8_REDUCED, Backend.ORT_CPU)
+    check_recipe(Recipe.U8S8_REDUCED, Backend.OPENVINO)
     with pytest.raises(RequestError, match="expected ort-cpu"):
         check_recipe(Recipe.U8S8, Backend.TENSORRT)
     with pytest.raises(RequestError, match="expected tensorrt or tensorrt-rtx"):
         check_recipe(Recipe.S8S8, Backend.ORT_CPU)
+    with pytest.raises(RequestError, match="expected openvino"):
+        check_recipe(Recipe.U8S8_INPUTS, Backend.ORT_CPU)
     with pytest.raises(RequestError, match="computes in floating point alone"):
         check_recipe(Recipe.S8S8, Backend.ORT_CUDA)

@@ -11,12 +11,14 @@ class Recipe(StrEnum):
     ``u8s8``: unsigned activations with a zero point, signed weights per channel: ONNX Runtime's CPU kernels.
     ``u8s8-reduced``: the same with weights of seven bits, for AVX2 and AVX-512 without VNNI, whose sums of two products
     would saturate.
+    ``u8s8-inputs``: as ``u8s8``, but results stay in floating point: OpenVINO has such convolutions.
     ``s8s8``: both signed and symmetric, which TensorRT wants.
     ``w8``: weights alone, signed and per channel; what is multiplied with them stays in floating point.
     """
 
     U8S8 = "u8s8"
     U8S8_REDUCED = "u8s8-reduced"
+    U8S8_INPUTS = "u8s8-inputs"
     S8S8 = "s8s8"
     W8 = "w8"
 

@@ -23,27 +23,36 @@ def recipe_for(backend: Backend) -> Recipe:
     """
     if backend in (Backend.TENSORRT, Backend.TENSORRT_RTX):
         return Recipe.S8S8
-    if backend is not Backend.ORT_CPU:
+    if backend not in (Backend.ORT_CPU, Backend.OPENVINO):
         raise RequestError(
             f"got precision int8 for backend {backend}, which computes in floating point alone; choose ort-cpu, "
-            "tensorrt or tensorrt-rtx"
+            "openvino, tensorrt or tensorrt-rtx"
         )
-    return Recipe.U8S8 if cpu_sums_widely() else Recipe.U8S8_REDUCED
+    if not cpu_sums_widely():
+        return Recipe.U8S8_REDUCED
+    return Recipe.U8S8_INPUTS if backend is Backend.OPENVINO else Recipe.U8S8
 
 
 def check_recipe(recipe: Recipe, backend: Backend) -> None:
     """Refuses to compile a graph for a backend that it was not quantized for.
 
+    OpenVINO takes what was quantized for ONNX Runtime; the other way round convolutions would not be in eight bits.
+
     Raises:
         RequestError: naming what to do.
     """
-    if recipe.symmetric != (recipe_for(backend) is Recipe.S8S8):
+    only_openvino = recipe is Recipe.U8S8_INPUTS and backend is Backend.ORT_CPU
+    if only_openvino or recipe.symmetric != (recipe_for(backend) is Recipe.S8S8):
+        expected = "ort-cpu or openvino"
+        if recipe.symmetric:
+            expected = "tensorrt or tensorrt-rtx"
+        elif recipe is Recipe.U8S8_INPUTS:
+            expected = "openvino"
         raise RequestError(
-            f"got backend {backend} for a bundle in int8 by recipe {recipe}, expected "
-            f"{'tensorrt or tensorrt-rtx' if recipe.symmetric else 'ort-cpu'}; build --precision int8 --backend "
-            f"{backend} from the model or from its bundle in fp32"
+            f"got backend {backend} for a bundle in int8 by recipe {recipe}, expected {expected}; build --precision "
+            f"int8 --backend {backend} from the model or from its bundle in fp32"
         )
-    if backend is Backend.ORT_CPU and recipe is Recipe.U8S8 and not cpu_sums_widely():
+    if recipe in (Recipe.U8S8, Recipe.U8S8_INPUTS) and not cpu_sums_widely():
         raise RequestError(
             f"got a bundle in int8 by recipe {recipe}, which needs a CPU with VNNI, and this one has none; build "
             f"--precision int8 from the model or from its bundle in fp32 on a CPU like this"
