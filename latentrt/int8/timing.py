@@ -9,7 +9,8 @@ import numpy as np
 from latentrt.engines.engine import Engine
 from latentrt.engines.spec import Array, Tensor
 
-_LEAST_NOISE = 0.02  # of a call: what two runs of the same may differ by on any machine
+# Of a call: what two runs of the same may differ by on any machine, and what is slower however busy the machine is
+_LEAST_NOISE, _MOST_NOISE = 0.02, 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,8 @@ class StepTime:
 
     def slower(self, other: "StepTime") -> bool:
         """Whether it takes longer than another, beyond what both measurements may be wrong by."""
-        noise = max(self.spread, other.spread, _LEAST_NOISE * other.median)
-        return self.median > other.median + noise
+        noise = max(self.spread, other.spread) / other.median
+        return self.median > other.median * (1.0 + min(max(noise, _LEAST_NOISE), _MOST_NOISE))
 
 
 def step_time_from_ratios(ratios: Array) -> StepTime:

@@ -15,6 +15,7 @@ from shared import write_sealed
 
 import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.graphs.quantization.nodes import QuantizableNode
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import StageTimer
@@ -47,6 +48,7 @@ def point(floating: int, step: float | None, mean: float | None, *, spread: floa
         ([point(0, 0.5, 31.0), point(4, 0.505, 34.0)], 4),  # as fast, within 2 %
         ([point(0, 0.5, 31.0), point(4, 0.52, 34.0)], 0),
         ([point(0, 0.5, 31.0, spread=0.03), point(4, 0.52, 34.0)], 4),  # nobody can tell
+        ([point(0, 0.5, 31.0, spread=0.2), point(4, 0.54, 34.0)], 0),  # nor may a busy machine hide anything
         ([point(0, 0.5, 31.0), point(4, 0.4, 30.5)], 4),
         ([point(0, 0.3, 29.0), point(4, 0.5, 31.0)], 4),  # too far is not chosen, however fast
         ([point(0, 0.5, 31.0), point(4, 0.6, None)], 0),
@@ -200,3 +202,24 @@ def test_a_build_finds_it(
         (chosen,) = (row for row in told.frontier if row.floating == floating)
         assert (chosen.psnr_mean, chosen.psnr_worst) == (told.psnr_mean, told.psnr_worst)
         assert chosen.step > 0.0
+
+
+@pytest.mark.slow
+def test_openvino_judges_its_own(
+    emoji_bundle: Path, int8_prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    """Its bundle says who drew, and ONNX Runtime, which has no such convolutions, refuses it."""
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=2, calls=0))
+    source, output = shutil.copytree(emoji_bundle, tmp_path / "fp32.bundle"), tmp_path / "int8.bundle"
+    wishes: dict[str, Any] = {"precision": "int8", "backend": "openvino", "prompts": int8_prompts, "quality": 10.0}
+    made = latentrt.build(source, output, **wishes)
+    for name in ("unet", "vae_decoder"):
+        told = made.bundle.manifest.components[name].quantization
+        assert told is not None
+        assert told.backend is Backend.OPENVINO
+        assert told.recipe in (Recipe.U8S8_INPUTS, Recipe.U8S8_REDUCED)
+        assert told.psnr_mean > 20.0
+    assert latentrt.build(source, output, **wishes).up_to_date
+    refused = command("build", output, "--backend", "ort-cpu")
+    assert ("expected openvino" in refused.stderr) is (told.recipe is Recipe.U8S8_INPUTS)
