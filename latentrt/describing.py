@@ -13,6 +13,8 @@ from latentrt.engines.bundle.records.components_manifest import ComponentsManife
 from latentrt.engines.bundle.records.engine_manifest import ADDED, CHANGES, WEIGHTS, EngineManifest
 from latentrt.engines.bundle.records.seal import Seal
 from latentrt.engines.errors import BundleError, LatentrtError
+from latentrt.engines.store.choose import best_backend
+from latentrt.engines.store.speed import speed_and_seal
 from latentrt.engines.store.store import engine_and_seal, engine_folders, identity_of
 
 
@@ -76,6 +78,8 @@ def describe(root: Path) -> dict[str, Any]:
         "exporter": manifest.exporter,
         "profiles": [str(profile) for profile in manifest.profiles],
         **_of_sort(bundle),
+        "auto": _auto(bundle),
+        "speed": _speed(root),
         "components": components,
         "engines": engines,
     }
@@ -114,6 +118,23 @@ def _of_sort(bundle: AnyBundle) -> dict[str, Any]:
         "seamless": manifest.seamless.value,
         "defaults": manifest.defaults.model_dump(),
     }
+
+
+def _auto(bundle: AnyBundle) -> str | None:
+    """The backend that draws where nobody names one; None where none can."""
+    try:
+        return best_backend(bundle).value
+    except LatentrtError:
+        return None
+
+
+def _speed(root: Path) -> dict[str, Any] | None:
+    """What a build for speed measured, and whether that was edited; None where there was none, or it is damaged."""
+    with suppress(BundleError):
+        found = speed_and_seal(root)
+        if found is not None:
+            return {**found[0].model_dump(mode="json"), "seal": _described(found[1])}
+    return None
 
 
 def _described(seal: Seal) -> dict[str, Any]:

@@ -8,8 +8,12 @@ from latentrt.engines.bundle.bundle import BundleSort, sort_of
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.errors import OutputError, RequestError
 from latentrt.engines.precision import Backend, Precision
+from latentrt.engines.store.speed import SPEED_FILE
 
-_BUNDLE_ENTRIES = {BUNDLE_FILE, "embeddings", "engines", "onnx", "probes", "tokenizer", "tokenizer_2", "weights"}
+_BUNDLE_ENTRIES = {
+    *(BUNDLE_FILE, SPEED_FILE),
+    *("embeddings", "engines", "onnx", "probes", "tokenizer", "tokenizer_2", "weights"),
+}
 # Per parameter of the ONNX; in int8 the autoencoder and the text encoders are wider
 _BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.BF16: 2, Precision.INT8: 2}
 _ENGINE_SHARE = 1.4  # engines are up to so many times as large as their weights

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from latentrt.cli.speed import print_speed
 from latentrt.cli.terminal import megabytes, print_table, say
 from latentrt.engines.backends.tensorrt.contents import counts_with_weights
 from latentrt.engines.bundle.kinds import ComponentKind
@@ -26,6 +27,7 @@ def print_description(description: dict[str, Any]) -> None:
         say("seal       broken: bundle.json was edited, and is shown as it is now; nothing draws with it")
     for name, row in description["decisions"].items():
         say(f"{name.removesuffix(' type'):<10} {row['value']} ({row['reason']})")
+    say(f"auto       {_auto(description)}")
     sizes = "profiles" if description["upscaler"] is None else "tiles"
     say(f"{sizes:<10} {', '.join(description['profiles'])}")
     if kind is None and description["upscaler"] is None:
@@ -75,6 +77,8 @@ def print_description(description: dict[str, Any]) -> None:
             for row in description["engines"]
         ],
     )
+    if description["speed"] is not None:
+        print_speed(description["speed"])
     for made in dict.fromkeys((row["backend"], row["version"], row["machine"]) for row in description["engines"]):
         say(f"{made[0]} {made[1]} for {made[2]}")
     shapes = _shape_rows(description["engines"])
@@ -86,6 +90,16 @@ def print_description(description: dict[str, Any]) -> None:
         say("not optimised: too little memory was free; run latentrt build again with more")
     if shapes:
         say("layers: convolutions and matrix products, by dtype")
+
+
+def _auto(description: dict[str, Any]) -> str:
+    """The backend that draws where nobody names one, and why it is that one."""
+    backend, speed = description["auto"], description["speed"]
+    if backend is None:
+        return "no engine runs on this machine"
+    if speed is not None and backend == speed["backend"]:
+        return f"{backend} (kept by a build for speed)"
+    return str(backend)
 
 
 def _print_sampling(description: dict[str, Any]) -> None:
