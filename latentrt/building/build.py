@@ -24,6 +24,8 @@ from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.shapes import AddedInputs, Profile
 from latentrt.export.sources.partial_model import Choices, Ema
+from latentrt.fastest.build import build_fastest
+from latentrt.fastest.settings import speed_request_from_arguments
 from latentrt.int8.settings import int8_request_from_arguments
 
 
@@ -32,6 +34,7 @@ def build(
     output: str | Path | None = None,
     *,
     precision: str | Precision | None = None,
+    fastest: bool = False,
     profiles: Sequence[str | Profile] = (),
     backend: str | Backend | None = None,
     gpus: Sequence[str] = (),
@@ -69,6 +72,9 @@ def build(
             overflow or lose too much in fp16 stay in fp32: SDXL's autoencoder, the timestep embedding's sines, and what
             else ``engines/graphs/islands.py`` lists. bf16 is for openvino and TensorRT. int8 is for the U-Net and, on
             CPUs, the VAE decoder. bf16 and int8 are judged by pictures, and ``model`` may be a bundle in fp32.
+        fastest: tries every precision and backend that this machine has, and keeps the one that draws a picture in the
+            least time, among those whose pictures reach ``quality``. What was measured is ``Build.speed``, and in the
+            bundle. ``model`` may be a bundle in fp32. Takes minutes, and hours for large models on CPUs.
         profiles: picture sizes, ``"512x512"`` or with a batch ``"768x512x2"``; without any, the model's own size.
             Of an upscaler sizes of tiles; without any, 256x256, or the size that an ONNX file was exported for.
         backend: what the engines are compiled for; None is "openvino" for bf16 and "ort-cpu" for all else.
@@ -93,9 +99,9 @@ def build(
         loras: LoRAs to fuse into the weights: paths with weights behind colons (``"style.safetensors:0.8"``, or
             ``"style.safetensors:0.8:0.4"`` with another one for the text encoders), or tuples of a path and weights.
             ``model`` may be a bundle in fp32 or fp16, of which a new one is made.
-        prompts: int8 and bf16: a text file of calibration prompts, one a line; None takes a list of 32.
-        quality: int8 and bf16: required mean PSNR in dB of pictures against the fp32 engine's; None is 30 for int8 and
-            40 for bf16. In int8 the nodes whose rounding costs most stay in floating point until it is reached.
+        prompts: int8, bf16 and fastest: a text file of calibration prompts, one a line; None takes a list of 32.
+        quality: int8, bf16 and fastest: required mean PSNR in dB of pictures against the fp32 engine's; None is 40 for
+            bf16, else 30. In int8 the nodes whose rounding costs most stay in floating point until it is reached.
         for_bundle: the bundle of the model that ``model``, then a control net or a T2I-Adapter (a diffusers folder, a
             file, a hub id), is built for. Its family, its profiles and, unless ``precision`` says otherwise, its
             precision are the net's; for a model in int8 nets are in fp32 for CPUs and in fp16 for GPUs.
@@ -109,6 +115,19 @@ def build(
             OutputError.
     """
     precision = choice_if_given(Precision, precision, "precision")
+    speed = None
+    if fastest:
+        answered = {
+            "precision": precision,
+            "backend": backend,
+            "gpu": gpus,
+            "workspace": workspace_mb,
+            "lora-ready": lora_ready,
+            "with": added,
+            "fp32": fp32,
+        }
+        speed = speed_request_from_arguments(prompts, quality, besides=[name for name in answered if answered[name]])
+        prompts = quality = None
     backend = choice(Backend, backend or backend_for(precision, [model, for_bundle]), "backend")
     if precision is Precision.BF16:
         check_bf16(backend)
@@ -138,6 +157,8 @@ def build(
     )
     request.engines.check_precision(precision)
     timer = StageTimer(progress)
+    if speed is not None:
+        return build_fastest(request, speed, timer, decided)
     if request.starts_from_addon:
         return build_engines_of_addon(request, timer)
     if request.starts_from_upscaler:

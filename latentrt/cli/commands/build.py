@@ -26,6 +26,13 @@ def build(
     precision: Annotated[
         str | None, typer.Option("--precision", help="fp32, fp16, bf16 or int8; fp32 or the bundle's own if left out.")
     ] = None,
+    fastest: Annotated[
+        bool,
+        typer.Option(
+            "--fastest",
+            help="Measure every precision and backend of this machine, and keep the fastest that passes --quality.",
+        ),
+    ] = False,
     backend: Annotated[
         str | None,
         typer.Option(
@@ -108,7 +115,9 @@ def build(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            "--prompts", metavar="FILE", help="int8, bf16: prompts to judge by, one a line; built-in if left out."
+            "--prompts",
+            metavar="FILE",
+            help="int8, bf16, --fastest: prompts to judge by, one a line; built-in if left out.",
         ),
     ] = None,
     quality: Annotated[
@@ -116,7 +125,7 @@ def build(
         typer.Option(
             "--quality",
             metavar="DB",
-            help="int8, bf16: required mean PSNR against fp32 pictures; 30 and 40 if left out.",
+            help="int8, bf16, --fastest: required mean PSNR against fp32 pictures; 40 for bf16, else 30, if left out.",
         ),
     ] = None,
     for_bundle: Annotated[
@@ -137,7 +146,8 @@ def build(
 ) -> None:
     """Build a bundle from a model or an upscaler, or of a ControlNet or the like with --for.
 
-    Of a bundle: compile its engines for this machine, make it int8 or bf16, or fuse LoRAs.
+    Of a bundle: compile its engines for this machine, make it int8 or bf16, or fuse LoRAs. With --fastest: keep
+    what this machine draws fastest with.
     """
     from latentrt.building.build import build as build_bundle
     from latentrt.cli.terminal import BuildLog, BuildProgress, print_decisions
@@ -146,6 +156,7 @@ def build(
         model,
         output,
         precision=precision,
+        fastest=fastest,
         profiles=profile or (),
         backend=backend,
         gpus=gpu or (),
@@ -172,6 +183,7 @@ def build(
 
 
 def _print(made: "Build", *, json: bool) -> None:
+    from latentrt.cli.speed import print_speed
     from latentrt.cli.terminal import print_json, say
 
     manifest, root = made.bundle.manifest, made.bundle.root
@@ -183,6 +195,7 @@ def _print(made: "Build", *, json: bool) -> None:
                 "seconds": made.seconds,
                 "decisions": {name: decision.model_dump() for name, decision in manifest.source.decisions.items()},
                 "parity": {name: record.parity.model_dump() for name, record in manifest.components.items()},
+                "speed": None if made.speed is None else made.speed.model_dump(mode="json"),
             }
         )
     elif made.up_to_date:
@@ -191,3 +204,5 @@ def _print(made: "Build", *, json: bool) -> None:
         say(f"{root} built in {sum(made.seconds.values()):.1f} s")
         for name, record in manifest.components.items():
             say(f"  {name:<13} against {record.reference.label}: {record.parity.parity}")
+    if made.speed is not None and not json:
+        print_speed(made.speed.model_dump(mode="json"))
