@@ -32,7 +32,7 @@ def convert(source: BundleFolder, root: Path, kept_fp32: Collection[str], progre
     Args:
         source: the bundle in fp32.
         root: the bundle that is written; it may be the source.
-        kept_fp32: components that stay as they are.
+        kept_fp32: components that stay as they are, beside those that are islands as a whole.
         progress: receives the stages.
 
     Raises:
@@ -42,7 +42,8 @@ def convert(source: BundleFolder, root: Path, kept_fp32: Collection[str], progre
     components: dict[str, ComponentRecord] = {}
     files: dict[str, FileRecord] = {}
     for name, record in source.manifest.components.items():
-        if name in kept_fp32:
+        whole = any(one.is_whole for one in islands_of(source.manifest.family, name, Precision.BF16))
+        if whole or name in kept_fp32:
             continue
         if record.precision is not Precision.FP32:
             raise RequestError(
@@ -63,9 +64,8 @@ def convert_in_place(root: Path, manifest: _Manifest, kept_fp32: Collection[str]
     Raises:
         CheckpointError: weights that bf16 cannot hold.
     """
-    old = {name: row for name, row in manifest.components.items() if name not in kept_fp32}
     converted = convert(BundleFolder(root=root, manifest=manifest), root, kept_fp32, progress)
-    replaced = graph_files(old)
+    replaced = graph_files({name: manifest.components[name] for name in converted.components})
     for name in replaced:
         (root / name).unlink()
     files = {name: row for name, row in manifest.files.items() if name not in replaced}

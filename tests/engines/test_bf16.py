@@ -251,5 +251,8 @@ def check_gates(bundle: BundleFolder, folder: Path) -> None:
             figures = measure(part, model.engine, bundle.probes(name))
         finally:
             model.close()
+        if part.record.precision is Precision.FP32:
+            assert name == "image_encoder"
+            continue
         rounded_figures = measure_onnx(part, bundle.probes(name))
         assert abs(figures.psnr - rounded_figures.psnr) < 6.0, name

@@ -1,6 +1,7 @@
 """fp16 graphs: what is halved, what stays, and what is refused."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -262,10 +263,12 @@ def test_islands_of_families(family: str, component: str, whole: bool, reasons: 
 def test_every_island_is_of_a_family() -> None:
     """No row is for a family that is not there."""
     from latentrt.engines.bundle.kinds import ComponentKind
+    from latentrt.engines.precision import Precision
     from latentrt.export.sources.families import FAMILIES
 
     parts = [*ComponentKind, "text_encoder_2"]
-    used = {island for family in FAMILIES for part in parts for island in islands_of(family.name, part)}
+    each = product(FAMILIES, parts, (Precision.FP16, Precision.BF16))
+    used = {island for family, part, precision in each for island in islands_of(family.name, part, precision)}
     assert used == set(ISLANDS)
 
 
