@@ -49,6 +49,21 @@ class AddedInputs(StrEnum):
     FREEU = "freeu"
 
 
+class CacheRole(StrEnum):
+    """What a call of a U-Net does for DeepCache: it computes all and keeps a feature, or goes on from a kept one."""
+
+    KEEPS = "keeps"
+    SHALLOW = "shallow"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachePart:
+    """Which graph of a U-Net a call runs, and the branch whose feature it is about."""
+
+    role: CacheRole
+    branch: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
     """What an engine is opened for. A further dimension of some component is a further field here.
@@ -59,6 +74,7 @@ class Shapes:
         added: the inputs that some calls will give beside the U-Net's own.
         image_prompts: how many image prompts there are at once.
         image_tokens: of how many tokens each of them is.
+        cached: what DeepCache wants of a U-Net; None: it is the whole one, which keeps nothing.
     """
 
     profile: Profile
@@ -66,6 +82,7 @@ class Shapes:
     added: frozenset[AddedInputs] = frozenset()
     image_prompts: int = 1
     image_tokens: int = 1
+    cached: CachePart | None = None
 
 
 def profile_from_text(text: str) -> Profile:

@@ -119,6 +119,11 @@ class Compiler(Protocol):
         ...
 
     @property
+    def deep_cache(self) -> bool:
+        """Whether its U-Nets keep features and go on from them: ``Shapes.cached``."""
+        ...
+
+    @property
     def largest_hashed(self) -> int | None:
         """Files of an engine up to this size are hashed when it is opened; None hashes all."""
         ...

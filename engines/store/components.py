@@ -125,6 +125,11 @@ class OpenComponents(Generic[_Folder]):
             RequestError: shapes that were not compiled, or weights that cannot be changed so.
             EngineError: closed, the device's memory does not hold it, or an engine that does not know its weights.
         """
+        if shapes.cached is not None and not self._compiler.deep_cache:
+            raise EngineError(
+                f"got deep_cache on backend {self.backend}, expected {Backend.ORT_CPU}, which does it; leave it out, "
+                f"or open the bundle with backend={Backend.ORT_CPU.value!r}"
+            )
         label, model = self._model(component, shapes.added)
         if changes is None:
             return model.engine(shapes)

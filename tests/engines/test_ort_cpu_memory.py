@@ -33,7 +33,8 @@ def test_too_large_to_optimise(
         latentrt.build(folder)
         unet = next(engine for engine in engines_in(folder) if engine.component == "unet")
         assert unet.parity is not None
-        sizes.append(sum(file.size for file in unet.files.values()))
+        # A shallow graph has small weights in itself, which are most of what a tiny model has
+        sizes.append(sum(file.size for name, file in unet.files.items() if not name.startswith("shallow")))
     manifest = open_bundle(folder).manifest
     weights = manifest.components["unet"].weights
     assert weights is not None

@@ -37,13 +37,13 @@ class Variant:
         folder = compiled_folder(self.component, Backend.ORT_CPU)
         self._model = OrtCpu().open(self.component, folder, threads=2)
 
-    def shapes(self, *added: AddedInputs, **more: int) -> Shapes:
+    def shapes(self, *added: AddedInputs, **more: Any) -> Shapes:
         """Those of the bundle's first profile, for so many pictures at once."""
         profile = self.component.manifest.profiles[0]
         wide = Profile(width=profile.width, height=profile.height, batch=PICTURES)
         return Shapes(profile=wide, added=frozenset(added), **more)
 
-    def engine(self, *added: AddedInputs, **more: int) -> Engine:
+    def engine(self, *added: AddedInputs, **more: Any) -> Engine:
         """The U-Net for these shapes."""
         return self._model.engine(self.shapes(*added, **more))
 

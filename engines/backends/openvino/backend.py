@@ -32,6 +32,7 @@ class OpenVino:
     flags: Mapping[str, str] = {"recipe": "3"}
     lora_ready = False
     added_apart = False
+    deep_cache = False
     largest_hashed: int | None = HASHED_AT_OPEN
     opens_at_once = True
     opens_after_fork = True

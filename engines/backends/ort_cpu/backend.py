@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from latentrt.engines.backends.compiler import Target, refuse_workspace
 from latentrt.engines.backends.ort_cpu.compiled_weights import WEIGHTS_FILE
-from latentrt.engines.backends.ort_cpu.model import OrtCpuModel, version
+from latentrt.engines.backends.ort_cpu.model import KEEPING_FILE, OrtCpuModel, version
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ParityRecord
@@ -51,6 +51,10 @@ class _OpenComponent:
 
     def engine(self, shapes: Shapes) -> Engine:
         """The component at these shapes; the profile need not be one of the bundle's."""
+        if shapes.cached is not None:
+            from latentrt.engines.backends.ort_cpu.cached import cached_engine  # loaded by those who use it
+
+            return cached_engine(self._component, self._model, shapes, shapes.cached)
         return self._model.engine(self._component.spec_of_any_batch(shapes))
 
     def changed(self, weights: "ComponentWeights", changes: "Changes") -> "_OpenComponent":
@@ -75,6 +79,7 @@ class OrtCpu:
     flags: Mapping[str, str] = FLAGS
     lora_ready = False
     added_apart = False
+    deep_cache = True
     largest_hashed: int | None = HASHED_AT_OPEN
     opens_at_once = True
     opens_after_fork = True
@@ -105,7 +110,8 @@ class OrtCpu:
         self, component: Component, target: Target, folder: Path, progress: Progress | None
     ) -> ContentsRecord | None:
         """Optimises the graph and packs its weights; what comes back says that there was no memory for it."""
-        from latentrt.engines.backends.ort_cpu.compile import compile_onnx, group_norm_of  # drawing needs none of it
+        from latentrt.engines.backends.ort_cpu.cached_graphs import write_cached_graphs  # drawing needs none of it
+        from latentrt.engines.backends.ort_cpu.compile import compile_onnx, group_norm_of
         from latentrt.engines.backends.ort_cpu.provenance import record_weights
 
         optimised = compile_onnx(
@@ -116,13 +122,16 @@ class OrtCpu:
             added_to=component.structure if component.kind.added_inputs else None,
         )
         record_weights(component.onnx, folder, component.named_initializers)
+        if component.kind.added_inputs:
+            write_cached_graphs(component, folder)
         return None if optimised else ContentsRecord(shapes=(), layers={}, unoptimised=True)
 
     def would_improve(self, component: Component, engine: EngineManifest) -> bool:
-        """Where it was not optimised for want of memory that is there now, or not told where its weights are."""
+        """Where it was not optimised for want of memory that is there now, or lacks a file that it would have now."""
         from latentrt.engines.backends.ort_cpu.compile import memory_to_optimise
 
-        if WEIGHTS_FILE not in engine.files and find_spec("onnx_ir") is not None:
+        wanted = {WEIGHTS_FILE, *(KEEPING_FILE,) * component.kind.added_inputs}
+        if not wanted <= engine.files.keys() and find_spec("onnx_ir") is not None:
             return True
         unoptimised = engine.contents is not None and engine.contents.unoptimised
         return unoptimised and memory_to_optimise(_weights_to_optimise(component))

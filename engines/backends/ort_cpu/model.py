@@ -1,8 +1,10 @@
 """A compiled component, opened: one session of ONNX Runtime, mapped weights, and the engines over it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_errors
@@ -16,6 +18,8 @@ from latentrt.engines.spec import Array, EngineSpec, Tensor, host_arrays
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
+KEEPING_FILE = "keeping.onnx"
+"""What a graph that keeps features has beside the engine's: nodes and outputs, to be put behind it."""
 
 
 def version() -> str:
@@ -36,12 +40,14 @@ class Opening:
         threads: of a call, its halves' together; None takes ONNX Runtime's choice, one per core.
         trace: how the file begins in which ONNX Runtime's profiler tells every operator's time; None: no profiler.
         halves: run the halves of a batch at once, where there are cores for both.
+        graph: the name of its file: another one of the folder is over the same weights.
     """
 
     folder: Path
     threads: int | None
     trace: Path | None = None
     halves: bool = False
+    graph: str = MODEL_FILE
 
     def sessions(self, replaced: Mapping[str, Any], *, packs: bool) -> Any:
         """A session, or the ``Halves`` of one.
@@ -66,24 +72,39 @@ class Opening:
             options.enable_profiling, options.profile_file_prefix = True, str(self.trace)
         for name, value in replaced.items():
             options.add_initializer(name, value)
-        session = open_session(self.folder / MODEL_FILE, options)
+        session = open_session(self.folder / self.graph, options, graph=self._completed())
         session.replaced = replaced  # it has their addresses alone, and a run may outlast the model
         return session
+
+    def _completed(self) -> bytes | None:
+        """The graph where its file has a part of it; None where it has all."""
+        if self.graph != KEEPING_FILE:
+            return None
+        # Two messages of protobuf one behind the other are one: lists of the second follow those of the first
+        return (self.folder / MODEL_FILE).read_bytes() + (self.folder / KEEPING_FILE).read_bytes()
+
+
+Sessions = Callable[[Opening], Any]
 
 
 class OrtCpuModel:
     """A compiled component, opened: one session that serves every profile of a bundle."""
 
-    def __init__(self, session: Any, opening: Opening | None = None, own_bytes: int = 0) -> None:
+    def __init__(
+        self, session: Any, opening: Opening | None = None, own_bytes: int = 0, sessions: "Sessions | None" = None
+    ) -> None:
         """Takes an open session, or the ``Halves`` of one; closing releases it.
 
         Args:
             session: it.
             opening: how it was opened; None: not from a compiled component.
             own_bytes: what the initializers take that were replaced.
+            sessions: opens another graph of the engine in the same way; None where there is but one.
         """
         self._session: Any = session
-        self._opening, self.own_bytes = opening, own_bytes
+        self._opening, self.own_bytes, self._sessions = opening, own_bytes, sessions
+        self._others: dict[str, OrtCpuModel] = {}
+        self._lock = Lock()
         watch_forks(self)
 
     @classmethod
@@ -95,7 +116,8 @@ class OrtCpuModel:
         """
         opening = Opening(folder=folder, threads=threads, trace=trace, halves=halves)
         packs = 2 * (folder / DATA_FILE).stat().st_size < available_memory()
-        return cls(opening.sessions({}, packs=packs), opening)
+        sessions = partial(Opening.sessions, replaced={}, packs=packs)
+        return cls(sessions(opening), opening, sessions=sessions)
 
     def with_weights(self, replaced: Mapping[str, Array], *, packs: bool) -> "OrtCpuModel":
         """The component with some initializers replaced; everything else is mapped from the same file.
@@ -110,7 +132,39 @@ class OrtCpuModel:
         value = onnxruntime_module().OrtValue
         values = {name: value.ortvalue_from_numpy(content) for name, content in replaced.items()}
         own_bytes = (1 + packs) * sum(content.nbytes for content in replaced.values())  # packed ones lie beside them
-        return OrtCpuModel(self.opening.sessions(values, packs=packs), self.opening, own_bytes)
+        sessions = partial(Opening.sessions, replaced=values, packs=packs)
+        return OrtCpuModel(sessions(self.opening), self.opening, own_bytes, sessions)
+
+    def of_graph(self, name: str) -> "OrtCpuModel":
+        """Another graph over the same weights; opened when it is first asked for, and closed with this one.
+
+        Raises:
+            EngineError: the model was closed, or was compiled without that graph.
+        """
+        opening = replace(self.opening, graph=name)
+        with self._lock:
+            if self._session is None or self._sessions is None:
+                raise EngineError(CLOSED)
+            if name not in self._others:
+                if not (opening.folder / name).is_file():
+                    raise EngineError(
+                        "got an engine that was compiled without the graphs of deep_cache, expected one with them; "
+                        "install latentrt[export] and run latentrt build on the bundle"
+                    )
+                self._others[name] = OrtCpuModel(self._sessions(opening), opening)
+            return self._others[name]
+
+    @property
+    def taken(self) -> Mapping[str, str]:
+        """ONNX Runtime's types of the inputs by name, those with defaults among them."""
+        session = self.session.narrow if isinstance(self.session, Halves) else self.session
+        return {one.name: one.type for one in (*session.get_inputs(), *session.get_overridable_initializers())}
+
+    @property
+    def given(self) -> Mapping[str, str]:
+        """Those of the outputs."""
+        session = self.session.narrow if isinstance(self.session, Halves) else self.session
+        return {one.name: one.type for one in session.get_outputs()}
 
     @property
     def opening(self) -> Opening:
@@ -147,8 +201,7 @@ class OrtCpuModel:
         return HalvedEngine(session, spec) if isinstance(session, Halves) else OrtCpuEngine(self, spec)
 
     def _check_added(self, names: Sequence[str]) -> None:
-        session = self.session.narrow if isinstance(self.session, Halves) else self.session
-        taken = {tensor.name for tensor in (*session.get_inputs(), *session.get_overridable_initializers())}
+        taken = self.taken
         lacking = [name for name in names if name not in taken]
         if lacking:
             raise EngineError(
@@ -159,13 +212,18 @@ class OrtCpuModel:
     def after_fork(self) -> None:
         """Closes what the parent opened, without a word to its threads."""
         session, self._session = self._session, None
-        keep_for_ever(session)
+        keep_for_ever((session, self._others))
+        self._lock, self._others = Lock(), {}
         if isinstance(session, Halves):
             session.after_fork()
 
     def close(self) -> None:
         """Unmaps the weights."""
-        session, self._session = self._session, None
+        with self._lock:
+            session, self._session = self._session, None
+            others, self._others = self._others, {}
+        for other in others.values():
+            other.close()
         if isinstance(session, Halves):
             session.close()
 

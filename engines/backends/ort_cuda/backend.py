@@ -33,6 +33,7 @@ class OrtCuda:
     flags: Mapping[str, str] = {"recipe": "3", "tf32": "off"}
     lora_ready = False
     added_apart = False
+    deep_cache = False
     largest_hashed: int | None = HASHED_AT_OPEN
     opens_at_once = False
     opens_after_fork = False

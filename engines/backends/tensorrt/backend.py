@@ -40,6 +40,7 @@ class TensorRT:
     flags: Mapping[str, str] = {"recipe": "1", "tf32": "off", "attention": "decomposable"}
     lora_ready = True
     added_apart = True
+    deep_cache = False
     largest_hashed: int | None = None  # a plan is native code, and read as a whole anyway
     opens_at_once = False
     opens_after_fork = False

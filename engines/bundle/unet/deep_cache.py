@@ -1,0 +1,30 @@
+"""DeepCache in a U-Net: which of its features a call may keep, and what graphs call them.
+
+Ma et al. 2023, arXiv 2312.00858. What the last up block's layers take changes little from one call to the next. A whole
+call keeps one such feature. A shallow one takes it in the place of all that is below, and computes branch layers of the
+first down block and one more of the last up block: branch 0 goes from the first convolution to the last layer.
+"""
+
+from typing import TYPE_CHECKING
+
+from latentrt.engines.bundle.unet.structure import Plane
+
+if TYPE_CHECKING:
+    from latentrt.engines.bundle.unet.structure import UnetStructure
+
+
+def deep_feature(branch: int) -> str:
+    """The output of whole calls and input of shallow ones: (batch, C, h, w), as the engine computes it."""
+    return f"deep_feature_{branch}"
+
+
+def branch_count(structure: "UnetStructure") -> int:
+    """How many branches there are: as many as the last up block has layers."""
+    return structure.up[-1].resnets
+
+
+def kept_plane(structure: "UnetStructure", branch: int) -> Plane:
+    """What a branch keeps: the block's own plane before it is joined to a skip."""
+    *before, last = structure.up
+    below = before[-1].channels if before else structure.middle.channels
+    return Plane(channels=below if branch == last.resnets - 1 else last.channels, level=last.level)
