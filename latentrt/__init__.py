@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" 
     from latentrt.runtime.addons.addon import Addon as Addon
     from latentrt.runtime.addons.control import Control as Control
     from latentrt.runtime.addons.image_prompt import ImagePrompt as ImagePrompt
+    from latentrt.runtime.call.deep_cache import DeepCache as DeepCache
     from latentrt.runtime.call.detail.result import DetailResult as DetailResult
     from latentrt.runtime.call.guidance.freeu import FreeU as FreeU
     from latentrt.runtime.call.hires.hires import Hires as Hires
@@ -66,6 +67,7 @@ _NAMES = {
     "latentrt.runtime.addons.addon": ("Addon",),
     "latentrt.runtime.addons.control": ("Control",),
     "latentrt.runtime.addons.image_prompt": ("ImagePrompt",),
+    "latentrt.runtime.call.deep_cache": ("DeepCache",),
     "latentrt.runtime.call.guidance.freeu": ("FreeU",),
     "latentrt.runtime.call.hires.hires": ("Hires",),
     "latentrt.runtime.call.keywords.options": ("Embeds", "Options"),

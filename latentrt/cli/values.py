@@ -81,6 +81,10 @@ def _settings(text: str, option: str) -> dict[str, Any] | None:
     return settings
 
 
+def _whole_number_or_settings(text: str, option: str) -> int | dict[str, Any] | None:
+    return int(text) if text.isascii() and text.isdecimal() else _settings(text, option)
+
+
 def _as_it_is(value: Any, _: str) -> Any:
     return value
 
@@ -94,5 +98,6 @@ READ: Mapping[Form, Callable[[Any, str], Any]] = {
     Form.SIZE: _height_first,
     Form.PAIR: _whole_numbers,
     Form.SETTINGS: _settings,
+    Form.WHOLE_NUMBER_OR_SETTINGS: _whole_number_or_settings,
 }
 """How the value of an option is read, by its form; each is given the option's name for messages."""

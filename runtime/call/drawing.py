@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -171,9 +172,19 @@ def prepared(
     )
     for use in request.addons:
         shapes = use.opened_for(shapes)
-    engine = engines.engine(UNET, shapes, _changes(request.loras, UNET))
-    denoiser = Denoiser(engine, conditioning.conditions, conditioning.guider)
+    denoiser = _denoiser(engines, shapes, request, conditioning)
     return Denoising(request=request, conditioning=conditioning, denoiser=denoiser)
+
+
+def _denoiser(engines: Engines, shapes: Shapes, request: Request, conditioning: Conditioning) -> Denoiser:
+    """The U-Net under guidance, with its engines opened."""
+    opened = partial(engines.engine, UNET, changes=_changes(request.loras, UNET))
+    conditions, guider, cache = conditioning.conditions, conditioning.guider, request.deep_cache
+    if cache is None:
+        return Denoiser(opened(shapes), conditions, guider)
+    from latentrt.runtime.denoiser.deep_cache import cached_denoiser  # loaded by those who use it
+
+    return cached_denoiser(opened, shapes, conditions, guider, interval=cache.interval, branch=cache.branch)
 
 
 def check_finite(latents: Array) -> None:

@@ -1,7 +1,7 @@
 """One call of a pipeline, checked: every argument is refused or filled in before any work is done."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.records.manifest import BundleManifest, Start
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.adapters.loaded import LoadedLoras
     from latentrt.runtime.additions import Additions
     from latentrt.runtime.addons.use import AddonUse
+    from latentrt.runtime.call.deep_cache import DeepCache
     from latentrt.runtime.call.hires.second_pass import SecondPass
     from latentrt.runtime.call.loras import CallLoras
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 class Request:
     """N pictures of one size, from latents of ``latent_shape`` (N, C, h, w). ``second`` enlarges them.
 
+    ``deep_cache`` is None where every model call is whole.
     ``masked_content`` is what inpainting starts from under its mask.
     """
 
@@ -44,6 +46,7 @@ class Request:
     model: ModelName
     loras: "CallLoras | None" = None
     addons: "tuple[AddonUse, ...]" = ()
+    deep_cache: "DeepCache | None" = None
     second: "SecondPass | None" = None
     masked_content: MaskedContent = MaskedContent.ORIGINAL
 
@@ -72,6 +75,8 @@ class Request:
             common["loras"] = tuple(used.metadata() for used in self.loras.used)
         for use in self.addons:
             common |= use.metadata()
+        if self.deep_cache is not None:
+            common["deep_cache"] = asdict(self.deep_cache)
         return tuple(
             PictureMetadata(
                 **self.prompts.metadata(index),
@@ -186,6 +191,12 @@ def request_of_parts(
         )
     if additions is not None and ("freeu" in keywords or guidance.perturbation is not None):
         addons = (*addons, *_in_the_unet(manifest, additions, keywords, guidance))
+    deep_cache = None
+    if additions is not None and "deep_cache" in keywords:
+        from latentrt.runtime.call.deep_cache import deep_cache_from_keyword  # loaded by those who use it
+
+        structure, is_first = additions.addons.unet.structure, before is None
+        deep_cache = deep_cache_from_keyword(structure, keywords["deep_cache"], sampling, first=is_first)
     return Request(
         prompts=prompts,
         canvas=canvas,
@@ -196,6 +207,7 @@ def request_of_parts(
         model=model_name_from_manifest(manifest),
         loras=loras,
         addons=tuple(addons),
+        deep_cache=deep_cache,
     )
 
 

@@ -13,7 +13,7 @@ from latentrt.runtime.denoiser.guider import Guider, Pass
 from latentrt.runtime.sampling.run import Answer
 from latentrt.runtime.sampling.schedule import Level
 
-_TIMESTEP, _OUTPUT = "timestep", "out_sample"
+_TIMESTEP, OUTPUT = "timestep", "out_sample"
 
 
 class Denoiser:
@@ -51,10 +51,14 @@ class Denoiser:
             for condition in self._conditions:
                 for name, tensor in condition.at(call).items():
                     inputs[name] = piece.holding(name, tensor)
-            rows[piece.rows] = self._engine.run(inputs)[_OUTPUT][:filled]
+            rows[piece.rows] = self._predicted(call)[:filled]
             self.engine_calls += 1
         predictions = {which: rows[i * count : (i + 1) * count] for i, which in enumerate(passes)}
         return self._guider.combined(predictions, x, level)
+
+    def _predicted(self, call: UnetCall) -> Array:
+        """What the engine says to a call, whose inputs are all there."""
+        return self._engine.run(call.inputs)[OUTPUT]
 
     def _plan(self, passes: tuple[Pass, ...], count: int) -> list["_Piece"]:
         """The engine calls of a step: the rows of all passes one below the other, cut to what a call holds."""

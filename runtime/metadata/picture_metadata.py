@@ -78,6 +78,7 @@ class PictureMetadata:
     pag_adaptive_scale: float = 0.0
     pag_applied_layers: tuple[str, ...] = ()
     freeu: Mapping[str, float] = field(default_factory=dict)
+    deep_cache: Mapping[str, int] = field(default_factory=dict)
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
     schedule_type: str | None = None
     model_hash: str | None = None
@@ -158,6 +159,8 @@ class PictureMetadata:
             pairs["PAG adaptive"] = f"{self.pag_adaptive_scale:g}"
         if self.freeu:
             pairs["FreeU"] = quoted(", ".join(f"{name}={factor:g}" for name, factor in self.freeu.items()))
+        if self.deep_cache:
+            pairs["DeepCache"] = quoted(", ".join(f"{name}={number}" for name, number in self.deep_cache.items()))
         pairs |= {_OPTIONS[name]: f"{value:g}" for name, value in self.sampler_options.items() if name in _OPTIONS}
         if self.sampler == "ddim" and "eta" in self.sampler_options:
             pairs["Eta DDIM"] = f"{self.sampler_options['eta']:g}"

@@ -2,18 +2,26 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from parity.reference import DiffusersReference
+from parity.test_control import drawing, psnr
 from parity.unet_variants import Variant, assert_close, library_answer, opened_variants, random_inputs, without
 
+import latentrt
+from latentrt.engines.bundle.parity import parity_of
 from latentrt.engines.bundle.unet.deep_cache import branch_count, deep_feature
 from latentrt.engines.engine import Engine
 from latentrt.engines.shapes import AddedInputs, CachePart, CacheRole
 from latentrt.engines.spec import Array
+from latentrt.models import EMOJI
 
+LATENT_TOLERANCE, PICTURE_PSNR = 1e-4, 50.0
+SEED, STEPS = 7, 9
 slow = pytest.mark.slow
 
 
@@ -106,3 +114,54 @@ def test_with_added_inputs(name: str, variant: Callable[[str], Variant]) -> None
     without_one = {**again, "down_residual_0": np.zeros_like(again["down_residual_0"])}
     assert np.abs(shallow.run(without_one)["out_sample"] - whole["out_sample"]).max() > 1e-3
     assert without(inputs, keeps).keys() >= {"sample", "timestep", "encoder_hidden_states"}
+
+
+@pytest.mark.parametrize(
+    ("family", "branch", "sampler"),
+    [("sd1", 0, "euler"), *(pytest.param(*row, marks=slow) for row in (
+        ("sd1", 1, "dpmpp_2m"), ("sdxl", 1, "euler"), ("sd2", 0, "ddim"), ("emoji", 0, "dpmpp_2m"),
+        ("emoji", 1, "euler"),
+    ))],
+)  # fmt: skip
+def test_pictures_are_those_of_diffusers(
+    family: str,
+    branch: int,
+    sampler: str,
+    request: pytest.FixtureRequest,
+    family_bundle: Callable[[str], Path],
+    family_checkpoint: Callable[[str], Path],
+) -> None:
+    """Every third call is whole, counted from the first one of the run: in image-to-image and inpainting, too."""
+    if family == "emoji":
+        bundle, checkpoint = request.getfixturevalue("emoji_bundle"), EMOJI
+    else:
+        bundle, checkpoint = family_bundle(family), family_checkpoint(family)
+    theirs = DiffusersReference(checkpoint)
+    by_hand, calls = ByHand(theirs.text.unet, branch), 0
+
+    def counts(*_: Any) -> None:
+        nonlocal calls
+        by_hand.puts_in, calls = calls % 3 != 0, calls + 1
+
+    handle = theirs.text.unet.register_forward_pre_hook(counts)
+    with latentrt.open(bundle, threads=1) as pipe, by_hand.hooked():
+        profile = pipe.manifest.profiles[0]
+        size = (profile.width, profile.height)
+        start = drawing(size[0], 5)
+        common: dict[str, Any] = {"prompt": "a red apple", "sampler": sampler, "guidance_scale": 4.0}
+        mask = drawing(size[0], 6).convert("L").point(lambda value: 255 * (value > 100))
+        ways: list[dict[str, Any]] = [{}, {"image": start, "strength": 0.9}]
+        if branch:
+            ways.append({"image": start, "mask_image": mask, "strength": 1.0})
+        for given in ways:
+            calls, steps = 0, STEPS + bool(given)
+            expected = theirs.draw(**common, seeds=SEED, size=size, steps=steps, **given)
+            own: Any = {**common, "seed": SEED, "num_inference_steps": steps, "output_type": "np"}
+            draw: Any = pipe.inpaint if "mask_image" in given else pipe.img2img if given else pipe
+            if "mask_image" in given:
+                own["kept_pixels"] = "decoded"
+            found = draw(**own, **given, deep_cache={"interval": 3, "branch": branch})
+            assert parity_of(found.latents, expected.latents).relative_error <= LATENT_TOLERANCE
+            assert psnr(np.stack(found.images), expected.pixels) >= PICTURE_PSNR
+            assert parity_of(found.latents, draw(**own, **given).latents).relative_error >= 10 * LATENT_TOLERANCE
+    handle.remove()

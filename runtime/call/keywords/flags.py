@@ -20,6 +20,7 @@ class Form(StrEnum):
     """Two whole numbers with a comma."""
     SETTINGS = "settings"
     """NAME=VALUE pairs with commas between them, "on" for the defaults of all, or "off"."""
+    WHOLE_NUMBER_OR_SETTINGS = "whole-number-or-settings"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,13 @@ FLAGS: Mapping[str, Flag] = {
         "FreeU: on, with what its authors recommend for the model, or some of b1=1.5,b2=1.6,s1=0.9,s2=0.2; or off.",
         Form.SETTINGS,
         "NAME=VALUE,…",
+    ),
+    "deep_cache": Flag(
+        "--deep-cache",
+        "DeepCache: every so many model calls the whole U-Net is computed, such as 3; or interval=3,branch=0, of which "
+        "each may be left out; or on; or off.",
+        Form.WHOLE_NUMBER_OR_SETTINGS,
+        "N",
     ),
 }
 """The keywords that the command line takes as they are; others, such as size and seed, it makes of its own options."""

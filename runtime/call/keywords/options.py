@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from latentrt.engines.spec import Array
     from latentrt.runtime.addons.control import Control
     from latentrt.runtime.addons.image_prompt import ImagePrompt
+    from latentrt.runtime.call.deep_cache import DeepCache
     from latentrt.runtime.call.guidance.freeu import FreeU
     from latentrt.runtime.call.hires.hires import Hires
     from latentrt.runtime.denoiser.combiners.apg import Apg
@@ -249,6 +250,18 @@ class FreeuKeywords(TypedDict, total=False):
     freeu: FreeU | Mapping[str, float] | None
 
 
+class CachingKeywords(TypedDict, total=False):
+    """Model calls that compute less.
+
+    Attributes:
+        deep_cache: DeepCache (arXiv 2312.00858): every so many model calls the whole U-Net is computed; those between
+            take most of it from the one before. 3 is common. Or ``latentrt.DeepCache(interval=3, branch=0)``, or its
+            fields by name.
+    """
+
+    deep_cache: int | DeepCache | Mapping[str, int] | None
+
+
 class DeliveryKeywords(TypedDict, total=False):
     """What comes back.
 
@@ -283,6 +296,7 @@ class Options(
     HiresKeywords,
     GuidanceKeywords,
     FreeuKeywords,
+    CachingKeywords,
     DeliveryKeywords,
     total=False,
 ):
@@ -305,6 +319,7 @@ _GROUPS = (
     HiresKeywords,
     GuidanceKeywords,
     FreeuKeywords,
+    CachingKeywords,
     DeliveryKeywords,
 )
 Options.__doc__ = "\n\n".join(cleandoc(group.__doc__ or "") for group in (Options, *_GROUPS))

@@ -120,7 +120,7 @@ def _keyword_fields() -> dict[str, Any]:
         "PromptSyntax": PromptSyntax,
         "LongPrompt": LongPrompt,
         "VaeMode": VaeMode,
-        **dict.fromkeys(("Apg", "DynamicThresholding", "FreeU"), Mapping[str, Any]),
+        **dict.fromkeys(("Apg", "DeepCache", "DynamicThresholding", "FreeU"), Mapping[str, Any]),
         "Array": Any,
         "Path": Path,
     }

@@ -17,6 +17,7 @@ from waiting import SOON, until
 import latentrt
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import CacheRole
 from latentrt.engines.spec import Array
 from latentrt.runtime.serving.lanes import line as line_module
 from latentrt.runtime.serving.lanes.engine_call import EngineCall, gathered
@@ -146,6 +147,35 @@ def test_compiled_batches_are_filled(
         calls = [{"seed": [seed], **pipe.encode("a cat", negative_prompt="")} for seed in (5, 6)]
         assert worst_decibels(pipe, calls) == np.inf
     assert together[0] == ("unet", 2)
+
+
+def test_what_is_kept_goes_on_in_its_own_calls(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, with DeepCache of two branches and intervals: what keeps and what goes on run with their like."""
+    roles = set()
+
+    def watching(calls: Sequence[EngineCall]) -> dict[str, Array]:
+        lane: Any = calls[0].lane
+        assert all(call.lane == lane for call in calls)
+        component, shapes, _ = lane
+        if component == "unet" and shapes.cached is not None:
+            roles.add((shapes.cached.role, shapes.cached.branch))
+        return gathered(calls)
+
+    monkeypatch.setattr(line_module, "gathered", watching)
+    calls: list[Options] = [
+        {"seed": [5], "deep_cache": 2},
+        {"seed": [6], "deep_cache": 2, "negative_prompt": "a dog"},
+        {"seed": [7], "deep_cache": 3, "num_inference_steps": 12},
+        {"seed": [8], "deep_cache": {"interval": 2, "branch": 1}},
+        {"seed": [9], "deep_cache": {"interval": 3, "branch": 1}},
+        {"seed": [10]},
+        {"seed": [11], "guidance_scale": 1.0},
+    ]
+    with opened(tiny_bundle) as pipe:
+        assert (
+            worst_decibels(pipe, [{"num_inference_steps": 10, "sampler": "euler", **call} for call in calls]) == np.inf
+        )
+    assert roles == {(role, branch) for role in CacheRole for branch in (0, 1)}
 
 
 @pytest.mark.slow

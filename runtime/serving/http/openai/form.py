@@ -10,8 +10,18 @@ from pydantic_core import from_json
 from latentrt.engines.errors import RequestError, shown
 
 _DEEPEST = 6  # names within names: LoRA weights of blocks have four
-_OBJECTS = ("apg", "control", "dynamic_thresholding", "freeu", "hires", "image_prompt", "loras", "regions", "sampler")
-_UNTYPED = ("apg", "dynamic_thresholding", "freeu", "loras", "sampler")  # objects whose fields nobody declares
+_OBJECTS = (
+    *("apg", "control", "deep_cache", "dynamic_thresholding", "freeu", "hires", "image_prompt", "loras", "regions"),
+    "sampler",
+)
+_UNTYPED = (
+    "apg",
+    "deep_cache",
+    "dynamic_thresholding",
+    "freeu",
+    "loras",
+    "sampler",
+)  # objects whose fields nobody declares
 # As JSON spells them, none so long that it would be no number
 _LITERAL = re.compile(r"-?(?:0|[1-9]\d{0,99})(?:\.\d{1,99})?(?:[eE][+-]?\d{1,2})?|true|false", re.ASCII)
 
