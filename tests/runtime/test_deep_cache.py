@@ -10,6 +10,7 @@ import pytest
 from tiny_loras import save_tiny_lora
 
 import latentrt
+from latentrt.engines.backends.ort_cpu.backend import OrtCpu
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
@@ -17,7 +18,7 @@ from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.engine import ClosesItself
 from latentrt.engines.precision import Backend
 from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor, TensorSpec
-from latentrt.engines.store.store import compiled_folder
+from latentrt.engines.store.store import compiled_folder, read_engine
 from latentrt.runtime.denoiser import deep_cache
 from latentrt.runtime.denoiser.conditions.condition import SAMPLE, FixedCondition
 from latentrt.runtime.denoiser.deep_cache import CachedDenoiser, cached_denoiser
@@ -212,6 +213,9 @@ def test_engines_without_the_graphs(tiny_copy: Path) -> None:
     folder = compiled_folder(component, Backend.ORT_CPU)
     graphs = [folder / "keeping.onnx", *sorted(folder.glob("shallow-*.onnx"))]
     assert len(graphs) == 3
+    held = read_engine(folder)
+    older = held.model_copy(update={"files": {name: one for name, one in held.files.items() if name != "keeping.onnx"}})
+    assert [OrtCpu().would_improve(component, one) for one in (held, older)] == [False, True]
     with latentrt.open(tiny_copy, threads=1) as pipe:
         for path in graphs:
             path.unlink()
