@@ -39,6 +39,7 @@ def contender(name: str, adapter: str, seconds: float, psnr: float | None = 90.0
                 latent_relative_error=1e-5,
                 psnr=psnr if psnr is None else psnr + seed,
                 ssim=0.999,
+                flip=0.012,
                 reference=shown,
                 picture=shown,
                 difference=shown,

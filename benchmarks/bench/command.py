@@ -37,7 +37,7 @@ def bench(options: BenchOptions) -> None:
 def _measure(options: BenchOptions) -> None:
     plan = plan_from_options(options)
     _check_outputs(options)
-    _check_packages("a benchmark", "psutil", "skimage.metrics")
+    _check_packages("a benchmark", "psutil", "skimage.metrics", "flip_evaluator")
     journal = options.json.with_name(f".{options.json.name}.journal") if options.json else None
     result = run(
         plan,

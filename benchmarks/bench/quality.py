@@ -1,4 +1,4 @@
-"""How close a contender's pictures are to the reference's: latents, PSNR, SSIM, and CLIP's opinion."""
+"""How close a contender's pictures are to the reference's: latents, PSNR, SSIM, FLIP, and CLIP's opinion."""
 
 import base64
 from collections.abc import Callable, Sequence
@@ -57,6 +57,7 @@ def quality_of(
                 latent_relative_error=_relative_error(one.latents, other.latents),
                 psnr=distance,
                 ssim=ssim,
+                flip=flip(one.pixels, other.pixels),
                 clip_score=clip(one.pixels, prompt) if clip else None,
             )
         )
@@ -124,6 +125,17 @@ def psnr_and_ssim(pixels: Array, reference: Array) -> tuple[float | None, float]
     )
     distance = psnr(pixels, reference, peak=1.0)
     return distance if isfinite(distance) else None, float(ssim)
+
+
+def flip(pixels: Array, reference: Array) -> float:
+    """Mean FLIP of Andersson et al. 2020, how much people notice as one picture takes the other's place.
+
+    Both are sRGB (H, W, 3) in [0, 1], seen as the paper has it: 0.7 m from a screen 0.7 m wide of 3840 pixels.
+    """
+    import flip_evaluator
+
+    test, wanted = (np.ascontiguousarray(np.clip(one, 0.0, 1.0), np.float32) for one in (pixels, reference))
+    return float(flip_evaluator.evaluate(wanted, test, "LDR", applyMagma=False)[1])
 
 
 def picture_data(pixels: Array) -> str:

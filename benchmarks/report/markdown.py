@@ -3,17 +3,22 @@
 import re
 
 from latentrt.benchmarks.report.schema import BenchResult, Contender
-from latentrt.benchmarks.report.units import DASH, bytes_text, psnr_text, seconds_text, share_text
+from latentrt.benchmarks.report.units import DASH, bytes_text, flip_text, psnr_text, seconds_text, share_text
 
-COLUMNS = ("", "picture", "step", "of peak", "cold start", "open", "memory", "worst PSNR")
+COLUMNS = ("", "picture", "step", "of peak", "cold start", "open", "memory", "worst PSNR", "worst FLIP")
+_LATER = {"worst FLIP"}  # columns that older results do not have
 
 NOISY = 0.05  # of the processors, taken by other programs
 _FEW = 5
 
 
 def summary_rows(result: BenchResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Columns and one row per contender that drew: medians, and how many times ours the picture takes."""
-    return COLUMNS, [_row(result, row) for row in result.measured]
+    """Columns and one row per contender that drew: medians. FLIP stands there where anyone's was measured."""
+    rows = [_row(result, row) for row in result.measured]
+    shown = [
+        place for place, name in enumerate(COLUMNS) if name not in _LATER or any(row[place] != DASH for row in rows)
+    ]
+    return tuple(COLUMNS[place] for place in shown), [tuple(row[place] for place in shown) for row in rows]
 
 
 def warnings(result: BenchResult) -> list[str]:
@@ -52,6 +57,7 @@ def _row(result: BenchResult, row: Contender) -> tuple[str, ...]:
         seconds_text(row.open.median if row.open else None),
         bytes_text(row.peak_bytes),
         quality_text(result, row),
+        DASH if row.name == result.reference or row.quality is None else flip_text(row.quality.worst_flip),
     )
 
 

@@ -76,9 +76,9 @@ def _at(data: Any, path: str) -> Any:
 
 
 def worst_at(quality: Quality, figure: str) -> int:
-    """The place of the prompt whose figure is worst: the largest error, the smallest of the others."""
+    """The place of the prompt whose figure is worst: the largest error or FLIP, the smallest of the others."""
     values = [getattr(picture, figure) for picture in quality.pictures]
-    if figure == "latent_relative_error":
+    if figure in ("latent_relative_error", "flip"):
         return max(range(len(values)), key=lambda place: values[place] if values[place] is not None else -1.0)
     return min(range(len(values)), key=lambda place: (values[place] is None, values[place] or 0.0))
 

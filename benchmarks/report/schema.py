@@ -100,6 +100,8 @@ class Scaling(Strict):
 class PictureQuality(Strict):
     """One prompt against the reference. ``psnr`` in dB is null where the pictures are equal to the last bit.
 
+    ``flip`` is the mean of the picture's FLIP, 0 where nobody sees a difference and 1 at worst; null in results of
+    before it was measured.
     Pictures are data URIs, kept for the first prompts and the worst; ``difference`` is grey where there is none, and
     eight times as strong as it is.
     """
@@ -109,6 +111,7 @@ class PictureQuality(Strict):
     latent_relative_error: float | None
     psnr: float | None
     ssim: float
+    flip: Annotated[float, Field(ge=0, le=1)] | None = None
     clip_score: float | None = None
     reference: str | None = None
     picture: str | None = None
@@ -133,6 +136,11 @@ class Quality(Strict):
     def worst(self) -> PictureQuality:
         """The picture farthest from its reference."""
         return min(self.pictures, key=lambda row: (row.psnr is None, row.psnr or 0.0, row.ssim))
+
+    @property
+    def worst_flip(self) -> float | None:
+        """The largest FLIP of all pictures; None where it was not measured."""
+        return max((row.flip for row in self.pictures if row.flip is not None), default=None)
 
 
 class Contender(Strict):

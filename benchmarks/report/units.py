@@ -30,6 +30,11 @@ def psnr_text(psnr: float | None) -> str:
     return "equal" if psnr is None else f"{psnr:.1f} dB"
 
 
+def flip_text(flip: float | None) -> str:
+    """FLIP, with three decimals."""
+    return DASH if flip is None else f"{flip:.3f}"
+
+
 def flops_text(flops: float) -> str:
     """Work, in the unit that suits it."""
     factor, unit = (1e12, "T") if flops >= 1e12 else (1e9, "G")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from benchmark_sample import contender, result
 
-from latentrt.benchmarks.bench.quality import SHOWN, QualityError, clip_score, psnr_and_ssim, quality_of
+from latentrt.benchmarks.bench.quality import SHOWN, QualityError, clip_score, flip, psnr_and_ssim, quality_of
 from latentrt.benchmarks.peers.output import save
 from latentrt.benchmarks.report.markdown import markdown_table
 from latentrt.benchmarks.report.readme import PAGES, with_tables
@@ -48,6 +48,9 @@ def test_the_worst_picture_is_found_and_shown(tmp_path: Path) -> None:
     assert found.worst.picture is not None
     assert [row.picture is not None for row in found.pictures] == [True] * SHOWN + [False] * 3 + [True]
     assert found.pictures[0].latent_relative_error == pytest.approx(0.5)
+    assert found.worst_flip == found.worst.flip
+    assert found.worst_flip is not None
+    assert found.worst_flip > 5 * (found.pictures[0].flip or 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +179,15 @@ def test_ssim_is_that_of_wang_and_others() -> None:
     constant = 0.01**2
     wanted = (2 * 0.3 * 0.6 + constant) / (0.3**2 + 0.6**2 + constant)
     assert psnr_and_ssim(one, other)[1] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_flip_is_its_authors_own() -> None:
+    """Nothing for equal pictures, all there is from green to blue, and what lies between grows with the difference."""
+    grey = np.full((16, 16, 3), 0.5)
+    green, blue = (np.zeros((16, 16, 3)) + color for color in ([0, 1, 0], [0, 0, 1]))
+    assert flip(grey, grey) == 0.0
+    assert flip(green, blue) == pytest.approx(1.0, abs=1e-3)
+    assert 0.0 < flip(grey + 0.01, grey) < flip(grey + 0.1, grey) < 0.5
 
 
 def test_output_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -83,25 +83,26 @@ def test_figures_read_as_they_should() -> None:
     assert shown["contenders.0.packages_bytes"] == "190 MB"
     assert shown["contenders.0.quality.pictures.0.psnr"] == "95.0 dB"
     assert shown["contenders.0.quality.pictures.0.ssim"] == "0.999"
+    assert shown["contenders.0.quality.pictures.0.flip"] == "0.012"
     assert shown["contenders.0.throughput.exponent"] == "0.90"
     assert shown["contenders.0.own_emoji.rate"] == "75 %"
 
 
 def test_quality_of_each_engine_at_its_worst() -> None:
-    """One table with latents, PSNR and SSIM, each of the prompt where it is worst."""
+    """One table with latents, PSNR, SSIM and FLIP, each of the prompt where it is worst."""
     base = contender("latentrt int8", "latentrt_bundle", 0.2)
     assert base.quality
     first, second = base.quality.pictures
     pictures = (
-        first.model_copy(update={"psnr": 20.0, "ssim": 0.9, "latent_relative_error": 0.1}),
-        second.model_copy(update={"psnr": 30.0, "ssim": 0.8, "latent_relative_error": 0.2}),
+        first.model_copy(update={"psnr": 20.0, "ssim": 0.9, "latent_relative_error": 0.1, "flip": 0.03}),
+        second.model_copy(update={"psnr": 30.0, "ssim": 0.8, "latent_relative_error": 0.2, "flip": 0.02}),
     )
     quality = base.quality.model_copy(update={"pictures": pictures})
     rows = (base.model_copy(update={"quality": quality}), contender("diffusers", "diffusers_eager", 0.5, psnr=None))
     table = re.search(r'<table id="quality">.*?</table>', report_html(result(*rows)), re.S)
     assert table
     cells = re.findall(r"<td>(.*?)</td>", table[0], re.S)
-    assert [re.sub(r"<[^>]+>", "", cell).strip() for cell in cells] == ["2.0e-01", "20.0 dB", "0.800"]
+    assert [re.sub(r"<[^>]+>", "", cell).strip() for cell in cells] == ["2.0e-01", "20.0 dB", "0.800", "0.030"]
 
 
 def test_what_bounds_it_is_said_of_ours_and_the_fastest_peer() -> None:

@@ -61,6 +61,17 @@ def test_refuses_a_median_that_its_samples_do_not_have(tmp_path: Path) -> None:
         read_result(path)
 
 
+def test_reads_results_of_before_flip(tmp_path: Path) -> None:
+    """Theirs is unknown, and so is the worst."""
+    data = json.loads(result().model_dump_json())
+    for row in data["contenders"][0]["quality"]["pictures"]:
+        del row["flip"]
+    (tmp_path / "r.json").write_text(json.dumps(data))
+    quality = read_result(tmp_path / "r.json").contenders[0].quality
+    assert quality is not None
+    assert quality.worst_flip is None
+
+
 @pytest.mark.parametrize(
     ("place", "value"),
     [
@@ -72,6 +83,7 @@ def test_refuses_a_median_that_its_samples_do_not_have(tmp_path: Path) -> None:
         (("contenders", 0, "latency", "picture"), {"samples": [-1.0], "median": -1.0, "p90": -1.0}),
         (("contenders", 0, "peak_bytes"), 0),
         (("contenders", 0, "own_emoji", "rate"), 1.5),
+        (("contenders", 0, "quality", "pictures", 0, "flip"), 1.5),
         (("settings", "threads"), 0),
         (("parameters",), 0),
     ],
