@@ -11,7 +11,18 @@ from typing import Any
 from latentrt.benchmarks.bench.contenders import Entrant, model_bytes
 from latentrt.benchmarks.bench.journal import Answer, Journal
 from latentrt.benchmarks.bench.plan import AXES, Plan
-from latentrt.benchmarks.report.schema import Contender, Figure, Latency, Machine, OwnEmoji, Point, Quality, Scaling
+from latentrt.benchmarks.peers.registry import SAMPLER
+from latentrt.benchmarks.report.schema import (
+    Arithmetic,
+    Contender,
+    Figure,
+    Latency,
+    Machine,
+    OwnEmoji,
+    Point,
+    Quality,
+    Scaling,
+)
 from latentrt.engines.machine import cpu_features
 
 
@@ -25,11 +36,14 @@ def contender(
     absent = entrant.absent or (None if latency else failures.get("latency", "it drew nothing"))
     cold = journal.rounds(options.cold_runs, "cold", name)
     own_emoji = journal.known("own_emoji", name)
+    arithmetic = (journal.known("arithmetic", name) or {}).get("arithmetic")
     return Contender(
         name=name,
         adapter=entrant.adapter,
         model=entrant.model.name,
         precision=entrant.precision,
+        sampler=None if entrant.sampler == SAMPLER else entrant.sampler,
+        arithmetic=None if arithmetic is None else Arithmetic(**arithmetic),
         versions=drawn[-1]["versions"] if drawn else {},
         command=entrant.command(plan.request(plan.case)),
         absent=absent,

@@ -15,11 +15,12 @@ from latentrt.benchmarks.bench.fingerprint import fingerprint
 from latentrt.benchmarks.bench.journal import Journal
 from latentrt.benchmarks.bench.machine.flops import work_of
 from latentrt.benchmarks.bench.machine.peak import PeakMeter, peak_from_seconds
-from latentrt.benchmarks.bench.plan import SAMPLER, Plan
+from latentrt.benchmarks.bench.plan import Plan
 from latentrt.benchmarks.bench.quality import clip_score
 from latentrt.benchmarks.bench.rounds import Rounds
 from latentrt.benchmarks.bench.same_checkpoint import check_same_checkpoint
 from latentrt.benchmarks.bench.workers.pool import Pool
+from latentrt.benchmarks.peers.registry import SAMPLER
 from latentrt.benchmarks.report.schema import SCHEMA, BenchResult, Settings
 from latentrt.benchmarks.studies.own_emoji import read_icons
 from latentrt.engines.bundle.bundle import open_bundle

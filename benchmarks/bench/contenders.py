@@ -13,7 +13,7 @@ from latentrt.benchmarks.bench.fingerprint import states_of
 from latentrt.benchmarks.bench.plan import Plan
 from latentrt.benchmarks.bench.workers.environments import environment_python
 from latentrt.benchmarks.bench.workers.process import OWN_PYTHON, Worker, WorkerError
-from latentrt.benchmarks.peers.registry import OURS, PEERS, Peer
+from latentrt.benchmarks.peers.registry import OURS, PEERS, SAMPLER, Peer
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
@@ -47,6 +47,11 @@ class Entrant:
         return self.adapter == OURS
 
     @property
+    def sampler(self) -> str:
+        """What it draws by."""
+        return SAMPLER if self.peer is None else self.peer.sampler
+
+    @property
     def opening(self) -> dict[str, Any]:
         """The request that opens it."""
         return {"do": "open", "model": str(self.model), "options": dict(self.options)}
@@ -60,12 +65,12 @@ class Entrant:
             python, pip = "peer/bin/python", ["peer/bin/python", "-m", "pip", "install"]
             lines = ["python -m venv peer", shlex.join([*pip, *self.peer.requirements])]
             lines += [shlex.join([*pip, "--no-deps", *self.peer.alone])] if self.peer.alone else []
-        worker = [python, "-P", "benchmarks/bench/workers/worker.py", self.adapter]
-        if self.peer is not None and self.peer.converts:
+        worker = [python, "-P", "benchmarks/bench/workers/worker.py"]
+        if self.peer is not None and self.peer.converter is not None:
             prepare = {"do": "prepare", "checkpoint": self.checkpoint, "folder": self.model.name}
             lines.append(f"mkdir {shlex.quote(self.model.name)}")
-            lines.append(f"echo {shlex.quote(json.dumps(prepare))} | {shlex.join(worker)}")
-        return "\n".join([*lines, shlex.join([*worker, "--once", json.dumps(shown)])])
+            lines.append(f"echo {shlex.quote(json.dumps(prepare))} | {shlex.join([*worker, self.peer.converter])}")
+        return "\n".join([*lines, shlex.join([*worker, self.adapter, "--once", json.dumps(shown)])])
 
 
 def entrants(plan: Plan, progress: Progress | None) -> tuple[Entrant, ...]:
@@ -86,7 +91,7 @@ def entrants(plan: Plan, progress: Progress | None) -> tuple[Entrant, ...]:
             "name the folder that the bundle was built from"
         )
     threads = {} if plan.options.threads is None else {"threads": plan.options.threads}
-    ours = _told_apart([_ours(bundle, backend, threads) for bundle in plan.bundles for backend in plan.backends])
+    ours = _told_apart([_ours(bundle, backend, threads) for bundle, backend in plan.ours])
     theirs = [_theirs(name, plan, threads, progress) for name in plan.against]
     return (*ours, *theirs)
 
@@ -132,12 +137,11 @@ def _theirs(name: str, plan: Plan, threads: Mapping[str, Any], progress: Progres
     shapes = {name: request[name] for name in ("prompts", "width", "height", "guidance")}  # they depend on these
     try:
         if peer.requirements is not None:
-            home = "openvino" if name.startswith("openvino") else name
             with timer.stage(f"environment of {name}"):
-                python = environment_python(home, plan.peers, peer.requirements, peer.alone)
-        if peer.converts:
+                python = environment_python(peer.home or name, plan.peers, peer.requirements, peer.alone)
+        if peer.converter is not None:
             with timer.stage(f"conversion for {name}"):
-                model = _converted(name, peer, python, checkpoint, plan)
+                model = _converted(peer, peer.converter, python, checkpoint, plan)
     except WorkerError as error:
         absent = str(error)
     return Entrant(
@@ -146,29 +150,30 @@ def _theirs(name: str, plan: Plan, threads: Mapping[str, Any], progress: Progres
         precision=peer.precision,
         python=python,
         model=model,
-        options={**threads, **({"first": shapes} if peer.first else {})},
+        options={**threads, **peer.options, **({"first": shapes} if peer.first else {})},
         absent=absent,
         peer=peer,
         checkpoint=checkpoint.name,
     )
 
 
-def _converted(name: str, peer: Peer, python: Path, checkpoint: Path, plan: Plan) -> Path:
-    """The checkpoint as the peer takes it, converted where it was not.
+def _converted(peer: Peer, converter: str, python: Path, checkpoint: Path, plan: Plan) -> Path:
+    """The checkpoint as the peer takes it, converted where it was not; peers of one converter share it.
 
     Raises:
         WorkerError: the peer cannot convert it.
     """
     adapters = Path(__file__).resolve().parent.parent / "peers"
-    sources = [(adapters / f"{name}.py").read_text("utf-8") for name in (peer.adapter, "older_names")]
-    digest = hashlib.sha256(repr((states_of(checkpoint), peer, sources)).encode()).hexdigest()[:16]
-    folder = plan.peers / "models" / f"{checkpoint.name}-{name}-{digest}"
+    sources = [(adapters / f"{name}.py").read_text("utf-8") for name in (converter, "older_names")]
+    packages = peer.requirements, peer.alone
+    digest = hashlib.sha256(repr((states_of(checkpoint), packages, sources)).encode()).hexdigest()[:16]
+    folder = plan.peers / "models" / f"{checkpoint.name}-{converter.replace('_', '-')}-{digest}"
     if folder.is_dir():
         return folder
     with (
         locked(folder),
         staged_directory(folder) as staging,
-        Worker(python, peer.adapter, timeout=plan.options.timeout) as worker,
+        Worker(python, converter, timeout=plan.options.timeout) as worker,
     ):
         worker.ask({"do": "prepare", "checkpoint": str(checkpoint), "folder": str(staging)})
     return folder

@@ -11,7 +11,7 @@ from latentrt.benchmarks.peers.registry import PEERS
 from latentrt.cli.bench import BenchOptions
 from latentrt.engines.files import sha256_of_file
 
-_PACKAGES = ("latentrt", "numpy", "onnxruntime", "tensorrt_rtx", "torch", "diffusers", "transformers")
+_PACKAGES = ("latentrt", "numpy", "onnxruntime", "openvino", "tensorrt_rtx", "torch", "diffusers", "transformers")
 _NO_MATTER = {"timeout", "note", "peers", "report", "json", "markdown", "compare", "render"}  # options and fields
 _HERE = Path(__file__).resolve().parent
 
@@ -25,7 +25,7 @@ def fingerprint(plan: Plan, *, resident: bool) -> dict[str, object]:
         "resident": resident,
         "versions": {name: _version(name) for name in _PACKAGES},
         "peers": {name: repr(PEERS.get(name)) for name in plan.against},
-        "sources": _digest([_HERE / "workers" / "worker.py", *sorted((_HERE.parent / "peers").glob("*.py"))]),
+        "sources": _digest([_HERE / "workers" / "worker.py", *sorted((_HERE.parent / "peers").rglob("*.py"))]),
         "bundles": [_digest([root / "bundle.json"]) for root in plan.bundles],
         "checkpoint": None if plan.checkpoint is None else states_of(plan.checkpoint),
         "clip": None if options.clip is None else states_of(options.clip),

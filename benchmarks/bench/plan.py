@@ -11,11 +11,11 @@ from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile, profile_for_size, profile_from_text
+from latentrt.engines.store.choose import AUTO
 from latentrt.models import EMBEDDED, EMOJI
 from latentrt.prompt_files import prompts_from_file
 
 PROMPTS = ("cat", "crying face", "strawberry", "sunflower", "frog", "red apple", "dog face", "octopus")
-SAMPLER = "DPM++ 2M, Karras"
 _RESIDENT = {"auto": None, "all": True, "one": False}
 _LEAST = {"runs": 1, "cold_runs": 0, "varied_runs": 0, "steps": 1, "icons_every": 1, "threads": 1}
 
@@ -43,12 +43,13 @@ class Plan:
     """The options and what they mean for these bundles.
 
     ``resident`` keeps all contenders open; None does so where the memory allows it. ``case`` is one picture at the size
-    and steps asked for, ``varied`` the cases of every phase in ``AXES``: an empty one leaves that out.
+    and steps asked for, ``varied`` the cases of every phase in ``AXES``: an empty one leaves that out. ``ours`` are our
+    rows: a bundle each, and the backend that it runs on.
     """
 
     options: BenchOptions
     bundles: tuple[Path, ...]
-    backends: tuple[str, ...]
+    ours: tuple[tuple[Path, str], ...]
     checkpoint: Path | None
     against: tuple[str, ...]
     peers: Path
@@ -79,7 +80,8 @@ def plan_from_options(options: BenchOptions) -> Plan:
         BundleError: the first folder is no bundle.
         RequestError: an option that cannot be served.
     """
-    bundles = tuple(options.bundles or ())
+    named = [_bundle_and_backend(path) for path in options.bundles or ()]
+    bundles = tuple(dict.fromkeys(bundle for bundle, _ in named))
     manifest = open_bundle(bundles[0]).manifest
     for name, least in _LEAST.items():
         value = getattr(options, name)
@@ -98,7 +100,11 @@ def plan_from_options(options: BenchOptions) -> Plan:
     return Plan(
         options=options,
         bundles=bundles,
-        backends=tuple(options.backend or ("auto",)),
+        ours=tuple(
+            (bundle, name)
+            for bundle, backend in named
+            for name in ((backend,) if backend else options.backend or (AUTO,))
+        ),
         checkpoint=checkpoint,
         against=_peers(options.against, checkpoint),
         peers=options.peers or _peers_folder(),
@@ -108,6 +114,12 @@ def plan_from_options(options: BenchOptions) -> Plan:
         case=case,
         varied=_varied(case, profile, manifest) if options.varied_runs else {},
     )
+
+
+def _bundle_and_backend(path: Path) -> tuple[Path, str | None]:
+    """A bundle as it is named, with its backend where it is ``BUNDLE@BACKEND``."""
+    name, at, backend = path.name.rpartition("@")
+    return (path, None) if not at or path.is_dir() else (path.with_name(name), backend)
 
 
 def _varied(case: Case, profile: Profile, manifest: BundleManifest) -> dict[str, tuple[Case, ...]]:

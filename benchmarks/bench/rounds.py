@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from time import perf_counter, sleep
 
@@ -21,9 +22,11 @@ from latentrt.benchmarks.studies.own_emoji import Icons, Pictures, own_emoji_of
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.errors import LatentrtError
 from latentrt.engines.precision import Backend
+from latentrt.runtime.sampling.noise import Generator
 
 # Seconds before each picture that counts: the threads of whoever drew before spin on, up to 0.2 s (LLVM's OpenMP)
 _QUIET = 0.25
+_WATCHED_STEPS = 2  # that a contender draws to tell its arithmetic
 
 
 class Rounds:
@@ -55,6 +58,7 @@ class Rounds:
         for entrant in entrants:
             if "latency" not in self.failures.get(entrant.name, {}):
                 self._once("packages", entrant, lambda one: self._pool.worker(one).ask({"do": "packages"}))
+                self._once("arithmetic", entrant, self._arithmetic)
         return [one for one in entrants if self._journal.rounds(self._plan.options.runs, "latency", "one", one.name)]
 
     def varied(self, entrants: Sequence[Entrant]) -> None:
@@ -71,15 +75,28 @@ class Rounds:
                     self._draw(phase, label, cases[label], number, entrant)
 
     def pictures(self, entrants: Sequence[Entrant]) -> None:
-        """Every prompt once from each."""
+        """Every prompt once from each, and from the reference by everyone else's sampler, too."""
         case = self._plan.case
+        samplers = dict.fromkeys(entrant.sampler for entrant in entrants)
         for entrant in entrants:
             self._told(f"pictures of {entrant.name}")
-            for prompt in range(len(self._plan.prompts)):
-                output = self._picture(entrant, prompt)
-                request = {**self._plan.request(case, prompt), "output": str(output)}
+            drawn_by = samplers if entrant.adapter == PEERS[REFERENCE].adapter else (entrant.sampler,)
+            for sampler, prompt in product(drawn_by, range(len(self._plan.prompts))):
+                output = self._picture(entrant, prompt, sampler)
+                request = {**self._plan.request(case, prompt), "output": str(output), "sampler": sampler}
+                if entrant.peer is not None and entrant.peer.given_noise:
+                    request["noise"] = str(self._noise(prompt))
                 if not output.is_file():
                     self._attempt("quality", entrant, lambda one, r=request: self._pool.draw(one, case, r))  # type: ignore[misc]
+
+    def _noise(self, prompt: int) -> Path:
+        """A file with PyTorch's noise for a prompt's seed, for those whose own is another's."""
+        import numpy as np
+
+        path = self._folder / f"noise-{prompt}.npy"
+        shape = open_bundle(self._plan.bundles[0]).manifest.latents.shape(self._plan.profile)
+        np.save(path, Generator(self._plan.options.seed + prompt).randn(shape))
+        return path
 
     def operators(self, entrants: Sequence[Entrant]) -> None:
         """Where the U-Net's time goes in those of ours whose backend has a profiler."""
@@ -136,27 +153,41 @@ class Rounds:
                     self._ask("cold", ("cold", number, entrant.name), entrant, ask)
 
     def qualities(self, drew: Sequence[Entrant], clip: ClipScore | None) -> tuple[str | None, dict[str, Quality]]:
-        """The reference's name and every contender's quality against it; nothing without one."""
+        """The reference's name and every contender's quality against it, by one sampler; nothing without one."""
         prompts = self._plan.prompts
-        files = {entrant.name: [self._picture(entrant, place) for place in range(len(prompts))] for entrant in drew}
-        whole = {name: paths for name, paths in files.items() if all(path.is_file() for path in paths)}
-        reference = next((entrant.name for entrant in drew if entrant.adapter == PEERS[REFERENCE].adapter), None)
+        reference = next((entrant for entrant in drew if entrant.adapter == PEERS[REFERENCE].adapter), None)
         qualities: dict[str, Quality] = {}
-        for name, paths in whole.items() if reference in whole else ():
+        for entrant in drew if reference is not None else ():
+            ours, theirs = (
+                [self._picture(one, place, entrant.sampler) for place in range(len(prompts))]
+                for one in (entrant, reference)
+                if one is not None
+            )
+            if not all(path.is_file() for path in (*ours, *theirs)):
+                continue
             try:
-                qualities[name] = quality_of(paths, files[str(reference)], prompts, self._plan.options.seed, clip)
+                qualities[entrant.name] = quality_of(ours, theirs, prompts, self._plan.options.seed, clip)
             except QualityError as error:
-                self.failures.setdefault(name, {})["quality"] = str(error)
-        return reference, qualities
+                self.failures.setdefault(entrant.name, {})["quality"] = str(error)
+        return None if reference is None else reference.name, qualities
 
-    def _picture(self, entrant: Entrant, prompt: int) -> Path:
+    def _picture(self, entrant: Entrant, prompt: int, sampler: str) -> Path:
         """Where an entrant's picture of a prompt is kept."""
-        return self._folder / f"{hashlib.sha256(entrant.name.encode()).hexdigest()[:16]}-{prompt}.npz"
+        told = f"{entrant.name}/{sampler}"
+        return self._folder / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}-{prompt}.npz"
+
+    def _arithmetic(self, entrant: Entrant) -> Answer:
+        """What its U-Net computes in, once nothing of it is timed and its memory has been read."""
+        case = self._plan.case
+        request = {**self._plan.request(case), "do": "arithmetic", "steps": min(_WATCHED_STEPS, case.steps)}
+        return self._pool.worker(entrant).ask(request)
 
     def _draw(self, phase: str, label: str, case: Case, number: int, entrant: Entrant) -> None:
         """A picture that counts, drawn warm."""
-        kept = phase == "latency" and number == 0
-        request = {**self._plan.request(case), "output": str(self._picture(entrant, 0)) if kept else None}
+        noisy = entrant.peer is not None and entrant.peer.given_noise  # its pictures that are compared are drawn apart
+        kept = phase == "latency" and number == 0 and not noisy
+        output = str(self._picture(entrant, 0, entrant.sampler)) if kept else None
+        request = {**self._plan.request(case), "output": output}
 
         def ask(one: Entrant) -> Answer:
             worker = self._pool.worker(one)

@@ -14,7 +14,14 @@ class Adapter:
 
     def open(self, model: str, options: Mapping[str, Any]) -> None:
         """Opens the bundle."""
+        self._root, self._threads = Path(model), options.get("threads")
         self._pipe = latentrt.open(model, backend=options.get("backend", "auto"), threads=options.get("threads"))
+
+    def arithmetic(self, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Of the U-Net's engine, opened once more; GPUs' builders do not tell."""
+        from latentrt.benchmarks.peers.arithmetic.own_engine import arithmetic_of_engine
+
+        return arithmetic_of_engine(self._root, self._pipe.backend, request, threads=self._threads)
 
     def versions(self) -> Mapping[str, str]:
         """latentrt, and what runs its engines."""

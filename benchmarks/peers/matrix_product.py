@@ -26,6 +26,9 @@ class Adapter:
         first, second, result = (torch.from_numpy(array) for array in (a, b, out))
         self._products["PyTorch"] = lambda: torch.matmul(first, second, out=result)
 
+    def arithmetic(self, request: Mapping[str, Any]) -> None:
+        """It has no U-Net."""
+
     def versions(self) -> Mapping[str, str]:
         """NumPy's."""
         return {"numpy": np.__version__}

@@ -1,11 +1,8 @@
 """OpenVINO in int8 by NNCF: weights of all, and the U-Net's activations, calibrated while it draws ("hybrid")."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from latentrt.benchmarks.peers.older_names import export
-from latentrt.benchmarks.peers.openvino_fp32 import FLOAT32
-from latentrt.benchmarks.peers.openvino_fp32 import Adapter as Float32
 
 # What is calibrated on; NNCF's own choice is a data set that it would have to fetch
 _PROMPTS = (
@@ -17,14 +14,8 @@ _SAMPLES = 64  # calls of the U-Net
 
 
 def prepare(checkpoint: str, folder: Path) -> None:
-    """Exports and quantizes the checkpoint."""
+    """Exports and quantizes the checkpoint; ``openvino_optimum`` draws with it."""
     from optimum.intel import OVStableDiffusionPipeline, OVWeightQuantizationConfig
 
     hybrid = OVWeightQuantizationConfig(bits=8, quant_method="hybrid", dataset=list(_PROMPTS), num_samples=_SAMPLES)
     export(OVStableDiffusionPipeline, checkpoint, folder, quantization_config=hybrid)
-
-
-class Adapter(Float32):
-    """A quantized checkpoint; what is not int8 is computed in float32."""
-
-    settings: Mapping[str, str] = {"precision": "int8", **FLOAT32}

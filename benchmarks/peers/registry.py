@@ -1,25 +1,34 @@
 """The peers by name: their adapters, and the environments of those whose pins clash with ours."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+SAMPLER, EULER = "DPM++ 2M, Karras", "Euler"
+"""What everyone draws by, and what those do that do not have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
     """A peer.
 
-    ``requirements`` are pip's, None for our own environment; ``alone`` are installed without what they ask for.
-    ``converts`` says that the checkpoint is converted once before it is opened, ``first`` that it is opened for the
-    shapes of a certain draw, which its options then hold.
+    ``requirements`` are pip's, None for our own environment, which ``home`` names otherwise; ``alone`` are installed
+    without what they ask for. ``converter`` is the adapter that converts the checkpoint once before it is opened.
+    ``first`` says that it is opened for the shapes of a certain draw, which its options then hold beside ``options``;
+    ``given_noise`` that its own noise is not PyTorch's, and that it takes that from a file.
     """
 
     title: str
     adapter: str
     precision: str
+    home: str | None = None
     requirements: tuple[str, ...] | None = None
     alone: tuple[str, ...] = ()
-    converts: bool = False
+    converter: str | None = None
     first: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sampler: str = SAMPLER
+    given_noise: bool = False
 
 
 # torchvision, which optimum-intel asks for, has no build for CPUs there, and is not needed to draw
@@ -31,6 +40,7 @@ _OPENVINO = (
     "accelerate==1.15.0",
     "nncf==3.4.0",
     "openvino==2026.4.1",
+    "openvino-genai==2026.4.1.0",
     "openvino-tokenizers==2026.4.1.0",
     "datasets==5.0.1",
     "huggingface-hub==1.21.0",
@@ -49,37 +59,49 @@ _OPTIMUM_ONNX = (
     "onnxruntime==1.31.1",
 )
 
+_PINNED = {"hint": "f32"}  # what OpenVINO computes in otherwise is for the processor to say
+
+
+def _openvino(title: str, adapter: str = "openvino_optimum", **fields: Any) -> Peer:
+    """A peer in the environment of OpenVINO's."""
+    return Peer(
+        title=title,
+        adapter=adapter,
+        home="openvino",
+        requirements=_OPENVINO,
+        alone=_OPENVINO_ALONE,
+        first=True,
+        **{"precision": "fp32", "converter": adapter, **fields},
+    )
+
+
 OURS = "latentrt_bundle"
 REFERENCE = "diffusers"
 PEERS: Mapping[str, Peer] = {
     REFERENCE: Peer(title="diffusers", adapter="diffusers_eager", precision="fp32"),
+    "diffusers-bf16": Peer(title="diffusers, bf16", adapter="diffusers_bf16", precision="bf16"),
     "diffusers-compile": Peer(title="diffusers, torch.compile", adapter="diffusers_compile", precision="fp32"),
     "optimum-onnx": Peer(
-        title="optimum-onnx", adapter="optimum_onnx", precision="fp32", requirements=_OPTIMUM_ONNX, converts=True
-    ),
-    "openvino": Peer(
-        title="OpenVINO",
-        adapter="openvino_fp32",
+        title="optimum-onnx",
+        adapter="optimum_onnx",
         precision="fp32",
-        requirements=_OPENVINO,
-        alone=_OPENVINO_ALONE,
-        converts=True,
-        first=True,
+        home="optimum-onnx",
+        requirements=_OPTIMUM_ONNX,
+        converter="optimum_onnx",
     ),
-    "openvino-int8": Peer(
-        title="OpenVINO, NNCF int8",
-        adapter="openvino_int8",
-        precision="int8",
-        requirements=_OPENVINO,
-        alone=_OPENVINO_ALONE,
-        converts=True,
-        first=True,
+    "openvino": _openvino("OpenVINO"),
+    "openvino-f32": _openvino("OpenVINO, f32", options=_PINNED),
+    "openvino-int8": _openvino("OpenVINO, NNCF int8", precision="int8", converter="openvino_int8"),
+    "openvino-int8-f32": _openvino(
+        "OpenVINO, NNCF int8, f32", precision="int8", converter="openvino_int8", options=_PINNED
     ),
+    "openvino-genai": _openvino("OpenVINO GenAI", adapter="openvino_genai", sampler=EULER, given_noise=True),
     "sd-cpp": Peer(
         title="stable-diffusion.cpp",
         adapter="stable_diffusion_cpp",
         precision="fp32",
+        home="sd-cpp",
         requirements=("cyllama==0.2.18", "numpy==2.4.6", "pillow==13.0.0"),
-        converts=True,
+        converter="stable_diffusion_cpp",
     ),
 }

@@ -61,6 +61,9 @@ class Adapter:
         except RuntimeError as error:
             raise RuntimeError(f"stable-diffusion.cpp: {'; '.join(said) or error}") from error
 
+    def arithmetic(self, request: Mapping[str, Any]) -> None:
+        """It does not tell; its weights are kept in float32, as was asked."""
+
     def versions(self) -> Mapping[str, str]:
         """cyllama's, which says whose source it contains."""
         from importlib.metadata import version

@@ -7,29 +7,29 @@ from time import perf_counter
 from typing import Any
 
 from latentrt.benchmarks.peers.output import save
+from latentrt.benchmarks.peers.registry import EULER, SAMPLER
 
 
 class StageWatch:
     """Draws by DPM++ 2M on Karras's sigmas, and times text encoding, every step, the U-Net, and decoding.
 
-    The U-Net is timed around ``__call__`` from a class laid over its own, so that what ``torch.compile`` compiles
-    stays as it was.
+    A draw may name another sampler. The U-Net is timed around ``__call__`` from a class laid over its own, so that what
+    ``torch.compile`` compiles stays as it was.
     """
 
     libraries: tuple[str, ...]
-    settings: Mapping[str, str] = {"precision": "fp32"}
+    settings: Mapping[str, str] = {}
 
     def watch(self, pipe: Any) -> None:
         """Takes the pipeline that draws."""
-        from diffusers import DPMSolverMultistepScheduler
-
-        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+        self._plain = pipe.scheduler.config
         if hasattr(pipe, "set_progress_bar_config"):
             pipe.set_progress_bar_config(disable=True)
         pipe.encode_prompt = self._timed("encode", pipe.encode_prompt)
         pipe.vae.decode = self._timed("decode", pipe.vae.decode)
         inner = type(pipe.unet)
-        timed = self._timed("unet", inner.__call__)
+        self.unet: Callable[..., Any] = inner.__call__
+        timed = self._timed("unet", lambda *arguments, **keywords: self.unet(*arguments, **keywords))
         pipe.unet.__class__ = type(inner.__name__, (inner,), {"__call__": lambda *a, **k: timed(*a, **k)})
         self._pipe = pipe
         self._calls: dict[str, list[tuple[float, float]]] = {}
@@ -45,7 +45,7 @@ class StageWatch:
         return run
 
     def versions(self) -> Mapping[str, str]:
-        """Of the libraries, and how they compute."""
+        """Of the libraries, and what they were told."""
         return {**{name: version(name) for name in self.libraries}, **self.settings}
 
     def draw(self, request: Mapping[str, Any], output: Path | None) -> Mapping[str, Any]:
@@ -61,6 +61,7 @@ class StageWatch:
             last[:] = [tensors["latents"]]
             return {}
 
+        self._pipe.scheduler = _scheduler(request.get("sampler", SAMPLER), self._plain)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in request["seeds"]]
         begin = perf_counter()
         pixels = self._pipe(
@@ -85,3 +86,12 @@ class StageWatch:
             "unet": seconds["unet"],
             "steps": [after - before for before, after in zip([encoded, *marks], marks, strict=False)],
         }
+
+
+def _scheduler(sampler: str, config: Any) -> Any:
+    """diffusers' scheduler of a sampler, for the model whose own has this configuration."""
+    from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
+
+    if sampler == EULER:
+        return EulerDiscreteScheduler.from_config(config)
+    return DPMSolverMultistepScheduler.from_config(config, use_karras_sigmas=True)

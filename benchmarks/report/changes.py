@@ -198,6 +198,11 @@ def _warnings(old: BenchResult, new: BenchResult) -> Iterator[str]:
         one, other = getattr(old.settings, name), getattr(new.settings, name)
         if one != other:
             yield f"{name} differ: {_shown(one)} and {_shown(other)}"
+    computed = {row.name: row.computes for row in old.measured}
+    for row in new.measured:
+        was = computed.get(row.name)
+        if None not in (was, row.computes) and was != row.computes:
+            yield f"{row.name} computed in {was}, does in {row.computes}"
     before = {row.name: row.versions for row in old.measured}
     for row in new.measured:
         for name, version in row.versions.items():

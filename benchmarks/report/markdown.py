@@ -5,15 +5,15 @@ import re
 from latentrt.benchmarks.report.schema import BenchResult, Contender
 from latentrt.benchmarks.report.units import DASH, bytes_text, flip_text, psnr_text, seconds_text, share_text
 
-COLUMNS = ("", "picture", "step", "of peak", "cold start", "open", "memory", "worst PSNR", "worst FLIP")
-_LATER = {"worst FLIP"}  # columns that older results do not have
+COLUMNS = ("", "computes in", "picture", "step", "of peak", "cold start", "open", "memory", "worst PSNR", "worst FLIP")
+_LATER = {"computes in", "worst FLIP"}  # columns that older results do not have
 
 NOISY = 0.05  # of the processors, taken by other programs
 _FEW = 5
 
 
 def summary_rows(result: BenchResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Columns and one row per contender that drew: medians. FLIP stands there where anyone's was measured."""
+    """Columns and one row per contender that drew: medians. What older results lack has no column."""
     rows = [_row(result, row) for row in result.measured]
     shown = [
         place for place, name in enumerate(COLUMNS) if name not in _LATER or any(row[place] != DASH for row in rows)
@@ -38,6 +38,11 @@ def warnings(result: BenchResult) -> list[str]:
     return found
 
 
+def title(row: Contender) -> str:
+    """Its name, with the sampler of one that drew by another than everyone."""
+    return row.name if row.sampler is None else f"{row.name}, {row.sampler}"
+
+
 def quality_text(result: BenchResult, row: Contender) -> str:
     """The worst PSNR against the reference."""
     if row.name == result.reference:
@@ -49,7 +54,8 @@ def _row(result: BenchResult, row: Contender) -> tuple[str, ...]:
     latency = row.latency
     assert latency is not None
     return (
-        row.name,
+        title(row),
+        row.computes or DASH,
         seconds_text(latency.picture.median),
         seconds_text(latency.step.median if latency.step else None),
         share_text(result.share_of_peak(row)),
@@ -70,13 +76,13 @@ def markdown_table(result: BenchResult) -> str:
     """The table with a line that says what was measured, and one for each contender that was not."""
     settings, machine = result.settings, result.machine
     columns, rows = summary_rows(result)
-    title = (
+    heading = (
         f"{result.model}, {settings.width}×{settings.height}, {settings.steps} steps, guidance "
         f"{settings.guidance_scale:g}, {settings.sampler}; {machine.cores} cores of {machine.processor}; "
         f"medians of interleaved runs: {settings.runs}"
     )
     lines = [
-        "| " + " | ".join((_escaped(title), *columns[1:])) + " |",
+        "| " + " | ".join((_escaped(heading), *columns[1:])) + " |",
         "|" + "---|" * len(columns),
         *("| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows),
     ]

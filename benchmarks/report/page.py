@@ -6,11 +6,19 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from latentrt.benchmarks.bench.machine.operators import PRODUCTS
-from latentrt.benchmarks.report.markdown import quality_text, warnings
+from latentrt.benchmarks.peers.arithmetic.onnx_trace import PRODUCTS
+from latentrt.benchmarks.report.markdown import quality_text, title, warnings
 from latentrt.benchmarks.report.plots import plots, series_color
 from latentrt.benchmarks.report.schema import BenchResult, Contender, Quality
-from latentrt.benchmarks.report.units import DASH, bytes_text, flops_text, psnr_text, seconds_text, share_text
+from latentrt.benchmarks.report.units import (
+    DASH,
+    bytes_text,
+    flip_text,
+    flops_text,
+    psnr_text,
+    seconds_text,
+    share_text,
+)
 
 _SHOWN = 0.02  # of a call
 _TEMPLATE = Path(__file__).resolve().parent / "page.html.j2"
@@ -51,11 +59,14 @@ def report_html(result: BenchResult) -> str:
         colors={row.name: series_color(result, row) for row in result.contenders},
         shares={row.name: result.share_of_peak(row) for row in result.contenders},
         quality_text=quality_text,
+        arithmetic_text=arithmetic_text,
+        title=title,
         summary=summary(result),
         bounds=bounds(result),
         operators=operators(result),
         warnings=warnings(result),
         flops_text=flops_text,
+        flip_text=flip_text,
         seconds_text=seconds_text,
         share_text=share_text,
         bytes_text=bytes_text,
@@ -73,6 +84,14 @@ def _at(data: Any, path: str) -> Any:
             return None
         data = data[int(part)] if isinstance(data, list) else data[part]
     return data
+
+
+def arithmetic_text(row: Contender) -> str:
+    """Its products by type, and what told them."""
+    if row.arithmetic is None:
+        return "not told"
+    counts = ", ".join(f"{count} in {kind}" for kind, count in row.arithmetic.products.items())
+    return f"the U-Net's products: {counts} ({row.arithmetic.source})"
 
 
 def worst_at(quality: Quality, figure: str) -> int:
@@ -98,23 +117,28 @@ def _without_pictures(data: Any) -> Any:
 
 
 def summary(result: BenchResult) -> list[str]:
-    """What a reader should know first: against each peer our fastest of its precision, in times.
+    """What a reader should know first: against each peer our fastest of its arithmetic, in times.
 
-    Where we have none of that precision, it is our fastest of all, and both precisions are named.
+    Where we have none of that arithmetic, it is our fastest of all, and both are named.
     """
     lines = []
     ours = [row for row in result.measured if row.ours]
     for peer in result.measured:
-        alike = [row for row in ours if row.precision == peer.precision]
+        alike = [row for row in ours if _kind(row) == _kind(peer)]
         fastest = min(alike or ours, key=_picture_seconds, default=None)
         if peer.ours or fastest is None:
             continue
         said = [f"{_picture_seconds(peer) / _picture_seconds(fastest):.2f}× as fast for a picture"]
         if peer.cold_start and fastest.cold_start:
             said.append(f"{peer.cold_start.median / fastest.cold_start.median:.2f}× as fast for a cold start")
-        precisions = "" if alike else f" ({fastest.precision} against {peer.precision})"
-        lines.append(f"Against {peer.name}, {fastest.name} is {' and '.join(said)}{precisions}.")
+        precisions = "" if alike else f" ({_kind(fastest)} against {_kind(peer)})"
+        lines.append(f"Against {title(peer)}, {fastest.name} is {' and '.join(said)}{precisions}.")
     return lines
+
+
+def _kind(row: Contender) -> str:
+    """What it computes in; its precision where that was not told."""
+    return row.computes or row.precision
 
 
 def _picture_seconds(row: Contender) -> float:

@@ -143,18 +143,31 @@ class Quality(Strict):
         return max((row.flip for row in self.pictures if row.flip is not None), default=None)
 
 
+class Arithmetic(Strict):
+    """What a contender's U-Net computes in, as its runtime said once it had drawn, and not what was asked of it.
+
+    ``products`` counts convolutions and matrix products by type, ``source`` is what told them.
+    """
+
+    products: Annotated[dict[str, Count], Field(min_length=1)]
+    source: str
+
+
 class Contender(Strict):
     """One row: who it is, and what was measured; or why it was not.
 
     ``model_bytes`` is what it draws from on disk, ``packages_bytes`` the installed packages of which it loads
     something. ``operators`` are the seconds of one U-Net call by operator, from a profiler's run apart from the rounds,
     and those of one half where both run at once. ``failures`` says which phases it did not complete, and why.
+    ``sampler`` is null where it drew with that of the settings; ``arithmetic`` where it was not told.
     """
 
     name: str
     adapter: str
     model: str
     precision: str
+    sampler: str | None = None
+    arithmetic: Arithmetic | None = None
     versions: dict[str, str] = {}
     command: str = ""
     absent: str | None = None
@@ -176,6 +189,11 @@ class Contender(Strict):
     def ours(self) -> bool:
         """Whether it is latentrt."""
         return self.adapter == OURS
+
+    @property
+    def computes(self) -> str | None:
+        """The types of its products, that of most of them first; None where it was not told."""
+        return None if self.arithmetic is None else ", ".join(self.arithmetic.products)
 
 
 class Settings(Strict):

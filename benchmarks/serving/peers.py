@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.benchmarks.bench.workers.environments import environment_python
 from latentrt.benchmarks.bench.workers.process import Worker, WorkerError
-from latentrt.benchmarks.peers.registry import PEERS
+from latentrt.benchmarks.peers.registry import PEERS, Peer
 from latentrt.benchmarks.serving.contenders import Looped
 from latentrt.benchmarks.serving.mix import COMMON
 from latentrt.engines.files import staged_directory
@@ -15,32 +14,7 @@ from latentrt.engines.files import staged_directory
 _PREPARE_SECONDS = 600.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoopedPeer:
-    """A peer: its adapter, and its environment."""
-
-    title: str
-    adapter: str
-    home: str
-    requirements: tuple[str, ...]
-    alone: tuple[str, ...] = ()
-
-
-LOOPED = (
-    LoopedPeer(
-        title="OpenVINO GenAI in a loop",
-        adapter="openvino_genai",
-        home="openvino-genai",
-        requirements=(*(PEERS["openvino"].requirements or ()), "openvino-genai==2026.4.1.0"),
-        alone=PEERS["openvino"].alone,
-    ),
-    LoopedPeer(
-        title="stable-diffusion.cpp in a loop",
-        adapter="stable_diffusion_cpp",
-        home="sd-cpp",
-        requirements=PEERS["sd-cpp"].requirements or (),
-    ),
-)
+LOOPED = ("openvino-genai", "sd-cpp")
 
 
 @contextmanager
@@ -53,21 +27,22 @@ def opened_peers(checkpoint: Path, folder: Path) -> Iterator[tuple[list[Looped],
     """
     opened, absent = list[Looped](), dict[str, str]()
     try:
-        for peer in LOOPED:
+        for name in LOOPED:
+            title = f"{PEERS[name].title} in a loop"
             try:
-                opened.append(_opened(peer, checkpoint, folder))
+                opened.append(_opened(title, PEERS[name], checkpoint, folder))
             except WorkerError as error:
-                absent[peer.title] = str(error)
+                absent[title] = str(error)
         yield opened, absent
     finally:
         for one in opened:
             one.close()
 
 
-def _opened(peer: LoopedPeer, checkpoint: Path, folder: Path) -> Looped:
-    python = environment_python(peer.home, folder, peer.requirements, peer.alone)
-    model = folder / "models" / f"{checkpoint.name}-{peer.home}"
+def _opened(title: str, peer: Peer, checkpoint: Path, folder: Path) -> Looped:
+    python = environment_python(peer.home or peer.adapter, folder, peer.requirements or (), peer.alone)
+    model = folder / "models" / f"{checkpoint.name}-{peer.adapter}-in-a-loop"
     if not model.is_dir():
         with staged_directory(model) as staging, Worker(python, peer.adapter, timeout=_PREPARE_SECONDS) as worker:
             worker.ask({"do": "prepare", "checkpoint": str(checkpoint), "folder": str(staging)})
-    return Looped(peer.title, python, peer.adapter, model, COMMON.sizes)
+    return Looped(title, python, peer.adapter, model, COMMON.sizes)

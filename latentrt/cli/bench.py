@@ -14,7 +14,8 @@ class BenchOptions:
     """Its options, as typer reads them; the one place where they stand."""
 
     bundles: Annotated[
-        list[Path] | None, typer.Argument(metavar="DIR...", help="Bundles of one model, in as many precisions.")
+        list[Path] | None,
+        typer.Argument(metavar="DIR[@BACKEND]...", help="Bundles of one model, in as many precisions."),
     ] = None
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", metavar="FOLDER", help="What the bundles were built from, for peers.")
@@ -24,12 +25,12 @@ class BenchOptions:
         typer.Option(
             "--against",
             metavar="NAME",
-            help="diffusers (the reference), diffusers-compile, optimum-onnx, openvino, openvino-int8, sd-cpp, all or "
-            "none; repeatable.",
+            help="diffusers (the reference), diffusers-bf16, diffusers-compile, optimum-onnx, openvino, openvino-f32, "
+            "openvino-int8, openvino-int8-f32, openvino-genai, sd-cpp, all or none; repeatable.",
         ),
     ] = None
     backend: Annotated[
-        list[str] | None, typer.Option("--backend", help="Of the bundles: auto if left out; repeatable.")
+        list[str] | None, typer.Option("--backend", help="Of bundles that name none: auto if left out; repeatable.")
     ] = None
     report: Annotated[Path | None, typer.Option("--report", metavar="OUT.html", help="Where the report goes.")] = None
     json: Annotated[Path | None, typer.Option("--json", metavar="OUT.json", help="Where the result goes.")] = None

@@ -19,12 +19,6 @@ from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.store.store import compiled_folder
 
-# The operators whose FLOP are counted (flops.py), under the names they have once ONNX Runtime has optimised a graph
-PRODUCTS = frozenset(
-    {"Conv", "FusedConv", "ConvInteger", "QLinearConv", "MatMul", "FusedMatMul", "MatMulInteger",
-     "MatMulIntegerToFloat", "QLinearMatMul", "Gemm", "FusedGemm", "QGemm", "Attention", "MultiHeadAttention"}
-)  # fmt: skip
-
 _CALLS = 5  # but for the first, which is not counted
 
 
@@ -33,9 +27,26 @@ def operator_seconds(
 ) -> dict[str, float]:
     """Seconds of one call of the U-Net on ``ort-cpu`` by operator, the longest first; of each node the median.
 
-    The U-Net is opened beside whatever is open, and runs as it does when it draws: where the halves of a batch run at
-    once, it is the seconds of one. The profiler itself takes a microsecond or two per node. ``threads`` of None takes
-    one per core.
+    Where the halves of a batch run at once, it is the seconds of one. The profiler itself takes a microsecond or two
+    per node.
+
+    Raises:
+        BundleError: the engine is damaged.
+        EngineError: there is no engine, it does not run, or its trace cannot be written.
+    """
+    seconds = seconds_of_trace(unet_trace(bundle, profile, batch, threads=threads, calls=calls), calls)
+    if not seconds:
+        raise EngineError("ONNX Runtime's profiler names no operator; report it")
+    return seconds
+
+
+def unet_trace(
+    bundle: Bundle, profile: Profile, batch: int, *, threads: int | None, calls: int
+) -> list[dict[str, Any]]:
+    """Events by ONNX Runtime's profiler of calls of the U-Net on ``ort-cpu``, and of one before those that count.
+
+    The U-Net is opened beside whatever is open, and runs as it does when it draws. ``threads`` of None takes one per
+    core.
 
     Raises:
         BundleError: the engine is damaged.
@@ -59,12 +70,10 @@ def operator_seconds(
         finally:
             model.close()
         try:
-            seconds = seconds_of_trace(json.loads(written.read_text("utf-8")), calls)
+            events: list[dict[str, Any]] = json.loads(written.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise EngineError(f"the profiler's {written.name} cannot be read; make space on the disk") from error
-    if not seconds:
-        raise EngineError(f"the profiler's {written.name} names no operator; report it")
-    return seconds
+    return events
 
 
 def seconds_of_trace(events: Iterable[Mapping[str, Any]], calls: int) -> dict[str, float]:

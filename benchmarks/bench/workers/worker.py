@@ -42,6 +42,16 @@ class Adapter(Protocol):
             ``unet``, one per call.
         """
 
+    def arithmetic(self, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What its U-Net computes in, read back from what runs it: ``peers/arithmetic``.
+
+        Args:
+            request: a draw, for those that have to watch one; it takes as long and as much memory as it needs.
+
+        Returns:
+            None where that is not told.
+        """
+
     def versions(self) -> Mapping[str, str]:
         """The packages that do the work, with their versions, and what else says how it runs."""
 
@@ -102,6 +112,8 @@ def _answer(name: str, adapter: Adapter | None, request: Mapping[str, Any]) -> t
         raise RuntimeError("nothing is open")
     if request["do"] == "draw":
         return adapter, {"seconds": _draw(adapter, request)}
+    if request["do"] == "arithmetic":
+        return adapter, {"arithmetic": adapter.arithmetic(request)}
     if request["do"] == "packages":
         return adapter, {"bytes": _packages_bytes(name)}
     raise RuntimeError(f"unknown request {request['do']!r}")

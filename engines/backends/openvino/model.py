@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,6 +61,11 @@ class OpenVinoModel:
             return 0
         size = (self._folder / BLOB_FILE).stat().st_size
         return len(self._graphs) * size + sum(content.nbytes for content in self._changes.values())
+
+    @property
+    def compiled(self) -> tuple[Any, ...]:
+        """OpenVINO's own models of the graphs that are open."""
+        return tuple(graph.compiled for graph in self._graphs.values())
 
     def open_first(self) -> None:
         """Opens the graph for one picture of the first profile, with guidance: what is drawn most.

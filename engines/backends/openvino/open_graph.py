@@ -59,6 +59,11 @@ class OpenGraph:
         self._outputs = {port.any_name: index for index, port in enumerate(compiled.outputs)}
         self.inputs = frozenset(port.any_name for port in compiled.inputs)
 
+    @property
+    def compiled(self) -> Any:
+        """OpenVINO's own model of it."""
+        return self._requests[0].get_compiled_model()
+
     def run(self, parts: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
         """All outputs of some parts, which run at once: no more of them than there are streams.
 

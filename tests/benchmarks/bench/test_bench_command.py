@@ -16,10 +16,11 @@ from shared import write_sealed
 from latentrt.benchmarks.bench import contenders, rounds
 from latentrt.benchmarks.bench.contenders import Entrant
 from latentrt.benchmarks.bench.machine.flops import work_of
-from latentrt.benchmarks.bench.plan import Case, _peers
+from latentrt.benchmarks.bench.plan import Case, _peers, plan_from_options
 from latentrt.benchmarks.bench.rounds import Rounds
 from latentrt.benchmarks.bench.workers.pool import Pool
 from latentrt.benchmarks.report.schema import BenchResult, read_result, write_result
+from latentrt.cli.bench import BenchOptions
 from latentrt.engines.bundle.bundle import open_bundle
 
 FEW = ("--runs", "2", "--cold-runs", "1", "--varied-runs", "1", "--steps", "4", "--threads", "1", "--peers")
@@ -171,6 +172,9 @@ def test_compares_two_files(command: Callable[..., Any], tmp_path: Path) -> None
         (["{bundle}", "--checkpoint", "{checkpoint}", "--against", "comfy"], "got peer 'comfy', expected one of"),
         (["{bundle}", "--backend", "abacus"], "got backend 'abacus'"),
         (["{bundle}", "{bundle}"], "twice"),
+        (["{bundle}", "{bundle}@ort-cpu"], "twice"),
+        (["{bundle}@abacus"], "got backend 'abacus'"),
+        (["{tmp}/none@ort-cpu"], "none', expected the folder of a bundle"),
         (["{bundle}", "--runs", "0"], "got --runs 0, expected at least 1"),
         (["{bundle}", "--size", "17x17"], "17x17"),
         (["{bundle}", "--resident", "some"], "got --resident 'some'"),
@@ -206,6 +210,54 @@ def test_render_wants_an_output(command: Callable[..., Any], tmp_path: Path) -> 
     assert "add --report or --markdown" in command("bench", "--render", tmp_path / "r.json").stderr
     ran = command("bench", "--render", tmp_path / "r.json", "--json", tmp_path / "n.json")
     assert "leave it out" in ran.stderr
+
+
+def test_a_bundle_may_name_its_backend(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The others take those of the option; a folder whose own name has the sign is a folder."""
+    odd = shutil.copytree(tiny_bundle, tmp_path / "at@home")
+    bundles = [tiny_bundle, tiny_bundle.with_name(f"{tiny_bundle.name}@openvino"), odd]
+    plan = plan_from_options(BenchOptions(bundles=bundles, backend=["ort-cpu", "ort-cuda"]))
+    assert plan.bundles == (tiny_bundle, odd)
+    assert plan.ours == (
+        (tiny_bundle, "ort-cpu"), (tiny_bundle, "ort-cuda"), (tiny_bundle, "openvino"),
+        (odd, "ort-cpu"), (odd, "ort-cuda"),
+    )  # fmt: skip
+
+
+def test_who_draws_by_another_sampler_is_compared_by_that(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The reference draws by both; who has other noise gets PyTorch's from a file, for no picture that is timed."""
+    import torch
+
+    from latentrt.benchmarks.peers.registry import EULER, Peer
+
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    class Silent:
+        resident = True
+
+        def draw(self, entrant: Entrant, case: Case, request: dict[str, Any]) -> dict[str, Any]:
+            asked.append((entrant.name, request))
+            value = 0.5 if request["sampler"] == EULER else 0.25
+            np.savez(request["output"], pixels=np.full((1, 32, 32, 3), value, np.float32))
+            return {}
+
+    common = {"precision": "fp32", "python": Path("python"), "model": tiny_bundle}
+    peer = Peer(title="other", adapter="other", precision="fp32", sampler=EULER, given_noise=True)
+    reference = Entrant(name="reference", adapter="diffusers_eager", **common)  # type: ignore[arg-type]
+    other = Entrant(name="other", adapter="other", peer=peer, **common)  # type: ignore[arg-type]
+    plan = plan_from_options(BenchOptions(bundles=[tiny_bundle], against=["none"], seed=7))
+    nothing: Any = None
+    whole = Rounds(plan, nothing, Silent(), nothing, tmp_path, lambda line: None)  # type: ignore[arg-type]
+    whole.pictures([reference, other])
+    assert [(name, request["sampler"]) for name, request in asked] == [
+        ("reference", "DPM++ 2M, Karras"), ("reference", "Euler"), ("other", "Euler"),
+    ]  # fmt: skip
+    noise = np.load(asked[2][1]["noise"])
+    np.testing.assert_allclose(noise, torch.randn(noise.shape, generator=torch.Generator().manual_seed(7)), atol=1e-6)
+    assert "noise" not in asked[0][1]
+    name, qualities = whole.qualities([reference, other], None)
+    assert name == "reference"
+    assert qualities["other"].worst.psnr is None
 
 
 def test_peers_default_to_the_reference_where_there_is_a_checkpoint() -> None:

@@ -8,7 +8,8 @@ import onnx
 import pytest
 
 from latentrt.benchmarks.bench.machine import operators
-from latentrt.benchmarks.bench.machine.operators import PRODUCTS, operator_seconds, seconds_of_trace
+from latentrt.benchmarks.bench.machine.operators import operator_seconds, seconds_of_trace
+from latentrt.benchmarks.peers.arithmetic.onnx_trace import PRODUCTS
 from latentrt.engines.backends.ort_cpu.model import MODEL_FILE
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
@@ -66,7 +67,9 @@ def test_a_bundle_without_an_engine_is_refused(tiny_copy: Path) -> None:
         operator_seconds(open_bundle(tiny_copy), profile_from_text("32x32"), 1, threads=1)
 
 
-@pytest.mark.parametrize(("text", "said"), [('[{"cat": "Node"', "cannot be read"), ("[]", "names no operator")])
+@pytest.mark.parametrize(
+    ("text", "said"), [('[{"cat": "Node"', "trace.json cannot be read"), ("[]", "names no operator")]
+)
 def test_a_trace_that_says_nothing(
     text: str, said: str, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,5 +84,5 @@ def test_a_trace_that_says_nothing(
         ))
     )  # fmt: skip
     bundle = open_bundle(tiny_bundle)
-    with pytest.raises(EngineError, match=f"trace.json {said}"):
+    with pytest.raises(EngineError, match=said):
         operator_seconds(bundle, bundle.manifest.profiles[0], 1, threads=1, calls=1)

@@ -116,7 +116,8 @@ def test_peers_are_pinned() -> None:
     for peer in PEERS.values():
         for requirement in (*(peer.requirements or ()), *peer.alone):
             assert requirement.count("==") == 1, requirement
-        assert (HOUSE / "benchmarks" / "peers" / f"{peer.adapter}.py").is_file()
+        for adapter in filter(None, (peer.adapter, peer.converter)):
+            assert (HOUSE / "benchmarks" / "peers" / f"{adapter}.py").is_file()
 
 
 def test_an_environment_with_packages_for_gpus_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +221,7 @@ def test_host_overhead_is_of_the_steps_that_count() -> None:
 
 def test_commands_are_whole() -> None:
     """An environment, the conversion, and the draw; ours needs no conversion."""
-    peer = Peer(title="p", adapter="a", precision="fp32", requirements=("x==1",), alone=("y==2",), converts=True)
+    peer = Peer(title="p", adapter="a", precision="fp32", requirements=("x==1",), alone=("y==2",), converter="c")
     common = {"precision": "fp32", "python": Path("python")}
     theirs = Entrant(name="p", adapter="a", model=Path("/far/converted"), peer=peer, checkpoint="model", **common)  # type: ignore[arg-type]
     lines = theirs.command({"do": "draw", "steps": 2}).splitlines()
@@ -232,7 +233,7 @@ def test_commands_are_whole() -> None:
     ]
     asked = json.loads(shlex.split(lines[4])[1])
     assert asked == {"do": "prepare", "checkpoint": "model", "folder": "converted"}
-    assert lines[4].endswith("| peer/bin/python -P benchmarks/bench/workers/worker.py a")
+    assert lines[4].endswith("| peer/bin/python -P benchmarks/bench/workers/worker.py c")
     drawn = shlex.split(lines[5])
     assert drawn[:5] == ["peer/bin/python", "-P", "benchmarks/bench/workers/worker.py", "a", "--once"]
     assert json.loads(drawn[5]) == {"model": "converted", "options": {}, "steps": 2, "output": "out.png"}

@@ -12,7 +12,7 @@ from benchmark_sample import contender, result, scaling
 
 from latentrt.benchmarks.report.markdown import markdown_table
 from latentrt.benchmarks.report.page import FORMATS, bounds, operators, report_html, summary
-from latentrt.benchmarks.report.schema import BenchResult, Figure
+from latentrt.benchmarks.report.schema import Arithmetic, BenchResult, Figure
 
 
 class _Page(HTMLParser):
@@ -146,6 +146,33 @@ def test_summary_compares_equal_precisions() -> None:
         "Against peer, latentrt fp32 is 2.00× as fast for a picture and 2.00× as fast for a cold start."
     ]
     assert summary(result(int8, ours[1]))[0].endswith("cold start (int8 against fp32).")
+
+
+def test_summary_compares_equal_arithmetic() -> None:
+    """What was read back counts, not the precision that was asked for."""
+    rows = (
+        contender("latentrt fp32", "latentrt_bundle", 0.25, arithmetic=told("fp32")),
+        contender("latentrt bf16", "latentrt_bundle", 0.125, precision="bf16", arithmetic=told("bf16")),
+        contender("peer", "any", 0.5, arithmetic=told("bf16"), sampler="Euler"),
+    )
+    (line,) = summary(result(*rows))
+    assert line.startswith("Against peer, Euler, latentrt bf16 is 4.00× as fast")
+
+
+def test_says_which_arithmetic_was_used() -> None:
+    """In the table, on the page with its counts, and nowhere in a result of before it was told."""
+    mixed = Arithmetic(products={"int8": 60, "bf16": 12}, source="a profiler")
+    rows = contender("ours", "latentrt_bundle", 0.25, arithmetic=mixed), contender("peer", "any", 0.5, sampler="Euler")
+    page, table = report_html(result(*rows)), markdown_table(result(*rows)).splitlines()
+    assert "<td>int8, bf16</td>" in page
+    assert "the U-Net&#39;s products: 60 in int8, 12 in bf16 (a profiler)" in page
+    assert table[0].split(" | ")[1] == "computes in"
+    assert [line.split(" | ")[:2] for line in table[2:4]] == [["| ours", "int8, bf16"], ["| peer, Euler", "–"]]
+    assert "computes in" not in markdown_table(result())
+
+
+def told(kind: str) -> Arithmetic:
+    return Arithmetic(products={kind: 3}, source="a profiler")
 
 
 def test_throughput_has_a_column_for_every_batch_of_any() -> None:

@@ -1,17 +1,16 @@
 """OpenVINO through optimum-intel: diffusers' pipeline around models that OpenVINO compiles for the shapes at hand.
 
-Static shapes are its own advice, and draw faster than those that it takes as they come.
+Static shapes are its own advice, and draw faster than those that it takes as they come. Where the processor has
+bfloat16, that is what it computes in unless it is told otherwise.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from latentrt.benchmarks.peers.arithmetic.openvino_nodes import arithmetic_of_compiled
 from latentrt.benchmarks.peers.older_names import export
 from latentrt.benchmarks.peers.stage_watch import StageWatch
-
-# Computed in float32, as the others do; where the processor has bfloat16 the default would be that
-FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 def prepare(checkpoint: str, folder: Path) -> None:
@@ -25,15 +24,14 @@ class Adapter(StageWatch):
     """An exported checkpoint."""
 
     libraries = ("optimum-intel", "openvino", "nncf", "diffusers", "transformers", "torch")
-    settings: Mapping[str, str] = {"precision": "fp32", **FLOAT32}
 
     def open(self, model: str, options: Mapping[str, Any]) -> None:
         """Opens the exported pipeline and compiles it for the first draw that ``options`` announce."""
         from optimum.intel import OVStableDiffusionPipeline
 
-        threads = {"INFERENCE_NUM_THREADS": str(options["threads"])} if options.get("threads") else {}
+        self.settings = properties(options)
         pipe = OVStableDiffusionPipeline.from_pretrained(
-            model, compile=False, ov_config={**FLOAT32, **threads}, safety_checker=None
+            model, compile=False, ov_config=dict(self.settings), safety_checker=None
         )
         self._compile(pipe, options["first"])
         self.watch(pipe)
@@ -44,6 +42,10 @@ class Adapter(StageWatch):
             self._compile(self._pipe, request)
         return super().draw(request, output)
 
+    def arithmetic(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of the U-Net as it was compiled."""
+        return arithmetic_of_compiled(self._pipe.unet.request)
+
     def _compile(self, pipe: Any, request: Mapping[str, Any]) -> None:
         """optimum's own ``reshape`` takes guidance for granted, and decodes the pictures of a batch one by one."""
         self._shapes = batch, height, width, guided = _shapes(request)
@@ -53,6 +55,12 @@ class Adapter(StageWatch):
         pipe.vae_decoder.model.reshape(_with_batch(pipe.vae_decoder.model, batch))
         for part in (pipe.text_encoder, pipe.unet, pipe.vae_decoder):
             part.compile()
+
+
+def properties(options: Mapping[str, Any]) -> dict[str, str]:
+    """What OpenVINO is told of ``options``: ``hint``, the type to compute in, and ``threads``; else it chooses."""
+    names = {"hint": "INFERENCE_PRECISION_HINT", "threads": "INFERENCE_NUM_THREADS"}
+    return {name: str(options[option]) for option, name in names.items() if options.get(option)}
 
 
 def _shapes(request: Mapping[str, Any]) -> tuple[int, int, int, bool]:
