@@ -66,7 +66,7 @@ full-size: $(DEV)  ## FAMILY=sd1 at its true size: build time, memory, parity (2
 		--family $(FAMILY) --precision $(PRECISION) --backend $(BACKEND) $(foreach gpu,$(GPU),--gpu $(gpu))
 
 BENCH := $(BIN)/latentrt bench
-PRECISIONS := fp32 int8
+ROWS := fp32@ort-cpu int8@ort-cpu int8@openvino bf16@openvino
 SIZES := --profile 64x64x4 --profile 32x32 --profile 96x96 --profile 128x128
 bench: $(DEV)  ## the embedded model against diffusers, into out/bench
 	@$(BIN)/latentrt build emoji -o out/bench/emoji-fp32.bundle $(SIZES)
@@ -74,10 +74,12 @@ bench: $(DEV)  ## the embedded model against diffusers, into out/bench
 		--json out/bench/emoji.json --report out/bench/emoji.html --markdown out/bench/emoji.md
 
 bench-report: $(DEV)  ## the embedded model against every peer, into benchmarks/results and the pages (idle machine, 1 hour)
-	@for precision in $(PRECISIONS); do \
+	@for precision in fp32 int8; do \
 		$(BIN)/latentrt build emoji -o out/bench/emoji-$$precision.bundle --precision $$precision $(SIZES) || exit; done
+	@$(BIN)/latentrt build out/bench/emoji-fp32.bundle -o out/bench/emoji-bf16.bundle --precision bf16 --backend openvino
+	@$(BIN)/latentrt build out/bench/emoji-int8.bundle --backend openvino
 	@mkdir -p benchmarks/results
-	@$(BENCH) $(PRECISIONS:%=out/bench/emoji-%.bundle) --against all $(if $(ICONS),--icons $(ICONS)) \
+	@$(BENCH) $(foreach row,$(ROWS),out/bench/emoji-$(subst @,.bundle@,$(row))) --against all $(if $(ICONS),--icons $(ICONS)) \
 		--json benchmarks/results/emoji.json --report benchmarks/results/emoji.html
 	@$(BIN)/python -m latentrt.benchmarks.report.readme
 

@@ -75,7 +75,7 @@ class StageWatch:
             callback_on_step_end=mark,
         ).images
         total = perf_counter() - begin
-        save(output, pixels, last[0])
+        save(output, pixels, last[0].float())  # NumPy has no bfloat16
         encoded = self._calls["encode"][-1][1]
         seconds = {stage: [end - start for start, end in calls] for stage, calls in self._calls.items()}
         return {
