@@ -7,7 +7,7 @@ from typing import Any
 
 # Drawn in these, which nothing else has, and replaced by the page's variables afterwards
 TEXT, GRID = "#010203", "#010204"
-SERIES = tuple(f"#0203{place:02x}" for place in range(16, 28))
+SERIES = tuple(f"#0203{place:02x}" for place in range(16, 32))
 STAGES = tuple(f"#0204{place:02x}" for place in range(16, 20))
 FONT = 9.5
 _WIDTH = 5.0  # inches: 360 units, so that on a phone the text keeps its size

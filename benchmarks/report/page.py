@@ -148,7 +148,8 @@ def _picture_seconds(row: Contender) -> float:
 def bounds(result: BenchResult) -> list[str]:
     """What a step could take at the machine's peak, and what ours and the fastest peer's take.
 
-    The peak is no limit: a convolution by Winograd's algorithm takes fewer FLOP than are counted, int8 is faster.
+    The peak is no limit: a convolution by Winograd's algorithm takes fewer FLOP than are counted, int8 and bf16 are
+    faster.
     """
     if result.peak is None or result.work is None:
         return []
