@@ -4,7 +4,7 @@ import pytest
 from benchmark_sample import contender, result, scaling, spread
 
 from latentrt.benchmarks.report.changes import Verdict, changes_between, per_run, time_verdict
-from latentrt.benchmarks.report.schema import BenchResult, Figure, OwnEmoji, Settings
+from latentrt.benchmarks.report.schema import Arithmetic, BenchResult, Figure, OwnEmoji, Settings
 from latentrt.engines.errors import RequestError
 
 OURS = "latentrt fp32"
@@ -136,6 +136,14 @@ def test_own_emoji_rates_changed_or_not(old: float, new: float, pictures: int, e
     )
     verdicts = {change.figure: change.verdict for change in changes_between(one, other).changes}
     assert verdicts["own-emoji rate"] is expected
+
+
+def test_says_whose_arithmetic_is_another() -> None:
+    """Its times are of other work; one that was not told says nothing."""
+    told = [Arithmetic(products={kind: 3}, source="a profiler") for kind in ("fp32", "bf16")]
+    old, new = (result(contender(OURS, "latentrt_bundle", 1.0, arithmetic=one)) for one in told)
+    assert f"{OURS} computed in fp32, does in bf16" in changes_between(old, new).warnings
+    assert changes_between(ours(1.0), new).warnings == ()
 
 
 def test_says_which_settings_and_versions_differ() -> None:
