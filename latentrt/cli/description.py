@@ -1,5 +1,6 @@
 """``latentrt inspect``: a bundle's description as tables."""
 
+from collections import Counter
 from typing import Any
 
 from latentrt.cli.speed import print_speed
@@ -12,6 +13,10 @@ from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.machine import gpu_of_machine
 
+# NumPy's names, and OpenVINO's
+_DTYPES = {
+    "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "f32": "fp32", "f16": "fp16", "u8": "int8", "i8": "int8",
+}  # fmt: skip
 _SHOWN_NODES = 12
 _SHOWN_TENSORS = 8
 
@@ -88,7 +93,7 @@ def print_description(description: dict[str, Any]) -> None:
         say("–: not measured, as it was compiled for another machine; run latentrt verify there")
     if any(row["contents"] and row["contents"]["unoptimised"] for row in description["engines"]):
         say("not optimised: too little memory was free; run latentrt build again with more")
-    if shapes:
+    if any(row["contents"] and row["contents"]["layers"] for row in description["engines"]):
         say("layers: convolutions and matrix products, by dtype")
 
 
@@ -227,15 +232,18 @@ def _shape_rows(engines: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _layers_by_dtype(contents: dict[str, Any] | None) -> str:
-    """The convolutions and matrix products of a typed network by dtype, as in ``98 fp16, 2 fp32``."""
+    """The convolutions and matrix products of a typed network by dtype, as in ``98 fp16, 2 fp32``.
+
+    Of OpenVINO it is what its compiled graph computes in, and not what was asked for.
+    """
     if contents is None:
         return ""
     if contents["unoptimised"]:
         return "not optimised"
-    counts = counts_with_weights(contents["layers"])
-    layers = [
-        f"{count} {dtype.replace('bfloat', 'bf').replace('float', 'fp')}" for dtype, count in sorted(counts.items())
-    ]
+    counts: Counter[str] = Counter()
+    for dtype, count in counts_with_weights(contents["layers"]).items():
+        counts[_DTYPES.get(dtype, dtype)] += count
+    layers = [f"{count} {dtype}" for dtype, count in sorted(counts.items())]
     quantized = sum(contents["quantized"].values())
     return ", ".join([*layers, *([f"{quantized} with Q/DQ"] if quantized else [])])
 

@@ -15,6 +15,7 @@ from latentrt.engines.spec import TensorSpec
 # TensorRT's names of element types, as NumPy has them
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 _WITH_WEIGHTS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
+_OF_OPENVINO = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _MOVES = ("SHUFFLE", "CAST", "IDENTITY", "SQUEEZE", "UNSQUEEZE")
 _HALVES = {"fp16": "float16", "bf16": "bfloat16"}
 # Of the layers that carry weights this share may be fp32 in an engine of sixteen bits: the declared islands
@@ -121,9 +122,9 @@ def _source(made: Mapping[str, Any], tensor: Any) -> str:
 
 
 def counts_with_weights(layers: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    """How many convolutions and matrix products there are of each dtype; ``layers`` as ``layers_of`` counts them."""
+    """How many convolutions and matrix products there are of each dtype; ``layers`` as an engine's record has them."""
     counts: dict[str, int] = {}
-    for kind in _WITH_WEIGHTS:
+    for kind in (*_WITH_WEIGHTS, *_OF_OPENVINO):
         for dtype, count in layers.get(kind, {}).items():
             counts[dtype] = counts.get(dtype, 0) + count
     return counts
