@@ -29,7 +29,7 @@ class OpenVino:
 
     backend = Backend.OPENVINO
     maker = "OpenVINO"
-    flags: Mapping[str, str] = {"recipe": "3"}
+    flags: Mapping[str, str] = {"recipe": "4"}
     lora_ready = False
     added_apart = False
     deep_cache = False

@@ -14,7 +14,7 @@ import mmap
 import re
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -31,52 +31,62 @@ _HEADER = struct.Struct("<6Q")  # settings, constants and graph: where, from the
 _ALIGNMENT = 64  # bytes: one AVX-512 register, one cache line
 _PAGE = 4096
 _CONSTANT = re.compile(
-    r'(?P<before><layer [^>]*?name="(?P<name>[^"]*)" type="Const"[^>]*>\s*<data (?P<told>[^>]*?)offset=")'
-    r'(?P<offset>\d+)(?P<between>"[^>]*? size=")(?P<size>\d+)"'
+    r'(?P<before><layer [^>]*?type="Const"[^>]*>\s*<data [^>]*?offset=")(?P<offset>\d+)(?P<between>"[^>]*? size=")'
+    r'(?P<size>\d+)(?P<after>"[^>]*>(?:\s*<rt_info>.*?</rt_info>)?)',
+    re.DOTALL,
 )
-_TYPE = re.compile(r'element_type="(\w+)"')
-_SHAPE = re.compile(r'shape="([\d, ]*)"')
+_FUSED = re.compile(r'name="fused_names"[^>]*? value="([^"]*)"')
 
 
 class Constant(NamedTuple):
-    """A constant of a graph: its bytes lie at ``offset``, counted from the first constant of the file."""
+    """A constant of the n-th graph: its bytes lie at ``offset``, counted from the first constant of the file.
 
-    name: str
-    type: str
-    shape: tuple[int, ...]
+    ``origins`` are the initializers of the ONNX that it was made of, as far as OpenVINO tells.
+    """
+
+    graph: int
+    origins: frozenset[str]
     offset: int
     size: int
 
 
 class GraphPlace(NamedTuple):
-    """Where a graph is: its XML's first byte in the file, and how long it is."""
+    """Where a graph is: its XML's first byte in the file, how long it is, and its SHA-256."""
 
     start: int
     size: int
+    sha256: str
 
 
 class BlobPlaces(NamedTuple):
-    """Where all graphs of a file find what they share: the header, and the first constant."""
+    """Where all graphs of a file find what they share: the header, and the first constant.
+
+    ``sha256`` is of all that is before that constant, and of where the header is.
+    """
 
     header: int
     constants: int
+    sha256: str
 
 
 class BlobWriter:
     """Writes a file, model by model. As a context manager it closes it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, initializers: Collection[str]) -> None:
         """Begins the file.
 
         Args:
             path: is replaced.
+            initializers: of the ONNX, those that constants are told to be made of.
         """
         self._file: BinaryIO = path.open("wb")
+        self._initializers = frozenset(initializers)
         self._places: BlobPlaces | None = None
         self._machine = b""
         self._settings = b""
-        self._offsets: dict[tuple[bytes, int], int] = {}
-        self.constants: dict[tuple[str, int], Constant] = {}
+        self._offsets: dict[tuple[bytes, frozenset[str], int], int] = {}
+        self._graphs = 0
+        self.constants: list[Constant] = []
 
     @property
     def places(self) -> BlobPlaces:
@@ -103,15 +113,17 @@ class BlobWriter:
             self._machine = bytes(exported[:header])
             self._settings = bytes(exported[header + settings :][:settings_size])
             first = -(-(header + _HEADER.size + settings_size) // _PAGE) * _PAGE
-            self._places = BlobPlaces(header=header, constants=first)
             start = self._machine + bytes(_HEADER.size) + self._settings
-            self._file.write(start + b"\n" * (first - len(start)))  # behind XML white space is nothing
+            start += b"\n" * (first - len(start))  # behind XML white space is nothing
+            self._places = BlobPlaces(header=header, constants=first, sha256=_digest(start, header))
+            self._file.write(start)
         if bytes(exported[:header]) != self._machine or exported[header + settings :][:settings_size] != self._settings:
             raise EngineError("OpenVINO exported two models of a component for two machines; build the bundle again")
         xml = str(exported[header + graph :][:graph_size], "utf-8")
         moved = self._with_constants(xml, exported[header + constants :][:constants_size]).encode()
-        place = GraphPlace(start=self._file.tell(), size=len(moved))
+        place = GraphPlace(start=self._file.tell(), size=len(moved), sha256=sha256(moved).hexdigest())
         self._file.write(moved)
+        self._graphs += 1
         return place
 
     def _with_constants(self, xml: str, constants: memoryview) -> str:
@@ -122,19 +134,22 @@ class BlobWriter:
         def moved(match: re.Match[str]) -> str:
             offset, size = int(match["offset"]), int(match["size"])
             content = constants[offset : offset + size]
-            digest = sha256(content).digest()
-            key = digest, seen[digest]
-            seen[digest] += 1
+            digest, origins = sha256(content).digest(), self._origins(match["after"])
+            key = digest, origins, 0 if origins else seen[digest]
+            seen[digest] += not origins
             if key not in self._offsets:
                 self._file.write(bytes(-self._file.tell() % _ALIGNMENT))
                 self._offsets[key] = self._file.tell() - self.places.constants
                 self._file.write(content)
-            offset, told = self._offsets[key], match["told"] + match["between"] + match[0]
-            constant = Constant(unescape(match["name"]), _typed(told), _shaped(told), offset, size)
-            self.constants[constant.name, offset] = constant
-            return f'{match["before"]}{offset}{match["between"]}{size}"'
+            self.constants.append(Constant(self._graphs, origins, self._offsets[key], size))
+            return f"{match['before']}{self._offsets[key]}{match['between']}{size}{match['after']}"
 
         return _CONSTANT.sub(moved, xml)
+
+    def _origins(self, told: str) -> frozenset[str]:
+        match = _FUSED.search(told)
+        names = unescape(match[1]).split(",") if match else ()
+        return self._initializers.intersection(name.strip() for name in names)
 
     def __enter__(self) -> Self:
         return self
@@ -164,14 +179,8 @@ def _header_of(exported: memoryview) -> int:
     )
 
 
-def _typed(told: str) -> str:
-    match = _TYPE.search(told)
-    return match[1] if match else ""
-
-
-def _shaped(told: str) -> tuple[int, ...]:
-    match = _SHAPE.search(told)
-    return tuple(int(side) for side in match[1].split(",") if side.strip()) if match else ()
+def _digest(head: bytes | memoryview, header: int) -> str:
+    return sha256(b"%d " % header + head).hexdigest()
 
 
 def mapped_graph(path: Path, places: BlobPlaces, place: GraphPlace, changed: Mapping[int, Array]) -> mmap.mmap:
@@ -184,14 +193,17 @@ def mapped_graph(path: Path, places: BlobPlaces, place: GraphPlace, changed: Map
         changed: other numbers for some constants, by their offsets.
 
     Raises:
-        OSError, ValueError: it cannot be mapped, or is shorter than it should be.
+        OSError: it cannot be mapped.
+        ValueError: it is shorter than it should be, or what is no constant was altered.
     """
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), place.start + place.size, access=mmap.ACCESS_COPY)
-    constants, graph = places.constants - places.header, place.start - places.header
-    _HEADER.pack_into(
-        mapped, places.header, _HEADER.size, constants - _HEADER.size, constants, graph - constants, graph, place.size
-    )
+    # OpenVINO believes what it reads: an offset that is none would end the process
+    with memoryview(mapped) as whole, whole[: places.constants] as head, whole[place.start :] as graph:
+        if (_digest(head, places.header), sha256(graph).hexdigest()) != (places.sha256, place.sha256):
+            raise ValueError("its graph was altered")
+    first, last = places.constants - places.header, place.start - places.header
+    _HEADER.pack_into(mapped, places.header, _HEADER.size, first - _HEADER.size, first, last - first, last, place.size)
     for offset, content in changed.items():
         start = places.constants + offset
         mapped[start : start + content.nbytes] = np.ascontiguousarray(content).data.cast("B")

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -47,18 +47,18 @@ def compile_component(component: Component, folder: Path) -> ContentsRecord:
     """
     graphs, arithmetic = [], Counter[tuple[str, str]]()
     wanted = _wanted(component)
-    with BlobWriter(folder / BLOB_FILE) as blob:
+    with BlobWriter(folder / BLOB_FILE, component.named_initializers) as blob:
         for one in wanted:
             with _onnx(component, folder, added=one.added) as onnx:
-                compiled = _compiled(component, onnx, one.shapes)
+                compiled = compile_graph(component, onnx, one.shapes, settings(component.record.precision))
             if not arithmetic:
                 arithmetic = _arithmetic(compiled)
             place = blob.add(compiled.export_model().getbuffer())
-            graphs.append(GraphRecord(start=place.start, size=place.size, shapes=one.shapes, added=one.added))
-    record = GraphsRecord(header=blob.places.header, constants=blob.places.constants, graphs=tuple(graphs))
+            graphs.append(GraphRecord(**place._asdict(), shapes=one.shapes, added=one.added))
+    record = GraphsRecord(**blob.places._asdict(), graphs=tuple(graphs))
     (folder / GRAPHS_FILE).write_text(record.model_dump_json(exclude_defaults=True), "utf-8")
-    constants, first = list(blob.constants.values()), blob.places.constants
-    record_weights(component.onnx, component.named_initializers, constants, folder / BLOB_FILE, first, folder)
+    names, first = component.named_initializers, blob.places.constants
+    record_weights(component.onnx, names, blob.constants, folder / BLOB_FILE, first, folder)
     layers: dict[str, dict[str, int]] = {}
     for (kind, dtype), count in sorted(arithmetic.items()):
         layers.setdefault(kind, {})[dtype] = count
@@ -77,13 +77,24 @@ def _edits() -> bool:
     return find_spec("onnx_ir") is not None
 
 
-def _compiled(component: Component, onnx: Path, shapes: InputShapes) -> Any:
+def compile_graph(component: Component, onnx: Path, shapes: InputShapes, settings: Mapping[str, Any]) -> Any:
+    """OpenVINO's compiled model of a component's ONNX, or of one made of it.
+
+    Args:
+        component: whose.
+        onnx: the graph.
+        shapes: of its inputs; every size where they are empty.
+        settings: OpenVINO's.
+
+    Raises:
+        EngineError: OpenVINO refuses the graph.
+    """
     try:
         model = core().read_model(onnx)
         if shapes:
             model.reshape({name: list(shape) for name, shape in shapes.items()})
         _keep_sines_exact(model)
-        return core().compile_model(model, DEVICE, settings(component.record.precision))
+        return core().compile_model(model, DEVICE, dict(settings))
     except RuntimeError as error:
         raise EngineError(
             f"OpenVINO cannot compile {component.label}: {first_line(error)}; report it, or choose backend ort-cpu"
@@ -103,25 +114,51 @@ def _keep_sines_exact(model: Any) -> None:
 def _onnx(component: Component, work: Path, *, added: bool) -> Iterator[Path]:
     """The component's ONNX; rewritten, in a folder below ``work``, where inputs are added or may be left out.
 
-    OpenVINO makes a constant of an input with a default, and takes weights from the graph's folder alone.
+    OpenVINO takes weights from the graph's folder alone.
+
+    Raises:
+        EngineError: it must be rewritten, and onnx or onnx_ir is missing.
     """
     if not added and all(row.neutral is None for row in component.record.inputs.values()):
         yield component.onnx
         return
-    from latentrt.engines.graphs.editor import load_graph, serialized
-    from latentrt.engines.graphs.summed_outputs import require_inputs
-    from latentrt.engines.graphs.variants.variant import add_inputs
+    from latentrt.engines.graphs.editor import serialized
 
-    model = load_graph(component.onnx)
-    require_inputs(model, component.record.inputs)
-    if added:
-        add_inputs(model, component.structure, tuple(AddedInputs), optional=False)
+    model = rewritten(component, component.onnx, added=added)
     with TemporaryDirectory(dir=work) as name:
         folder = Path(name)
         for path in _weights_files(model):
             _place(path, folder / path.name)
         (folder / component.onnx.name).write_bytes(serialized(model))
         yield folder / component.onnx.name
+
+
+def rewritten(component: Component, onnx: Path, *, added: bool) -> "ir.Model":
+    """A component's graph without defaults, of which OpenVINO would make constants.
+
+    Args:
+        component: whose.
+        onnx: its graph, or one made of it.
+        added: whether it shall take all ``AddedInputs``.
+
+    Raises:
+        EngineError: onnx or onnx_ir is missing.
+    """
+    try:
+        from latentrt.engines.graphs.editor import load_graph
+        from latentrt.engines.graphs.summed_outputs import require_inputs
+        from latentrt.engines.graphs.variants.variant import add_inputs
+
+        model = load_graph(onnx)
+    except ImportError as error:
+        raise EngineError(
+            f"a graph of {component.label} must be rewritten for OpenVINO, which needs onnx and onnx_ir ({error}); "
+            "install latentrt[export], or choose backend ort-cpu"
+        ) from error
+    require_inputs(model, component.record.inputs)
+    if added:
+        add_inputs(model, component.structure, tuple(AddedInputs), optional=False)
+    return model
 
 
 def _weights_files(model: "ir.Model") -> Sequence[Path]:

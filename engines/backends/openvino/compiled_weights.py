@@ -37,24 +37,13 @@ class CompiledWeight(Record):
 
 
 class CompiledWeights(Record):
-    """Of a component: by the bundle's initializer, every constant that holds it. ``lost`` were not found again."""
+    """Of a component: by the bundle's initializer, every constant that holds it.
+
+    ``lost`` were not found again: a graph with other numbers for these is compiled anew.
+    """
 
     weights: dict[str, tuple[CompiledWeight, ...]]
     lost: tuple[str, ...] = ()
-
-    def of(self, initializer: str, component: str) -> tuple[CompiledWeight, ...]:
-        """Where an initializer of the bundle is.
-
-        Raises:
-            EngineError: it was not found when the engine was compiled.
-        """
-        found = self.weights.get(initializer)
-        if found is None:
-            raise EngineError(
-                f"the weight {initializer!r} was not found again in the openvino engine of {component}, so it cannot "
-                "be changed; choose backend ort-cpu, or fuse the LoRAs with latentrt build --lora"
-            )
-        return found
 
 
 def in_form(content: Array, form: CompiledForm) -> Array:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentrt.engines.backends.openvino.library import first_line, settings
-from latentrt.engines.backends.openvino.open_graph import OpenGraph
-from latentrt.engines.backends.openvino.records import BLOB_FILE, read_graphs
+from latentrt.engines.backends.openvino.open_graph import OpenGraph, open_graph
+from latentrt.engines.backends.openvino.records import BLOB_FILE, GraphRecord, read_graphs
 from latentrt.engines.backends.openvino.shapes import InputShapes, in_halves
 from latentrt.engines.backends.ort import CLOSED
 from latentrt.engines.bundle.component import Component
@@ -22,6 +22,7 @@ from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor, host_arrays
 
 if TYPE_CHECKING:
+    from latentrt.engines.backends.openvino.changed import ChangedOnnx
     from latentrt.engines.bundle.weights import ComponentWeights
     from latentrt.engines.changes import Changes
 
@@ -32,7 +33,12 @@ class OpenVinoModel:
     """A ``Model``: a graph for every shape that was compiled, opened when it is first asked for."""
 
     def __init__(
-        self, component: Component, folder: Path, *, threads: int | None, changes: Mapping[int, Array] | None = None
+        self,
+        component: Component,
+        folder: Path,
+        *,
+        threads: int | None,
+        changes: "Mapping[int, Array] | ChangedOnnx | None" = None,
     ) -> None:
         """Reads which graphs there are.
 
@@ -40,14 +46,14 @@ class OpenVinoModel:
             component: the component.
             folder: what ``compile_component`` filled.
             threads: of a call; None takes one per core.
-            changes: other numbers for some constants, by their offsets.
+            changes: other numbers for some constants, by their offsets, or graphs to compile in place of those.
 
         Raises:
             EngineError: the record of graphs is missing or damaged.
         """
         self._component, self._folder, self._threads = component, folder, threads
         self._halves = in_halves(component) and (threads or physical_cores()) > 1
-        self._changes: Mapping[int, Array] = changes or {}
+        self._changes: Mapping[int, Array] | ChangedOnnx = changes or {}
         self._record = read_graphs(folder)
         self._graphs: dict[tuple[int, int], OpenGraph] = {}
         self._lock = Lock()
@@ -59,8 +65,10 @@ class OpenVinoModel:
         """A changed model packs all of its weights anew, and keeps a copy of the pages that differ."""
         if not self._changes:
             return 0
-        size = (self._folder / BLOB_FILE).stat().st_size
-        return len(self._graphs) * size + sum(content.nbytes for content in self._changes.values())
+        size = len(self._graphs) * (self._folder / BLOB_FILE).stat().st_size
+        if isinstance(self._changes, Mapping):
+            size += sum(content.nbytes for content in self._changes.values())
+        return size
 
     @property
     def compiled(self) -> tuple[Any, ...]:
@@ -90,11 +98,14 @@ class OpenVinoModel:
         return OpenVinoEngine(self, self._component.spec_of_any_batch(shapes))
 
     def changed(self, weights: "ComponentWeights", changes: "Changes") -> "OpenVinoModel":
-        """The same graphs over weights of which some pages are copies."""
-        from latentrt.engines.backends.openvino.changed import compiled_changes
+        """The same graphs over weights of which some pages are copies; or compiled anew, where that does not do."""
+        from latentrt.engines.backends.openvino.changed import ChangedOnnx, compiled_changes
 
         self._check_open()
+        replaced: Mapping[int, Array] | ChangedOnnx | None
         replaced = compiled_changes(self._component.name, self._folder, weights, changes)
+        if replaced is None:
+            replaced = ChangedOnnx(self._component, weights, changes)
         return OpenVinoModel(self._component, self._folder, threads=self._threads, changes=replaced)
 
     def run(self, spec: EngineSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -148,15 +159,15 @@ class OpenVinoModel:
             self._check_open()
             key = graph.start, streams
             if key not in self._graphs:
-                self._graphs[key] = OpenGraph(
-                    self._folder / BLOB_FILE,
-                    record,
-                    graph,
-                    changes=self._changes,
-                    settings=settings(self._component.record.precision, self._threads),
-                    streams=streams,
-                )
+                self._graphs[key] = self._opened(graph, streams)
             return self._graphs[key]
+
+    def _opened(self, graph: GraphRecord, streams: int) -> OpenGraph:
+        chosen = settings(self._component.record.precision, self._threads)
+        if not isinstance(self._changes, Mapping):
+            return self._changes.open_graph(graph, chosen, streams)
+        blob = self._folder / BLOB_FILE
+        return open_graph(blob, self._record, graph, changes=self._changes, settings=chosen, streams=streams)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -2,7 +2,7 @@
 
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
@@ -21,43 +21,18 @@ _BETWEEN_RELEASES = 0.02  # seconds
 class OpenGraph:
     """A graph, ready to run as many parts of a call at once as it has streams; one call at a time."""
 
-    def __init__(
-        self,
-        blob: Path,
-        record: GraphsRecord,
-        graph: GraphRecord,
-        *,
-        changes: Mapping[int, Array],
-        settings: Mapping[str, Any],
-        streams: int,
-    ) -> None:
-        """Opens it; its weights are packed then.
+    def __init__(self, compiled: Any, streams: int, mapped: mmap.mmap | None = None) -> None:
+        """Takes OpenVINO's compiled model.
 
         Args:
-            blob: the file that holds it.
-            record: where what all graphs of the file share is.
-            graph: where it is.
-            changes: other numbers for some constants, by their offsets.
-            settings: OpenVINO's.
-            streams: how many runs go on at once; they share the cores, and the packed weights.
-
-        Raises:
-            EngineError: the file is not what this version of OpenVINO writes on this machine.
+            compiled: it.
+            streams: how many runs go on at once.
+            mapped: the file that it reads its weights from.
         """
         self._lock = Lock()
-        places = BlobPlaces(header=record.header, constants=record.constants)
-        try:
-            self._mapped = mapped_graph(blob, places, GraphPlace(start=graph.start, size=graph.size), changes)
-            tensor = openvino_module().Tensor(np.frombuffer(self._mapped, np.uint8), shared_memory=True)
-            with nullcontext() if changes else _released(self._mapped):
-                compiled = core().import_model(tensor, DEVICE, {**settings, "NUM_STREAMS": streams})
-            self._requests = [compiled.create_infer_request() for _ in range(streams)]
-        except (OSError, ValueError, RuntimeError) as error:
-            raise EngineError(
-                f"OpenVINO cannot open {str(blob)!r}: {first_line(error)}; build the bundle again"
-            ) from error
+        self._mapped = mapped
+        self._requests = [compiled.create_infer_request() for _ in range(streams)]
         self._outputs = {port.any_name: index for index, port in enumerate(compiled.outputs)}
-        self.inputs = frozenset(port.any_name for port in compiled.inputs)
 
     @property
     def compiled(self) -> Any:
@@ -71,31 +46,74 @@ class OpenGraph:
             RuntimeError: OpenVINO fails.
         """
         with self._lock:
-            running = list(zip(self._requests, parts, strict=False))
-            for request, part in running:
-                request.start_async(part, share_inputs=True)
-            for request, _ in running:
-                request.wait()
-            return [
-                {name: request.get_output_tensor(index).data.copy() for name, index in self._outputs.items()}
-                for request, _ in running
-            ]
+            running: list[Any] = []
+            try:
+                for request, part in zip(self._requests, parts, strict=False):
+                    request.start_async(part, share_inputs=True)
+                    running.append(request)
+                for request in running:
+                    request.wait()
+                return [
+                    {name: request.get_output_tensor(index).data.copy() for name, index in self._outputs.items()}
+                    for request in running
+                ]
+            except BaseException:  # interrupted, for one: the next call finds none of them busy
+                for request in running:
+                    with suppress(RuntimeError):
+                        request.wait()
+                raise
+
+
+def open_graph(
+    blob: Path,
+    record: GraphsRecord,
+    graph: GraphRecord,
+    *,
+    changes: Mapping[int, Array],
+    settings: Mapping[str, Any],
+    streams: int,
+) -> OpenGraph:
+    """Opens a graph from the file that holds it; its weights are packed then.
+
+    Args:
+        blob: the file.
+        record: where what all graphs of the file share is.
+        graph: where it is.
+        changes: other numbers for some constants, by their offsets.
+        settings: OpenVINO's.
+        streams: how many runs go on at once; they share the cores, and the packed weights.
+
+    Raises:
+        EngineError: the file is not what this version of OpenVINO writes on this machine.
+    """
+    places = BlobPlaces(header=record.header, constants=record.constants, sha256=record.sha256)
+    place = GraphPlace(start=graph.start, size=graph.size, sha256=graph.sha256)
+    try:
+        mapped = mapped_graph(blob, places, place, changes)
+        tensor = openvino_module().Tensor(np.frombuffer(mapped, np.uint8), shared_memory=True)
+        with nullcontext() if changes else _released(mapped, places.constants):
+            compiled = core().import_model(tensor, DEVICE, {**settings, "NUM_STREAMS": streams})
+        return OpenGraph(compiled, streams, mapped)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EngineError(f"OpenVINO cannot open {str(blob)!r}: {first_line(error)}; build the bundle again") from error
 
 
 @contextmanager
-def _released(mapped: mmap.mmap) -> Iterator[None]:
+def _released(mapped: mmap.mmap, constants: int) -> Iterator[None]:
     """Gives back the memory of a file's pages again and again, as what was read of them is packed elsewhere.
 
-    Who reads a page later gets it from the file. Without this a model would be in memory twice for a while.
+    Who reads a page later gets it from the file. Without this a model would be in memory twice for a while. The pages
+    before the constants stay: of the header, which differs from the file's, nobody knows when it is read.
     """
-    if not hasattr(mmap, "MADV_DONTNEED"):
+    first = -(-constants // mmap.PAGESIZE) * mmap.PAGESIZE
+    if not hasattr(mmap, "MADV_DONTNEED") or first >= len(mapped):
         yield
         return
     done = Event()
 
     def release() -> None:
         while not done.wait(_BETWEEN_RELEASES):
-            mapped.madvise(mmap.MADV_DONTNEED)
+            mapped.madvise(mmap.MADV_DONTNEED, first)
 
     thread = Thread(target=release, name="latentrt-release")
     thread.start()
@@ -104,4 +122,4 @@ def _released(mapped: mmap.mmap) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        mapped.madvise(mmap.MADV_DONTNEED)
+        mapped.madvise(mmap.MADV_DONTNEED, first)

@@ -19,15 +19,21 @@ class GraphRecord(Record):
 
     start: int
     size: int
+    sha256: str
     shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     added: bool = False
 
 
 class GraphsRecord(Record):
-    """All graphs of a component, and where what they share begins in the file (see ``blob.py``)."""
+    """All graphs of a component, and where what they share begins in the file (see ``blob.py``).
+
+    ``sha256`` is of all that is before the constants, and of where the header is. Large files are not hashed as a
+    bundle is opened: this part of them is.
+    """
 
     header: int
     constants: int
+    sha256: str
     graphs: tuple[GraphRecord, ...]
 
     def of(self, shapes: dict[str, tuple[int, ...]]) -> GraphRecord:
