@@ -10,7 +10,9 @@ Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Sampler steps; the bundle's default if left out.")]
 Backend = Annotated[
     str,
-    typer.Option("--backend", help="Whose engines to run: auto, ort-cpu, ort-cuda, tensorrt or tensorrt-rtx."),
+    typer.Option(
+        "--backend", help="Whose engines to run: auto, ort-cpu, openvino, ort-cuda, tensorrt or tensorrt-rtx."
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", help="CPU threads of a model call; one per core if left out.")
