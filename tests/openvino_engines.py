@@ -1,7 +1,7 @@
 """Components on openvino beside the same on ort-cpu."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.changes import Changes
 from latentrt.engines.engine import Engine
+from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Backend
 from latentrt.engines.spec import Array
 from latentrt.engines.store.compile import compile_component
@@ -36,6 +37,17 @@ def component_of(bundle: Path, name: str) -> Component:
 def weights_of(component: Component) -> ComponentWeights:
     """The bundle's, by name."""
     return BundleFolder(root=component.root, manifest=component.manifest).weights(component.name)
+
+
+def changeable(component: Component) -> tuple[str, ...]:
+    """The names of weights that adapters may change: not those of layers whose results the model does not take."""
+    weights = weights_of(component)
+    names = []
+    for name in weights.named.weights:
+        with suppress(RequestError):
+            weights.array(name)
+            names.append(name)
+    return tuple(names)
 
 
 def compiled(component: Component) -> None:

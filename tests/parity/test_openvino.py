@@ -3,12 +3,13 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from parity.lora_files import saved_by_diffusers
 from parity.reference import DiffusersReference
-from parity.test_families import FROM_TEXT, LCM, MASKED, ROWS, Both, mask, picture
+from parity.test_families import FROM_TEXT, LCM, MASKED, ROWS, SIZE, STEPS, Both, assert_equal, mask, picture
 from parity.test_pipelines import check
 from shared import filled_once
 
@@ -92,7 +93,10 @@ def test_a_loras_pictures_are_diffusers(
         plain = sides.compare()
         pipe.load_lora(file, name="style")
         theirs.text.load_lora_weights(tmp_path, weight_name=file.name, adapter_name="style")
-        drawn = sides.compare()
+        wishes: dict[str, Any] = {"prompt": "a red apple", "sampler": "euler", "guidance_scale": 4.0}
+        expected = theirs.draw(**wishes, seeds=7, size=SIZE, steps=STEPS)
+        drawn = sides.drawn(**wishes, seed=7, num_inference_steps=STEPS, loras={"style": 1.0})
+        assert_equal(drawn, expected)
         assert np.abs(drawn.latents - plain.latents).max() > 1e-2
         pipe.unload_lora()
         theirs.text.unload_lora_weights()
