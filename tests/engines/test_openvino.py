@@ -248,8 +248,7 @@ def test_an_int8_bundle_computes_in_int8(whole: Callable[[str], Path], command: 
     quantized = sum(layers[kind]["u8"] for kind in ("Convolution", "FullyConnected"))
     assert f"{quantized} int8" in row
     assert ("bf16" in row) == library.computes_bf16()
-    names = ("conv_in.weight", "conv_in.bias", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight")
-    weights, changes = weights_of(part), changes_of(names)
+    weights, changes = weights_of(part), changes_of(changeable(part)[::2])
     assert compiled_changes("unet", compiled_folder(part, Backend.OPENVINO), weights, changes) is None
     with beside(part) as both:
         shapes = Shapes(profile=part.manifest.profiles[0])
@@ -260,7 +259,7 @@ def test_an_int8_bundle_computes_in_int8(whole: Callable[[str], Path], command: 
         expected = both.ort.changed(weights, changes).engine(shapes).run(inputs)
         assert decibels(alone, theirs) > 30
         assert decibels(changed, expected) > decibels(alone, theirs) - 3
-        assert decibels(expected, theirs) < decibels(changed, expected) - 3
+        assert decibels(expected, theirs) < decibels(changed, expected) - 6
         np.testing.assert_array_equal(plain.run(inputs)["out_sample"], alone["out_sample"])
 
 
