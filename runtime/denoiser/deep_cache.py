@@ -1,6 +1,6 @@
 """DeepCache: model calls that take most of the U-Net from the call before."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import is_not
 
@@ -11,7 +11,7 @@ from latentrt.engines.engine import Engine
 from latentrt.engines.shapes import CachePart, CacheRole, Shapes
 from latentrt.engines.spec import Array, Tensor
 from latentrt.runtime.denoiser.conditions.condition import SAMPLE, Condition, UnetCall
-from latentrt.runtime.denoiser.denoiser import OUTPUT, Denoiser
+from latentrt.runtime.denoiser.denoiser import Denoiser
 from latentrt.runtime.denoiser.guider import Guider, Pass
 from latentrt.runtime.sampling.run import Answer
 from latentrt.runtime.sampling.schedule import Level
@@ -99,24 +99,24 @@ class CachedDenoiser(Denoiser):
         self._since += 1
         return super().__call__(x, level)
 
-    def _predicted(self, call: UnetCall) -> Array:
-        """What one of the engines says, and what it keeps."""
-        return self._from_kept(call) if self._is_shallow else self._keeping(call)
+    def _prepared(self, call: UnetCall) -> tuple[Engine, Mapping[str, Tensor]]:
+        """The whole U-Net, or the shallow one with what was kept for its rows."""
+        if not self._is_shallow:
+            return self._engine, call.inputs
+        taken = self._shallow.spec.inputs
+        rows = taken[self._feature]
+        given = np.zeros(rows.sized(call.inputs[SAMPLE].shape[0]), rows.dtype)
+        for row, (which, picture) in enumerate(zip(call.pass_of_each, call.picture_of_each, strict=True)):
+            given[row] = self._kept[which][picture]
+        inputs = {name: tensor for name, tensor in call.inputs.items() if name in taken}
+        return self._shallow, {**inputs, self._feature: given}
 
-    def _keeping(self, call: UnetCall) -> Array:
-        results = self._engine.run(call.inputs)
+    def _keep(self, call: UnetCall, results: Mapping[str, Array]) -> None:
+        """Of a whole call the feature of every row."""
+        if self._is_shallow:
+            return
         found = results[self._feature]
         for row, (which, picture) in enumerate(zip(call.pass_of_each, call.picture_of_each, strict=True)):
             if which not in self._kept:
                 self._kept[which] = np.empty((call.pictures, *found.shape[1:]), found.dtype)
             self._kept[which][picture] = found[row]
-        return results[OUTPUT]
-
-    def _from_kept(self, call: UnetCall) -> Array:
-        taken = self._shallow.spec.inputs
-        inputs: dict[str, Tensor] = {name: tensor for name, tensor in call.inputs.items() if name in taken}
-        rows = taken[self._feature]
-        given = np.zeros(rows.sized(inputs[SAMPLE].shape[0]), rows.dtype)
-        for row, (which, picture) in enumerate(zip(call.pass_of_each, call.picture_of_each, strict=True)):
-            given[row] = self._kept[which][picture]
-        return self._shallow.run({**inputs, self._feature: given})[OUTPUT]

@@ -1,6 +1,6 @@
 """The U-Net's prediction under guidance, for any number of pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,14 +51,20 @@ class Denoiser:
             for condition in self._conditions:
                 for name, tensor in condition.at(call).items():
                     inputs[name] = piece.holding(name, tensor)
-            rows[piece.rows] = self._predicted(call)[:filled]
+            engine, taken = self._prepared(call)
+            results = engine.run(taken)
+            self._keep(call, results)
+            rows[piece.rows] = results[OUTPUT][:filled]
             self.engine_calls += 1
         predictions = {which: rows[i * count : (i + 1) * count] for i, which in enumerate(passes)}
         return self._guider.combined(predictions, x, level)
 
-    def _predicted(self, call: UnetCall) -> Array:
-        """What the engine says to a call, whose inputs are all there."""
-        return self._engine.run(call.inputs)[OUTPUT]
+    def _prepared(self, call: UnetCall) -> tuple[Engine, Mapping[str, Tensor]]:
+        """The engine that answers a call, whose inputs are all there, and what it takes of it."""
+        return self._engine, call.inputs
+
+    def _keep(self, call: UnetCall, results: Mapping[str, Array]) -> None:
+        """Told what the engine answered."""
 
     def _plan(self, passes: tuple[Pass, ...], count: int) -> list["_Piece"]:
         """The engine calls of a step: the rows of all passes one below the other, cut to what a call holds."""
