@@ -10,6 +10,7 @@ import numpy as np
 
 from latentrt.engines.backends.cuda import require_memory
 from latentrt.engines.backends.device_arrays import Blocks, CudaArray, bytes_of, view
+from latentrt.engines.backends.fixed_shapes import fill
 from latentrt.engines.backends.tensorrt.plan import OpenPlan
 from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import Array, Tensor
@@ -159,22 +160,8 @@ class BoundShape:
             self._plan.driver.clear(self._places[name], self._sizes[name], self._plan.stream)
 
     def _stage(self, name: str, array: Array) -> None:
-        """Puts an array into an input's pinned memory.
-
-        Of image prompts there may be fewer than were compiled, of fewer tokens. Tokens are repeated: a softmax over
-        each of them so often is the same. Prompts that are left are neutral.
-        """
-        staged = self._staged(name)
-        if array.shape == staged.shape:
-            staged[...] = array
-            return
-        staged[...] = self.spec.inputs[name].neutral
-        prompts = array.shape[1]
-        if array.ndim < 4:
-            staged[:, :prompts] = array
-            return
-        batch, most, _, width = staged.shape
-        staged.reshape(batch, most, -1, array.shape[2], width)[:, :prompts] = array[:, :, None]
+        """Puts an array into an input's pinned memory."""
+        fill(self._staged(name), array, self.spec.inputs[name].neutral)
 
     def _staged(self, name: str) -> Array:
         """A tensor's pinned memory, which is taken when it first passes the host."""

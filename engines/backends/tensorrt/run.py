@@ -3,22 +3,20 @@
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.backends.cuda import Driver
+from latentrt.engines.backends.fixed_shapes import check_added, index_of_shape, spec_of_call
 from latentrt.engines.backends.tensorrt.bound_shape import BoundShape
 from latentrt.engines.backends.tensorrt.device_weights import DeviceWeights
 from latentrt.engines.backends.tensorrt.plan import CLOSED, OpenPlan
 from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.kinds import Planes
-from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_text
 from latentrt.engines.engine import ClosesItself
-from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.shapes import AddedInputs, Shapes
+from latentrt.engines.errors import EngineError
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array, EngineSpec, Tensor
 
 if TYPE_CHECKING:
@@ -67,71 +65,18 @@ class _Shapes:
             RequestError: shapes that were not compiled.
             EngineError: closed, no memory for the profile's buffers, or added inputs that were not compiled.
         """
-        self._check_added(shapes)
-        index = self._index(shapes)
+        check_added(self._component, shapes)
+        index = index_of_shape(self._component, self._plan.shapes, shapes)
         with self.lock:
             _ = self.plan  # refuses where it was closed
             if index not in self._bound:
                 self._bound[index] = BoundShape(self._plan, index, self._weights)
-            return TensorRTEngine(self, self._bound[index], self._spec(self._bound[index].spec, shapes))
+            spec = spec_of_call(self._component, self._bound[index].spec, shapes)
+            return TensorRTEngine(self, self._bound[index], spec)
 
     def close(self) -> None:
         """Frees what it has on the device; may be called twice, and waits for a run that is under way."""
         self._free()
-
-    def _spec(self, compiled: EngineSpec, shapes: Shapes) -> EngineSpec:
-        """What a call may give: of the added inputs those that were asked for, of as many image prompts."""
-        if not self._component.added:
-            return compiled
-        return replace(compiled, inputs=self._component.spec_of_one_batch(shapes).inputs)
-
-    def _check_added(self, shapes: Shapes) -> None:
-        label = self._component.label
-        if not shapes.added <= self._component.added:
-            raise EngineError(
-                f"got a call that adds {added_text(shapes.added)}, but the engine of {label} was not compiled for it; "
-                f"build one with --with {added_text(shapes.added)}"
-            )
-        if AddedInputs.IMAGE_PROMPT not in shapes.added:
-            return
-        cpu = "or open the bundle with the backend ort-cpu"
-        if shapes.image_prompts > FIXED_IMAGE_PROMPTS:
-            raise RequestError(
-                f"got {shapes.image_prompts} image prompts at once, but the engine of {label} was compiled for "
-                f"{FIXED_IMAGE_PROMPTS}; give fewer, {cpu}"
-            )
-        if FIXED_IMAGE_TOKENS % shapes.image_tokens:
-            raise RequestError(
-                f"got image prompts of {shapes.image_tokens} tokens, but the engine of {label} was compiled for "
-                f"{FIXED_IMAGE_TOKENS}, which 4 and 8 go into; choose adapters of so many tokens, {cpu}"
-            )
-
-    def _index(self, shapes: Shapes) -> int:
-        profile, holds_less = shapes.profile, self._component.kind.planes is Planes.PICTURE
-        label = self._component.label
-        known = [str(served) for shape in self._plan.shapes for served in shape.profiles]
-        if shapes.chunks > 1:
-            raise RequestError(
-                f"got a prompt of {shapes.chunks} chunks, but the engine of {label} was compiled for "
-                "prompts of one; shorten the prompt, or open the bundle with the backend ort-cpu"
-            )
-        for index, shape in enumerate(self._plan.shapes):
-            if profile in shape.profiles:
-                return index
-        # Tiles have sizes that are no profile's
-        holding = [
-            (served.width * served.height, index)
-            for index, shape in enumerate(self._plan.shapes)
-            for served in shape.profiles
-            if served.width >= profile.width and served.height >= profile.height and holds_less
-        ]
-        if not holding:
-            raise RequestError(
-                f"got size {profile.width}x{profile.height}, but the engine of {label} was compiled for "
-                f"{', '.join(known)}; ask for one of these, or build again with --profile "
-                f"{profile.width}x{profile.height}"
-            )
-        return min(holding)[1]
 
 
 class TensorRTModel(_Shapes):
