@@ -18,13 +18,17 @@ class Precision(StrEnum):
 
 
 class Backend(StrEnum):
-    """What runs the components: ONNX Runtime and OpenVINO on the CPU, the others on an NVIDIA GPU."""
+    """What runs the components: ONNX Runtime and OpenVINO on the CPU, OpenVINO on Intel's GPU or NPU, the others
+    on an NVIDIA GPU.
+    """
 
     ORT_CPU = "ort-cpu"
     ORT_CUDA = "ort-cuda"
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
     OPENVINO = "openvino"
+    OPENVINO_GPU = "openvino-gpu"
+    OPENVINO_NPU = "openvino-npu"
 
 
 COMPUTE_BF16 = (Backend.OPENVINO, Backend.TENSORRT, Backend.TENSORRT_RTX)

@@ -33,7 +33,8 @@ def open(
     Args:
         path: the bundle's folder; a relative one stays good when the working directory changes.
         backend: its name, or ``"auto"``: what a build for speed kept for this machine, or else the first of tensorrt,
-            tensorrt-rtx, ort-cuda, ort-cpu and openvino whose engines the bundle has and this machine can run.
+            tensorrt-rtx, ort-cuda, ort-cpu, openvino, openvino-gpu and openvino-npu whose engines the bundle has and
+            this machine can run.
             ``backend`` of what is opened says which it is.
         threads: threads of a call on the CPU; None takes one per core.
         lora_cache: of a model: how many sets of LoRAs stay ready after they were drawn with; ``Pipeline.lora_cache``
@@ -67,7 +68,8 @@ def open_pipeline(
     Args:
         path: the bundle's folder; a relative one stays good when the working directory changes.
         backend: its name, or ``"auto"``: what a build for speed kept for this machine, or else the first of tensorrt,
-            tensorrt-rtx, ort-cuda, ort-cpu and openvino whose engines the bundle has and this machine can run.
+            tensorrt-rtx, ort-cuda, ort-cpu, openvino, openvino-gpu and openvino-npu whose engines the bundle has and
+            this machine can run.
             ``Pipeline.backend`` says which it is.
         threads: threads of a call on the CPU; None takes one per core.
         lora_cache: how many sets of LoRAs stay ready after they were drawn with; ``Pipeline.lora_cache`` tells their

@@ -29,5 +29,8 @@ COMPILERS = _Compilers(
         Backend.ORT_CPU: ("ort_cpu.backend", "OrtCpu"),
         # Behind the one that is exact, also where it is faster
         Backend.OPENVINO: ("openvino.backend", "OpenVino"),
+        # They round in their own ways, and nobody has seen how: only where nothing else is there
+        Backend.OPENVINO_GPU: ("openvino.devices.backend", "OpenVinoGpu"),
+        Backend.OPENVINO_NPU: ("openvino.devices.backend", "OpenVinoNpu"),
     }
 )

@@ -52,8 +52,9 @@ def candidates_here(quality: float) -> Candidates:
     Args:
         quality: the mean PSNR in dB that pictures must have.
     """
-    absent = {backend: reason for backend in COMPILERS if (reason := _why_absent(backend)) is not None}
-    graphics = [backend for backend in COMPILERS if backend not in absent and backend not in _ON_CPUS]
+    known = [backend for backend in COMPILERS if backend in _COMPUTES]
+    absent = {backend: reason for backend in known if (reason := _why_absent(backend)) is not None}
+    graphics = [backend for backend in known if backend not in absent and backend not in _ON_CPUS]
     tried, left_out = [], {}
     for candidate in _all():
         precision, backend = candidate.precision, candidate.backend

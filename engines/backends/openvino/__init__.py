@@ -1,1 +1,1 @@
-"""OpenVINO on the CPU."""
+"""OpenVINO on the CPU, and in ``devices`` beside it."""

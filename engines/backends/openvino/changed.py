@@ -13,11 +13,14 @@ from weakref import finalize
 from latentrt.engines.backends.openvino.compiled_weights import read_compiled_weights
 from latentrt.engines.backends.openvino.open_graph import OpenGraph
 from latentrt.engines.backends.openvino.records import GraphRecord
+from latentrt.engines.backends.openvino.shapes import InputShapes
 from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.changes import Changes
 from latentrt.engines.files import output_error
+from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import AddedInputs
 from latentrt.engines.spec import Array
 
 
@@ -55,13 +58,17 @@ class ChangedOnnx:
     It lies in a folder for temporary files, and goes with this object.
     """
 
-    def __init__(self, component: Component, weights: ComponentWeights, changes: Changes) -> None:
+    def __init__(
+        self, component: Component, weights: ComponentWeights, changes: Changes, *, backend: Backend, reason: str
+    ) -> None:
         """Writes the weights.
 
         Args:
             component: whose.
             weights: the bundle's, by name.
             changes: what differs.
+            backend: what it is compiled for, for the warning that this takes time.
+            reason: why it is compiled, as in "as the engine …".
 
         Raises:
             EngineError: onnx or onnx_ir is missing.
@@ -73,13 +80,13 @@ class ChangedOnnx:
         from latentrt.engines.graphs.editor import serialized
 
         warnings.warn(
-            f"compiling {component.label} for openvino with these adapters, as they change weights that its engine "
-            "does not hold apart; this is not kept, and LoRAs that latentrt build --lora fuses need none of it",
+            f"compiling {component.label} for {backend} with these adapters, {reason}; this is not kept, and LoRAs "
+            "that latentrt build --lora fuses need none of it",
             stacklevel=2,
         )
         self._component = component
         self._lock = Lock()
-        model = rewritten(component, component.onnx, added=False)
+        model = rewritten(component, component.onnx, component.added)
         try:
             folder = Path(mkdtemp(prefix="latentrt-openvino-"))
             finalize(self, _remove, folder, os.getpid())
@@ -108,9 +115,19 @@ class ChangedOnnx:
             onnx = onnx.with_name(f"added.{onnx.name}")
             with self._lock:
                 if not onnx.exists():
-                    onnx.write_bytes(serialized(rewritten(self._component, self._onnx, added=True)))
+                    onnx.write_bytes(serialized(rewritten(self._component, self._onnx, frozenset(AddedInputs))))
         compiled = compile_graph(self._component, onnx, graph.shapes, {**settings, "NUM_STREAMS": streams})
         return OpenGraph(compiled, streams)
+
+    def open_shape(self, shapes: InputShapes, settings: Mapping[str, Any], device: str) -> OpenGraph:
+        """Compiles the graph with the component's own inputs for one shape on a device.
+
+        Raises:
+            EngineError: OpenVINO refuses it.
+        """
+        from latentrt.engines.backends.openvino.compile import compile_graph
+
+        return OpenGraph(compile_graph(self._component, self._onnx, shapes, settings, device), streams=1)
 
 
 def _remove(folder: Path, process: int) -> None:

@@ -24,6 +24,7 @@ from latentrt.engines.shapes import AddedInputs
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_ALL_ADDED = frozenset(AddedInputs)
 _SINES = ("Sin", "Cos")
 
 
@@ -45,23 +46,20 @@ def compile_component(component: Component, folder: Path) -> ContentsRecord:
     Raises:
         EngineError: OpenVINO refuses the graph.
     """
-    graphs, arithmetic = [], Counter[tuple[str, str]]()
+    graphs: list[GraphRecord] = []
+    layers: dict[str, dict[str, int]] = {}
     wanted = _wanted(component)
     with BlobWriter(folder / BLOB_FILE, component.named_initializers) as blob:
         for one in wanted:
-            with _onnx(component, folder, added=one.added) as onnx:
+            with rewritten_onnx(component, folder, _ALL_ADDED if one.added else component.added) as onnx:
                 compiled = compile_graph(component, onnx, one.shapes, settings(component.record.precision))
-            if not arithmetic:
-                arithmetic = _arithmetic(compiled)
+            layers = layers or layers_of(compiled)
             place = blob.add(compiled.export_model().getbuffer())
             graphs.append(GraphRecord(**place._asdict(), shapes=one.shapes, added=one.added))
     record = GraphsRecord(**blob.places._asdict(), graphs=tuple(graphs))
     (folder / GRAPHS_FILE).write_text(record.model_dump_json(exclude_defaults=True), "utf-8")
     names, first = component.named_initializers, blob.places.constants
     record_weights(component.onnx, names, blob.constants, folder / BLOB_FILE, first, folder)
-    layers: dict[str, dict[str, int]] = {}
-    for (kind, dtype), count in sorted(arithmetic.items()):
-        layers.setdefault(kind, {})[dtype] = count
     return ContentsRecord(shapes=(), layers=layers)
 
 
@@ -77,7 +75,9 @@ def _edits() -> bool:
     return find_spec("onnx_ir") is not None
 
 
-def compile_graph(component: Component, onnx: Path, shapes: InputShapes, settings: Mapping[str, Any]) -> Any:
+def compile_graph(
+    component: Component, onnx: Path, shapes: InputShapes, settings: Mapping[str, Any], device: str = DEVICE
+) -> Any:
     """OpenVINO's compiled model of a component's ONNX, or of one made of it.
 
     Args:
@@ -85,6 +85,7 @@ def compile_graph(component: Component, onnx: Path, shapes: InputShapes, setting
         onnx: the graph.
         shapes: of its inputs; every size where they are empty.
         settings: OpenVINO's.
+        device: what it is compiled for.
 
     Raises:
         EngineError: OpenVINO refuses the graph.
@@ -94,10 +95,11 @@ def compile_graph(component: Component, onnx: Path, shapes: InputShapes, setting
         if shapes:
             model.reshape({name: list(shape) for name, shape in shapes.items()})
         _keep_sines_exact(model)
-        return core().compile_model(model, DEVICE, dict(settings))
+        return core().compile_model(model, device, dict(settings))
     except RuntimeError as error:
         raise EngineError(
-            f"OpenVINO cannot compile {component.label}: {first_line(error)}; report it, or choose backend ort-cpu"
+            f"OpenVINO cannot compile {component.label} for its device {device}: {first_line(error)}; report it, or "
+            "choose backend ort-cpu"
         ) from error
 
 
@@ -111,7 +113,7 @@ def _keep_sines_exact(model: Any) -> None:
 
 
 @contextmanager
-def _onnx(component: Component, work: Path, *, added: bool) -> Iterator[Path]:
+def rewritten_onnx(component: Component, work: Path, added: frozenset[AddedInputs]) -> Iterator[Path]:
     """The component's ONNX; rewritten, in a folder below ``work``, where inputs are added or may be left out.
 
     OpenVINO takes weights from the graph's folder alone.
@@ -124,7 +126,7 @@ def _onnx(component: Component, work: Path, *, added: bool) -> Iterator[Path]:
         return
     from latentrt.engines.graphs.editor import serialized
 
-    model = rewritten(component, component.onnx, added=added)
+    model = rewritten(component, component.onnx, added)
     with TemporaryDirectory(dir=work) as name:
         folder = Path(name)
         for path in _weights_files(model):
@@ -133,13 +135,13 @@ def _onnx(component: Component, work: Path, *, added: bool) -> Iterator[Path]:
         yield folder / component.onnx.name
 
 
-def rewritten(component: Component, onnx: Path, *, added: bool) -> "ir.Model":
+def rewritten(component: Component, onnx: Path, added: frozenset[AddedInputs]) -> "ir.Model":
     """A component's graph without defaults, of which OpenVINO would make constants.
 
     Args:
         component: whose.
         onnx: its graph, or one made of it.
-        added: whether it shall take all ``AddedInputs``.
+        added: the inputs that it shall take beside its own.
 
     Raises:
         EngineError: onnx or onnx_ir is missing.
@@ -157,7 +159,7 @@ def rewritten(component: Component, onnx: Path, *, added: bool) -> "ir.Model":
         ) from error
     require_inputs(model, component.record.inputs)
     if added:
-        add_inputs(model, component.structure, tuple(AddedInputs), optional=False)
+        add_inputs(model, component.structure, added, optional=False)
     return model
 
 
@@ -177,10 +179,14 @@ def _place(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _arithmetic(compiled: Any) -> Counter[tuple[str, str]]:
+def layers_of(compiled: Any) -> dict[str, dict[str, int]]:
     """How many nodes of each kind are computed in each type, as the compiled model tells."""
     told = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    return Counter((_text(info, "layerType"), _text(info, "runtimePrecision")) for info in told)
+    arithmetic = Counter((_text(info, "layerType"), _text(info, "runtimePrecision")) for info in told)
+    layers: dict[str, dict[str, int]] = {}
+    for (kind, dtype), count in sorted(arithmetic.items()):
+        layers.setdefault(kind, {})[dtype] = count
+    return layers
 
 
 def _text(info: Any, key: str) -> str:

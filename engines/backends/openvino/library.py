@@ -47,6 +47,25 @@ def version() -> str:
     return str(openvino_module().__version__)
 
 
+def devices() -> tuple[str, ...]:
+    """The devices that OpenVINO finds here, as in ``CPU``, ``GPU`` or ``GPU.1``."""
+    return tuple(core().available_devices)
+
+
+def device_name(device: str) -> str:
+    """What a device that is here is sold as.
+
+    Raises:
+        EngineError: its driver does not tell.
+    """
+    try:
+        return str(core().get_property(device, "FULL_DEVICE_NAME"))
+    except RuntimeError as error:
+        raise EngineError(
+            f"OpenVINO cannot ask its device {device} for its name: {first_line(error)}; install its driver again"
+        ) from error
+
+
 def computes_bf16() -> bool:
     """Whether this CPU has arithmetic in bfloat16."""
     return _BF16 in core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")

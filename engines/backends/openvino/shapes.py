@@ -1,6 +1,6 @@
 """The shapes that a component is drawn with most: for these a graph of its own is compiled."""
 
-from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.component import Component, StaticShape
 from latentrt.engines.shapes import Shapes
 
 InputShapes = dict[str, tuple[int, ...]]
@@ -12,6 +12,11 @@ def in_halves(component: Component) -> bool:
     A step of SD 1.5's U-Net takes a quarter less time so (two cores with AMX, bfloat16).
     """
     return component.kind.halves and component.record.batch_per_picture > 1
+
+
+def shapes_of(static: StaticShape) -> InputShapes:
+    """Of the inputs of a static shape."""
+    return {name: tensor.sized(static.spec.batches[0]) for name, tensor in static.spec.inputs.items()}
 
 
 def usual_shapes(component: Component) -> list[InputShapes]:

@@ -25,7 +25,7 @@ def recipe_for(backend: Backend) -> Recipe:
         return Recipe.S8S8
     if backend not in (Backend.ORT_CPU, Backend.OPENVINO):
         raise RequestError(
-            f"got precision int8 for backend {backend}, which computes in floating point alone; choose ort-cpu, "
+            f"got precision int8 for backend {backend}, for which none is made; choose ort-cpu, "
             "openvino, tensorrt or tensorrt-rtx"
         )
     if not cpu_sums_widely():

@@ -11,7 +11,9 @@ Steps = Annotated[int | None, typer.Option("--steps", help="Sampler steps; the b
 Backend = Annotated[
     str,
     typer.Option(
-        "--backend", help="Whose engines to run: auto, ort-cpu, openvino, ort-cuda, tensorrt or tensorrt-rtx."
+        "--backend",
+        help="Whose engines to run: auto, ort-cpu, openvino, openvino-gpu, openvino-npu, ort-cuda, tensorrt or "
+        "tensorrt-rtx.",
     ),
 ]
 Threads = Annotated[

@@ -37,8 +37,14 @@ def build(
         str | None,
         typer.Option(
             "--backend",
-            help="Compile for ort-cpu, openvino, ort-cuda, tensorrt or tensorrt-rtx; ort-cpu if left out, and openvino "
-            "for bf16.",
+            help="Compile for ort-cpu, openvino, openvino-gpu, openvino-npu, ort-cuda, tensorrt or tensorrt-rtx; "
+            "ort-cpu if left out, and openvino for bf16.",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", metavar="DEVICE", help="openvino: CPU, GPU or NPU; GPU is short for --backend openvino-gpu."
         ),
     ] = None,
     gpu: Annotated[
@@ -158,7 +164,7 @@ def build(
         precision=precision,
         fastest=fastest,
         profiles=profile or (),
-        backend=backend,
+        backend=backend if device is None else _on_device(backend, device),
         gpus=gpu or (),
         workspace_mb=workspace,
         lora_ready=lora_ready,
@@ -180,6 +186,18 @@ def build(
         decided=print_decisions,
     )
     _print(made, json=json)
+
+
+def _on_device(backend: str | None, device: str) -> str:
+    from latentrt.engines.errors import RequestError
+
+    named = {"CPU": "openvino", "GPU": "openvino-gpu", "NPU": "openvino-npu"}.get(device.upper())
+    if backend != "openvino" or named is None:
+        raise RequestError(
+            f"got device {device} for backend {backend or 'ort-cpu'}, expected CPU, GPU or NPU with --backend "
+            "openvino; correct it or leave it out"
+        )
+    return named
 
 
 def _print(made: "Build", *, json: bool) -> None:
