@@ -1,6 +1,7 @@
 """Every graph of a component on openvino gives what ort-cpu gives."""
 
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -392,6 +393,16 @@ def test_openvino_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, failure
 
     monkeypatch.setattr("builtins.__import__", refuse)
     with pytest.raises(EngineError, match=r"openvino needs the package openvino .* install latentrt\[openvino\]"):
+        COMPILERS[Backend.OPENVINO].version()
+
+
+def test_a_folder_of_openvinos_name_is_not_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As one that a package beside it leaves behind: Python imports it."""
+    (tmp_path / "openvino").mkdir()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openvino"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(EngineError, match=r"got a package openvino without its core .*install it anew"):
         COMPILERS[Backend.OPENVINO].version()
 
 

@@ -20,7 +20,7 @@ def openvino_module() -> Any:
     """The package.
 
     Raises:
-        EngineError: it is not installed.
+        EngineError: it is not installed, or is not whole.
     """
     try:
         import openvino
@@ -28,7 +28,17 @@ def openvino_module() -> Any:
         raise EngineError(
             f"backend openvino needs the package openvino ({error}); install latentrt[openvino]"
         ) from error
+    if not (hasattr(openvino, "Core") and hasattr(openvino, "__version__")):
+        # A folder of that name without the package, or one from before these names
+        raise EngineError(
+            f"got a package openvino without its core ({_place(openvino)}), expected that of latentrt[openvino]; "
+            "install it anew with: pip install --force-reinstall 'latentrt[openvino]'"
+        )
     return openvino
+
+
+def _place(module: Any) -> str:
+    return str(getattr(module, "__file__", None) or next(iter(module.__path__)))
 
 
 def core() -> Any:
