@@ -36,10 +36,9 @@ def best_backend(bundle: BundleFolder) -> Backend:
             continue
         return backend
     if reasons:
-        raise EngineError(
-            f"no engine of {str(bundle.root)!r} runs here: {'; '.join(reasons)}; make one for this machine with: "
-            f"latentrt build {bundle.root}"
-        )
+        command = f"latentrt build {bundle.root}"
+        told = f"no engine of {str(bundle.root)!r} runs here: {'; '.join(reasons)}"
+        raise EngineError(told if command in told else f"{told}; make one for this machine with: {command}")
     # Whose refusal says how to make engines
     return Backend.OPENVINO if bundle.manifest.precision is Precision.BF16 else Backend.ORT_CPU
 

@@ -238,4 +238,8 @@ def _why_none_fits(component: Component, compiler: Compiler, wanted: EngineIdent
             f"the {backend} engine of {name} was compiled by {compiler.maker} {', '.join(sorted(versions))}, "
             f"installed is {wanted.backend_version}; {remedy}"
         )
+    if any(e.machine == wanted.machine for e in others):
+        return (
+            f"the {backend} engine of {name} was compiled of other files, or by another version of latentrt; {remedy}"
+        )
     return f"{str(component.root)!r} has no {backend} engine of {name}; {remedy}"

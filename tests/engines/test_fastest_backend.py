@@ -10,9 +10,10 @@ from shared import write_sealed
 from twin_backend import leave_twin_alone
 
 import latentrt
+from latentrt.engines.backends.ort_cpu.backend import FLAGS
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.engines.errors import BundleError
+from latentrt.engines.errors import BundleError, EngineError
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.shapes import Profile
 from latentrt.engines.store.choose import best_backend
@@ -36,6 +37,15 @@ def record(backend: Backend, machine: str, rows: Sequence[SpeedRow] = ()) -> Spe
         made_of="",
         rows=tuple(rows),
     )
+
+
+def test_engines_of_other_files_are_told_from_none(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And how to make one is said once."""
+    monkeypatch.setitem(FLAGS, "recipe", "another")
+    with pytest.raises(EngineError) as caught:
+        best_backend(open_bundle(tiny_copy))
+    assert "the ort-cpu engine of text_encoder was compiled of other files, or by another version" in str(caught.value)
+    assert str(caught.value).count("latentrt build") == 1
 
 
 def test_auto_takes_what_was_kept_on_this_machine(
