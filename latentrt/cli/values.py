@@ -82,7 +82,14 @@ def _settings(text: str, option: str) -> dict[str, Any] | None:
 
 
 def _whole_number_or_settings(text: str, option: str) -> int | dict[str, Any] | None:
-    return int(text) if text.isascii() and text.isdecimal() else _settings(text, option)
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    if "=" not in text and text.lower() not in ("on", "off"):
+        raise RequestError(
+            f"got {option} {text!r}, expected a whole number, NAME=VALUE with commas between them, on or off; correct "
+            "it"
+        )
+    return _settings(text, option)
 
 
 def _as_it_is(value: Any, _: str) -> Any:

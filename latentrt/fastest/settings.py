@@ -65,8 +65,8 @@ def speed_request_from_arguments(
     """
     if besides:
         raise RequestError(
-            f"got {', '.join(besides)} with fastest, which tries every precision and backend of this machine; leave "
-            "one of the two out"
+            f"got {', '.join(besides)} beside fastest, which tries every precision and backend of this machine; leave "
+            "either out"
         )
     # Prompts and quality mean for all that is tried what they mean for int8
     int8 = int8_request_from_arguments(Precision.INT8, EXACT.backend, prompts, quality)

@@ -52,8 +52,8 @@ def deep_cache_from_keyword(
         given = DeepCache(interval=given)
     if not isinstance(given, DeepCache):
         raise RequestError(
-            f"got deep_cache {shown(given)}, expected every how many model calls the whole U-Net is computed, or "
-            "latentrt.DeepCache(…); 3 is common"
+            f"got deep_cache {shown(given)}, expected a whole number, of so many model calls one computes the whole "
+            "U-Net, or latentrt.DeepCache(…); 3 is common"
         )
     interval = whole(given.interval, "interval of deep_cache")
     if not 1 <= interval <= _LARGEST:
@@ -63,7 +63,8 @@ def deep_cache_from_keyword(
     branch, count = whole(given.branch, "branch of deep_cache"), branch_count(structure)
     if not 0 <= branch < count:
         raise RequestError(
-            f"got branch {branch} of deep_cache, expected one of the {count} of the model, from 0 on; 0 is the fastest"
+            f"got branch {branch} of deep_cache, expected {' or '.join(map(str, range(count)))}, which this model has; "
+            "0 is the fastest"
         )
     if interval == 1:
         return None

@@ -172,8 +172,8 @@ def test_what_is_tried_is_what_runs_here_and_may_get_there(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--precision", "int8"), "got precision with fastest"),
-        (("--backend", "ort-cpu", "--gpu", "sm89"), "got backend, gpu with fastest"),
+        (("--precision", "int8"), "got precision beside fastest"),
+        (("--backend", "ort-cpu", "--gpu", "sm89"), "got backend, gpu beside fastest"),
         (("--quality", 0), "got quality 0 dB"),
     ],
 )

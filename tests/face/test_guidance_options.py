@@ -53,6 +53,7 @@ def test_off_is_as_if_left_out(tiny_bundle: Path, tmp_path: Path, command: Calla
     ("options", "reason"),
     [
         (("--apg", "eta"), "expected NAME=VALUE with commas between them, on or off"),
+        (("--deep-cache", "2.5"), "expected a whole number, NAME=VALUE with commas between them, on or off"),
         (("--apg", "eta=1,eta=0"), "expected each name once"),
         (("--apg", "eta=a lot"), "got eta of Apg 'a lot', expected a number"),
         (("--dynamic-thresholding", "mimic=3"), "got 'mimic' in dynamic_thresholding, expected some of mimic_scale"),

@@ -123,13 +123,13 @@ def test_other_conditions_make_a_call_whole() -> None:
     ("keywords", "said"),
     [
         ({"deep_cache": 0}, "got interval 0 of deep_cache, expected 1 to 1000"),
-        ({"deep_cache": "3"}, "got deep_cache '3', expected every how many model calls"),
-        ({"deep_cache": True}, "got deep_cache True, expected every how many"),
+        ({"deep_cache": "3"}, "got deep_cache '3', expected a whole number, of so many model calls one"),
+        ({"deep_cache": True}, "got deep_cache True, expected a whole number"),
         ({"deep_cache": {"interval": 2.5}}, "got interval of deep_cache 2.5, expected a whole number"),
         ({"deep_cache": {"every": 2}}, "got 'every' in deep_cache, expected some of interval, branch"),
         (
             {"deep_cache": latentrt.DeepCache(branch=2)},
-            "got branch 2 of deep_cache, expected one of the 2 of the model",
+            "got branch 2 of deep_cache, expected 0 or 1, which this model has",
         ),
         ({"deep_cache": latentrt.DeepCache(branch=-1)}, "got branch -1 of deep_cache"),
         ({"deep_cache": 3, "num_inference_steps": 8}, "got deep_cache in a run of 8 model calls, expected at least 9"),
