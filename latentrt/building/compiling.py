@@ -141,8 +141,7 @@ def _compile(
 ) -> ParityRecord | None:
     """Compiles one component for every target; returns the figures of an engine that could be run here, if any."""
     measured = None
-    if component.record.quantization is not None:
-        check_recipe(component.record.quantization.recipe, engines.compiler.backend)
+    _check_recipe(component, engines)
     for target in engines.targets:
         machine = f" for {target.machine}" if len(engines.targets) > 1 else ""
         with timer.stage(f"{component.label}: compile{machine}"):
@@ -155,6 +154,11 @@ def _compile(
             )
         measured = engine.parity or measured
     return measured
+
+
+def _check_recipe(component: Component, engines: EnginesToMake) -> None:
+    if component.record.quantization is not None:
+        check_recipe(component.record.quantization.recipe, engines.compiler.backend)
 
 
 def compile_missing(bundle: BundleFolder, engines: EnginesToMake, timer: StageTimer) -> bool:
@@ -170,6 +174,8 @@ def compile_missing(bundle: BundleFolder, engines: EnginesToMake, timer: StageTi
         for component in engines.variants(plain)
         if not all(engine_whole(component, engines.compiler, target) for target in engines.targets)
     ]
+    for component in lacking:  # all of them before the first is made, which would be of no use alone
+        _check_recipe(component, engines)
     for component in lacking:
         _compile(component, bundle, engines, timer)
     return bool(lacking)

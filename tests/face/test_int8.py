@@ -332,9 +332,11 @@ def test_an_int8_bundle_is_no_source(int8_bundle: Path, tmp_path: Path, command:
         (("--precision", "int8", "--quality", "31"), "in int8 already"),
         (("--backend", "tensorrt-rtx", "--gpu", "sm89"), "for a bundle in int8 by recipe"),
     ):
+        engines = set((int8_bundle / "engines").iterdir())
         refused = command("build", int8_bundle, *arguments)
         assert refused.status == 2
         assert reason in refused.stderr
+        assert set((int8_bundle / "engines").iterdir()) == engines  # not even those that could be made
     ran = command("build", int8_bundle, "--precision", "fp32")
     assert ran.status == 2
     assert "got precision fp32 for a bundle built in int8" in ran.stderr
