@@ -25,6 +25,7 @@ from rich.text import Text
 
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 stdout = Console(highlight=False, markup=False, emoji=False)
+_LONG_VALUE = 40
 
 
 class BuildLog:
@@ -129,11 +130,14 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on stdout; columns of numbers are right-aligned."""
+    """A table on stdout; columns of numbers are right-aligned. Where it is too wide, its longest values are folded."""
+    widths = [max((len(str(row[index])) for row in rows), default=0) for index in range(len(columns))]
+    longest = widths.index(max(widths)) if max(widths, default=0) > _LONG_VALUE else None
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=index < 2)
+        whole = index < 2 and index != longest
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*(str(value) for value in row))
     stdout.print(table)
