@@ -168,10 +168,10 @@ def test_a_bundle_draws_at_its_profiles(
         component_of(bundle, TEXT).manifest.components
     )
     assert all(figures.psnr > 50 for figures in verify(bundle, backend="openvino-gpu").values())
-    options = {"steps": 3, "seed": 7, "width": 32, "height": 32}
+    options = {"num_inference_steps": 3, "seed": 7, "width": 32, "height": 32}
     with latentrt.open(bundle, backend="openvino-gpu") as ours, latentrt.open(bundle, backend="ort-cpu") as theirs:
         assert (ours.backend, theirs.backend) == (GPU, Backend.ORT_CPU)
-        for more in ({}, {"freeu": True}):
+        for more in ({}, {"freeu": latentrt.FreeU()}):
             found, expected = (
                 np.asarray(pipe("a red apple", **options, **more).images[0]).astype(float) for pipe in (ours, theirs)
             )

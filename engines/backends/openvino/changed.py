@@ -59,7 +59,13 @@ class ChangedOnnx:
     """
 
     def __init__(
-        self, component: Component, weights: ComponentWeights, changes: Changes, *, backend: Backend, reason: str
+        self,
+        component: Component,
+        weights: ComponentWeights,
+        changes: Changes,
+        *,
+        backend: Backend = Backend.OPENVINO,
+        reason: str = "as they change weights that its engine does not hold apart",
     ) -> None:
         """Writes the weights.
 
@@ -68,7 +74,7 @@ class ChangedOnnx:
             weights: the bundle's, by name.
             changes: what differs.
             backend: what it is compiled for, for the warning that this takes time.
-            reason: why it is compiled, as in "as the engine …".
+            reason: why it is compiled, for the same.
 
         Raises:
             EngineError: onnx or onnx_ir is missing.

@@ -18,7 +18,6 @@ from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.forks import keep_for_ever, watch_forks
 from latentrt.engines.machine import physical_cores
-from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import AddedInputs, Shapes
 from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor, host_arrays
 
@@ -106,8 +105,7 @@ class OpenVinoModel:
         replaced: Mapping[int, Array] | ChangedOnnx | None
         replaced = compiled_changes(self._component.name, self._folder, weights, changes)
         if replaced is None:
-            reason = "as they change weights that its engine does not hold apart"
-            replaced = ChangedOnnx(self._component, weights, changes, backend=Backend.OPENVINO, reason=reason)
+            replaced = ChangedOnnx(self._component, weights, changes)
         return OpenVinoModel(self._component, self._folder, threads=self._threads, changes=replaced)
 
     def run(self, spec: EngineSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
