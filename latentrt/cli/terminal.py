@@ -25,7 +25,7 @@ from rich.text import Text
 
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 stdout = Console(highlight=False, markup=False, emoji=False)
-_LONG_VALUE = 40
+_LONG_VALUE = 50
 
 
 class BuildLog:
