@@ -15,7 +15,8 @@ from shared import write_sealed
 
 import latentrt
 from latentrt.engines.backends.ort_cpu.compile import open_onnx
-from latentrt.engines.backends.ort_cpu.compiled_weights import WEIGHTS_FILE, CompiledWeights
+from latentrt.engines.backends.ort_cpu.compiled_weights import CompiledWeights
+from latentrt.engines.backends.weights_record import WEIGHTS_FILE
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.component import Component

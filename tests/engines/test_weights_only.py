@@ -8,9 +8,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from latentrt.engines.backends.ort_cpu.compile import compile_onnx
-from latentrt.engines.backends.ort_cpu.compiled_weights import CompiledLayout, read_compiled_weights
+from latentrt.engines.backends.ort_cpu.compiled_weights import CompiledLayout, CompiledWeights
 from latentrt.engines.backends.ort_cpu.model import OrtCpuModel
 from latentrt.engines.backends.ort_cpu.provenance import record_weights
+from latentrt.engines.backends.weights_record import read_weights_record
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights
 from latentrt.engines.graphs.quantization.weights_only import write_with_rounded_weights
 from latentrt.engines.spec import EngineSpec, TensorSpec
@@ -74,7 +75,7 @@ def test_the_engine_keeps_eight_bits(weights: OnnxWeights, tmp_path: Path) -> No
     compiled.mkdir()
     compile_onnx(tmp_path / "int8" / "model.onnx", compiled)
     record_weights(tmp_path / "int8" / "model.onnx", compiled, ["w.rounded", "w.steps", "w", "g", "b"])
-    found = read_compiled_weights(compiled, "text_encoder")
+    found = read_weights_record(compiled, "text_encoder", CompiledWeights)
     assert found.lost == ()
     ((matrix,), (steps,)) = (found.weights[f"w.{name}"] for name in ("rounded", "steps"))
     assert (matrix.layout, steps.layout) == (CompiledLayout.BYTE_BLOCKS, CompiledLayout.REPEATED)

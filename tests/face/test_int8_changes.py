@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from latentrt.engines.backends.ort_cpu.compiled_weights import read_compiled_weights
+from latentrt.engines.backends.ort_cpu.compiled_weights import CompiledWeights
+from latentrt.engines.backends.weights_record import read_weights_record
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.component import Component
@@ -131,7 +132,7 @@ def test_the_engine_takes_what_is_rounded_anew(
     opened = open_bundle(int8_bundle)
     for name in ("text_encoder", "unet", "vae_decoder"):
         component = Component(root=opened.root, manifest=opened.manifest, name=name)
-        record = read_compiled_weights(compiled_folder(component, Backend.ORT_CPU), name)
+        record = read_weights_record(compiled_folder(component, Backend.ORT_CPU), name, CompiledWeights)
         assert record.lost == ()
         assert set(record.weights) == set(component.named_initializers)
         multiplied = {bias.scale for row in opened.weights(name).named.rounded.values() for bias in row.biases}

@@ -10,10 +10,11 @@ from threading import Lock
 from typing import Any
 from weakref import finalize
 
-from latentrt.engines.backends.openvino.compiled_weights import read_compiled_weights
+from latentrt.engines.backends.openvino.compiled_weights import CompiledWeights
 from latentrt.engines.backends.openvino.open_graph import OpenGraph
 from latentrt.engines.backends.openvino.records import GraphRecord
 from latentrt.engines.backends.openvino.shapes import InputShapes
+from latentrt.engines.backends.weights_record import read_weights_record
 from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.weights import ComponentWeights
@@ -42,7 +43,7 @@ def compiled_changes(
         EngineError: nothing was recorded of the engine's weights.
         RequestError: a weight that the bundle cannot change, or numbers that its dtype cannot hold.
     """
-    compiled = read_compiled_weights(folder, component)
+    compiled = read_weights_record(folder, component, CompiledWeights)
     replaced: dict[int, Array] = {}
     for name, content in changed_initializers(weights, changes):
         rows = compiled.weights.get(name)

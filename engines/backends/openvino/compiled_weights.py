@@ -1,16 +1,11 @@
 """Where a compiled component holds the weights of its bundle's graph, and in which form."""
 
 from enum import StrEnum
-from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from latentrt.engines.bundle.records.record import Record
-from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import Array
-
-WEIGHTS_FILE = "weights.json"
 
 
 class CompiledForm(StrEnum):
@@ -55,22 +50,3 @@ def in_form(content: Array, form: CompiledForm) -> Array:
             return (content.astype(np.uint32) << 16).view(np.float32)
         return content.astype(np.float32)
     return np.ascontiguousarray(content)
-
-
-def read_compiled_weights(folder: Path, component: str) -> CompiledWeights:
-    """Reads what was recorded as the component was compiled.
-
-    Raises:
-        EngineError: nothing was recorded, or it is damaged.
-    """
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise EngineError(
-            f"the engine of {component} was compiled without a record of its weights, expected one where LoRAs are "
-            "used; install latentrt[export] and run latentrt build on the bundle"
-        )
-    try:
-        return CompiledWeights.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise EngineError(f"cannot read {str(path)!r} ({reason}); build the bundle again") from error

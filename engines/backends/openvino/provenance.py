@@ -16,12 +16,12 @@ import numpy as np
 
 from latentrt.engines.backends.openvino.blob import Constant
 from latentrt.engines.backends.openvino.compiled_weights import (
-    WEIGHTS_FILE,
     CompiledForm,
     CompiledWeight,
     CompiledWeights,
     in_form,
 )
+from latentrt.engines.backends.weights_record import WEIGHTS_FILE
 from latentrt.engines.spec import Array
 
 _SIXTEEN_BITS = ("bfloat16", "float16")

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentrt.engines.backends.compiler import Target, refuse_workspace
-from latentrt.engines.backends.ort_cpu.compiled_weights import WEIGHTS_FILE
 from latentrt.engines.backends.ort_cpu.model import KEEPING_FILE, OrtCpuModel, version
+from latentrt.engines.backends.weights_record import WEIGHTS_FILE
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ParityRecord

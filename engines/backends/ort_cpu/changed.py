@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from latentrt.engines.backends.ort_cpu.compiled_weights import read_compiled_weights
+from latentrt.engines.backends.ort_cpu.compiled_weights import CompiledWeights
+from latentrt.engines.backends.weights_record import read_weights_record
 from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.changes import Changes
@@ -22,7 +23,7 @@ def compiled_changes(component: str, folder: Path, weights: ComponentWeights, ch
         EngineError: the engine does not know where one of them is.
         RequestError: a weight that the bundle cannot change, or numbers that its dtype cannot hold.
     """
-    compiled = read_compiled_weights(folder, component)
+    compiled = read_weights_record(folder, component, CompiledWeights)
     return {
         row.initializer: row.compiled(content)
         for name, content in changed_initializers(weights, changes)

@@ -2,16 +2,13 @@
 
 from enum import StrEnum
 from math import prod
-from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import Array
 
-WEIGHTS_FILE = "weights.json"
 _SIGN = np.uint8(0x80)
 
 
@@ -85,22 +82,3 @@ class CompiledWeights(Record):
                 "be changed; leave out the LoRAs that change it, or fuse them with latentrt build --lora"
             )
         return found
-
-
-def read_compiled_weights(folder: Path, component: str) -> CompiledWeights:
-    """Reads what was recorded as the component was compiled.
-
-    Raises:
-        EngineError: nothing was recorded, or it is damaged.
-    """
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise EngineError(
-            f"the engine of {component} was compiled without a record of its weights, expected one where LoRAs are "
-            "used; install latentrt[export] and run latentrt build on the bundle"
-        )
-    try:
-        return CompiledWeights.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise EngineError(f"cannot read {str(path)!r} ({reason}); build the bundle again") from error

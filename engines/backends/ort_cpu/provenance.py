@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentrt.engines.backends.ort_cpu.compiled_weights import (
-    WEIGHTS_FILE,
     CompiledLayout,
     CompiledWeight,
     CompiledWeights,
 )
 from latentrt.engines.backends.ort_cpu.model import MODEL_FILE
+from latentrt.engines.backends.weights_record import WEIGHTS_FILE
 from latentrt.engines.graphs.editor import input_of, load_graph, weight_of
 from latentrt.engines.spec import Array
 
