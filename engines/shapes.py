@@ -7,13 +7,15 @@ from enum import StrEnum
 
 from latentrt.engines.errors import RequestError
 
-_PATTERN = re.compile(r"(\d{1,5})x(\d{1,5})(?:x(\d{1,3}))?")
+_PATTERN = re.compile(r"(\d{1,5})x(\d{1,5})(?:x(\d{1,3}))?(?:x(\d{1,3})f)?")
 _LARGEST = 99999  # pixels of a side that the pattern takes
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Profile:
     """One picture size in pixels and the largest number of pictures per engine call.
+
+    With ``frames`` it is the size of a video of so many frames; ``batch`` then counts videos.
 
     Raises:
         RequestError: a size or batch below 1.
@@ -22,17 +24,19 @@ class Profile:
     width: int
     height: int
     batch: int = 1
+    frames: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.width, self.height, self.batch) < 1:
+        if min(self.width, self.height, self.batch, self.frames) < 1:
             raise RequestError(
-                f"profile {self.width}x{self.height}x{self.batch} has a size below 1; "
-                "write WIDTHxHEIGHT or WIDTHxHEIGHTxBATCH in pixels, as in 512x512x2"
+                f"profile {self} has a size below 1; write WIDTHxHEIGHT or WIDTHxHEIGHTxBATCH in pixels, as in 512x512 "
+                "(a video: WIDTHxHEIGHTxFRAMESf, as in 1024x576x14f)"
             )
 
     def __str__(self) -> str:
-        size = f"{self.width}x{self.height}"
-        return size if self.batch == 1 else f"{size}x{self.batch}"
+        batch = "" if self.batch == 1 else f"x{self.batch}"
+        frames = "" if self.frames == 1 else f"x{self.frames}f"
+        return f"{self.width}x{self.height}{batch}{frames}"
 
 
 class AddedInputs(StrEnum):
@@ -86,16 +90,19 @@ class Shapes:
 
 
 def profile_from_text(text: str) -> Profile:
-    """The profile written as ``WxH`` or ``WxHxBATCH``, in pixels.
+    """The profile written as ``WxH`` or ``WxHxBATCH``, in pixels; videos have ``xFRAMESf`` behind it.
 
     Raises:
         RequestError: the text has another form.
     """
     match = _PATTERN.fullmatch(text.strip().lower())
     if match is None:
-        raise RequestError(f"got profile {text!r}, expected WIDTHxHEIGHT or WIDTHxHEIGHTxBATCH such as 512x512")
-    width, height, batch = match.groups()
-    return Profile(width=int(width), height=int(height), batch=int(batch or 1))
+        raise RequestError(
+            f"got profile {text!r}, expected WIDTHxHEIGHT or WIDTHxHEIGHTxBATCH such as 512x512, or of a video "
+            "1024x576x14f"
+        )
+    width, height, batch, frames = match.groups()
+    return Profile(width=int(width), height=int(height), batch=int(batch or 1), frames=int(frames or 1))
 
 
 def profile_for_size(

@@ -22,11 +22,13 @@ from latentrt.runtime.call.keywords.options import Embeds, EncodeKeywords, Optio
 from latentrt.runtime.call.prompts.prompt_set import prompt_set_from_keywords
 from latentrt.runtime.call.request import loras_of_call
 from latentrt.runtime.call.result import Result
+from latentrt.runtime.from_picture import FromPicture
 from latentrt.runtime.loading import Loading
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.pictures.image import Picture
 from latentrt.runtime.pictures.masked_content import MaskedContent
 from latentrt.runtime.pictures.preview import preview_from_latents
+from latentrt.runtime.prompts.text_encoder import inversions_of
 from latentrt.runtime.serving.lanes.batching import Batching
 from latentrt.runtime.serving.lanes.future import PictureFuture
 from latentrt.runtime.serving.lanes.lanes import Lanes, seats
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.pictures.detail.regions import RegionOrder
 
 
-class Pipeline(Loading):
+class Pipeline(Loading, FromPicture):
     """Draws pictures from a bundle. Threads may share one; calls keep no state in it.
 
     Textual inversions and LoRAs are all that is loaded into it; a call takes those that are there as it begins. Control
@@ -202,7 +204,7 @@ class Pipeline(Loading):
             call = image_call(self.manifest, prompt, image, strength, options, self._additions)
         else:
             call = text_call(self.manifest, prompt, options, self._additions)
-        return call.request.metadata(self._additions.text_encoders[0].inversions)
+        return call.request.metadata(inversions_of(self._additions.text_encoders))
 
     def img2img(
         self,

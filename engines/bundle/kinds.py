@@ -40,6 +40,7 @@ class KindRow:
         adaptable: whether adapters such as LoRAs change its weights.
         many_rows: whether so many rows go through its matrices that packing those in every call costs next to nothing.
         added_inputs: whether its engines may take ``AddedInputs`` beside its own.
+        exact_batch: whether the rows of a call act on each other, so that a batch must not be padded or split.
     """
 
     opening: Opening = Opening.WITH_BUNDLE
@@ -54,6 +55,7 @@ class KindRow:
     adaptable: bool = False
     many_rows: bool = False
     added_inputs: bool = False
+    exact_batch: bool = False
 
 
 class ComponentKind(StrEnum):
@@ -63,6 +65,7 @@ class ComponentKind(StrEnum):
     UNET = "unet"
     VAE_ENCODER = "vae_encoder"
     VAE_DECODER = "vae_decoder"
+    TEMPORAL_DECODER = "temporal_decoder"
     HINT = "hint"
     CONTROL = "control"
     FEATURES = "features"
@@ -94,12 +97,16 @@ _ROWS = {
     ComponentKind.VAE_DECODER: KindRow(
         planes=Planes.PICTURE, int8_on_cpu=True, rounding_moves="picture", stretched="latent_sample"
     ),
+    # A video's frames decoded together: the batch of a call is so many frames, in order, of one video
+    ComponentKind.TEMPORAL_DECODER: KindRow(
+        planes=Planes.PICTURE, exact_batch=True, rounding_moves="picture", stretched="latent_sample"
+    ),
     # A control net: the control picture, embedded once, and what is added to the U-Net in every step
     ComponentKind.HINT: KindRow(),
     ComponentKind.CONTROL: KindRow(guided=True, many_rows=True, stretched="sample"),
     # A T2I-Adapter: what is added to the U-Net, made once
     ComponentKind.FEATURES: KindRow(),
-    # An IP-Adapter: a picture embedded, and as keys and values of the U-Net's cross-attentions
+    # A picture embedded; and its embedding as an IP-Adapter's keys and values, or with a pose as a token
     ComponentKind.IMAGE_ENCODER: KindRow(),
     ComponentKind.PROJECTION: KindRow(),
     # An upscaler is a bundle of its own

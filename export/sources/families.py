@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from latentrt.engines.bundle.records.conditioning import TimeIds
+from latentrt.engines.bundle.records.conditioning import ConcatenatedRecord, PoseKind, Resizing, TimeIds
 from latentrt.engines.bundle.records.manifest import DefaultsRecord, Start, TraitsRecord
 from latentrt.engines.errors import CheckpointError
 
@@ -21,6 +21,14 @@ class TextEncoderRow:
     tokenizer: str = "tokenizer"
     penultimate: bool = False
     pooled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEncoderRow:
+    """A family's own image encoder: the folder of its weights, and how a picture is brought to its square."""
+
+    part: str = "image_encoder"
+    resizing: Resizing = Resizing.CENTER_CROP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +51,9 @@ class Family:
     unet: Mapping[str, object]
     distilled: str | None = None
     text_encoders: tuple[TextEncoderRow, ...] = (TextEncoderRow(),)
+    image_encoder: ImageEncoderRow | None = None
+    pose: PoseKind | None = None
+    concatenated: ConcatenatedRecord | None = None
     time_ids: TimeIds = TimeIds.NONE
     zero_empty_negative: bool = False
     traits: TraitsRecord = field(default_factory=TraitsRecord)

@@ -28,7 +28,7 @@ from latentrt.runtime.pictures.autoencoder import pixels_from_latents
 from latentrt.runtime.pictures.image import images_from_pixels
 from latentrt.runtime.pictures.tiling import vae_engine
 from latentrt.runtime.prompts.encoder import PromptEncoder
-from latentrt.runtime.prompts.text_encoder import TextEncoder
+from latentrt.runtime.prompts.text_encoder import TextEncoder, inversions_of
 from latentrt.runtime.prompts.textual_inversion import UnusedTextualInversionWarning
 from latentrt.runtime.sampling.noise import Noise
 from latentrt.runtime.sampling.run import Run
@@ -88,7 +88,7 @@ def draw(
             decode=end - denoised,
             total=end - begin,
         ),
-        metadata=request.metadata(text_encoders[0].inversions),
+        metadata=request.metadata(inversions_of(text_encoders)),
         interrupted=run.interrupted,
     )
 
@@ -149,6 +149,8 @@ def prepared(
     if crops and request.prompts.regions is not None:
         weights = request.prompts.weights(engines.bundle.manifest.latents, request.canvas.profile, crops)
         guidance = replace(guidance, composition=composition_of(weights))
+    if text is None and initial is not None:
+        text = initial.seen
     if text is None:
         text = encode(
             engines,
@@ -239,7 +241,7 @@ def encode(
         loras: of the call.
         ratios: the noise-to-signal ratios of the run's steps, for prompts that change.
     """
-    unnamed = text_encoders[0].inversions.unnamed(prompts.written)
+    unnamed = inversions_of(text_encoders).unnamed(prompts.written)
     if unnamed and prompts.given is None:  # what was encoded before may name them
         warn_caller(
             f"no prompt names the textual inversion {', '.join(map(repr, unnamed))}; write the trigger in one, or "

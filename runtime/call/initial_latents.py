@@ -21,6 +21,7 @@ from latentrt.runtime.sampling.noise import Noise
 from latentrt.runtime.sampling.run import Keep
 
 if TYPE_CHECKING:
+    from latentrt.runtime.denoiser.conditions.text import TextCondition
     from latentrt.runtime.pictures.mask import InpaintInput
 
 Pictures = list[Picture] | Array
@@ -41,12 +42,14 @@ class InitialLatents:
         x: (N, C, H/f, W/f) float32 at the schedule's first level.
         keep: what stays as it is, for a U-Net without mask channels.
         conditions: what the U-Net is told of the picture.
+        seen: what an image encoder saw, which the U-Net attends to in the place of prompts; None: it reads prompts.
         paste: the pictures that the result is laid over, or None.
     """
 
     x: Array
     keep: Keep | None = None
     conditions: tuple[Condition, ...] = ()
+    seen: "TextCondition | None" = None
     paste: "InpaintInput | None" = None
 
 

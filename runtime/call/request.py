@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """N pictures of one size, from latents of ``latent_shape`` (N, C, h, w). ``second`` enlarges them.
+    """N pictures of one size, from latents of ``latent_shape`` (N, C, h, w), of videos (N, F, C, h, w).
+
+    ``second`` enlarges them.
 
     ``deep_cache`` is None where every model call is whole.
     ``masked_content`` is what inpainting starts from under its mask.
@@ -42,7 +44,7 @@ class Request:
     sampling: Sampling
     guidance: Guidance
     delivery: Delivery
-    latent_shape: tuple[int, int, int, int]
+    latent_shape: tuple[int, ...]
     model: ModelName
     loras: "CallLoras | None" = None
     addons: "tuple[AddonUse, ...]" = ()

@@ -37,17 +37,17 @@ class Denoiser:
         self._plans.clear()
 
     def __call__(self, x: Array, level: Level) -> Answer:
-        """The predictions at ``x`` (N, C, H/f, W/f), already scaled to unit variance; new arrays."""
+        """The predictions at ``x`` (N, C, H/f, W/f), or (N, F, C, H/f, W/f), scaled to unit variance; new arrays."""
         passes = self._guider.passes(level)
         if passes not in self._plans:
             self._plans[passes] = self._plan(passes, len(x))
-        count, channels = x.shape[:2]
+        count, channels = len(x), x.shape[-3]
         rows = np.empty((len(passes) * count, *x.shape[1:]), x.dtype)
         for piece in self._plans[passes]:
             inputs, filled = dict[str, Tensor](piece.inputs), piece.rows.stop - piece.rows.start
             call = UnetCall(passes=passes, rows=piece.rows, pictures=count, level=level, inputs=inputs)
             piece.inputs[_TIMESTEP][:] = level.timestep
-            piece.inputs[SAMPLE][:filled, :channels] = x[call.picture_of_each]
+            piece.inputs[SAMPLE][:filled, ..., :channels, :, :] = x[call.picture_of_each]
             for condition in self._conditions:
                 for name, tensor in condition.at(call).items():
                     inputs[name] = piece.holding(name, tensor)
@@ -75,12 +75,13 @@ class Denoiser:
         plan = []
         for start, stop, batch in pieces_of(count * len(passes), spec.batches):
             inputs = {name: np.zeros(tensor.sized(batch), tensor.dtype) for name, tensor in buffered.items()}
-            end = inputs[SAMPLE].shape[1]
+            end = inputs[SAMPLE].shape[-3]
             for arrays in reversed(fixed):
                 for name, array in arrays.items():
                     if name == SAMPLE:  # channels behind the latents' own, those of later conditions last
-                        inputs[name][: stop - start, end - array.shape[1] : end] = array[start:stop]
-                        end -= array.shape[1]
+                        first = end - array.shape[-3]
+                        inputs[name][: stop - start, ..., first:end, :, :] = array[start:stop]
+                        end = first
                     else:
                         inputs[name][: stop - start] = array[start:stop]
             plan.append(_Piece(inputs=inputs, batch=batch, rows=slice(start, stop)))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from latentrt.engines.bundle.records.conditioning import ImageEncoderRecord, Resizing
 from latentrt.engines.spec import Array
 from latentrt.runtime.pictures.image import Picture, images_from_pixels, rgb_from_image
 
@@ -28,3 +29,15 @@ def clip_pixels(picture: Picture, size: int, mean: Sequence[float], std: Sequenc
     unit = (cut.astype(np.float64) * (1 / 255)).astype(np.float32)
     pixels = (unit - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def encoder_pixels(picture: Picture, record: ImageEncoderRecord) -> Array:
+    """A picture as a model's image encoder takes it: (3, s, s) float32.
+
+    Args:
+        picture: as in ``clip_pixels``.
+        record: the encoder's.
+    """
+    if record.resizing is Resizing.CENTER_CROP:
+        return clip_pixels(picture, record.size, record.mean, record.std)
+    raise NotImplementedError(record.resizing)

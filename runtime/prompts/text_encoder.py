@@ -55,6 +55,11 @@ class TextEncoder:
         return replace(self, inversions=_NONE if triggers is None else self.inversions.without(triggers))
 
 
+def inversions_of(encoders: Sequence[TextEncoder]) -> TextualInversions:
+    """The textual inversions that are loaded; a model without a text encoder has none."""
+    return encoders[0].inversions if encoders else _NONE
+
+
 def text_encoders_from_bundle(bundle: Bundle) -> tuple[TextEncoder, ...]:
     """The bundle's text encoders, in the order in which their states lie side by side.
 

@@ -14,7 +14,7 @@ ALTERED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "an encoder gone": (lambda m: m["components"].pop("text_encoder_2"), "lacks text_encoder_2;"),
     "a tokenizer gone": (lambda m: m["tokenizers"].pop("tokenizer_2"), "lacks tokenizer_2;"),
     "a table gone": (lambda m: m["token_embeddings"].pop("text_encoder"), "lacks text_encoder's token embeddings;"),
-    "no encoder": (lambda m: m["conditioning"].update(text_encoders=[]), "conditioning.text_encoders"),
+    "no encoder": (lambda m: m["conditioning"].update(text_encoders=[]), "expected text encoders or an image encoder"),
     "other lengths": (lambda m: m["tokenizers"]["tokenizer_2"].update(length=50), "prompts of different lengths"),
     "no sizes": (lambda m: m["conditioning"].update(time_ids="none"), "time ids 'none' for sample"),
     "no pooled vector": (

@@ -58,9 +58,10 @@ class LatentSpace(Record):
         """Height and width in latents of a profile's pictures."""
         return profile.height // self.height_factor, profile.width // self.width_factor
 
-    def shape(self, profile: Profile, count: int = 1) -> tuple[int, int, int, int]:
-        """(N, C, h, w) of so many pictures."""
-        return (count, self.channels, *self.size(profile))
+    def shape(self, profile: Profile, count: int = 1) -> tuple[int, ...]:
+        """(N, C, h, w) of so many pictures; (N, F, C, h, w) of so many videos."""
+        frames = () if profile.frames == 1 else (profile.frames,)
+        return (count, *frames, self.channels, *self.size(profile))
 
     def pixel_size(self, latents: Array) -> tuple[int, int]:
         """Width and height in pixels of the pictures that latents (…, h, w) stand for."""

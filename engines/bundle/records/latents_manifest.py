@@ -8,7 +8,7 @@ from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
 
-CONTEXT_LENGTH = "context_length"
+CONTEXT_LENGTH, FRAMES = "context_length", "frames"
 _LATENT_HEIGHT, _LATENT_WIDTH = "latent_height", "latent_width"
 DEEPEST_LEVEL = 5
 """Planes of up to so many halvings have names for their dimensions."""
@@ -40,6 +40,7 @@ class LatentsManifest(ComponentsManifest):
             height, width = -(-height // 2), -(-width // 2)  # a convolution of stride 2 with padding 1
         return {
             CONTEXT_LENGTH: self.prompt_length * shapes.chunks,
+            FRAMES: profile.frames,
             "height": profile.height,
             "width": profile.width,
             **levels,

@@ -3,10 +3,10 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
-from latentrt.engines.bundle.records.conditioning import ConditioningRecord
+from latentrt.engines.bundle.records.conditioning import ConditioningRecord, Task
 from latentrt.engines.bundle.records.latents_manifest import LatentsManifest
 from latentrt.engines.bundle.records.pictures import PicturesRecord
 from latentrt.engines.bundle.records.record import Record
@@ -112,6 +112,14 @@ class BundleManifest(LatentsManifest):
     token_embeddings: dict[str, TokenEmbeddingsRecord]
     defaults: DefaultsRecord
 
+    @model_validator(mode="after")
+    def _has_frames_where_it_draws_videos(self) -> "BundleManifest":
+        videos = self.conditioning.task is Task.VIDEOS
+        odd = [str(profile) for profile in self.profiles if (profile.frames > 1) is not videos]
+        if odd:
+            raise ValueError(f"profiles {', '.join(odd)} of a model that draws {self.conditioning.task}")
+        return self
+
     @property
     def _used(self) -> list[str]:
         return [*super()._used, *(table.file for table in self.token_embeddings.values())]
@@ -130,16 +138,16 @@ class BundleManifest(LatentsManifest):
     @property
     def needed(self) -> tuple[str, ...]:
         """The components that drawing needs."""
-        encoders = (encoder.component for encoder in self.conditioning.text_encoders)
-        return (*encoders, UNET, VAE_ENCODER, VAE_DECODER)
+        return (*self.conditioning.components, UNET, VAE_ENCODER, VAE_DECODER)
 
     @property
     def prompt_length(self) -> int:
-        """Tokens per chunk of a prompt, the same for every text encoder."""
-        return self.tokenizers[self.conditioning.text_encoders[0].tokenizer].length
+        """Tokens per chunk of a prompt, the same for every text encoder; 1 of a model without any."""
+        encoders = self.conditioning.text_encoders
+        return self.tokenizers[encoders[0].tokenizer].length if encoders else 1
 
     @property
     def text_layers(self) -> int:
-        """Of how many layers every text encoder gives the state."""
+        """Of how many layers every text encoder gives the state; 1 of a model without any."""
         encoders = (self.components[encoder.component] for encoder in self.conditioning.text_encoders)
-        return min(int(encoder.outputs["hidden_states"].shape[1]) for encoder in encoders)
+        return min((int(encoder.outputs["hidden_states"].shape[1]) for encoder in encoders), default=1)

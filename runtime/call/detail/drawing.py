@@ -25,6 +25,7 @@ from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.pictures.arrays import pictures_from_argument, size_of
 from latentrt.runtime.pictures.detail.regions import DetailRegion
 from latentrt.runtime.pictures.image import Picture, array_from_image, images_from_pixels, rgb_from_image
+from latentrt.runtime.prompts.text_encoder import inversions_of
 
 if TYPE_CHECKING:
     from latentrt.runtime.additions import Additions
@@ -222,7 +223,7 @@ def _unchanged(
                 manifest, prompt, options, Workflow.INPAINT, strength=detail.strength, additions=additions
             )
         )
-    return requests[0].metadata(additions.text_encoders[0].inversions)[0]
+    return requests[0].metadata(inversions_of(additions.text_encoders))[0]
 
 
 def _metadata(job: _Job, drawn: _Drawn, detail: Detail, unchanged: PictureMetadata) -> PictureMetadata:

@@ -18,7 +18,7 @@ from latentrt.runtime.call.request import Request
 from latentrt.runtime.call.result import OutputType, Result, Timings
 from latentrt.runtime.denoiser.conditions.text import TextCondition
 from latentrt.runtime.pictures.tiling import vae_engine
-from latentrt.runtime.prompts.text_encoder import TextEncoder
+from latentrt.runtime.prompts.text_encoder import TextEncoder, inversions_of
 from latentrt.runtime.sampling.noise import Noise
 from latentrt.runtime.sampling.run import denoise
 
@@ -89,7 +89,7 @@ def draw_hires(
             total=end - begin,
             enlarge=enlarging - between,
         ),
-        metadata=(request if drawn is larger else drawn).metadata(text_encoders[0].inversions),
+        metadata=(request if drawn is larger else drawn).metadata(inversions_of(text_encoders)),
         interrupted=run.interrupted,
         first_pass=small,
     )

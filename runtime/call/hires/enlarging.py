@@ -43,7 +43,8 @@ def enlarged(second: SecondPass, space: LatentSpace, latents: Array, decoder: Ca
     """
     request, upscaler = second.request, second.upscaler
     if isinstance(upscaler, LatentUpscaler):
-        return interpolated(latents, *request.latent_shape[2:], _INTERPOLATIONS[upscaler])
+        height, width = request.latent_shape[-2:]
+        return interpolated(latents, height, width, _INTERPOLATIONS[upscaler])
     profile = request.canvas.profile
     pixels = pixels_from_latents(decoder(), space, latents)
     if isinstance(upscaler, PictureUpscaler):

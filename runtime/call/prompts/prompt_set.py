@@ -227,6 +227,13 @@ def prompt_set_from_keywords(manifest: BundleManifest, prompt: Any, keywords: Op
     )
 
 
+def prompt_set_without_texts(count: int) -> PromptSet:
+    """That of N pictures of a model that reads no prompts."""
+    of_encoders, options = (Prompts(positives=[], negatives=None),), PromptOptions()
+    plan, trees = _read(of_encoders, options, ONE_STEP, {}, None)
+    return PromptSet(count=count, of_encoders=of_encoders, options=options, plan=plan, trees=trees, tags={})
+
+
 def _texts_of(of_encoders: Sequence[Prompts], index: int) -> dict[str, str | None]:
     """A picture's texts, as its metadata have them."""
     first, *others = of_encoders
