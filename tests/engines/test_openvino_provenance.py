@@ -28,6 +28,13 @@ CASES: dict[str, tuple[dict[str, Array], list[Held], dict[str, list[tuple[int, C
     "one for two": ({"w": BIAS, "v": BIAS}, [(0, ("v", "w"), BIAS)], {}),
     "two alike": ({"w": BIAS, "v": BIAS}, [(0, (), BIAS), (0, (), BIAS)], {}),
     "a copy without a name": ({"w": BIAS}, [(0, ("w",), BIAS), (0, (), BIAS)], {}),
+    "a bias under its matrix's name": (
+        {"w": WIDE, "v": BIAS}, [(0, ("w",), WIDE), (0, ("w",), BIAS)], {"w": [(0, SAME)], "v": [(1, SAME)]}
+    ),
+    "zeros under its matrix's name": ({"w": WIDE, "v": ZEROS}, [(0, ("w",), WIDE), (0, ("w",), ZEROS)], {}),
+    "a copy under another's name": (
+        {"w": WIDE, "v": BIAS}, [(0, ("w",), WIDE), (0, ("w",), BIAS), (0, ("v",), BIAS)], {"w": [(0, SAME)]}
+    ),
     "zeros by name": ({"w": ZEROS}, [(0, ("w",), ZEROS), (0, (), ZEROS)], {"w": [(0, SAME)]}),
     "zeros by numbers": ({"w": ZEROS}, [(0, (), ZEROS)], {}),
     "its own transpose": ({"w": np.eye(3, dtype=np.float32)}, [(0, ("w",), np.eye(3, dtype=np.float32))], {}),

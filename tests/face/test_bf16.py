@@ -186,9 +186,11 @@ def test_of_a_model(made: Path, tiny_checkpoint: Path, int8_prompts: Path, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("modules", ["attn2.to_q", "conv1"])
+@pytest.mark.parametrize("modules", ["attn2.to_q", "conv1", "time_emb_proj"])
+@pytest.mark.filterwarnings("error:compiling ")
 def test_loras(made: Path, tiny_bundle: Path, tmp_path: Path, modules: str) -> None:
-    """While drawing, and fused without torch: as near to fp32's as without one, and the picture moves."""
+    """While drawing, in the graph as it is, and fused without torch: as near to fp32's as without one, and the picture
+    moves."""
     lora = save_tiny_lora(tmp_path / "style.safetensors", tiny_bundle, modules=modules, scale=0.3)
     pictures = []
     for bundle in (tiny_bundle, made):

@@ -1,8 +1,9 @@
 """Finds the weights of a bundle's graph again in what OpenVINO compiled of it.
 
 Of most constants OpenVINO tells the initializers that they were made of; biases of matrix products have lost their
-names, and are found by their numbers. Either way a weight counts as found only if every graph of the component holds
-just its numbers, and no other weight's in the same place: a LoRA must not miss a graph, nor change two weights.
+names, or have that of the matrix, and are found by their numbers. Either way a weight counts as found only if every
+graph of the component holds just its numbers, and no other weight's in the same place: a LoRA must not miss a graph,
+nor change two weights.
 """
 
 from collections import Counter, defaultdict
@@ -89,11 +90,15 @@ def _in_graph(
     """Where one graph holds them; those that are not there, or not alone, are left out."""
     named: dict[str, list[Constant]] = defaultdict(list)
     nameless: dict[bytes, list[Constant]] = defaultdict(list)
+    owners: dict[bytes, str] = {digest: name for name, one in weights.items() if not one.plain for digest in one.forms}
     for constant in constants:
-        for origin in constant.origins:
+        digest, origins = digests[constant.offset], constant.origins
+        # A fused matrix product's bias has the name of its matrix
+        anothers = len(origins) == 1 and owners.get(digest, *origins) not in origins
+        for origin in () if anothers else origins:
             named[origin].append(constant)
-        if not constant.origins:
-            nameless[digests[constant.offset]].append(constant)
+        if anothers or not origins:
+            nameless[digest].append(constant)
     sought = Counter(digest for name, weight in weights.items() if name not in named for digest in weight.forms)
     places = {}
     for name, weight in weights.items():
