@@ -13,7 +13,7 @@ import torch
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER, ComponentKind
 from latentrt.engines.bundle.records.components_manifest import SourceRecord
-from latentrt.engines.bundle.records.conditioning import ConditioningRecord, TextEncoderRecord
+from latentrt.engines.bundle.records.conditioning import ConditioningRecord, PoseRecord, TextEncoderRecord
 from latentrt.engines.bundle.records.manifest import (
     BundleManifest,
     PreviewRecord,
@@ -37,9 +37,11 @@ from latentrt.export.modules.text_encoder import (
 )
 from latentrt.export.modules.unet import load_unet, unet_graph
 from latentrt.export.modules.vae import load_vae, vae_decoder_graph, vae_encoder_graph
+from latentrt.export.modules.video_unet import load_video_unet, video_unet_graph
+from latentrt.export.picture_parts import chunks_of_video, export_image_encoder, moved
 from latentrt.export.quiet import quiet
 from latentrt.export.sources.checkpoint import Checkpoint
-from latentrt.export.sources.families import TextEncoderRow
+from latentrt.export.sources.family import POSE_PART, TextEncoderRow
 from latentrt.export.tracing.preview import fit_preview
 from latentrt.export.tracing.probes import (
     added_inputs,
@@ -109,8 +111,12 @@ def export_components(
             tokenizers[row.tokenizer] = TokenizerRecord(folder=row.tokenizer, length=length)
             encoded, embeddings[row.part] = _export_text_encoder(run, row, tokenizer)
             prompts.append(encoded)
+        seen = export_image_encoder(run, checkpoint)
         pictures, preview = _export_autoencoder(run)
-        _export_unet(run, prompts, pictures)
+        if seen is None:
+            _export_unet(run, prompts, pictures)
+        else:
+            _export_unet_of_token(run, seen, pictures)
     files = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
     with progress.stage("digests"):
         source = SourceRecord(
@@ -141,6 +147,9 @@ def export_components(
                 TextEncoderRecord(component=row.part, tokenizer=row.tokenizer, pooled=row.pooled)
                 for row in family.text_encoders
             ),
+            image_encoder=checkpoint.image_encoder,
+            pose=None if family.pose is None else PoseRecord(component=POSE_PART, kind=family.pose),
+            concatenated=family.concatenated,
             time_ids=family.time_ids,
             zero_empty_negative=checkpoint.zero_empty_negative,
         ),
@@ -163,11 +172,11 @@ class _Prompts:
 @dataclass(frozen=True, kw_only=True)
 class _Picture:
     """What the autoencoder makes of the photograph at a profile: the latents' mean (1, C, h, w), unscaled, and the
-    channels (1, 1 + C, h, w) that a U-Net for inpainting takes beside it, or None."""
+    channels (1, …, h, w) that a U-Net takes behind the latents, or None."""
 
     profile: Profile
     mean: torch.Tensor
-    mask_channels: torch.Tensor | None
+    channels: torch.Tensor | None
 
 
 def _export_text_encoder(
@@ -212,15 +221,17 @@ def _export_autoencoder(run: _Exports) -> tuple[list[_Picture], PreviewRecord]:
         ]
         means = [torch.from_numpy(probe.outputs["latent_parameters"]).chunk(2, 1)[0] for probe in encoded]
         decoded = [
-            record_probe(decoder, probe.profile, {"latent_sample": mean.contiguous()}, ["sample"])
+            record_probe(decoder, probe.profile, {"latent_sample": latents}, ["sample"])
             for probe, mean in zip(encoded, means, strict=True)
+            for latents in (chunks_of_video(mean) if checkpoint.family.draws_videos else (mean.contiguous(),))
         ]
         pictures = [
-            _Picture(profile=profile, mean=mean, mask_channels=_mask_channels(encoder, checkpoint, profile))
+            _Picture(profile=profile, mean=mean, channels=_channels(encoder, checkpoint, profile, mean))
             for profile, mean in zip(run.profiles, means, strict=True)
         ]
     run.component(VAE_ENCODER, ComponentKind.VAE_ENCODER, encoder, vae_encoder_graph(checkpoint), encoded)
-    run.component(VAE_DECODER, ComponentKind.VAE_DECODER, decoder, vae_decoder_graph(checkpoint), decoded)
+    kind = ComponentKind.TEMPORAL_DECODER if checkpoint.family.draws_videos else ComponentKind.VAE_DECODER
+    run.component(VAE_DECODER, kind, decoder, vae_decoder_graph(checkpoint), decoded)
     with run.progress.stage("vae: preview"):
         smallest = min(min(profile.width, profile.height) for profile in run.profiles)
         preview = fit_preview(encoder, decoder, checkpoint.latents, smallest)
@@ -252,7 +263,7 @@ def _export_unet(run: _Exports, prompts: Sequence[_Prompts], pictures: Sequence[
                 context, pair = told[index % len(told)]
                 noised = noised_latents(checkpoint, checkpoint.latents.scaled(picture.mean), steps)
                 inputs = {
-                    "sample": with_channels(noised, picture.mask_channels),
+                    "sample": with_channels(noised, picture.channels),
                     "timestep": torch.tensor(steps, dtype=torch.float32),
                     "encoder_hidden_states": context,
                     **({} if pooled is None else {"text_embeds": pooled[pair]}),
@@ -264,9 +275,39 @@ def _export_unet(run: _Exports, prompts: Sequence[_Prompts], pictures: Sequence[
     release(unet)
 
 
-def _mask_channels(encoder: torch.nn.Module, checkpoint: Checkpoint, profile: Profile) -> torch.Tensor | None:
-    """What a U-Net that takes a mask sees beside the latents (1, 1 + C, h, w); None for one that does not."""
-    latents = checkpoint.latents
+def _export_unet_of_token(run: _Exports, token: torch.Tensor, pictures: Sequence[_Picture]) -> None:
+    """Exports a U-Net that attends to the one token (2, 1, width) that a picture and none become."""
+    checkpoint = run.checkpoint
+    videos = checkpoint.family.draws_videos
+    with run.progress.stage("unet: load"):
+        load = load_video_unet if videos else load_unet
+        unet = seamless_module(_loaded(lambda: load(checkpoint), "unet"), run.seamless)
+    graph = (video_unet_graph if videos else unet_graph)(checkpoint)
+    with run.reference(UNET):
+        probes = []
+        for picture in pictures:
+            clean = checkpoint.latents.scaled(picture.mean)
+            clean = moved(clean, picture.profile.frames) if videos else clean
+            for steps in timesteps(checkpoint, first_profile=picture.profile == run.profiles[0]):
+                inputs = {
+                    "sample": with_channels(noised_latents(checkpoint, clean, steps), picture.channels),
+                    "timestep": torch.tensor(steps, dtype=torch.float32),
+                    "encoder_hidden_states": token,
+                    **added_inputs(checkpoint, picture.profile),
+                }
+                wanted = {name: inputs[name] for name in graph.inputs}
+                probes.append(record_probe(unet, picture.profile, wanted, ["out_sample"]))
+    run.component(UNET, ComponentKind.VIDEO_UNET if videos else ComponentKind.UNET, unet, graph, probes)
+    release(unet)
+
+
+def _channels(
+    encoder: torch.nn.Module, checkpoint: Checkpoint, profile: Profile, mean: torch.Tensor
+) -> torch.Tensor | None:
+    """What a U-Net that takes a mask or a picture sees behind the latents (1, …, h, w); None for one that does not."""
+    latents, told = checkpoint.latents, checkpoint.family.concatenated
+    if told is not None:
+        return latents.scaled(mean) if told.scaled else mean
     if checkpoint.unet["in_channels"] == latents.channels:
         return None
     mask, pixels = masked_photograph(profile, latents)

@@ -185,28 +185,46 @@ def save_tiny_checkpoint(
     else:
         added = {}
     masked = {} if unet_in_channels is None else {"in_channels": unet_in_channels}
-    torch.manual_seed(0)
-    parts["unet"] = diffusers.UNet2DConditionModel(
-        sample_size=16,
-        layers_per_block=1,
-        cross_attention_dim=sum(encoder.width for encoder in tiny.encoders.values()),
-        **{**tiny.unet, **added, **masked, **(blocks or {})},
-    )
-    torch.manual_seed(0)
-    parts["vae"] = diffusers.AutoencoderKL(
-        block_out_channels=(32, 64),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        sample_size=32,
-        **tiny.vae,
-    )
+    parts["unet"] = tiny_unet(family, **{**added, **masked, **(blocks or {})})
+    parts["vae"] = tiny_vae(**tiny.vae)
     name, settings = tiny.scheduler
     parts["scheduler"] = getattr(diffusers, name)(**{**settings, **(scheduler or {})})
-    _save(folder, pipeline or tiny.pipeline, parts, tiny.index)
+    save_parts(folder, pipeline or tiny.pipeline, parts, tiny.index)
     if tiny.hub is not None:
         for file in (folder / "model_index.json", folder / "unet" / "config.json"):
             file.write_text(json.dumps({**json.loads(file.read_text()), "_name_or_path": tiny.hub}))
     return folder
+
+
+def tiny_unet(family: str, **settings: Any) -> Any:
+    """A random U-Net of a family, with settings over its own."""
+    import diffusers
+
+    tiny = TINY[family]
+    torch.manual_seed(0)
+    width = sum(encoder.width for encoder in tiny.encoders.values())
+    usual = {"sample_size": 16, "layers_per_block": 1, "cross_attention_dim": width}
+    return diffusers.UNet2DConditionModel(**{**usual, **tiny.unet, **settings})
+
+
+def tiny_vae(**settings: Any) -> Any:
+    """A random autoencoder that halves pictures."""
+    import diffusers
+
+    torch.manual_seed(0)
+    return diffusers.AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        sample_size=32,
+        **settings,
+    )
+
+
+def tiny_text_encoder(family: str) -> tuple[Any, Any]:
+    """The random first text encoder of a family, and its tokenizer."""
+    torch.manual_seed(0)
+    return _text_encoder(TINY[family].encoders["text_encoder"])
 
 
 def _text_encoder(row: _Encoder) -> tuple[Any, Any]:
@@ -238,7 +256,7 @@ def _text_encoder(row: _Encoder) -> tuple[Any, Any]:
     return encoder, tokenizer
 
 
-def _save(folder: Path, pipeline: str, parts: Mapping[str, Any], index: Mapping[str, Any]) -> None:
+def save_parts(folder: Path, pipeline: str, parts: Mapping[str, Any], index: Mapping[str, Any]) -> None:
     """Every part in its folder, and model_index.json, as ``save_pretrained`` of a pipeline writes them."""
     folder.mkdir(parents=True, exist_ok=True)
     listed: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": "0.42.1"}

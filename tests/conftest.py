@@ -279,6 +279,58 @@ def family_bundle(
 
 
 @pytest.fixture(scope="session")
+def picture_checkpoint(exports: None, shared: Path) -> Callable[[str], Path]:
+    """The tiny checkpoint of a family that is told of a picture, by its name. Do not write to it."""
+    from picture_checkpoints import SAVED
+
+    @cache
+    def saved(family: str) -> Path:
+        return filled_once(shared / family, SAVED[family])
+
+    return saved
+
+
+@pytest.fixture(scope="session")
+def picture_bundle(picture_checkpoint: Callable[[str], Path], shared: Path) -> Callable[[str], Path]:
+    """Its bundle, of 32×32 pixels and a size that is not square; videos of 4 frames and of 3. Do not write to it."""
+
+    def build(folder: Path) -> None:
+        profiles = ["32x32x4f", "48x32x3f"] if folder.stem == "svd" else ["32x32x2", "48x32"]
+        with no_preview_fitted():
+            latentrt.build(picture_checkpoint(folder.stem), folder, profiles=profiles)
+
+    @cache
+    def built(family: str) -> Path:
+        return filled_once(shared / f"{family}.bundle", build)
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def tiny_svd_checkpoint(picture_checkpoint: Callable[[str], Path]) -> Path:
+    """Stable Video Diffusion in small. Do not write to it."""
+    return picture_checkpoint("svd")
+
+
+@pytest.fixture(scope="session")
+def tiny_svd_bundle(picture_bundle: Callable[[str], Path]) -> Path:
+    """Its bundle. Do not write to it."""
+    return picture_bundle("svd")
+
+
+@pytest.fixture(scope="session")
+def tiny_zero123_checkpoint(picture_checkpoint: Callable[[str], Path]) -> Path:
+    """Zero123 in small. Do not write to it."""
+    return picture_checkpoint("zero123")
+
+
+@pytest.fixture(scope="session")
+def tiny_zero123_bundle(picture_bundle: Callable[[str], Path]) -> Path:
+    """Its bundle. Do not write to it."""
+    return picture_bundle("zero123")
+
+
+@pytest.fixture(scope="session")
 def net_checkpoint(family_checkpoint: Callable[[str], Path], shared: Path) -> Callable[[str], Path]:
     """A tiny control net for the tiny checkpoint of a family, in diffusers' folder. Do not write to it."""
     from tiny_nets import save_control_net

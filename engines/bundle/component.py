@@ -87,8 +87,8 @@ class Component:
         return sum(file.size for file in self.onnx_files.values())
 
     def largest_batch(self, profile: Profile) -> int:
-        """Samples per call that the profile's pictures make."""
-        return profile.batch * self.record.batch_per_picture
+        """Samples per call that the profile's pictures make; of what decodes a video together, its frames."""
+        return profile.frames if self.kind.exact_batch else profile.batch * self.record.batch_per_picture
 
     @cached_property
     def structure(self) -> "UnetStructure":

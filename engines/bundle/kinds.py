@@ -63,6 +63,7 @@ class ComponentKind(StrEnum):
 
     TEXT_ENCODER = "text_encoder"
     UNET = "unet"
+    VIDEO_UNET = "video_unet"
     VAE_ENCODER = "vae_encoder"
     VAE_DECODER = "vae_decoder"
     TEMPORAL_DECODER = "temporal_decoder"
@@ -91,6 +92,16 @@ _ROWS = {
         adaptable=True,
         many_rows=True,
         added_inputs=True,
+    ),
+    # Nothing is added to it: its blocks are others
+    ComponentKind.VIDEO_UNET: KindRow(
+        guided=True,
+        halves=True,
+        int8_on_cpu=True,
+        int8_on_gpu=True,
+        stretched="sample",
+        adaptable=True,
+        many_rows=True,
     ),
     ComponentKind.VAE_ENCODER: KindRow(opening=Opening.ON_DEMAND, planes=Planes.PICTURE),
     # On a CPU decoding costs several steps; a GPU's tensor cores decode in fp16

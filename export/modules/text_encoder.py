@@ -11,7 +11,7 @@ from latentrt.engines.bundle.records.manifest import TokenEmbeddingsRecord
 from latentrt.engines.bundle.records.named_weights import NOT_COMPUTED, WeightRecord
 from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.sources.checkpoint import Checkpoint
-from latentrt.export.sources.families import TextEncoderRow
+from latentrt.export.sources.family import TextEncoderRow
 from latentrt.export.tracing.named_weights import table_record
 from latentrt.export.tracing.onnx_export import Graph, batch_record
 

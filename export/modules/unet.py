@@ -8,6 +8,7 @@ import torch
 from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.bundle.records.latents_manifest import CONTEXT_LENGTH
 from latentrt.export.modules.component_module import ComponentModule
+from latentrt.export.modules.one_token import fold_cross_attentions
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.tracing.onnx_export import Graph, batch_record
 
@@ -76,7 +77,10 @@ class TextTimeUnetModule(UnetModule):
 def load_unet(checkpoint: Checkpoint) -> UnetModule:
     """Loads the checkpoint's U-Net in fp32."""
     kind = UnetModule if checkpoint.family.time_ids is TimeIds.NONE else TextTimeUnetModule
-    return kind(checkpoint.parts["unet"].module())
+    module = checkpoint.parts["unet"].module()
+    if checkpoint.family.one_token:
+        fold_cross_attentions(module)
+    return kind(module)
 
 
 def unet_graph(checkpoint: Checkpoint) -> Graph:
@@ -87,7 +91,9 @@ def unet_graph(checkpoint: Checkpoint) -> Graph:
     inputs = {
         "sample": batch_record("float32", config["in_channels"], *latent),
         "timestep": batch_record("float32"),
-        "encoder_hidden_states": batch_record("float32", CONTEXT_LENGTH, config["cross_attention_dim"]),
+        "encoder_hidden_states": batch_record(
+            "float32", 1 if family.one_token else CONTEXT_LENGTH, config["cross_attention_dim"]
+        ),
     }
     if family.time_ids is not TimeIds.NONE:
         pooled = next(row.part for row in family.text_encoders if row.pooled)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from latentrt.export.modules.component_module import ComponentModule
+from latentrt.export.modules.temporal_decoder import TemporalDecoderModule
 from latentrt.export.sources.checkpoint import Checkpoint
 from latentrt.export.tracing.onnx_export import Graph, batch_record
 
@@ -35,10 +36,11 @@ class VaeDecoderModule(ComponentModule):
         return (self.decoder(self.post_quant_conv(latent_sample)),)
 
 
-def load_vae(checkpoint: Checkpoint) -> tuple[VaeEncoderModule, VaeDecoderModule]:
-    """Loads the checkpoint's autoencoder in fp32."""
+def load_vae(checkpoint: Checkpoint) -> tuple[ComponentModule, ComponentModule]:
+    """Loads the checkpoint's autoencoder in fp32: the encoder and the decoder."""
     vae = checkpoint.parts["vae"].module()
-    return VaeEncoderModule(vae), VaeDecoderModule(vae)
+    decoder = TemporalDecoderModule if checkpoint.family.draws_videos else VaeDecoderModule
+    return VaeEncoderModule(vae), decoder(vae)
 
 
 _PIXELS = batch_record("float32", 3, "height", "width")

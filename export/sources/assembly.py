@@ -12,16 +12,12 @@ from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checks.config_checks import LATENT_STATISTICS
-from latentrt.export.sources.families import Family
+from latentrt.export.sources.family import POSE_PART, Family
 from latentrt.export.sources.partial_model import PartialModel, decision
 from latentrt.export.sources.parts import Part
 
-ENCODERS = ("text_encoder", "text_encoder_2")
-
-
-def parts_of_family(family: Family) -> list[str]:
-    """The parts of a family, in the order of drawing."""
-    return [*(row.part for row in family.text_encoders), "unet", "vae"]
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+ENCODERS = (*TEXT_ENCODERS, "image_encoder", POSE_PART)
 
 
 def parts_with_base(own: PartialModel, base: PartialModel | None) -> tuple[dict[str, Part], list[str]]:
@@ -31,7 +27,7 @@ def parts_with_base(own: PartialModel, base: PartialModel | None) -> tuple[dict[
     """
     parts, taken = dict(own.parts), []
     for part, found in base.parts.items() if base else ():
-        if part not in parts and not (part in ENCODERS and any(name in own.parts for name in ENCODERS)):
+        if part not in parts and not (part in TEXT_ENCODERS and any(name in own.parts for name in TEXT_ENCODERS)):
             parts[part] = found
             taken.append(part)
     if own.latents and "vae" in parts:  # whichever it is, the U-Net was trained on these
@@ -40,7 +36,7 @@ def parts_with_base(own: PartialModel, base: PartialModel | None) -> tuple[dict[
 
 
 def encoder_names(own: PartialModel, base: PartialModel | None) -> frozenset[str]:
-    """Which text encoders the model has: those that model_index.json lists, or those that are there."""
+    """Which encoders the model has: those that model_index.json lists, or those that are there."""
     for partial in (own, base):
         named = frozenset() if partial is None else (partial.listed or frozenset(partial.parts)) & frozenset(ENCODERS)
         if named:
@@ -65,7 +61,7 @@ def with_family_settings(part: Part, family: Family, scheduler: Mapping[str, Any
     elif "_diffusers_version" not in config and kind == "AutoencoderKL":
         config.setdefault("sample_size", family.vae_sample_size)
         config.setdefault("scaling_factor", family.scaling_factor)
-        if family.text_encoders[-1].part == "text_encoder_2":
+        if "text_encoder_2" in family.encoders:
             config.setdefault("force_upcast", True)
     else:
         return part

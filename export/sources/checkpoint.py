@@ -11,6 +11,7 @@ from packaging.version import Version
 from latentrt.engines.bundle.checked_files import record_file
 from latentrt.engines.bundle.records.component import FileRecord
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.conditioning import ImageEncoderRecord
 from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.bundle.records.manifest import DefaultsRecord
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
@@ -18,23 +19,25 @@ from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.changes import Changes
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checks.scheduler_settings import SchedulerReading, scheduler_reading
-from latentrt.export.sources.families import Family
+from latentrt.export.sources.family import Family
 from latentrt.export.sources.parts import Part
+from latentrt.export.sources.vision import picture_statistics
 
 CLIP_VOCABULARY = 49408  # which CLIPTextConfig takes where a config is silent
 # Before this version, converted U-Nets stated sample_size 32 where 64 was meant; diffusers mends it likewise.
 _SIZES_RIGHT = Version("0.9.0.dev0")
+_WIDE = (4 / 3, 3 / 4)  # of a square's side
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A checked model and what its configs say.
 
-    ``parts`` holds the family's text encoders, ``unet`` and ``vae``; ``tokenizers`` the folder of each tokenizer by
-    its name; ``settings`` further files that a build reads, such as model_index.json; ``source`` is how messages call
-    the model; ``decisions`` says what was worked out about it and how, for the user to read;
-    ``zero_empty_negative`` whether an unconditional half without a prompt sees zeros; ``outside`` lists the tensors of
-    a file that are no part's.
+    ``parts`` holds the family's encoders, ``unet`` and ``vae``; ``tokenizers`` the folder of each tokenizer by its
+    name; ``pictures`` are the settings of an image encoder's pictures; ``settings`` further files that a build reads,
+    such as model_index.json; ``source`` is how messages call the model; ``decisions`` says what was worked out about it
+    and how, for the user to read; ``zero_empty_negative`` whether an unconditional half without a prompt sees zeros;
+    ``outside`` lists the tensors of a file that are no part's.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Checkpoint:
     settings: Mapping[str, Path]
     decisions: Mapping[str, DecisionRecord]
     zero_empty_negative: bool
+    pictures: Mapping[str, Any] = field(default_factory=dict)
     outside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -101,8 +105,31 @@ class Checkpoint:
         size = self.unet.get("sample_size") or 64
         if isinstance(size, int) and size < 64 and Version(self.unet.get("_diffusers_version", "1")) < _SIZES_RIGHT:
             size = 64
-        height, width = size if isinstance(size, list) else (size, size)
+        if self.family.draws_videos and isinstance(size, int):  # as many pixels as the square that it states, 16 : 9
+            unit = self.pixel_multiple // self._pixels_per_latent
+            width, height = (max(round(size * side / unit), 1) * unit for side in _WIDE)
+        else:
+            height, width = size if isinstance(size, list) else (size, size)
         return width * self._pixels_per_latent, height * self._pixels_per_latent
+
+    @property
+    def default_frames(self) -> int:
+        """How many frames the model was trained on; 1 where it draws no videos."""
+        return int(self.unet["num_frames"]) if self.family.draws_videos else 1
+
+    @property
+    def image_encoder(self) -> ImageEncoderRecord | None:
+        """How pictures become what the model's own image encoder takes.
+
+        Raises:
+            CheckpointError: settings of pictures that are none.
+        """
+        row = self.family.image_encoder
+        if row is None:
+            return None
+        mean, std = picture_statistics(self.pictures, self.source)
+        size = int(self.parts[row.part].config["image_size"])
+        return ImageEncoderRecord(component=row.part, size=size, resizing=row.resizing, mean=mean, std=std)
 
     @cached_property
     def scheduler_reading(self) -> SchedulerReading:

@@ -1,9 +1,10 @@
 """What is decided about a model from what it and its base say: family, scheduler, prediction type."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.conditioning import PoseKind
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.assembly import encoder_names
@@ -11,14 +12,17 @@ from latentrt.export.sources.checks.config_checks import (
     passed_over_settings,
 )
 from latentrt.export.sources.distillation import (
+    Name,
     distillation_in,
     distilled,
     distilled_scheduler,
     names_of,
 )
-from latentrt.export.sources.families import Family, chosen_family, family_of
+from latentrt.export.sources.families import chosen_family, family_of
+from latentrt.export.sources.family import Family
 from latentrt.export.sources.partial_model import Choices, PartialModel, decision
 from latentrt.export.sources.parts import Part
+from latentrt.export.sources.picture_families import pose_row
 from latentrt.export.sources.single_file.schedule import STANDARD
 
 
@@ -35,6 +39,8 @@ def family_decision(
         family = chosen_family(choices.family, unet, encoders, own.source)
         return family, decision(family.name, "chosen with --family")
     family = family_of(own.pipeline, unet, encoders, own.source)
+    if family.pose is not None:
+        return _kind_of_pose(family, names_of(own, base))
     found = distillation_in(names_of(own, base))
     if found is not None:
         stated = {**((own.scheduler or (base.scheduler if base else None)) or {}), **own.training}
@@ -44,6 +50,16 @@ def family_decision(
             return other, decision(other.name, f"{found.name.origin} {found.name.text!r}; --family for another")
     reason = "its pipeline class and the configs of its parts" if own.pipeline else "its U-Net and its text encoders"
     return family, decision(family.name, reason)
+
+
+def _kind_of_pose(family: Family, names: Sequence[Name]) -> tuple[Family, DecisionRecord]:
+    """Zero123 or Stable Zero123, which take another fourth number: a name alone tells."""
+    stable = next((name for name in names if "stable" in name.text.lower()), None)
+    if stable is None:
+        reason = "its parts, and no name says stable; --family stable-zero123 for that one"
+        return family, decision(family.name, reason)
+    other = pose_row(family, PoseKind.IMAGE_ELEVATION)
+    return other, decision(other.name, f"{stable.origin} {stable.text!r}; --family {family.name} for the other")
 
 
 def family_of_base(base: PartialModel, wanted: Family) -> Family | None:

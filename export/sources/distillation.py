@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.manifest import Start
 from latentrt.export.sources.checks.scheduler_settings import LISTED_CLASS
-from latentrt.export.sources.families import Family, turbo_row
+from latentrt.export.sources.families import turbo_row
+from latentrt.export.sources.family import Family
 from latentrt.export.sources.partial_model import PartialModel
 
 _TRAILING: Mapping[str, object] = {"timestep_spacing": "trailing", "steps_offset": 1}

@@ -1,89 +1,21 @@
 """The model families that can be built: one row each, nothing else branches on a family's name."""
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from latentrt.engines.bundle.records.conditioning import ConcatenatedRecord, PoseKind, Resizing, TimeIds
-from latentrt.engines.bundle.records.manifest import DefaultsRecord, Start, TraitsRecord
+from latentrt.engines.bundle.records.conditioning import TimeIds
+from latentrt.engines.bundle.records.manifest import Start, TraitsRecord
 from latentrt.engines.errors import CheckpointError
+from latentrt.export.sources.family import Family, TextEncoderRow, defaults_record
+from latentrt.export.sources.picture_families import PICTURE_FAMILIES
 
-
-@dataclass(frozen=True, kw_only=True)
-class TextEncoderRow:
-    """One text encoder of a family: folders of its weights and its tokenizer, and what the U-Net takes from it.
-
-    ``penultimate`` takes the state before the last layer without the final norm instead of the last with it;
-    ``pooled`` adds the projected state of the end-of-text token.
-    """
-
-    part: str = "text_encoder"
-    tokenizer: str = "tokenizer"
-    penultimate: bool = False
-    pooled: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageEncoderRow:
-    """A family's own image encoder: the folder of its weights, and how a picture is brought to its square."""
-
-    part: str = "image_encoder"
-    resizing: Resizing = Resizing.CENTER_CROP
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """A row of the registry: what a family's parts are and how they are told from the others'.
-
-    Rows are tried in order. ``pipeline_classes`` is the ``_class_name`` in model_index.json; ``unet`` lists keys of the
-    U-Net's config with the value that the row wants (a key that is missing counts as None). ``distilled`` is how a
-    row's models were distilled to a few steps, where only names and metadata tell. ``steps_offset`` is what the
-    family's diffusers pipeline sets in its scheduler, whatever the file says; None leaves it.
-
-    A single file has no configs: ``file_scheduler`` is the scheduler that the family's folder on the hub has, without
-    the noise schedule; ``sample_size`` in latents, ``sample_size_of_v`` where it predicts v, ``vae_sample_size`` in
-    pixels and ``scaling_factor`` are those of its U-Net and its VAE.
-    """
-
-    name: str
-    label: str
-    pipeline_classes: frozenset[str]
-    unet: Mapping[str, object]
-    distilled: str | None = None
-    text_encoders: tuple[TextEncoderRow, ...] = (TextEncoderRow(),)
-    image_encoder: ImageEncoderRow | None = None
-    pose: PoseKind | None = None
-    concatenated: ConcatenatedRecord | None = None
-    time_ids: TimeIds = TimeIds.NONE
-    zero_empty_negative: bool = False
-    traits: TraitsRecord = field(default_factory=TraitsRecord)
-    steps_offset: int | None = None
-    defaults: DefaultsRecord
-    file_scheduler: Mapping[str, object] = field(default_factory=lambda: _PNDM)
-    sample_size: int = 64
-    sample_size_of_v: int | None = None
-    vae_sample_size: int = 512
-    scaling_factor: float = 0.18215
-
-
-_PNDM: Mapping[str, object] = {
-    "_class_name": "PNDMScheduler",
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-}
 _EULER: Mapping[str, object] = {
     "_class_name": "EulerDiscreteScheduler",
     "timestep_spacing": "leading",
     "steps_offset": 1,
 }
 _LCM_SCHEDULER: Mapping[str, object] = {"_class_name": "LCMScheduler"}
-
-
-def _defaults(
-    *, strength: float = 0.75, steps: int = 30, guidance: float = 7.5, sampler: str = "dpmpp_2m_k"
-) -> DefaultsRecord:
-    return DefaultsRecord(sampler=sampler, num_inference_steps=steps, guidance_scale=guidance, strength=strength)
 
 
 _SD = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"})
@@ -108,7 +40,7 @@ _SD1_ROW = Family(
     pipeline_classes=_SD,
     unet={**_SD1_UNET, **_PLAIN},
     steps_offset=1,
-    defaults=_defaults(),
+    defaults=defaults_record(),
 )
 _SD2_ROW = replace(
     _SD1_ROW,
@@ -127,7 +59,7 @@ _SDXL_ROW = Family(
     time_ids=TimeIds.SIZE,
     traits=TraitsRecord(ays_table="sdxl"),
     zero_empty_negative=True,
-    defaults=_defaults(guidance=5.0),
+    defaults=defaults_record(guidance=5.0),
     file_scheduler=_EULER,
     sample_size=128,
     vae_sample_size=1024,
@@ -140,7 +72,7 @@ FAMILIES = (
         name="sd-turbo",
         label="SD-Turbo",
         distilled="turbo",
-        defaults=_defaults(sampler="euler", steps=1, guidance=1.0, strength=1.0),
+        defaults=defaults_record(sampler="euler", steps=1, guidance=1.0, strength=1.0),
         file_scheduler={**_EULER, "timestep_spacing": "trailing"},
         sample_size_of_v=None,
     ),
@@ -152,7 +84,7 @@ FAMILIES = (
         unet={**_SD1_UNET, "in_channels": 4, **_GUIDANCE_EMBEDDING},
         traits=TraitsRecord(strength_picks_timesteps=True),
         steps_offset=None,
-        defaults=_defaults(sampler="lcm", steps=4, guidance=8.5, strength=0.8),
+        defaults=defaults_record(sampler="lcm", steps=4, guidance=8.5, strength=0.8),
         file_scheduler=_LCM_SCHEDULER,
         sample_size=96,
         vae_sample_size=768,
@@ -163,7 +95,7 @@ FAMILIES = (
         label="SD 1.x inpainting",
         pipeline_classes=_SD_INPAINT,
         unet={**_SD1_UNET, **_MASKED},
-        defaults=_defaults(strength=1.0),
+        defaults=defaults_record(strength=1.0),
     ),
     _SD1_ROW,
     replace(
@@ -172,7 +104,7 @@ FAMILIES = (
         label="SD 2.x inpainting",
         pipeline_classes=_SD_INPAINT,
         unet={**_SD2_UNET, **_MASKED},
-        defaults=_defaults(strength=1.0),
+        defaults=defaults_record(strength=1.0),
         sample_size_of_v=None,
         vae_sample_size=512,
     ),
@@ -182,7 +114,7 @@ FAMILIES = (
         name="sdxl-turbo",
         label="SDXL-Turbo",
         distilled="turbo",
-        defaults=_defaults(sampler="euler_a", steps=1, guidance=1.0, strength=1.0),
+        defaults=defaults_record(sampler="euler_a", steps=1, guidance=1.0, strength=1.0),
         file_scheduler={
             "_class_name": "EulerAncestralDiscreteScheduler",
             "timestep_spacing": "trailing",
@@ -195,7 +127,7 @@ FAMILIES = (
         name="lcm-sdxl",
         label="LCM distilled from SDXL",
         unet={**_SDXL_UNET, "in_channels": 4, **_GUIDANCE_EMBEDDING},
-        defaults=_defaults(sampler="lcm", steps=4, guidance=8.0, strength=0.8),
+        defaults=defaults_record(sampler="lcm", steps=4, guidance=8.0, strength=0.8),
         file_scheduler=_LCM_SCHEDULER,
     ),
     replace(
@@ -204,7 +136,7 @@ FAMILIES = (
         label="SDXL inpainting",
         pipeline_classes=_SDXL_INPAINT,
         unet={**_SDXL_UNET, **_MASKED},
-        defaults=_defaults(guidance=5.0, strength=0.99),
+        defaults=defaults_record(guidance=5.0, strength=0.99),
     ),
     replace(
         _SDXL_ROW,
@@ -215,9 +147,10 @@ FAMILIES = (
         time_ids=TimeIds.AESTHETIC,
         traits=TraitsRecord(ays_table="sdxl", starts_from=Start.PICTURE),
         zero_empty_negative=False,
-        defaults=_defaults(guidance=5.0, strength=0.3),
+        defaults=defaults_record(guidance=5.0, strength=0.3),
     ),
     _SDXL_ROW,
+    *PICTURE_FAMILIES,
 )
 
 
@@ -232,7 +165,7 @@ def family_of(
     Args:
         pipeline: the class in model_index.json, which the family then must have; None where there is none.
         unet: the U-Net's config.
-        encoders: which of ``text_encoder`` and ``text_encoder_2`` it has.
+        encoders: which of its parts make what the U-Net attends to, such as ``text_encoder``.
         source: how messages call the model.
 
     Raises:
@@ -279,7 +212,7 @@ def chosen_family(name: str, unet: Mapping[str, Any], encoders: Set[str], source
     if rows[name] not in fitting:
         able = ", ".join(row.name for row in fitting) or "of none that is known"
         raise CheckpointError(
-            f"got family {name!r} for {source!r}, whose U-Net and text encoders are {able}; leave --family out"
+            f"got family {name!r} for {source!r}, whose U-Net and encoders are {able}; leave --family out"
         )
     return rows[name]
 
@@ -296,8 +229,8 @@ def _fits(wanted: Mapping[str, object], config: Mapping[str, Any]) -> bool:
 
 
 def _has_encoders(family: Family, encoders: Set[str]) -> bool:
-    """Whether the text encoders are the family's: the refiner has only the second of two."""
-    return encoders == {row.part for row in family.text_encoders}
+    """Whether the encoders are the family's: the refiner has only the second of two."""
+    return encoders == set(family.encoders)
 
 
 def _differences(candidates: Sequence[Family], unet: Mapping[str, Any]) -> list[str]:
@@ -317,7 +250,7 @@ def _mixed(candidates: Sequence[Family], unet: Mapping[str, Any], encoders: Set[
     has = " and ".join(sorted(encoders))
     if not rows:
         return "its U-Net has settings of several families"
-    wanted = " or ".join(dict.fromkeys(" and ".join(row.part for row in family.text_encoders) for family in rows))
+    wanted = " or ".join(dict.fromkeys(" and ".join(family.encoders) for family in rows))
     return f"its U-Net is of {' or '.join(family.label for family in rows)}, which needs {wanted}, but it has {has}"
 
 

@@ -42,7 +42,7 @@ class PartialModel:
     ``scheduler`` is the whole config of a folder;
     ``training`` what a single file tells about its training, as keys of that config; ``prediction`` why it is so.
     ``latents`` is what it tells of the scale of its latents, as keys of the autoencoder's config.
-    ``metadata`` are a single file's texts about itself.
+    ``metadata`` are a single file's texts about itself. ``pictures`` are the settings of an image encoder's pictures.
     ``faults`` are parts that are there and cannot be read. ``outside`` are tensors of a file that are no
     part's, but for those known to be idle.
     """
@@ -61,6 +61,7 @@ class PartialModel:
     prediction: str | None = None
     latents: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    pictures: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Path] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()

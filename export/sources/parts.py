@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from latentrt.engines.errors import CheckpointError
 from latentrt.export.quiet import quiet
 from latentrt.export.sources.checks.fitting import FittingError, fitting_tensors, header_faults, named
 from latentrt.export.sources.checks.unread import is_idle
+from latentrt.export.sources.family import POSE_PART
 from latentrt.export.sources.single_file.ldm_layout import clip_tensors, diffusers_vae_tensors, is_left_out
 from latentrt.export.sources.weights_file import WeightsFile, open_weights_file
 
@@ -21,6 +22,9 @@ FLOATS = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn"
 # OpenCLIP's names for what its converter takes apart or turns, so that no tensor of the module is the file's own
 _TAKEN_APART = (".in_proj_weight", ".in_proj_bias")
 _OF_TRANSFORMERS = ("text_encoder", "text_encoder_2", "image_encoder")
+# The names of a pose's projection in the folders that there are
+_TEMPORAL = ("UNetSpatioTemporalConditionModel", "AutoencoderKLTemporalDecoder")
+_POSE_SCOPES = ("projection.", "proj.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +201,7 @@ class Part(ABC):
         """The library's module without storage for its weights."""
         from accelerate import init_empty_weights
 
-        kind = module_class(self.name)
+        kind = module_class(self.name, self.config)
         try:
             with init_empty_weights(), quiet():
                 if self.name in _OF_TRANSFORMERS:
@@ -234,6 +238,8 @@ class FolderPart(Part):
 
     def header_faults(self) -> list[str]:
         """Names and shapes that its config tells, compared with the files'."""
+        if self.name == POSE_PART:  # whose config its tensors tell
+            return []
         shapes = {name: file.shapes[key] for name, (file, key) in self.places.items()}
         return [f"{self.called} {fault}" for fault in header_faults(self.name, self.config, shapes)]
 
@@ -244,6 +250,8 @@ class FolderPart(Part):
         """The same, but for names of earlier releases."""
         if self.name == "vae":
             return diffusers_vae_tensors(tensors)
+        if self.name == POSE_PART:
+            return {_without(_POSE_SCOPES, name): tensor for name, tensor in tensors.items()}
         return clip_tensors(tensors, self.config) if self.name.startswith("text_encoder") else dict(tensors)
 
 
@@ -286,11 +294,22 @@ def encoder_weight_name(name: str) -> str:
     return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"
 
 
-def module_class(part: str) -> Any:
-    """The library's class of a part."""
+def _without(scopes: Iterable[str], name: str) -> str:
+    """A name without the first scope that it begins with."""
+    return next((name.removeprefix(scope) for scope in scopes if name.startswith(scope)), name)
+
+
+def module_class(part: str, config: Mapping[str, Any]) -> Any:
+    """The class of a part, the library's but for a pose's projection; the config names it where there are several."""
     import diffusers
     import transformers
 
+    if part == POSE_PART:
+        from latentrt.export.modules.pose import PoseProjection
+
+        return PoseProjection
+    if config.get("_class_name") in _TEMPORAL:
+        return getattr(diffusers, config["_class_name"])
     return {
         "text_encoder": transformers.CLIPTextModel,
         "text_encoder_2": transformers.CLIPTextModelWithProjection,

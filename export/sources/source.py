@@ -5,8 +5,8 @@ from pathlib import Path
 
 from latentrt.export.sources.assembly import (
     ENCODERS,
+    TEXT_ENCODERS,
     encoder_names,
-    parts_of_family,
     parts_with_base,
     stored_dtypes,
     tokenizers_of_parts,
@@ -70,7 +70,7 @@ def checkpoint_from_headers(model: str, choices: Choices | None = None) -> Check
 def _lacking(own: PartialModel, choices: Choices) -> Set[str]:
     """The parts that a base has to supply, of which alone its weights are read."""
     lacking = _PARTS - own.parts.keys() - ({"vae"} if choices.vae is not None else set())
-    return lacking - set(ENCODERS) if any(name in own.parts for name in ENCODERS) else lacking
+    return lacking - set(ENCODERS) if any(name in own.parts for name in TEXT_ENCODERS) else lacking
 
 
 def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -> Checkpoint:
@@ -98,9 +98,7 @@ def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -
         sources["vae"] = choices.vae
         decisions["vae"] = decision(name, "given with --vae in place of the model's own")
     parts = {
-        part: with_family_settings(parts[part], family, scheduler, parts)
-        for part in parts_of_family(family)
-        if part in parts
+        part: with_family_settings(parts[part], family, scheduler, parts) for part in family.parts if part in parts
     }
     tokenizers = tokenizers_of_parts(own, base, family, parts, decisions)
     reading = scheduler_reading(scheduler, family)
@@ -117,6 +115,7 @@ def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -
         parts=parts,
         tokenizers=tokenizers,
         scheduler=scheduler,
+        pictures=own.pictures or (base.pictures if base else {}),
         settings={**own.settings, **(base.settings if base and (taken or own.scheduler is None) else {})},
         decisions=decisions,
         zero_empty_negative=zero_empty_negative(own, base, family),

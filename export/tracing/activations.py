@@ -107,5 +107,5 @@ def extreme_inputs(kind: ComponentKind, inputs: Mapping[str, Array], channels: i
     if name is None:
         return None
     stretched = inputs[name].copy()
-    stretched[:, :channels] *= _EXTREME
+    stretched[..., :channels, :, :] *= _EXTREME
     return {**inputs, name: stretched}

@@ -69,8 +69,10 @@ def masked_photograph(profile: Profile, space: LatentSpace) -> tuple[Array, Arra
 
 
 def with_channels(sample: torch.Tensor, more: torch.Tensor | None) -> torch.Tensor:
-    """Latents (B, C, h, w) followed by further channels (1, …, h, w), if there are any."""
-    return sample if more is None else torch.cat([sample, more.expand(len(sample), -1, -1, -1)], 1)
+    """Latents (B, C, h, w) or (B, F, C, h, w), followed by further channels (1, …, h, w), if there are any."""
+    if more is None:
+        return sample
+    return torch.cat([sample, more.expand(*sample.shape[:-3], *more.shape[1:])], -3)
 
 
 def token_ids(tokenizer: Tokenizer) -> Array:
@@ -87,14 +89,15 @@ def masks(length: int) -> tuple[Array, Array]:
 
 
 def noised_latents(checkpoint: Checkpoint, clean: torch.Tensor, timesteps: Sequence[float]) -> torch.Tensor:
-    """Scaled latents (1, C, h, w) as the U-Net is given them where it is told each of N timesteps: (N, C, h, w).
+    """Scaled latents (1, …, C, h, w) as the U-Net is given them where it is told each of N timesteps: (N, …, C, h, w).
 
     Each has noise of its own, and all have unit variance.
     """
     schedule = checkpoint.schedule()
     generator = torch.Generator().manual_seed(_SEED + abs(round(timesteps[0])))
     noise = torch.randn((len(timesteps), *clean.shape[1:]), generator=generator)
-    bars = torch.tensor([alpha_cumprod_at(schedule, timestep) for timestep in timesteps])[:, None, None, None]
+    bars = torch.tensor([alpha_cumprod_at(schedule, timestep) for timestep in timesteps])
+    bars = bars.reshape(-1, *[1] * (clean.ndim - 1))
     clean = clean if schedule.edm is None else clean / schedule.edm.sigma_data
     return bars**0.5 * clean + (1.0 - bars) ** 0.5 * noise
 
@@ -114,6 +117,7 @@ def added_inputs(checkpoint: Checkpoint, profile: Profile) -> dict[str, torch.Te
     rows = {
         TimeIds.SIZE: ((*size, 0, 0, *size), (*size, 8, 16, *size)),
         TimeIds.AESTHETIC: ((*size, 0, 0, 2.5), (*size, 0, 0, 6.0)),
+        TimeIds.MOTION: ((6, 127, 0.02), (24, 200, 0.1)),
         TimeIds.NONE: (),
     }
     added = {"time_ids": torch.tensor(rows[checkpoint.family.time_ids], dtype=torch.float32)}

@@ -109,7 +109,7 @@ def plan_from_request(request: BuildRequest) -> BundlePlan:
         from latentrt.export.sources.source import checkpoint_from_headers
 
         checkpoint = checkpoint_from_headers(request.model, request.choices)
-    components = (*(row.part for row in checkpoint.family.text_encoders), UNET, VAE_ENCODER, VAE_DECODER)
+    components = (*checkpoint.family.encoders, UNET, VAE_ENCODER, VAE_DECODER)
     kept_fp32 = request.kept_fp32(components)
     loras = lora_records(request.loras)
     checkpoint = replace(checkpoint, decisions={**checkpoint.decisions, **loras_decision(loras)})
@@ -135,11 +135,20 @@ def _profiles_for(checkpoint: "Checkpoint", requested: Sequence[Profile]) -> tup
     """The profiles that were asked for, or the model's own size.
 
     Raises:
-        RequestError: a size that the model's down- and upsampling cannot meet, or one that is named twice.
+        RequestError: a size that the model's down- and upsampling cannot meet, one that is named twice, or frames of a
+            model that draws no videos.
     """
+    frames = checkpoint.default_frames
     if not requested:
         width, height = checkpoint.default_size
-        requested = (Profile(width=width, height=height),)
+        requested = (Profile(width=width, height=height, frames=frames),)
+    if frames > 1:
+        requested = [replace(one, frames=frames) if one.frames == 1 else one for one in requested]
+    elif moving := [one for one in requested if one.frames > 1]:
+        raise RequestError(
+            f"got profile {', '.join(map(str, moving))} for a model of {checkpoint.family.label}, which draws no "
+            "videos, expected sizes without frames; leave them out"
+        )
     multiple = checkpoint.pixel_multiple
     uneven = [profile for profile in requested if profile.width % multiple or profile.height % multiple]
     if uneven:
@@ -148,7 +157,7 @@ def _profiles_for(checkpoint: "Checkpoint", requested: Sequence[Profile]) -> tup
             f"got profile {', '.join(map(str, uneven))}, expected multiples of {multiple} pixels for this model; use "
             f"sizes such as {width}x{height}"
         )
-    sizes = [(profile.width, profile.height) for profile in requested]
+    sizes = [(profile.width, profile.height, profile.frames) for profile in requested]
     if len(set(sizes)) < len(sizes):
         raise RequestError(
             "got a size twice among the profiles, expected each once; keep the one with the larger batch"

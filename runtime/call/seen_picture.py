@@ -6,7 +6,7 @@ import numpy as np
 
 from latentrt.engines.batches import in_batches
 from latentrt.engines.bundle.records.conditioning import ImageEncoderRecord
-from latentrt.engines.bundle.unet.net_inputs import PIXELS
+from latentrt.engines.bundle.unet.net_inputs import IMAGE_EMBEDS, PIXELS
 from latentrt.engines.engine import Engine
 from latentrt.engines.spec import Array
 from latentrt.runtime.denoiser.conditions.condition import SAMPLE, FixedCondition
@@ -14,8 +14,6 @@ from latentrt.runtime.denoiser.conditions.text import STATES, TextCondition, fix
 from latentrt.runtime.denoiser.guider import NEGATIVE, POSITIVE, Side
 from latentrt.runtime.pictures.clip_pixels import encoder_pixels
 from latentrt.runtime.pictures.image import Picture
-
-IMAGE_EMBEDS = "image_embeds"
 
 
 def image_embeds(engine: Engine, record: ImageEncoderRecord, pictures: list[Picture]) -> Array:

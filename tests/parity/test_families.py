@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 import latentrt
 from latentrt.engines.bundle.parity import parity_of
 from latentrt.engines.bundle.records.conditioning import TimeIds
-from latentrt.export.sources.families import FAMILIES, Family
+from latentrt.export.sources.families import FAMILIES
+from latentrt.export.sources.family import Family
 
 # fp32 in another order of operations, over a few steps; measured 1e-7 to 1e-5
 LATENT_TOLERANCE = 1e-4

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from checkpoints import TINY, save_tiny_checkpoint
 
-from latentrt.export.sources.families import FAMILIES, Family
+from latentrt.export.sources.families import FAMILIES
+from latentrt.export.sources.family import Family
 from latentrt.export.sources.source import checkpoint_from_model
 
 

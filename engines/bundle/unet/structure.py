@@ -51,7 +51,7 @@ class UnetStructure:
 
     ``entry`` is the number of channels behind ``conv_in``. A U-Net without a mid block, as distilled ones are, has one
     of no layers. ``self_attentions`` and ``cross_attentions`` are in the order of the library's modules: down, up, mid.
-    Graphs run down, mid, up.
+    Graphs run down, mid, up. Where the context is one token, cross-attentions have no queries and are not among them.
     """
 
     entry: int
@@ -123,7 +123,7 @@ def _block(shapes: Mapping[str, tuple[int, ...]], scope: str, level: int, resamp
         channels=shapes[f"{scope}.resnets.0.conv2.weight"][0],
         level=level,
         resnets=_count(shapes, f"{scope}.resnets.{{}}.conv2.weight"),
-        attentions=f"{scope}.attentions.0.transformer_blocks.0.attn2.to_q.weight" in shapes,
+        attentions=f"{scope}.attentions.0.transformer_blocks.0.attn2.to_v.weight" in shapes,
         resamples=f"{scope}.{resampler}.0.conv.weight" in shapes,
     )
 

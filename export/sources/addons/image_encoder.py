@@ -1,6 +1,5 @@
 """The image encoder of an IP-Adapter: which one it is made for, where that lies, and what its folder says."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,16 +14,12 @@ from latentrt.export.sources.folder.part_folders import chosen_variant, files_in
 from latentrt.export.sources.hub.repository import Repository
 from latentrt.export.sources.parts import FolderPart
 from latentrt.export.sources.place import Place, listed, name_of, place_from_text
+from latentrt.export.sources.vision import EXPECTED, PICTURES, picture_statistics, vision_config
 from latentrt.export.sources.weights_file import open_weights_file
 
 PART = "image_encoder"
 _STEMS = ("model", "pytorch_model")
-_CONFIG, _PICTURES = "config.json", "preprocessor_config.json"
-_EXPECTED = "the folder of a CLIPVisionModelWithProjection"
-# CLIP's own, for encoders without a preprocessor_config.json (transformers' OPENAI_CLIP_MEAN and _STD)
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_DEVIATION = "image_std"
-_STD = (0.26862954, 0.26130258, 0.27577711)
+_CONFIG = "config.json"
 _VIT_H = "OpenCLIP ViT-H (models/image_encoder of h94/IP-Adapter)"
 _BIG_G = "OpenCLIP ViT-bigG (sdxl_models/image_encoder of h94/IP-Adapter)"
 _VIT_L = "OpenAI's CLIP ViT-L (openai/clip-vit-large-patch14)"
@@ -42,7 +37,7 @@ class _EncoderPart(FolderPart):
     @property
     def files(self) -> Mapping[str, Path]:
         """The configs that are read, and the weights."""
-        configs = [path for name in (_CONFIG, _PICTURES) if (path := self.folder / name).is_file()]
+        configs = [path for name in (_CONFIG, PICTURES) if (path := self.folder / name).is_file()]
         return {f"{self.recorded}/{path.name}": path for path in (*configs, *self.weights)}
 
 
@@ -120,7 +115,7 @@ def image_encoder(given: str | None, adapter: Path, layout: AdapterLayout, sourc
 
 
 def _encoder(text: str, reason: str) -> ImageEncoder:
-    place = place_from_text(text, _fetched, expected=f"{_EXPECTED}, or a hub id with a folder")
+    place = place_from_text(text, _fetched, expected=f"{EXPECTED}, or a hub id with a folder")
     folder = place.path if place.path.is_dir() else place.path.parent
     config = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else None
     weights = _weights(place, text) if place.path.is_dir() else (place.path,)
@@ -129,20 +124,20 @@ def _encoder(text: str, reason: str) -> ImageEncoder:
     part = _EncoderPart(
         name=PART,
         recorded=PART,
-        config=_vision_config(config, text),
+        config=vision_config(config, text),
         folder=folder,
         weights=weights,
         variant=None,
     )
     if faults := part.header_faults():
-        raise CheckpointError(f"{text!r} cannot be built: {'; '.join(faults)}; give {_EXPECTED}")
-    pictures = read_json(folder / _PICTURES) if (folder / _PICTURES).is_file() else {}
+        raise CheckpointError(f"{text!r} cannot be built: {'; '.join(faults)}; give {EXPECTED}")
+    mean, std = picture_statistics(read_json(folder / PICTURES) if (folder / PICTURES).is_file() else {}, text)
     return ImageEncoder(
         part=part,
         place=place,
         reason=reason,
-        mean=_three(pictures, "image_mean", _MEAN, text),
-        std=_three(pictures, _DEVIATION, _STD, text),
+        mean=mean,
+        std=std,
     )
 
 
@@ -156,7 +151,7 @@ def _weights(place: Place, text: str) -> tuple[Path, ...]:
     if not (folder / _CONFIG).is_file():
         names = listed([path.name for path in files_in(folder)])
         raise CheckpointError(
-            f"got the image encoder {text!r}, which holds {names} and no {_CONFIG}, expected {_EXPECTED}; give such a "
+            f"got the image encoder {text!r}, which holds {names} and no {_CONFIG}, expected {EXPECTED}; give such a "
             "folder"
         )
     rows = weights_in(folder, _STEMS, place.published)
@@ -185,7 +180,7 @@ def _config_of_file(path: Path, text: str) -> dict[str, Any]:
     projected = shapes.get("visual_projection.weight", ())
     if width not in _KNOWN[False] or not all(map(len, (patches, positions, inner, projected))):
         raise CheckpointError(
-            f"got the file {text!r} without {_CONFIG} beside it as an image encoder, expected {_EXPECTED}; give such a "
+            f"got the file {text!r} without {_CONFIG} beside it as an image encoder, expected {EXPECTED}; give such a "
             "folder"
         )
     layer = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
@@ -201,55 +196,6 @@ def _config_of_file(path: Path, text: str) -> dict[str, Any]:
     }
 
 
-def _vision_config(config: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """The config of the encoder, or that of a CLIP model's half, with what transformers takes for granted."""
-    vision = config.get("vision_config")
-    own = {**vision, "projection_dim": config.get("projection_dim", 512)} if isinstance(vision, dict) else config
-    if own.get("model_type", "clip_vision_model") not in ("clip_vision_model", "clip"):
-        raise CheckpointError(
-            f"got the image encoder {text!r}, a {own['model_type']}, expected {_EXPECTED}; give such a folder"
-        )
-    # transformers' CLIPVisionConfig
-    defaults = {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "projection_dim": 512,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "num_channels": 3,
-        "image_size": 224,
-        "patch_size": 32,
-        "hidden_act": "quick_gelu",
-    }
-    found = {**defaults, **own, "model_type": "clip_vision_model"}
-    sizes = [name for name, value in defaults.items() if isinstance(value, int)]
-    odd = [name for name in sizes if type(found[name]) is not int or not 0 < found[name] < 2**20]
-    odd += ["num_channels"] if found["num_channels"] != 3 else []
-    odd += ["patch_size"] if not odd and found["patch_size"] > found["image_size"] else []
-    if odd:
-        raise CheckpointError(
-            f"the config of the image encoder {text!r} has {odd[0]} {found[odd[0]]!r}, expected that of {_EXPECTED}; "
-            "correct it"
-        )
-    return found
-
-
-def _three(
-    config: Mapping[str, Any], key: str, otherwise: tuple[float, float, float], text: str
-) -> tuple[float, float, float]:
-    value = config.get(key, otherwise)
-    if (
-        not isinstance(value, (list, tuple))
-        or len(value) != 3
-        or not all(isinstance(one, (int, float)) and math.isfinite(one) for one in value)
-        or (key == _DEVIATION and not all(one > 0 for one in value))
-    ):
-        expected = "three numbers above 0" if key == _DEVIATION else "three numbers"
-        raise CheckpointError(f"{_PICTURES} of {text!r} has {key} {value!r}, expected {expected}; correct it")
-    red, green, blue = map(float, value)
-    return red, green, blue
-
-
 def _fetched(repository: Repository) -> Place:
     reference, names = repository.reference, repository.names
     below = "" if reference.path is None else f"{reference.path}/"
@@ -263,7 +209,7 @@ def _fetched(repository: Repository) -> Place:
     rows = weights_in(Path(below), _STEMS, paths)
     chosen, _ = chosen_variant({"weights": rows}, None, str(reference))
     files = weights_of(rows, chosen)
-    wanted = [name for name in inside if name.removeprefix(below) in (_CONFIG, _PICTURES) or ".index" in name]
+    wanted = [name for name in inside if name.removeprefix(below) in (_CONFIG, PICTURES) or ".index" in name]
     wanted += [] if files is None else [path.as_posix() for path in files.paths]
     folder = repository.fetched(wanted)
     return Place(

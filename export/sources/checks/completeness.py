@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.assembly import parts_of_family
 from latentrt.export.sources.checkpoint import tensor_refusal
 from latentrt.export.sources.checks.config_checks import (
     part_faults,
@@ -12,7 +11,7 @@ from latentrt.export.sources.checks.config_checks import (
 )
 from latentrt.export.sources.checks.scheduler_settings import SchedulerReading
 from latentrt.export.sources.checks.tokenizer_settings import framing_faults
-from latentrt.export.sources.families import Family
+from latentrt.export.sources.family import Family
 from latentrt.export.sources.folder.pipeline_index import index_faults
 from latentrt.export.sources.partial_model import PartialModel
 from latentrt.export.sources.parts import Part
@@ -78,7 +77,7 @@ def missing_faults(
     faults = [*own.faults, *(f"the base's {fault}" for fault in (base.faults if base else ()))]
     faults += [
         f"{part}/config.json is missing" if own.pipeline else f"{part} is missing"
-        for part in parts_of_family(family)
+        for part in family.parts
         if part not in parts and not any(fault.startswith(f"{part}/") for fault in faults)
     ]
     if own.pipeline is not None and own.scheduler is None and not (base and base.scheduler):

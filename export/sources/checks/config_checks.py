@@ -5,22 +5,29 @@ from typing import Any
 
 from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.export.sources.checks.library_settings import constructor_settings, is_number
-from latentrt.export.sources.families import Family
+from latentrt.export.sources.family import POSE_PART, Family
 
 _Configs = Mapping[str, Mapping[str, Any]]
 # What a build reads from the configs and cannot guess, with the types it can have
 _KEYS: dict[str, dict[str, type]] = {
     "text_encoder": {"max_position_embeddings": int, "hidden_size": int},
     "text_encoder_2": {"max_position_embeddings": int, "hidden_size": int, "projection_dim": int},
+    "image_encoder": {"image_size": int, "projection_dim": int},
     "unet": {"in_channels": int, "out_channels": int, "block_out_channels": list, "cross_attention_dim": int},
     "vae": {"latent_channels": int, "block_out_channels": list},
 }
 
 
-# Where diffusers' classes of the parts are
-_CLASSES = {
-    "unet": ("models/unets/unet_2d_condition.py", "UNet2DConditionModel"),
-    "vae": ("models/autoencoders/autoencoder_kl.py", "AutoencoderKL"),
+# Where diffusers' classes of the parts are; of each part the usual one first
+_CLASSES: Mapping[str, Mapping[str, str]] = {
+    "unet": {
+        "UNet2DConditionModel": "models/unets/unet_2d_condition.py",
+        "UNetSpatioTemporalConditionModel": "models/unets/unet_spatio_temporal_condition.py",
+    },
+    "vae": {
+        "AutoencoderKL": "models/autoencoders/autoencoder_kl.py",
+        "AutoencoderKLTemporalDecoder": "models/autoencoders/autoencoder_kl_temporal_decoder.py",
+    },
 }
 _CLIP = "clip_text_model"
 LATENT_STATISTICS = ("latents_mean", "latents_std")
@@ -55,12 +62,18 @@ def part_faults(family: Family, configs: _Configs, sources: Mapping[str, str]) -
             f"{called['vae']} has latent_channels {latents} but {called['unet']} has out_channels {predicted}"
         )
     taken = unet.get("in_channels")
-    if isinstance(taken, int) and isinstance(latents, int) and taken not in (latents, 2 * latents + 1):
+    if family.concatenated is not None:
+        if isinstance(latents, int) and taken != 2 * latents:
+            faults.append(
+                f"{called['unet']} has in_channels {taken} but {called['vae']} has latent_channels {latents}, expected "
+                f"{2 * latents}: a picture's latents lie behind the noised ones"
+            )
+    elif isinstance(taken, int) and isinstance(latents, int) and taken not in (latents, 2 * latents + 1):
         faults.append(
             f"{called['unet']} has in_channels {taken} but {called['vae']} has latent_channels {latents}, expected "
             f"{latents}, or {2 * latents + 1} with a mask"
         )
-    for part, (_, expected) in _CLASSES.items():
+    for part, expected in (("unet", family.unet_class), ("vae", family.vae_class)):
         kind = configs.get(part, {}).get("_class_name", expected)
         if kind != expected:
             faults.append(f"the {'VAE' if part == 'vae' else 'U-Net'} is a {kind}, expected {expected}")
@@ -117,22 +130,31 @@ def passed_over_settings(configs: _Configs) -> dict[str, dict[str, Any]]:
             if not key.startswith("_")
             and value is not None
             and value is not False
-            and key not in constructor_settings("diffusers", file, kind)
+            and key not in _known_settings(part, configs[part])
         }
-        for part, (file, kind) in _CLASSES.items()
+        for part in _CLASSES
         if part in configs
     }
 
 
+def _known_settings(part: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    files = _CLASSES[part]
+    kind = str(config.get("_class_name"))
+    name = kind if kind in files else next(iter(files))
+    return constructor_settings("diffusers", files[name], name)
+
+
 def _width_faults(family: Family, configs: _Configs, called: Mapping[str, str]) -> list[str]:
-    """The text encoders' states, side by side, are what the U-Net attends to."""
-    parts = [row.part for row in family.text_encoders]
-    widths = [configs.get(part, {}).get("hidden_size") for part in parts]
+    """The encoders' states, side by side, are what the U-Net attends to; of a pose what is made of it."""
+    width = {POSE_PART: "out_features", "image_encoder": "projection_dim"}
+    parts = [POSE_PART] if family.pose is not None else list(family.encoders)
+    widths = [configs.get(part, {}).get(width.get(part, "hidden_size")) for part in parts]
     context = configs.get("unet", {}).get("cross_attention_dim")
     known = [width for width in widths if isinstance(width, int)]
     if len(known) < len(parts) or not isinstance(context, int) or sum(known) == context:
         return []
     return [
-        f"{' and '.join(called[part] for part in parts)} {'has' if len(parts) == 1 else 'have'} hidden_size "
+        f"{' and '.join(called[part] for part in parts)} {'has' if len(parts) == 1 else 'have'} "
+        f"{width.get(parts[0], 'hidden_size')} "
         f"{' + '.join(map(str, known))} but {called['unet']} has cross_attention_dim {context}"
     ]

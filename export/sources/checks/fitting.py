@@ -144,11 +144,11 @@ def _unet(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...] | No
     if not _are_sizes(channels) or not _is_count(layers, _MOST_LAYERS):
         return
     yield from _way_down(config, channels, layers)
-    predicted = config.get("out_channels")
+    predicted, first = config.get("out_channels"), _first_convolution(config)
     for level in range(len(channels)):
-        yield from ((f"up_blocks.{level}.resnets.{layer}.conv1.weight", None) for layer in range(layers + 1))
+        yield from ((f"up_blocks.{level}.resnets.{layer}.{first}", None) for layer in range(layers + 1))
     if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") is not None:
-        yield "mid_block.resnets.0.conv1.weight", None
+        yield f"mid_block.resnets.0.{first}", None
     kernel = _kernel(config, "conv_out_kernel")
     yield "conv_out.weight", (predicted, channels[0], *kernel) if _is_count(predicted) else None
 
@@ -159,8 +159,9 @@ def _way_down(
     taken = config.get("in_channels")
     yield "conv_in.weight", (channels[0], taken, *_kernel(config, "conv_in_kernel")) if _is_count(taken) else None
     yield "time_embedding.linear_1.weight", None
+    first = _first_convolution(config)
     for level in range(len(channels)):
-        yield from ((f"down_blocks.{level}.resnets.{layer}.conv1.weight", None) for layer in range(layers))
+        yield from ((f"down_blocks.{level}.resnets.{layer}.{first}", None) for layer in range(layers))
 
 
 def _control_net(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...] | None]]:
@@ -180,17 +181,27 @@ def _vae(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...] | Non
     latents = config.get("latent_channels", 4)
     if not _are_sizes(channels) or not _is_count(layers, _MOST_LAYERS) or not _is_count(latents):
         return
-    for half, stage, count in (("encoder", "down", layers), ("decoder", "up", layers + 1)):
+    halves = (("encoder", "down", layers, "conv1.weight"), ("decoder", "up", layers + 1, _first_convolution(config)))
+    for half, stage, count, first in halves:
         yield f"{half}.conv_in.weight", None
         for level in range(len(channels)):
             blocks = f"{half}.{stage}_blocks.{level}.resnets"
-            yield from ((f"{blocks}.{layer}.conv1.weight", None) for layer in range(count))
-        yield f"{half}.mid_block.resnets.0.conv1.weight", None
+            yield from ((f"{blocks}.{layer}.{first}", None) for layer in range(count))
+        yield f"{half}.mid_block.resnets.0.{first}", None
         yield f"{half}.conv_out.weight", None
     if config.get("use_quant_conv", True):
         yield "quant_conv.weight", (2 * latents, 2 * latents, 1, 1)
-    if config.get("use_post_quant_conv", True):
+    if config.get("use_post_quant_conv", not _is_temporal(config)):
         yield "post_quant_conv.weight", (latents, latents, 1, 1)
+
+
+def _is_temporal(config: Mapping[str, Any]) -> bool:
+    """Whether it is the part of a model of videos, whose residual blocks are two in one."""
+    return "Temporal" in str(config.get("_class_name"))
+
+
+def _first_convolution(config: Mapping[str, Any]) -> str:
+    return "spatial_res_block.conv1.weight" if _is_temporal(config) else "conv1.weight"
 
 
 def _are_sizes(channels: Any) -> TypeGuard[list[int]]:

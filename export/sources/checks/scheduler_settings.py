@@ -11,7 +11,7 @@ from typing import Any
 
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.export.sources.checks.library_settings import constructor_settings, is_number
-from latentrt.export.sources.families import Family
+from latentrt.export.sources.family import Family
 
 LISTED_CLASS = "_listed_class"  # beside a config's keys: the class that model_index.json names
 _FILE = "scheduler/scheduler_config.json"

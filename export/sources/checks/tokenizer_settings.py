@@ -6,7 +6,7 @@ from typing import Any
 
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.export.sources.checks.library_settings import is_number
-from latentrt.export.sources.families import Family
+from latentrt.export.sources.family import Family
 from latentrt.export.sources.folder.folder import read_json
 
 _CLIPS_END, _OLD_END = 49407, 2  # CLIPTextConfig's default, and what it was before transformers 4.31

@@ -19,6 +19,14 @@ from latentrt.export.sources.folder.part_folders import (
     weights_in,
     weights_of,
 )
+from latentrt.export.sources.folder.pipeline_parts import (
+    PICTURES_FOLDER,
+    config_of_part,
+    folders_of_pipeline,
+    names_of_part,
+    parts_of_pipeline,
+    sees_pictures,
+)
 from latentrt.export.sources.foreign.folders import (
     class_of,
     foreign_pipeline,
@@ -27,6 +35,7 @@ from latentrt.export.sources.foreign.folders import (
 )
 from latentrt.export.sources.partial_model import Choices, Ema, PartialModel, decision
 from latentrt.export.sources.parts import FolderPart
+from latentrt.export.sources.vision import PICTURES
 from latentrt.export.sources.weights_file import SHARD, open_weights_file
 
 _NETS = ("ControlNetModel", "ControlNetUnionModel", "T2IAdapter")  # which are built for a model
@@ -82,8 +91,8 @@ def partial_model_from_folder(
             parts[part] = FolderPart(
                 name=part,
                 folder=path,
-                recorded=recorded + (UNET_EMA if path.name == UNET_EMA else part),
-                config=read_json(config_file),
+                recorded=recorded + path.name if path != folder else recorded + part,
+                config=config_of_part(part, read_json(config_file), files.paths, str(path)),
                 weights=files.paths,
                 variant=files.variant,
             )
@@ -104,19 +113,25 @@ def partial_model_from_folder(
         decisions["weights"] = decision(ema, f"{reason}; the averaged weights are in {UNET_EMA}/")
     index_file, scheduler_file = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
     index = read_json(index_file) if index_file.is_file() else {}
-    settings = {
-        f"{recorded}{file.relative_to(folder)}": file for file in (index_file, scheduler_file) if file.is_file()
-    }
+    pictures_file = folder / PICTURES_FOLDER / PICTURES
+    seen = pictures_file.is_file() and sees_pictures(index.get("_class_name"))
+    read = [file for file in (index_file, scheduler_file) if file.is_file()] + ([pictures_file] if seen else [])
+    settings = {f"{recorded}{file.relative_to(folder)}": file for file in read}
     return PartialModel(
         source=str(folder),
         name=name or folder.resolve().name,
         revision=revision,
         pipeline=index.get("_class_name"),
         index=index,
-        listed=frozenset(part for part in STEMS if _is_listed(index.get(part))),
+        listed=frozenset(
+            part
+            for part in parts_of_pipeline(index.get("_class_name"))
+            if any(_is_listed(index.get(name)) for name in names_of_part(part))
+        ),
         parts=parts,
         tokenizers={name: folder / name for name in ("tokenizer", "tokenizer_2") if _is_tokenizer(folder / name)},
         scheduler={**read_json(scheduler_file), **_listed_class(index)} if scheduler_file.is_file() else None,
+        pictures=read_json(pictures_file) if seen else {},
         settings=settings,
         faults=tuple(faults),
         decisions=decisions,
@@ -259,10 +274,11 @@ def _part_folders(folder: Path, ema: Ema | None = None) -> dict[str, Path]:
     """Where each part lies."""
     bare = folder / "config.json"
     if (folder / "model_index.json").is_file():
-        foreign = foreign_pipeline(folder, read_json(folder / "model_index.json"))
+        index = read_json(folder / "model_index.json")
+        foreign = foreign_pipeline(folder, index)
         if foreign is not None:
             raise foreign
-        folders = {part: folder / part for part in STEMS if (folder / part).is_dir()}
+        folders = dict(folders_of_pipeline(folder, index.get("_class_name")))
     elif bare.is_file():
         config = read_json(bare)
         kind = class_of(config)

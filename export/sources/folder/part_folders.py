@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.engines.errors import CheckpointError
+from latentrt.export.sources.family import POSE_PART
 from latentrt.export.sources.weights_file import SHARD, open_weights_file
 
 # The stems of a part's weights: diffusers', and transformers' for safetensors and for pickles
 STEMS = {
     "text_encoder": ("model", "pytorch_model"),
     "text_encoder_2": ("model", "pytorch_model"),
+    "image_encoder": ("model", "pytorch_model"),
+    POSE_PART: ("diffusion_pytorch_model",),
     "unet": ("diffusion_pytorch_model",),
     "vae": ("diffusion_pytorch_model",),
 }

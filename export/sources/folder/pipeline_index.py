@@ -1,7 +1,7 @@
 """What a model_index.json says beside its parts."""
 
 from latentrt.engines.bundle.records.conditioning import TimeIds
-from latentrt.export.sources.families import Family
+from latentrt.export.sources.family import Family
 from latentrt.export.sources.partial_model import PartialModel
 
 _ZEROS, _SCORED = "force_zeros_for_empty_prompt", "requires_aesthetics_score"
