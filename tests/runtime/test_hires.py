@@ -69,8 +69,8 @@ def second_by_hand(pipe: latentrt.Pipeline, image: Any, *, steps: int, strength:
 def test_planes_are_enlarged_as_torch_does_it(mode: Interpolation, size: tuple[int, int]) -> None:
     """By whole factors and others, in every mode."""
     planes = np.random.default_rng(3).standard_normal((2, 4, 9, 7)).astype(np.float32)
-    base, _, antialias = mode.value.partition("-antialiased")[0], None, mode.value.endswith("-antialiased")
-    smooths = {"antialias": antialias} if base.startswith("bi") else {}
+    base, *option = (mode.value,) if mode.value.startswith("nearest") else mode.value.split("-")
+    smooths = {{"antialiased": "antialias", "aligned": "align_corners"}[name]: True for name in option}
     expected = torch.nn.functional.interpolate(torch.from_numpy(planes), size=size, mode=base, **smooths)
     np.testing.assert_allclose(interpolated(planes, *size, mode), expected.numpy(), atol=5e-6)
 
