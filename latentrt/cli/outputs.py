@@ -26,7 +26,9 @@ class Picture:
     seed: int
 
 
-def output_paths(output: Path, pictures: Sequence[Picture], model: str, *, overwrite: bool) -> list[Path]:
+def output_paths(
+    output: Path, pictures: Sequence[Picture], model: str, *, overwrite: bool, suffixes: Sequence[str] = SUFFIXES
+) -> list[Path]:
     """Where to write each picture; with latents under a plain name the one file for all of them.
 
     Args:
@@ -35,14 +37,16 @@ def output_paths(output: Path, pictures: Sequence[Picture], model: str, *, overw
         pictures: what is drawn.
         model: the bundle's name.
         overwrite: whether files that are there are replaced.
+        suffixes: what a name may end in beside that of latents; those of clips, where each picture is one.
 
     Raises:
         RequestError: a malformed pattern, one name for two pictures, or a file that is there.
         OutputError: nothing can be written there.
     """
-    if output.suffix.lower() not in (*SUFFIXES, LATENTS):
+    if output.suffix.lower() not in (*suffixes, LATENTS):
         raise RequestError(
-            f"got output {str(output)!r}, expected a name that ends in {', '.join(SUFFIXES)} or {LATENTS}; add .png"
+            f"got output {str(output)!r}, expected a name that ends in {', '.join(suffixes)} or {LATENTS}; add "
+            f"{suffixes[0]}"
         )
     by_pattern = set("{}") & set(str(output))
     if by_pattern:

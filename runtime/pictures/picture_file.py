@@ -2,6 +2,7 @@
 
 A PNG has them as the text chunk ``parameters``; a JPEG or a WebP as ``UserComment`` of its EXIF data, eight bytes that
 name the encoding and then UTF-16 with the high byte first, which is how piexif writes and reads it (Exif 2.32, 4.6.5).
+Of clips, which ``clips`` writes, a GIF and an mp4 have them as their comment.
 """
 
 import json
@@ -75,14 +76,20 @@ def numbered_paths(path: Path, count: int) -> list[Path]:
 def read_parameters(path: str | Path) -> str | None:
     """The settings in a PNG, JPEG or WebP as A1111 and others write them: prompt, negative prompt, a line of pairs.
 
+    Those of a clip, which may be a GIF or an mp4, too.
+
     Returns:
         The text as it stands in the file; None where there is none.
 
     Raises:
         RequestError: the file is missing, or no picture.
     """
+    from latentrt.runtime.pictures.clips.mp4_comment import is_mp4, mp4_comment  # drawing needs none of it
+
     path = Path(path)
     try:
+        if is_mp4(path):
+            return mp4_comment(path)
         with Image.open(path) as image:
             return parameters_in(image)
     except UnidentifiedImageError as error:
@@ -102,7 +109,7 @@ def parameters_in(image: Image.Image) -> str | None:
         if image.format == "PNG":
             image.load()  # text may stand behind the pixels
         text = image.info.get("parameters")
-        comment = _user_comment(image)
+        comment = image.info.get("comment") if image.format == "GIF" else _user_comment(image)
     return _text(comment) or (text if isinstance(text, str) and text else None)
 
 
@@ -152,7 +159,7 @@ def _text(comment: Any) -> str | None:
     return text.strip("\0 ") or None
 
 
-def _exif(parameters: str | None) -> bytes:
+def exif_from_parameters(parameters: str | None) -> bytes:
     """EXIF data with a user comment and nothing else; nothing without one.
 
     Pillow would write the comment as BYTE, which piexif takes for a tuple of numbers; the standard wants UNDEFINED.
@@ -206,7 +213,7 @@ def _save(
     name: str = "",
 ) -> None:
     """Writes a JPEG or a WebP; the name is for messages."""
-    exif, options = _exif(parameters), {"subsampling": 0} if format is PictureFormat.JPEG else {}
+    exif, options = exif_from_parameters(parameters), {"subsampling": 0} if format is PictureFormat.JPEG else {}
     if format is PictureFormat.JPEG and len(exif) > _LARGEST_APP1:
         warn_caller(f"the settings are too long for the JPEG {name!r} and were left out; write PNG or WebP")
         exif = b""

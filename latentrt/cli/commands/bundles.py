@@ -18,7 +18,7 @@ def inspect(
         Path,
         typer.Argument(
             metavar="DIR",
-            help="The bundle's folder; or a picture, whose settings are shown; or a LoRA's file or folder.",
+            help="The bundle's folder; or a picture or a clip, whose settings are shown; or a LoRA's file or folder.",
         ),
     ],
     json: Json = False,

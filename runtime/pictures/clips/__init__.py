@@ -1,0 +1,1 @@
+"""Clips: files of several pictures that are shown one after the other."""
