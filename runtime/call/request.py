@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from latentrt.engines.bundle.records.manifest import BundleManifest, Start
+from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.canvas import Canvas, SourceSize, canvas_from_keywords
 from latentrt.runtime.call.delivery import Delivery, delivery_from_keywords
@@ -12,7 +12,7 @@ from latentrt.runtime.call.guidance.guidance import Guidance, guidance_from_keyw
 from latentrt.runtime.call.keywords.options import LoraKeywords, Options, set_options
 from latentrt.runtime.call.prompts.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.sampling import Sampling, sampling_from_keywords
-from latentrt.runtime.call.workflow import Workflow
+from latentrt.runtime.call.workflow import Workflow, check_workflow
 from latentrt.runtime.checks import warn_caller
 from latentrt.runtime.metadata.model_name import ModelName, model_name_from_manifest
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
@@ -122,7 +122,7 @@ def request_from_options(
         RequestError: the first argument that cannot be served, with what to do.
     """
     keywords = set_options(options)
-    _check_workflow(manifest, workflow)
+    check_workflow(manifest, workflow)
     if "hires" in keywords and workflow is not Workflow.TEXT:
         raise RequestError(
             f"got hires in {workflow}, expected it in text-to-image, where the first pass draws what is enlarged; use "
@@ -253,15 +253,4 @@ def _warn_of_guidance(keywords: Options) -> None:
         warn_caller(
             f"got {' and '.join(idle)} without guidance, where it changes nothing; raise guidance_scale above 1, or "
             "leave it out"
-        )
-
-
-def _check_workflow(manifest: BundleManifest, workflow: Workflow) -> None:
-    """Refuses models that need another workflow."""
-    if manifest.unet_takes_mask and workflow is not Workflow.INPAINT:
-        raise RequestError(f"got {workflow} with an inpainting model, whose U-Net wants a mask; use inpaint")
-    if manifest.traits.starts_from is Start.PICTURE and workflow is Workflow.TEXT:
-        raise RequestError(
-            "got text-to-image with a refiner, which goes on from a picture; use img2img, or give it the latents of a "
-            "base model's denoising_end with the same denoising_start"
         )
