@@ -9,7 +9,7 @@ from latentrt.engines.shapes import Shapes
 from latentrt.engines.store.changed_models import ChangedModels
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.serving.lanes.line import Line
-from latentrt.runtime.serving.lanes.shared_engine import SharedEngine
+from latentrt.runtime.serving.lanes.shared_engine import SharedEngine, Sharing
 
 
 class Lanes:
@@ -38,9 +38,10 @@ class Lanes:
         """As ``OpenComponents.engine``; its runs wait for their turn."""
         engine = self._components.engine(component, shapes, changes)
         lane = (component, shapes, None if changes is None else changes.key)
+        row = self.bundle.manifest.components[component].kind.row
         # Planes of pixels: memory is theirs, and several at once are no faster
-        gathers = self.bundle.manifest.components[component].kind.row.planes is not Planes.PICTURE
-        return SharedEngine(engine, self.line, lane, gathers=gathers)
+        sharing = Sharing.FILLS if row.planes is Planes.PICTURE else Sharing.GATHERS
+        return SharedEngine(engine, self.line, lane, Sharing.EXACT if row.exact_batch else sharing)
 
     def close(self) -> None:
         """Closes the components: what waits is refused when it is its turn."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from enum import StrEnum
 
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor
@@ -9,29 +10,43 @@ from latentrt.runtime.serving.lanes.engine_call import EngineCall, filled, row_c
 from latentrt.runtime.serving.lanes.line import Line
 
 
+class Sharing(StrEnum):
+    """What calls that are alike do for each other.
+
+    ``GATHERS``: together they make a run larger. ``FILLS``: they fill up one of a compiled batch that one of them needs
+    anyway. ``EXACT``: nothing, for the rows of a run act on each other; each call has a batch that was compiled.
+    """
+
+    GATHERS = "gathers"
+    FILLS = "fills"
+    EXACT = "exact"
+
+
 class SharedEngine(ClosesItself):
     """An ``Engine`` in a line: who finds the device free runs at once, with the very arrays that it gave.
 
     It takes every number of rows up to the engine's largest batch, so that calls which do not fill a compiled batch
-    may fill it together.
+    may fill it together; where rows act on each other, the batches that the engine has.
     """
 
-    def __init__(self, engine: Engine, line: Line, lane: object, *, gathers: bool = True) -> None:
+    def __init__(self, engine: Engine, line: Line, lane: object, sharing: Sharing = Sharing.GATHERS) -> None:
         """Wraps an engine; closing closes it.
 
         Args:
             engine: it.
             line: of its device.
             lane: what calls have in common that may run as one.
-            gathers: whether such calls make a run larger; where not, they fill up one of a compiled batch alone.
+            sharing: what these do for each other.
         """
         spec = engine.spec
         every = tuple(range(1, spec.batches[-1] + 1))
-        self._fills = spec.batches != every
+        exact = sharing is Sharing.EXACT
+        self._fills = spec.batches != every and not exact
         self.spec: EngineSpec = replace(spec, batches=every, filled=spec.batches) if self._fills else spec
         self._engine, self._line = engine, line
-        self._lane = lane if all(tensor.shape[:1] == (BATCH,) for tensor in spec.inputs.values()) else None
-        self._most = spec.batches[-1] if gathers else 0
+        batched = all(tensor.shape[:1] == (BATCH,) for tensor in spec.inputs.values())
+        self._lane = lane if batched and not exact else None
+        self._most = spec.batches[-1] if sharing is Sharing.GATHERS else 0
         self._keeps = getattr(type(engine), "run_kept", None) is not ClosesItself.run_kept
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:

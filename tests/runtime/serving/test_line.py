@@ -14,7 +14,7 @@ from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import Array, EngineSpec, Tensor, TensorSpec, host_arrays
 from latentrt.runtime.serving.lanes.engine_call import EngineCall
 from latentrt.runtime.serving.lanes.line import Line
-from latentrt.runtime.serving.lanes.shared_engine import SharedEngine
+from latentrt.runtime.serving.lanes.shared_engine import SharedEngine, Sharing
 
 FLOATS = np.dtype(np.float32)
 INPUTS = {
@@ -88,8 +88,8 @@ def party() -> Iterator[Party]:
     assert not party.line._waiting
 
 
-def shared(engine: Any, party: Party, lane: object = "unet", **more: bool) -> SharedEngine:
-    return SharedEngine(engine, party.line, lane, **more)
+def shared(engine: Any, party: Party, lane: object = "unet", *sharing: Sharing) -> SharedEngine:
+    return SharedEngine(engine, party.line, lane, *sharing)
 
 
 def begun(party: Party, engine: Summing, lane: object = "unet") -> Future[dict[str, Array]]:
@@ -159,7 +159,8 @@ def test_a_compiled_batch_is_filled(party: Party) -> None:
     assert shared(engine, party).spec.batches == (1, 2, 3, 4)
     assert shared(engine, party).spec.computed(5) == 8
     begun(party, engine)
-    calls = [party.call(shared(engine, party, gathers=gathers), 1.0, 1) for gathers in (True, True, False, False)]
+    ways = (Sharing.GATHERS, Sharing.GATHERS, Sharing.FILLS, Sharing.FILLS)
+    calls = [party.call(shared(engine, party, "unet", way), 1.0, 1) for way in ways]
     engine.go.set()
     for future in party.futures:
         assert len(future.result(SOON)["y"]) in (1, 2)
@@ -167,7 +168,7 @@ def test_a_compiled_batch_is_filled(party: Party) -> None:
     assert calls[-1].result()["y"].tolist() == [[8, 8]]
     pixels = Summing()
     pixels.go.set()
-    assert shared(pixels, party, gathers=False).spec is pixels.spec
+    assert shared(pixels, party, "unet", Sharing.FILLS).spec is pixels.spec
 
 
 def test_pixels_are_not_gathered(party: Party) -> None:
@@ -175,11 +176,24 @@ def test_pixels_are_not_gathered(party: Party) -> None:
     engine = Summing()
     begun(party, engine)
     for _ in range(2):
-        party.call(shared(engine, party, "decoder", gathers=False), 1.0, 1)
+        party.call(shared(engine, party, "decoder", Sharing.FILLS), 1.0, 1)
     engine.go.set()
     for future in party.futures:
         future.result(SOON)
     assert engine.sizes == [2, 1, 1]
+
+
+def test_rows_that_act_on_each_other_stay_alone(party: Party) -> None:
+    """A compiled batch is neither shared nor filled up: whose rows are missing has no such engine."""
+    engine = Summing((2, 4))
+    assert shared(engine, party, "unet", Sharing.EXACT).spec is engine.spec
+    begun(party, engine)
+    for _ in range(2):
+        party.call(shared(engine, party, "unet", Sharing.EXACT), 1.0, 2)
+    engine.go.set()
+    for future in party.futures:
+        assert len(future.result(SOON)["y"]) == 2
+    assert engine.sizes == [2, 2, 2]
 
 
 def test_an_error_is_that_of_one(party: Party) -> None:
