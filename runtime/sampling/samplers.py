@@ -1,7 +1,7 @@
 """A sampler as a caller chooses it: a name, and what it shall do otherwise than the model's schedule says."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import partial
@@ -130,7 +130,8 @@ class Sampler:
         """
         if config.edm is not None:
             self._check_edm()
-            return k_grids.edm_grid(self.config(config), steps or 0, **self._bound(k_grids.edm_grid, config))
+            bound = self._bound(k_grids.edm_grid, config)
+            return k_grids.edm_grid(self.config(config), self._steps(steps, bound) or 0, **bound)
         bound = self._bound(self.info.grid, config)
         if bound.get("timesteps") == AYS:
             bound["timesteps"] = ays_timesteps(steps, ays_table)
@@ -138,15 +139,7 @@ class Sampler:
             bound["sigmas"] = ays_sigmas(steps, ays_table)
         if self.grid_takes_strength:
             bound["strength"] = strength
-        custom = None
-        if self.timesteps is not None or self.sigmas is not None:
-            custom = len(bound["timesteps"]) if self.timesteps is not None else len(bound["sigmas"]) - 1
-        if custom is not None and steps not in (None, custom):
-            raise RequestError(
-                f"got num_inference_steps {steps} with {custom} custom steps, expected them to agree; "
-                "leave num_inference_steps out"
-            )
-        return self.info.grid(self.config(config), custom or steps, **bound)
+        return self.info.grid(self.config(config), self._steps(steps, bound), **bound)
 
     def solver(self, config: ScheduleConfig) -> Solver:
         """The solver with its options bound."""
@@ -173,6 +166,22 @@ class Sampler:
                 )
         return partial(solver, **self._bound(solver, config))
 
+    def _steps(self, steps: int | None, bound: Mapping[str, Any]) -> int | None:
+        """The number of steps: that of custom timesteps or sigmas where there are any.
+
+        Raises:
+            RequestError: it contradicts them.
+        """
+        if self.timesteps is None and self.sigmas is None:
+            return steps
+        custom = len(bound["timesteps"]) if self.timesteps is not None else len(bound["sigmas"]) - 1
+        if steps not in (None, custom):
+            raise RequestError(
+                f"got num_inference_steps {steps} with {custom} custom steps, expected them to agree; "
+                "leave num_inference_steps out"
+            )
+        return custom
+
     def _bound(self, function: Any, config: ScheduleConfig) -> dict[str, Any]:
         """The keywords of a solver or grid that the row, the caller or the model's schedule decides."""
         known = keyword_defaults(function)
@@ -197,6 +206,8 @@ class Sampler:
         known = {"prediction_type", "sigma_spacing", "final_sigmas_type", *keyword_defaults(self.info.solver)}
         if self.info.grid is k_grids.edm_grid:
             known |= keyword_defaults(k_grids.edm_grid).keys()
+        if self.sigmas != AYS:
+            known |= {"sigmas"}
         for name, value in self.wishes.items():
             if name not in known:
                 raise RequestError(

@@ -103,3 +103,17 @@ def test_levels_that_are_none(levels: dict[str, object], reason: str) -> None:
     """Are refused where a bundle or a model states them."""
     with pytest.raises(ValueError, match=reason):
         EdmLevels.model_validate(levels)
+
+
+def test_levels_of_a_callers_own() -> None:
+    """Take the curve's place; their first is what x begins with, and their last where the run ends."""
+    config, own = ScheduleConfig(edm=LEVELS), (50.0, 3.0, 0.25, 0.125)
+    for name in ("euler", "dpmpp_2m", "edm_euler"):
+        schedule = Sampler(name=name, sigmas=own).schedule(config, None)
+        np.testing.assert_allclose([*schedule.sigmas, schedule.target_sigmas[-1]], own, rtol=1e-7)
+        assert schedule.initial_scale == pytest.approx(math.hypot(50.0, 1.0))
+        assert {step.level.alpha for step in schedule.all_steps} == {0.5}
+    with pytest.raises(RequestError, match="got num_inference_steps 4 with 3 custom steps"):
+        Sampler(name="euler", sigmas=own).schedule(config, 4)
+    with pytest.raises(RequestError, match="got sigmas 'ays' for a model with EDM's noise levels"):
+        Sampler(name="euler", sigmas="ays").schedule(config, 10)

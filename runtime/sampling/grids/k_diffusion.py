@@ -138,6 +138,7 @@ def edm_grid(
     config: ScheduleConfig,
     steps: int,
     *,
+    sigmas: Sequence[float] | None = None,
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
     sigma_data: float = 0.5,
@@ -147,8 +148,11 @@ def edm_grid(
 
     The data's deviation stands in alpha, so that the solver sees clean samples of unit variance: c_in is then the
     level's ``input_scale``, and c_skip and c_out are those of a velocity. The curve of σ is the model's own where
-    neither sampler nor caller chose one.
+    neither sampler nor caller chose one; ``sigmas`` takes its place.
     """
+    custom = custom_sigmas(sigmas)
+    if custom is not None:
+        return _edm_schedule(config, custom[:-1], float(custom[-1]), sigma_data, largest=float(custom[0]))
     check_steps(config, steps)
     if sigma_min >= sigma_max:
         raise RequestError(
@@ -161,12 +165,17 @@ def edm_grid(
     final = 0.0
     if config.final_sigmas_type is FinalSigma.SIGMA_MIN:  # which a single step is far from
         final = curve[-1] if steps > 1 or config.edm is None else sigma_min
-    schedule = exploding_schedule(config, np.log(curve) / 4, np.append(curve, final), math.hypot(sigma_max, 1.0))
+    return _edm_schedule(config, curve, final, sigma_data, largest=sigma_max)
+
+
+def _edm_schedule(config: ScheduleConfig, curve: Array, final: float, sigma_data: float, *, largest: float) -> Schedule:
+    """EDM's schedule through a curve of σ; the first x has the variance of data noised to the largest one."""
+    schedule = exploding_schedule(config, np.log(curve) / 4, np.append(curve, final), math.hypot(largest, 1.0))
     prediction = config.prediction_type
     return replace(
         schedule,
-        alphas=np.full(steps, sigma_data),
-        target_alphas=np.full(steps, sigma_data),
+        alphas=np.full(len(curve), sigma_data),
+        target_alphas=np.full(len(curve), sigma_data),
         data_scale=sigma_data,
         edm=True,
         prediction_type=PredictionType.EDM if prediction is PredictionType.EPSILON else prediction,
