@@ -61,10 +61,10 @@ def image_call(
         source=source_size(manifest, images),
         additions=additions,
     )
-    _check_count(len(images), request, "images")
+    check_count(len(images), request, "images")
 
     def start(engines: Engines, noise: Noise) -> InitialLatents:
-        return latents_from_images(manifest, request, images, noise, lambda: _encoder(engines, request))
+        return latents_from_images(manifest, request, images, noise, lambda: encoder_of(engines, request))
 
     return CheckedCall(request=request, start=start)
 
@@ -102,15 +102,15 @@ def inpaint_call(
         manifest, prompt, options, Workflow.INPAINT, strength=strength, source=source, additions=additions
     )
     request = replace(request, masked_content=content)
-    _check_count(len(images), request, "images")
-    _check_count(len(masks), request, "masks")
+    check_count(len(images), request, "images")
+    check_count(len(masks), request, "masks")
     profile = request.canvas.profile
     inputs = inpaint_input_from_pictures(
         list(images), masks, profile.width, profile.height, padding_mask_crop=padding_mask_crop
     )
 
     def start(engines: Engines, noise: Noise) -> InitialLatents:
-        initial = latents_from_masked(manifest, request, inputs, noise, lambda: _encoder(engines, request))
+        initial = latents_from_masked(manifest, request, inputs, noise, lambda: encoder_of(engines, request))
         return replace(initial, paste=None) if kept_pixels == KeptPixels.DECODED else initial
 
     return CheckedCall(request=request, start=start)
@@ -152,7 +152,7 @@ def outpaint_call(
     return inpaint_call(manifest, prompt, canvas, mask, strength, None, kept, content, options, additions)
 
 
-def _encoder(engines: Engines, request: Request) -> Engine:
+def encoder_of(engines: Engines, request: Request) -> Engine:
     """The VAE encoder; latents go without."""
     return vae_engine(engines, VAE_ENCODER, request.canvas.profile, request.canvas.vae)
 
@@ -170,7 +170,7 @@ def source_size(manifest: BundleManifest, images: Pictures) -> SourceSize:
     return SourceSize(width=width, height=height, remedy=remedy)
 
 
-def _check_count(given: int, request: Request, what: str) -> None:
+def check_count(given: int, request: Request, what: str) -> None:
     """Refuses pictures that are neither one for all nor one for each.
 
     Raises:

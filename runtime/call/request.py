@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from latentrt.engines.bundle.records.conditioning import Task
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.canvas import Canvas, SourceSize, canvas_from_keywords
@@ -124,9 +125,12 @@ def request_from_options(
     keywords = set_options(options)
     check_workflow(manifest, workflow)
     if "hires" in keywords and workflow is not Workflow.TEXT:
+        remedy = "use img2img with the width and height wanted"
+        if workflow.task is not Task.PICTURES:
+            remedy = "leave it out, and enlarge what is drawn with an upscaler"
         raise RequestError(
-            f"got hires in {workflow}, expected it in text-to-image, where the first pass draws what is enlarged; use "
-            "img2img with the width and height wanted"
+            f"got hires in {workflow}, expected it in text-to-image, where the first pass draws what is enlarged; "
+            f"{remedy}"
         )
     delivery = delivery_from_keywords(manifest, keywords)
     prompts = prompt_set_from_keywords(manifest, prompt, keywords)

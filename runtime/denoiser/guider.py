@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import ClassVar, Self
@@ -16,10 +16,19 @@ from latentrt.runtime.sampling.schedule import Level
 
 
 class Side(StrEnum):
-    """What a prediction is steered by: what to draw, or what to steer away from."""
+    """What a prediction is steered by: what to draw, or what to steer away from.
+
+    ``picture`` is what the picture of an edit alone steers: its prompts are those of the negative side.
+    """
 
     NEGATIVE = "negative"
+    PICTURE = "picture"
     POSITIVE = "positive"
+
+    @property
+    def told(self) -> "Side":
+        """The side that it is told the same as, where it is told nothing of its own."""
+        return Side.NEGATIVE if self is Side.PICTURE else self
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,13 @@ class Pass:
         """The pass that it perturbs, or itself."""
         return replace(self, perturbed=False) if self.perturbed else self
 
+    @property
+    def reads(self) -> "Pass":
+        """The pass whose prompts it reads, or itself."""
+        return replace(self, side=self.side.told, perturbed=False)
 
-NEGATIVE, POSITIVE = Pass(Side.NEGATIVE), Pass(Side.POSITIVE)
+
+NEGATIVE, PICTURE, POSITIVE = Pass(Side.NEGATIVE), Pass(Side.PICTURE), Pass(Side.POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,10 +64,11 @@ class Predictions:
     """What the passes of a model call said; all arrays are (N, C, h, w).
 
     Attributes:
-        unconditional: of the negative pass.
+        unconditional: of the pass that the positive ones are steered away from: the negative one.
         conditional: of the positive passes, composed into one.
         perturbed: of these with perturbed self-attentions, likewise; None where there are none.
         perturbation: the weight of guidance away from the perturbed prediction.
+        shift: by how much what is steered away from is itself steered away from others; 0 where it is not.
         scale: the weight of guidance.
         x: where the model was asked, scaled to unit variance.
         level: of the call.
@@ -66,6 +81,7 @@ class Predictions:
     level: Level
     perturbed: Array | None = None
     perturbation: float = 0.0
+    shift: Array | float = 0.0
 
 
 Combiner = Callable[[Predictions], Array]
@@ -157,6 +173,39 @@ def perturbed(combine: Combiner) -> Combiner:
     return lambda predictions: combine(predictions) + away_from_perturbed(predictions)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """What the positive passes are steered away from, and what that is steered away from in its turn.
+
+    Two scales of guidance are u + s · (c − b) + z · (b − u) (Brooks et al. 2022, arXiv 2211.09800, eq. 3), which is
+    guidance by s away from b, and (z − 1) · (b − u) beside it.
+
+    Attributes:
+        passes: b first; then what each is steered away from.
+        scales: z, the weight of each step of that chain; at 1 what lies behind it has no share, and is not made.
+    """
+
+    passes: tuple[Pass, ...] = (NEGATIVE,)
+    scales: tuple[float, ...] = ()
+
+    @property
+    def made(self) -> tuple[Pass, ...]:
+        """The passes that have a share, in the order of their rows."""
+        weighing = [place for place, scale in enumerate(self.scales, 1) if scale != 1.0]
+        return self.passes[: max(weighing, default=0) + 1][::-1]
+
+    def shift(self, predictions: Mapping[Pass, Array]) -> Array | float:
+        """Σ (z − 1) · (b − u) of the chain; 0 where there is none."""
+        pairs = zip(self.scales, self.passes, self.passes[1:], strict=False)
+        terms = ((z - 1.0) * (predictions[b] - predictions[u]) for z, b, u in pairs if u in predictions)
+        return sum(terms, 0.0)
+
+
+def shifted(combine: Combiner) -> Combiner:
+    """What a combiner gives, and as far beside it as its baseline is steered."""
+    return lambda predictions: combine(predictions) + predictions.shift
+
+
 def rescaled(combine: Combiner, rescale: float) -> Combiner:
     """What a combiner gives, brought back towards the deviation of the conditional prediction.
 
@@ -205,12 +254,14 @@ class Guider:
     """The passes of every step and their combiner. Belongs to one run.
 
     ``combine`` is None for a model that was distilled from guidance: it is told its weight and has no negative pass.
+    ``baseline`` is what the positive passes are steered away from.
     ``composition`` is None where every picture has one prompt. With a ``perturbation`` the positive passes are made
     once more, perturbed, in the steps in which it weighs anything; where a step guides, ``combine`` weighs them.
     """
 
     steps: StepScales
     combine: Combiner | None = classifier_free
+    baseline: Baseline = field(default_factory=Baseline)
     composition: Composition | None = None
     perturbation: Perturbation | None = None
 
@@ -226,7 +277,8 @@ class Guider:
     def passes(self, level: Level) -> tuple[Pass, ...]:
         """The passes of a model call, in the order of their rows; a weight of 1 would only repeat the positive ones."""
         composes = self.composition is not None and self.composition.away_from_negative
-        passes = (NEGATIVE, *self._positives) if self._guides(level) or composes else self._positives
+        negatives = self.baseline.made if self._guides(level) else self.baseline.passes[:1] if composes else ()
+        passes = (*negatives, *self._positives)
         if self.perturbation is None or not self.perturbation.at(level):
             return passes
         return (*passes, *(replace(which, perturbed=True) for which in self._positives))
@@ -239,7 +291,7 @@ class Guider:
             x: where the model was asked, scaled to unit variance.
             level: of the call.
         """
-        unconditional = predictions.get(NEGATIVE)
+        unconditional = predictions.get(self.baseline.passes[0])
         conditional = self._conditional(predictions, unconditional)
         of_perturbed = {which.unperturbed: one for which, one in predictions.items() if which.perturbed}
         merged = Predictions(
@@ -250,6 +302,7 @@ class Guider:
             level=level,
             perturbed=self._conditional(of_perturbed, unconditional) if of_perturbed else None,
             perturbation=0.0 if self.perturbation is None else self.perturbation.at(level),
+            shift=self.baseline.shift(predictions),
         )
         if unconditional is None or self.combine is None or not self._guides(level):
             unguided = conditional + away_from_perturbed(merged) if of_perturbed else conditional

@@ -44,6 +44,7 @@ class PictureMetadata:
     ``loras``, ``control_nets``, ``t2i_adapters`` and ``image_prompts`` are those of the call, ``regions`` those of the
     picture. ``detail`` is the detail pass that drew parts of it. ``seeded`` is False where the caller gave the noise.
     ``masked_content`` is None where inpainting starts from the picture itself.
+    ``image_guidance_scale`` is an edit's weight of guidance towards its picture.
     With ``cfg_plus_plus`` the guidance scales are its weights, 0 to 1, and None where nothing guides. With ``hires``,
     ``width`` and ``height`` are the first pass's.
     """
@@ -70,6 +71,7 @@ class PictureMetadata:
     denoising_start: float | None = None
     denoising_end: float | None = None
     guidance_scales: tuple[float | None, ...] = ()
+    image_guidance_scale: float | None = None
     guidance_rescale: float = 0.0
     cfg_plus_plus: bool = False
     apg: "Apg | None" = None
@@ -105,6 +107,7 @@ class PictureMetadata:
             pairs["Schedule type"] = self.schedule_type
         pairs |= {
             "CFG scale": f"{self.guidance_scale * scale:g}",
+            **_image_scale(self.image_guidance_scale),
             "Seed": self.seed,
             "Size": f"{self.width}x{self.height}",
         }
@@ -183,6 +186,11 @@ class PictureMetadata:
         if self.negative_prompt:
             lines.append(f"Negative prompt: {self.negative_prompt}")
         return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in pairs.items())])
+
+
+def _image_scale(scale: float | None) -> dict[str, str]:
+    """An edit's second weight, which A1111 has as well."""
+    return {} if scale is None else {"Image CFG scale": f"{scale:g}"}
 
 
 def _hashes(short: Mapping[str, str]) -> str:

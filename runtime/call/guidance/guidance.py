@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.guidance_scale import GuidanceScaleCondition
 from latentrt.runtime.denoiser.guider import (
     POSITIVE,
+    Baseline,
     CfgPlusPlusScales,
     Combiner,
     Composition,
@@ -28,6 +29,7 @@ from latentrt.runtime.denoiser.guider import (
     classifier_free,
     perturbed,
     rescaled,
+    shifted,
 )
 from latentrt.runtime.denoiser.steps import step_ratios, steps_between
 from latentrt.runtime.sampling.schedule import Schedule
@@ -45,7 +47,8 @@ class Guidance:
     """How strongly each step is guided, and what the prompts of a picture are composed of.
 
     ``embedding`` is the size of the embedded weight that the model takes; 0 where it takes none. ``ratios`` are the
-    noise-to-signal ratios of the steps that the run takes, descending.
+    noise-to-signal ratios of the steps that the run takes, descending. What prompts are steered away from is the
+    ``baseline``.
     """
 
     steps: StepScales
@@ -53,6 +56,7 @@ class Guidance:
     embedding: int
     prediction_type: PredictionType
     ratios: tuple[float, ...]
+    baseline: Baseline = field(default_factory=Baseline)
     composition: Composition | None = None
     perturbation: Perturbation | None = None
     apg: "Apg | None" = None
@@ -69,6 +73,7 @@ class Guidance:
         return Guider(
             steps=self.steps,
             combine=None if self.embedding else self._combiner(),
+            baseline=self.baseline,
             composition=self.composition,
             perturbation=self.perturbation,
         )
@@ -86,6 +91,8 @@ class Guidance:
             combine = projected(combine, self.apg, self.prediction_type)
         if self.perturbation is not None:
             combine = perturbed(combine)
+        if self.baseline.scales:
+            combine = shifted(combine)
         return rescaled(combine, self.rescale) if self.rescale > 0.0 else combine
 
     def conditions(self) -> tuple[Condition, ...]:
@@ -101,6 +108,7 @@ class Guidance:
         return {
             "guidance_scale": max(self.steps.scales),
             "guidance_scales": () if len(set(scales)) == 1 else scales,
+            "image_guidance_scale": next(iter(self.baseline.scales), None),
             "guidance_rescale": self.rescale,
             "cfg_plus_plus": renoised,
             "apg": self.apg,

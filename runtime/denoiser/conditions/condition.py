@@ -61,14 +61,17 @@ class Condition(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class FixedCondition:
-    """Inputs that stay the same over the run: (N, …) by name, the same for all passes of a side."""
+    """Inputs that stay the same over the run: (N, …) by name, the same for all passes of a side.
+
+    A side without rows of its own has those of the side that it is told the same as.
+    """
 
     rows: Mapping[Side, Mapping[str, Array]]
 
     def inputs(self, passes: Sequence[Pass]) -> Mapping[str, Array]:
         """The rows of each pass."""
-        names = self.rows[passes[0].side]
-        return {name: np.concatenate([self.rows[which.side][name] for which in passes]) for name in names}
+        rows = [self.rows.get(which.side) or self.rows[which.side.told] for which in passes]
+        return {name: np.concatenate([one[name] for one in rows]) for name in rows[0]}
 
     def at(self, call: UnetCall) -> Mapping[str, Tensor]:
         """Nothing."""

@@ -89,7 +89,7 @@ class ControlledRun:
         scales[: len(rows)] = self.scales
         if self.conditional_only:
             for place, row in enumerate(rows):
-                if call.pass_of_each[row].side is Side.NEGATIVE:
+                if call.pass_of_each[row].side is not Side.POSITIVE:
                     scales[place] = 0.0
         own = {HINT: self._hint_of(call.picture_of_each[rows] % len(self.hint), batch), SCALES: scales}
         if self.types is not None:

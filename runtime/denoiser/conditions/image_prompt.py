@@ -37,7 +37,7 @@ class AttendedImages:
 
     def of_pass(self, which: Pass) -> tuple[Array, Array]:
         """Keys and values for a pass."""
-        return self._negative if which.side is Side.NEGATIVE else (self.keys, self.values)
+        return self._negative if which.side.told is Side.NEGATIVE else (self.keys, self.values)
 
     @cached_property
     def _negative(self) -> tuple[Array, Array]:

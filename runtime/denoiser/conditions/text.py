@@ -74,7 +74,7 @@ class TextCondition:
 
     def rows(self, which: Pass, level: Level | None = None) -> dict[str, Array]:
         """What a pass is told, (N, …) by name: at a level, or at the first step."""
-        which = which.unperturbed
+        which = which.reads
         return self.of_pass[which].rows(self._step(level)) if which in self.of_pass else {}
 
     def inputs(self, passes: Sequence[Pass]) -> Mapping[str, Array]:
@@ -89,7 +89,7 @@ class TextCondition:
         if not self._changes:
             return {}
         step = self._step(call.level)
-        texts = [self.of_pass[which.unperturbed] for which in call.pass_of_each]
+        texts = [self.of_pass[which.reads] for which in call.pass_of_each]
         places = [
             text.of_step[min(step, len(text.of_step) - 1), picture]
             for text, picture in zip(texts, call.picture_of_each, strict=True)

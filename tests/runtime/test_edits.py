@@ -1,0 +1,97 @@
+"""Edits of a picture: which passes a step makes, what else a call takes, and what it refuses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import latentrt
+from latentrt.engines.spec import Array
+from latentrt.runtime.denoiser.guider import (
+    NEGATIVE,
+    PICTURE,
+    POSITIVE,
+    Baseline,
+    Guider,
+    Pass,
+    StepScales,
+    classifier_free,
+    shifted,
+)
+from latentrt.runtime.sampling.schedule import Level
+
+EDIT = "instruct-pix2pix"
+LEVEL = Level(500.0, 0.6, 0.8)
+SHAPE = (2, 4, 6, 5)
+FAST: dict[str, Any] = {"seed": 3, "num_inference_steps": 2, "output_type": "latent"}
+
+
+def picture(seed: int = 1) -> Image.Image:
+    """Noise."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def pipe(family_pipe: Callable[[str], latentrt.Pipeline]) -> latentrt.Pipeline:
+    """A tiny InstructPix2Pix."""
+    return family_pipe(EDIT)
+
+
+def guider(scale: float, towards: float) -> Guider:
+    """Of an edit."""
+    baseline = Baseline(passes=(PICTURE, NEGATIVE), scales=(towards,))
+    steps = StepScales(scales=(scale,), ratios=(LEVEL.ratio,))
+    return Guider(steps=steps, combine=shifted(classifier_free), baseline=baseline)
+
+
+@pytest.mark.parametrize(
+    ("scale", "towards", "passes"),
+    [
+        (7.5, 1.5, (NEGATIVE, PICTURE, POSITIVE)),
+        (7.5, 1.0, (PICTURE, POSITIVE)),
+        (1.0, 1.5, (POSITIVE,)),
+    ],
+)
+def test_two_weights(scale: float, towards: float, passes: tuple[Pass, ...]) -> None:
+    """u + s · (c − i) + z · (i − u), of no more passes than have a share; 1 of each is the prediction itself."""
+    random = np.random.default_rng(3)
+    every = {which: random.normal(size=SHAPE).astype(np.float32) for which in (NEGATIVE, PICTURE, POSITIVE)}
+    run = guider(scale, towards)
+    assert run.passes(LEVEL) == passes
+    guided = run.combined({which: every[which] for which in passes}, every[POSITIVE], LEVEL).guided
+    u, i, c = every[NEGATIVE], every[PICTURE], every[POSITIVE]
+    wanted = u + scale * (c - i) + towards * (i - u) if scale > 1 else c
+    np.testing.assert_allclose(guided, wanted, atol=1e-5)
+    assert guided.dtype == np.float32
+
+
+def drawn(pipe: latentrt.Pipeline, **options: Any) -> Array:
+    """The latents of an edit in two steps."""
+    return pipe.edit("make it snow", **{"image": picture(), **FAST, **options}).latents
+
+
+WISHES: dict[str, dict[str, Any]] = {
+    "another picture": {"image": picture(2)},
+    "image_guidance_scale": {"image_guidance_scale": 2.5},
+    "negative_prompt": {"negative_prompt": "summer"},
+    "guidance_end": {"guidance_end": 0.5},
+    "guidance_rescale": {"guidance_rescale": 0.7},
+    "apg": {"apg": latentrt.Apg(norm_threshold=1.0)},
+    "dynamic_thresholding": {"dynamic_thresholding": latentrt.DynamicThresholding(mimic_scale=3.0)},
+    "pag_scale": {"pag_scale": 3.0},
+    "freeu": {"freeu": latentrt.FreeU()},
+    "deep_cache": {"deep_cache": 2, "num_inference_steps": 10},
+    "regions": {"regions": [latentrt.Region("a cat", box=(0, 0, 0.5, 1))]},
+    "vae": {"vae": "sliced"},
+}
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_what_else_holds(pipe: latentrt.Pipeline, wish: str) -> None:
+    """Each changes the picture; but for the way through the autoencoder, which may not."""
+    options = WISHES[wish]
+    plain = drawn(pipe, **{name: value for name, value in options.items() if name == "num_inference_steps"})
+    difference = np.abs(drawn(pipe, **options) - plain).max()
+    assert difference < 1e-4 if wish == "vae" else difference > 1e-3
