@@ -11,6 +11,7 @@ from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.errors import RequestError
 from latentrt.engines.forks import watch_forks
 from latentrt.engines.precision import Backend
+from latentrt.runtime.call.workflow import check_reads_text
 from latentrt.runtime.prompts.text_encoder import TextEncoder, text_encoders_from_bundle
 from latentrt.runtime.prompts.textual_inversion import TextualInversions
 
@@ -80,6 +81,7 @@ class Additions:
         self, paths: str | Path | Sequence[str | Path], token: str | Sequence[str] | None
     ) -> tuple[str, ...]:
         """As ``Pipeline.load_textual_inversion``."""
+        check_reads_text(self._bundle.manifest, "a textual inversion")
         with self._lock:
             known = len(self.text_encoders[0].inversions.loaded)
             self.text_encoders = tuple(encoder.with_loaded(paths, token) for encoder in self.text_encoders)
@@ -87,6 +89,8 @@ class Additions:
 
     def unload_textual_inversion(self, token: str | Sequence[str] | None) -> None:
         """As ``Pipeline.unload_textual_inversion``."""
+        if token is not None:
+            check_reads_text(self._bundle.manifest, "a textual inversion")
         with self._lock:
             self.text_encoders = tuple(encoder.without(token) for encoder in self.text_encoders)
 

@@ -2,20 +2,14 @@
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
-from PIL import Image
-
-from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.additions import Additions
 from latentrt.runtime.call.drawing import draw
 from latentrt.runtime.call.keywords.options import Options
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.pictures.image import Picture
-from latentrt.runtime.serving.lanes.future import PictureFuture
-from latentrt.runtime.serving.lanes.submitted import steps_of, watched
-from latentrt.runtime.serving.lanes.workers import Workers
 
 
 class FromPicture:
@@ -26,12 +20,6 @@ class FromPicture:
 
     _engines: Engines
     _additions: Additions
-    _workers: Workers
-
-    if TYPE_CHECKING:
-
-        def preview(self, denoised: Array) -> list[Image.Image]:
-            """As ``Pipeline.preview``."""
 
     def edit(
         self,
@@ -61,32 +49,3 @@ class FromPicture:
         manifest = self._engines.bundle.manifest
         call = edit_call(manifest, prompt, image, image_guidance_scale, options, self._additions)
         return draw(self, self._engines, self._additions.text_encoders, call, begin)
-
-    def submit_edit(
-        self,
-        prompt: str | Sequence[str] | None = None,
-        *,
-        image: Picture | Sequence[Picture],
-        image_guidance_scale: float | None = None,
-        **options: Unpack[Options],
-    ) -> PictureFuture:
-        """Has edits drawn by threads of the pipeline's own, as ``submit`` does with pictures.
-
-        Args:
-            prompt: as in ``edit``.
-            image: likewise.
-            image_guidance_scale: likewise.
-            **options: likewise.
-
-        Raises:
-            RequestError: an argument that cannot be served, with what to do; nothing is drawn.
-            EngineError: the pipeline is closed.
-        """
-        from latentrt.runtime.call.editing import edit_call
-
-        manifest, text_encoders = self._engines.bundle.manifest, self._additions.text_encoders
-        call = edit_call(manifest, prompt, image, image_guidance_scale, options, self._additions)
-        future = PictureFuture(steps_of(call), self.preview)
-        call = watched(call, future.stepped)
-        self._workers.submit(future, lambda: draw(self, self._engines, text_encoders, call, perf_counter()))
-        return future

@@ -22,6 +22,7 @@ from latentrt.runtime.call.keywords.options import Embeds, EncodeKeywords, Optio
 from latentrt.runtime.call.prompts.prompt_set import prompt_set_from_keywords
 from latentrt.runtime.call.request import loras_of_call
 from latentrt.runtime.call.result import Result
+from latentrt.runtime.call.workflow import check_reads_text
 from latentrt.runtime.from_picture import FromPicture
 from latentrt.runtime.loading import Loading
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
@@ -142,6 +143,7 @@ class Pipeline(Loading, FromPicture):
         from latentrt.runtime.prompts.embeds import embeds_of
 
         options = set_options(keywords, EncodeKeywords)
+        check_reads_text(self.manifest, "encode")
         if prompt is None:
             raise RequestError("got no prompt, expected a text; give one")
         prompts = prompt_set_from_keywords(self.manifest, prompt, options)
@@ -188,9 +190,10 @@ class Pipeline(Loading, FromPicture):
         *,
         image: Picture | Sequence[Picture] | None = None,
         strength: float | None = None,
+        image_guidance_scale: float | None = None,
         **options: Unpack[Options],
     ) -> tuple[PictureMetadata, ...]:
-        """Checks the arguments of a call, or of ``img2img`` where a picture is given; nothing is drawn.
+        """Checks the arguments of a call, or of ``img2img`` or ``edit`` where a picture is given; nothing is drawn.
 
         Returns:
             The settings that each picture would have.
@@ -198,12 +201,19 @@ class Pipeline(Loading, FromPicture):
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        if image is not None:
-            from latentrt.runtime.call.from_pictures import image_call  # loaded by those who start from pictures
-
-            call = image_call(self.manifest, prompt, image, strength, options, self._additions)
-        else:
-            call = text_call(self.manifest, prompt, options, self._additions)
+        call = submitted_call(
+            self.manifest,
+            prompt,
+            options,
+            self._additions,
+            image=image,
+            mask_image=None,
+            strength=strength,
+            padding_mask_crop=None,
+            kept_pixels=KeptPixels.EXACT,
+            masked_content=MaskedContent.ORIGINAL,
+            image_guidance_scale=image_guidance_scale,
+        )
         return call.request.metadata(inversions_of(self._additions.text_encoders))
 
     def img2img(
@@ -348,12 +358,14 @@ class Pipeline(Loading, FromPicture):
         right: int = 0,
         bottom: int = 0,
         overlap: int = 0,
+        image_guidance_scale: float | None = None,
         **options: Unpack[Options],
     ) -> PictureFuture:
         """Has pictures drawn by threads of the pipeline's own, which begin with the first call.
 
-        With ``image`` it is a call of ``img2img``, with ``mask_image``, too, of ``inpaint``, with ``left`` and the like
-        of ``outpaint``, whose arguments they are; else of the pipeline itself. What is loaded now counts.
+        With ``image`` it is a call of ``img2img``, or of ``edit`` with a model that draws edits; with ``mask_image``,
+        too, of ``inpaint``, with ``left`` and the like of ``outpaint``, whose arguments they are; else of the pipeline
+        itself. What is loaded now counts.
 
         Returns:
             A future of ``concurrent.futures``: ``result`` is what the call would return. It tells its ``step`` of
@@ -379,6 +391,7 @@ class Pipeline(Loading, FromPicture):
             right=right,
             bottom=bottom,
             overlap=overlap,
+            image_guidance_scale=image_guidance_scale,
         )
         future, text_encoders = PictureFuture(steps_of(call), self.preview), self._additions.text_encoders
         call = watched(call, future.stepped)

@@ -11,7 +11,7 @@ from latentrt.cli.bench import bench
 from latentrt.cli.commands.build import build
 from latentrt.cli.commands.bundles import compare, inspect, verify
 from latentrt.cli.commands.demo import demo
-from latentrt.cli.commands.draw import detail, generate, img2img, inpaint, outpaint
+from latentrt.cli.commands.draw import detail, edit, generate, img2img, inpaint, outpaint
 from latentrt.cli.commands.grid import grid
 from latentrt.cli.commands.prepare import prepare
 from latentrt.cli.commands.render import render
@@ -34,6 +34,7 @@ _COMMANDS = (
     img2img,
     inpaint,
     outpaint,
+    edit,
     detail,
     grid,
     render,

@@ -1,4 +1,7 @@
-"""One prompt drawn with two bundles: side by side, and how far apart."""
+"""One prompt drawn with two bundles: side by side, and how far apart.
+
+What wants a picture is given the photograph that builds are compared on.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +14,10 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.files import check_writable
 from latentrt.engines.spec import Array
 from latentrt.engines.store.choose import AUTO
+from latentrt.int8.calibration import draw_in_own_workflow
 from latentrt.int8.psnr import picture_psnr
 from latentrt.opening import open_pipeline
+from latentrt.runtime.call.workflow import check_reads_text
 from latentrt.runtime.pictures.image import write_png
 
 AMPLIFIED = 8  # factor by which differences are shown
@@ -75,13 +80,15 @@ def compare(
     for path in (first, second):
         with open_pipeline(path, backend=backend, threads=threads) as pipe:
             size = size or (pipe.manifest.profiles[0].width, pipe.manifest.profiles[0].height)
+            check_reads_text(pipe.manifest, "compare")
             families.append(pipe.manifest.family)
             if families[0] != families[-1]:
                 raise RequestError(
                     f"got bundles of {families[0]} and {families[-1]}, expected two of one model; choose another bundle"
                 )
-            result = pipe(
-                prompt,
+            result = draw_in_own_workflow(
+                pipe,
+                [prompt],
                 seed=seed,
                 width=size[0],
                 height=size[1],

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.bundle.records.conditioning import Task
 from latentrt.engines.bundle.records.manifest import Start
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import RequestError
@@ -60,7 +61,7 @@ class CalibrationSet:
         profile = pipe.manifest.profiles[0]
         while start < count:
             stop = min(start + profile.batch, count)
-            result = _draw(
+            result = draw_in_own_workflow(
                 pipe,
                 [self.prompt_of(index) for index in range(start, stop)],
                 seed=[seed + index for index in range(start, stop)],
@@ -73,12 +74,19 @@ class CalibrationSet:
             start = stop
 
 
-def _draw(pipe: Pipeline, prompts: list[str], **options: Unpack[Options]) -> Result:
-    """Draws in the model's own workflow: from noise, from the probes' photograph, or into a mask in its middle."""
+def draw_in_own_workflow(pipe: Pipeline, prompts: list[str], **options: Unpack[Options]) -> Result:
+    """Draws as the model was made to: from noise, from the probes' photograph, or into a mask in its middle; or edits.
+
+    Raises:
+        RequestError: a model that does not draw from prompts.
+    """
     manifest = pipe.manifest
-    if not (manifest.unet_takes_mask or manifest.traits.starts_from is Start.PICTURE):
+    edits = manifest.conditioning.task is Task.EDITS
+    if not (edits or manifest.unet_takes_mask or manifest.traits.starts_from is Start.PICTURE):
         return pipe(prompts, **options)
     image = photograph(manifest.profiles[0])
+    if edits:
+        return pipe.edit(prompts, image=image, **options)
     if not manifest.unet_takes_mask:
         return pipe.img2img(prompts, image=image, **options)
     mask = Image.new("L", image.size)

@@ -26,7 +26,7 @@ from latentrt.runtime.call.initial_latents import (
 )
 from latentrt.runtime.call.keywords.options import Options, set_options
 from latentrt.runtime.call.request import Request, request_from_options
-from latentrt.runtime.call.workflow import Workflow
+from latentrt.runtime.call.workflow import Workflow, check_workflow
 from latentrt.runtime.pictures.arrays import pictures_from_argument, size_of
 from latentrt.runtime.pictures.masked_content import MaskedContent
 from latentrt.runtime.pictures.tiling import vae_engine
@@ -46,6 +46,7 @@ def image_call(
     Raises:
         RequestError: an argument that cannot be served, with what to do.
     """
+    check_workflow(manifest, Workflow.IMAGE)
     images = pictures_from_argument(image, manifest.latents.channels, latents=True)
     if options.get("denoising_start") is None:
         strength = manifest.defaults.strength if strength is None else strength
@@ -88,6 +89,7 @@ def inpaint_call(
     """
     from latentrt.runtime.pictures.mask import inpaint_input_from_pictures, masks_from_argument
 
+    check_workflow(manifest, Workflow.INPAINT)
     if choice(KeptPixels, kept_pixels, "kept_pixels") is KeptPixels.DECODED and padding_mask_crop is not None:
         raise RequestError(
             "got kept_pixels 'decoded' with padding_mask_crop, which pastes into the picture; leave one out"
@@ -134,6 +136,7 @@ def outpaint_call(
     from latentrt.runtime.pictures.outpaint import outpaint_canvas
 
     set_options(options)
+    check_workflow(manifest, Workflow.INPAINT)
     picture = picture_from_argument(image, manifest.latents.channels)
     canvas, mask = outpaint_canvas(picture, **sides)
     profile_for_size(

@@ -24,7 +24,7 @@ PICTURE_PSNR = 50.0
 STEPS = 4
 SIZE = (32, 32)
 
-ROWS = {family.name: family for family in FAMILIES}
+ROWS = {family.name: family for family in FAMILIES if family.image_encoder is None and family.concatenated is None}
 MASKED = [name for name, row in ROWS.items() if row.unet["in_channels"] == 9]
 LCM = [name for name, row in ROWS.items() if row.unet["time_cond_proj_dim"] is not None]
 REFINERS = [name for name, row in ROWS.items() if row.time_ids is TimeIds.AESTHETIC]

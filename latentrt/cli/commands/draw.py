@@ -1,4 +1,4 @@
-"""``latentrt generate``, ``img2img``, ``inpaint``, ``outpaint`` and ``detail``."""
+"""``latentrt generate``, ``img2img``, ``inpaint``, ``outpaint``, ``edit`` and ``detail``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -141,6 +141,28 @@ def outpaint(
         )
 
     drawing.draw(bundle, prompt, call, size=lambda _: (picture.width + left + right, picture.height + top + bottom))
+
+
+@draws
+def edit(
+    bundle: Bundle,
+    image: Annotated[Path, typer.Option("--image", help="The picture to edit.")],
+    drawing: Drawing,
+    prompt: Prompt = None,
+    image_guidance: Annotated[
+        float | None,
+        typer.Option("--image-guidance", help="How closely the picture is kept, 1 or more; default: 1.5."),
+    ] = None,
+) -> None:
+    """Change a picture as PROMPT says, such as "make it snow" (InstructPix2Pix); --size resizes it first."""
+    from latentrt.runtime.pictures.image import read_image
+
+    picture = read_image(image)
+
+    def call(pipe: Any, batch: "Batch", options: dict[str, Any]) -> Any:
+        return pipe.edit(batch.prompts, image=picture, image_guidance_scale=image_guidance, **options)
+
+    drawing.draw(bundle, prompt, call, size=lambda _: picture.size)
 
 
 @draws

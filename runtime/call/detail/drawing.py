@@ -19,7 +19,7 @@ from latentrt.runtime.call.detail.result import DetailedRegion, DetailResult
 from latentrt.runtime.call.keywords.options import Embeds, OnProgress, Options, set_options
 from latentrt.runtime.call.request import request_from_options
 from latentrt.runtime.call.result import OutputType, Result, Timings
-from latentrt.runtime.call.workflow import Workflow
+from latentrt.runtime.call.workflow import Workflow, check_workflow
 from latentrt.runtime.checks import seeds_for, texts, texts_for, warn_caller, whole
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.pictures.arrays import pictures_from_argument, size_of
@@ -83,6 +83,7 @@ def draw_details(
     """
     begin = perf_counter()
     keywords = set_options(options)
+    check_workflow(manifest, Workflow.INPAINT)
     output = _checked_output(prompt, keywords)
     common: Options = cast(Options, {name: one for name, one in keywords.items() if name not in _OF_PICTURES})
     jobs = _jobs(manifest, prompt, image, keywords, detail)

@@ -21,6 +21,7 @@ _STEPS = "progress is told the number of model calls"
 ELSEWHERE: Mapping[str, str] = MappingProxyType(
     {
         "strength": "a picture to start from goes with it: use img2img",
+        "image_guidance_scale": "a picture to edit goes with it: use edit",
         "scheduler": _SAMPLER,
         "generator": "give seed: one for the batch, or one per picture",
         "eta": "give it to the sampler, as sampler=latentrt.Sampler(name='ddim', eta=0.5)",

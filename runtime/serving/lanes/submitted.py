@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from latentrt.engines.bundle.records.conditioning import Task
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.additions import Additions
@@ -26,9 +27,12 @@ def submitted_call(
     padding_mask_crop: int | None,
     kept_pixels: str | KeptPixels,
     masked_content: str | MaskedContent,
+    image_guidance_scale: float | None,
     **sides: int,
 ) -> CheckedCall:
     """The call of the way of drawing that the pictures tell: the arguments are those of ``Pipeline.submit``.
+
+    A picture alone is edited by a model that draws edits, and by others it is what is drawn from.
 
     Raises:
         RequestError: an argument that cannot be served, or that does not go with the others.
@@ -41,10 +45,16 @@ def submitted_call(
         padding_mask_crop=padding_mask_crop,
         kept_pixels=kept_pixels,
         masked_content=masked_content,
+        image_guidance_scale=image_guidance_scale,
         grows=grows,
     )
     if image is None:
         return text_call(manifest, prompt, options, additions)
+    alone = mask_image is None and strength is None and not grows
+    if image_guidance_scale is not None or (alone and manifest.conditioning.task is Task.EDITS):
+        from latentrt.runtime.call.editing import edit_call
+
+        return edit_call(manifest, prompt, image, image_guidance_scale, options, additions)
     from latentrt.runtime.call.from_pictures import image_call, inpaint_call, outpaint_call
 
     if grows:
@@ -73,6 +83,7 @@ def check_together(
     padding_mask_crop: int | None = None,
     kept_pixels: str | KeptPixels = KeptPixels.EXACT,
     masked_content: str | MaskedContent = MaskedContent.ORIGINAL,
+    image_guidance_scale: float | None = None,
     grows: bool = False,
 ) -> None:
     """Checks that each argument of a way of drawing has those that it means nothing without.
@@ -81,7 +92,12 @@ def check_together(
         RequestError: one that has not.
     """
     if image is None:
-        given = {"mask_image": mask_image is not None, "strength": strength is not None, "a side that grows": grows}
+        given = {
+            "mask_image": mask_image is not None,
+            "strength": strength is not None,
+            "image_guidance_scale": image_guidance_scale is not None,
+            "a side that grows": grows,
+        }
         _refuse(given, "without image, where it means nothing; give image, too")
     if mask_image is None:
         kept = kept_pixels != KeptPixels.EXACT
@@ -90,6 +106,9 @@ def check_together(
         _refuse(given, "without mask_image, where it means nothing; give mask_image, too")
     elif grows:
         _refuse({"mask_image": True}, "for a picture that grows, whose mask is what is new; leave one out")
+    if image_guidance_scale is not None:
+        given = {"mask_image": mask_image is not None, "strength": strength is not None, "a side that grows": grows}
+        _refuse(given, "with image_guidance_scale, which is about an edit of the whole picture; leave one out")
 
 
 def watched(call: CheckedCall, watcher: OnModelCall) -> CheckedCall:
