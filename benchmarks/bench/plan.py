@@ -14,6 +14,7 @@ from latentrt.engines.shapes import Profile, profile_for_size, profile_from_text
 from latentrt.engines.store.choose import AUTO
 from latentrt.models import EMBEDDED, EMOJI
 from latentrt.prompt_files import prompts_from_file
+from latentrt.runtime.call.workflow import Workflow, check_workflow
 
 PROMPTS = ("cat", "crying face", "strawberry", "sunflower", "frog", "red apple", "dog face", "octopus")
 _RESIDENT = {"auto": None, "all": True, "one": False}
@@ -83,6 +84,7 @@ def plan_from_options(options: BenchOptions) -> Plan:
     named = [_bundle_and_backend(path) for path in options.bundles or ()]
     bundles = tuple(dict.fromkeys(bundle for bundle, _ in named))
     manifest = open_bundle(bundles[0]).manifest
+    check_workflow(manifest, Workflow.TEXT)
     for name, least in _LEAST.items():
         value = getattr(options, name)
         if value is not None and value < least:

@@ -24,6 +24,7 @@ from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import Profile
+from latentrt.runtime.call.workflow import drawn_by
 
 if TYPE_CHECKING:
     from latentrt.export.addons.addon import Addon
@@ -148,6 +149,7 @@ def _plan(request: BuildRequest) -> AddonPlan:
 
     assert request.for_bundle is not None
     bundle = open_bundle(request.for_bundle)
+    _check_has_prompts(bundle.manifest)
     with export_packages():
         versions = exporter_versions()
         from latentrt.export.addons.base_model import BaseModel
@@ -181,6 +183,19 @@ def _plan(request: BuildRequest) -> AddonPlan:
         kept_fp32=request.kept_fp32(addon.components, precision),
         profiles=request.profiles or bundle.manifest.profiles,
     )
+
+
+def _check_has_prompts(model: BundleManifest) -> None:
+    """Refuses models that nobody makes nets or adapters for.
+
+    Raises:
+        RequestError: it reads no text.
+    """
+    if not model.conditioning.text_encoders:
+        raise RequestError(
+            f"got a net or an adapter for {drawn_by(model)} and reads no text, expected one for a model that draws "
+            "from prompts; name the bundle of such a model with --for"
+        )
 
 
 def _floating_precision(model: BundleManifest) -> Precision:

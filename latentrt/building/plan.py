@@ -23,6 +23,7 @@ from latentrt.engines.files import staged_directory
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import Profile
+from latentrt.int8.calibration import check_reads_prompts
 from latentrt.int8.settings import QuantizationSettings
 from latentrt.runtime.adapters.adapter import ModelWeights
 from latentrt.runtime.adapters.formats.bases import label_of_model
@@ -111,6 +112,8 @@ def plan_from_request(request: BuildRequest) -> BundlePlan:
         checkpoint = checkpoint_from_headers(request.model, request.choices)
     components = (*checkpoint.family.encoders, UNET, VAE_ENCODER, VAE_DECODER)
     kept_fp32 = request.kept_fp32(components)
+    if request.int8 is not None or request.bf16 is not None:
+        check_reads_prompts(checkpoint.family.text_encoders, str(request.precision))
     loras = lora_records(request.loras)
     checkpoint = replace(checkpoint, decisions={**checkpoint.decisions, **loras_decision(loras)})
     settings = pictures = None

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
@@ -98,6 +98,23 @@ def draw_in_own_workflow(pipe: Pipeline, prompts: list[str], **options: Unpack[O
 def default_prompts(model: str) -> tuple[str, ...]:
     """The prompts for a model where the caller gives none; the embedded model knows other words than the rest."""
     return prompts_from_file((EMOJI if model == EMBEDDED else Path(__file__).resolve().parent) / "prompts.txt")
+
+
+def check_reads_prompts(text_encoders: Sequence[object], got: str) -> None:
+    """Refuses what is judged by pictures of prompts with a model that reads none.
+
+    Args:
+        text_encoders: the model's.
+        got: what was asked for, for the message.
+
+    Raises:
+        RequestError: there are none.
+    """
+    if not text_encoders:
+        raise RequestError(
+            f"got {got} for a model that reads no text, expected one whose pictures can be drawn from prompts to judge "
+            "them by; build it in fp16, or in fp32"
+        )
 
 
 def check_prompts(bundle: Bundle, prompts: tuple[str, ...]) -> None:

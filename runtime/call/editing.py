@@ -47,13 +47,11 @@ def edit_call(
     """
     check_workflow(manifest, Workflow.EDIT)
     images = pictures_from_argument(image, manifest.latents.channels, latents=False)
-    if options.get("cfg_plus_plus") is not None:
-        raise RequestError("got cfg_plus_plus in editing, whose guidance has two weights; leave it out")
     request = request_from_options(
         manifest, prompt, options, Workflow.EDIT, source=source_size(manifest, images), additions=additions
     )
     check_count(len(images), request, "images")
-    request = replace(request, guidance=_with_picture(request.guidance, image_guidance_scale))
+    request = replace(request, guidance=guidance_with_picture(request.guidance, image_guidance_scale, options))
     pictures = list(images)
 
     def start(engines: Engines, noise: Noise) -> InitialLatents:
@@ -63,14 +61,21 @@ def edit_call(
     return CheckedCall(request=request, start=start)
 
 
-def _with_picture(guidance: Guidance, image_guidance_scale: float | None) -> Guidance:
+def guidance_with_picture(guidance: Guidance, image_guidance_scale: float | None, options: Options) -> Guidance:
     """Guidance towards the picture beside that by the prompt.
 
     As in diffusers there is neither where one of the weights is too small for it.
 
+    Args:
+        guidance: by the prompt.
+        image_guidance_scale: the weight of the picture; None: what is common.
+        options: the keywords of the call.
+
     Raises:
-        RequestError: a weight that cannot be.
+        RequestError: a weight that cannot be, or CFG++.
     """
+    if options.get("cfg_plus_plus") is not None:
+        raise RequestError("got cfg_plus_plus in editing, whose guidance has two weights; leave it out")
     scale = IMAGE_GUIDANCE_SCALE if image_guidance_scale is None else number(image_guidance_scale, _NAME)
     if not 0.0 <= scale <= _LARGEST or math.isnan(scale):
         raise RequestError(

@@ -1,5 +1,6 @@
 """Edits of a picture: which passes a step makes, what else a call takes, and what it refuses."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 import latentrt
+from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.denoiser.guider import (
     NEGATIVE,
@@ -95,3 +97,46 @@ def test_what_else_holds(pipe: latentrt.Pipeline, wish: str) -> None:
     plain = drawn(pipe, **{name: value for name, value in options.items() if name == "num_inference_steps"})
     difference = np.abs(drawn(pipe, **options) - plain).max()
     assert difference < 1e-4 if wish == "vae" else difference > 1e-3
+
+
+def test_submitted_and_checked(pipe: latentrt.Pipeline) -> None:
+    """A picture alone is edited; its settings say how closely it is kept, as A1111's do."""
+    options: dict[str, Any] = {**FAST, "image": picture(), "image_guidance_scale": 1.75}
+    submitted = pipe.submit("make it snow", **options).result()
+    result = pipe.edit("make it snow", **options)
+    np.testing.assert_array_equal(submitted.latents, result.latents)
+    (checked,) = pipe.check("make it snow", **options)
+    assert checked == result.metadata[0]
+    assert "CFG scale: 7.5, Image CFG scale: 1.75, Seed: 3" in checked.parameters()
+    assert pipe.check("make it snow", image=picture())[0].image_guidance_scale == 1.5
+
+
+def test_encoded_prompts(pipe: latentrt.Pipeline) -> None:
+    """In place of texts; and weights that change on the way."""
+    embeds = pipe.encode("make it snow")
+    np.testing.assert_allclose(pipe.edit(image=picture(), **FAST, **embeds).latents, drawn(pipe), atol=1e-5)
+    stopped = drawn(pipe, callback_on_step_end=lambda *_: {"guidance_scale": 1.0})
+    np.testing.assert_allclose(stopped, drawn(pipe, guidance_scale=[7.5, 1.0]), atol=1e-5)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no picture": ({"image": None}, "got image None, expected a PIL picture"),
+    "latents": ({"image": np.zeros((1, 4, 16, 16), np.float32)}, "which are latents"),
+    "another size": ({"image": Image.new("RGB", (40, 40))}, "got size 40x40"),
+    "three pictures": ({"image": [picture()] * 3}, "got 3 images for 1 pictures"),
+    "CFG++": ({"cfg_plus_plus": 0.6}, "got cfg_plus_plus in editing, whose guidance has two weights"),
+    "hires": ({"hires": latentrt.Hires()}, "got hires in editing"),
+    "strength": ({"strength": 0.5}, "got keyword 'strength'"),
+    "a weight below 0": ({"image_guidance_scale": -1.0}, "got image_guidance_scale -1, expected a number from 1"),
+    "a weight that is none": ({"image_guidance_scale": "much"}, "got image_guidance_scale 'much', expected a number"),
+    "NaN": ({"image_guidance_scale": float("nan")}, "got image_guidance_scale nan"),
+    "a start": ({"denoising_start": 0.5}, "got denoising_start in editing"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(pipe: latentrt.Pipeline, name: str) -> None:
+    """In one sentence, before anything is drawn."""
+    options, reason = REFUSED[name]
+    with pytest.raises(RequestError, match=re.escape(reason)):
+        drawn(pipe, **options)

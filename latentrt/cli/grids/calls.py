@@ -9,6 +9,7 @@ from PIL import Image
 from latentrt.arguments.loras import lora_from_text
 from latentrt.cli.grids.cells import Cell
 from latentrt.cli.grids.settings import Settings
+from latentrt.engines.bundle.records.conditioning import Task
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.keywords.options import OnProgress, set_options
 from latentrt.runtime.call.prompts.prompt_set import prompt_set_from_keywords
@@ -49,8 +50,13 @@ class CellCalls:
         Raises:
             LatentrtError: as the pipeline does.
         """
-        draw = self._pipe if settings.drawing.image is None else self._pipe.img2img
-        return draw(settings.prompt, **self._arguments(settings), progress=progress)
+        arguments = {**self._arguments(settings), "progress": progress}
+        if settings.drawing.image is None:
+            return self._pipe(settings.prompt, **arguments)
+        edits = self._pipe.manifest.conditioning.task is Task.EDITS and arguments["strength"] is None
+        if edits:
+            del arguments["strength"]
+        return (self._pipe.edit if edits else self._pipe.img2img)(settings.prompt, **arguments)
 
     def _arguments(self, settings: Settings) -> dict[str, Any]:
         drawing = settings.drawing

@@ -9,6 +9,7 @@ from threading import Lock, Thread
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.errors import LatentrtError
 from latentrt.engines.store.store import engines_in
+from latentrt.runtime.call.workflow import check_reads_text
 from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.serving.jobs.catalog import Catalog
 
@@ -42,11 +43,14 @@ class Models:
 
         Raises:
             BundleError: no bundle, another sort's, damaged, or of a newer latentrt.
+            RequestError: a model that reads no text, which orders begin with.
         """
         self.catalog = catalog
         self.on_change: Callable[[], None] = lambda: None
         self._opens, self._byte_limit = opens, byte_limit
         self._bundles: dict[str, Bundle] = {name: open_bundle(path) for name, path in catalog.models.items()}
+        for bundle in self._bundles.values():
+            check_reads_text(bundle.manifest, "a bundle to serve")
         self._opened: OrderedDict[str, _Opened] = OrderedDict()
         self._opening: set[str] = set()
         self._failed: dict[str, Exception] = {}

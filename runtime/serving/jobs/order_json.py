@@ -99,6 +99,9 @@ class OrderFields(Json):
     image: PictureText | None = Field(None, description="A picture to start from, in base64 or as a data URL.")
     mask_image: PictureText | None = Field(None, description="With an image: what to redraw is white.")
     strength: float | None = Field(None, description="With an image: how much of the schedule runs, 0 to 1.")
+    image_guidance_scale: float | None = Field(
+        None, description="With an image, of a model that draws edits: how closely it is kept, 1 or more."
+    )
     padding_mask_crop: int | None = Field(
         None, description="With a mask: draw its surroundings alone, with so many pixels of margin."
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from latentrt.engines.bundle.records.conditioning import Task
 from latentrt.runtime.serving.jobs.job import Job, JobState
 from latentrt.runtime.serving.jobs.order import Order
 from latentrt.runtime.serving.jobs.service import Service
@@ -20,8 +21,11 @@ def warm(service: Service, model: str) -> None:
     jobs = []
     for width, height in sizes_of(service, model):
         blank = Image.new("RGB", (width, height))
-        keywords = {"image": blank, "strength": _STRENGTH, "num_inference_steps": _STEPS, "seed": 0}
-        if service.models.bundle(model).manifest.unet_takes_mask:
+        manifest = service.models.bundle(model).manifest
+        keywords = {"image": blank, "num_inference_steps": _STEPS, "seed": 0}
+        if manifest.conditioning.task is Task.PICTURES:
+            keywords["strength"] = _STRENGTH
+        if manifest.unet_takes_mask:
             keywords["mask_image"] = Image.new("L", (width, height), 255)
         jobs.append(service.submit(Order(prompt="", model=model, keywords=keywords)))
     for job in jobs:

@@ -13,6 +13,7 @@ from latentrt.engines.precision import Backend
 from latentrt.runtime.additions import Additions
 from latentrt.runtime.call.hires.hires import PictureUpscaler
 from latentrt.runtime.call.keywords.options import Options
+from latentrt.runtime.call.workflow import check_reads_text
 from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.serving.jobs.catalog import Catalog
 from latentrt.runtime.serving.jobs.named_files import FILTERS, keywords_with_files, loras_of
@@ -33,7 +34,12 @@ class OrderCheck:
     """
 
     def __init__(self, catalog: Catalog, bundle: Bundle) -> None:
-        """Takes what orders may name, and loads the embeddings that fit the model, as the service does."""
+        """Takes what orders may name, and loads the embeddings that fit the model, as the service does.
+
+        Raises:
+            RequestError: a model that reads no text, which orders begin with.
+        """
+        check_reads_text(bundle.manifest, "a bundle to render with")
         self._catalog, self._manifest = catalog, bundle.manifest
         self._additions = Additions(bundle, Backend.ORT_CPU, threads=None)
         self._loras: set[str] = set()

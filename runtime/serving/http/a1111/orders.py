@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from latentrt.engines.bundle.records.conditioning import Task
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.serving.http.a1111.bodies import DrawingBody, Img2ImgBody
@@ -61,6 +62,9 @@ def order_from_body(body: DrawingBody, settings: A1111Settings, models: Models, 
         mask = None if body.mask is None else read(body.mask, "mask")
         images = [read(text, "init_images") for text in body.init_images]
         keywords |= inpainting_keywords(body, images, mask, size)
+        if manifest.conditioning.task is Task.EDITS and mask is None:
+            _check_begins_with_noise(body)
+            keywords |= {"strength": None, "image_guidance_scale": body.image_cfg_scale}
     elif body.enable_hr:
         first = manifest.profiles[0]
         keywords["hires"] = hires_from_body(
@@ -68,6 +72,19 @@ def order_from_body(body: DrawingBody, settings: A1111Settings, models: Models, 
         )
     set_keywords = {name: value for name, value in keywords.items() if value is not None}
     return Order(prompt=body.prompt, model=settings.model, keywords=set_keywords)
+
+
+def _check_begins_with_noise(body: Img2ImgBody) -> None:
+    """Refuses a strength that edits do not have.
+
+    Raises:
+        RequestError: it is not that of a run which begins with noise.
+    """
+    if body.denoising_strength != 1.0:
+        raise RequestError(
+            f"got denoising_strength {body.denoising_strength:g} with a model that draws edits of a picture, which "
+            "begin with noise, expected 1; send 1"
+        )
 
 
 def sampler_choice(body: DrawingBody) -> SamplerChoice | None:

@@ -60,7 +60,7 @@ GenerationRequest: type[StreamFields] = create_model(
 EditRequest: type[StreamFields] = create_model(
     "EditRequest",
     __base__=StreamFields,
-    **_keywords("wildcards", "strength", "padding_mask_crop", "kept_pixels", "masked_content"),
+    **_keywords("wildcards", "strength", "image_guidance_scale", "padding_mask_crop", "kept_pixels", "masked_content"),
 )
 """The form of /v1/images/edits, without its files."""
 VariationRequest: type[ImageFields] = create_model(
