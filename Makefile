@@ -59,11 +59,10 @@ check: $(DEV)  ## what must be clean before a commit
 	@$(TESTS)
 
 FAMILY ?= sd1
-PRECISION ?= fp32
 BACKEND ?= ort-cpu
-full-size: $(DEV)  ## FAMILY=sd1 at its true size: build time, memory, parity (20 GB of disk; sdxl 30)
+full-size: $(DEV)  ## FAMILY=sd1 at its true size: build time, memory, parity (20 GB of disk; sdxl 30, svd 40)
 	@$(BIN)/python -m latentrt.benchmarks.studies.full_size --work out/full-size \
-		--family $(FAMILY) --precision $(PRECISION) --backend $(BACKEND) $(foreach gpu,$(GPU),--gpu $(gpu))
+		--family $(FAMILY) $(PRECISION:%=--precision %) --backend $(BACKEND) $(foreach gpu,$(GPU),--gpu $(gpu))
 
 BENCH := $(BIN)/latentrt bench
 ROWS := fp32@ort-cpu int8@ort-cpu int8@openvino bf16@openvino

@@ -4,7 +4,8 @@
 
 The weights are random and seeded: speed, memory and parity do not depend on what they know. The checkpoint is made once
 in DIR; the build runs in a process of its own, whose peak memory is the figure. For sd1, sd2 and sdxl on ort-cpu a
-picture of two steps is drawn with latentrt and with diffusers.
+picture of two steps is drawn with latentrt and with diffusers; for svd, which is built in fp16 unless told otherwise, a
+video of one step.
 
     python -m latentrt.benchmarks.studies.full_size checkpoint FAMILY DIR
     python -m latentrt.benchmarks.studies.full_size int8 FP32.bundle INT8.bundle [BACKEND]
@@ -31,6 +32,7 @@ import numpy as np
 from latentrt.benchmarks.bench.workers.process import OWN_PYTHON, Worker
 from latentrt.benchmarks.peers.registry import OURS, PEERS, REFERENCE
 from latentrt.benchmarks.studies.architectures import ARCHITECTURES, save_checkpoint
+from latentrt.benchmarks.studies.full_size_video import compare_videos
 from latentrt.bf16.settings import Bf16Request
 from latentrt.building.bf16 import bf16_bundle_of
 from latentrt.building.compiling import engines_to_make
@@ -41,8 +43,9 @@ from latentrt.engines.bundle.parity import parity_of, psnr
 from latentrt.engines.bundle.photograph import photograph
 from latentrt.engines.files import locked
 from latentrt.engines.graphs.quantization.recipe import recipe_for
-from latentrt.engines.precision import Backend
+from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
+from latentrt.engines.shapes import Profile
 from latentrt.int8.calibration import CalibrationSet
 from latentrt.int8.settings import Effort, Int8Request, QuantizationSettings
 from latentrt.runtime.pipeline import Pipeline
@@ -184,18 +187,23 @@ def main() -> None:
         return made(Path(sys.argv[2]), Path(sys.argv[3]), Backend(sys.argv[4] if sys.argv[4:] else usual))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--family", choices=sorted(ARCHITECTURES), default="sd1")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", help="fp32 if left out; of svd fp16")
     parser.add_argument("--backend", default="ort-cpu")
     parser.add_argument("--gpu", action="append", default=[], metavar="SM", help="repeatable")
     parser.add_argument("--size", type=int, help="pixels; the family's own if left out")
     parser.add_argument("--work", type=Path, default=Path("out/full-size"))
     chosen = parser.parse_args()
-    size = chosen.size or ARCHITECTURES[chosen.family].size
-    options = ["--profile", f"{size}x{size}", "--precision", chosen.precision, "--backend", chosen.backend]
+    row = ARCHITECTURES[chosen.family]
+    size, video = chosen.size or row.size, row.frames > 1
+    profile = Profile(width=size, height=size, frames=row.frames)
+    precision = chosen.precision or (Precision.FP16 if video else Precision.FP32).value
+    options = ["--profile", str(profile), "--precision", precision, "--backend", chosen.backend]
     options += [word for gpu in chosen.gpu for word in ("--gpu", gpu)]
     report(f"full-size {chosen.family}: {' '.join(options)}", build(chosen.work, chosen.family, options))
     if chosen.backend == "ort-cpu" and chosen.family in _DRAWN_FROM_TEXT:
         compare(chosen.work, chosen.family, size)
+    if chosen.backend == "ort-cpu" and video:
+        compare_videos(chosen.work, chosen.family, profile)
     return None
 
 
