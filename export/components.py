@@ -223,7 +223,9 @@ def _export_autoencoder(run: _Exports) -> tuple[list[_Picture], PreviewRecord]:
         decoded = [
             record_probe(decoder, probe.profile, {"latent_sample": latents}, ["sample"])
             for probe, mean in zip(encoded, means, strict=True)
-            for latents in (chunks_of_video(mean) if checkpoint.family.draws_videos else (mean.contiguous(),))
+            for latents in (
+                chunks_of_video(mean, probe.profile.frames) if checkpoint.family.draws_videos else (mean.contiguous(),)
+            )
         ]
         pictures = [
             _Picture(profile=profile, mean=mean, channels=_channels(encoder, checkpoint, profile, mean))

@@ -60,9 +60,9 @@ def moved(latents: torch.Tensor, frames: int) -> torch.Tensor:
     return torch.stack([latents.roll(frame, -1) for frame in range(frames)], 1)
 
 
-def chunks_of_video(latents: torch.Tensor) -> Iterator[torch.Tensor]:
+def chunks_of_video(latents: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
     """Chunks of frames (F, C, h, w) that the decoder is compared at: of a picture that moves, with a little noise."""
     noise = np.random.default_rng(0)
-    for frames in _CHUNKS:
+    for frames in sorted({min(frames, most) for frames in _CHUNKS}, reverse=True):
         video = moved(latents, frames)[0]
         yield video + 0.1 * torch.from_numpy(noise.standard_normal(video.shape, np.float32))

@@ -1,14 +1,15 @@
 """What backends of fixed shapes share: which of the shapes that were compiled a call runs, and what fills them up."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from latentrt.engines.bundle.component import Component, StaticShape
 from latentrt.engines.bundle.kinds import Planes
 from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_text
+from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.shapes import AddedInputs, Shapes
-from latentrt.engines.spec import Array, EngineSpec
+from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor
 
 
 def check_added(component: Component, shapes: Shapes) -> None:
@@ -70,6 +71,52 @@ def index_of_shape(component: Component, compiled: Sequence[StaticShape], shapes
             f"{profile.width}x{profile.height}"
         )
     return min(holding)[1]
+
+
+def indices_of_shape(component: Component, compiled: Sequence[StaticShape], shapes: Shapes) -> tuple[int, ...]:
+    """Those of the compiled shapes that a call may run: one, or one for each batch that may not be filled up.
+
+    Raises:
+        RequestError: none of them holds it.
+    """
+    first = index_of_shape(component, compiled, shapes)
+    if not component.kind.exact_batch:
+        return (first,)
+    inputs = compiled[first].spec.inputs
+    return tuple(index for index, shape in enumerate(compiled) if shape.spec.inputs == inputs)
+
+
+class ExactEngine(ClosesItself):
+    """An ``Engine`` of several batches, each compiled apart: what comes has one of these, and nothing is filled up."""
+
+    def __init__(self, batches: Mapping[int, Callable[[], Engine]], spec: EngineSpec) -> None:
+        """Takes what opens the engine of each batch; it is opened when a call first needs it.
+
+        Args:
+            batches: by batch.
+            spec: of any of them.
+        """
+        self.spec = replace(spec, batches=tuple(sorted(batches)))
+        self._batches, self._opened = batches, dict[int, Engine]()
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
+        """Runs the component on tensors that match ``spec``; new arrays come back."""
+        return self._of(inputs).run(inputs)
+
+    def run_kept(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Runs it with results that stay on the device, where there is one."""
+        return self._of(inputs).run_kept(inputs)
+
+    def _of(self, inputs: Mapping[str, Tensor]) -> Engine:
+        self.spec.check(inputs)
+        batch = next(inputs[name].shape[0] for name, tensor in self.spec.inputs.items() if tensor.shape[0] == BATCH)
+        if batch not in self._opened:  # two threads that open it at once get the same shape of one model
+            self._opened[batch] = self._batches[batch]()
+        return self._opened[batch]
+
+    def close(self) -> None:
+        """Closes the shared model."""
+        next(iter(self._batches.values()))().close()
 
 
 def spec_of_call(component: Component, compiled: EngineSpec, shapes: Shapes) -> EngineSpec:

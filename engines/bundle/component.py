@@ -118,22 +118,28 @@ class Component:
         added = added_inputs(self.structure, shapes, self.manifest.latents.size(shapes.profile))
         return replace(spec, inputs={**spec.inputs, **added})
 
+    def fixed_batches(self, profile: Profile) -> tuple[int, ...]:
+        """The batches that a backend of fixed shapes compiles at a profile: one, where it may be filled up."""
+        largest = self.largest_batch(profile)
+        if not self.kind.exact_batch:
+            return (largest,)
+        return tuple(range(1, min(largest, self.record.largest_chunk or largest) + 1))
+
     @property
     def static_shapes(self) -> tuple[StaticShape, ...]:
-        """What a backend of fixed shapes compiles: one per profile of the bundle, equal ones once.
+        """What a backend of fixed shapes compiles: one per profile of the bundle and batch, equal ones once.
 
         The text encoder knows of no picture sizes, so its profiles differ by their batch alone.
         """
         shapes: dict[object, StaticShape] = {}
-        for profile in self.manifest.profiles:
-            spec = self.spec_of_one_batch(
-                Shapes(
-                    profile=profile,
-                    added=self.added,
-                    image_prompts=FIXED_IMAGE_PROMPTS,
-                    image_tokens=FIXED_IMAGE_TOKENS,
-                )
+        for profile, batch in [(one, batch) for one in self.manifest.profiles for batch in self.fixed_batches(one)]:
+            at = Shapes(
+                profile=profile,
+                added=self.added,
+                image_prompts=FIXED_IMAGE_PROMPTS,
+                image_tokens=FIXED_IMAGE_TOKENS,
             )
+            spec = self._spec(at, (batch,))
             tensors = {**spec.inputs, **spec.outputs}
             signature = tuple((name, tensor.sized(spec.batches[0])) for name, tensor in tensors.items())
             known = shapes.get(signature)

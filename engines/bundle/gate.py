@@ -66,7 +66,10 @@ def answered(component: Component, engine_at: Callable[[Shapes], Engine], probe:
 
 
 def run_any_batch(engine: Engine, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Runs as many samples as the inputs hold, in pieces of a batch that the engine takes; the last is filled up."""
+    """Runs as many samples as the inputs hold, in pieces of a batch that the engine takes; the last is filled up.
+
+    Rows that act on each other are a batch that the engine has: a build records none else.
+    """
     batched = [name for name, spec in engine.spec.inputs.items() if spec.shape[0] == BATCH]
     count = len(inputs[batched[0]]) if batched else 1
     pieces: list[dict[str, Array]] = []

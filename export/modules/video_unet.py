@@ -85,7 +85,7 @@ def _layers(block: Any, x: torch.Tensor, told: _Told, skips: list[torch.Tensor] 
 def _transformer(layer: Any, x: torch.Tensor, told: _Told) -> torch.Tensor:
     """Attention among the pixels of each frame, and among the frames at each pixel: (B · F, C, h, w) of the same."""
     height, width = x.shape[2:]
-    positions = torch.arange(told.frames, dtype=torch.float32, device=x.device)
+    positions = torch.arange(told.frames, device=x.device)  # whole numbers: fp16 would halve others
     positions = layer.time_pos_embed(layer.time_proj(positions))[None, :, None]  # (1, F, 1, C)
     rows = layer.proj_in(layer.norm(x).flatten(2).transpose(1, 2))  # (B · F, h · w, C)
     for spatial, temporal in zip(layer.transformer_blocks, layer.temporal_transformer_blocks, strict=True):

@@ -22,14 +22,21 @@ def shapes_of(static: StaticShape) -> InputShapes:
 def usual_shapes(component: Component) -> list[InputShapes]:
     """For each profile one picture, without guidance and with it, and as many as the profile holds.
 
-    What runs in halves has graphs for half of the samples: of one picture with guidance that is one sample.
+    What runs in halves has graphs for half of the samples: of one picture with guidance that is one sample. Of what
+    decodes a video together, chunks.
     """
     found: list[InputShapes] = []
     halves = 2 if in_halves(component) else 1
     for profile in component.manifest.profiles:
         spec = component.spec_of_any_batch(Shapes(profile=profile))
-        for batch in sorted({1, component.record.batch_per_picture // halves, spec.batches[-1] // halves}):
+        for batch in _usual_batches(component, spec.batches[-1], halves):
             shapes = {name: tensor.sized(batch) for name, tensor in spec.inputs.items()}
             if shapes not in found:
                 found.append(shapes)
     return found
+
+
+def _usual_batches(component: Component, largest: int, halves: int) -> list[int]:
+    if component.kind.exact_batch:
+        return [min(component.record.largest_chunk or largest, largest)]
+    return sorted({1, component.record.batch_per_picture // halves, largest // halves})

@@ -3,18 +3,19 @@
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.backends.cuda import Driver
-from latentrt.engines.backends.fixed_shapes import check_added, index_of_shape, spec_of_call
+from latentrt.engines.backends.fixed_shapes import ExactEngine, check_added, indices_of_shape, spec_of_call
 from latentrt.engines.backends.tensorrt.bound_shape import BoundShape
 from latentrt.engines.backends.tensorrt.device_weights import DeviceWeights
 from latentrt.engines.backends.tensorrt.plan import CLOSED, OpenPlan
 from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.engine import ClosesItself
+from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array, EngineSpec, Tensor
@@ -58,7 +59,7 @@ class _Shapes:
         """Device memory of inputs and outputs."""
         return sum(shape.bytes for shape in list(self._bound.values()))
 
-    def engine(self, shapes: Shapes) -> "TensorRTEngine":
+    def engine(self, shapes: Shapes) -> Engine:
         """The component at one of the profiles; where tiles may come, the smallest that holds another size.
 
         Raises:
@@ -66,7 +67,15 @@ class _Shapes:
             EngineError: closed, no memory for the profile's buffers, or added inputs that were not compiled.
         """
         check_added(self._component, shapes)
-        index = index_of_shape(self._component, self._plan.shapes, shapes)
+        indices = indices_of_shape(self._component, self._plan.shapes, shapes)
+        if len(indices) == 1:
+            return self._engine_at(indices[0], shapes)
+        specs = {index: self._plan.shapes[index].spec for index in indices}
+        opens = {specs[index].batches[0]: partial(self._engine_at, index, shapes) for index in indices}
+        return ExactEngine(opens, specs[indices[0]])
+
+    def _engine_at(self, index: int, shapes: Shapes) -> "TensorRTEngine":
+        """The component at one of the compiled shapes."""
         with self.lock:
             _ = self.plan  # refuses where it was closed
             if index not in self._bound:

@@ -104,6 +104,7 @@ class ComponentRecord(Record):
     ``islands`` says what stays in fp32 inside of an fp16 component: how many nodes, by the reason. ``named_weights`` is
     the file that tells where each of the checkpoint's parameters lies; ``remainders`` the one with what the weights of
     an int8 graph lost by rounding. ``reference`` is what ran the probes, and what ``parity`` is against.
+    ``largest_chunk``: the most frames of a video, decoded together, that an engine of fixed shapes takes at once.
     """
 
     kind: ComponentKind
@@ -120,4 +121,5 @@ class ComponentRecord(Record):
     reference: Reference = Reference.TORCH
     parity: ParityRecord
     batch_per_picture: Annotated[int, Field(gt=0)]
+    largest_chunk: Annotated[int, Field(gt=0)] | None = None
     parameters: int

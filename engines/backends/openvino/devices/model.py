@@ -2,13 +2,14 @@
 
 import mmap
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latentrt.engines.backends.fixed_shapes import check_added, fill, index_of_shape, spec_of_call
+from latentrt.engines.backends.fixed_shapes import ExactEngine, check_added, fill, indices_of_shape, spec_of_call
 from latentrt.engines.backends.openvino.devices.records import graph_file, read_device_graphs
 from latentrt.engines.backends.openvino.library import core, first_line, openvino_module
 from latentrt.engines.backends.openvino.open_graph import OpenGraph
@@ -16,7 +17,7 @@ from latentrt.engines.backends.openvino.shapes import shapes_of
 from latentrt.engines.backends.ort import CLOSED
 from latentrt.engines.bundle.checked_files import check_files
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.engine import ClosesItself
+from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import BundleError, EngineError
 from latentrt.engines.forks import keep_for_ever, watch_forks
 from latentrt.engines.precision import Backend
@@ -78,7 +79,7 @@ class DeviceModel:
         """
         self._graph(0)
 
-    def engine(self, shapes: Shapes) -> "DeviceEngine":
+    def engine(self, shapes: Shapes) -> Engine:
         """The component at one of the profiles; where tiles may come, the smallest that holds another size.
 
         Raises:
@@ -87,7 +88,15 @@ class DeviceModel:
         """
         self._check_open()
         check_added(self._component, shapes)
-        index = index_of_shape(self._component, self._shapes, shapes)
+        indices = indices_of_shape(self._component, self._shapes, shapes)
+        if len(indices) == 1:
+            return self._engine_at(indices[0], shapes)
+        specs = {index: self._shapes[index].spec for index in indices}
+        opens = {specs[index].batches[0]: partial(self._engine_at, index, shapes) for index in indices}
+        return ExactEngine(opens, specs[indices[0]])
+
+    def _engine_at(self, index: int, shapes: Shapes) -> "DeviceEngine":
+        """The component at one of the compiled shapes."""
         return DeviceEngine(self, index, spec_of_call(self._component, self._shapes[index].spec, shapes))
 
     def changed(self, weights: "ComponentWeights", changes: "Changes") -> "DeviceModel":
