@@ -14,6 +14,7 @@ from shared import linked_copy
 
 import latentrt
 from latentrt.building.plan import _profiles_for
+from latentrt.engines.backends.ort_cpu.halves import HalvedEngine
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.conditioning import PoseKind, Resizing, Task
@@ -72,15 +73,17 @@ def test_it_verifies(picture_bundle: Callable[[str], Path], family: str) -> None
     assert verify(picture_bundle(family)).keys() >= {"unet", "vae_decoder", "image_encoder"}
 
 
-def test_frames_have_a_name(tiny_svd_bundle: Path, tiny_svd_checkpoint: Path) -> None:
-    """One graph answers as diffusers does for frames and sizes that no profile has."""
+@pytest.mark.parametrize("threads", [1, 2])
+def test_frames_have_a_name(tiny_svd_bundle: Path, tiny_svd_checkpoint: Path, threads: int) -> None:
+    """One graph answers as diffusers does for frames and sizes that no profile has; so do the halves of guidance."""
     from diffusers import UNetSpatioTemporalConditionModel
 
     unet = UNetSpatioTemporalConditionModel.from_pretrained(tiny_svd_checkpoint / "unet")
-    opened: OpenComponents[Bundle] = OpenComponents(open_bundle(tiny_svd_bundle), Backend.ORT_CPU, threads=1)
+    opened: OpenComponents[Bundle] = OpenComponents(open_bundle(tiny_svd_bundle), Backend.ORT_CPU, threads=threads)
     random = np.random.default_rng(0)
     for frames, (width, height) in ((2, (32, 32)), (6, (40, 24))):
         engine = opened.engine(UNET, Shapes(profile=Profile(width=width, height=height, frames=frames)))
+        assert isinstance(engine, HalvedEngine) is (threads > 1)
         inputs = {
             name: random.standard_normal(tensor.sized(2)).astype(np.float32)
             for name, tensor in engine.spec.inputs.items()

@@ -81,8 +81,12 @@ class OpenVinoModel:
         Raises:
             EngineError: OpenVINO cannot open it.
         """
-        spec = self._component.spec_of_any_batch(Shapes(profile=self._component.manifest.profiles[0]))
-        batch = min(self._component.record.batch_per_picture, spec.batches[-1])
+        component, profile = self._component, self._component.manifest.profiles[0]
+        spec = component.spec_of_any_batch(Shapes(profile=profile))
+        exact = component.kind.exact_batch
+        batch = (
+            component.fixed_batches(profile)[-1] if exact else min(component.record.batch_per_picture, spec.batches[-1])
+        )
         streams = 2 if self._halves else 1
         self._graph({name: tensor.sized(batch // streams) for name, tensor in spec.inputs.items()}, streams)
 

@@ -23,20 +23,18 @@ def usual_shapes(component: Component) -> list[InputShapes]:
     """For each profile one picture, without guidance and with it, and as many as the profile holds.
 
     What runs in halves has graphs for half of the samples: of one picture with guidance that is one sample. Of what
-    decodes a video together, chunks.
+    decodes a video together, a chunk and the whole.
     """
     found: list[InputShapes] = []
     halves = 2 if in_halves(component) else 1
     for profile in component.manifest.profiles:
         spec = component.spec_of_any_batch(Shapes(profile=profile))
-        for batch in _usual_batches(component, spec.batches[-1], halves):
+        largest = spec.batches[-1]
+        batches = {1, component.record.batch_per_picture // halves, largest // halves}
+        if component.kind.exact_batch:
+            batches = {component.fixed_batches(profile)[-1], largest}
+        for batch in sorted(batches):
             shapes = {name: tensor.sized(batch) for name, tensor in spec.inputs.items()}
             if shapes not in found:
                 found.append(shapes)
     return found
-
-
-def _usual_batches(component: Component, largest: int, halves: int) -> list[int]:
-    if component.kind.exact_batch:
-        return [min(component.record.largest_chunk or largest, largest)]
-    return sorted({1, component.record.batch_per_picture // halves, largest // halves})
