@@ -455,6 +455,47 @@ def test_a_channel_of_zeros_is_scored_as_it_is_written(recipe: Recipe, tmp_path:
     assert score == pytest.approx(float(np.sqrt(np.mean(moved**2))), rel=1e-3)
 
 
+def test_a_convolution_over_frames_becomes_int8(tmp_path: Path) -> None:
+    """Its windows have frames, and what is written convolves in eight bits on the CPU."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    rng = np.random.default_rng(6)
+    weight = rng.normal(size=(8, 4, 3, 1, 1)).astype(np.float32)
+    conv = helper.make_node("Conv", ["sample", "w"], ["out_sample"], name="conv", pads=[1, 0, 0, 1, 0, 0])
+    shapes = {"sample": ["batch", 4, 6, 5, 7], "out_sample": ["batch", 8, 6, 5, 7]}
+    sample, result = (helper.make_tensor_value_info(name, 1, shape) for name, shape in shapes.items())
+    graph = helper.make_graph([conv], "conv", [sample], [result], [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    onnx.save_model(model, str(tmp_path / "model.onnx"))
+    specs = {name: TensorSpec(dtype=np.dtype(np.float32), shape=tuple(shape)) for name, shape in shapes.items()}
+    spec = EngineSpec(inputs={"sample": specs["sample"]}, outputs={"out_sample": specs["out_sample"]}, batches=(1,))
+    weights, seen = OnnxWeights(tmp_path / "model.onnx"), Observations()
+    nodes = weights.quantizable()
+    inputs = {"sample": rng.normal(size=(1, 4, 6, 5, 7)).astype(np.float32)}
+    with ObservingEngine(weights, nodes, spec, seen) as engine:
+        for _ in range(8):
+            exact = engine.run(inputs)["out_sample"]
+    samples = np.concatenate(seen.tensors["sample"].samples)
+    assert samples.shape == (24, 4, 5, 3, 3)
+    windows = np.lib.stride_tricks.sliding_window_view(inputs["sample"][0], (4, 5, 3, 3)).reshape(-1, 4, 5, 3, 3)
+    places = [int(np.flatnonzero((windows == one).all((1, 2, 3, 4)))[0]) for one in samples]
+    assert {place // 15 for place in places} == {0, 1}  # frames, of 2 x 3 x 5 places
+    choices = dict(choose_inputs(weights, nodes, seen, Recipe.U8S8))
+    assert 1e-6 < choices["sample"].error < 1e-3
+    outputs = output_ranges(nodes, seen, Recipe.U8S8)
+    calls = [RecordedCall(inputs=inputs, weight=1.0)]
+    ((_, score),) = sensitivities(weights, nodes, choices, outputs, Recipe.U8S8, calls, output="out_sample")
+    write_quantized(weights, nodes, choices, outputs, Recipe.U8S8, tmp_path / "int8")
+    (tmp_path / "compiled").mkdir()
+    compile_onnx(tmp_path / "int8" / "model.onnx", tmp_path / "compiled")
+    (compiled,) = (tmp_path / "compiled").glob("*.onnx")
+    assert "QLinearConv" in {node.op_type for node in onnx.load(compiled, load_external_data=False).graph.node}
+    with OrtCpuEngine(OrtCpuModel.of_compiled(tmp_path / "compiled", threads=1), spec) as engine:
+        moved = engine.run(inputs)["out_sample"] - exact
+    assert score == pytest.approx(float(np.sqrt(np.mean(moved**2))), rel=0.05)
+
+
 FAMILIES = (
     "sd1", "sd1-inpaint", "lcm-sd1", "sd2", "sd2-inpaint", "sd-turbo",
     "sdxl", "sdxl-inpaint", "sdxl-turbo", "lcm-sdxl", "sdxl-refiner",

@@ -49,7 +49,7 @@ class QuantizableNode:
         return self.shape[1 - self.channels]
 
     def matrix(self, weight: Array) -> Array:
-        """The weight as (inputs, outputs); a convolution's inputs are channel, row and column of its window."""
+        """The weight as (inputs, outputs); a convolution's inputs are the channels, and each place of its window."""
         if self.operator == "Conv":
             return weight.reshape(weight.shape[0], -1).T
         return weight if self.channels == 1 else weight.T

@@ -10,6 +10,7 @@ from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
 from latentrt.engines.graphs.quantization.watch import (
+    PLACES,
     ROW_DRAWS,
     ROWS,
     WINDOW_DRAWS,
@@ -22,6 +23,7 @@ from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor, host_arrays
 _RUNS = 8  # that fill what is kept: 256 rows of a matrix product's input, 24 windows of a convolution's
 LARGEST_LATENTS = 32
 _SEED = 11
+_IN_PICTURES = 3  # of a window's places: sample, row and column
 _TIMESTEP = "timestep"
 _TURNS = 32  # rows that the runs of what has no timesteps take turns in
 
@@ -31,9 +33,8 @@ class Observed:
     """What one tensor was.
 
     ``lowest`` and ``highest`` are per row and channel, (rows, C), over all prompts: a row is a timestep, or one of some
-    turns that a decoder's runs take. ``samples`` are rows
-    (n, C) of a matrix product's input, or windows (n, C, h, w) of a convolution's, each run's as likely among them.
-    ``visits`` counts the runs.
+    turns that a decoder's runs take. ``samples`` are rows (n, C) of a matrix product's input, or windows (n, C, h, w)
+    of a convolution's, (n, C, F, h, w) of one over frames, each run's as likely among them. ``visits`` counts the runs.
     """
 
     lowest: list[Array] = field(default_factory=list)
@@ -158,9 +159,13 @@ class ObservingEngine(ClosesItself):
         self.spec.check(inputs)
         arrays = host_arrays(inputs)
         rng = np.random.default_rng((_SEED, self.observations.runs))
+        of_frames = np.random.default_rng((_SEED, self.observations.runs, _IN_PICTURES)).integers(
+            2**40, size=(WINDOWS, PLACES - _IN_PICTURES)
+        )
         draws = {
             ROW_DRAWS: rng.integers(2**40, size=ROWS),
-            WINDOW_DRAWS: rng.integers(2**40, size=(WINDOWS, 3)),
+            # What only videos have is drawn apart: pictures are sampled where they were before there were videos
+            WINDOW_DRAWS: np.concatenate([rng.integers(2**40, size=(WINDOWS, _IN_PICTURES)), of_frames], axis=1),
         }
         shares = self._shares(rng)
         extremes = [f"{name}.{kind}" for name in self._watched for kind in ("lowest", "highest")]
@@ -198,7 +203,7 @@ class ObservingEngine(ClosesItself):
         cut = {}
         for name, array in inputs.items():
             last = array[-1:] if self.spec.inputs[name].shape[0] == BATCH else array
-            cut[name] = np.array(last[..., :LARGEST_LATENTS, :LARGEST_LATENTS] if last.ndim == 4 else last)
+            cut[name] = np.array(last[..., :LARGEST_LATENTS, :LARGEST_LATENTS] if last.ndim > 3 else last)
         return cut
 
     def _shares(self, rng: np.random.Generator) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Ranges and smoothing, chosen by the error that they leave in the nodes' own results."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -148,11 +149,13 @@ def scaled(array: Array, node: QuantizableNode, divisor: Array) -> Array:
 
 
 def _result(samples: Array, array: Array, node: QuantizableNode) -> Array:
-    """What a node makes of sampled rows (n, C), or of the insides of windows (n, C, h, w): (m, outputs)."""
+    """What a node makes of sampled rows (n, C), or of the insides of windows (n, C, …): (m, outputs)."""
     if node.operator != "Conv":
         return np.asarray(samples @ node.matrix(array))
-    height, width = (min(kernel, size) for kernel, size in zip(node.kernel, samples.shape[2:], strict=True))
-    seen = np.lib.stride_tricks.sliding_window_view(samples, (height, width), axis=(2, 3))
-    seen = seen[:, :, :: node.strides[0], :: node.strides[1]]
-    rows = seen.transpose(0, 2, 3, 1, 4, 5).reshape(-1, samples.shape[1] * height * width)
-    return np.asarray(rows @ array[:, :, :height, :width].reshape(len(array), -1).T)
+    kernel = tuple(map(min, node.kernel, samples.shape[2:]))
+    axes = tuple(range(2, samples.ndim))
+    seen = np.lib.stride_tricks.sliding_window_view(samples, kernel, axis=axes)
+    seen = seen[:, :, *(slice(None, None, stride) for stride in node.strides)]
+    rows = np.moveaxis(seen, 1, samples.ndim - 1).reshape(-1, samples.shape[1] * math.prod(kernel))
+    cut = array[:, :, *map(slice, kernel)]
+    return np.asarray(rows @ cut.reshape(len(array), -1).T)

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 ROWS = 32  # of a matrix product's input that one run supplies
 WINDOWS = 3  # of a convolution's input, each with nine outputs or more
-# What the graph takes beside the U-Net's inputs: large numbers, (ROWS,) and (WINDOWS, 3) int64, whose remainders say
-# which rows are sampled, and of which sample, from which row and column on, windows are
+# What the graph takes beside the U-Net's inputs: large numbers, (ROWS,) and (WINDOWS, PLACES) int64, whose remainders
+# say which rows are sampled, and of which sample, from which row, column and frame on, windows are
 ROW_DRAWS, WINDOW_DRAWS = "latentrt.rows", "latentrt.windows"
-_PICTURES = (0, 2, 3)  # the axes of a convolution's tensors without the channels'
+PLACES = 4
 
 
 def observed_tensors(nodes: Sequence[QuantizableNode]) -> dict[str, int]:
@@ -35,12 +35,13 @@ def observed_graph(weights: OnnxWeights, nodes: Sequence[QuantizableNode]) -> "i
     editor = GraphEditor(model.graph)
     values = editor.values()
     row_draws = editor.input(ROW_DRAWS, ir.DataType.INT64, [ROWS])
-    window_draws = editor.input(WINDOW_DRAWS, ir.DataType.INT64, [WINDOWS, 3])
+    window_draws = editor.input(WINDOW_DRAWS, ir.DataType.INT64, [WINDOWS, PLACES])
+    makers = {node.output: node for node in nodes}
     takers = {node.input: node for node in reversed(nodes)}
     for name in observed_tensors(nodes):
         tensor, behind = values[name], editor.after(values[name])
         if name not in takers:
-            results = _extremes(behind, tensor, tensor, _PICTURES)
+            results = _extremes(behind, tensor, tensor, _axes(makers[name]))
         elif takers[name].operator == "Conv":
             results = _windows(behind, tensor, takers[name], window_draws)
         else:
@@ -48,6 +49,12 @@ def observed_graph(weights: OnnxWeights, nodes: Sequence[QuantizableNode]) -> "i
         for result in results:
             editor.output(result, ir.DataType.FLOAT)
     return model
+
+
+def _axes(node: QuantizableNode) -> tuple[int, ...]:
+    """The axes of a convolution's tensors without the channels': sample, row, column, and of a video's frames these."""
+    *frames, row, column = range(2, len(node.shape))
+    return (0, row, column, *frames)
 
 
 def _extremes(behind: Insertion, tensor: "ir.Value", shaped: "ir.Value", axes: Sequence[int]) -> "list[ir.Value]":
@@ -69,17 +76,19 @@ def _rows(behind: Insertion, tensor: "ir.Value", node: QuantizableNode, draws: "
 
 
 def _windows(behind: Insertion, tensor: "ir.Value", node: QuantizableNode, draws: "ir.Value") -> "list[ir.Value]":
-    """Of a convolution's input; a window holds three by three outputs, or what the picture has."""
-    extremes = _extremes(behind, tensor, tensor, _PICTURES)
+    """Of a convolution's input; a window holds three by three outputs, or what the picture has, of three frames."""
+    extremes = _extremes(behind, tensor, tensor, _axes(node))
 
     def step(operator: str, *inputs: "ir.Value", name: str) -> "ir.Value":
         return behind.add(operator, *inputs, name=f"{tensor.name}.{name}")
 
     constant = behind.constant
-    extent = [1, *(kernel + 2 * stride for kernel, stride in zip(node.kernel, node.strides, strict=True))]
-    axes = constant(_PICTURES)
+    sides = [kernel + 2 * stride for kernel, stride in zip(node.kernel, node.strides, strict=True)]
+    extent = [1, *(sides[axis - 2] for axis in _axes(node)[1:])]
+    axes = constant(_axes(node))
     sizes = step("Gather", step("Shape", tensor, name="shape"), axes, name="sizes")
     room = step("Sub", sizes, constant([size - 1 for size in extent]), name="room")
+    draws = step("Slice", draws, *map(constant, ([0], [len(extent)], [1])), name="draws")
     starts = step("Mod", draws, step("Max", room, constant([1]), name="starts_within"), name="starts")
     windows = []
     for index in range(WINDOWS):
