@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from latentrt.cli.terminal import print_table
-from latentrt.int8.calibration import default_prompts
 from latentrt.int8.psnr import picture_psnr
+from latentrt.int8.subjects import default_prompts
 from latentrt.opening import open_pipeline
 from latentrt.prompt_files import prompts_from_file
 from latentrt.runtime.call.deep_cache import DeepCache

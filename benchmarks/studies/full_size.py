@@ -48,6 +48,7 @@ from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import Profile
 from latentrt.int8.calibration import CalibrationSet
 from latentrt.int8.settings import Effort, Int8Request, QuantizationSettings
+from latentrt.int8.subjects import DrawnModel
 from latentrt.runtime.pipeline import Pipeline
 
 PROMPT = "a photograph of an astronaut riding a horse"
@@ -73,7 +74,7 @@ class _Noised(CalibrationSet):
 class _ForSpeed(Int8Request):
     """One picture judges, and no node is scored."""
 
-    def settings(self, model: str, steps: int) -> QuantizationSettings:
+    def settings(self, model: DrawnModel) -> QuantizationSettings:
         calibration = _Noised(prompts=(PROMPT,), steps=STEPS)
         return QuantizationSettings(
             recipe=self.recipe, calibration=calibration, effort=self.effort, quality=self.quality or _ANY

@@ -6,9 +6,10 @@ from pathlib import Path
 from latentrt.engines.bundle.records.pictures import PicturesRecord
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Precision
-from latentrt.int8.calibration import CalibrationSet, default_prompts
+from latentrt.int8.calibration import CalibrationSet
 from latentrt.int8.psnr import EXACT
 from latentrt.int8.settings import EFFORT, Effort
+from latentrt.int8.subjects import DrawnModel
 from latentrt.prompt_files import prompts_from_file
 
 QUALITY = 40.0  # dB
@@ -42,17 +43,18 @@ class Bf16Request:
     quality: float | None
     effort: Effort
 
-    def settings(self, model: str, steps: int) -> PictureSettings:
+    def settings(self, model: DrawnModel) -> PictureSettings:
         """The settings for a model.
 
-        Args:
-            model: its name, which decides the default prompts.
-            steps: its default number of steps.
+        Raises:
+            RequestError: prompts for a model that reads none.
         """
-        prompts = self.prompts or default_prompts(model)
+        calibration = CalibrationSet(
+            prompts=model.subjects(self.prompts), steps=min(model.steps, self.effort.steps), frames=model.frames
+        )
         return PictureSettings(
-            calibration=CalibrationSet(prompts=prompts, steps=min(steps, self.effort.steps)),
-            pictures=max(self.effort.pictures, len(prompts)),
+            calibration=calibration,
+            pictures=calibration.pictures(self.effort.pictures),
             quality=QUALITY if self.quality is None else self.quality,
         )
 

@@ -21,6 +21,7 @@ from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.store.store import engines_in
 from latentrt.int8.calibration import check_prompts
+from latentrt.int8.subjects import drawn_model_of
 
 _NAMES = frozenset({"bf16", "bfloat16"})  # what backends call it
 
@@ -60,7 +61,7 @@ def bf16_bundle_of(
         raise RequestError(
             f"got a bundle in {old.precision}, expected one in fp32 to make bf16 of; build from the model"
         )
-    settings = bf16.settings(old.source.name, old.defaults.num_inference_steps)
+    settings = bf16.settings(drawn_model_of(old))
     with locked(destination):
         source.check_all()
         existing = _existing(source, destination, settings, kept_fp32)

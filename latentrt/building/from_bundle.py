@@ -20,7 +20,6 @@ from latentrt.engines.files import locked
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.export.sources.partial_model import Choices
-from latentrt.int8.calibration import check_reads_prompts
 from latentrt.int8.settings import Int8Request
 
 
@@ -77,7 +76,6 @@ def _build_fused(
 
 
 def _build_bf16(bundle: Bundle, request: BuildRequest, bf16: Bf16Request, timer: StageTimer) -> Build:
-    check_reads_prompts(bundle.manifest.conditioning.text_encoders, str(request.precision))
     _check_shapes_stay(request)
     kept_fp32 = request.kept_fp32(bundle.manifest.needed)
     destination = destination_from_argument(request.output)
@@ -94,7 +92,6 @@ def _check_shapes_stay(request: BuildRequest) -> None:
 
 
 def _build_int8(bundle: Bundle, request: BuildRequest, int8: Int8Request, timer: StageTimer) -> Build:
-    check_reads_prompts(bundle.manifest.conditioning.text_encoders, str(request.precision))
     _check_shapes_stay(request)
     kept_fp32 = request.kept_fp32(bundle.manifest.needed)
     destination = destination_from_argument(request.output)

@@ -23,6 +23,7 @@ from latentrt.engines.progress import StageTimer
 from latentrt.int8.quantization import quantization_of_bundle
 from latentrt.int8.quantizer import QuantizedComponent, quantized_components
 from latentrt.int8.settings import Int8Request, QuantizationSettings
+from latentrt.int8.subjects import drawn_model_of
 
 _FOLDER = f"onnx/{Precision.INT8}"
 
@@ -60,7 +61,7 @@ def quantize_bundle(
     old = source.manifest
     # Of a bundle in fp16 but for its U-Net, the U-Net is what becomes int8
     kept_fp32 = tuple(name for name in old.needed if name in kept_fp32 or (name in old.kept_fp32 and name != UNET))
-    settings = int8.settings(old.source.name, old.defaults.num_inference_steps)
+    settings = int8.settings(drawn_model_of(old))
     with locked(destination):
         source.check_all()
         existing = _existing(source, destination, settings, kept_fp32)

@@ -23,8 +23,8 @@ from latentrt.engines.files import staged_directory
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import Profile
-from latentrt.int8.calibration import check_reads_prompts
 from latentrt.int8.settings import QuantizationSettings
+from latentrt.int8.subjects import DrawnModel
 from latentrt.runtime.adapters.adapter import ModelWeights
 from latentrt.runtime.adapters.formats.bases import label_of_model
 
@@ -112,21 +112,26 @@ def plan_from_request(request: BuildRequest) -> BundlePlan:
         checkpoint = checkpoint_from_headers(request.model, request.choices)
     components = (*checkpoint.family.encoders, UNET, VAE_ENCODER, VAE_DECODER)
     kept_fp32 = request.kept_fp32(components)
-    if request.int8 is not None or request.bf16 is not None:
-        check_reads_prompts(checkpoint.family.text_encoders, str(request.precision))
     loras = lora_records(request.loras)
     checkpoint = replace(checkpoint, decisions={**checkpoint.decisions, **loras_decision(loras)})
+    profiles = _profiles_for(checkpoint, request.profiles)
+    model = DrawnModel(
+        name=checkpoint.name,
+        steps=checkpoint.family.defaults.num_inference_steps,
+        reads_text=bool(checkpoint.family.text_encoders),
+        frames=profiles[0].frames,
+    )
     settings = pictures = None
     if request.bf16 is not None:
-        pictures = request.bf16.settings(checkpoint.name, checkpoint.family.defaults.num_inference_steps)
+        pictures = request.bf16.settings(model)
     if request.int8 is not None:
-        settings = request.int8.settings(checkpoint.name, checkpoint.family.defaults.num_inference_steps)
+        settings = request.int8.settings(model)
     return BundlePlan(
         checkpoint=checkpoint,
         versions=versions,
         precision=request.precision or Precision.FP32,
         kept_fp32=kept_fp32,
-        profiles=_profiles_for(checkpoint, request.profiles),
+        profiles=profiles,
         seamless=request.seamless,
         loras=loras,
         quantization=settings,

@@ -149,7 +149,7 @@ def _known_quality(contender: Contender) -> PictureQuality | None:
 def _trial(exact: Bundle, contenders: Contenders, timer: StageTimer) -> _Trial:
     calibration = contenders.speed.calibration(exact)
     check_prompts(exact, calibration.prompts)
-    count = max(contenders.speed.int8.effort.pictures, len(calibration.prompts))
+    count = calibration.pictures(contenders.speed.int8.effort.pictures)
     fingerprint = {
         # Engines' keys tell the rest
         "model": exact.manifest.model_dump(mode="json", include={"schedule", "defaults", "conditioning", "traits"}),

@@ -23,7 +23,6 @@ from latentrt.export.sources.partial_model import Choices
 from latentrt.fastest.candidates import EXACT, Candidate
 from latentrt.fastest.pictures import Contender
 from latentrt.fastest.settings import SpeedRequest
-from latentrt.int8.calibration import check_reads_prompts
 from latentrt.int8.settings import Int8Request
 
 
@@ -39,7 +38,6 @@ def digest_of_source(request: BuildRequest) -> str:
         files = FileDigests()
         return json_digest([files.of(request.model), *([str(lora), files.of(lora.path)] for lora in request.loras)])
     plan = plan_from_request(request)
-    check_reads_prompts(plan.checkpoint.family.text_encoders, "fastest")
     return json_digest(
         [
             dict(plan.versions),
@@ -58,7 +56,6 @@ def _check_bundle(bundle: Bundle, request: BuildRequest) -> None:
     Raises:
         RequestError: naming what to do.
     """
-    check_reads_prompts(bundle.manifest.conditioning.text_encoders, "fastest")
     if bundle.manifest.precision is not Precision.FP32:
         raise RequestError(
             f"got fastest for a bundle in {bundle.manifest.precision}, expected one in fp32, as the others are made of "

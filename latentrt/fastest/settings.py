@@ -11,6 +11,7 @@ from latentrt.engines.precision import Backend, Precision
 from latentrt.fastest.candidates import EXACT
 from latentrt.int8.calibration import CalibrationSet
 from latentrt.int8.settings import QUALITY, Int8Request, int8_request_from_arguments
+from latentrt.int8.subjects import drawn_model_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,7 @@ class SpeedRequest:
 
     def calibration(self, bundle: Bundle) -> CalibrationSet:
         """The pictures to time and to judge by, of a bundle's model."""
-        manifest = bundle.manifest
-        return self.int8.settings(manifest.source.name, manifest.defaults.num_inference_steps).calibration
+        return self.int8.settings(drawn_model_of(bundle.manifest)).calibration
 
     def int8_for(self, backend: Backend) -> Int8Request:
         """What is asked of int8 for a backend.

@@ -1,12 +1,12 @@
-"""The calibration set: prompts, where they come from, and the pictures drawn from them to calibrate and to judge."""
+"""The calibration set: prompts, and the pictures drawn from them to calibrate and to judge."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Unpack
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from latentrt.engines.bundle.bundle import Bundle
@@ -15,8 +15,7 @@ from latentrt.engines.bundle.records.conditioning import Task
 from latentrt.engines.bundle.records.manifest import Start
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import RequestError
-from latentrt.models import EMBEDDED, EMOJI
-from latentrt.prompt_files import prompts_from_file
+from latentrt.int8.subjects import DrawnBatch, draw_parts
 from latentrt.runtime.call.keywords.options import Options
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.pipeline import Pipeline
@@ -27,50 +26,67 @@ _JUDGING_SEED = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSet:
-    """Prompts, each drawn once with guidance, at the first profile's size, over ``steps`` steps."""
+    """Prompts, each drawn once with guidance, at the first profile's size, over ``steps`` steps.
+
+    Of a model that reads none they are names of parts of the probes' photograph. A drawing gives ``frames`` pictures.
+    """
 
     prompts: tuple[str, ...]
     steps: int
     seed: int = 0
+    frames: int = 1
 
     @property
     def sha256(self) -> str:
         """A digest of prompts, steps and seed."""
         return hashlib.sha256(json.dumps([self.prompts, self.steps, self.seed]).encode()).hexdigest()
 
+    def pictures(self, least: int) -> int:
+        """How many pictures are judged, where so many are wanted: each prompt's, and all frames of a video."""
+        return max(-(-least // self.frames), len(self.prompts)) * self.frames
+
     def calibrating(self, pipe: Pipeline, start: int, *, decoded: bool) -> Iterator[int]:
         """Draws every prompt from the ``start``-th, or its latents; yields how many are done after each batch."""
         for stop, _ in self._batches(pipe, start, len(self.prompts), self.seed, "np" if decoded else "latent"):
             yield stop
 
-    def judging(self, pipe: Pipeline, start: int, count: int) -> Iterator[Result]:
+    def judging(self, pipe: Pipeline, start: int, count: int) -> Iterator[DrawnBatch]:
         """Draws the pictures to judge by, from the ``start``-th to the ``count``-th, as arrays; yields batches.
 
-        Where there are fewer prompts than pictures they are repeated, with another seed each time.
+        Where there are fewer prompts than pictures they are repeated, with another seed each time. Videos are drawn
+        whole.
         """
-        for _, result in self._batches(pipe, start, count, self.seed + _JUDGING_SEED, "np"):
-            yield result
+        first, last = start // self.frames, -(-count // self.frames)
+        for _, batch in self._batches(pipe, first, last, self.seed + _JUDGING_SEED, "np"):
+            yield batch
 
-    def prompt_of(self, index: int) -> str:
-        """The prompt of a picture to judge by."""
-        return self.prompts[index % len(self.prompts)]
+    def prompt_of(self, picture: int) -> str:
+        """The prompt of a picture to judge by; of a video's, which frame it is."""
+        drawing, frame = divmod(picture, self.frames)
+        prompt = self.prompts[drawing % len(self.prompts)]
+        return prompt if self.frames == 1 else f"{prompt}, frame {frame + 1}"
 
     def _batches(
         self, pipe: Pipeline, start: int, count: int, seed: int, output_type: str
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Iterator[tuple[int, DrawnBatch]]:
         profile = pipe.manifest.profiles[0]
         while start < count:
             stop = min(start + profile.batch, count)
-            result = draw_in_own_workflow(
-                pipe,
-                [self.prompt_of(index) for index in range(start, stop)],
-                seed=[seed + index for index in range(start, stop)],
-                width=profile.width,
-                height=profile.height,
-                num_inference_steps=self.steps,
-                output_type=output_type,
-            )
-            yield stop, result
+            options: Options = {
+                "seed": [seed + index for index in range(start, stop)],
+                "width": profile.width,
+                "height": profile.height,
+                "num_inference_steps": self.steps,
+                "output_type": output_type,
+            }
+            places = [index % len(self.prompts) for index in range(start, stop)]
+            if pipe.manifest.conditioning.text_encoders:
+                result = draw_in_own_workflow(pipe, [self.prompts[place] for place in places], **options)
+                images = [np.asarray(image) for image in result.images]
+                batch = DrawnBatch(images=images, latents=result.latents, timings=result.timings)
+            else:
+                batch = draw_parts(pipe, places, start, {**options})
+            yield stop, batch
             start = stop
 
 
@@ -95,34 +111,14 @@ def draw_in_own_workflow(pipe: Pipeline, prompts: list[str], **options: Unpack[O
     return pipe.inpaint(prompts, image=image, mask_image=mask, **options)
 
 
-def default_prompts(model: str) -> tuple[str, ...]:
-    """The prompts for a model where the caller gives none; the embedded model knows other words than the rest."""
-    return prompts_from_file((EMOJI if model == EMBEDDED else Path(__file__).resolve().parent) / "prompts.txt")
-
-
-def check_reads_prompts(text_encoders: Sequence[object], got: str) -> None:
-    """Refuses what is judged by pictures of prompts with a model that reads none.
-
-    Args:
-        text_encoders: the model's.
-        got: what was asked for, for the message.
-
-    Raises:
-        RequestError: there are none.
-    """
-    if not text_encoders:
-        raise RequestError(
-            f"got {got} for a model that reads no text, expected one whose pictures can be drawn from prompts to judge "
-            "them by; build it in fp16, or in fp32"
-        )
-
-
 def check_prompts(bundle: Bundle, prompts: tuple[str, ...]) -> None:
-    """Refuses prompts of which the model would see no token.
+    """Refuses prompts of which the model would see no token; a model that reads none has names of pictures.
 
     Raises:
         RequestError: naming the first of them.
     """
+    if not bundle.manifest.conditioning.text_encoders:
+        return
     record = bundle.manifest.tokenizers[bundle.manifest.conditioning.text_encoders[0].tokenizer]
     tokenizer = tokenizer_from_folder(bundle.root / record.folder, length=record.length)
     for prompt in prompts:

@@ -107,7 +107,7 @@ def quantization_of_bundle(
         )
     check_prompts(base, settings.calibration.prompts)
     decodes = (
-        VAE_DECODER in settings.recipe.components
+        records[VAE_DECODER].kind in settings.recipe.components
         and VAE_DECODER not in kept_fp32
         and records[VAE_DECODER].precision is Precision.FP32
     )

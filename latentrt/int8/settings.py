@@ -9,8 +9,9 @@ from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.quantization.recipe import recipe_for
 from latentrt.engines.precision import Backend, Precision
-from latentrt.int8.calibration import CalibrationSet, default_prompts
+from latentrt.int8.calibration import CalibrationSet
 from latentrt.int8.psnr import EXACT
+from latentrt.int8.subjects import DrawnModel
 from latentrt.prompt_files import prompts_from_file
 
 QUALITY = 30.0  # dB
@@ -40,7 +41,8 @@ class QuantizationSettings:
     """What a quantization must reach, and what it draws.
 
     ``quality`` is the mean PSNR in dB that int8 pictures must have against the fp32 engine's; the worst picture may be
-    8 dB below. ``judged_on`` is what draws them: the backend that is built for, or where that needs a GPU ONNX Runtime.
+    8 dB below. Every frame of a video is a picture. ``judged_on`` is what draws them: the backend that is built for, or
+    where that needs a GPU ONNX Runtime.
     """
 
     recipe: Recipe
@@ -62,7 +64,7 @@ class QuantizationSettings:
     @property
     def pictures(self) -> int:
         """How many pictures are judged."""
-        return max(self.effort.pictures, len(self.calibration.prompts))
+        return self.calibration.pictures(self.effort.pictures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +77,14 @@ class Int8Request:
     quality: float | None
     effort: Effort
 
-    def settings(self, model: str, steps: int) -> QuantizationSettings:
+    def settings(self, model: DrawnModel) -> QuantizationSettings:
         """The settings for a model.
 
-        Args:
-            model: its name, which decides the default prompts.
-            steps: its default number of steps.
+        Raises:
+            RequestError: prompts for a model that reads none.
         """
         calibration = CalibrationSet(
-            prompts=self.prompts or default_prompts(model), steps=min(steps, self.effort.steps)
+            prompts=model.subjects(self.prompts), steps=min(model.steps, self.effort.steps), frames=model.frames
         )
         quality = QUALITY if self.quality is None else self.quality
         return QuantizationSettings(
