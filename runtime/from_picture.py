@@ -2,14 +2,22 @@
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
+from PIL import Image
+
+from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.additions import Additions
+from latentrt.runtime.call.checked_call import CheckedCall
 from latentrt.runtime.call.drawing import draw
+from latentrt.runtime.call.keywords.from_picture import SeenOptions, ViewOptions
 from latentrt.runtime.call.keywords.options import Options
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.pictures.image import Picture
+from latentrt.runtime.serving.lanes.future import PictureFuture
+from latentrt.runtime.serving.lanes.submitted import steps_of, watched
+from latentrt.runtime.serving.lanes.workers import Workers
 
 
 class FromPicture:
@@ -20,6 +28,12 @@ class FromPicture:
 
     _engines: Engines
     _additions: Additions
+    _workers: Workers
+
+    if TYPE_CHECKING:
+
+        def preview(self, denoised: Array) -> list[Image.Image]:
+            """As ``Pipeline.preview``."""
 
     def edit(
         self,
@@ -49,3 +63,78 @@ class FromPicture:
         manifest = self._engines.bundle.manifest
         call = edit_call(manifest, prompt, image, image_guidance_scale, options, self._additions)
         return draw(self, self._engines, self._additions.text_encoders, call, begin)
+
+    def view(self, image: Picture | Sequence[Picture], **options: Unpack[ViewOptions]) -> Result:
+        """Draws the object in a picture as it is seen from other places (Zero123, Stable Zero123).
+
+        Args:
+            image: the picture for all views, or one per view: PIL or arrays, as ``img2img`` takes them. What is
+                transparent becomes white, as the models were trained; PIL pictures are resized to the size drawn.
+            **options: see ``ViewOptions``. ``elevation`` and ``azimuth``, and with them ``distance`` or
+                ``image_elevation``, say from where; lists draw several views, for which the picture is encoded once.
+                Each view is a picture of the batch: to give all the same noise, give ``seed`` as a list.
+
+        Raises:
+            RequestError: an argument that cannot be served, with what to do.
+        """
+        from latentrt.runtime.call.views.view import view_call  # loaded by those who use it
+
+        begin = perf_counter()
+        call = view_call(self._engines.bundle.manifest, image, options, self._additions)
+        return draw(self, self._engines, self._additions.text_encoders, call, begin)
+
+    def submit_view(self, image: Picture | Sequence[Picture], **options: Unpack[ViewOptions]) -> PictureFuture:
+        """Has views drawn by threads of the pipeline's own, as ``submit`` does with pictures.
+
+        Args:
+            image: as in ``view``.
+            **options: likewise.
+
+        Raises:
+            RequestError: an argument that cannot be served, with what to do; nothing is drawn.
+            EngineError: the pipeline is closed.
+        """
+        from latentrt.runtime.call.views.view import view_call
+
+        return self._submitted(view_call(self._engines.bundle.manifest, image, options, self._additions))
+
+    def variation(self, image: Picture | Sequence[Picture], **options: Unpack[SeenOptions]) -> Result:
+        """Draws pictures that show what a picture shows (SD image variations).
+
+        Args:
+            image: the picture, or several, of each of which ``num_images_per_prompt`` are drawn: PIL or arrays of any
+                size, as ``img2img`` takes them. Their middles are seen.
+            **options: see ``SeenOptions``.
+
+        Raises:
+            RequestError: an argument that cannot be served, with what to do.
+        """
+        from latentrt.runtime.call.views.variation import variation_call  # loaded by those who use it
+
+        begin = perf_counter()
+        call = variation_call(self._engines.bundle.manifest, image, options, self._additions)
+        return draw(self, self._engines, self._additions.text_encoders, call, begin)
+
+    def submit_variation(self, image: Picture | Sequence[Picture], **options: Unpack[SeenOptions]) -> PictureFuture:
+        """Has variations drawn by threads of the pipeline's own, as ``submit`` does with pictures.
+
+        Args:
+            image: as in ``variation``.
+            **options: likewise.
+
+        Raises:
+            RequestError: an argument that cannot be served, with what to do; nothing is drawn.
+            EngineError: the pipeline is closed.
+        """
+        from latentrt.runtime.call.views.variation import variation_call
+
+        return self._submitted(variation_call(self._engines.bundle.manifest, image, options, self._additions))
+
+    def _submitted(self, call: CheckedCall) -> PictureFuture:
+        """Has a call drawn by the pipeline's own threads."""
+        future = PictureFuture(steps_of(call), self.preview)
+        call = watched(call, future.stepped)
+        self._workers.submit(
+            future, lambda: draw(self, self._engines, self._additions.text_encoders, call, perf_counter())
+        )
+        return future

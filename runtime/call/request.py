@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.call.deep_cache import DeepCache
     from latentrt.runtime.call.hires.second_pass import SecondPass
     from latentrt.runtime.call.loras import CallLoras
+    from latentrt.runtime.call.views.pose import Pose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Request:
     ``second`` enlarges them.
 
     ``deep_cache`` is None where every model call is whole.
-    ``masked_content`` is what inpainting starts from under its mask.
+    ``masked_content`` is what inpainting starts from under its mask. ``poses`` are those of the views, one per picture.
     """
 
     prompts: PromptSet
@@ -52,6 +53,7 @@ class Request:
     deep_cache: "DeepCache | None" = None
     second: "SecondPass | None" = None
     masked_content: MaskedContent = MaskedContent.ORIGINAL
+    poses: "tuple[Pose, ...]" = ()
 
     @property
     def count(self) -> int:
@@ -85,6 +87,7 @@ class Request:
                 **self.prompts.metadata(index),
                 **common,
                 hires=None if self.second is None else self.second.metadata(index, self.prompts),
+                poses=self.poses[index : index + 1],
                 seed=seed,
                 batch_index=index if shared else 0,
                 model=self.model.name,
@@ -144,7 +147,7 @@ def request_from_options(
         manifest, keywords, prompts, canvas, sampling, delivery, additions=additions, cropped=cropped
     )
     if not request.guidance.guides:
-        _warn_of_guidance(keywords)
+        warn_of_guidance(keywords)
     if request.loras is not None:
         request.loras.warn_of_settings(manifest, sampling, request.guidance)
     if "hires" not in keywords:
@@ -243,7 +246,7 @@ def _in_the_unet(
             yield freeu
 
 
-def _warn_of_guidance(keywords: Options) -> None:
+def warn_of_guidance(keywords: Options) -> None:
     """Says what changes nothing in a run without guidance."""
     given = {
         "negative_prompt": "".join(keywords.get("negative_prompt") or ""),

@@ -10,8 +10,10 @@ from latentrt.runtime.metadata.a1111_text import listed, quoted
 from latentrt.runtime.metadata.added import ControlMetadata, ImagePromptMetadata, LoraMetadata, RegionMetadata
 from latentrt.runtime.metadata.further_passes import DetailMetadata, HiresMetadata
 from latentrt.runtime.metadata.guidance_settings import apg_pairs, thresholding_pairs
+from latentrt.runtime.metadata.view import pose_pairs
 
 if TYPE_CHECKING:
+    from latentrt.runtime.call.views.pose import Pose
     from latentrt.runtime.denoiser.combiners.apg import Apg
     from latentrt.runtime.denoiser.combiners.dynamic_thresholding import DynamicThresholding
 
@@ -43,7 +45,8 @@ class PictureMetadata:
     ``templates`` has what was written in the place of a prompt, by its field, where wildcards were chosen.
     ``loras``, ``control_nets``, ``t2i_adapters`` and ``image_prompts`` are those of the call, ``regions`` those of the
     picture. ``detail`` is the detail pass that drew parts of it. ``seeded`` is False where the caller gave the noise.
-    ``masked_content`` is None where inpainting starts from the picture itself.
+    ``masked_content`` is None where inpainting starts from the picture itself. ``poses`` has that of a view of an
+    object, or those of several in one file.
     ``image_guidance_scale`` is an edit's weight of guidance towards its picture.
     With ``cfg_plus_plus`` the guidance scales are its weights, 0 to 1, and None where nothing guides. With ``hires``,
     ``width`` and ``height`` are the first pass's.
@@ -96,6 +99,7 @@ class PictureMetadata:
     detail: DetailMetadata | None = None
     seeded: bool = True
     hires: HiresMetadata | None = None
+    poses: "tuple[Pose, ...]" = ()
 
     def parameters(self) -> str:
         """A1111's ``parameters`` text: prompt, negative prompt, then one line of ``Key: value`` pairs."""
@@ -121,6 +125,8 @@ class PictureMetadata:
             pairs["Denoising strength"] = f"{strength:g}"
         if self.masked_content is not None:
             pairs["Masked content"] = _MASKED_CONTENT[self.masked_content]
+        if self.poses:
+            pairs |= pose_pairs(self.poses)
         if self.clip_skip:
             pairs["Clip skip"] = self.clip_skip + 1  # A1111 counts the layer that is taken, from 1 for the last
         if self.seeded:

@@ -1,0 +1,1 @@
+"""Models that see a picture and read no prompt: views of its object, and variations of it."""
