@@ -16,6 +16,7 @@ from latentrt.cli.commands.grid import grid
 from latentrt.cli.commands.prepare import prepare
 from latentrt.cli.commands.render import render
 from latentrt.cli.commands.samplers import samplers
+from latentrt.cli.commands.seen import variation, view
 from latentrt.cli.commands.serve import serve
 from latentrt.cli.commands.upscale import upscale
 from latentrt.cli.streams import lasting_streams
@@ -36,6 +37,8 @@ _COMMANDS = (
     outpaint,
     edit,
     detail,
+    view,
+    variation,
     grid,
     render,
     upscale,

@@ -60,6 +60,11 @@ def batches(pictures: Sequence[Picture], size: int, sets: Sequence[Any] | None =
         first = end
 
 
+def pictures_at_once(profiles: Sequence[Any], size: tuple[int | None, int | None]) -> int:
+    """How many pictures of a size a profile takes in one call; of the first profile's without one."""
+    return next((one.batch for one in profiles if size in ((one.width, one.height), (None, None))), 1)
+
+
 class Written:
     """Writes what was drawn and says where; as a context manager it says how far it came if the work ends early."""
 

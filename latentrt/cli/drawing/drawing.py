@@ -1,7 +1,7 @@
 """The options that all drawing commands share, and what they do before and after they draw."""
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from inspect import Parameter
@@ -111,16 +111,14 @@ class Drawing(ControlOptions, ImagePromptOptions, RegionOptions):
             LatentrtError: an option that cannot be read, or as ``latentrt.open`` and the pipeline do. What was drawn
                 before is written, and the message says how much it is.
         """
-        from latentrt.cli.drawing.batches import Written, batches
+        from latentrt.cli.drawing.batches import Written, batches, pictures_at_once
         from latentrt.cli.outputs import Picture, output_paths
-        from latentrt.cli.terminal import step_bar, tell
         from latentrt.runtime.call.prompts.prompt_set import prompt_set_from_keywords
 
-        if not 1 <= self.count <= _MOST:
-            raise RequestError(f"got count {self.count}, expected 1 to {_MOST}; set it in this range")
+        self.check_count()
         prompts = self._prompts(prompt)
         pictures = [
-            Picture(prompt=text, seed=seed) for text, seed in zip(prompts, self._seeds(len(prompts)), strict=True)
+            Picture(prompt=text, seed=seed) for text, seed in zip(prompts, self.seeds(len(prompts)), strict=True)
         ]
         paths = output_paths(
             self.output, pictures, bundle.absolute().name.removesuffix(".bundle"), overwrite=self.overwrite
@@ -138,15 +136,45 @@ class Drawing(ControlOptions, ImagePromptOptions, RegionOptions):
 
                 sets, options["loras"] = loras_of_pictures(pipe, checked, load_loras(pipe, self.lora or ()))
             shape = (options["width"], options["height"]) if self.size or size is None else size(pipe)
+            of_calls = batches(pictures, pictures_at_once(pipe.manifest.profiles, shape), sets)
             with Written(paths, len(pictures), json=self.json) as written:
-                at_once = _pictures_at_once(pipe.manifest.profiles, shape)
-                for batch in batches(pictures, at_once, sets):
-                    with step_bar(batch.label) as bar:
-                        drawn = call(pipe, batch, {**options, "seed": batch.seeds, "progress": bar})
-                    written.add(drawn)
+                self.draw_batches(pipe, of_calls, call, options, written.add)
+        written.report()
+
+    def draw_batches(
+        self,
+        pipe: Any,
+        batches: "Iterable[Batch]",
+        call: Call,
+        options: Mapping[str, Any],
+        add: Callable[[Any], None],
+    ) -> None:
+        """Draws batch by batch, and has each written before the next begins.
+
+        Args:
+            pipe: what draws.
+            batches: what each call draws.
+            call: draws a batch with a pipeline and keywords.
+            options: the keywords of all calls.
+            add: writes a result.
+        """
+        from latentrt.cli.terminal import step_bar, tell
+
+        for batch in batches:
+            with step_bar(batch.label) as bar:
+                drawn = call(pipe, batch, {**options, "seed": batch.seeds, "progress": bar})
+            add(drawn)
         if self.backend == "auto":
             tell(f"drew with {pipe.backend}")
-        written.report()
+
+    def check_count(self) -> None:
+        """Refuses a number of pictures that cannot be.
+
+        Raises:
+            RequestError: it.
+        """
+        if not 1 <= self.count <= _MOST:
+            raise RequestError(f"got count {self.count}, expected 1 to {_MOST}; set it in this range")
 
     @contextmanager
     def opened(self, bundle: Path) -> Iterator[Any]:
@@ -177,7 +205,7 @@ class Drawing(ControlOptions, ImagePromptOptions, RegionOptions):
             tell("reading prompts, one a line; end with Ctrl-D")
         return [line for line in prompts_from_file(source) for _ in range(self.count)]
 
-    def _seeds(self, pictures: int) -> Sequence[int]:
+    def seeds(self, pictures: int) -> Sequence[int]:
         """One per picture, counting up, so that each picture can be drawn again alone."""
         from latentrt.runtime.checks import seeds_for
 
@@ -240,11 +268,6 @@ def _file_and_token(text: str) -> tuple[Path, str | None]:
     return Path(text), None
 
 
-def _pictures_at_once(profiles: Sequence[Any], size: tuple[int | None, int | None]) -> int:
-    """How many pictures of a size a profile takes in one call; of the first profile's without one."""
-    return next((one.batch for one in profiles if size in ((one.width, one.height), (None, None))), 1)
-
-
 def _previews(path: Path) -> Callable[[Any, int, float, dict[str, Any]], None]:
     """A callback that rewrites the preview of the first picture.
 
@@ -292,14 +315,15 @@ _FLAGS = [
 ]
 
 
-_GROUPED = {field.name for group in Drawing.__bases__ for field in fields(group)}
+GROUPED = {field.name for group in Drawing.__bases__ for field in fields(group)}
 """What stands behind the other options in a command's help."""
 
 
 def drawing_parameters(kind: type[Drawing], without: Collection[str] = ()) -> list[Parameter]:
-    """The options of a kind of drawing as parameters of a command, but for those of its fields that are named."""
+    """The options of a kind of drawing as parameters of a command, without the keywords and fields that are named."""
     own = [parameter for parameter in parameters_of(kind) if parameter.name not in ("keywords", *without)]
-    return [*_FLAGS, *sorted(own, key=lambda parameter: parameter.name in _GROUPED)]
+    flags = [parameter for parameter in _FLAGS if parameter.name not in without]
+    return [*flags, *sorted(own, key=lambda parameter: parameter.name in GROUPED)]
 
 
 def draws_as(
@@ -308,7 +332,7 @@ def draws_as(
     """Gives a command with a ``drawing`` parameter the options of a kind of drawing beside its own."""
 
     def make(**arguments: Any) -> Drawing:
-        keywords = {name: arguments.pop(name) for name in FLAGS}
+        keywords = {name: arguments.pop(name) for name in FLAGS if name in arguments}
         return kind(**arguments, keywords=keywords)
 
     return takes("drawing", drawing_parameters(kind, without), make)
