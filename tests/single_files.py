@@ -131,27 +131,29 @@ def ldm_tensors(folder: Path) -> Tensors:
     import json
 
     unet = json.loads((folder / "unet" / "config.json").read_text())
-    tensors = _below("model.diffusion_model.", ldm_unet(_weights(folder / "unet"), unet["layers_per_block"]))
-    tensors |= _below("first_stage_model.", ldm_vae(_weights(folder / "vae")))
-    first, second = (_weights(folder / name) for name in ("text_encoder", "text_encoder_2"))
+    tensors = below("model.diffusion_model.", ldm_unet(weights_in(folder / "unet"), unet["layers_per_block"]))
+    tensors |= below("first_stage_model.", ldm_vae(weights_in(folder / "vae")))
+    first, second = (weights_in(folder / name) for name in ("text_encoder", "text_encoder_2"))
     wrapped = {
         key if key.startswith("text_") else f"text_model.{key}": tensor for key, tensor in first.items()
     }  # as transformers 4 named them
     if second:
         place = "conditioner.embedders.1.model." if first else "conditioner.embedders.0.model."
-        tensors |= _below("conditioner.embedders.0.transformer.", wrapped) if first else {}
-        return tensors | _below(place, open_clip(second, extra_layer=False))
+        tensors |= below("conditioner.embedders.0.transformer.", wrapped) if first else {}
+        return tensors | below(place, open_clip(second, extra_layer=False))
     if unet["use_linear_projection"]:
-        return tensors | _below("cond_stage_model.model.", open_clip(first, extra_layer=True))
+        return tensors | below("cond_stage_model.model.", open_clip(first, extra_layer=True))
     positions = {"text_model.embeddings.position_ids": torch.arange(77)[None]}
-    return tensors | _below("cond_stage_model.transformer.", wrapped | positions)
+    return tensors | below("cond_stage_model.transformer.", wrapped | positions)
 
 
-def _weights(folder: Path) -> Tensors:
+def weights_in(folder: Path) -> Tensors:
+    """All tensors of a part's folder; none of a folder that is not there."""
     return {key: tensor for path in folder.glob("*.safetensors") for key, tensor in load_file(path).items()}
 
 
-def _below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+def below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """The tensors under a prefix."""
     return {prefix + key: tensor.contiguous() for key, tensor in tensors.items()}
 
 

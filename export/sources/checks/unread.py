@@ -9,6 +9,10 @@ _IDLE = re.compile(
     # Lightning's models store their schedules, and a loss of the autoencoder's training
     r"|^(betas|alphas_cumprod|alphas_cumprod_prev|logvar|lvlb_weights|scale_factor)$"
     r"|^(sqrt_|log_one_minus_|posterior_)\w+$|^denoiser\.sigmas$|^(first_stage_model\.)?loss\."
+    # The half of a CLIP that takes texts, beside that which takes pictures; and a second autoencoder's decoder
+    r"|^(conditioner\.embedders\.0\.open_clip|cond_stage_model)\.model\."
+    r"(positional_embedding|text_projection|token_embedding\.weight|ln_final\.\w+)$"
+    r"|^conditioner\.embedders\.3\.encoder\.(decoder|post_quant_conv|loss)\."
     # Marks of how a model was trained
     r"|^(v_pred|ztsnr|global_step|iteration|epoch)$"
 )

@@ -32,7 +32,9 @@ _EMBEDDED = (768, 1024, 1280)  # how wide the text encoders are whose vectors ar
 _BESIDE_A_UNET = (
     ForeignModel(name="an AnimateDiff motion module", pattern=r"motion_modules\.", advice=_ADDS),
     ForeignModel(
-        name="a video model (SVD or another with temporal layers)", pattern=r"\.time_stack\.|\.time_mixer\.|temporal_"
+        name="a video model in diffusers' names (SVD or another with temporal layers)",
+        pattern=r"temporal_",
+        advice="give the model's folder, whose config.json tells how its parts are built",
     ),
     ForeignModel(
         name="a ControlNet",
@@ -45,7 +47,6 @@ _BESIDE_A_UNET = (
         pattern=r"(^|\.)to_[kv]_ip\.|^ip_adapter\.|^image_proj\.",
         advice=_FOR,
     ),
-    ForeignModel(name="Zero123", pattern=r"^cc_projection\."),
     ForeignModel(name="AudioLDM", pattern=r"(^|\.)vocoder\.|\.audio_branch\.|\.film_emb\."),
     ForeignModel(name="unCLIP", pattern=r"(^|\.)noise_augmentor\.|^embedder\.model\."),
     ForeignModel(name="the SD upscaler", pattern=r"^low_scale_model\."),
@@ -142,6 +143,15 @@ _SINGLE_PARTS = (
         advice=_PART,
     ),
 )
+# Of models that are built, what is left without their U-Net
+_LEFT = (
+    ForeignModel(
+        name="a part of a video model (SVD or another with temporal layers)",
+        pattern=r"(input|output)_blocks\.\d+\.\d\.time_(stack|mixer)\.|middle_block\.\d\.time_(stack|mixer)\.",
+        advice="give the whole checkpoint",
+    ),
+    ForeignModel(name="Zero123 without its U-Net", pattern=r"^cc_projection\.", advice="give the whole checkpoint"),
+)
 # Networks among whose names are those of CLIP's layers
 _LIKE_CLIP = (
     ForeignModel(
@@ -171,7 +181,7 @@ def model_beside_unet(keys: Iterable[str]) -> ForeignModel | None:
 
 def model_without_unet(shapes: Mapping[str, tuple[int, ...]]) -> ForeignModel | None:
     """What a file without a U-Net is; None for what no row knows."""
-    found = _found((*_BESIDE_A_UNET, *_WITHOUT_A_UNET, *_SINGLE_PARTS, *_LIKE_CLIP), shapes)
+    found = _found((*_BESIDE_A_UNET, *_LEFT, *_WITHOUT_A_UNET, *_SINGLE_PARTS, *_LIKE_CLIP), shapes)
     if found is None and len(shapes) == 1 and next(iter(shapes.values()))[-1:] in [(width,) for width in _EMBEDDED]:
         return _TEXTUAL_INVERSION  # under its trigger
     return found

@@ -15,6 +15,7 @@ from latentrt.export.sources.single_file.ldm_layout import (
     open_clip_config,
     open_clip_tensors,
 )
+from latentrt.export.sources.single_file.picture_conditions import has_image_encoder
 from latentrt.export.sources.weights_file import WeightsFile
 
 
@@ -84,7 +85,9 @@ def encoders_in(file: WeightsFile, recorded: str, *, linear_unet: bool) -> dict[
 
 
 def _marks(file: WeightsFile, place: _Place) -> list[str]:
-    """By which tensors a text encoder shows in a place; none where there is none."""
+    """By which tensors a text encoder shows in a place; none where there is none, or a picture encoder's other half."""
+    if has_image_encoder(file.shapes, place.prefix):
+        return []
     return [mark for mark in (*_CLIP_MARKS, _OPEN_CLIP_MARK) if place.prefix + mark in file.shapes]
 
 

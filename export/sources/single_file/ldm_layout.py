@@ -44,6 +44,14 @@ def count(shapes: Shapes, pattern: str) -> int:
     return len({found[1] for key in shapes if (found := re.match(pattern, key))})
 
 
+def renamed(name: str, beginnings: Mapping[str, str]) -> str:
+    """The name with its beginning replaced, if it is listed."""
+    for theirs, ours in beginnings.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name
+
+
 def vae_config(shapes: Shapes) -> dict[str, Any]:
     """The config of an autoencoder, in LDM's names without a prefix or in diffusers' own.
 

@@ -154,7 +154,7 @@ def _prediction(file: WeightsFile, unet: Mapping[str, Any], unet_prefix: str) ->
     if "v_pred" in file.shapes:
         return "v_prediction", "the file's tensor v_pred"
     step = file.numbers.get("global_step", _number(file, "global_step"))
-    of_sd2 = unet["use_linear_projection"] and not unet.get("addition_embed_type") and unet["in_channels"] == 4
+    of_sd2 = unet.get("use_linear_projection") and not unet.get("addition_embed_type") and unet["in_channels"] == 4
     if of_sd2 and step in _STEPS:
         return _STEPS[step][0], f"the file's global_step {step}, which is {_STEPS[step][1]}'s"
     if of_sd2 and unet["cross_attention_dim"] == 1024:

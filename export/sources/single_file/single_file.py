@@ -10,9 +10,12 @@ from latentrt.export.sources.checks.unread import is_idle
 from latentrt.export.sources.foreign.models import model_beside_unet, model_without_unet
 from latentrt.export.sources.partial_model import Ema, PartialModel, decision
 from latentrt.export.sources.parts import FilePart
+from latentrt.export.sources.single_file.autoencoder import autoencoder_in
 from latentrt.export.sources.single_file.encoders import encoders_in, pad_token
-from latentrt.export.sources.single_file.ldm_layout import LayoutError, below, vae_config, vae_tensors
+from latentrt.export.sources.single_file.ldm_layout import LayoutError, below
+from latentrt.export.sources.single_file.picture_conditions import picture_conditions_in
 from latentrt.export.sources.single_file.schedule import latents_in_file, schedule_in_file
+from latentrt.export.sources.single_file.temporal_unet import TEMPORAL_UNET
 from latentrt.export.sources.single_file.tokenizer import VOCABULARY, clip_tokenizer_folder
 from latentrt.export.sources.single_file.unet_structure import DIFFUSERS, LDM, UNetLayout, unet_config
 from latentrt.export.sources.weights_file import SHARD, WeightsFile, open_weights_file
@@ -20,10 +23,11 @@ from latentrt.export.sources.weights_file import SHARD, WeightsFile, open_weight
 _EMA = "model_ema."
 # Where tools keep a U-Net: LDM and SGM, a diffusers pipeline in one file, a U-Net alone, some trainers
 _UNET_PREFIXES = ("model.diffusion_model.", "unet.", "", "diffusion_model.", "model.", "module.")
-_EXPECTED = "expected a Stable Diffusion 1.x, 2.x or XL checkpoint in LDM's, SGM's or diffusers' names"
+_EXPECTED = (
+    "expected a checkpoint of Stable Diffusion 1.x, 2.x or XL, of Stable Video Diffusion or of Zero123, in LDM's, "
+    "SGM's or diffusers' names"
+)
 _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"})
-_VAE_PREFIXES = ("first_stage_model.", "vae.", "")
-_VAE_MARKS = ("encoder.down.0.block.0.conv1.weight", "encoder.down_blocks.0.resnets.0.conv1.weight")
 
 
 def partial_model_from_file(
@@ -72,8 +76,11 @@ def partial_model_from_file(
         )
     try:
         unet, decisions["weights"] = _unet(file, recorded, place, ema)
-        parts = {**encoders_in(file, recorded, linear_unet=unet.config["use_linear_projection"]), "unet": unet}
-        vae = _vae(file, recorded) if "vae" in wanted else None
+        temporal = unet.config["_class_name"] == TEMPORAL_UNET
+        linear = temporal or unet.config["use_linear_projection"]
+        parts = {**encoders_in(file, recorded, linear_unet=linear), **picture_conditions_in(file, recorded)}
+        parts["unet"] = unet
+        vae = autoencoder_in(file, recorded, temporal=temporal) if "vae" in wanted else None
         if vae is not None:
             parts["vae"] = vae
     except LayoutError as error:
@@ -117,7 +124,7 @@ def vae_from_file(path: Path, *, recorded: str) -> FilePart:
     """
     file = open_weights_file(path)
     try:
-        part = _vae(file, recorded + path.name)
+        part = autoencoder_in(file, recorded + path.name)
     except LayoutError as error:
         raise CheckpointError(f"{str(path)!r} cannot be used as a VAE: {error}; choose another") from error
     if part is None:
@@ -175,34 +182,17 @@ def _unet(
     return part, weights
 
 
-def _vae(file: WeightsFile, recorded: str) -> FilePart | None:
-    for prefix in _VAE_PREFIXES:
-        if any(prefix + mark in file.shapes for mark in _VAE_MARKS):
-            tops = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-            shapes = {key: shape for key, shape in below(file.shapes, prefix).items() if key.startswith(tops)}
-            return FilePart(
-                name="vae",
-                recorded=recorded,
-                config=vae_config(shapes),
-                file=file,
-                keys={key: prefix + key for key in shapes},
-                convert=vae_tensors,
-            )
-    return None
-
-
 def _check_channels(path: Path, unet: Mapping[str, Any]) -> None:
     """Names the models that differ from Stable Diffusion by what their U-Net is given."""
     latents, taken = unet["out_channels"], unet["in_channels"]
     kinds = {
         latents + 1: "a depth-to-image model",
         latents + 3: "the SD upscaler",
-        2 * latents: "InstructPix2Pix or another model that is given a second picture",
     }
     if taken in kinds:
         raise CheckpointError(
-            f"got {str(path)!r}, {kinds[taken]} (its U-Net has in_channels {taken}), expected {latents}, or "
-            f"{2 * latents + 1} for inpainting; choose a text-to-image or an inpainting model"
+            f"got {str(path)!r}, {kinds[taken]} (its U-Net has in_channels {taken}), expected {latents}, "
+            f"{2 * latents + 1} for inpainting, or {2 * latents} where a picture is told; choose such a model"
         )
 
 

@@ -21,6 +21,12 @@ from latentrt.export.sources.single_file.ldm_layout import (
     shape_of,
     unet_tensors,
 )
+from latentrt.export.sources.single_file.temporal_unet import (
+    TEMPORAL_UNET,
+    is_temporal,
+    temporal_settings,
+    temporal_unet_tensors,
+)
 
 _Levels = list[
     list[tuple[int, int]]
@@ -34,7 +40,7 @@ class UNetStructure:
 
     ``down`` and ``up`` are both from the outermost level inwards; ``middle`` is the depth of the middle's transformer,
     None where there is no middle; ``guidance`` the width of LCM's embedding and ``added`` that of SDXL's pooled prompt
-    and sizes, None where there is none.
+    and sizes, None where there is none. ``temporal`` says whether layers work along time, too.
     """
 
     in_channels: int
@@ -46,6 +52,7 @@ class UNetStructure:
     linear: bool
     guidance: int | None
     added: int | None
+    temporal: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +153,7 @@ def _structure(
         linear=projections[0] == 2,
         guidance=guidance[0][1] if guidance else None,
         added=shapes[added][1] if len(shapes.get(added, ())) == 2 else None,
+        temporal=is_temporal(shapes),
     )
 
 
@@ -153,12 +161,17 @@ def _depth(shapes: Shapes, block: str) -> int:
     return count(shapes, re.escape(block) + r"\.transformer_blocks\.(\d+)\.")
 
 
+def _ldm_tensors(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    temporal = config["_class_name"] == TEMPORAL_UNET
+    return temporal_unet_tensors(tensors, config) if temporal else unet_tensors(tensors, config)
+
+
 LDM = UNetLayout(
     marks=("input_blocks.0.0.weight",),
     tops=("input_blocks.", "middle_block.", "output_blocks.", "time_embed", "label_emb.", "out."),
     bias="output_blocks.11.1.transformer_blocks.0.norm1.bias",
     structure=_ldm_structure,
-    tensors=unet_tensors,
+    tensors=_ldm_tensors,
 )
 DIFFUSERS = UNetLayout(
     marks=("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),
@@ -186,18 +199,23 @@ def unet_config(structure: UNetStructure) -> dict[str, Any]:
     attends = [depth > 0 for depth in depths]
     # Where a level has no transformers its entry counts for nothing, but the last is that of the middle block, too
     depths = [*(depth or 1 for depth in depths[:-1]), depths[-1] or structure.middle or 1]
+    of_blocks = "SpatioTemporal" if structure.temporal else "2D"
     config: dict[str, Any] = {
-        "_class_name": "UNet2DConditionModel",
         "in_channels": structure.in_channels,
         "out_channels": structure.out_channels,
         "block_out_channels": channels,
         "layers_per_block": len(structure.down[0]),
         "cross_attention_dim": structure.context,
+        "transformer_layers_per_block": depths if set(depths) != {1} else 1,
+        "down_block_types": [f"{'CrossAttn' if here else ''}DownBlock{of_blocks}" for here in attends],
+        "up_block_types": [f"{'CrossAttn' if here else ''}UpBlock{of_blocks}" for here in reversed(attends)],
+    }
+    if structure.temporal:
+        return config | temporal_settings(structure.added, channels)
+    config |= {
+        "_class_name": "UNet2DConditionModel",
         "attention_head_dim": [width // HEAD for width in channels] if structure.linear else 8,
         "use_linear_projection": structure.linear,
-        "transformer_layers_per_block": depths if set(depths) != {1} else 1,
-        "down_block_types": ["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attends],
-        "up_block_types": ["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)],
         "norm_num_groups": GROUPS,
     }
     if structure.guidance is not None:
