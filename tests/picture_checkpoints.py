@@ -18,23 +18,33 @@ FRAMES = 4
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def save_svd(folder: Path, *, frames: int = FRAMES, scheduler: Mapping[str, Any] | None = None) -> Path:
-    """Stable Video Diffusion in small: pictures of 32 pixels and 4 frames, 16×16 latents."""
+def save_svd(
+    folder: Path,
+    *,
+    frames: int = FRAMES,
+    scheduler: Mapping[str, Any] | None = None,
+    blocks: Mapping[str, Any] | None = None,
+) -> Path:
+    """Stable Video Diffusion in small: pictures of 32 pixels and 4 frames, 16×16 latents.
+
+    ``blocks`` are settings over those of its U-Net.
+    """
     import diffusers
 
     torch.manual_seed(0)
-    unet = diffusers.UNetSpatioTemporalConditionModel(
-        sample_size=16,
-        block_out_channels=(32, 64),
-        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-        layers_per_block=1,
-        cross_attention_dim=WIDTH,
-        num_attention_heads=(2, 4),
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=24,
-        num_frames=frames,
-    )
+    usual: dict[str, Any] = {
+        "sample_size": 16,
+        "block_out_channels": (32, 64),
+        "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        "layers_per_block": 1,
+        "cross_attention_dim": WIDTH,
+        "num_attention_heads": (2, 4),
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 24,
+        "num_frames": frames,
+    }
+    unet = diffusers.UNetSpatioTemporalConditionModel(**{**usual, **(blocks or {})})
     vae = diffusers.AutoencoderKLTemporalDecoder(
         block_out_channels=(32, 64),
         down_block_types=("DownEncoderBlock2D",) * 2,

@@ -48,7 +48,9 @@ def with_family_settings(part: Part, family: Family, scheduler: Mapping[str, Any
     """Settings that no shape of its own tells, for a part of a single file."""
     config = dict(part.config)
     kind = config.get("_class_name")
-    if "_diffusers_version" not in config and kind == "UNet2DConditionModel":
+    if "_diffusers_version" in config:
+        return part
+    if kind == family.unet_class:
         by_v = scheduler["prediction_type"] == PredictionType.V_PREDICTION and family.sample_size_of_v
         config.setdefault("sample_size", by_v or family.sample_size)
         if by_v:  # as SD 2.1's config says: its attention overflows in fp16
@@ -58,10 +60,10 @@ def with_family_settings(part: Part, family: Family, scheduler: Mapping[str, Any
         if isinstance(width, int) and isinstance(pooled, int):  # beside the pooled state stand embeddings of sizes
             sizes = 5 if family.time_ids is TimeIds.AESTHETIC else 6
             config.setdefault("addition_time_embed_dim", max(width - pooled, 0) // sizes)
-    elif "_diffusers_version" not in config and kind == "AutoencoderKL":
+    elif kind == family.vae_class:
         config.setdefault("sample_size", family.vae_sample_size)
         config.setdefault("scaling_factor", family.scaling_factor)
-        if "text_encoder_2" in family.encoders:
+        if "text_encoder_2" in family.encoders or family.draws_videos:
             config.setdefault("force_upcast", True)
     else:
         return part

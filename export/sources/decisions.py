@@ -1,10 +1,9 @@
 """What is decided about a model from what it and its base say: family, scheduler, prediction type."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
-from latentrt.engines.bundle.records.conditioning import PoseKind
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.assembly import encoder_names
@@ -12,7 +11,6 @@ from latentrt.export.sources.checks.config_checks import (
     passed_over_settings,
 )
 from latentrt.export.sources.distillation import (
-    Name,
     distillation_in,
     distilled,
     distilled_scheduler,
@@ -22,8 +20,10 @@ from latentrt.export.sources.families import chosen_family, family_of
 from latentrt.export.sources.family import Family
 from latentrt.export.sources.partial_model import Choices, PartialModel, decision
 from latentrt.export.sources.parts import Part
-from latentrt.export.sources.picture_families import pose_row
 from latentrt.export.sources.single_file.schedule import STANDARD
+from latentrt.export.sources.told_by_name import kind_of_pose
+
+_MISTAKEN = 0.02
 
 
 def family_decision(
@@ -40,7 +40,7 @@ def family_decision(
         return family, decision(family.name, "chosen with --family")
     family = family_of(own.pipeline, unet, encoders, own.source)
     if family.pose is not None:
-        return _kind_of_pose(family, names_of(own, base))
+        return kind_of_pose(family, names_of(own, base))
     found = distillation_in(names_of(own, base))
     if found is not None:
         stated = {**((own.scheduler or (base.scheduler if base else None)) or {}), **own.training}
@@ -48,18 +48,8 @@ def family_decision(
         other = distilled(family, found, unet, predicted=str(predicted))
         if other is not family:
             return other, decision(other.name, f"{found.name.origin} {found.name.text!r}; --family for another")
-    reason = "its pipeline class and the configs of its parts" if own.pipeline else "its U-Net and its text encoders"
+    reason = "its pipeline class and the configs of its parts" if own.pipeline else "its U-Net and its encoders"
     return family, decision(family.name, reason)
-
-
-def _kind_of_pose(family: Family, names: Sequence[Name]) -> tuple[Family, DecisionRecord]:
-    """Zero123 or Stable Zero123, which take another fourth number: a name alone tells."""
-    stable = next((name for name in names if "stable" in name.text.lower()), None)
-    if stable is None:
-        reason = "its parts, and no name says stable; --family stable-zero123 for that one"
-        return family, decision(family.name, reason)
-    other = pose_row(family, PoseKind.IMAGE_ELEVATION)
-    return other, decision(other.name, f"{stable.origin} {stable.text!r}; --family {family.name} for the other")
 
 
 def family_of_base(base: PartialModel, wanted: Family) -> Family | None:
@@ -106,6 +96,20 @@ def scheduler_decision(
     if scheduler.get("prediction_type") is None:
         scheduler["prediction_type"] = PredictionType.EPSILON.value
     return scheduler, decision(str(scheduler["prediction_type"]), reason)
+
+
+def noise_schedule_warning(scheduler: Mapping[str, Any], family: Family) -> DecisionRecord | None:
+    """That a model of views has the betas of a converter's mistake; None where it has not.
+
+    diffusers' convert_zero123_to_diffusers.py looks for them in the wrong place, and falls back to others.
+    """
+    if family.pose is None or scheduler.get("beta_start") != _MISTAKEN:
+        return None
+    return decision(
+        f"betas {_MISTAKEN} to {scheduler.get('beta_end')}",
+        f"its scheduler_config.json, but {family.label} was trained with {STANDARD['beta_start']} to "
+        f"{STANDARD['beta_end']}, which a converter is known to lose: pictures suffer; correct scheduler_config.json",
+    )
 
 
 def base_decision(

@@ -110,14 +110,14 @@ class Found(NamedTuple):
 def distillation_in(names: Iterable[Name]) -> Found | None:
     """The first name that tells of a distillation, metadata before names of files."""
     for name in names:
-        text = _last(name.text)
+        text = last_piece(name.text)
         for distillation in DISTILLATIONS:
             if re.search(distillation.pattern, text):
                 return Found(distillation, name)
     return None
 
 
-def _last(text: str) -> str:
+def last_piece(text: str) -> str:
     """Of a path or a hub id the model's own name; the hub's cache has it above a commit."""
     pieces = [piece for piece in re.split(r"[/\\]", text) if piece]
     cached = [piece for piece in pieces if piece.startswith("models--")]
@@ -133,7 +133,7 @@ def distilled(family: Family, found: Found, unet: Mapping[str, Any], *, predicte
     """
     if unet.get("time_cond_proj_dim") is not None or family.traits.starts_from is not Start.NOISE:
         return family
-    way, text = found.distillation, _last(found.name.text)
+    way, text = found.distillation, last_piece(found.name.text)
     row = turbo_row(family) if way.name == "turbo" else family
     if row is None or (way.name == "turbo" and predicted != "epsilon"):
         return family

@@ -23,6 +23,7 @@ _DDIM: Mapping[str, object] = {
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
+    "timestep_spacing": "leading",
 }
 _EULER_A: Mapping[str, object] = {"_class_name": "EulerAncestralDiscreteScheduler", "steps_offset": 1}
 _SD1: Mapping[str, object] = {

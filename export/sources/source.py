@@ -11,6 +11,7 @@ from latentrt.export.sources.assembly import (
     stored_dtypes,
     tokenizers_of_parts,
     with_family_settings,
+    with_settings,
     with_statistics_of,
 )
 from latentrt.export.sources.checkpoint import Checkpoint
@@ -20,6 +21,7 @@ from latentrt.export.sources.decisions import (
     base_decision,
     family_decision,
     family_of_base,
+    noise_schedule_warning,
     passed_over_decision,
     scheduler_decision,
 )
@@ -31,6 +33,7 @@ from latentrt.export.sources.families import check_pipeline
 from latentrt.export.sources.finding import partial_model_from_model, vae_from_model
 from latentrt.export.sources.folder.pipeline_index import zero_empty_negative
 from latentrt.export.sources.partial_model import Choices, PartialModel, decision
+from latentrt.export.sources.told_by_name import frames_of
 
 _PARTS = frozenset((*ENCODERS, "unet", "vae"))
 
@@ -85,6 +88,13 @@ def _assembled(own: PartialModel, base: PartialModel | None, choices: Choices) -
     family, decisions["family"] = family_decision(own, base, parts, encoders, choices)
     teaches = base is not None and family_of_base(base, family) == family
     scheduler, decisions["prediction type"] = scheduler_decision(own, base if teaches else None, family, choices)
+    warning = noise_schedule_warning(scheduler, family)
+    if warning is not None:
+        decisions["noise schedule"] = warning
+    frames = frames_of(family, parts["unet"].config, names_of(own, base))
+    if frames is not None:
+        parts["unet"] = with_settings(parts["unet"], {"num_frames": frames[0]})
+        decisions["frames"] = frames[1]
     distillation = distillation_decision(family, names_of(own, base), scheduler)
     if distillation is not None and choices.family is None:
         decisions["distillation"] = distillation

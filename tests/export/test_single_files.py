@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from same_checkpoints import assert_equal_configs, assert_equal_parts
 from single_files import averaged, ldm_tensors, open_clip, save_single_file, save_tensors
 
 import latentrt
@@ -23,14 +24,6 @@ from latentrt.export.sources.families import FAMILIES
 from latentrt.export.sources.partial_model import Choices, Ema
 from latentrt.export.sources.single_file.schedule import STANDARD
 from latentrt.export.sources.source import checkpoint_from_model
-
-# What does not show in a file of tensors: how the part was saved, sizes that only set defaults, habits of training;
-# and depths of transformers, which can be said in several ways and show in the weights' names
-_ELSEWHERE = {
-    "_name_or_path", "_diffusers_version", "transformers_version", "architectures", "dtype", "torch_dtype",
-    "sample_size", "bos_token_id", "eos_token_id", "pad_token_id", "model_type", "attention_dropout",
-    "initializer_factor", "initializer_range", "_commit_hash", "upcast_attention", "transformer_layers_per_block",
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -48,17 +41,6 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def opened(path: Path, base: Path, **choices: Any) -> Checkpoint:
     """The checkpoint in a file; the tiny tokenizers are of no CLIP, so that the folder supplies them."""
     return checkpoint_from_model(str(path), Choices(base=str(base), **choices))
-
-
-def assert_equal_parts(one: Checkpoint, two: Checkpoint) -> None:
-    """Every weight of every part, bit for bit."""
-    assert one.parts.keys() == two.parts.keys()
-    for name, part in one.parts.items():
-        states = part.module().state_dict(), two.parts[name].module().state_dict()
-        assert states[0].keys() == states[1].keys()
-        for key, tensor in states[0].items():
-            assert tensor.dtype == torch.float32
-            assert torch.equal(tensor, states[1][key]), f"{name}: {key}"
 
 
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES])
@@ -79,21 +61,7 @@ def test_equal_to_the_folder(
         theirs.parts[name].parameters for name in ("unet", "vae")
     ]
     assert_equal_parts(ours, theirs)
-    for name, part in ours.parts.items():
-        ours_made, theirs_made = part.module().config, theirs.parts[name].module().config
-        values = [
-            config.to_dict() if hasattr(config, "to_dict") else dict(config) for config in (ours_made, theirs_made)
-        ]
-        for key in values[1].keys() - _ELSEWHERE:
-            assert _plain(values[0].get(key)) == _plain(values[1][key]), f"{name}: {key}"
-
-
-def _plain(value: object) -> object:
-    """Lists for tuples, and one number for a list that repeats it (depths of transformers, heads)."""
-    if isinstance(value, (list, tuple)):
-        plain = [_plain(item) for item in value]
-        return plain[0] if plain and all(item == plain[0] for item in plain) else plain
-    return value
+    assert_equal_configs(ours, theirs)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])

@@ -15,6 +15,7 @@ from latentrt.export.sources.family import Family
 from latentrt.export.sources.folder.pipeline_index import index_faults
 from latentrt.export.sources.partial_model import PartialModel
 from latentrt.export.sources.parts import Part
+from latentrt.export.sources.single_file.temporal_unet import TEMPORAL_UNET
 
 
 def check_has_unet(
@@ -23,7 +24,7 @@ def check_has_unet(
     """Refuses what no family can be told of.
 
     Raises:
-        CheckpointError: a part alone, or a model without a U-Net or text encoders; every fault is named.
+        CheckpointError: a part alone, or a model without a U-Net or encoders; every fault is named.
     """
     if "unet" not in own.parts and not own.faults and own.pipeline is None:
         raise CheckpointError(
@@ -31,7 +32,8 @@ def check_has_unet(
             "give it with --vae, or give the folder above it"
         )
     if "unet" not in parts or not encoders:
-        absent = [part for part in ("unet", "text_encoder", "vae") if part not in parts]
+        moves = "unet" in parts and parts["unet"].config.get("_class_name") == TEMPORAL_UNET
+        absent = [part for part in ("unet", "image_encoder" if moves else "text_encoder", "vae") if part not in parts]
         faults = [*own.faults, *(f"{part} is missing" for part in absent if part not in " ".join(own.faults))]
         raise cannot_be_built(own, faults, base)
 

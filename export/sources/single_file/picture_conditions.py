@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from latentrt.export.sources.family import POSE_PART
 from latentrt.export.sources.parts import FilePart
 from latentrt.export.sources.single_file.clip_vision import clip_vision_config, clip_vision_tensors
 from latentrt.export.sources.single_file.ldm_layout import LayoutError, Shapes, below, shape_of
@@ -10,8 +11,8 @@ from latentrt.export.sources.weights_file import WeightsFile
 
 # Where SGM's and LDM's models keep a CLIP whose transformer for texts was taken away, and the activation of its layers
 _PLACES = {"conditioner.embedders.0.open_clip.model.": "gelu", "cond_stage_model.model.": "quick_gelu"}
-_VISUAL, _MARK = "visual.", "class_embedding"
-_POSE, _POSE_PART = "cc_projection", "pose_projection"
+_VISUAL = "visual."
+_POSE = "cc_projection"
 _NUMBERS = 4  # of a pose
 
 
@@ -37,8 +38,8 @@ def picture_conditions_in(file: WeightsFile, recorded: str) -> dict[str, FilePar
         break
     shapes = below(file.shapes, f"{_POSE}.")
     if shapes:
-        found[_POSE_PART] = FilePart(
-            name=_POSE_PART,
+        found[POSE_PART] = FilePart(
+            name=POSE_PART,
             recorded=recorded,
             config=_pose_config(shapes),
             file=file,
@@ -51,7 +52,7 @@ def picture_conditions_in(file: WeightsFile, recorded: str) -> dict[str, FilePar
 def has_image_encoder(shapes: Shapes, prefix: str) -> bool:
     """Whether under a prefix, where text encoders may be, stands the half of a CLIP that takes pictures, alone."""
     texts = any(key.startswith(f"{prefix}transformer.resblocks.") for key in shapes)
-    return f"{prefix}{_VISUAL}{_MARK}" in shapes and not texts
+    return any(key.startswith(prefix + _VISUAL) for key in shapes) and not texts
 
 
 def _pose_config(shapes: Shapes) -> dict[str, Any]:

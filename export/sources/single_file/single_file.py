@@ -10,7 +10,7 @@ from latentrt.export.sources.checks.unread import is_idle
 from latentrt.export.sources.foreign.models import model_beside_unet, model_without_unet
 from latentrt.export.sources.partial_model import Ema, PartialModel, decision
 from latentrt.export.sources.parts import FilePart
-from latentrt.export.sources.single_file.autoencoder import autoencoder_in
+from latentrt.export.sources.single_file.autoencoder import PICTURE_ENCODER, autoencoder_in
 from latentrt.export.sources.single_file.encoders import encoders_in, pad_token
 from latentrt.export.sources.single_file.ldm_layout import LayoutError, below
 from latentrt.export.sources.single_file.picture_conditions import picture_conditions_in
@@ -21,6 +21,7 @@ from latentrt.export.sources.single_file.unet_structure import DIFFUSERS, LDM, U
 from latentrt.export.sources.weights_file import SHARD, WeightsFile, open_weights_file
 
 _EMA = "model_ema."
+_FIRST_ENCODER = ("first_stage_model.encoder.", "first_stage_model.quant_conv.")
 # Where tools keep a U-Net: LDM and SGM, a diffusers pipeline in one file, a U-Net alone, some trainers
 _UNET_PREFIXES = ("model.diffusion_model.", "unet.", "", "diffusion_model.", "model.", "module.")
 _EXPECTED = (
@@ -83,6 +84,10 @@ def partial_model_from_file(
         vae = autoencoder_in(file, recorded, temporal=temporal) if "vae" in wanted else None
         if vae is not None:
             parts["vae"] = vae
+            if any(key.startswith(PICTURE_ENCODER) for key in vae.keys.values()):
+                decisions["encoder"] = decision(
+                    PICTURE_ENCODER.removesuffix(".encoder."), "the autoencoder that the model's authors encode with"
+                )
     except LayoutError as error:
         raise CheckpointError(f"{str(path)!r} cannot be built: {error}, {_EXPECTED}; {error.advice}") from error
     _check_channels(file.path, unet.config)
@@ -107,13 +112,11 @@ def partial_model_from_file(
 
 
 def _outside(file: WeightsFile, parts: Mapping[str, FilePart], unet_prefix: str) -> tuple[str, ...]:
-    """The tensors that are no part's; of a U-Net's two sets of weights, a decision tells."""
+    """The tensors that are no part's; of two sets of weights of a U-Net, or two encoders, a decision tells."""
     read = {key for part in parts.values() for key in part.keys.values()}
-    return tuple(
-        key
-        for key in file.shapes
-        if key not in read and not is_idle(key) and not (unet_prefix and key.startswith(unet_prefix))
-    )
+    known: tuple[str, ...] = (unet_prefix,) if unet_prefix else ()
+    known += _FIRST_ENCODER if any(key.startswith(PICTURE_ENCODER) for key in read) else ()
+    return tuple(key for key in file.shapes if key not in read and not is_idle(key) and not key.startswith(known))
 
 
 def vae_from_file(path: Path, *, recorded: str) -> FilePart:
