@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.engines.errors import CheckpointError
-from latentrt.export.sources.folder.folder import LAYOUT, UNET_EMA, single_file_in, weights_to_read
+from latentrt.export.sources.folder.folder import LAYOUT, UNET_EMA, files_to_read, single_file_in
 from latentrt.export.sources.folder.part_folders import STEMS
+from latentrt.export.sources.folder.pipeline_parts import POSE_FOLDERS
 from latentrt.export.sources.hub.cache import cached_snapshot, repositories_in, snapshot_around
 from latentrt.export.sources.hub.reference import HubReference, reference_from_text
 from latentrt.export.sources.hub.repository import Repository, repository_of_reference
@@ -15,7 +16,7 @@ from latentrt.models import EMBEDDED
 
 # Of a repository's files those that say how to read the others, all of them small
 _SETTINGS = (".json", ".txt")
-_SETTING_FOLDERS = ("scheduler", "tokenizer", "tokenizer_2", UNET_EMA)
+_SETTING_FOLDERS = ("scheduler", "tokenizer", "tokenizer_2", UNET_EMA, *POSE_FOLDERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ def _fetched(repository: Repository, choices: Choices, parts: Set[str]) -> Place
             f"weights; {advice}"
         )
     else:
-        wanted = weights_to_read(folder / below, choices, parts, published, called=str(reference))
+        wanted = files_to_read(folder / below, choices, parts, published, called=str(reference))
     chosen = [path.relative_to(folder).as_posix() for path in wanted]
     if chosen:
         root = repository.fetched(chosen, None if root is None else root.name)

@@ -40,7 +40,12 @@ from latentrt.export.sources.weights_file import SHARD, open_weights_file
 
 _NETS = ("ControlNetModel", "ControlNetUnionModel", "T2IAdapter")  # which are built for a model
 # A bare part's class, and what it is in a pipeline
-_BARE = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
+_BARE = {
+    "UNet2DConditionModel": "unet",
+    "UNetSpatioTemporalConditionModel": "unet",
+    "AutoencoderKL": "vae",
+    "AutoencoderKLTemporalDecoder": "vae",
+}
 # Of these files a folder has one if it is a diffusers model, whole or in part, or a part alone
 LAYOUT = ("model_index.json", "config.json", *(f"{part}/config.json" for part in STEMS))
 UNET_EMA = "unet_ema"  # the folder that they write them in beside unet/, when they save a training's state
@@ -198,16 +203,19 @@ def _config_alone(part: str, folder: Path) -> FolderPart:
     return FolderPart(name=part, folder=folder, recorded=part, config=config, weights=(), variant=None)
 
 
-def weights_to_read(
+def files_to_read(
     folder: Path, choices: Choices, wanted: Set[str], published: Sequence[Path], *, called: str
 ) -> list[Path]:
-    """Of a repository's published files the weights that ``partial_model_from_folder`` reads; its configs are there.
+    """Of a repository's published files those that ``partial_model_from_folder`` reads beside the configs of its parts.
 
     Raises:
         CheckpointError: it is of another kind, or a variant has to be chosen.
     """
     folders, index = _part_folders(folder, choices.ema), folder / "model_index.json"
-    check_pipeline(read_json(index).get("_class_name") if index.is_file() else None, called)
+    pipeline = read_json(index).get("_class_name") if index.is_file() else None
+    check_pipeline(pipeline, called)
+    pictures = folder / PICTURES_FOLDER / PICTURES
+    settings = [pictures] if pictures in published and "image_encoder" in wanted and sees_pictures(pipeline) else []
     found = {part: weights_in(path, STEMS[part], published) for part, path in folders.items() if part in wanted}
     lacking = [part for part, rows in found.items() if not rows]
     if lacking:
@@ -217,7 +225,8 @@ def weights_to_read(
             f"{', '.join(there[:6]) or 'none'}); choose a model with these"
         )
     variant = _variant(found, choices, called, apart=_has_unet_ema(folder))[0]
-    return [path for rows in found.values() if (files := weights_of(rows, variant)) for path in files.paths]
+    weights = [path for rows in found.values() if (files := weights_of(rows, variant)) for path in files.paths]
+    return [*settings, *weights]
 
 
 def single_file_in(folder: Path, published: Sequence[Path] | None = None, *, called: str | None = None) -> Path | None:
