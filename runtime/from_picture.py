@@ -13,11 +13,15 @@ from latentrt.runtime.call.checked_call import CheckedCall
 from latentrt.runtime.call.drawing import draw
 from latentrt.runtime.call.keywords.from_picture import SeenOptions, ViewOptions
 from latentrt.runtime.call.keywords.options import Options
+from latentrt.runtime.call.keywords.video_options import VideoOptions
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.pictures.image import Picture
-from latentrt.runtime.serving.lanes.future import PictureFuture
+from latentrt.runtime.serving.lanes.future import DrawnFuture, PictureFuture
 from latentrt.runtime.serving.lanes.submitted import steps_of, watched
 from latentrt.runtime.serving.lanes.workers import Workers
+
+if TYPE_CHECKING:
+    from latentrt.runtime.call.video.result import VideoResult
 
 
 class FromPicture:
@@ -129,6 +133,48 @@ class FromPicture:
         from latentrt.runtime.call.views.variation import variation_call
 
         return self._submitted(variation_call(self._engines.bundle.manifest, image, options, self._additions))
+
+    def img2vid(self, image: Picture | Sequence[Picture], **options: Unpack[VideoOptions]) -> "VideoResult":
+        """Draws videos that begin with a picture.
+
+        Args:
+            image: the picture, or several, of each of which there is a video: PIL, which are resized to the video's
+                size; or arrays of that size, uint8 or floats in [0, 1], with the channels (1, 3 or 4) last or first.
+            **options: see ``VideoOptions``.
+
+        Raises:
+            RequestError: an argument that cannot be served, with what to do.
+        """
+        from latentrt.runtime.call.video.call import video_call  # loaded by those who draw videos
+        from latentrt.runtime.call.video.drawing import draw_videos
+
+        begin = perf_counter()
+        return draw_videos(self, self._engines, video_call(self._engines.bundle.manifest, image, options), begin)
+
+    def submit_img2vid(
+        self, image: Picture | Sequence[Picture], **options: Unpack[VideoOptions]
+    ) -> "DrawnFuture[VideoResult]":
+        """Has videos drawn by threads of the pipeline's own, as ``submit`` does with pictures.
+
+        Args:
+            image: as in ``img2vid``.
+            **options: likewise.
+
+        Returns:
+            A future; its ``steps`` count model calls and decoded chunks, its ``preview`` shows every frame.
+
+        Raises:
+            RequestError: an argument that cannot be served, with what to do; nothing is drawn.
+            EngineError: the pipeline is closed.
+        """
+        from latentrt.runtime.call.video.call import video_call
+        from latentrt.runtime.call.video.drawing import draw_videos, steps_of_videos
+
+        call = video_call(self._engines.bundle.manifest, image, options)
+        future: DrawnFuture[VideoResult] = DrawnFuture(steps_of_videos(call), self.preview)
+        call = watched(call, future.stepped)
+        self._workers.submit(future, lambda: draw_videos(self, self._engines, call, perf_counter()))
+        return future
 
     def _submitted(self, call: CheckedCall) -> PictureFuture:
         """Has a call drawn by the pipeline's own threads."""

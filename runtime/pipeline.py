@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.records.conditioning import Task
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.spec import Array
@@ -458,12 +459,17 @@ class Pipeline(Loading, FromPicture):
     def preview(self, denoised: Array) -> list[Image.Image]:
         """Small pictures, one pixel per latent, of the clean sample that a callback is given as ``denoised``.
 
-        No engine runs: it is a linear map that was fitted when the bundle was built.
+        Of videos there is one for each frame, those of a video in order. No engine runs: it is a linear map that was
+        fitted when the bundle was built.
         """
         shape, channels = np.shape(denoised), self.manifest.latents.channels
-        if len(shape) != 4 or shape[1] != channels:
-            raise RequestError(f"got latents {shape}, expected (N, {channels}, h, w); give the callback's denoised")
-        return [Image.fromarray(picture) for picture in preview_from_latents(self.manifest.preview, denoised)]
+        frames = "F, " if self.manifest.conditioning.task is Task.VIDEOS else ""
+        if len(shape) != (5 if frames else 4) or shape[-3] != channels:
+            raise RequestError(
+                f"got latents {shape}, expected (N, {frames}{channels}, h, w); give the callback's denoised"
+            )
+        pictures = preview_from_latents(self.manifest.preview, np.reshape(denoised, (-1, *shape[-3:])))
+        return [Image.fromarray(picture) for picture in pictures]
 
 
 def _reopened(reopen: "Callable[[], Pipeline]", loaded: Loaded) -> Pipeline:

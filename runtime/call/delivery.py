@@ -62,7 +62,8 @@ def delivery_from_keywords(manifest: BundleManifest, keywords: DeliveryKeywords)
     without: set[Pass | str] = set() if POOLED in manifest.components[UNET].inputs else {POOLED}
     if manifest.guidance_embedding:
         without.add(NEGATIVE)
-    changeable = (LATENTS, GUIDANCE_SCALE, *(name for name, about in EMBEDS.items() if without.isdisjoint(about)))
+    embeds = EMBEDS if manifest.conditioning.text_encoders else {}  # of texts
+    changeable = (LATENTS, GUIDANCE_SCALE, *(name for name, about in embeds.items() if without.isdisjoint(about)))
     tensors: tuple[str, ...] = (LATENTS, DENOISED)
     if "callback_on_step_end_tensor_inputs" in keywords:
         if callback is None:

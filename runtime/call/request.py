@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.call.deep_cache import DeepCache
     from latentrt.runtime.call.hires.second_pass import SecondPass
     from latentrt.runtime.call.loras import CallLoras
+    from latentrt.runtime.call.video.clip import Clip
     from latentrt.runtime.call.views.pose import Pose
 
 
@@ -39,6 +40,7 @@ class Request:
 
     ``deep_cache`` is None where every model call is whole.
     ``masked_content`` is what inpainting starts from under its mask. ``poses`` are those of the views, one per picture.
+    ``clip`` is about the frames of videos; None: these are pictures.
     """
 
     prompts: PromptSet
@@ -54,6 +56,7 @@ class Request:
     second: "SecondPass | None" = None
     masked_content: MaskedContent = MaskedContent.ORIGINAL
     poses: "tuple[Pose, ...]" = ()
+    clip: "Clip | None" = None
 
     @property
     def count(self) -> int:
@@ -82,6 +85,8 @@ class Request:
             common |= use.metadata()
         if self.deep_cache is not None:
             common["deep_cache"] = asdict(self.deep_cache)
+        if self.clip is not None:
+            common |= self.clip.metadata(self.guidance)
         return tuple(
             PictureMetadata(
                 **self.prompts.metadata(index),

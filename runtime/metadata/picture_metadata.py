@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentrt.runtime.metadata.a1111_text import listed, quoted
 from latentrt.runtime.metadata.added import ControlMetadata, ImagePromptMetadata, LoraMetadata, RegionMetadata
+from latentrt.runtime.metadata.clip_metadata import ClipMetadata
 from latentrt.runtime.metadata.further_passes import DetailMetadata, HiresMetadata
 from latentrt.runtime.metadata.guidance_settings import apg_pairs, thresholding_pairs
 from latentrt.runtime.metadata.view import pose_pairs
@@ -49,7 +50,8 @@ class PictureMetadata:
     object, or those of several in one file.
     ``image_guidance_scale`` is an edit's weight of guidance towards its picture.
     With ``cfg_plus_plus`` the guidance scales are its weights, 0 to 1, and None where nothing guides. With ``hires``,
-    ``width`` and ``height`` are the first pass's.
+    ``width`` and ``height`` are the first pass's. ``clip`` is about the frames of a video, whose guidance scale is that
+    of its last frame.
     """
 
     prompt: str
@@ -100,6 +102,7 @@ class PictureMetadata:
     seeded: bool = True
     hires: HiresMetadata | None = None
     poses: "tuple[Pose, ...]" = ()
+    clip: ClipMetadata | None = None
 
     def parameters(self) -> str:
         """A1111's ``parameters`` text: prompt, negative prompt, then one line of ``Key: value`` pairs."""
@@ -184,6 +187,8 @@ class PictureMetadata:
         pairs |= {f"Region {index}": quoted(one.text) for index, one in enumerate(self.regions)}
         if self.detail is not None:
             pairs |= self.detail.pairs
+        if self.clip is not None:
+            pairs |= self.clip.pairs()
         if self.batch_index:
             pairs["Batch pos"] = self.batch_index
         pairs["Version"] = f"latentrt {version('latentrt')}"

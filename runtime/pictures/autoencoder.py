@@ -38,7 +38,15 @@ def pixels_from_latents(engine: Engine, space: LatentSpace, latents: Array) -> A
     Raises:
         EngineError: the decoder returned NaN or infinity.
     """
-    pixels = in_batches(engine, "latent_sample", space.unscaled(latents), "sample")
+    return pixels_from_output(in_batches(engine, "latent_sample", space.unscaled(latents), "sample"))
+
+
+def pixels_from_output(pixels: Array) -> Array:
+    """What a decoder returned, (N, 3, H, W) in [−1, 1], as pictures (N, H, W, 3) float32 in [0, 1].
+
+    Raises:
+        EngineError: NaN or infinity.
+    """
     if not np.isfinite(pixels).all():
         raise EngineError(
             "the VAE decoder returned NaN or infinity, expected finite pixels; "

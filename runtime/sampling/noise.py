@@ -86,6 +86,15 @@ class Noise:
             return self._shared.randn((count or self._shape[0], *self._shape[1:]))
         return np.concatenate([generator.randn((1, *self._shape[1:])) for generator in self._own])
 
+    def of(self, shape: tuple[int, ...]) -> Array:
+        """The next noise of other arrays (M, …), float32.
+
+        Where one seed is shared, M is any number; else each stream gives one row, and M is theirs.
+        """
+        if self._shared is not None:
+            return self._shared.randn(shape)
+        return np.concatenate([generator.randn((1, *shape[1:])) for generator in self._own])
+
     def between(self, start: Level, end: Level) -> Array:
         """The noise, of unit variance, that one Brownian path brings on the way between two levels.
 

@@ -127,7 +127,7 @@ class BundleManifest(LatentsManifest):
     @property
     def unet_takes_mask(self) -> bool:
         """Whether the U-Net's input is noised latents, one channel of mask, and the masked picture's latents."""
-        return self.components[UNET].inputs["sample"].shape[1] == 2 * self.latents.channels + 1
+        return self.components[UNET].inputs["sample"].shape[-3] == 2 * self.latents.channels + 1
 
     @property
     def guidance_embedding(self) -> int:

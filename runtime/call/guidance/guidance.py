@@ -37,8 +37,9 @@ from latentrt.runtime.sampling.schedule import Schedule
 if TYPE_CHECKING:
     from latentrt.runtime.denoiser.combiners.apg import Apg
     from latentrt.runtime.denoiser.combiners.dynamic_thresholding import DynamicThresholding
+    from latentrt.runtime.denoiser.combiners.ramp import Ramp
 
-_LARGEST = 1000.0  # far beyond any picture; what is larger ends in infinity
+LARGEST = 1000.0  # far beyond any picture; what is larger ends in infinity
 _STRONG = 14.0  # above this, pictures of the SD family oversaturate
 
 
@@ -48,7 +49,7 @@ class Guidance:
 
     ``embedding`` is the size of the embedded weight that the model takes; 0 where it takes none. ``ratios`` are the
     noise-to-signal ratios of the steps that the run takes, descending. What prompts are steered away from is the
-    ``baseline``.
+    ``baseline``. ``ramp`` has the weights of a video's frames.
     """
 
     steps: StepScales
@@ -61,6 +62,7 @@ class Guidance:
     perturbation: Perturbation | None = None
     apg: "Apg | None" = None
     thresholding: "DynamicThresholding | None" = None
+    ramp: "Ramp | None" = None
 
     @property
     def guides(self) -> bool:
@@ -81,6 +83,10 @@ class Guidance:
     def _combiner(self) -> Combiner:
         """From the inside out: what the guided prediction is, of which d, away from what, and how it is rescaled."""
         combine: Combiner = classifier_free
+        if self.ramp is not None:
+            from latentrt.runtime.denoiser.combiners.ramp import ramped
+
+            combine = ramped(self.ramp)
         if self.thresholding is not None:
             from latentrt.runtime.denoiser.combiners.dynamic_thresholding import thresholded
 
@@ -183,8 +189,8 @@ def _scales(
     for value in scales:
         if not (math.isfinite(value) and value >= 0.0):
             raise RequestError(f"got guidance_scale {value}, expected a number of at least 0; 7.5 is common")
-        if value > _LARGEST:
-            raise RequestError(f"got guidance_scale {value:g}, expected at most {_LARGEST:g}; 7.5 is common")
+        if value > LARGEST:
+            raise RequestError(f"got guidance_scale {value:g}, expected at most {LARGEST:g}; 7.5 is common")
     return StepScales(
         scales=tuple(value if guided else 1.0 for value, guided in zip(scales, inside, strict=True)), ratios=ratios
     )
@@ -212,8 +218,8 @@ def _perturbation(keywords: GuidanceKeywords) -> Perturbation | None:
     scale, adaptive = (number(keywords.get(name, 0.0), name) for name in ("pag_scale", "pag_adaptive_scale"))
     if not (math.isfinite(scale) and scale >= 0.0):
         raise RequestError(f"got pag_scale {scale:g}, expected a number of at least 0; 3 is common")
-    if scale > _LARGEST:
-        raise RequestError(f"got pag_scale {scale:g}, expected at most {_LARGEST:g}; 3 is common")
+    if scale > LARGEST:
+        raise RequestError(f"got pag_scale {scale:g}, expected at most {LARGEST:g}; 3 is common")
     if not (math.isfinite(adaptive) and adaptive >= 0.0):
         raise RequestError(
             f"got pag_adaptive_scale {adaptive:g}, expected a number of at least 0: what pag_scale falls by with "

@@ -325,12 +325,15 @@ _GROUPS = (
 Options.__doc__ = "\n\n".join(cleandoc(group.__doc__ or "") for group in (Options, *_GROUPS))
 
 
-def set_options(options: Mapping[str, Any], group: type[Any] = Options) -> Options:
+def set_options(
+    options: Mapping[str, Any], group: type[Any] = Options, advice: Mapping[str, str] | None = None
+) -> Options:
     """The options that were set: those that are not None.
 
     Args:
         options: as a caller gave them.
         group: the keywords that may be among them.
+        advice: what to do instead of some that may not be, by name; beside what holds for all calls.
 
     Raises:
         RequestError: an unknown one, with the name that it comes close to, or what does here what it does elsewhere.
@@ -344,5 +347,6 @@ def set_options(options: Mapping[str, Any], group: type[Any] = Options) -> Optio
 
             close = get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
-            raise RequestError(f"got keyword {name!r}, expected one that drawing knows; {ELSEWHERE.get(name, hint)}")
+            remedy = (advice or {}).get(name) or ELSEWHERE.get(name, hint)
+            raise RequestError(f"got keyword {name!r}, expected one that drawing knows; {remedy}")
     return cast(Options, {name: value for name, value in options.items() if value is not None})

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from threading import Lock
+from typing import TypeVar
 
 from PIL import Image
 
@@ -10,12 +11,14 @@ from latentrt.engines.spec import Array
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.sampling.run import Interrupt
 
+_Drawn = TypeVar("_Drawn")
 
-class PictureFuture(Future[Result]):
-    """The result of ``Pipeline.submit``; all that ``concurrent.futures`` does with a future goes with it.
+
+class DrawnFuture(Future[_Drawn]):
+    """The result of what a pipeline was given to draw; all that ``concurrent.futures`` does with a future goes with it.
 
     Attributes:
-        step: model calls done.
+        step: model calls done; of videos decoded chunks are counted, too.
         steps: of how many.
     """
 
@@ -72,11 +75,11 @@ class PictureFuture(Future[Result]):
         if self._interrupts:
             raise Interrupt
 
-    def draw(self, draw: Callable[[], Result]) -> None:
+    def draw(self, draw: Callable[[], _Drawn]) -> None:
         """Draws it in the calling thread, unless it was cancelled."""
         if not self.set_running_or_notify_cancel():
             return
-        result, error = None, None  # type: Result | None, BaseException | None
+        result, error = None, None  # type: _Drawn | None, BaseException | None
         try:
             result = draw()
         except BaseException as raised:  # for who asks for the result
@@ -89,3 +92,7 @@ class PictureFuture(Future[Result]):
             self.set_result(result)
         else:
             self.set_exception(error)
+
+
+class PictureFuture(DrawnFuture[Result]):
+    """The result of ``Pipeline.submit``."""

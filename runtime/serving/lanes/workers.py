@@ -3,14 +3,15 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from latentrt.engines.errors import EngineError
 from latentrt.engines.forks import watch_forks
-from latentrt.runtime.call.result import Result
-from latentrt.runtime.serving.lanes.future import PictureFuture
+from latentrt.runtime.serving.lanes.future import DrawnFuture
 
 _NAME = "latentrt-draw"
+_Drawn = TypeVar("_Drawn")
 
 
 class Workers:
@@ -27,7 +28,7 @@ class Workers:
         self._begin()
         watch_forks(self)
 
-    def submit(self, future: PictureFuture, draw: Callable[[], Result]) -> None:
+    def submit(self, future: DrawnFuture[_Drawn], draw: Callable[[], _Drawn]) -> None:
         """Has a future drawn when it is its turn.
 
         Raises:
@@ -55,5 +56,5 @@ class Workers:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._futures: WeakSet[PictureFuture] = WeakSet()
+        self._futures: WeakSet[DrawnFuture[Any]] = WeakSet()
         self._pool = ThreadPoolExecutor(self._count, _NAME)

@@ -1,0 +1,1 @@
+"""Videos of pictures: a call checked, drawn, decoded in chunks, and its result."""
