@@ -13,6 +13,7 @@ from latentrt.cli.commands.bundles import compare, inspect, verify
 from latentrt.cli.commands.demo import demo
 from latentrt.cli.commands.draw import detail, edit, generate, img2img, inpaint, outpaint
 from latentrt.cli.commands.grid import grid
+from latentrt.cli.commands.img2vid import img2vid
 from latentrt.cli.commands.prepare import prepare
 from latentrt.cli.commands.render import render
 from latentrt.cli.commands.samplers import samplers
@@ -37,6 +38,7 @@ _COMMANDS = (
     outpaint,
     edit,
     detail,
+    img2vid,
     view,
     variation,
     grid,

@@ -68,6 +68,11 @@ def pictures_at_once(profiles: Sequence[Any], size: tuple[int | None, int | None
 class Written:
     """Writes what was drawn and says where; as a context manager it says how far it came if the work ends early."""
 
+    noun = "picture"
+    """What messages call one; JSON has a list of them under its plural."""
+    encoded = "prompt"
+    """What is encoded before; the timings have it as ``encode_…``."""
+
     def __init__(self, paths: Sequence[Path], total: int, *, json: bool) -> None:
         """Takes the file of each of ``total`` pictures, or one for the latents of all."""
         self._paths, self._total, self._json = paths, total, json
@@ -88,11 +93,11 @@ class Written:
         """
         done = len(self._told)
         if isinstance(error, KeyboardInterrupt):
-            tell(f"interrupted; {done} of {self._total} pictures are written")
+            tell(f"interrupted; {done} of {self._total} {self.noun}s are written")
         if error is not None and done and self._json:
             self._print_json(interrupted=True)
         if isinstance(error, LatentrtError) and done:
-            raise type(error)(f"{error} ({done} of {self._total} pictures are written)") from error
+            raise type(error)(f"{error} ({done} of {self._total} {self.noun}s are written)") from error
 
     def add(self, result: Any) -> None:
         """Writes a batch.
@@ -150,12 +155,12 @@ class Written:
             return
         if self._latents and len(self._paths) == 1:
             say(f"{self._paths[0]}  (seed {', '.join(str(told['seed']) for told in self._told)})")
-        seconds, count = self._timings, f"{self._total} pictures in " if self._total > 1 else ""
+        seconds, count = self._timings, f"{self._total} {self.noun}s in " if self._total > 1 else ""
         say(
-            f"{count}{seconds['total']:.2f} s: prompt {seconds['encode_prompt']:.2f}, "
+            f"{count}{seconds['total']:.2f} s: {self.encoded} {seconds[f'encode_{self.encoded}']:.2f}, "
             f"denoise {seconds['denoise']:.2f}, decode {seconds['decode']:.2f}"
         )
 
     def _print_json(self, *, interrupted: bool = False) -> None:
-        data = {"pictures": self._told, "timings": self._timings}
+        data = {f"{self.noun}s": self._told, "timings": self._timings}
         print_json({**data, "interrupted": True} if interrupted else data)

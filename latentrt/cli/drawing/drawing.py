@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latentrt.cli.drawing.control_options import ControlOptions
+from latentrt.cli.drawing.flag_parameters import flag_parameters
 from latentrt.cli.drawing.image_prompt_options import ImagePromptOptions
 from latentrt.cli.drawing.region_options import RegionOptions
+from latentrt.cli.drawing.sampler import sampler_from_options
 from latentrt.cli.options import parameters_of, takes
-from latentrt.cli.values import READ, size_from_text, value_from_text
+from latentrt.cli.values import READ, size_from_text
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.keywords.flags import FLAGS, Flag, Form
+from latentrt.runtime.call.keywords.flags import FLAGS
 from latentrt.runtime.call.keywords.options import set_options
 
 if TYPE_CHECKING:
@@ -241,22 +243,7 @@ class Drawing(ControlOptions, ImagePromptOptions, RegionOptions):
         Raises:
             RequestError: an unknown one, or an option that it does not have.
         """
-        from latentrt.runtime.sampling.samplers import Sampler
-
-        sampler = Sampler(name=self.sampler or defaults.sampler)
-        wishes: dict[str, Any] = {}
-        for text in self.sampler_option or ():
-            name, _, value = text.partition("=")
-            if name not in sampler.options or not value or name in wishes:
-                raise RequestError(
-                    f"got --sampler-option {text!r} for sampler {sampler.name!r}, expected NAME=VALUE, once each, with "
-                    f"one of {', '.join(sampler.options)}; correct it"
-                )
-            wishes[name] = value_from_text(value)
-        if self.sampler is None and not wishes:
-            return None  # the bundle's own, which gives way to custom timesteps
-        own = defaults.sampler_options if sampler.name == defaults.sampler else {}
-        return Sampler(name=sampler.name, **{**own, **wishes})
+        return sampler_from_options(self.sampler, self.sampler_option or (), defaults)
 
 
 def _file_and_token(text: str) -> tuple[Path, str | None]:
@@ -291,13 +278,6 @@ def _previews(path: Path) -> Callable[[Any, int, float, dict[str, Any]], None]:
     return write
 
 
-def _option(flag: Flag) -> Any:
-    """A keyword's option, as typer takes it."""
-    names = (flag.name, flag.short) if flag.short else (flag.name,)
-    kind = _KINDS.get(flag.form, str) | None
-    return Annotated[kind, typer.Option(*names, help=flag.help, metavar=flag.metavar)]
-
-
 def read_start(path: Path) -> Any:
     """A picture to start from, or the latents of an earlier run.
 
@@ -309,12 +289,7 @@ def read_start(path: Path) -> Any:
     return read_picture_or_array(path, "latents", "write them with -o NAME.npy")
 
 
-_KINDS: Mapping[Form, type] = {Form.NUMBER: float, Form.WHOLE_NUMBER: int}
-_FLAGS = [
-    Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_option(flag)) for name, flag in FLAGS.items()
-]
-
-
+_FLAGS = flag_parameters(FLAGS)
 GROUPED = {field.name for group in Drawing.__bases__ for field in fields(group)}
 """What stands behind the other options in a command's help."""
 
