@@ -123,6 +123,7 @@ with latentrt.open({str(tiny_bundle)!r}) as pipe:
     pipe.inpaint("a cat", image=image, mask_image=image, num_inference_steps=1, seed=1)
 words = ("addon", "control", "image_prompt", "unet.structure", "net_inputs", "wildcard", "template", "detail", "detect")
 words += ("combiners", "guidance.settings", "hires", "regions", "freeu", "upscal", "deep_cache", "cached_graphs")
+words += ("call.views", "clips")
 print(*(name for name in sys.modules if name.startswith("latentrt.") and any(word in name for word in words)))
 print(*(name for name in sys.modules if name.startswith("dynamicprompts")))
 """

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
+from tiny_loras import save_tiny_lora
 from watched_engines import watch
 
 import latentrt
@@ -128,6 +130,24 @@ def test_variations_of_several_pictures(variations: Pipe) -> None:
     np.testing.assert_allclose(result.latents[2:3], alone.latents, atol=1e-4)
     assert len(result.images) == 4
     assert result.metadata[0].poses == ()
+
+
+def test_loras_hold_weights_that_one_token_makes_idle(
+    views: Pipe, tiny_zero123_bundle: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Queries and keys of cross-attentions, which the bundle does not hold and trainers save."""
+    common: dict[str, Any] = {"components": ("unet",)}
+    values = save_tiny_lora(tmp_path / "values.safetensors", tiny_zero123_bundle, modules="attn2.to_v", **common)
+    queries = load_file(save_tiny_lora(tmp_path / "q.safetensors", tiny_bundle, modules="attn2.to_q", **common))
+    save_file({**load_file(values), **queries}, tmp_path / "both.safetensors")
+    try:
+        names = [views.load_lora(tmp_path / f"{name}.safetensors") for name in ("values", "both")]
+        chosen: list[dict[str, float]] = [{}, *({name: 1.0} for name in names)]
+        none, one, both = (views.view(on_white(), loras=loras, **COMMON).latents for loras in chosen)
+        np.testing.assert_array_equal(one, both)
+        assert np.abs(one - none).max() > 0.1
+    finally:
+        views.unload_lora()
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
