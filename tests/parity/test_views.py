@@ -18,6 +18,7 @@ from latentrt.engines.bundle.parity import parity_of
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 
+pytestmark = pytest.mark.filterwarnings("ignore:a picture of .* is stretched")
 LATENT_TOLERANCE = 1e-3
 PICTURE_PSNR = 50.0
 SIZE, WIDE = (32, 32), (48, 32)
