@@ -106,10 +106,15 @@ def _of_sort(bundle: AnyBundle) -> dict[str, Any]:
             "image_prompt": addon.image_prompt.model_dump() if addon.image_prompt else None,
         }
     manifest = bundle.manifest
+    conditioning = manifest.conditioning
     return {
         "latents": manifest.latents.model_dump(),
         "addon": None,
         "upscaler": None,
+        "task": conditioning.task.value,
+        "image_encoder": conditioning.image_encoder.model_dump(mode="json") if conditioning.image_encoder else None,
+        "pose": conditioning.pose.model_dump(mode="json") if conditioning.pose else None,
+        "concatenated": conditioning.concatenated.model_dump() if conditioning.concatenated else None,
         "loras": [lora.model_dump() for lora in manifest.loras],
         "fused_from": manifest.fused_from,
         "pictures": manifest.pictures.model_dump() if manifest.pictures else None,

@@ -72,7 +72,7 @@ def scheduler_decision(
 
     Layer upon layer: the family's, or that of a scheduler_config.json; what single files tell; what the user says.
     """
-    silent = f"nothing in the file says; it is what most of {family.label} predict; --prediction-type for another"
+    silent = f"nothing in the file says; it is what {family.label} usually predicts; --prediction-type for another"
     layers: list[tuple[Mapping[str, Any], str]] = []
     if own.scheduler is not None:
         layers.append((distilled_scheduler(own.scheduler, family), "its scheduler_config.json"))

@@ -34,13 +34,15 @@ def frames_of(family: Family, unet: Mapping[str, Any], names: Iterable[Name]) ->
     if not family.draws_videos or unet.get("num_frames") is not None:
         return None
     if "_diffusers_version" in unet:
-        return _BY_DEFAULT, decision(str(_BY_DEFAULT), "the default of its U-Net's class; --profile for another number")
+        return _decided(_BY_DEFAULT, "the default of its U-Net's class")
     name = _first(_XT, names)
     if name is not None:
-        reason = f"{name.origin} {name.text!r}, as SVD-XT has; --profile for another number"
-        return _FRAMES_OF_XT, decision(str(_FRAMES_OF_XT), reason)
-    reason = f"no name tells of SVD-XT, which has {_FRAMES_OF_XT}; --profile for another number"
-    return _FRAMES, decision(str(_FRAMES), reason)
+        return _decided(_FRAMES_OF_XT, f"as SVD-XT: {name.origin} {name.text!r}")
+    return _decided(_FRAMES, f"no name tells of SVD-XT, which has {_FRAMES_OF_XT}")
+
+
+def _decided(frames: int, reason: str) -> tuple[int, DecisionRecord]:
+    return frames, decision(f"{frames} by default", f"{reason}; --profile for another number")
 
 
 def _first(pattern: re.Pattern[str], names: Iterable[Name]) -> Name | None:

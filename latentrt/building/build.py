@@ -76,7 +76,8 @@ def build(
             least time, among those whose pictures reach ``quality``. What was measured is ``Build.speed``, and in the
             bundle. ``model`` may be a bundle in fp32. Takes minutes, and hours for large models on CPUs.
         profiles: picture sizes, ``"512x512"`` or with a batch ``"768x512x2"``; without any, the model's own size.
-            Of an upscaler sizes of tiles; without any, 256x256, or the size that an ONNX file was exported for.
+            Of videos also how many frames, ``"1024x576x14f"``; without, as many as the model was trained on. Of an
+            upscaler sizes of tiles; without any, 256x256, or the size that an ONNX file was exported for.
         backend: what the engines are compiled for; None is "openvino" for bf16 and "ort-cpu" for all else.
         gpus: GPU architectures such as ``"sm89"``, for ``tensorrt-rtx``: engines are compiled for each of them, on a
             machine with or without a GPU. Without any, engines are compiled for this machine.
@@ -94,7 +95,7 @@ def build(
         vae: an autoencoder in place of the model's own: a folder, a file, a hub id or address.
         ema: ``"ema"`` or ``"non-ema"``, the averaged or the last weights, where a model has both; None takes the last
             ones of a single file, and the plain ones of a folder.
-        family: the model's family, such as ``"sdxl"``; None works it out.
+        family: the model's family, such as ``"sdxl"`` or ``"stable-zero123"``; None works it out.
         prediction_type: ``"epsilon"`` or ``"v_prediction"``; None works it out.
         loras: LoRAs to fuse into the weights: paths with weights behind colons (``"style.safetensors:0.8"``, or
             ``"style.safetensors:0.8:0.4"`` with another one for the text encoders), or tuples of a path and weights.

@@ -9,6 +9,7 @@ from latentrt.engines.backends.tensorrt.contents import counts_with_weights
 from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.parity import Reference
 from latentrt.engines.bundle.records.addon_manifest import AddonKind
+from latentrt.engines.bundle.records.conditioning import PoseKind, Resizing, Task
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.machine import gpu_of_machine
@@ -17,6 +18,15 @@ from latentrt.engines.machine import gpu_of_machine
 _DTYPES = {
     "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "f32": "fp32", "f16": "fp16", "u8": "int8", "i8": "int8",
 }  # fmt: skip
+_RESIZED = {
+    Resizing.CENTER_CROP: "whose middle is cut out",
+    Resizing.SQUEEZED: "bicubic, without antialiasing",
+    Resizing.BLURRED: "bicubic behind a blur",
+}
+_FOURTH = {
+    PoseKind.DISTANCE: "the change of the distance",
+    PoseKind.IMAGE_ELEVATION: "the polar angle of the picture's own view",
+}
 _SHOWN_NODES = 12
 _SHOWN_TENSORS = 8
 
@@ -108,8 +118,15 @@ def _auto(description: dict[str, Any]) -> str:
 
 
 def _print_sampling(description: dict[str, Any]) -> None:
-    """What a model's pictures are sampled with."""
+    """What a model draws, of what, and what it samples with."""
     schedule, defaults = description["schedule"], description["defaults"]
+    if description["task"] != Task.PICTURES:
+        say(f"draws      {description['task']}{_fourth_number(description['pose'])}")
+    if description["image_encoder"] is not None:
+        encoder = description["image_encoder"]
+        say(f"sees       a picture of {encoder['size']}x{encoder['size']}, {_RESIZED[Resizing(encoder['resizing'])]}")
+    if description["concatenated"] is not None:
+        say(f"beside     {_latents_beside(description['concatenated'])}")
     say(f"schedule   {schedule['prediction_type']}, {_noise_levels(schedule)}")
     if description["seamless"] != Seamless.NONE:
         say(f"seamless   {description['seamless']}")
@@ -118,6 +135,18 @@ def _print_sampling(description: dict[str, Any]) -> None:
         f"defaults   {defaults['sampler']}{options}, {defaults['num_inference_steps']} steps, "
         f"guidance {defaults['guidance_scale']:g}"
     )
+
+
+def _fourth_number(pose: dict[str, Any] | None) -> str:
+    return "" if pose is None else f"; a pose's fourth number is {_FOURTH[PoseKind(pose['kind'])]}"
+
+
+def _latents_beside(record: dict[str, Any]) -> str:
+    """What lies behind the noised latents."""
+    noised = ", with noise as a call says" if record["noised"] else ""
+    scaled = "scaled as the others" if record["scaled"] else "unscaled"
+    zeroed = "; zeros in the unconditional half" if record["zeroed"] else ""
+    return f"latents of the picture{noised}, {scaled}{zeroed}"
 
 
 def _noise_levels(schedule: dict[str, Any]) -> str:

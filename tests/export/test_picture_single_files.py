@@ -10,8 +10,10 @@ import torch
 from picture_checkpoints import save_svd
 from picture_model_files import OPEN_CLIP, SECOND_ENCODER, svd_tensors, view_tensors
 from same_checkpoints import assert_equal_configs, assert_equal_parts
+from shared import no_preview_fitted
 from single_files import Tensors, ldm_tensors, save_tensors
 
+import latentrt
 from latentrt.engines.bundle.records.conditioning import PoseKind
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checkpoint import Checkpoint
@@ -112,7 +114,7 @@ class TestVideos:
         found = checkpoint_from_headers(str(save_tensors(svd, tmp_path / f"{name}.safetensors")))
         decided = found.decisions["frames"]
         assert found.unet["num_frames"] == frames
-        assert decided.value == str(frames)
+        assert decided.value == f"{frames} by default"
         assert (name in decided.reason) == (frames == 25)
         assert "--profile" in decided.reason
 
@@ -249,3 +251,24 @@ def test_a_picture_encoder_that_kept_its_other_half_is_one_of_texts(
     for tensors, found in ((visual, {"image_encoder"}), (visual | text, set())):
         file = open_weights_file(save_tensors(tensors, tmp_path / "model.safetensors"))
         assert set(picture_conditions_in(file, "model")) == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "profile"), [("svd", "32x32x3f"), ("zero123", "32x32")])
+def test_the_same_bundle(
+    family: str, profile: str, folder_and_tensors: Callable[[str], tuple[Path, Tensors]], tmp_path: Path
+) -> None:
+    """Every component's weights, and what torch makes of the probes that its ONNX is held against."""
+    folder, tensors = folder_and_tensors(family)
+    path = save_tensors(tensors, tmp_path / FILES[family])
+    manifests = []
+    for model in (folder, path):
+        with no_preview_fitted():
+            made = latentrt.build(model, tmp_path / f"{model.stem}.bundle", profiles=[profile])
+        manifests.append(made.bundle.manifest)
+    one, two = manifests
+    assert one.conditioning == two.conditioning
+    assert one.components.keys() == two.components.keys()
+    compared = [name for name in one.files if name.startswith("probes/") or name.endswith(".data")]
+    assert len(compared) == 2 * len(one.components)
+    assert {name: one.files[name] for name in compared} == {name: two.files[name] for name in compared}

@@ -78,7 +78,7 @@ def build(
             "--profile",
             metavar="WxH[xBATCH]",
             help="Picture size, and pictures per call, to build for; repeatable; the model's own size if left out. Of "
-            "upscalers the size of tiles.",
+            "videos also the frames, as in 1024x576x14f; of upscalers the size of tiles.",
         ),
     ] = None,
     seamless: Annotated[
@@ -105,7 +105,7 @@ def build(
         bool | None, typer.Option("--ema/--no-ema", help="Averaged or last weights, where the model has both.")
     ] = None,
     family: Annotated[
-        str | None, typer.Option("--family", help="Family, such as sd1, sd2 or sdxl; detected if left out.")
+        str | None, typer.Option("--family", help="Family, such as sd1, sdxl or stable-zero123; detected if left out.")
     ] = None,
     prediction_type: Annotated[
         str | None, typer.Option("--prediction-type", help="epsilon or v_prediction; detected if left out.")
@@ -220,7 +220,8 @@ def _print(made: "Build", *, json: bool) -> None:
         say(f"{root} is up to date")
     else:
         say(f"{root} built in {sum(made.seconds.values()):.1f} s")
+        longest = max(13, *map(len, manifest.components))
         for name, record in manifest.components.items():
-            say(f"  {name:<13} against {record.reference.label}: {record.parity.parity}")
+            say(f"  {name:<{longest}} against {record.reference.label}: {record.parity.parity}")
     if made.speed is not None and not json:
         print_speed(made.speed.model_dump(mode="json"))
