@@ -116,32 +116,55 @@ def text_half(width: int = 8) -> Tensors:
 
 
 def svd_tensors(folder: Path) -> Tensors:
-    """``svd.safetensors``: the encoder of the picture's latents is an autoencoder of its own, which is whole."""
-    unet = json.loads((folder / "unet" / "config.json").read_text())
-    vae = sgm_vae(weights_in(folder / "vae"))
+    """A folder's model as ``svd.safetensors``."""
+    return svd_of_parts(*(weights_in(folder / part) for part in ("unet", "vae", "image_encoder")), _layers(folder))
+
+
+def svd_of_parts(
+    unet: Mapping[str, torch.Tensor],
+    vae: Mapping[str, torch.Tensor],
+    image_encoder: Mapping[str, torch.Tensor],
+    layers: int,
+) -> Tensors:
+    """The same of its parts: the encoder of the picture's latents is an autoencoder of its own, which is whole."""
+    named = sgm_vae(vae)
     # The engine has no convolution behind its encoder; here it has another encoder, so that a mistake shows
     first = {
-        key: 2 * tensor if key.startswith("encoder.") else tensor for key, tensor in vae.items() if "quant" not in key
+        key: 2 * tensor if key.startswith("encoder.") else tensor for key, tensor in named.items() if "quant" not in key
     }
-    second = {key: tensor for key, tensor in vae.items() if not key.startswith("decoder.")}
+    second = {key: tensor for key, tensor in named.items() if not key.startswith("decoder.")}
     second |= {"decoder.conv_in.weight": torch.zeros(1), "post_quant_conv.weight": torch.zeros(1)}
     return {
-        **below("model.diffusion_model.", sgm_unet(weights_in(folder / "unet"), unet["layers_per_block"])),
+        **below("model.diffusion_model.", sgm_unet(unet, layers)),
         **below("first_stage_model.", first),
         **below(SECOND_ENCODER, second),
-        **below(f"{OPEN_CLIP}visual.", clip_visual(weights_in(folder / "image_encoder"))),
+        **below(f"{OPEN_CLIP}visual.", clip_visual(image_encoder)),
         **below(OPEN_CLIP, text_half()),
     }
 
 
 def view_tensors(folder: Path) -> Tensors:
-    """``stable_zero123.ckpt`` and its relatives; without a projection a model of variations."""
-    unet = json.loads((folder / "unet" / "config.json").read_text())
-    found = {
-        **below("model.diffusion_model.", ldm_unet(weights_in(folder / "unet"), unet["layers_per_block"])),
-        **below("first_stage_model.", ldm_vae(weights_in(folder / "vae"))),
-        **below(f"{CLIP}visual.", clip_visual(weights_in(folder / "image_encoder"))),
+    """A folder's model as ``stable_zero123.ckpt`` and its relatives; without a projection one of variations."""
+    parts = [weights_in(folder / part) for part in ("unet", "vae", "image_encoder", "cc_projection")]
+    return view_of_parts(*parts, _layers(folder))
+
+
+def view_of_parts(
+    unet: Mapping[str, torch.Tensor],
+    vae: Mapping[str, torch.Tensor],
+    image_encoder: Mapping[str, torch.Tensor],
+    projection: Mapping[str, torch.Tensor],
+    layers: int,
+) -> Tensors:
+    """The same of its parts."""
+    return {
+        **below("model.diffusion_model.", ldm_unet(unet, layers)),
+        **below("first_stage_model.", ldm_vae(vae)),
+        **below(f"{CLIP}visual.", clip_visual(image_encoder)),
         **below(CLIP, text_half()),
+        **below("cc_projection.", {key.removeprefix("projection."): tensor for key, tensor in projection.items()}),
     }
-    projection = weights_in(folder / "cc_projection")
-    return {**found, **{f"cc_projection.{key.removeprefix('projection.')}": t for key, t in projection.items()}}
+
+
+def _layers(folder: Path) -> int:
+    return int(json.loads((folder / "unet" / "config.json").read_text())["layers_per_block"])

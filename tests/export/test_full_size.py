@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from picture_model_files import svd_of_parts, view_of_parts
 from single_files import ldm_unet, ldm_vae, open_clip
 
 from latentrt.benchmarks.studies.architectures import ARCHITECTURES, part_module
@@ -93,3 +94,52 @@ def test_every_tensor_of_the_true_size_finds_its_place(family: str, tmp_path: Pa
     assert found.default_size == ((1024, 1024) if "sdxl" in family else (512, 512))
     assert found.latents.tile_pixels == found.parts["vae"].config["sample_size"]
     assert found.decisions["dtype"].value == "float16"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["svd", "zero123"])
+def test_the_true_sizes_of_models_that_are_told_a_picture(family: str, tmp_path: Path) -> None:
+    """SVD-XT and Zero123-XL: what shapes tell of the U-Net, of the autoencoder and of CLIP's ViT-H and ViT-L."""
+    parts = picture_modules(family)
+    states = [module.state_dict() for module in parts.values()]
+    tensors = svd_of_parts(*states, layers=2) if family == "svd" else view_of_parts(*states, layers=2)
+    path = tmp_path / {"svd": "svd_xt.safetensors", "zero123": "zero123-xl.ckpt"}[family]
+    write_header(tensors, path)
+    found = checkpoint_from_model(str(path))  # compares every name and shape with the module's
+    assert found.family.name == family
+    assert found.parts["unet"].parameters == {"svd": 1_524_623_082, "zero123": 859_532_484}[family]
+    assert found.parts["image_encoder"].parameters == {"svd": 632_076_800, "zero123": 303_966_208}[family]
+    assert found.default_size == {"svd": (1024, 576), "zero123": (256, 256)}[family]
+    assert found.default_frames == {"svd": 25, "zero123": 1}[family]
+    assert found.unread == {}
+    for name, module in parts.items():
+        config = getattr(module, "config", None)
+        for key, value in found.parts[name].config.items() if config is not None else ():
+            if key not in ("_class_name", "sample_size", "force_upcast", "scaling_factor"):
+                expected = getattr(config, key)
+                assert value == (list(expected) if isinstance(expected, tuple) else expected), (name, key)
+
+
+def picture_modules(family: str) -> dict[str, Any]:
+    """The parts of a model that is told a picture, without storage for their weights; sizes as published."""
+    import diffusers
+    from accelerate import init_empty_weights
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    levels = {"block_out_channels": (128, 256, 512, 512), "down_block_types": ("DownEncoderBlock2D",) * 4}
+    encoder = {"patch_size": 14, "image_size": 224, "num_attention_heads": 16}
+    with init_empty_weights():
+        if family == "svd":
+            wide = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "projection_dim": 1024}
+            return {
+                "unet": diffusers.UNetSpatioTemporalConditionModel(),
+                "vae": diffusers.AutoencoderKLTemporalDecoder(**levels, layers_per_block=2),
+                "image_encoder": CLIPVisionModelWithProjection(CLIPVisionConfig(**wide, **encoder, hidden_act="gelu")),
+            }
+        wide = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "projection_dim": 768}
+        return {
+            "unet": diffusers.UNet2DConditionModel(in_channels=8, cross_attention_dim=768),
+            "vae": diffusers.AutoencoderKL(**levels, layers_per_block=2, up_block_types=("UpDecoderBlock2D",) * 4),
+            "image_encoder": CLIPVisionModelWithProjection(CLIPVisionConfig(**wide, **encoder)),
+            "pose_projection": torch.nn.Linear(772, 768),
+        }
