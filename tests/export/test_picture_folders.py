@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from picture_checkpoints import IMAGE_SIZE, SAVED, WIDTH, save_svd, save_zero123, tiny_image_encoder
+from picture_checkpoints import IMAGE_SIZE, WIDTH, save_svd, save_zero123, tiny_image_encoder
 from shared import linked_copy
 
 import latentrt
@@ -270,10 +270,3 @@ def test_the_schedule_of_videos(tiny_svd_checkpoint: Path) -> None:
     assert (edm.sigma_min, edm.sigma_max, edm.sigma_data) == (0.002, 700.0, 1.0)
     assert checkpoint.sampler == "euler"
     assert checkpoint.guided
-
-
-def test_every_family_has_a_checkpoint() -> None:
-    """Of those that are told of a picture."""
-    from latentrt.export.sources.picture_families import PICTURE_FAMILIES
-
-    assert SAVED.keys() == {family.name for family in PICTURE_FAMILIES}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import TINY
 from same_checkpoints import assert_equal_configs, assert_equal_parts
 from single_files import averaged, ldm_tensors, open_clip, save_single_file, save_tensors
 
@@ -20,7 +21,6 @@ from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.tensors.tensor_file import StoredTensor, open_tensor_file
 from latentrt.export.sources.checkpoint import Checkpoint
-from latentrt.export.sources.families import FAMILIES
 from latentrt.export.sources.partial_model import Choices, Ema
 from latentrt.export.sources.single_file.schedule import STANDARD
 from latentrt.export.sources.source import checkpoint_from_model
@@ -43,7 +43,7 @@ def opened(path: Path, base: Path, **choices: Any) -> Checkpoint:
     return checkpoint_from_model(str(path), Choices(base=str(base), **choices))
 
 
-@pytest.mark.parametrize("family", [family.name for family in FAMILIES])
+@pytest.mark.parametrize("family", TINY)
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 @pytest.mark.grid(most=8)
 def test_equal_to_the_folder(
@@ -141,7 +141,7 @@ def test_other_choices_are_another_build(tiny_checkpoint: Path, tiny_copy: Path)
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("family", [family.name for family in FAMILIES if family.name != "sdxl-refiner"])
+@pytest.mark.parametrize("family", [family for family in TINY if family != "sdxl-refiner"])
 def test_every_family_draws_the_same_picture(
     family: str, family_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
