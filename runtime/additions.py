@@ -8,6 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.records.conditioning import Task
 from latentrt.engines.errors import RequestError
 from latentrt.engines.forks import watch_forks
 from latentrt.engines.precision import Backend
@@ -96,6 +97,11 @@ class Additions:
 
     def load_lora(self, path: str | Path, name: str | None) -> "LoadedLora":
         """As ``Pipeline.load_lora``; the LoRA comes back."""
+        if self._bundle.manifest.conditioning.task is Task.VIDEOS:
+            raise RequestError(
+                "got a LoRA with a model that draws videos, whose call names none, expected one in its weights; fuse "
+                "it into a bundle: latentrt build BUNDLE --lora FILE -o DIR"
+            )
         from latentrt.runtime.adapters.loaded import no_loras  # loaded by those who use it
 
         with self._lock:

@@ -144,7 +144,7 @@ class Pipeline(Loading, FromPicture):
         from latentrt.runtime.prompts.embeds import embeds_of
 
         options = set_options(keywords, EncodeKeywords)
-        check_reads_text(self.manifest, "encode")
+        check_reads_text(self.manifest, "a prompt to encode")
         if prompt is None:
             raise RequestError("got no prompt, expected a text; give one")
         prompts = prompt_set_from_keywords(self.manifest, prompt, options)

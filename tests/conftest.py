@@ -307,6 +307,21 @@ def picture_bundle(picture_checkpoint: Callable[[str], Path], shared: Path) -> C
 
 
 @pytest.fixture(scope="session")
+def picture_pipe(picture_bundle: Callable[[str], Path]) -> Iterator[Callable[[str], latentrt.Pipeline]]:
+    """That bundle, opened."""
+    opened: list[latentrt.Pipeline] = []
+
+    @cache
+    def pipe(family: str) -> latentrt.Pipeline:
+        opened.append(latentrt.open(picture_bundle(family), threads=1))
+        return opened[-1]
+
+    yield pipe
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture(scope="session")
 def tiny_svd_checkpoint(picture_checkpoint: Callable[[str], Path]) -> Path:
     """Stable Video Diffusion in small. Do not write to it."""
     return picture_checkpoint("svd")

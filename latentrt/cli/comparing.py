@@ -80,7 +80,7 @@ def compare(
     for path in (first, second):
         with open_pipeline(path, backend=backend, threads=threads) as pipe:
             size = size or (pipe.manifest.profiles[0].width, pipe.manifest.profiles[0].height)
-            check_reads_text(pipe.manifest, "compare")
+            check_reads_text(pipe.manifest, "a prompt")
             families.append(pipe.manifest.family)
             if families[0] != families[-1]:
                 raise RequestError(

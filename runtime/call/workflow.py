@@ -80,5 +80,5 @@ def check_reads_text(manifest: BundleManifest, got: str) -> None:
     """
     if not manifest.conditioning.text_encoders:
         raise RequestError(
-            f"got {got} with {drawn_by(manifest)} and reads no text; use {call_of(manifest)}, with a picture alone"
+            f"got {got} for {drawn_by(manifest)} and reads no text; use {call_of(manifest)}, with a picture alone"
         )

@@ -64,15 +64,15 @@ class Pix2Pix:
 
 
 @pytest.fixture(scope="module")
-def theirs(family_checkpoint: Callable[[str], Path]) -> Pix2Pix:
+def theirs(picture_checkpoint: Callable[[str], Path]) -> Pix2Pix:
     """Diffusers on the tiny checkpoint."""
-    return Pix2Pix(family_checkpoint(EDIT))
+    return Pix2Pix(picture_checkpoint(EDIT))
 
 
 @pytest.fixture(scope="module")
-def ours(family_pipe: Callable[[str], latentrt.Pipeline]) -> latentrt.Pipeline:
+def ours(picture_pipe: Callable[[str], latentrt.Pipeline]) -> latentrt.Pipeline:
     """Its bundle."""
-    return family_pipe(EDIT)
+    return picture_pipe(EDIT)
 
 
 def compare(

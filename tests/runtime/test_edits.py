@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_loras import save_tiny_lora
 
 import latentrt
 from latentrt.engines.errors import RequestError
@@ -36,9 +38,9 @@ def picture(seed: int = 1) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def pipe(family_pipe: Callable[[str], latentrt.Pipeline]) -> latentrt.Pipeline:
+def pipe(picture_pipe: Callable[[str], latentrt.Pipeline]) -> latentrt.Pipeline:
     """A tiny InstructPix2Pix."""
-    return family_pipe(EDIT)
+    return picture_pipe(EDIT)
 
 
 def guider(scale: float, towards: float) -> Guider:
@@ -140,3 +142,21 @@ def test_refused(pipe: latentrt.Pipeline, name: str) -> None:
     options, reason = REFUSED[name]
     with pytest.raises(RequestError, match=re.escape(reason)):
         drawn(pipe, **options)
+
+
+@pytest.mark.slow
+def test_nets_and_image_prompts(
+    pipe: latentrt.Pipeline, tiny_net: Path, adapter_bundle: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    """Those for Stable Diffusion 1.x fit; so does a LoRA. With no weight they change nothing."""
+    plain = drawn(pipe)
+    for scale in (0.0, 1.0):
+        control = [latentrt.Control(str(tiny_net), picture(5), scale=scale)]
+        prompted = [latentrt.ImagePrompt(str(adapter_bundle("sd1", "base")), picture(5), scale=scale)]
+        for added in ({"control": control}, {"image_prompt": prompted}):
+            assert bool(np.abs(drawn(pipe, **added) - plain).max() > 1e-3) is bool(scale), added
+    only = [latentrt.Control(str(tiny_net), picture(5), mode="control")]  # the picture's pass sees no more of it
+    assert np.abs(drawn(pipe, control=only) - plain).max() > 1e-3
+    name = pipe.load_lora(save_tiny_lora(tmp_path / "style.safetensors", pipe._bundle.root))
+    assert np.abs(drawn(pipe, loras={name: 1.0}) - plain).max() > 1e-4
+    pipe.unload_lora()

@@ -54,6 +54,8 @@ def label_of_model(model: ModelWeights) -> str:
     """What a model is, by its text encoders and by how its U-Net's attentions begin."""
     if SECOND_ENCODER in model:
         return SDXL if FIRST_ENCODER in model else REFINER
+    if FIRST_ENCODER not in model:
+        return "a model without a text encoder"
     inner = (shape for name, shape in model.get(UNET, {}).items() if name.endswith(".proj_in.weight"))
     linear = any(shape is not None and len(shape) == 2 for shape in inner)
     return SD2 if linear else SD1

@@ -50,7 +50,7 @@ class Models:
         self._opens, self._byte_limit = opens, byte_limit
         self._bundles: dict[str, Bundle] = {name: open_bundle(path) for name, path in catalog.models.items()}
         for bundle in self._bundles.values():
-            check_reads_text(bundle.manifest, "a bundle to serve")
+            check_reads_text(bundle.manifest, "orders")
         self._opened: OrderedDict[str, _Opened] = OrderedDict()
         self._opening: set[str] = set()
         self._failed: dict[str, Exception] = {}

@@ -39,7 +39,7 @@ class OrderCheck:
         Raises:
             RequestError: a model that reads no text, which orders begin with.
         """
-        check_reads_text(bundle.manifest, "a bundle to render with")
+        check_reads_text(bundle.manifest, "orders")
         self._catalog, self._manifest = catalog, bundle.manifest
         self._additions = Additions(bundle, Backend.ORT_CPU, threads=None)
         self._loras: set[str] = set()

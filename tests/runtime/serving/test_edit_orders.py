@@ -29,9 +29,9 @@ TOLD: dict[str, Any] = {"image": PICTURE, "num_inference_steps": 2, "seed": (3,)
 
 
 @pytest.fixture(scope="module")
-def bundle(family_bundle: Callable[[str], Path]) -> Path:
+def bundle(picture_bundle: Callable[[str], Path]) -> Path:
     """Of a tiny InstructPix2Pix."""
-    return family_bundle("instruct-pix2pix")
+    return picture_bundle("instruct-pix2pix")
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def service(bundle: Path) -> Iterator[Service]:
     service.close()
 
 
-def test_an_order_is_an_edit(service: Service, family_pipe: Callable[[str], latentrt.Pipeline]) -> None:
+def test_an_order_is_an_edit(service: Service, picture_pipe: Callable[[str], latentrt.Pipeline]) -> None:
     """The same as the call's, once every size was drawn to warm the model."""
     warm(service, "edit")
     job = service.submit(Order(prompt="make it snow", keywords=TOLD))
     assert job.wait() is JobState.DONE
     assert job.result is not None
-    expected = family_pipe("instruct-pix2pix").edit("make it snow", **TOLD)
+    expected = picture_pipe("instruct-pix2pix").edit("make it snow", **TOLD)
     np.testing.assert_allclose(job.result.latents, expected.latents, atol=1e-5)
 
 
