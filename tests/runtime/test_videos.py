@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from waiting import SOON
+from watched_session import MOST, Watched
 
 import latentrt
 from latentrt.engines.engine import ClosesItself
@@ -237,6 +238,18 @@ def test_submitted(pipe: latentrt.Pipeline) -> None:
     go.set()
     with pytest.raises(CancelledError):
         held.result(SOON)
+
+
+def test_a_step_passes_few_frames(tiny_svd_bundle: Path) -> None:
+    """From ``img2vid`` to the function that calls the session, both counted."""
+    with latentrt.open(tiny_svd_bundle, threads=1) as pipe:
+        model: Any = pipe._components._models["unet"]._model  # type: ignore[attr-defined]
+        model._session = watched = Watched(model._session)
+        pipe.img2vid(PICTURE, **CALL, output_type="latent")
+    assert len(watched.stacks) >= 2
+    for stack in watched.stacks:
+        assert stack[-1] == "FromPicture.img2vid"
+        assert len(stack) <= MOST, stack
 
 
 class Counting(ClosesItself):
