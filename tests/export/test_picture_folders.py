@@ -16,11 +16,14 @@ import latentrt
 from latentrt.building.plan import _profiles_for
 from latentrt.engines.backends.ort_cpu.halves import HalvedEngine
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.conditioning import PoseKind, Resizing, Task
 from latentrt.engines.errors import CheckpointError, RequestError
+from latentrt.engines.graphs.editor import load_graph
+from latentrt.engines.graphs.variants.variant import add_inputs
 from latentrt.engines.precision import Backend
-from latentrt.engines.shapes import Profile, Shapes, profile_from_text
+from latentrt.engines.shapes import AddedInputs, Profile, Shapes, profile_from_text
 from latentrt.engines.store.components import OpenComponents
 from latentrt.export.modules.one_token import fold_cross_attentions
 from latentrt.export.modules.video_unet import VideoUnetModule
@@ -129,6 +132,19 @@ class TestOneToken:
             expected = unet(sample, timestep, states, added_time_ids=ids).sample
             (found,) = VideoUnetModule(unet)(sample, timestep, states, ids)
         torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
+
+    def test_nothing_is_left_for_image_prompts(self, tiny_zero123_bundle: Path) -> None:
+        """All else may be added; nor has the engine inputs of no width, which OpenVINO does not read."""
+        component = Component(root=tiny_zero123_bundle, manifest=open_bundle(tiny_zero123_bundle).manifest, name=UNET)
+        assert component.structure.cross_attentions == ()
+        assert [block.attentions for block in component.structure.down] == [True, False]
+        shapes = Shapes(profile=component.manifest.profiles[0], added=frozenset(AddedInputs))
+        assert not [name for name in component.spec_of_any_batch(shapes).inputs if name.startswith("image_prompt")]
+        model = load_graph(component.onnx)
+        add_inputs(model, component.structure, frozenset(AddedInputs))
+        names = {str(value.name) for value in model.graph.inputs}
+        assert "perturbed_attentions" in names
+        assert not [name for name in names if name.startswith("image_prompt")]
 
     def test_what_is_dead_is_not_in_the_bundle(self, picture_bundle: Callable[[str], Path]) -> None:
         """Its weights are left out; those of a model that reads prompts are all there."""

@@ -101,7 +101,7 @@ def added_inputs(structure: "UnetStructure", shapes: Shapes, size: tuple[int, in
         tensors[MID_RESIDUAL] = _of_plane(structure.middle, size)
         for index, plane in enumerate(feature_planes(structure)):
             tensors[feature(index)] = _of_plane(plane, size)
-    if AddedInputs.IMAGE_PROMPT in shapes.added:
+    if AddedInputs.IMAGE_PROMPT in shapes.added and structure.cross_attentions:
         prompts, width = shapes.image_prompts, sum(one.width for one in structure.cross_attentions)
         packed = _neutral((prompts, shapes.image_tokens, width), 0.0)
         tensors |= {KEYS: packed, VALUES: packed, SCALES: _neutral((prompts, len(structure.cross_attentions)), 0.0)}

@@ -29,6 +29,8 @@ def add_inputs(
 ) -> None:
     """Adds inputs to a U-Net's graph, in place; its weights stay where they are.
 
+    One whose context is one token has no cross-attentions that image prompts could add to.
+
     Args:
         model: the graph of an exported U-Net in fp32, fp16 or int8.
         structure: the U-Net's.
@@ -40,5 +42,5 @@ def add_inputs(
         EngineError: a graph that is not built as the exporter builds it.
     """
     for which in AddedInputs:  # FreeU behind control: what is filtered are skips with their residuals
-        if which in added:
+        if which in added and (which is not AddedInputs.IMAGE_PROMPT or structure.cross_attentions):
             _REWRITES[which](model, structure, optional)
