@@ -245,11 +245,12 @@ def _differences(candidates: Sequence[Family], unet: Mapping[str, Any]) -> list[
 
 
 def _mixed(candidates: Sequence[Family], unet: Mapping[str, Any], encoders: Set[str]) -> str:
-    """A U-Net and text encoders that some family has, but no one."""
+    """A U-Net and encoders that some family has, but no one."""
     rows = [family for family in candidates if _fits(family.unet, unet)]
     has = " and ".join(sorted(encoders))
     if not rows:
         return "its U-Net has settings of several families"
+    rows = [family for family in rows if encoders & set(family.encoders)] or rows  # the nearest
     wanted = " or ".join(dict.fromkeys(" and ".join(family.encoders) for family in rows))
     return f"its U-Net is of {' or '.join(family.label for family in rows)}, which needs {wanted}, but it has {has}"
 

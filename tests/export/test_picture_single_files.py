@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from picture_checkpoints import save_svd
-from picture_model_files import OPEN_CLIP, SECOND_ENCODER, svd_tensors, view_tensors
+from picture_model_files import CLIP, OPEN_CLIP, SECOND_ENCODER, svd_tensors, view_tensors
 from same_checkpoints import assert_equal_configs, assert_equal_parts
 from shared import no_preview_fitted
 from single_files import Tensors, ldm_tensors, save_tensors
@@ -224,8 +224,9 @@ class TestViews:
 
     def test_without_its_image_encoder(self, zero123: Tensors, tmp_path: Path) -> None:
         """Another model's file."""
-        left = {key: t for key, t in zero123.items() if ".visual." not in key}
-        assert "image_encoder" in refusal(left, tmp_path / "zero123.ckpt")
+        left = {key: t for key, t in zero123.items() if not key.startswith(CLIP)}
+        message = refusal(left, tmp_path / "zero123.ckpt")
+        assert "needs image_encoder and pose_projection, but it has pose_projection" in message
 
     def test_a_converters_betas_are_warned_of(self, picture_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
         """0.02 is what a script falls back to that reads the schedule in the wrong place."""
