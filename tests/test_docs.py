@@ -17,6 +17,8 @@ from shared import linked_copy, write_sealed
 
 import latentrt
 from latentrt.cli.app import command as commands
+from latentrt.runtime.call.keywords.from_picture import PoseKeywords
+from latentrt.runtime.call.keywords.video_options import VideoOptions
 from latentrt.runtime.sampling.sampler_table import SAMPLERS
 
 HOUSE = Path(__file__).resolve().parent.parent
@@ -130,6 +132,12 @@ def test_drawing_lists_every_keyword_and_every_sampler() -> None:
     spans = set(code_spans("docs/drawing.md"))
     assert set(latentrt.Options.__annotations__) - spans == set()
     assert set(SAMPLERS) - spans == set()
+
+
+@pytest.mark.parametrize(("page", "keywords"), [("video", VideoOptions), ("views", PoseKeywords)])
+def test_pages_of_other_calls_list_every_keyword(page: str, keywords: type[Any]) -> None:
+    """Likewise."""
+    assert set(keywords.__annotations__) - set(code_spans(f"docs/{page}.md")) == set()
 
 
 def test_readme_fits_one_long_screen() -> None:
