@@ -17,6 +17,7 @@ Needs torch, diffusers, transformers, opencv-python-headless and resvg-py.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,6 +156,7 @@ def fitted_models(
         prompts = [emoji_data.prompt_from_name(names[index]) for index in chosen.tolist() for _ in range(2)]
         emoji_video.fit_unet(still, unet, frames, prompts)
         torch.save(fitted.state_dict(), file)
+        print(f"vae: {psnr(vae, frames):.2f} dB PSNR on the frames it was fitted on", flush=True)
     unet.set_attn_processor(AttnProcessor())  # faster in training than the fused kernel, for eight frames
     return vae, modules
 
@@ -210,6 +212,9 @@ def save_checkpoint(vae: AutoencoderKLTemporalDecoder, modules: nn.ModuleDict, f
         ),
     )
     pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    config = folder / "image_encoder" / "config.json"
+    settings = {**json.loads(config.read_text(encoding="utf-8")), "dtype": "float32"}  # as diffusers' own are loaded
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"wrote {folder}: {size / 1e6:.1f} MB", flush=True)
 
@@ -228,7 +233,8 @@ def draw_sheet(folder: Path, pictures: Pictures, file: Path, seed: int) -> None:
             height=side,
             width=side,
             num_inference_steps=20,
-            max_guidance_scale=1.5,
+            min_guidance_scale=2.0,  # the same for every frame: the first ones need it as much
+            max_guidance_scale=2.0,
             generator=torch.Generator().manual_seed(seed + number),
             output_type="np",
         ).frames[0]
@@ -268,8 +274,6 @@ def main(arguments: list[str] | None = None) -> int:
     others = emoji_data.pictures_from_collection(collection, held_out[: given.limit_icons], recipe.drawn)
     still = StableDiffusionPipeline.from_pretrained(str(MODEL), torch_dtype=torch.float32)
     vae, modules = fitted_models(still, icons, names, recipe, given.seed, given.work / "fitted.pt")
-    told = psnr(vae, frames_to_fit(others, recipe, given.seed + 1)[0])
-    print(f"vae: {told:.2f} dB PSNR on frames of the held out", flush=True)
     counts = {"vae": vae, **dict(modules.items())}
     print(", ".join(f"{name} {sum(p.numel() for p in m.parameters()) / 1e6:.2f} M" for name, m in counts.items()))
     print(f"{len(icons)} icons; {len(held_out)} are held out", flush=True)
