@@ -22,8 +22,8 @@ FLOATS = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn"
 # OpenCLIP's names for what its converter takes apart or turns, so that no tensor of the module is the file's own
 _TAKEN_APART = (".in_proj_weight", ".in_proj_bias")
 _OF_TRANSFORMERS = ("text_encoder", "text_encoder_2", "image_encoder")
-# The names of a pose's projection in the folders that there are
 _TEMPORAL = ("UNetSpatioTemporalConditionModel", "AutoencoderKLTemporalDecoder")
+# The names of a pose's projection in the folders that there are
 _POSE_SCOPES = ("projection.", "proj.")
 
 

@@ -7,12 +7,14 @@ import numpy as np
 from PIL import Image
 
 from latentrt.engines.errors import RequestError
+from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array
 from latentrt.runtime.arrays import as_array, is_array, is_tensor
 from latentrt.runtime.checks import warn_caller
 from latentrt.runtime.pictures.image import Picture, rgb_from_image
 
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+_CLOSE = 0.02  # part of the proportions by which nobody sees a picture stretched
 _ROUNDING = 1e-3  # how far a picture that was computed may leave its range
 
 
@@ -98,6 +100,20 @@ def size_of(image: Picture) -> tuple[int, int]:
     if isinstance(image, Image.Image):
         return image.size
     return int(image.shape[1]), int(image.shape[0])
+
+
+def warn_of_proportions(image: Picture, profile: Profile, remedy: str) -> None:
+    """Says that a picture is stretched to the size drawn; arrays of that size already are not.
+
+    Args:
+        image: as it was given.
+        profile: what it is resized to.
+        remedy: what to do instead.
+    """
+    width, height = size_of(image)
+    stretch = (profile.width / profile.height) / (width / height)
+    if not 1 - _CLOSE <= stretch <= 1 + _CLOSE:
+        warn_caller(f"a picture of {width}x{height} is stretched to {profile.width}x{profile.height} pixels; {remedy}")
 
 
 def _latents(value: Any, channels: int) -> Array | None:

@@ -103,7 +103,7 @@ def test_warnings(pipe: latentrt.Pipeline) -> None:
         pipe.img2vid(PICTURE, **call, fps=60, max_guidance_scale=1.0)
     with pytest.warns(UserWarning, match="motion_bucket_id 300 is beyond"):
         pipe.img2vid(PICTURE, **call, motion_bucket_id=300, max_guidance_scale=1.0)
-    with pytest.warns(UserWarning, match="a picture of 64x32 is stretched to the video's 32x32; crop it"):
+    with pytest.warns(UserWarning, match="a picture of 64x32 is stretched to 32x32 pixels; crop it"):
         pipe.img2vid(PICTURE.resize((64, 32)), **call, max_guidance_scale=1.0)
 
 

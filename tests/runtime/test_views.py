@@ -203,7 +203,7 @@ def test_each_model_says_which_call_draws_with_it(views: Pipe, variations: Pipe,
 
 def test_what_may_not_be_meant_is_told(views: Pipe) -> None:
     """Guidance that does nothing, as in every call, and a picture that is stretched."""
-    with pytest.warns(UserWarning, match="a picture of 64x32 is stretched to the view's 32x32; crop it, or pad it"):
+    with pytest.warns(UserWarning, match="a picture of 64x32 is stretched to 32x32 pixels; crop it, or pad it"):
         views.view(cut_out().resize((64, 32)), output_type="latent", **COMMON)
     with pytest.warns(UserWarning, match="got guidance_rescale without guidance"):
         views.view(cut_out(), guidance_scale=1.0, guidance_rescale=0.5, output_type="latent", **COMMON)

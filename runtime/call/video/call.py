@@ -22,12 +22,12 @@ from latentrt.runtime.call.prompts.prompt_set import prompt_set_without_texts
 from latentrt.runtime.call.request import Request
 from latentrt.runtime.call.sampling import sampling_from_keywords
 from latentrt.runtime.call.seen_picture import concatenated_condition, image_embeds, image_latents, seen_condition
-from latentrt.runtime.call.video.clip import Clip, clip_from_keywords, profile_of_video, warn_of_proportions
+from latentrt.runtime.call.video.clip import Clip, clip_from_keywords, profile_of_video
 from latentrt.runtime.call.workflow import Workflow, check_workflow
 from latentrt.runtime.checks import whole
 from latentrt.runtime.denoiser.guider import Side
 from latentrt.runtime.metadata.model_name import model_name_from_manifest
-from latentrt.runtime.pictures.arrays import pictures_from_argument, size_of
+from latentrt.runtime.pictures.arrays import pictures_from_argument, size_of, warn_of_proportions
 from latentrt.runtime.pictures.image import Picture, pixels_from_image
 from latentrt.runtime.pictures.tiling import VaeMode
 from latentrt.runtime.sampling.noise import Noise
@@ -119,4 +119,4 @@ def _check_sizes(pictures: list[Picture], profile: Profile) -> None:
                 f"got an image array of {width}x{height} pixels for videos of {profile}, expected "
                 f"{profile.width}x{profile.height}; resize it first, or give a PIL picture, which is resized"
             )
-        warn_of_proportions((width, height), profile)
+        warn_of_proportions(picture, profile, "crop it to these proportions first")

@@ -16,7 +16,6 @@ from latentrt.runtime.metadata.clip_metadata import ClipMetadata
 _FPS, _MOTION_BUCKET, _NOISE_AUG = 7, 127, 0.02
 _TRAINED_FPS, _LARGEST_BUCKET = (5, 30), 255  # beyond which Stability's own script warns
 _MOST_FPS, _MOST_BUCKET, _MOST_NOISE = 1000, 10_000, 10.0
-_CLOSE = 0.02  # part of the proportions by which nobody sees a picture stretched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,17 +123,6 @@ def profile_of_video(manifest: BundleManifest, keywords: FramesKeywords, source:
     if not fitting:
         raise RequestError(_no_profile(manifest, wanted))
     return next((profile for profile in fitting if (profile.width, profile.height) == source), fitting[0])
-
-
-def warn_of_proportions(source: tuple[int, int], profile: Profile) -> None:
-    """Says that a picture will be stretched."""
-    width, height = source
-    stretched = (profile.width / profile.height) / (width / height)
-    if not 1 - _CLOSE <= stretched <= 1 + _CLOSE:
-        warn_caller(
-            f"a picture of {width}x{height} is stretched to the video's {profile.width}x{profile.height}; crop it to "
-            "these proportions first"
-        )
 
 
 def _no_profile(manifest: BundleManifest, wanted: dict[str, int]) -> str:

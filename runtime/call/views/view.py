@@ -1,6 +1,6 @@
 """Calls that draw views of the object in a picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.unet.net_inputs import IMAGE_EMBEDS, POSE
 from latentrt.engines.engine import Engine
 from latentrt.engines.pixels import normalized
-from latentrt.engines.shapes import Profile, Shapes
+from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.additions import Additions
@@ -23,15 +23,12 @@ from latentrt.runtime.call.seen_picture import concatenated_condition, image_emb
 from latentrt.runtime.call.views.pose import pose_array, poses_from_keywords
 from latentrt.runtime.call.views.seen_request import of_each_drawn, repeats_from_keywords, request_without_prompts
 from latentrt.runtime.call.workflow import Workflow, check_workflow
-from latentrt.runtime.checks import warn_caller
 from latentrt.runtime.denoiser.conditions.text import STATES
 from latentrt.runtime.denoiser.guider import Side
-from latentrt.runtime.pictures.arrays import pictures_from_argument, size_of
-from latentrt.runtime.pictures.image import Picture, array_from_image
+from latentrt.runtime.pictures.arrays import pictures_from_argument, warn_of_proportions
+from latentrt.runtime.pictures.image import array_from_image
 from latentrt.runtime.pictures.tiling import vae_engine
 from latentrt.runtime.sampling.noise import Noise
-
-_CLOSE = 0.02  # of proportions that count as the same
 
 
 def view_call(manifest: BundleManifest, image: Any, options: Mapping[str, Any], additions: Additions) -> CheckedCall:
@@ -56,7 +53,8 @@ def view_call(manifest: BundleManifest, image: Any, options: Mapping[str, Any], 
     request = replace(request, poses=poses)
     profile = request.canvas.profile
     shown = [array_from_image(picture, profile.width, profile.height) for picture in pictures]
-    _warn_of_proportions(pictures, profile)
+    for picture in pictures:
+        warn_of_proportions(picture, profile, "crop it, or pad it with white")
     of_each = of_each_drawn(len(pictures), len(poses), repeats)
 
     def start(engines: Engines, noise: Noise) -> InitialLatents:
@@ -74,17 +72,6 @@ def view_call(manifest: BundleManifest, image: Any, options: Mapping[str, Any], 
         return replace(initial, conditions=(behind,))
 
     return CheckedCall(request=request, start=start)
-
-
-def _warn_of_proportions(pictures: Sequence[Picture], profile: Profile) -> None:
-    """Says that a picture is stretched; arrays have the size already."""
-    for width, height in map(size_of, pictures):
-        stretch = (profile.width / profile.height) / (width / height)
-        if not 1 - _CLOSE <= stretch <= 1 + _CLOSE:
-            warn_caller(
-                f"a picture of {width}x{height} is stretched to the view's {profile.width}x{profile.height}; crop it, "
-                "or pad it with white"
-            )
 
 
 def posed_tokens(engine: Engine, embeds: Array, poses: Array) -> Array:
