@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from parity.video_reference import VideoReference, photograph
 from shared import filled_once, no_preview_fitted
+from watched_engines import watch
 
 import latentrt
+from latentrt.runtime.pictures.image import pixels_from_image
 
 LATENTS, PSNR = 1e-3, 50.0
 PICTURE, OTHER = photograph(1), photograph(2)
@@ -63,18 +65,43 @@ def test_several_pictures(pipe: latentrt.Pipeline, theirs: VideoReference) -> No
     compare(pipe, theirs, wide, num_frames=3, size=(48, 32), decode_chunk_size=3, num_inference_steps=2)
 
 
+def test_what_each_half_is_told(pipe: latentrt.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unconditional one sees zeros and is told the same numbers; at a last weight of 1 there is none."""
+    call: dict[str, Any] = {"num_inference_steps": 2, "seed": 1, "output_type": "latent", "noise_aug_strength": 0.0}
+    runs = watch(pipe, monkeypatch)
+    pipe.img2vid(PICTURE, fps=12, motion_bucket_id=40, max_guidance_scale=2.0, **call)
+    channels = pipe.manifest.latents.channels
+    (encoded,) = runs["vae_encoder"]
+    np.testing.assert_array_equal(encoded["sample"][0], pixels_from_image(PICTURE, 32, 32))  # no noise at strength 0
+    for run in runs["unet"]:
+        (nothing, behind), tokens = run["sample"][:, :, channels:], run["encoder_hidden_states"]
+        assert not nothing.any()
+        assert not tokens[0].any()
+        assert tokens[1].any()
+        np.testing.assert_array_equal(behind, np.broadcast_to(behind[:1], behind.shape))  # the same for every frame
+        np.testing.assert_allclose(run["time_ids"], [[11.0, 40.0, 0.0]] * 2)
+    runs["unet"].clear()
+    pipe.img2vid(PICTURE, max_guidance_scale=1.0, **call)
+    assert [run["encoder_hidden_states"].any(axis=(1, 2)).tolist() for run in runs["unet"]] == [[True]] * 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ramp", [(1.0, 3.0), (1.5, 2.0), (1.0, 1.0), (2.0, 2.0), (3.0, 1.5), (0.0, 1.2)])
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_ramps_and_noise(
-    pipe: latentrt.Pipeline, theirs: VideoReference, ramp: tuple[float, float], noise: float
+    pipe: latentrt.Pipeline,
+    theirs: VideoReference,
+    ramp: tuple[float, float],
+    noise: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The last frame's weight decides whether the unconditional half runs."""
     first, last = ramp
-    drawn = compare(
+    runs = watch(pipe, monkeypatch)
+    compare(
         pipe, theirs, min_guidance_scale=first, max_guidance_scale=last, noise_aug_strength=noise, decode_chunk_size=2
     )
-    assert drawn.timings.unet_calls == len(drawn.timings.calls) * (1 if last <= 1.0 else drawn.timings.unet_calls // 3)
+    assert [len(run["sample"]) for run in runs["unet"]] == [2 if last > 1.0 else 1] * 3
 
 
 @pytest.mark.slow
