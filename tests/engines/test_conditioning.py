@@ -17,6 +17,10 @@ ALTERED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no encoder": (lambda m: m["conditioning"].update(text_encoders=[]), "expected text encoders or an image encoder"),
     "other lengths": (lambda m: m["tokenizers"]["tokenizer_2"].update(length=50), "prompts of different lengths"),
     "no sizes": (lambda m: m["conditioning"].update(time_ids="none"), "time ids 'none' for sample"),
+    "a video without a picture": (
+        lambda m: m["conditioning"].update(time_ids="motion"),
+        "a model that draws videos has an image encoder",
+    ),
     "no pooled vector": (
         lambda m: m["conditioning"]["text_encoders"][1].update(pooled=False),
         "a pooled vector of no text encoder for sample",

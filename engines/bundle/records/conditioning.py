@@ -127,6 +127,8 @@ class ConditioningRecord(Record):
             raise ValueError("expected text encoders or an image encoder")
         if self.pose is not None and self.image_encoder is None:
             raise ValueError("a pose belongs to an image encoder")
+        if self.time_ids is TimeIds.MOTION and (self.image_encoder is None or self.concatenated is None):
+            raise ValueError("a model that draws videos has an image encoder, and a picture's latents")
         return self
 
     @property
