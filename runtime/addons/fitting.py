@@ -11,6 +11,7 @@ from latentrt.engines.bundle.unet.added_inputs import MID_RESIDUAL, down_residua
 from latentrt.engines.bundle.unet.structure import Plane
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.addons.addon import Addon
+from latentrt.runtime.call.workflow import check_reads_text
 
 _TOLD = ("encoder_hidden_states", "text_embeds", "time_ids")
 # What models attend to prompts of a width, for messages
@@ -30,6 +31,7 @@ def check_control_fits(addon: Addon, manifest: BundleManifest, unet: Component) 
     """
     faults = list(_space_faults(addon, manifest))
     if CONTROL in addon.manifest.components:
+        check_reads_text(manifest, f"the {addon.label}")
         faults += _told_faults(addon, manifest, unet)
         structure = unet.structure
         names = [*map(down_residual, range(len(structure.skips))), MID_RESIDUAL]

@@ -154,6 +154,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "prompt": ({"prompt": "a cat"}, "got prompt with a model that sees a picture, reads no prompt"),
     "negative prompt": ({"negative_prompt": "red"}, "got negative_prompt with a model that sees a picture, reads no"),
     "hires": ({"hires": 2.0}, "got hires with a model that sees a picture"),
+    "image prompt": (
+        {"image_prompt": ()},
+        "got an image_prompt for a model that draws views of an object and reads no",
+    ),
     "hand-over": ({"denoising_start": 0.5}, "got denoising_start with a model that sees"),
     "SDXL's": ({"original_size": (8, 8)}, "original_size"),
     "typo": ({"azimut": 3}, "did you mean azimuth"),
@@ -175,6 +179,14 @@ def test_what_cannot_be_is_refused_in_a_sentence(views: Pipe, case: str) -> None
         views.view(cut_out(), **keywords)
     with pytest.raises(RequestError, match=message):
         views.submit_view(cut_out(), **keywords)
+
+
+@pytest.mark.slow
+def test_a_control_net_reads_prompts(views: Pipe, tiny_net: Path) -> None:
+    """So it goes with no model that reads none; nor could one be built for it."""
+    control = latentrt.Control(str(tiny_net), on_white())
+    with pytest.raises(RequestError, match=r"got the .* for a model that draws views .* reads no text"):
+        views.view(cut_out(), control=control)
 
 
 def test_what_is_no_picture_is_refused(views: Pipe) -> None:

@@ -20,6 +20,7 @@ from latentrt.runtime.addons.use import AddonUse
 from latentrt.runtime.call.addons.fields import scale_from_argument, steps_from_shares
 from latentrt.runtime.call.keywords.options import AddonKeywords
 from latentrt.runtime.call.sampling import Sampling
+from latentrt.runtime.call.workflow import check_reads_text
 from latentrt.runtime.metadata.added import ImagePromptMetadata
 from latentrt.runtime.pictures.arrays import pictures_from_argument
 from latentrt.runtime.pictures.clip_pixels import clip_pixels
@@ -47,6 +48,7 @@ def image_prompts_from_keywords(
         RequestError: an argument that cannot be served, or an adapter for other models.
         BundleError: no bundle of an add-on, or one that is damaged.
     """
+    check_reads_text(manifest, f"an {_NAME}")
     given: Any = keywords.get("image_prompt", ())
     several = [given] if isinstance(given, ImagePrompt) else given
     if not isinstance(several, (list, tuple)) or not all(isinstance(one, ImagePrompt) for one in several):
