@@ -1,6 +1,5 @@
 """Edits of a picture: what a prompt says to change about it (InstructPix2Pix, arXiv 2211.09800)."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,9 +13,9 @@ from latentrt.engines.store.components import Engines
 from latentrt.runtime.additions import Additions
 from latentrt.runtime.call.checked_call import CheckedCall
 from latentrt.runtime.call.from_pictures import check_count, encoder_of, source_size
-from latentrt.runtime.call.guidance.guidance import Guidance
+from latentrt.runtime.call.guidance.guidance import LARGEST, Guidance
 from latentrt.runtime.call.initial_latents import InitialLatents, latents_from_noise
-from latentrt.runtime.call.keywords.options import Options
+from latentrt.runtime.call.keywords.options import Options, set_options
 from latentrt.runtime.call.request import Request, request_from_options
 from latentrt.runtime.call.seen_picture import concatenated_condition, image_latents
 from latentrt.runtime.call.workflow import Workflow, check_workflow
@@ -29,7 +28,7 @@ from latentrt.runtime.sampling.noise import Noise
 IMAGE_GUIDANCE_SCALE = 1.5
 """What the authors draw with, and diffusers."""
 _NAME = "image_guidance_scale"
-_LARGEST = 1000.0
+_ELSEWHERE = {"strength": f"an edit begins with noise: give {_NAME}"}
 
 
 def edit_call(
@@ -46,6 +45,7 @@ def edit_call(
         RequestError: an argument that cannot be served, with what to do.
     """
     check_workflow(manifest, Workflow.EDIT)
+    set_options(options, advice=_ELSEWHERE)
     images = pictures_from_argument(image, manifest.latents.channels, latents=False)
     request = request_from_options(
         manifest, prompt, options, Workflow.EDIT, source=source_size(manifest, images), additions=additions
@@ -77,9 +77,9 @@ def guidance_with_picture(guidance: Guidance, image_guidance_scale: float | None
     if options.get("cfg_plus_plus") is not None:
         raise RequestError("got cfg_plus_plus in editing, whose guidance has two weights; leave it out")
     scale = IMAGE_GUIDANCE_SCALE if image_guidance_scale is None else number(image_guidance_scale, _NAME)
-    if not 0.0 <= scale <= _LARGEST or math.isnan(scale):
+    if not 0.0 <= scale <= LARGEST:
         raise RequestError(
-            f"got {_NAME} {scale:g}, expected a number from 1 to {_LARGEST:g}; {IMAGE_GUIDANCE_SCALE:g} is common"
+            f"got {_NAME} {scale:g}, expected a number from 1 to {LARGEST:g}; {IMAGE_GUIDANCE_SCALE:g} is common"
         )
     steps = guidance.steps
     if scale < 1.0 and guidance.guides:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from latentrt.engines.bundle.records.conditioning import Task
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.schedule_config import PredictionType, ScheduleConfig
 from latentrt.engines.errors import RequestError
@@ -92,7 +93,8 @@ def sampling_from_keywords(
         RequestError: a sampler, schedule, part of it, seed or latents that cannot be served.
     """
     if "denoising_start" in keywords and workflow is not Workflow.IMAGE:
-        raise RequestError(f"got denoising_start in {workflow}, expected latents to go on from; use img2img")
+        remedy = "use img2img" if workflow.task is Task.PICTURES else "leave it out, as it begins with noise"
+        raise RequestError(f"got denoising_start in {workflow}, expected latents to go on from; {remedy}")
     if "latents" in keywords and workflow is Workflow.IMAGE:
         raise RequestError("got latents beside image, expected one start; give the latents as image")
     strength = None if strength is None else share(strength, "strength")

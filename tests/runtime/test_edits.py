@@ -128,11 +128,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "three pictures": ({"image": [picture()] * 3}, "got 3 images for 1 pictures"),
     "CFG++": ({"cfg_plus_plus": 0.6}, "got cfg_plus_plus in editing, whose guidance has two weights"),
     "hires": ({"hires": latentrt.Hires()}, "got hires in editing"),
-    "strength": ({"strength": 0.5}, "got keyword 'strength'"),
+    "strength": (
+        {"strength": 0.5},
+        "got keyword 'strength', expected one that drawing knows; an edit begins with noise: give image_guidance_scale",
+    ),
     "a weight below 0": ({"image_guidance_scale": -1.0}, "got image_guidance_scale -1, expected a number from 1"),
     "a weight that is none": ({"image_guidance_scale": "much"}, "got image_guidance_scale 'much', expected a number"),
     "NaN": ({"image_guidance_scale": float("nan")}, "got image_guidance_scale nan"),
-    "a start": ({"denoising_start": 0.5}, "got denoising_start in editing"),
+    "a start": (
+        {"denoising_start": 0.5},
+        "got denoising_start in editing, expected latents to go on from; leave it out",
+    ),
 }
 
 
