@@ -69,8 +69,9 @@ def schedule_type(sampler: Sampler, config: ScheduleConfig) -> str | None:
         return None
     config = sampler.config(config)
     grid = sampler.info.grid
-    if grid is k_grids.edm_grid:
-        return _CURVES.get(config.sigma_spacing, _CURVES[SigmaSpacing.KARRAS])
+    if grid is k_grids.edm_grid or config.edm is not None:  # such a model has no timesteps
+        own = SigmaSpacing.KARRAS if config.edm is None else config.edm.sigma_spacing
+        return _CURVES.get(own if config.sigma_spacing is SigmaSpacing.TIMESTEPS else config.sigma_spacing)
     if sampler.info.sigma_spacing is None:
         return _AUTOMATIC  # it has no choice for these
     if config.sigma_spacing is not SigmaSpacing.TIMESTEPS:

@@ -111,6 +111,7 @@ def test_submitted_and_checked(pipe: latentrt.Pipeline) -> None:
     assert checked == result.metadata[0]
     assert "CFG scale: 7.5, Image CFG scale: 1.75, Seed: 3" in checked.parameters()
     assert pipe.check("make it snow", image=picture())[0].image_guidance_scale == 1.5
+    assert pipe.check("make it snow", image=picture(), guidance_scale=1.0)[0].image_guidance_scale is None
 
 
 def test_encoded_prompts(pipe: latentrt.Pipeline) -> None:

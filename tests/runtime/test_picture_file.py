@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import latentrt
 from latentrt.engines.bundle.records.component import FileRecord
-from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
+from latentrt.engines.bundle.records.schedule_config import EdmLevels, ScheduleConfig, SigmaSpacing
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.metadata.a1111_names import sampler_name, schedule_type
 from latentrt.runtime.metadata.added import ImagePromptMetadata, LoraMetadata
@@ -169,6 +169,17 @@ def test_samplers_have_the_names_that_a1111_knows() -> None:
             assert named in A1111_SAMPLERS
         else:
             assert named not in A1111_SAMPLERS
+
+
+@pytest.mark.parametrize("own", [SigmaSpacing.KARRAS, SigmaSpacing.EXPONENTIAL])
+def test_models_with_edm_levels_visit_their_own_curve(own: SigmaSpacing) -> None:
+    """Whatever their scheduler says of timesteps, which they have not; a curve that is asked for counts more."""
+    spacing: Any = {"timestep_spacing": "leading", "steps_offset": 1}
+    config = ScheduleConfig(**spacing, edm=EdmLevels(sigma_spacing=own))
+    for name in ("euler", "ddim"):
+        assert schedule_type(Sampler(name=name), config) == own.capitalize()
+    assert schedule_type(Sampler(name="euler_k"), config) == "Karras"
+    assert schedule_type(Sampler(name="euler", sigmas=[10.0, 1.0, 0.0]), config) is None
 
 
 @pytest.mark.parametrize(

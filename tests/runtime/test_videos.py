@@ -122,7 +122,7 @@ def test_a_result(pipe: latentrt.Pipeline, tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(clip.convert("RGB")), np.asarray(frames[0]))
     text = str(latentrt.read_parameters(path))
     wanted = "Frames: 4, FPS: 12, Motion bucket: 90, Noise augmentation: 0.02, Decode chunk: 3"
-    for part in ("CFG scale: 3, Seed: 5, Size: 32x32", "Min CFG scale: 1.5", wanted):
+    for part in ("Schedule type: Karras, CFG scale: 3, Seed: 5, Size: 32x32", "Min CFG scale: 1.5", wanted):
         assert part in text
     assert "Time ids" not in text
     unguided = pipe.img2vid(PICTURE, **CALL, max_guidance_scale=1.0, output_type="latent")

@@ -114,7 +114,7 @@ class Guidance:
         return {
             "guidance_scale": max(self.steps.scales),
             "guidance_scales": () if len(set(scales)) == 1 else scales,
-            "image_guidance_scale": next(iter(self.baseline.scales), None),
+            "image_guidance_scale": next(iter(self.baseline.scales), None) if self.guides else None,
             "guidance_rescale": self.rescale,
             "cfg_plus_plus": renoised,
             "apg": self.apg,
