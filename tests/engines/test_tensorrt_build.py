@@ -17,6 +17,7 @@ from latentrt.engines.backends.tensorrt.build import (
 from latentrt.engines.backends.tensorrt.contents import check_precision, counts_with_weights, kernels_from_inspection
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord, ParityRecord, TensorRecord
 from latentrt.engines.errors import EngineError
 from latentrt.engines.progress import StageTimer
@@ -63,6 +64,7 @@ def small(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Component]:
         size = (tmp_path / "model.onnx").stat().st_size
         tensor = TensorRecord.model_construct(shape=("batch", CHANNELS, SIDE, SIDE), dtype=dtype)
         record = ComponentRecord.model_construct(
+            kind=ComponentKind.UNET,
             onnx="model.onnx",
             weights=None,
             precision=precision,

@@ -69,7 +69,8 @@ class Recorded(ClosesItself):
 
 def conditions(change: float = 0.0) -> Sequence[FixedCondition]:
     """Two pictures: rows 0, 1 of the negative side and 10, 11 of the positive one."""
-    rows = {side: np.array([[0.0], [1.0]], np.float32) + first for side, first in zip(Side, (0, 10), strict=True)}
+    first = {Side.NEGATIVE: 0, Side.POSITIVE: 10}
+    rows = {side: np.array([[0.0], [1.0]], np.float32) + one for side, one in first.items()}
     return [FixedCondition({side: {NAME: array + np.float32(change)} for side, array in rows.items()})]
 
 
