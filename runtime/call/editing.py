@@ -78,9 +78,7 @@ def guidance_with_picture(guidance: Guidance, image_guidance_scale: float | None
         raise RequestError("got cfg_plus_plus in editing, whose guidance has two weights; leave it out")
     scale = IMAGE_GUIDANCE_SCALE if image_guidance_scale is None else number(image_guidance_scale, _NAME)
     if not 0.0 <= scale <= LARGEST:
-        raise RequestError(
-            f"got {_NAME} {scale:g}, expected a number from 1 to {LARGEST:g}; {IMAGE_GUIDANCE_SCALE:g} is common"
-        )
+        raise RequestError(f"got {_NAME} {scale:g}, expected 0 to {LARGEST:g}; {IMAGE_GUIDANCE_SCALE:g} is common")
     steps = guidance.steps
     if scale < 1.0 and guidance.guides:
         warn_caller(f"got {_NAME} {scale:g}, below 1, where nothing guides; give 1 or more, or guidance_scale=1")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from latentrt.runtime.call.keywords.flags import FLAGS, Flag, Form
 
 VIDEO_FLAGS: Mapping[str, Flag] = {
-    "num_frames": Flag("--frames", "Frames of a video; default: the first profile's.", Form.WHOLE_NUMBER),
+    "num_frames": Flag("--frames", "Frames of a video; default: those of the profile of its size.", Form.WHOLE_NUMBER),
     "fps": Flag("--fps", "Frames per second, which the model is told; default: 7.", Form.WHOLE_NUMBER),
     "motion_bucket_id": Flag("--motion-bucket", "How much moves, 0 to 255; default: 127.", Form.WHOLE_NUMBER),
     "noise_aug_strength": Flag(
