@@ -133,7 +133,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"strength": 0.5},
         "got keyword 'strength', expected one that drawing knows; an edit begins with noise: give image_guidance_scale",
     ),
-    "a weight below 0": ({"image_guidance_scale": -1.0}, "got image_guidance_scale -1, expected a number from 1"),
+    "a weight below 0": ({"image_guidance_scale": -1.0}, "got image_guidance_scale -1, expected 0 to 1000"),
     "a weight that is none": ({"image_guidance_scale": "much"}, "got image_guidance_scale 'much', expected a number"),
     "NaN": ({"image_guidance_scale": float("nan")}, "got image_guidance_scale nan"),
     "a start": (
