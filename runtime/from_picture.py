@@ -177,10 +177,8 @@ class FromPicture:
         return future
 
     def _submitted(self, call: CheckedCall) -> PictureFuture:
-        """Has a call drawn by the pipeline's own threads."""
-        future = PictureFuture(steps_of(call), self.preview)
+        """Has a call drawn by the pipeline's own threads, with what is loaded now."""
+        future, text_encoders = PictureFuture(steps_of(call), self.preview), self._additions.text_encoders
         call = watched(call, future.stepped)
-        self._workers.submit(
-            future, lambda: draw(self, self._engines, self._additions.text_encoders, call, perf_counter())
-        )
+        self._workers.submit(future, lambda: draw(self, self._engines, text_encoders, call, perf_counter()))
         return future

@@ -34,7 +34,7 @@ from latentrt.runtime.prompts.text_encoder import inversions_of
 from latentrt.runtime.serving.lanes.batching import Batching
 from latentrt.runtime.serving.lanes.future import PictureFuture
 from latentrt.runtime.serving.lanes.lanes import Lanes, seats
-from latentrt.runtime.serving.lanes.submitted import steps_of, submitted_call, watched
+from latentrt.runtime.serving.lanes.submitted import submitted_call
 from latentrt.runtime.serving.lanes.workers import Workers
 
 if TYPE_CHECKING:
@@ -394,10 +394,7 @@ class Pipeline(Loading, FromPicture):
             overlap=overlap,
             image_guidance_scale=image_guidance_scale,
         )
-        future, text_encoders = PictureFuture(steps_of(call), self.preview), self._additions.text_encoders
-        call = watched(call, future.stepped)
-        self._workers.submit(future, lambda: draw(self, self._engines, text_encoders, call, perf_counter()))
-        return future
+        return self._submitted(call)
 
     def detail(
         self,
