@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below; "as" 
     from latentrt.runtime.call.keywords.options import Options as Options
     from latentrt.runtime.call.keywords.video_options import VideoOptions as VideoOptions
     from latentrt.runtime.call.result import Result as Result
-    from latentrt.runtime.call.video.result import VideoResult as VideoResult
+    from latentrt.runtime.call.tasks.video.result import VideoResult as VideoResult
     from latentrt.runtime.denoiser.combiners.apg import Apg as Apg
     from latentrt.runtime.denoiser.combiners.dynamic_thresholding import DynamicThresholding as DynamicThresholding
     from latentrt.runtime.pictures.detail.detector import Detector as Detector
@@ -76,7 +76,7 @@ _NAMES = {
     "latentrt.runtime.call.detail.result": ("DetailResult",),
     "latentrt.runtime.call.keywords.video_options": ("VideoOptions",),
     "latentrt.runtime.call.result": ("Result",),
-    "latentrt.runtime.call.video.result": ("VideoResult",),
+    "latentrt.runtime.call.tasks.video.result": ("VideoResult",),
     "latentrt.runtime.denoiser.combiners.apg": ("Apg",),
     "latentrt.runtime.denoiser.combiners.dynamic_thresholding": ("DynamicThresholding",),
     "latentrt.runtime.pictures.detail.detector": ("Detector",),

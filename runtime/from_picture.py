@@ -21,7 +21,7 @@ from latentrt.runtime.serving.lanes.submitted import steps_of, watched
 from latentrt.runtime.serving.lanes.workers import Workers
 
 if TYPE_CHECKING:
-    from latentrt.runtime.call.video.result import VideoResult
+    from latentrt.runtime.call.tasks.video.result import VideoResult
 
 
 class FromPicture:
@@ -61,7 +61,7 @@ class FromPicture:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        from latentrt.runtime.call.editing import edit_call  # loaded by those who use it
+        from latentrt.runtime.call.tasks.editing import edit_call  # loaded by those who use it
 
         begin = perf_counter()
         manifest = self._engines.bundle.manifest
@@ -81,7 +81,7 @@ class FromPicture:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        from latentrt.runtime.call.views.view import view_call  # loaded by those who use it
+        from latentrt.runtime.call.tasks.views.view import view_call  # loaded by those who use it
 
         begin = perf_counter()
         call = view_call(self._engines.bundle.manifest, image, options, self._additions)
@@ -98,7 +98,7 @@ class FromPicture:
             RequestError: an argument that cannot be served, with what to do; nothing is drawn.
             EngineError: the pipeline is closed.
         """
-        from latentrt.runtime.call.views.view import view_call
+        from latentrt.runtime.call.tasks.views.view import view_call
 
         return self._submitted(view_call(self._engines.bundle.manifest, image, options, self._additions))
 
@@ -113,7 +113,7 @@ class FromPicture:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        from latentrt.runtime.call.views.variation import variation_call  # loaded by those who use it
+        from latentrt.runtime.call.tasks.views.variation import variation_call  # loaded by those who use it
 
         begin = perf_counter()
         call = variation_call(self._engines.bundle.manifest, image, options, self._additions)
@@ -130,7 +130,7 @@ class FromPicture:
             RequestError: an argument that cannot be served, with what to do; nothing is drawn.
             EngineError: the pipeline is closed.
         """
-        from latentrt.runtime.call.views.variation import variation_call
+        from latentrt.runtime.call.tasks.views.variation import variation_call
 
         return self._submitted(variation_call(self._engines.bundle.manifest, image, options, self._additions))
 
@@ -145,8 +145,8 @@ class FromPicture:
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        from latentrt.runtime.call.video.call import video_call  # loaded by those who draw videos
-        from latentrt.runtime.call.video.drawing import draw_videos
+        from latentrt.runtime.call.tasks.video.call import video_call  # loaded by those who draw videos
+        from latentrt.runtime.call.tasks.video.drawing import draw_videos
 
         begin = perf_counter()
         return draw_videos(self, self._engines, video_call(self._engines.bundle.manifest, image, options), begin)
@@ -167,8 +167,8 @@ class FromPicture:
             RequestError: an argument that cannot be served, with what to do; nothing is drawn.
             EngineError: the pipeline is closed.
         """
-        from latentrt.runtime.call.video.call import video_call
-        from latentrt.runtime.call.video.drawing import draw_videos, steps_of_videos
+        from latentrt.runtime.call.tasks.video.call import video_call
+        from latentrt.runtime.call.tasks.video.drawing import draw_videos, steps_of_videos
 
         call = video_call(self._engines.bundle.manifest, image, options)
         future: DrawnFuture[VideoResult] = DrawnFuture(steps_of_videos(call), self.preview)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from latentrt.runtime.call.deep_cache import DeepCache
     from latentrt.runtime.call.hires.second_pass import SecondPass
     from latentrt.runtime.call.loras import CallLoras
-    from latentrt.runtime.call.video.clip import Clip
-    from latentrt.runtime.call.views.pose import Pose
+    from latentrt.runtime.call.tasks.video.clip import Clip
+    from latentrt.runtime.call.tasks.views.pose import Pose
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from latentrt.runtime.metadata.guidance_settings import apg_pairs, thresholding_
 from latentrt.runtime.metadata.view import pose_pairs
 
 if TYPE_CHECKING:
-    from latentrt.runtime.call.views.pose import Pose
+    from latentrt.runtime.call.tasks.views.pose import Pose
     from latentrt.runtime.denoiser.combiners.apg import Apg
     from latentrt.runtime.denoiser.combiners.dynamic_thresholding import DynamicThresholding
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from latentrt.runtime.metadata.a1111_text import quoted
 
 if TYPE_CHECKING:
-    from latentrt.runtime.call.views.pose import Pose
+    from latentrt.runtime.call.tasks.views.pose import Pose
 
 
 def pose_pairs(poses: Sequence["Pose"]) -> dict[str, str]:

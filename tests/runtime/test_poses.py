@@ -8,7 +8,7 @@ import pytest
 
 from latentrt.engines.bundle.records.conditioning import PoseKind
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.views.pose import Pose, pose_array, poses_from_keywords
+from latentrt.runtime.call.tasks.views.pose import Pose, pose_array, poses_from_keywords
 from latentrt.runtime.metadata.view import pose_pairs
 
 

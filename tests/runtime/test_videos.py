@@ -20,8 +20,8 @@ from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.spec import Array, EngineSpec, Tensor, TensorSpec
 from latentrt.runtime.call.result import OutputType
-from latentrt.runtime.call.video.clip import Clip
-from latentrt.runtime.call.video.decoding import frame_decoder
+from latentrt.runtime.call.tasks.video.clip import Clip
+from latentrt.runtime.call.tasks.video.decoding import frame_decoder
 
 FLOATS = np.dtype("float32")
 CALL: dict[str, Any] = {"num_inference_steps": 2, "seed": 5}

@@ -78,7 +78,7 @@ class VideoDrawing:
         from latentrt.cli.outputs import output_paths
         from latentrt.cli.terminal import step_bar, tell
         from latentrt.opening import open_pipeline
-        from latentrt.runtime.call.video.call import video_call
+        from latentrt.runtime.call.tasks.video.call import video_call
         from latentrt.runtime.pictures.clips.clip_file import CLIP_SUFFIXES, check_clip
         from latentrt.runtime.pictures.image import read_image
 

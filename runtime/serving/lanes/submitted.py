@@ -52,7 +52,7 @@ def submitted_call(
         return text_call(manifest, prompt, options, additions)
     alone = mask_image is None and strength is None and not grows
     if image_guidance_scale is not None or (alone and manifest.conditioning.task is Task.EDITS):
-        from latentrt.runtime.call.editing import edit_call
+        from latentrt.runtime.call.tasks.editing import edit_call
 
         return edit_call(manifest, prompt, image, image_guidance_scale, options, additions)
     from latentrt.runtime.call.from_pictures import image_call, inpaint_call, outpaint_call

@@ -21,8 +21,8 @@ from latentrt.runtime.call.keywords.video_options import video_options_set
 from latentrt.runtime.call.prompts.prompt_set import prompt_set_without_texts
 from latentrt.runtime.call.request import Request
 from latentrt.runtime.call.sampling import sampling_from_keywords
-from latentrt.runtime.call.seen_picture import concatenated_condition, image_embeds, image_latents, seen_condition
-from latentrt.runtime.call.video.clip import Clip, clip_from_keywords, profile_of_video
+from latentrt.runtime.call.tasks.seen_picture import concatenated_condition, image_embeds, image_latents, seen_condition
+from latentrt.runtime.call.tasks.video.clip import Clip, clip_from_keywords, profile_of_video
 from latentrt.runtime.call.workflow import Workflow, check_workflow
 from latentrt.runtime.checks import whole
 from latentrt.runtime.denoiser.guider import Side

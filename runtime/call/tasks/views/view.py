@@ -19,9 +19,9 @@ from latentrt.runtime.additions import Additions
 from latentrt.runtime.call.checked_call import CheckedCall
 from latentrt.runtime.call.initial_latents import InitialLatents, latents_from_noise
 from latentrt.runtime.call.keywords.from_picture import PoseKeywords, ViewOptions, set_seen_options
-from latentrt.runtime.call.seen_picture import concatenated_condition, image_embeds, image_latents, seen_condition
-from latentrt.runtime.call.views.pose import pose_array, poses_from_keywords
-from latentrt.runtime.call.views.seen_request import of_each_drawn, repeats_from_keywords, request_without_prompts
+from latentrt.runtime.call.tasks.seen_picture import concatenated_condition, image_embeds, image_latents, seen_condition
+from latentrt.runtime.call.tasks.views.pose import pose_array, poses_from_keywords
+from latentrt.runtime.call.tasks.views.seen_request import of_each_drawn, repeats_from_keywords, request_without_prompts
 from latentrt.runtime.call.workflow import Workflow, check_workflow
 from latentrt.runtime.denoiser.conditions.text import STATES
 from latentrt.runtime.denoiser.guider import Side

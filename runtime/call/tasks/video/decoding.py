@@ -16,7 +16,7 @@ from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.call.request import Request
 from latentrt.runtime.call.result import OutputType
-from latentrt.runtime.call.video.clip import Clip
+from latentrt.runtime.call.tasks.video.clip import Clip
 from latentrt.runtime.pictures.autoencoder import pixels_from_output
 from latentrt.runtime.pictures.image import images_from_pixels
 

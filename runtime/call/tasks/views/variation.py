@@ -11,8 +11,8 @@ from latentrt.runtime.additions import Additions
 from latentrt.runtime.call.checked_call import CheckedCall
 from latentrt.runtime.call.initial_latents import InitialLatents, latents_from_noise
 from latentrt.runtime.call.keywords.from_picture import set_seen_options
-from latentrt.runtime.call.seen_picture import image_embeds, seen_condition
-from latentrt.runtime.call.views.seen_request import of_each_drawn, repeats_from_keywords, request_without_prompts
+from latentrt.runtime.call.tasks.seen_picture import image_embeds, seen_condition
+from latentrt.runtime.call.tasks.views.seen_request import of_each_drawn, repeats_from_keywords, request_without_prompts
 from latentrt.runtime.call.workflow import Workflow, check_workflow
 from latentrt.runtime.pictures.arrays import pictures_from_argument
 from latentrt.runtime.sampling.noise import Noise

@@ -11,9 +11,9 @@ from latentrt.runtime.call.checked_call import CheckedCall
 from latentrt.runtime.call.drawing import check_finite, prepared
 from latentrt.runtime.call.request import Request
 from latentrt.runtime.call.result import OutputType, Timings
-from latentrt.runtime.call.video.clip import Clip
-from latentrt.runtime.call.video.decoding import FrameDecoder, OnChunk, frame_decoder
-from latentrt.runtime.call.video.result import VideoResult
+from latentrt.runtime.call.tasks.video.clip import Clip
+from latentrt.runtime.call.tasks.video.decoding import FrameDecoder, OnChunk, frame_decoder
+from latentrt.runtime.call.tasks.video.result import VideoResult
 from latentrt.runtime.prompts.text_encoder import inversions_of
 from latentrt.runtime.sampling.noise import Noise
 from latentrt.runtime.sampling.run import Interrupt

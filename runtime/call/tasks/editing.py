@@ -17,7 +17,7 @@ from latentrt.runtime.call.guidance.guidance import LARGEST, Guidance
 from latentrt.runtime.call.initial_latents import InitialLatents, latents_from_noise
 from latentrt.runtime.call.keywords.options import Options, set_options
 from latentrt.runtime.call.request import Request, request_from_options
-from latentrt.runtime.call.seen_picture import concatenated_condition, image_latents
+from latentrt.runtime.call.tasks.seen_picture import concatenated_condition, image_latents
 from latentrt.runtime.call.workflow import Workflow, check_workflow
 from latentrt.runtime.checks import number, warn_caller
 from latentrt.runtime.denoiser.guider import NEGATIVE, PICTURE, Baseline, Side

@@ -1,0 +1,1 @@
+"""Calls of models with a task of their own: edits, views, variations, videos. All are told a picture."""
