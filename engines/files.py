@@ -34,6 +34,12 @@ def output_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"cannot write {str(path)!r}: {reason}")
 
 
+def user_cache() -> Path:
+    """The user's folder for what is cheap to lose and costs time to make again."""
+    root = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "latentrt"
+
+
 def sha256_of_file(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
     with path.open("rb") as file:

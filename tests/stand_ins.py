@@ -251,40 +251,67 @@ class StandInEngine:
         return [spec.inputs[name].sized(spec.batches[0])] * 3
 
     def create_runtime_config(self) -> "StandInRuntimeConfig":
-        return StandInRuntimeConfig()
+        return StandInRuntimeConfig(self.trt)
 
     def create_execution_context(self, choice: "str | StandInRuntimeConfig") -> StandInContext | None:
         if self.trt.rtx:
             assert isinstance(choice, StandInRuntimeConfig)
             assert choice.dynamic_shapes_kernel_specialization_strategy == "eager"
             assert choice.allocation == "user-managed"
-            if self.weights:
-                self.trt.kernel_caches.add(id(choice.get_runtime_cache()))
+            cache = choice.get_runtime_cache()
+            self.trt.kernel_caches.add(id(cache))
+            self.trt.compiled += not cache.kernels
+            cache.kernels = cache.kernels or self.trt.environment
         else:
             assert choice == "user-managed"
         self.driver.log.append("create_execution_context")
         return None if self.trt.refuse == "create_execution_context" else StandInContext(self)
 
 
+class StandInRuntimeCache:
+    """TensorRT-RTX's runtime cache: its kernels are the name of where they were compiled, and fit there alone."""
+
+    def __init__(self, trt: "StandInTensorRT") -> None:
+        self._trt = trt
+        self.kernels = b""
+
+    def serialize(self) -> "StandInHostMemory | None":
+        return StandInHostMemory(self.kernels) if self.kernels else None
+
+    def deserialize(self, blob: bytes) -> bool:
+        fits = blob == self._trt.environment
+        self.kernels = blob if fits else self.kernels
+        return fits
+
+
+class StandInHostMemory(bytes):
+    """What TensorRT hands over serialized."""
+
+    @property
+    def nbytes(self) -> int:
+        return len(self)
+
+
 class StandInRuntimeConfig:
     """TensorRT-RTX's configuration of a context, with what it begins with."""
 
-    def __init__(self) -> None:
+    def __init__(self, trt: "StandInTensorRT") -> None:
         self.allocation = "static"
         self.dynamic_shapes_kernel_specialization_strategy = "lazy"
-        self._cache: object = None
+        self._trt = trt
+        self._cache: StandInRuntimeCache | None = None
 
     def set_execution_context_allocation_strategy(self, strategy: str) -> None:
         self.allocation = strategy
 
-    def create_runtime_cache(self) -> object:
-        return object()
+    def create_runtime_cache(self) -> StandInRuntimeCache:
+        return StandInRuntimeCache(self._trt)
 
-    def set_runtime_cache(self, cache: object) -> bool:
+    def set_runtime_cache(self, cache: StandInRuntimeCache) -> bool:
         self._cache = cache
         return True
 
-    def get_runtime_cache(self) -> object:
+    def get_runtime_cache(self) -> StandInRuntimeCache:
         assert self._cache is not None
         return self._cache
 
@@ -313,6 +340,8 @@ class StandInTensorRT:
         self.driver = driver
         self.weights = weights or {}
         self.kernel_caches: set[int] = set()
+        self.compiled = 0  # contexts whose kernels were not in their cache
+        self.environment = b"1.0 NVIDIA 580"  # what kernels are bound to
         self.refuse: str | None = None
         self.profiles_too_many = 0
         self.open_engines = 0

@@ -12,7 +12,7 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.gate import measure
 from latentrt.engines.bundle.probes import Probe
 from latentrt.engines.bundle.records.component import ParityRecord
-from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, ContentsRecord, EngineManifest
+from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, LEFT_BY_RUNS, ContentsRecord, EngineManifest
 from latentrt.engines.bundle.records.manifest_file import SCHEMA, write_manifest
 from latentrt.engines.files import output_error
 from latentrt.engines.progress import Progress
@@ -91,7 +91,7 @@ def new_engine(
             contents=contents,
             parity=parity,
             seconds=round(perf_counter() - start, 1),
-            files=record_files(staging, [path.name for path in staging.iterdir()]),
+            files=record_files(staging, [path.name for path in staging.iterdir() if path.suffix != LEFT_BY_RUNS]),
         )
         write_manifest(staging / ENGINE_FILE, engine)
         shutil.rmtree(folder, ignore_errors=True)

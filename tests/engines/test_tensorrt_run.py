@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_ins import StandInDriver, StandInRuntimeConfig, StandInTensorRT, StandInTensorRTRTX
+from stand_ins import StandInDriver, StandInRuntimeCache, StandInRuntimeConfig, StandInTensorRT, StandInTensorRTRTX
 
 from latentrt.engines.backends.tensorrt.run import TensorRTModel
 from latentrt.engines.bundle.bundle import open_bundle
@@ -227,9 +227,13 @@ def test_an_interrupted_recording_is_ended(opened: Opened) -> None:
 def test_the_stand_in_is_configured_as_the_module_is() -> None:
     """Otherwise the branch of TensorRT-RTX would be tested on another module than it has."""
     trt = pytest.importorskip("tensorrt_rtx")
-    names = {*vars(StandInRuntimeConfig()), *vars(StandInRuntimeConfig)} - {"allocation"}
-    names = {name for name in names if not name.startswith("_")}
-    assert names <= set(dir(trt.IRuntimeConfig))
+    module = StandInTensorRTRTX.__new__(StandInTensorRTRTX)
+    for stand_in, real, own in (
+        (StandInRuntimeConfig(module), trt.IRuntimeConfig, "allocation"),
+        (StandInRuntimeCache(module), trt.IRuntimeCache, "kernels"),
+    ):
+        names = {name for name in {*vars(stand_in), *vars(type(stand_in))} if not name.startswith("_")}
+        assert names - {own} <= set(dir(real))
     strategies = trt.DynamicShapesKernelSpecializationStrategy.__members__
     assert set(vars(StandInTensorRTRTX.DynamicShapesKernelSpecializationStrategy)) == set(strategies)
 

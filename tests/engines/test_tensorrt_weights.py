@@ -187,6 +187,32 @@ def test_what_is_shared_and_what_is_not(
     model.close()
 
 
+def test_plans_of_one_component_share_its_weights(
+    opened: Callable[..., tuple[TensorRTModel, StandInTensorRT]],
+    weights: ComponentWeights,
+    taken: dict[str, TensorSpec],
+) -> None:
+    """The bundle's, and those of a set of LoRAs; the second plan goes on when the first is closed."""
+    plain, trt = opened()
+    alone, change = trt.driver.live, changes(CONV, NORM)
+    variant, _ = opened(trt.driver)
+    assert trt.driver.live == alone + type(alone)({"device": 1, "stream": 1})  # scratch memory
+    first, second = plain.changed(weights, change), variant.changed(weights, change)
+    assert trt.driver.live["device"] == alone["device"] + 1 + 2
+    assert first.own_bytes == weights.array(CONV).nbytes + weights.array(NORM).nbytes
+    assert second.own_bytes == 0
+    plain.close()
+    for one, changed in ((variant, None), (second, change)):
+        np.testing.assert_array_equal(run(one, WIDE, 1), expected(one, weights, taken, changed, WIDE, 1))
+    variant.close()
+    assert not trt.driver.live
+    other, one = opened()
+    another, two = opened()  # another device
+    assert one.driver.live == two.driver.live == alone
+    other.close()
+    another.close()
+
+
 def test_a_set_that_nobody_has_any_more_frees_itself(
     opened: Callable[..., tuple[TensorRTModel, StandInTensorRT]],
     weights: ComponentWeights,

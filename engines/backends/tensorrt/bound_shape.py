@@ -46,6 +46,7 @@ class BoundShape:
         """Allocates and binds; the plan's lock is held. Weights are bound where they are."""
         self.spec = spec = plan.shapes[index].spec
         self.graph_refused: str | None = None
+        self._ran = False
         self._batch = batch = spec.batches[0]
         self._plan = plan
         self._graphs: dict[_Course, int] = {}
@@ -121,6 +122,9 @@ class BoundShape:
             raise
         if graph is None and self.graph_refused is None:
             self._capture(course)
+        if not self._ran:  # all kernels are compiled now
+            self._ran = True
+            self._plan.keep_kernels()
 
     def _fed(self, inputs: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Puts inputs where they are taken from; returns those whose pinned memory is still to be copied."""

@@ -1,6 +1,5 @@
 """A TensorRT plan from a component's ONNX: parsed, typed by its ONNX alone, one static profile per shape."""
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from latentrt.engines.bundle.component import Component, StaticShape
 from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
 from latentrt.engines.bundle.records.named_weights import StoredWeight
 from latentrt.engines.errors import EngineError, OutputError
-from latentrt.engines.files import write_file
+from latentrt.engines.files import user_cache, write_file
 from latentrt.engines.progress import Progress
 
 _MEGABYTE = 2**20
@@ -28,8 +27,7 @@ _MEGABYTE = 2**20
 
 def user_timing_cache(backend: str, version: str, machine: str) -> Path:
     """Where the measured times of kernels are kept for later builds: the user's cache folder."""
-    root = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "latentrt" / f"{backend}-{version}-{machine.replace(' ', '-')}.timing"
+    return user_cache() / f"{backend}-{version}-{machine.replace(' ', '-')}.timing"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from threading import RLock
 from typing import Any
 
 from latentrt.engines.backends.cuda import Driver, require_memory
+from latentrt.engines.backends.tensorrt.kernel_cache import KernelCache
 from latentrt.engines.backends.tensorrt.logger import first_error, tensorrt_logger
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import EngineError
@@ -62,7 +63,7 @@ class OpenPlan:
         self.shapes = component.static_shapes
         self.lock = RLock()
         self._trt = trt
-        self._kernels: Any = None
+        self._kernels = KernelCache(plan, driver)
         with ExitStack() as taken:
             size = plan.stat().st_size
             require_memory(driver, size, f"the weights of {self.name}")
@@ -104,9 +105,7 @@ class OpenPlan:
             config.set_execution_context_allocation_strategy(strategy)
             # A graph would hold on to the fallback kernels that it runs until its own are compiled
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-            if self.weight_inputs:  # each set of weights has contexts, whose kernels are compiled once for all
-                self._kernels = self._kernels or config.create_runtime_cache()
-                config.set_runtime_cache(self._kernels)
+            self._kernels.use(config)
             context = engine.create_execution_context(config)
         else:
             context = engine.create_execution_context(strategy)
@@ -114,12 +113,16 @@ class OpenPlan:
             raise EngineError("TensorRT cannot create an execution context; close what else uses the GPU or report it")
         return context
 
+    def keep_kernels(self) -> None:
+        """Keeps what contexts compiled for the next process; the lock is held, and a run is done."""
+        self._kernels.keep()
+
     def close(self) -> None:
         """Frees everything on the device; may be called twice."""
         self._taken.close()
 
     def _release(self) -> None:
-        self._kernels = None
+        self._kernels.close()
         while self._owned:
             self._owned.pop(0)  # the engine before the runtime
 

@@ -13,6 +13,7 @@ from latentrt.engines.backends.fixed_shapes import ExactEngine, check_added, ind
 from latentrt.engines.backends.tensorrt.bound_shape import BoundShape
 from latentrt.engines.backends.tensorrt.device_weights import DeviceWeights
 from latentrt.engines.backends.tensorrt.plan import CLOSED, OpenPlan
+from latentrt.engines.backends.tensorrt.shared_weights import ON_DEVICES, SharedWeights
 from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.engine import ClosesItself, Engine
@@ -120,8 +121,12 @@ class TensorRTModel(_Shapes):
             opened = OpenPlan(trt, driver, component, plan, maker=maker)
             taken.callback(opened.close)
             addresses: Mapping[str, int] = {}
+            self._weights_key = (driver, component.name, component.onnx_sha256, opened.weight_inputs)
             if opened.weight_inputs:
-                weights = DeviceWeights(driver, _base_weights(component, opened.weight_inputs), component.name)
+                weights = ON_DEVICES.take(
+                    self._weights_key,
+                    lambda: DeviceWeights(driver, _base_weights(component, opened.weight_inputs), component.name),
+                )
                 taken.callback(weights.close)
                 addresses = weights.addresses
             super().__init__(opened, addresses, component, taken.pop_all())
@@ -134,8 +139,8 @@ class TensorRTModel(_Shapes):
     def changed(self, weights: "ComponentWeights", changes: "Changes") -> "TensorRTModel | ChangedModel":
         """The same component with other weights.
 
-        Where the plan takes weights as inputs, they share it, and all buffers that nothing changes. Else a plan of its
-        own is compiled, once.
+        Where the plan takes weights as inputs, they share it, and all buffers that nothing changes; those that differ
+        they share with plans of the component with other inputs. Else a plan of its own is compiled, once.
 
         Raises:
             RequestError: weights that the component cannot take.
@@ -148,7 +153,10 @@ class TensorRTModel(_Shapes):
                     f"the engine of {self._component.label} takes no other weights; build it again with --lora-ready"
                 )
             return self._recompiled(weights, changes)
-        own = DeviceWeights(self._plan.driver, self._taken_by_plan(weights, changes), self._component.name)
+        own = ON_DEVICES.take(
+            (self._weights_key, changes.key),
+            lambda: DeviceWeights(self._plan.driver, self._taken_by_plan(weights, changes), self._component.name),
+        )
         model = ChangedModel(self, self._plan, {**self._weights, **own.addresses}, self._component, own)
         with self.lock:
             if not self._free.alive:  # closed meanwhile
@@ -179,7 +187,7 @@ class ChangedModel(_Shapes):
     """An open plan with other weights: buffers of its own hold what differs, and all else is shared."""
 
     def __init__(
-        self, base: TensorRTModel, plan: OpenPlan, weights: Mapping[str, int], component: Component, own: DeviceWeights
+        self, base: TensorRTModel, plan: OpenPlan, weights: Mapping[str, int], component: Component, own: SharedWeights
     ) -> None:
         """Takes over ``own``; whatever else it uses stays as long as ``base``."""
         owned = ExitStack()
@@ -190,7 +198,7 @@ class ChangedModel(_Shapes):
 
     @property
     def own_bytes(self) -> int:
-        """Device memory of the weights that differ, and of inputs and outputs."""
+        """Device memory that it added: of the weights that differ, and of inputs and outputs."""
         return self._own_weights + self.bound_bytes
 
     def changed(self, weights: "ComponentWeights", changes: "Changes") -> "ChangedModel":

@@ -8,6 +8,8 @@ from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.precision import Backend, Precision
 
 ENGINE_FILE = "engine.json"
+LEFT_BY_RUNS = ".cache"
+"""How files end that runs leave in an engine's folder. They are no part of it: it is whole without them."""
 WEIGHTS, CHANGES, ADDED, IMAGE_PROMPTS = "weights", "changes", "added", "image_prompts"
 """Flags of engines beside the backend's own.
 
