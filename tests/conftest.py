@@ -204,12 +204,12 @@ def int8_prompts(shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def int8_bundle(emoji_bundle: Path, int8_prompts: Path, shared: Path) -> Path:
     """The embedded model in int8, made of its bundle with two steps, a call and three pictures. Do not write to it."""
-    from latentrt.int8.settings import Effort
+    from latentrt.quantization.settings import Effort
 
     def build(folder: Path) -> None:
         source = shutil.copytree(emoji_bundle, folder / "fp32.bundle")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=3, calls=1))
+            patch.setattr("latentrt.quantization.settings.EFFORT", Effort(steps=2, pictures=3, calls=1))
             made = folder / "made" / "int8.bundle"
             latentrt.build(source, made, precision="int8", prompts=int8_prompts, quality=24.0)
 

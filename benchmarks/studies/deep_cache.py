@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from latentrt.cli.terminal import print_table
-from latentrt.int8.psnr import picture_psnr
-from latentrt.int8.subjects import default_prompts
 from latentrt.opening import open_pipeline
 from latentrt.prompt_files import prompts_from_file
+from latentrt.quantization.psnr import picture_psnr
+from latentrt.quantization.subjects import default_prompts
 from latentrt.runtime.call.deep_cache import DeepCache
 from latentrt.runtime.pipeline import Pipeline
 

@@ -36,7 +36,7 @@ from latentrt.benchmarks.studies.full_size_video import compare_videos
 from latentrt.bf16.settings import Bf16Request
 from latentrt.building.bf16 import bf16_bundle_of
 from latentrt.building.compiling import engines_to_make
-from latentrt.building.int8 import quantize_bundle
+from latentrt.building.quantization import quantize_bundle
 from latentrt.cli.terminal import BuildProgress, megabytes, print_table, stderr
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.parity import parity_of, psnr
@@ -46,9 +46,9 @@ from latentrt.engines.graphs.quantization.recipe import recipe_for
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import Profile
-from latentrt.int8.calibration import CalibrationSet
-from latentrt.int8.settings import Effort, Int8Request, QuantizationSettings
-from latentrt.int8.subjects import DrawnModel
+from latentrt.quantization.calibration import CalibrationSet
+from latentrt.quantization.settings import Effort, QuantizationRequest, QuantizationSettings
+from latentrt.quantization.subjects import DrawnModel
 from latentrt.runtime.pipeline import Pipeline
 
 PROMPT = "a photograph of an astronaut riding a horse"
@@ -71,7 +71,7 @@ class _Noised(CalibrationSet):
         yield len(self.prompts)
 
 
-class _ForSpeed(Int8Request):
+class _ForSpeed(QuantizationRequest):
     """One picture judges, and no node is scored."""
 
     def settings(self, model: DrawnModel) -> QuantizationSettings:

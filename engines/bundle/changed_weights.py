@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from latentrt.engines.bundle.number_format import format_of
 from latentrt.engines.bundle.rounding import bias_steps, channel_steps, rounded, rounded_bias, steps_for_bias
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.changes import Changes
@@ -18,7 +19,7 @@ from latentrt.engines.spec import Array
 class ChangedInitializer(NamedTuple):
     """An initializer of the component's ONNX by name, and its new content in the shape and dtype stored there.
 
-    Of bfloat16, which NumPy lacks, these are the bits (uint16).
+    Of bfloat16 and float8, which NumPy lacks, these are the bits (uint16, uint8).
     """
 
     name: str
@@ -70,9 +71,10 @@ def _rounded(
 ) -> Iterator[ChangedInitializer]:
     """An eight-bit initializer, its scales and its biases; without a new weight, what its new biases need alone."""
     matrix = weights.named.rounded[initializer]
+    numbers = format_of(matrix.precision)
     smoothed = None if weight is None else weights.smoothed(matrix, weight)
     old = weights.steps(matrix)
-    steps = old if smoothed is None else channel_steps(smoothed, matrix.axis, matrix.largest)
+    steps = old if smoothed is None else channel_steps(smoothed, matrix.axis, numbers, matrix.largest)
     biases = {
         row: _changed(weights, changes, row.bias)[0] if row.bias in changes.weights else weights.bias(row)
         for row in matrix.biases
@@ -82,7 +84,7 @@ def _rounded(
     if smoothed is None and not np.array_equal(steps, old):
         smoothed = weights.unrounded(initializer)
     if smoothed is not None:
-        yield ChangedInitializer(initializer, rounded(smoothed, steps, matrix.axis))
+        yield ChangedInitializer(initializer, rounded(smoothed, steps, matrix.axis, numbers))
         yield ChangedInitializer(matrix.scale, steps.astype(matrix.scale_dtype))
     for row, bias in biases.items():
         multiples = bias_steps(steps, row.input_step)

@@ -32,9 +32,9 @@ class KindRow:
         planes: what its norms take sums over.
         guided: whether guidance doubles its batch.
         halves: whether the CPU may run the halves of its batch at once.
-        int8_on_cpu: whether an int8 build for CPUs quantizes it.
-        int8_on_gpu: whether an int8 build for GPUs does.
-        int8_weights_on_cpu: whether an int8 build for CPUs rounds its weights alone.
+        quantized_on_cpu: whether a build in eight bits for CPUs quantizes it.
+        quantized_on_gpu: whether one for GPUs does.
+        weights_rounded_on_cpu: whether one for CPUs rounds its weights alone.
         rounding_moves: what the rounding of its nodes is scored by.
         stretched: the input that fp16's overflow is looked for with, stretched; None for none.
         adaptable: whether adapters such as LoRAs change its weights.
@@ -47,9 +47,9 @@ class KindRow:
     planes: Planes = Planes.LATENT
     guided: bool = False
     halves: bool = False
-    int8_on_cpu: bool = False
-    int8_on_gpu: bool = False
-    int8_weights_on_cpu: bool = False
+    quantized_on_cpu: bool = False
+    quantized_on_gpu: bool = False
+    weights_rounded_on_cpu: bool = False
     rounding_moves: str = "latents"
     stretched: str | None = None
     adaptable: bool = False
@@ -82,12 +82,12 @@ class ComponentKind(StrEnum):
 
 _ROWS = {
     # They run once per picture, and SDXL's are larger than its U-Net in int8
-    ComponentKind.TEXT_ENCODER: KindRow(guided=True, adaptable=True, int8_weights_on_cpu=True),
+    ComponentKind.TEXT_ENCODER: KindRow(guided=True, adaptable=True, weights_rounded_on_cpu=True),
     ComponentKind.UNET: KindRow(
         guided=True,
         halves=True,
-        int8_on_cpu=True,
-        int8_on_gpu=True,
+        quantized_on_cpu=True,
+        quantized_on_gpu=True,
         stretched="sample",
         adaptable=True,
         many_rows=True,
@@ -97,8 +97,8 @@ _ROWS = {
     ComponentKind.VIDEO_UNET: KindRow(
         guided=True,
         halves=True,
-        int8_on_cpu=True,
-        int8_on_gpu=True,
+        quantized_on_cpu=True,
+        quantized_on_gpu=True,
         stretched="sample",
         adaptable=True,
         many_rows=True,
@@ -106,7 +106,7 @@ _ROWS = {
     ComponentKind.VAE_ENCODER: KindRow(opening=Opening.ON_DEMAND, planes=Planes.PICTURE),
     # On a CPU decoding costs several steps; a GPU's tensor cores decode in fp16
     ComponentKind.VAE_DECODER: KindRow(
-        planes=Planes.PICTURE, int8_on_cpu=True, rounding_moves="picture", stretched="latent_sample"
+        planes=Planes.PICTURE, quantized_on_cpu=True, rounding_moves="picture", stretched="latent_sample"
     ),
     # A video's frames decoded together: the batch of a call is so many frames, in order, of one video
     ComponentKind.TEMPORAL_DECODER: KindRow(

@@ -8,7 +8,7 @@ import numpy as np
 
 from latentrt.engines.bundle.kinds import ComponentKind, Planes
 from latentrt.engines.errors import ParityError
-from latentrt.engines.precision import Precision
+from latentrt.engines.precision import EIGHT_BITS, Precision
 from latentrt.engines.spec import Array
 
 
@@ -55,8 +55,9 @@ GATES = {
     Precision.FP32: Parity(relative_error=1e-4, psnr=60.0),
     Precision.FP16: Parity(relative_error=1e-2, psnr=45.0),
     Precision.BF16: Parity(relative_error=1e-1, psnr=40.0),
-    # What int8 is good for, its pictures tell; this finds a broken engine, also on a machine that drew none
+    # What eight bits are good for, their pictures tell; this finds a broken engine, also on a machine that drew none
     Precision.INT8: Parity(relative_error=0.5, psnr=20.0),
+    Precision.FP8: Parity(relative_error=0.5, psnr=20.0),
 }
 
 
@@ -71,7 +72,7 @@ def gate_at(kind: ComponentKind, precision: Precision, pixels: int) -> Parity:
     bound = GATES[precision]
     if kind.row.planes is Planes.LATENT:
         return bound
-    if precision is Precision.INT8:  # of a grey picture, whose norm is small, any rounding is a large part
+    if precision in EIGHT_BITS:  # of a grey picture, whose norm is small, any rounding is a large part
         return Parity(relative_error=1.0, psnr=bound.psnr)
     if precision is not Precision.FP32 or pixels <= _SQUARE:
         return bound

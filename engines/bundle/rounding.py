@@ -1,31 +1,26 @@
 """Weights in eight bits: rounded as ONNX Runtime's quantizer does it, bit for bit, and what the rounding loses.
 
-w ≈ s·(q + r/255): q is the weight in the graph, s the size of a step, one for each output channel, and r what lies
-between two steps, in eight bits of its own. Without r a change smaller than half a step would vanish.
+w ≈ s·(q + d·r/n): q is the weight in the graph, s the size of a step, one for each output channel, d the distance from
+q to the next number, 1 in int8, and r what lies between the two, in eight bits of its own. Without r a change smaller
+than half of that would vanish. n is 255 in int8 and 253 in fp8 (``engines/bundle/number_format.py``).
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
+from latentrt.engines.bundle.number_format import NumberFormat
 from latentrt.engines.spec import Array
 
-# Parts of a step: 127 of them stay short of half a step, so a weight that is put together again rounds as before
-_PARTS = 255.0
 _BLOCK = 1 << 18  # numbers at a time, so that they stay in the cache
 _INT32 = np.iinfo(np.int32)
 _ROOM = np.float32(1.0001)  # as ONNX Runtime's quantizer has it
 
 
-def channel_steps(weight: Array, axis: int, largest: int) -> Array:
-    """The size of a step in each channel (C,), float32: the channel's largest number over ``largest``.
-
-    A channel of zeros has steps of 1, as ONNX Runtime's quantizer gives it.
-    """
+def channel_steps(weight: Array, axis: int, numbers: NumberFormat, largest: int) -> Array:
+    """The size of a step in each channel (C,), float32: the channel's largest number becomes ``largest``."""
     others = tuple(other for other in range(weight.ndim) if other != axis)
-    peaks = np.maximum(weight.max(axis=others), -weight.min(axis=others)).astype(np.float64)
-    steps = peaks / largest
-    return np.where(steps < np.finfo(np.float32).tiny, 1.0, steps).astype(np.float32)
+    return numbers.steps(np.maximum(weight.max(axis=others), -weight.min(axis=others)), largest)
 
 
 def steps_for_bias(steps: Array, bias: Array, input_step: float) -> Array:
@@ -40,36 +35,27 @@ def steps_for_bias(steps: Array, bias: Array, input_step: float) -> Array:
     return np.where(narrow, steps.astype(np.float64) * ratio, steps).astype(np.float32)
 
 
-def rounded(weight: Array, steps: Array, axis: int) -> Array:
-    """A weight in multiples of its channels' steps: int8."""
-    result = np.empty(weight.shape, np.int8)
+def rounded(weight: Array, steps: Array, axis: int, numbers: NumberFormat) -> Array:
+    """A weight in multiples of its channels' steps: the bits of the nearest numbers."""
+    result = np.empty(weight.shape, numbers.bits)
     for rows, by in _blocks(weight.shape, steps, axis):
-        block = weight[rows] / by
-        np.rint(block, out=block)
-        result[rows] = np.clip(block, -128.0, 127.0, out=block)
+        result[rows] = numbers.stored(weight[rows] / by)
     return result
 
 
-def remainders(weight: Array, quantized: Array, steps: Array, axis: int) -> Array:
-    """What ``rounded`` lost, in parts of a step: int8."""
+def remainders(weight: Array, quantized: Array, steps: Array, axis: int, numbers: NumberFormat) -> Array:
+    """What ``rounded`` lost: int8."""
     result = np.empty(weight.shape, np.int8)
     for rows, by in _blocks(weight.shape, steps, axis):
-        block = weight[rows] / by
-        block -= quantized[rows]
-        block *= np.float32(_PARTS)
-        np.rint(block, out=block)
-        result[rows] = np.clip(block, -127.0, 127.0, out=block)
+        result[rows] = numbers.lost(weight[rows] / by, quantized[rows])
     return result
 
 
-def restored(quantized: Array, parts: Array, steps: Array, axis: int) -> Array:
-    """A weight of its eight bits and of what they lost: float32, within 1/510 of a step."""
+def restored(quantized: Array, lost: Array, steps: Array, axis: int, numbers: NumberFormat) -> Array:
+    """A weight of its eight bits and of what they lost: float32, within 1/506 of the distance between two numbers."""
     result = np.empty(quantized.shape, np.float32)
     for rows, by in _blocks(quantized.shape, steps, axis):
-        block = result[rows]
-        np.multiply(parts[rows], np.float32(1.0 / _PARTS), out=block)
-        block += quantized[rows]
-        block *= by
+        np.multiply(numbers.restored(quantized[rows], lost[rows]), by, out=result[rows])
     return result
 
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from latentrt.engines.bundle.number_format import format_of
 from latentrt.engines.bundle.records.named_weights import (
     Layout,
     NamedWeights,
@@ -39,7 +41,7 @@ class ComponentWeights:
         component: its name, for messages.
         named: the record.
         files: paths by their names in the bundle.
-        remainders: which of them holds what an int8 graph lost by rounding and smoothing.
+        remainders: which of them holds what a graph in eight bits lost by rounding and smoothing.
     """
 
     component: str
@@ -154,8 +156,10 @@ class ComponentWeights:
     def unrounded(self, initializer: str) -> Array:
         """A matrix as it was before it was rounded, float32: in its own shape, smoothed."""
         row = self.named.rounded[initializer]
-        quantized = self._numbers(row.file, row.offset, row.shape, "int8")
-        return restored(quantized, self._lost(row.remainders, row.shape, "int8"), self.steps(row), row.axis)
+        numbers = format_of(row.precision)
+        quantized = self._numbers(row.file, row.offset, row.shape, numbers.bits)
+        lost = self._lost(row.remainders, row.shape, "int8")
+        return restored(quantized, lost, self.steps(row), row.axis, numbers)
 
     def _placed(self, place: StoredWeight, weight: Array) -> Array:
         if place.smoothing is None:
@@ -209,7 +213,7 @@ class ComponentWeights:
         """Numbers that lie among the remainders."""
         return self._numbers(self.remainders or "remainders", offset, shape, dtype)
 
-    def _numbers(self, file: str, offset: int, shape: tuple[int, ...], dtype: str) -> Array:
+    def _numbers(self, file: str, offset: int, shape: tuple[int, ...], dtype: str | np.dtype[Any]) -> Array:
         """What a file of the bundle holds at a place."""
         end = offset + prod(shape) * np.dtype(dtype).itemsize
         numbers = self._mapped.get(file)

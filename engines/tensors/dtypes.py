@@ -35,8 +35,11 @@ class StoredDtype:
     def bits_of(self, values: Array) -> Array:
         """Numbers of floating point as they are stored, contiguous: the nearest of this type, ties to even.
 
-        bfloat16 is for numbers up to ``largest`` alone: beyond it, they would become infinite.
+        bfloat16 is for numbers up to ``largest`` alone: beyond it, they would become infinite. float8_e4m3fn has no
+        infinity, and takes what is beyond for its largest number.
         """
+        if self.name == "float8_e4m3fn":
+            return _e4m3_bits(values)
         if self.name != "bfloat16":
             return np.ascontiguousarray(values, self.bits)
         bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
@@ -45,7 +48,7 @@ class StoredDtype:
     @property
     def largest(self) -> float:
         """The largest number of a type of floating point."""
-        return _BFLOAT16_LARGEST if self.name == "bfloat16" else float(np.finfo(self.bits).max)
+        return _LARGEST.get(self.name) or float(np.finfo(self.bits).max)
 
     def is_finite(self, bits: Array) -> bool:
         """Whether all numbers are finite in float32; whole numbers always are.
@@ -61,7 +64,7 @@ class StoredDtype:
         return all(int((block & unsigned.dtype.type(mask)).max()) < limit for block in blocks)
 
 
-_BFLOAT16_LARGEST = float.fromhex("0x1.fep+127")
+_LARGEST = {"bfloat16": float.fromhex("0x1.fep+127"), "float8_e4m3fn": 448.0}
 _BLOCK = 2**18  # numbers that are looked at together: what is computed of them stays in the processor's cache
 # The bits of each type's least number that is none, or that float32 does not hold
 _LIMITS = {
@@ -102,6 +105,16 @@ _BY_NAME = {row.name: row for row in DTYPES}
 def stored_dtype(name: str) -> StoredDtype:
     """The type that torch calls so."""
     return _BY_NAME[name]
+
+
+def _e4m3_bits(values: Array) -> Array:
+    """The nearest of float8_e4m3fn's numbers: seven bits of a rounded float32, or multiples of 2⁻⁹ below 2⁻⁶."""
+    numbers = np.ascontiguousarray(values, np.float32)
+    magnitude = np.minimum(np.abs(numbers), np.float32(_LARGEST["float8_e4m3fn"]))
+    bits = magnitude.view(np.uint32)
+    normal = ((bits + (0x7FFFF + ((bits >> 20) & 1))) >> 20) - (120 << 3)  # exponents count from −127, here from −7
+    code = np.where(magnitude < 2.0**-6, np.rint(magnitude * 2.0**9).astype(np.uint32), normal)
+    return np.asarray(code | (np.signbit(numbers).astype(np.uint32) << 7), np.uint8)
 
 
 @cache

@@ -14,7 +14,7 @@ from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.bundle.records.upscaler_manifest import PICTURE
 from latentrt.engines.errors import CheckpointError, EngineError, LatentrtError, ParityError, RequestError
-from latentrt.engines.precision import Precision
+from latentrt.engines.precision import EIGHT_BITS, Precision
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Profile
 from latentrt.export.sources.partial_model import decision
@@ -87,10 +87,10 @@ class TorchUpscaler(UpscalerSource):
 
     def precision_for(self, requested: Precision | None) -> Precision:
         """fp32, or what was asked for."""
-        if requested is Precision.INT8:
+        if requested in EIGHT_BITS:
             raise RequestError(
-                "got precision int8 for an upscaler, which is built in fp32, fp16 or bf16; leave it out, or choose one "
-                "of these"
+                f"got precision {requested} for an upscaler, which is built in fp32, fp16 or bf16; leave it out, or "
+                "choose one of these"
             )
         return requested or Precision.FP32
 

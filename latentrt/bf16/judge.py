@@ -20,9 +20,9 @@ from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines, OpenComponents
-from latentrt.int8.checkpoints import Checkpoints
-from latentrt.int8.judge import TOLERANCE, PictureQuality, quality_from_psnrs, reference_pictures
-from latentrt.int8.psnr import picture_psnr
+from latentrt.quantization.checkpoints import Checkpoints
+from latentrt.quantization.judge import TOLERANCE, PictureQuality, quality_from_psnrs, reference_pictures
+from latentrt.quantization.psnr import picture_psnr
 from latentrt.runtime.pipeline import Pipeline
 
 _JUDGED = "judged"

@@ -6,11 +6,11 @@ from pathlib import Path
 from latentrt.engines.bundle.records.pictures import PicturesRecord
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Precision
-from latentrt.int8.calibration import CalibrationSet
-from latentrt.int8.psnr import EXACT
-from latentrt.int8.settings import EFFORT, Effort
-from latentrt.int8.subjects import DrawnModel
 from latentrt.prompt_files import prompts_from_file
+from latentrt.quantization.calibration import CalibrationSet
+from latentrt.quantization.psnr import EXACT
+from latentrt.quantization.settings import EFFORT, Effort
+from latentrt.quantization.subjects import DrawnModel
 
 QUALITY = 40.0  # dB
 

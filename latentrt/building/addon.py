@@ -21,7 +21,7 @@ from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
-from latentrt.engines.precision import Precision
+from latentrt.engines.precision import EIGHT_BITS, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import Profile
 from latentrt.runtime.call.workflow import drawn_by
@@ -162,10 +162,10 @@ def _plan(request: BuildRequest) -> AddonPlan:
             image_encoder=request.image_encoder,
         )
     precision = request.precision
-    if precision is Precision.INT8:
+    if precision in EIGHT_BITS:
         raise RequestError(
-            f"got precision int8 for {addon.kind.label}, which is built in fp32, fp16 or bf16; leave it out, or choose "
-            "one of these"
+            f"got precision {precision} for {addon.kind.label}, which is built in fp32, fp16 or bf16; leave it out, or "
+            "choose one of these"
         )
     if precision is None:
         precision = _floating_precision(bundle.manifest)
@@ -199,8 +199,8 @@ def _check_has_prompts(model: BundleManifest) -> None:
 
 
 def _floating_precision(model: BundleManifest) -> Precision:
-    """A model's precision; of one in int8 that of what is not: fp32 on CPUs, fp16 on GPUs."""
-    if model.precision is not Precision.INT8:
+    """A model's precision; of one in eight bits that of what is not: fp32 on CPUs, fp16 on GPUs."""
+    if model.precision not in EIGHT_BITS:
         return model.precision
     quantization = model.components[UNET].quantization
     return Precision.FP16 if quantization is not None and quantization.recipe.symmetric else Precision.FP32

@@ -20,8 +20,8 @@ from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.store.store import engines_in
-from latentrt.int8.calibration import check_prompts
-from latentrt.int8.subjects import drawn_model_of
+from latentrt.quantization.calibration import check_prompts
+from latentrt.quantization.subjects import drawn_model_of
 
 _NAMES = frozenset({"bf16", "bfloat16"})  # what backends call it
 

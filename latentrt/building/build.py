@@ -26,7 +26,7 @@ from latentrt.engines.shapes import AddedInputs, Profile
 from latentrt.export.sources.partial_model import Choices, Ema
 from latentrt.fastest.build import build_fastest
 from latentrt.fastest.settings import speed_request_from_arguments
-from latentrt.int8.settings import int8_request_from_arguments
+from latentrt.quantization.settings import quantization_request_from_arguments
 
 
 def build(
@@ -144,7 +144,9 @@ def build(
         seamless=choice(Seamless, seamless, "seamless"),
         fp32=tuple(fp32),
         loras=loras_from_arguments(loras),
-        int8=None if bf16 is not None else int8_request_from_arguments(precision, backend, prompts, quality),
+        quantization=None
+        if bf16 is not None
+        else quantization_request_from_arguments(precision, backend, prompts, quality),
         bf16=bf16,
         engines=engines_to_make(backend, gpus, workspace_mb, weights, added_from_texts(added)),
         choices=Choices(

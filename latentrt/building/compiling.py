@@ -15,14 +15,16 @@ from latentrt.engines.bundle.records.component import ParityRecord
 from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.unet.added_inputs import added_text
 from latentrt.engines.errors import RequestError
-from latentrt.engines.graphs.quantization.recipe import check_recipe
-from latentrt.engines.precision import COMPUTE_BF16, Backend, Precision
+from latentrt.engines.graphs.quantization.recipe import check_fp8, check_recipe
+from latentrt.engines.machine import gpu_of_machine
+from latentrt.engines.precision import COMPUTE_BF16, EIGHT_BITS, Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import AddedInputs
 from latentrt.engines.store.compile import compile_component
 from latentrt.engines.store.store import engine_whole
 
 _Manifest = TypeVar("_Manifest", bound=ComponentsManifest)
+_FIRST_WITH_FP8 = 89  # the compute capability, times ten: Ada's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +60,38 @@ class EnginesToMake:
         """Refuses what no bundle of a precision can have.
 
         Raises:
-            RequestError: bf16 on a backend that does not compute it; or eight-bit weights as inputs: TensorRT takes
-                them, but not their scales, which a LoRA changes.
+            RequestError: bf16 or fp8 on a backend that does not compute it, or on such a GPU; or eight-bit weights as
+                inputs: TensorRT takes them, but not their scales, which a LoRA changes.
         """
         if precision is Precision.BF16:
             check_bf16(self.compiler.backend)
-        if precision is Precision.INT8 and any(target.weights is WeightsAs.INPUTS for target in self.targets):
+        if precision is Precision.FP8:
+            check_fp8(self.compiler.backend)
+            _check_gpus_compute_fp8(self.targets)
+        if precision in EIGHT_BITS and any(target.weights is WeightsAs.INPUTS for target in self.targets):
             raise RequestError(
-                "got lora-ready for int8, but TensorRT takes the scales of int8 weights as constants alone, and LoRAs "
-                "change them; leave it out to have a plan built for each set of LoRAs, or build in fp16"
+                f"got lora-ready for {precision}, but TensorRT takes the scales of such weights as constants alone, "
+                "and LoRAs change them; leave it out to have a plan built for each set of LoRAs, or build in fp16"
             )
+
+
+def _check_gpus_compute_fp8(targets: Sequence[Target]) -> None:
+    """Refuses GPUs without products of such numbers, for which TensorRT builds nothing.
+
+    Raises:
+        RequestError: naming them.
+    """
+    older = [gpu for gpu in (gpu_of_machine(target.machine) for target in targets) if not _computes_fp8(gpu)]
+    if older:
+        raise RequestError(
+            f"got precision fp8 for {', '.join(older)}, expected GPUs from sm{_FIRST_WITH_FP8} (Ada) on; build for "
+            "these alone, or in fp16 or int8"
+        )
+
+
+def _computes_fp8(gpu: str) -> bool:
+    number = gpu.removeprefix("sm")
+    return not number.isdigit() or int(number) >= _FIRST_WITH_FP8
 
 
 def check_bf16(backend: Backend) -> None:

@@ -7,15 +7,15 @@ from latentrt.building.compiling import EnginesToMake
 from latentrt.engines.bundle.bundle import BundleSort, sort_of
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.errors import OutputError, RequestError
-from latentrt.engines.precision import Backend, Precision
+from latentrt.engines.precision import EIGHT_BITS, Backend, Precision
 from latentrt.engines.store.speed import SPEED_FILE
 
 _BUNDLE_ENTRIES = {
     *(BUNDLE_FILE, SPEED_FILE),
     *("embeddings", "engines", "onnx", "probes", "tokenizer", "tokenizer_2", "weights"),
 }
-# Per parameter of the ONNX; in int8 the autoencoder and the text encoders are wider
-_BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.BF16: 2, Precision.INT8: 2}
+# Per parameter of the ONNX; in eight bits the autoencoder and the text encoders are wider
+_BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.BF16: 2, Precision.INT8: 2, Precision.FP8: 2}
 _ENGINE_SHARE = 1.4  # engines are up to so many times as large as their weights
 
 
@@ -61,7 +61,7 @@ def check_space(destination: Path, parameters: int, precision: Precision, engine
     weights = 4 if engines.compiler.backend is Backend.ORT_CPU else onnx
     made = len(engines.targets) * (2 if engines.added else 1)  # the U-Net is nearly all of a model
     needed = int((onnx + _ENGINE_SHARE * weights * made) * parameters)
-    if precision in (Precision.INT8, Precision.BF16):  # the fp32 bundle that it is made of, and its engines
+    if precision in (*EIGHT_BITS, Precision.BF16):  # the fp32 bundle that it is made of, and its engines
         needed += int((4 + _ENGINE_SHARE * 4) * parameters)
     free = shutil.disk_usage(parent).free
     if free < needed:

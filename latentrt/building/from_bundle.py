@@ -1,4 +1,4 @@
-"""Builds from a bundle: the engines that it lacks on this machine, one in int8 or bf16, or one with LoRAs in it."""
+"""Builds from a bundle: the engines that it lacks on this machine, one in int8, fp8 or bf16, or with LoRAs in it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from latentrt.building.bf16 import bf16_bundle_of
 from latentrt.building.compiling import compile_missing
 from latentrt.building.destination import destination_from_argument
 from latentrt.building.fusing import fuse_bundle
-from latentrt.building.int8 import quantize_bundle
+from latentrt.building.quantization import quantize_bundle
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
@@ -20,13 +20,13 @@ from latentrt.engines.files import locked
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.export.sources.partial_model import Choices
-from latentrt.int8.settings import Int8Request
+from latentrt.quantization.settings import QuantizationRequest
 
 
 def build_from_bundle(
     request: BuildRequest, timer: StageTimer, decided: Callable[[Mapping[str, DecisionRecord]], None] | None
 ) -> Build:
-    """Makes a bundle in int8 or bf16 of one in fp32, or one with LoRAs; or else adds the engines that are missing.
+    """Makes a bundle in int8, fp8 or bf16 of one in fp32, or one with LoRAs; or else adds the engines that are missing.
 
     Raises:
         RequestError: something that only a build from the model can change.
@@ -42,8 +42,8 @@ def build_from_bundle(
         bundle = open_bundle(root)
         if request.loras:
             return _build_fused(bundle, request, timer, decided)
-        if request.int8 is not None and bundle.manifest.precision is not Precision.INT8:
-            return _build_int8(bundle, request, request.int8, timer)
+        if request.quantization is not None and bundle.manifest.precision is not request.precision:
+            return _build_quantized(bundle, request, request.quantization, timer)
         if request.bf16 is not None and bundle.manifest.precision is not Precision.BF16:
             return _build_bf16(bundle, request, request.bf16, timer)
         _check_portable_files_stay(bundle.manifest, request)
@@ -63,7 +63,7 @@ def _build_fused(
     timer: StageTimer,
     decided: Callable[[Mapping[str, DecisionRecord]], None] | None,
 ) -> Build:
-    made_of_fp32 = request.int8 is not None or request.bf16 is not None
+    made_of_fp32 = request.quantization is not None or request.bf16 is not None
     if made_of_fp32 and bundle.manifest.precision is not request.precision:
         raise RequestError(
             f"got LoRAs and precision {request.precision} for a bundle, expected one of the two; fuse the LoRAs first, "
@@ -91,11 +91,11 @@ def _check_shapes_stay(request: BuildRequest) -> None:
         )
 
 
-def _build_int8(bundle: Bundle, request: BuildRequest, int8: Int8Request, timer: StageTimer) -> Build:
+def _build_quantized(bundle: Bundle, request: BuildRequest, asked: QuantizationRequest, timer: StageTimer) -> Build:
     _check_shapes_stay(request)
     kept_fp32 = request.kept_fp32(bundle.manifest.needed)
     destination = destination_from_argument(request.output)
-    made, up_to_date = quantize_bundle(bundle, destination, request.engines, int8, timer, kept_fp32=kept_fp32)
+    made, up_to_date = quantize_bundle(bundle, destination, request.engines, asked, timer, kept_fp32=kept_fp32)
     return Build(bundle=made, up_to_date=up_to_date, seconds=timer.seconds)
 
 

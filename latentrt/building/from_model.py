@@ -9,9 +9,9 @@ from latentrt.building.bf16 import work_folder as bf16_work_folder
 from latentrt.building.bf16 import write_bf16_bundle
 from latentrt.building.compiling import EnginesToMake, compile_missing, engines_to_make
 from latentrt.building.destination import check_space, destination_from_argument
-from latentrt.building.int8 import work_folder, write_int8_bundle
 from latentrt.building.packages import export_packages
 from latentrt.building.plan import BundlePlan, existing_bundle, export_bundle, plan_from_request
+from latentrt.building.quantization import work_folder, write_quantized_bundle
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
@@ -19,7 +19,7 @@ from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.files import locked
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import StageTimer
-from latentrt.int8.settings import QuantizationSettings
+from latentrt.quantization.settings import QuantizationSettings
 
 
 def build_from_model(
@@ -51,7 +51,7 @@ def build_from_model(
             compiled = compile_missing(bundle, request.engines, timer)
             return Build(bundle=bundle, up_to_date=not compiled, seconds=timer.seconds)
         if plan.quantization is not None:
-            _export_int8(plan, plan.quantization, destination, request.engines, timer)
+            _export_quantized(plan, plan.quantization, destination, request.engines, timer)
         elif plan.pictures is not None:
             _export_bf16(plan, plan.pictures, destination, request.engines, timer)
         else:
@@ -68,13 +68,13 @@ def unread_decision(unread: Mapping[str, tuple[str, ...]]) -> dict[str, Decision
     return {"unread": DecisionRecord(value=f"{len(names)} of the tensors", reason=f"no part has a place for {first}")}
 
 
-def _export_int8(
+def _export_quantized(
     plan: BundlePlan, settings: QuantizationSettings, destination: Path, engines: EnginesToMake, timer: StageTimer
 ) -> None:
-    """Exports a bundle to calibrate with, and makes an int8 bundle of it; the former outlives a killed build."""
-    work = work_folder(destination)
+    """Exports a bundle to calibrate with, and makes one in eight bits of it; the former outlives a killed build."""
+    work = work_folder(destination, settings)
     source = _source_bundle(plan.source_for(settings), work / "source.bundle", timer)
-    write_int8_bundle(source, destination, plan.kept_fp32, engines, settings, work, timer)
+    write_quantized_bundle(source, destination, plan.kept_fp32, engines, settings, work, timer)
     shutil.rmtree(work, ignore_errors=True)
 
 

@@ -25,7 +25,7 @@ from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.changes import Changes
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
-from latentrt.engines.precision import Precision
+from latentrt.engines.precision import EIGHT_BITS
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.store.store import engine_folder, engine_whole, target_identity
 from latentrt.runtime.adapters.formats.model_weights import model_weights_of
@@ -53,8 +53,8 @@ def fuse_bundle(
         The bundle, and whether it was there already and lacked nothing.
 
     Raises:
-        RequestError: the destination is the source, the source is in int8, in a precision that the backend does not
-            compute, or has such a LoRA already, or a LoRA that is damaged or for another model.
+        RequestError: the destination is the source, the source is in eight bits, in a precision that the backend does
+            not compute, or has such a LoRA already, or a LoRA that is damaged or for another model.
         ParityError: numbers that its precision cannot hold, or an engine misses its gate.
     """
     old = source.manifest
@@ -95,10 +95,12 @@ def fuse_bundle(
 
 
 def _check_precision(source: Bundle) -> None:
-    if source.manifest.precision is Precision.INT8:
+    precision = source.manifest.precision
+    if precision in EIGHT_BITS:
         raise RequestError(
-            f"got LoRAs for {str(source.root)!r}, a bundle in int8, whose weights are rounded as they are; fuse them "
-            "into its bundle in fp32, and build int8 of that: latentrt build FUSED --precision int8 -o DIR"
+            f"got LoRAs for {str(source.root)!r}, a bundle in {precision}, whose weights are rounded as they are; "
+            f"fuse them into its bundle in fp32, and build {precision} of that: latentrt build FUSED --precision "
+            f"{precision} -o DIR"
         )
 
 

@@ -23,8 +23,8 @@ from latentrt.engines.files import staged_directory
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import Profile
-from latentrt.int8.settings import QuantizationSettings
-from latentrt.int8.subjects import DrawnModel
+from latentrt.quantization.settings import QuantizationSettings
+from latentrt.quantization.subjects import DrawnModel
 from latentrt.runtime.adapters.adapter import ModelWeights
 from latentrt.runtime.adapters.formats.bases import label_of_model
 
@@ -86,8 +86,8 @@ class BundlePlan:
         return replace(self, checkpoint=checkpoint.with_changes(changes))
 
     def source_for(self, settings: QuantizationSettings) -> "BundlePlan":
-        """The plan of the bundle that an int8 one is made of: its U-Net is in fp32, the rest as in the result."""
-        if settings.recipe.symmetric:  # what is not int8 is fp16 on GPUs
+        """The plan of the bundle that one in eight bits is made of: its U-Net is in fp32, the rest as in the result."""
+        if settings.recipe.symmetric:  # what has no eight bits is fp16 on GPUs
             return replace(self, precision=Precision.FP16, kept_fp32=(*self.kept_fp32, UNET), quantization=None)
         return self.in_fp32()
 
@@ -124,8 +124,8 @@ def plan_from_request(request: BuildRequest) -> BundlePlan:
     settings = pictures = None
     if request.bf16 is not None:
         pictures = request.bf16.settings(model)
-    if request.int8 is not None:
-        settings = request.int8.settings(model)
+    if request.quantization is not None:
+        settings = request.quantization.settings(model)
     return BundlePlan(
         checkpoint=checkpoint,
         versions=versions,

@@ -13,10 +13,10 @@ from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, ComponentsManifest
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import RequestError
-from latentrt.engines.precision import Precision
+from latentrt.engines.precision import EIGHT_BITS, Precision
 from latentrt.engines.shapes import Profile, profile_from_text
 from latentrt.export.sources.partial_model import Choices
-from latentrt.int8.settings import Int8Request
+from latentrt.quantization.settings import QuantizationRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class BuildRequest:
     """The arguments of a build, in their own types.
 
     ``precision`` is None where none was given, ``profiles`` are empty where the model's own size is wanted. ``fp32``
-    names components, which only the model can confirm. ``loras`` are fused into the weights. ``int8`` and ``bf16`` are
-    None for other precisions. ``for_bundle`` is the model's bundle that an add-on is built for, None where a model is
-    built; ``image_encoder`` is an IP-Adapter's.
+    names components, which only the model can confirm. ``loras`` are fused into the weights. ``quantization``
+    (int8, fp8) and ``bf16`` are None for other precisions. ``for_bundle`` is the model's bundle that an add-on is built
+    for, None where a model is built; ``image_encoder`` is an IP-Adapter's.
     """
 
     model: str
@@ -40,7 +40,7 @@ class BuildRequest:
     fp32: tuple[str, ...]
     loras: tuple[LoraArgument, ...]
     choices: Choices
-    int8: Int8Request | None
+    quantization: QuantizationRequest | None
     bf16: Bf16Request | None = None
 
     @property
@@ -75,7 +75,7 @@ class BuildRequest:
     @property
     def judges_otherwise(self) -> bool:
         """Whether prompts or a quality were given, by which pictures are judged."""
-        asked = self.int8 or self.bf16
+        asked = self.quantization or self.bf16
         return asked is not None and (asked.prompts is not None or asked.quality is not None)
 
     def changes_of(self, root: Path, manifest: ComponentsManifest) -> list[str]:
@@ -105,12 +105,12 @@ class BuildRequest:
             )
         if self.fp32 and (precision or self.precision) in (None, Precision.FP32):
             raise RequestError(
-                "got components to keep in fp32 for a bundle in fp32, expected precision fp16, bf16 or int8; leave one "
-                "out"
+                "got components to keep in fp32 for a bundle in fp32, expected one of the others; leave one out"
             )
-        if UNET in self.fp32 and self.precision is Precision.INT8:
+        if UNET in self.fp32 and self.precision in EIGHT_BITS:
             raise RequestError(
-                "got fp32 unet for a bundle in int8, which is the U-Net's precision; leave one of the two out"
+                f"got fp32 unet for a bundle in {self.precision}, which is the U-Net's precision; leave one of the two "
+                "out"
             )
         return tuple(name for name in components if name in self.fp32)
 

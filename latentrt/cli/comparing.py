@@ -14,9 +14,9 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.files import check_writable
 from latentrt.engines.spec import Array
 from latentrt.engines.store.choose import AUTO
-from latentrt.int8.calibration import draw_in_own_workflow
-from latentrt.int8.psnr import picture_psnr
 from latentrt.opening import open_pipeline
+from latentrt.quantization.calibration import draw_in_own_workflow
+from latentrt.quantization.psnr import picture_psnr
 from latentrt.runtime.call.workflow import check_reads_text
 from latentrt.runtime.pictures.image import write_png
 

@@ -177,7 +177,7 @@ def _decibels(number: float | None) -> str:
 
 
 def _print_quantization(component: str, kind: ComponentKind, record: dict[str, Any]) -> None:
-    """How good int8 pictures are, and the nodes whose rounding costs most, in int8 or in floating point."""
+    """How good pictures in eight bits are, and the nodes whose rounding costs most, rounded or in floating point."""
     nodes = record["nodes"]
     if record["recipe"] == Recipe.W8:
         say(
@@ -186,11 +186,11 @@ def _print_quantization(component: str, kind: ComponentKind, record: dict[str, A
             f"{record['quality']:g} dB"
         )
         return
-    int8 = sum(node["int8"] for node in nodes.values())
+    rounded, precision = sum(node["rounded"] for node in nodes.values()), Recipe(record["recipe"]).numbers.precision
     moved = kind.row.rounding_moves
     of_same = "" if moved == "latents" else ", decoded from the same latents,"
     say(
-        f"{component} in int8 ({record['recipe']}, {record['tool']}): {int8} of {len(nodes)} nodes; "
+        f"{component} in {precision} ({record['recipe']}, {record['tool']}): {rounded} of {len(nodes)} nodes; "
         f"{record['pictures']} pictures of {record['steps']} steps{of_same} against fp32: mean "
         f"{record['psnr_mean']:.1f} dB, worst {record['psnr_worst']:.1f} dB ({record['worst_prompt']!r}); required "
         f"{record['quality']:g} dB"
@@ -206,7 +206,7 @@ def _print_quantization(component: str, kind: ComponentKind, record: dict[str, A
                     f"{point['spread']:.2f}",
                     _decibels(point["psnr_mean"]),
                     _decibels(point["psnr_worst"]),
-                    "chosen" if point["floating"] == len(nodes) - int8 else "",
+                    "chosen" if point["floating"] == len(nodes) - rounded else "",
                 )
                 for point in record["frontier"]
             ],
@@ -218,7 +218,7 @@ def _print_quantization(component: str, kind: ComponentKind, record: dict[str, A
         [
             (
                 path,
-                "int8" if node["int8"] else "float",
+                precision if node["rounded"] else "float",
                 f"{node['score']:.1e}",
                 f"{node['error']:.1e}",
                 "–" if node["alpha"] is None else f"{node['alpha']:g}",

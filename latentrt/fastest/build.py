@@ -30,9 +30,9 @@ from latentrt.fastest.contenders import Contenders, digest_of_source
 from latentrt.fastest.contest import Contest, Outcome
 from latentrt.fastest.pictures import Contender, Pictures
 from latentrt.fastest.settings import SpeedRequest
-from latentrt.int8.calibration import check_prompts
-from latentrt.int8.checkpoints import Checkpoints
-from latentrt.int8.judge import PictureQuality
+from latentrt.quantization.calibration import check_prompts
+from latentrt.quantization.checkpoints import Checkpoints
+from latentrt.quantization.judge import PictureQuality
 
 Decided = Callable[[Mapping[str, DecisionRecord]], None]
 

@@ -23,7 +23,7 @@ from latentrt.export.sources.partial_model import Choices
 from latentrt.fastest.candidates import EXACT, Candidate
 from latentrt.fastest.pictures import Contender
 from latentrt.fastest.settings import SpeedRequest
-from latentrt.int8.settings import Int8Request
+from latentrt.quantization.settings import QuantizationRequest
 
 
 def digest_of_source(request: BuildRequest) -> str:
@@ -127,7 +127,9 @@ class Contenders:
         int8 = self.speed.int8_for(candidate.backend) if precision is Precision.INT8 else None
         bf16 = self.speed.bf16 if precision is Precision.BF16 else None
         folder = self._folder(precision, int8)
-        request = replace(self.request, precision=precision, int8=int8, bf16=bf16, engines=engines, output=folder)
+        request = replace(
+            self.request, precision=precision, quantization=int8, bf16=bf16, engines=engines, output=folder
+        )
         # What is not int8 on GPUs, and fp16, come from the model alone
         of_model = precision is Precision.FP16 or (int8 is not None and int8.recipe.symmetric)
         if of_model and not request.starts_from_bundle:
@@ -143,13 +145,13 @@ class Contenders:
                 fp32=(),
                 loras=(),
                 choices=Choices(),
-                int8=int8,
+                quantization=int8,
                 bf16=bf16,
             )
             build_from_bundle(of_exact, self.timer, None)
         return Contender(bundle=open_bundle(folder), backend=candidate.backend)
 
-    def _folder(self, precision: Precision, int8: Int8Request | None = None) -> Path:
+    def _folder(self, precision: Precision, int8: QuantizationRequest | None = None) -> Path:
         """Where a bundle lies; int8 for different backends may be different bundles."""
         which = "" if int8 is None else f"-{json_digest([str(int8)])[:8]}"
         return self.work / f"{precision}{which}.bundle"

@@ -8,7 +8,7 @@ from latentrt.engines.errors import CheckpointError, EngineError, ParityError, R
 from latentrt.engines.store.speed import SpeedRow
 from latentrt.fastest.candidates import EXACT, Candidate, Candidates
 from latentrt.fastest.timing import Pace, Turn, pace
-from latentrt.int8.judge import TOLERANCE, PictureQuality
+from latentrt.quantization.judge import TOLERANCE, PictureQuality
 
 _Made = TypeVar("_Made")
 # Shares of the exact engine's time above which it is kept: so small a gain is noise, and not worth its digits

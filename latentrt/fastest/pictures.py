@@ -18,10 +18,10 @@ from latentrt.engines.store.components import OpenComponents
 from latentrt.engines.store.store import compiled_folder, read_engine
 from latentrt.fastest.candidates import Candidate
 from latentrt.fastest.timing import Turn, take_turns
-from latentrt.int8.calibration import CalibrationSet
-from latentrt.int8.checkpoints import Checkpoints
-from latentrt.int8.judge import PictureQuality
-from latentrt.int8.psnr import picture_psnr
+from latentrt.quantization.calibration import CalibrationSet
+from latentrt.quantization.checkpoints import Checkpoints
+from latentrt.quantization.judge import PictureQuality
+from latentrt.quantization.psnr import picture_psnr
 from latentrt.runtime.pipeline import Pipeline
 
 _SHORT = 2  # steps of a picture that only wakes what it is drawn with

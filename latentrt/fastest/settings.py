@@ -9,9 +9,9 @@ from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Backend, Precision
 from latentrt.fastest.candidates import EXACT
-from latentrt.int8.calibration import CalibrationSet
-from latentrt.int8.settings import QUALITY, Int8Request, int8_request_from_arguments
-from latentrt.int8.subjects import drawn_model_of
+from latentrt.quantization.calibration import CalibrationSet
+from latentrt.quantization.settings import QUALITY, QuantizationRequest, quantization_request_from_arguments
+from latentrt.quantization.subjects import drawn_model_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class SpeedRequest:
 
     prompts: str | Path | None
     quality: float | None
-    int8: Int8Request
+    int8: QuantizationRequest
 
     @property
     def bf16(self) -> Bf16Request:
@@ -39,13 +39,13 @@ class SpeedRequest:
         """The pictures to time and to judge by, of a bundle's model."""
         return self.int8.settings(drawn_model_of(bundle.manifest)).calibration
 
-    def int8_for(self, backend: Backend) -> Int8Request:
+    def int8_for(self, backend: Backend) -> QuantizationRequest:
         """What is asked of int8 for a backend.
 
         Raises:
             RequestError: a backend without int8.
         """
-        request = int8_request_from_arguments(Precision.INT8, backend, self.prompts, self.quality)
+        request = quantization_request_from_arguments(Precision.INT8, backend, self.prompts, self.quality)
         assert request is not None
         return request
 
@@ -69,6 +69,6 @@ def speed_request_from_arguments(
             "either out"
         )
     # Prompts and quality mean for all that is tried what they mean for int8
-    int8 = int8_request_from_arguments(Precision.INT8, EXACT.backend, prompts, quality)
+    int8 = quantization_request_from_arguments(Precision.INT8, EXACT.backend, prompts, quality)
     assert int8 is not None
     return SpeedRequest(prompts=prompts, quality=quality, int8=int8)

@@ -27,7 +27,7 @@ from latentrt.engines.shapes import AddedInputs, Profile, Shapes
 from latentrt.engines.spec import Array, EngineSpec
 from latentrt.engines.store.components import OpenComponents
 from latentrt.engines.store.store import engines_in
-from latentrt.int8.settings import Effort
+from latentrt.quantization.settings import Effort
 from latentrt.verifying import verify
 
 PAIR = Shapes(profile=Profile(width=32, height=32, batch=2))
@@ -255,7 +255,7 @@ class TestReallyBuilt:
         pytest.importorskip("tensorrt_rtx")
         root = tmp_path / "int8.bundle"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=3, calls=2))
+            patch.setattr("latentrt.quantization.settings.EFFORT", Effort(steps=2, pictures=3, calls=2))
             latentrt.build(
                 "emoji",
                 root,

@@ -20,7 +20,7 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.parity import psnr
 from latentrt.engines.errors import LatentrtError, ParityError, RequestError
 from latentrt.engines.precision import Backend, Precision
-from latentrt.int8.settings import Effort
+from latentrt.quantization.settings import Effort
 from latentrt.verifying import verify
 
 DRAWN = {"num_inference_steps": 4, "seed": 3, "output_type": "np"}

@@ -20,7 +20,7 @@ import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.photograph import photograph
 from latentrt.engines.errors import LatentrtError, RequestError
-from latentrt.int8.calibration import CalibrationSet
+from latentrt.quantization.calibration import CalibrationSet
 from latentrt.runtime.serving.jobs.catalog import Catalog
 from latentrt.runtime.serving.jobs.models import Models
 

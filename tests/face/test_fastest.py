@@ -17,8 +17,8 @@ from latentrt.fastest import pictures
 from latentrt.fastest.candidates import EXACT, Candidate, Candidates, candidates_here
 from latentrt.fastest.contest import Contest, Outcome
 from latentrt.fastest.timing import Rounds, Turn, pace, take_turns
-from latentrt.int8.judge import PictureQuality
-from latentrt.int8.settings import Effort
+from latentrt.quantization.judge import PictureQuality
+from latentrt.quantization.settings import Effort
 
 EXACT_OV = Candidate(precision=Precision.FP32, backend=Backend.OPENVINO)
 BF16 = Candidate(precision=Precision.BF16, backend=Backend.OPENVINO)
@@ -207,7 +207,7 @@ def test_a_build_for_speed_from_end_to_end(
     tiny_bundle: Path, twin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
 ) -> None:
     """Times are stand-ins. One that is killed goes on where it was; the bundle tells all, and nothing else is left."""
-    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=1, calls=1))
+    monkeypatch.setattr("latentrt.quantization.settings.EFFORT", Effort(steps=2, pictures=1, calls=1))
     (tmp_path / "prompts.txt").write_text("a cat\n", "utf-8")
 
     def turns(contenders: Mapping[Candidate, Callable[[], Turn]], **options: object) -> dict[Candidate, list[Turn]]:
@@ -250,7 +250,7 @@ def test_the_embedded_model_at_its_fastest(
     emoji_bundle: Path, int8_prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is the fastest here, it is good enough, it is what opens, and it draws."""
-    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=3, calls=1))
+    monkeypatch.setattr("latentrt.quantization.settings.EFFORT", Effort(steps=2, pictures=3, calls=1))
     made = latentrt.build(emoji_bundle, tmp_path / "out.bundle", fastest=True, prompts=int8_prompts, quality=24.0)
     assert made.speed is not None
     assert {(row.precision, row.backend) for row in made.speed.rows if row.picture} >= {("fp32", "ort-cpu")}

@@ -35,7 +35,7 @@ from latentrt.engines.spec import Array
 from latentrt.engines.store.components import OpenComponents
 from latentrt.export.sources.partial_model import Choices
 from latentrt.export.sources.source import checkpoint_from_headers
-from latentrt.int8.settings import Effort
+from latentrt.quantization.settings import Effort
 from latentrt.runtime.adapters.formats.model_weights import model_weights_of
 
 TABLE = "text_model.embeddings.token_embedding.weight"
@@ -226,7 +226,7 @@ def request_for(model: Path, loras: list[Any]) -> BuildRequest:
         fp32=(),
         loras=loras_from_arguments(loras),
         choices=Choices(),
-        int8=None,
+        quantization=None,
     )
 
 
@@ -462,7 +462,7 @@ def test_every_way_draws_the_same(
 @pytest.mark.slow
 def test_int8_of_a_fused_bundle(emoji_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of any other in fp32; what was fused is told by the result."""
-    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=3))
+    monkeypatch.setattr("latentrt.quantization.settings.EFFORT", Effort(steps=2, pictures=3))
     source = shutil.copytree(emoji_bundle, tmp_path / "emoji.bundle")
     style = save(tmp_path / "style.safetensors", kohya(open_bundle(source), _PREFIXES, 0.01))
     fused = latentrt.build(source, tmp_path / "fused.bundle", loras=[style]).bundle.root

@@ -20,15 +20,15 @@ from latentrt.engines.errors import ParityError, RequestError
 from latentrt.engines.graphs.quantization.nodes import QuantizableNode
 from latentrt.engines.graphs.quantization.recipe import recipe_for
 from latentrt.engines.precision import Backend, Precision
-from latentrt.int8 import calibration, checkpoints, search
-from latentrt.int8.search import worst_first
-from latentrt.int8.settings import Effort
+from latentrt.quantization import calibration, checkpoints, search
+from latentrt.quantization.search import worst_first
+from latentrt.quantization.settings import Effort
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps and a few pictures are enough to see that everything is there."""
-    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=3, calls=1))
+    monkeypatch.setattr("latentrt.quantization.settings.EFFORT", Effort(steps=2, pictures=3, calls=1))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_what_the_bundle_says(int8_bundle: Path, emoji_bundle: Path, command: Ca
         assert before.weights is not None
         assert bundle.manifest.files[part.weights].size <= 0.30 * whole.manifest.files[before.weights].size
         assert not {before.onnx, before.weights} & set(bundle.manifest.files)
-        assert f"{sum(n.int8 for n in told.nodes.values())} of {len(told.nodes)} nodes" in shown
+        assert f"{sum(n.rounded for n in told.nodes.values())} of {len(told.nodes)} nodes" in shown
         assert described[name]["quantization"]
     encoder, before = bundle.manifest.components["text_encoder"], whole.manifest.components["text_encoder"]
     assert encoder.quantization is not None
@@ -94,7 +94,7 @@ def test_weights_by_name_tell_what_became_of_them(
         rounded = {matrix.weight: matrix for matrix in weights.named.rounded.values()}
         for path, node in told.nodes.items():
             weight = f"{path.removeprefix('unet.')}.weight"  # which is below the text model where the path is not
-            assert any(name == weight or name.endswith(f".encoder.{weight}") for name in rounded) is node.int8
+            assert any(name == weight or name.endswith(f".encoder.{weight}") for name in rounded) is node.rounded
         plain = 0
         for name, row in rows.items():
             assert row.reason is None
@@ -160,7 +160,7 @@ def test_a_decoder_may_stay_as_it_is(
     emoji_bundle: Path, prompts: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where that is wished."""
-    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=2, calls=0))
+    monkeypatch.setattr("latentrt.quantization.settings.EFFORT", Effort(steps=2, pictures=2, calls=0))
     source, output = shutil.copytree(emoji_bundle, tmp_path / "fp32.bundle"), tmp_path / "int8.bundle"
     wishes = (source, "-o", output, "--precision", "int8", "--prompts", prompts, "--quality", 10)
     ran = command("build", *wishes, "--fp32", "vae_decoder")

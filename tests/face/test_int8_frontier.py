@@ -19,13 +19,13 @@ from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.graphs.quantization.nodes import QuantizableNode
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import StageTimer
-from latentrt.int8 import search
-from latentrt.int8.checkpoints import Checkpoints
-from latentrt.int8.frontier import FrontierPoint, best_point
-from latentrt.int8.judge import PictureQuality
-from latentrt.int8.search import Search, SearchResult
-from latentrt.int8.settings import Effort
-from latentrt.int8.timing import StepTime, paired_ratios, step_time_from_ratios
+from latentrt.quantization import search
+from latentrt.quantization.checkpoints import Checkpoints
+from latentrt.quantization.frontier import FrontierPoint, best_point
+from latentrt.quantization.judge import PictureQuality
+from latentrt.quantization.search import Search, SearchResult
+from latentrt.quantization.settings import Effort
+from latentrt.quantization.timing import StepTime, paired_ratios, step_time_from_ratios
 
 NODE = QuantizableNode(
     path="", name="", operator="Gemm", input="x", weight="", output="", shape=(1, 10), channels=1
@@ -172,7 +172,7 @@ def test_the_bundle_tells(int8_bundle: Path, tmp_path: Path, command: Callable[.
     assert open_bundle(int8_bundle).manifest.components["unet"].quantization.frontier == ()  # type: ignore[union-attr]
     manifest = json.loads((int8_bundle / "bundle.json").read_text("utf-8"))
     told = manifest["components"]["unet"]["quantization"]
-    floating = sum(not node["int8"] for node in told["nodes"].values())
+    floating = sum(not node["rounded"] for node in told["nodes"].values())
     row = {"spread": 0.02, "psnr_mean": 33.3, "psnr_worst": 27.8}
     told["frontier"] = [
         {**row, "floating": floating, "step": 0.56},
@@ -191,14 +191,14 @@ def test_a_build_finds_it(
     emoji_bundle: Path, int8_prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each component has times; the figures of the one that was chosen are the component's own."""
-    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=2, calls=0, pairs=1))
+    monkeypatch.setattr("latentrt.quantization.settings.EFFORT", Effort(steps=2, pictures=2, calls=0, pairs=1))
     source = shutil.copytree(emoji_bundle, tmp_path / "fp32.bundle")
     made = latentrt.build(source, tmp_path / "int8.bundle", precision="int8", prompts=int8_prompts, quality=10.0)
     for name in ("unet", "vae_decoder"):
         told = made.bundle.manifest.components[name].quantization
         assert told is not None
         assert 1 < len(told.frontier) <= 3
-        floating = sum(not node.int8 for node in told.nodes.values())
+        floating = sum(not node.rounded for node in told.nodes.values())
         (chosen,) = (row for row in told.frontier if row.floating == floating)
         assert (chosen.psnr_mean, chosen.psnr_worst) == (told.psnr_mean, told.psnr_worst)
         assert chosen.step > 0.0
@@ -210,7 +210,7 @@ def test_openvino_judges_its_own(
 ) -> None:
     """Its bundle says who drew, and ONNX Runtime, which has no such convolutions, refuses it."""
     pytest.importorskip("openvino")
-    monkeypatch.setattr("latentrt.int8.settings.EFFORT", Effort(steps=2, pictures=2, calls=0))
+    monkeypatch.setattr("latentrt.quantization.settings.EFFORT", Effort(steps=2, pictures=2, calls=0))
     source, output = shutil.copytree(emoji_bundle, tmp_path / "fp32.bundle"), tmp_path / "int8.bundle"
     wishes: dict[str, Any] = {"precision": "int8", "backend": "openvino", "prompts": int8_prompts, "quality": 10.0}
     made = latentrt.build(source, output, **wishes)

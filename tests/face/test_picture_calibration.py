@@ -15,9 +15,9 @@ from latentrt.engines.bundle.records.conditioning import Task
 from latentrt.engines.errors import ParityError, RequestError
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.shapes import profile_from_text
-from latentrt.int8.calibration import CalibrationSet
-from latentrt.int8.settings import Effort, int8_request_from_arguments
-from latentrt.int8.subjects import DrawnModel, part_of_photograph
+from latentrt.quantization.calibration import CalibrationSet
+from latentrt.quantization.settings import Effort, quantization_request_from_arguments
+from latentrt.quantization.subjects import DrawnModel, part_of_photograph
 
 MODEL = DrawnModel(name="svd", steps=25, reads_text=False)
 
@@ -26,7 +26,7 @@ MODEL = DrawnModel(name="svd", steps=25, reads_text=False)
 def test_models_without_text_are_given_parts_of_a_photograph(frames: int, parts: int) -> None:
     """Fewer of them, the more frames each becomes; every frame is a picture that is judged."""
     model = DrawnModel(name="svd", steps=25, reads_text=False, frames=frames)
-    request = int8_request_from_arguments(Precision.INT8, Backend.ORT_CPU, None, None)
+    request = quantization_request_from_arguments(Precision.INT8, Backend.ORT_CPU, None, None)
     assert request is not None
     settings = request.settings(model)
     assert settings.calibration.prompts == tuple(f"part {n + 1} of the photograph" for n in range(parts))
@@ -111,9 +111,9 @@ def test_views_go_around() -> None:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps and a few pictures are enough to see that everything is there."""
     effort = Effort(steps=2, pictures=3, calls=1)
-    monkeypatch.setattr("latentrt.int8.settings.EFFORT", effort)
+    monkeypatch.setattr("latentrt.quantization.settings.EFFORT", effort)
     monkeypatch.setattr("latentrt.bf16.settings.EFFORT", effort)
-    monkeypatch.setattr("latentrt.int8.subjects._FRAMES", 2)
+    monkeypatch.setattr("latentrt.quantization.subjects._FRAMES", 2)
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_a_video_model_becomes_int8(tiny_svd_bundle: Path, tmp_path: Path, comma
     assert ", frame " in record.worst_prompt
     over_frames = [path for path in record.nodes if ".temporal_res_block.conv" in path]
     assert over_frames
-    assert all(record.nodes[path].int8 for path in over_frames)
+    assert all(record.nodes[path].rounded for path in over_frames)
     assert bundle.manifest.components["vae_decoder"].quantization is None  # it computes in fp32
     drawn = CalibrationSet(prompts=("part 1 of the photograph", "part 2 of the photograph"), steps=2, frames=4)
     frames = []
@@ -155,7 +155,7 @@ def test_a_quality_over_frames_that_is_not_reached(
     tiny_svd_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ends the build, with the frame that is worst."""
-    monkeypatch.setattr("latentrt.int8.search.FLOATING_COUNTS", (0,))
+    monkeypatch.setattr("latentrt.quantization.search.FLOATING_COUNTS", (0,))
     with pytest.raises(ParityError, match=r"reached a mean of \d+\.\d dB .* expected 90 dB"):
         latentrt.build(tiny_svd_bundle, tmp_path / "int8.bundle", precision="int8", quality=90.0)
     assert not (tmp_path / "int8.bundle").exists()

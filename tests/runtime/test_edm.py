@@ -82,7 +82,7 @@ def test_the_signal_at_a_share_of_the_levels() -> None:
 
 def test_the_weights_of_int8s_calls() -> None:
     """As of a velocity on the way from each σ to the next, in units of the data's deviation."""
-    from latentrt.int8.rounding import _schedule_calls
+    from latentrt.quantization.rounding import _schedule_calls
 
     sigmas = (40.0, 1.0, 0.1)
     calls = [{"timestep": np.array([math.log(sigma) / 4], np.float32)} for sigma in sigmas]

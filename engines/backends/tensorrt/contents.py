@@ -165,7 +165,7 @@ def check_precision(
         faults.append(f"its layers with weights are {told}")
     record = component.record.quantization
     if quantized is not None and record is not None:
-        wanted = sum(node.int8 for node in record.nodes.values())
+        wanted = sum(node.rounded for node in record.nodes.values())
         if sum(quantized.values()) != wanted:
             told = ", ".join(f"{count} {kind}" for kind, count in sorted(quantized.items()))
             faults.append(f"Q/DQ stand around {told or 'no layer'} instead of {wanted} layers")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.parity import Parity, Reference
@@ -43,14 +43,14 @@ class ParityRecord(Record):
 
 
 class QuantizedNodeRecord(Record):
-    """One node that could be computed in eight bits.
+    """One node that could be computed in eight bits, and whether it is: ``rounded``.
 
     ``score`` is by how much its rounding alone moves the final latents (root mean square, to first order), or of a
     decoder's the picture in [−1, 1]; ``error``
     the share of energy that the results of its input's nodes lose, ``alpha`` the strength of SmoothQuant.
     """
 
-    int8: bool
+    rounded: bool = Field(validation_alias=AliasChoices("rounded", "int8"))  # its name while all of them were int8
     score: float
     error: float
     alpha: float | None
@@ -72,10 +72,10 @@ class FrontierPointRecord(Record):
 
 
 class QuantizationRecord(Record):
-    """How a component became int8, and how good its pictures are: PSNR in dB against the fp32 engine's.
+    """How a component got eight bits, and how good its pictures are: PSNR in dB against the fp32 engine's.
 
-    The U-Net's are drawn with all that is int8; the decoder's are decoded of the same latents, and its ``quality`` is
-    higher than what was asked of pictures.
+    The U-Net's are drawn with all that is in eight bits; the decoder's are decoded of the same latents, and its
+    ``quality`` is higher than what was asked of pictures.
 
     ``nodes`` are by the path of their torch module. ``prompts_sha256`` tells prompts, steps and seed, ``source_sha256``
     the graph in fp32 with its weights. ``backend`` drew the pictures. ``frontier`` tells what else was tried, by the
@@ -103,7 +103,7 @@ class ComponentRecord(Record):
 
     ``islands`` says what stays in fp32 inside of an fp16 component: how many nodes, by the reason. ``named_weights`` is
     the file that tells where each of the checkpoint's parameters lies; ``remainders`` the one with what the weights of
-    an int8 graph lost by rounding. ``reference`` is what ran the probes, and what ``parity`` is against.
+    a graph in eight bits lost by rounding. ``reference`` is what ran the probes, and what ``parity`` is against.
     ``largest_chunk``: the most frames of a video, decoded together, that an engine of fixed shapes takes at once.
     """
 

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.errors import BundleError
+from latentrt.engines.precision import Precision
 from latentrt.engines.spec import Array
 from latentrt.engines.tensors.dtypes import stored_dtype
 
@@ -88,6 +89,7 @@ class RoundedMatrix(Record):
     Attributes:
         weight: its name.
         scale: the initializer of the steps, one per output channel, of ``scale_dtype``.
+        precision: which eight bits these are.
         file: a path in the bundle; the eight-bit numbers begin ``offset`` bytes into it.
         shape: as stored.
         layout: of what is stored.
@@ -102,6 +104,7 @@ class RoundedMatrix(Record):
     weight: str
     scale: str
     scale_dtype: Literal["float32", "float16"]
+    precision: Literal[Precision.INT8, Precision.FP8] = Precision.INT8
     file: str
     offset: int = Field(ge=0)
     shape: tuple[int, ...]

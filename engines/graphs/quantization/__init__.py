@@ -1,1 +1,1 @@
-"""int8 by explicit Q/DQ: observed ranges, smoothing, sensitivity, and the rewritten graph."""
+"""Eight bits by explicit Q/DQ: observed ranges, smoothing, sensitivity, and the rewritten graph."""

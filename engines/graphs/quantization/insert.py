@@ -1,4 +1,4 @@
-"""Q/DQ in the graph: ONNX Runtime's quantizer places them, at the ranges that were chosen."""
+"""A component's graph in eight bits, at the ranges that were chosen; for CPUs ONNX Runtime's quantizer writes it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.graphs.editor import GraphEditor, input_of, save_with_weights
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
+from latentrt.engines.graphs.quantization.pairs import Pairs
 from latentrt.engines.graphs.quantization.ranges import InputChoice
 from latentrt.engines.graphs.quantization.recipe import Range
 from latentrt.engines.graphs.quantization.smooth import SmoothedGraph
@@ -35,44 +36,81 @@ def write_quantized(
         recipe: the types.
         folder: where to write; created.
     """
+    smoothed = SmoothedGraph(weights, weights.quantizable(), inputs)
+    chosen = {node.input for node in nodes}
+    ranges = {name: choice.range for name, choice in inputs.items() if name in chosen}
+    if recipe.symmetric:
+        model = _with_pairs(smoothed, nodes, ranges, recipe)
+        weights.write_into(model)
+    else:
+        weights.write_into(smoothed.model)
+        renamed = {smoothed.renamed.get(name, name): span for name, span in ranges.items()}
+        model = _quantized_by_onnxruntime(smoothed.model, nodes, renamed, outputs, recipe)
+    model.metadata_props.clear()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_with_weights(model, folder / "model.onnx")
+
+
+def _with_pairs(
+    smoothed: SmoothedGraph, nodes: Sequence[QuantizableNode], ranges: Mapping[str, Range], recipe: Recipe
+) -> "ir.Model":
+    """Inputs and weights rounded; biases and results stay in floating point, as TensorRT wants it."""
+    pairs = Pairs(smoothed.model, recipe)
+    for node in nodes:
+        pairs.round_input(node, ranges[node.input])
+        pairs.round_weight(node)
+    pairs.done()
+    return smoothed.model
+
+
+def _quantized_by_onnxruntime(
+    model: "ir.Model",
+    nodes: Sequence[QuantizableNode],
+    inputs: Mapping[str, Range],
+    outputs: Mapping[str, Range],
+    recipe: Recipe,
+) -> "ir.Model":
+    """What ONNX Runtime's quantizer makes of a graph: what its kernels for CPUs take.
+
+    Args:
+        model: the graph, its weights written into it.
+        nodes: what is quantized.
+        inputs: the ranges of tensors that they take, by name.
+        outputs: those of results, where the recipe rounds them.
+        recipe: the types.
+    """
     import onnx_ir as ir
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    smoothed = SmoothedGraph(weights, weights.quantizable(), inputs)
-    _tell_types(smoothed.model)
-    weights.write_into(smoothed.model)
-    chosen = {node.input for node in nodes}
-    ranges = {smoothed.renamed.get(name, name): choice.range for name, choice in inputs.items() if name in chosen}
+    _tell_types(model)
     results = {node.output for node in nodes}
-    ranges |= {name: span for name, span in outputs.items() if name in results and name not in ranges}
+    ranges = {**inputs, **{name: span for name, span in outputs.items() if name in results and name not in inputs}}
     data = {
         tensor: (np.array(span.lowest, np.float32), np.array(span.highest, np.float32))
         for tensor, span in ranges.items()
     }
     quantizer = QDQQuantizer(
-        ir.to_proto(smoothed.model),
+        ir.to_proto(model),
         per_channel=True,
         reduce_range=recipe is Recipe.U8S8_REDUCED,
         weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8 if recipe.symmetric else QuantType.QUInt8,
+        activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
         nodes_to_quantize=[node.name for node in nodes],
         nodes_to_exclude=[],
         op_types_to_quantize=["Conv", "Gemm", "MatMul"],
         extra_options={
-            "ActivationSymmetric": recipe.symmetric,
+            "ActivationSymmetric": False,
             "WeightSymmetric": True,
             "OpTypesToExcludeOutputQuantization": sorted({"Conv", "Gemm", "MatMul"} - recipe.quantizes_outputs),
-            "QuantizeBias": not recipe.symmetric,
+            "QuantizeBias": True,
         },
     )
-    quantized = ir.from_proto(quantizer.quantize_model())
+    quantized: ir.Model = ir.from_proto(quantizer.quantize_model())
     _leave_to_others(quantized, {node.name for node in nodes}, set(outputs) & results)
-    quantized.metadata_props.clear()
-    folder.mkdir(parents=True, exist_ok=True)
-    save_with_weights(quantized, folder / "model.onnx")
+    return quantized
 
 
 def _tell_types(model: "ir.Model") -> None:

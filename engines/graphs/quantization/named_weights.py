@@ -35,7 +35,7 @@ from latentrt.engines.graphs.quantization.nodes import OnnxWeights
 from latentrt.engines.graphs.quantization.ranges import InputChoice
 from latentrt.engines.spec import Array
 
-_UNKNOWN = "the int8 graph holds it in a way that latentrt does not know"
+_UNKNOWN = "the graph in eight bits holds it in a way that latentrt does not know"
 _ALIGNMENT = 64  # bytes
 
 
@@ -48,7 +48,7 @@ def weights_after_quantization(
     recipe: Recipe,
     remainders_file: Path,
 ) -> NamedWeights:
-    """The record of an int8 graph. What is in floating point is the source's weight, number by number.
+    """The record of a graph in eight bits. What is in floating point is the source's weight, number by number.
 
     Small weights move out of the graph to the end of its weights file, so that all are mapped alike.
 
@@ -87,7 +87,7 @@ class _Use:
     Attributes:
         node: the source's.
         index: which of its inputs it is.
-        twin: the same node in the int8 graph.
+        twin: the same node in the graph in eight bits.
         value: the initializer that the twin's input comes from.
         dequantize: the node that turns it into a number in floating point, if there is one.
     """
@@ -144,7 +144,7 @@ class _Rows:
         for name, those in uses.items():
             for use in those or ():
                 initializer = str(use.value.name)
-                if _dtype(use.value) == "int8" and initializer not in self.rounded:
+                if _dtype(use.value) == self.recipe.numbers.dtype and initializer not in self.rounded:
                     matrix = self._matrix(name, use, biases.get(initializer, {}))
                     if matrix is not None:
                         self.rounded[initializer] = matrix
@@ -190,12 +190,13 @@ class _Rows:
         weight = place.stored(self.source.array(name))
         if factors is not None:
             weight = np.asarray(weight * factors)
-        steps = channel_steps(weight, axis, self.recipe.largest_weight)
+        numbers = self.recipe.numbers
+        steps = channel_steps(weight, axis, numbers, self.recipe.largest_weight)
         exact = {bias: np.asarray(self.source.array(bias), np.float32) for bias in biases}
         input_steps = {bias: _scale(input_of(one.twin, 0)) for bias, one in biases.items()}
         for bias, step in input_steps.items():
             steps = steps_for_bias(steps, exact[bias], step)
-        quantized, scale = rounded(weight, steps, axis), input_of(use.dequantize, 1)
+        quantized, scale = rounded(weight, steps, axis, numbers), input_of(use.dequantize, 1)
         if not (_holds(use.value, quantized) and _holds(scale, steps.astype(_dtype(scale)))):
             return None
         rows = [
@@ -209,6 +210,7 @@ class _Rows:
             weight=name,
             scale=str(scale.name),
             scale_dtype="float16" if _dtype(scale) == "float16" else "float32",
+            precision=numbers.precision,
             file=file,
             offset=offset,
             shape=place.shape,
@@ -216,7 +218,7 @@ class _Rows:
             axis=axis,
             largest=self.recipe.largest_weight,
             steps=self.remainders.add(steps),
-            remainders=self.remainders.add(remainders(weight, quantized, steps, axis)),
+            remainders=self.remainders.add(remainders(weight, quantized, steps, axis, numbers)),
             smoothing=smoothing,
             biases=tuple(row for row in rows if row is not None),
         )
@@ -245,8 +247,9 @@ class _Rows:
         matrices: dict[str, None] = {}
         for use in uses:
             initializer = str(use.value.name)
-            if _dtype(use.value) in ("int8", "int32"):
-                matrix = initializer if _dtype(use.value) == "int8" else str(_origin(input_of(use.twin, 1))[0].name)
+            if _dtype(use.value) in (self.recipe.numbers.dtype, "int32"):
+                is_bias = _dtype(use.value) == "int32"
+                matrix = str(_origin(input_of(use.twin, 1))[0].name) if is_bias else initializer
                 if matrix not in self.rounded:
                     return unknown
                 matrices[matrix] = None
@@ -332,5 +335,6 @@ def _dtype(value: Any) -> str:
 
 
 def _holds(value: Any, numbers: Array) -> bool:
-    """Whether an initializer holds just these numbers."""
-    return np.array_equal(weight_of(value), numbers)
+    """Whether an initializer holds just these numbers, or bits of a type that NumPy itself lacks."""
+    held = weight_of(value)
+    return np.array_equal(held if held.dtype.isbuiltin == 1 else held.view(numbers.dtype), numbers)

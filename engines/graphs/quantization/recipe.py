@@ -1,4 +1,4 @@
-"""What int8 is for a machine: the types of activations and weights, and how much of their range is used."""
+"""What eight bits are for a machine: the types of activations and weights, and how much of their range is used."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,19 +8,22 @@ import numpy as np
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import RequestError
 from latentrt.engines.machine import cpu_features
-from latentrt.engines.precision import Backend
+from latentrt.engines.precision import COMPUTE_FP8, Backend, Precision
 from latentrt.engines.spec import Array
 
 # NumPy's names of extensions whose dot products of eight-bit numbers sum up in 32 bits: VNNI, AMX, ARM's
 _WIDE_SUMS = frozenset({"AVX512_CLX", "AVX512_ICL", "AVX512_SPR", "ASIMDDP"})
 
 
-def recipe_for(backend: Backend) -> Recipe:
-    """The recipe of a backend on this machine.
+def recipe_for(backend: Backend, precision: Precision = Precision.INT8) -> Recipe:
+    """The recipe of a backend on this machine, for int8 or fp8.
 
     Raises:
-        RequestError: a backend without int8 kernels.
+        RequestError: a backend that has no such kernels.
     """
+    if precision is Precision.FP8:
+        check_fp8(backend)
+        return Recipe.E4M3
     if backend in (Backend.TENSORRT, Backend.TENSORRT_RTX):
         return Recipe.S8S8
     if backend not in (Backend.ORT_CPU, Backend.OPENVINO):
@@ -41,8 +44,9 @@ def check_recipe(recipe: Recipe, backend: Backend) -> None:
     Raises:
         RequestError: naming what to do.
     """
+    precision = recipe.numbers.precision
     only_openvino = recipe is Recipe.U8S8_INPUTS and backend is Backend.ORT_CPU
-    if only_openvino or recipe.symmetric != (recipe_for(backend) is Recipe.S8S8):
+    if only_openvino or recipe.symmetric != recipe_for(backend, precision).symmetric:
         expected = "ort-cpu or openvino"
         if recipe.symmetric:
             expected = "tensorrt or tensorrt-rtx"
@@ -56,6 +60,19 @@ def check_recipe(recipe: Recipe, backend: Backend) -> None:
         raise RequestError(
             f"got a bundle in int8 by recipe {recipe}, which needs a CPU with VNNI, and this one has none; build "
             f"--precision int8 from the model or from its bundle in fp32 on a CPU like this"
+        )
+
+
+def check_fp8(backend: Backend) -> None:
+    """Refuses fp8 where nothing computes it.
+
+    Raises:
+        RequestError: naming the backends that do.
+    """
+    if backend not in COMPUTE_FP8:
+        raise RequestError(
+            f"got precision fp8 for backend {backend}, which does not compute it, expected {' or '.join(COMPUTE_FP8)}; "
+            "build with --backend tensorrt-rtx --gpu sm89, or in int8 for CPUs"
         )
 
 
@@ -77,16 +94,18 @@ class Range:
     highest: float
 
     def scale_and_zero(self, recipe: Recipe) -> tuple[Array, Array]:
-        """The size of a step (float32) and the number that stands for zero (int8 or uint8), both scalars."""
+        """The size of a step (float32) and the bits of the number that stands for zero, both scalars."""
         low, high = min(self.lowest, 0.0), max(self.highest, 0.0)
         if recipe.symmetric:
-            return np.array((max(-low, high) or 127.0) / 127.0, np.float32), np.array(0, np.int8)
+            return recipe.numbers.steps(np.array(max(-low, high))), np.zeros((), recipe.numbers.bits)
         scale = ((high - low) or 255.0) / 255.0
         return np.array(scale, np.float32), np.array(np.rint(-low / scale), np.uint8)
 
     def rounded(self, array: Array, recipe: Recipe) -> Array:
         """What quantizing and dequantizing leaves of an array, in float32."""
         scale, zero = self.scale_and_zero(recipe)
+        if recipe.symmetric:
+            return np.asarray(recipe.numbers.nearest(array / scale) * scale, np.float32)
         limits = np.iinfo(zero.dtype)
         offset = np.float32(zero)
         steps = np.clip(np.rint(array / scale) + offset, limits.min, limits.max)
@@ -96,7 +115,5 @@ class Range:
 def rounded_weight(weight: Array, axis: int, recipe: Recipe) -> Array:
     """What quantizing each channel of a weight leaves of it, in float32; ``axis`` counts the channels."""
     others = tuple(other for other in range(weight.ndim) if other != axis % weight.ndim)
-    scale = np.abs(weight).max(axis=others, keepdims=True) / np.float32(recipe.largest_weight)
-    # As ONNX Runtime's quantizer does it, a channel of zeros has steps of 1
-    scale = np.where(scale < np.finfo(np.float32).tiny, np.float32(1.0), scale)
-    return np.asarray(np.rint(weight / scale) * scale, np.float32)
+    scale = recipe.numbers.steps(np.abs(weight).max(axis=others, keepdims=True), recipe.largest_weight)
+    return np.asarray(recipe.numbers.nearest(weight / scale) * scale, np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.graphs.editor import GraphEditor, Insertion, input_of
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
+from latentrt.engines.graphs.quantization.pairs import as_onnx
 from latentrt.engines.graphs.quantization.ranges import InputChoice
 from latentrt.engines.graphs.quantization.recipe import Range
 from latentrt.engines.spec import Array
@@ -106,7 +107,8 @@ def _rounded(
     add, constant = branch.add, branch.constant
 
     def rounded(tensor: "ir.Value", span: Range) -> "ir.Value":
-        parameters = [constant(number) for number in span.scale_and_zero(recipe)]
+        scale, zero = span.scale_and_zero(recipe)
+        parameters = constant(scale), constant(as_onnx(zero, recipe) if recipe.symmetric else zero)
         return add("DequantizeLinear", add("QuantizeLinear", tensor, *parameters), *parameters)
 
     tensor, weight, bias = input_of(original, 0), input_of(original, 1), original.inputs[2:]
@@ -118,14 +120,16 @@ def _rounded(
     tensor = rounded(tensor, choice.range)
     # The largest magnitude of each channel is the recipe's largest number
     others = [axis for axis in range(len(node.shape)) if axis != node.channels]
-    peak = add("ReduceMax", add("Abs", weight), constant(others), keepdims=1)
+    peak = add("ReduceMax", add("Abs", weight), constant(others), keepdims=0)
     step = add("Div", peak, constant(np.float32(recipe.largest_weight)))
-    # As ONNX Runtime's quantizer does it, a channel of zeros has steps of 1
-    step = add("Where", add("Less", step, constant(np.finfo(np.float32).tiny)), constant(np.float32(1)), step)
-    weight = add("Mul", add("Round", add("Div", weight, step)), step)
+    narrow = add("Less", step, constant(np.float32(recipe.numbers.narrowest)))
+    step = add("Where", narrow, constant(np.float32(recipe.numbers.instead)), step)
+    zeros = constant(as_onnx(np.zeros(node.shape[node.channels], recipe.numbers.bits), recipe))
+    weight = add("QuantizeLinear", weight, step, zeros, axis=node.channels)
+    weight = add("DequantizeLinear", weight, step, zeros, axis=node.channels)
     if bias and not recipe.symmetric:  # whole numbers of the product's steps, of a channel of zeros the input's
         scale, _ = choice.range.scale_and_zero(recipe)
-        steps = add("Mul", add("Reshape", step, constant([-1])), constant(scale))
+        steps = add("Mul", step, constant(scale))
         bias = [add("Mul", add("Round", add("Div", bias[0], steps)), steps)]
     result = branch.add_like(original, tensor, weight, *bias)
     return result if output is None else rounded(result, output)

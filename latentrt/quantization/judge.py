@@ -1,4 +1,4 @@
-"""How good int8 pictures are: their PSNR against what the fp32 engines draw."""
+"""How good pictures in eight bits are: their PSNR against what the fp32 engines draw."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -13,17 +13,17 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
 from latentrt.engines.engine import Engine
-from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import OpenComponents
-from latentrt.int8.calibration import CalibrationSet
-from latentrt.int8.checkpoints import Checkpoints
-from latentrt.int8.engine_overrides import EngineOverrides
-from latentrt.int8.psnr import picture_psnr
-from latentrt.int8.quantization import QuantizableComponent, Quantization
-from latentrt.int8.timing import paired_ratios
+from latentrt.quantization.calibration import CalibrationSet
+from latentrt.quantization.checkpoints import Checkpoints
+from latentrt.quantization.engine_overrides import EngineOverrides
+from latentrt.quantization.psnr import picture_psnr
+from latentrt.quantization.quantization import QuantizableComponent, Quantization
+from latentrt.quantization.settings import QuantizationSettings
+from latentrt.quantization.timing import paired_ratios
 from latentrt.runtime.pictures.autoencoder import pixels_from_latents
 from latentrt.runtime.pipeline import Pipeline
 
@@ -123,7 +123,7 @@ def reference_pictures(quantization: Judged, engines: OpenComponents[Bundle]) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Draws with int8 engines and compares with the references; ``engines`` are the fp32 ones."""
+    """Draws with engines in eight bits and compares with the references; ``engines`` are the fp32 ones."""
 
     quantization: Quantization
     engines: OpenComponents[Bundle]
@@ -160,9 +160,9 @@ class Judge:
 
 
 @contextmanager
-def compiled_graph(part: QuantizableComponent, folder: Path, backend: Backend) -> Iterator[Engine]:
-    """The graph in a folder as an engine of a backend on this CPU, which lasts as long as the block."""
-    compiler, component = COMPILERS[backend], part.quantized(folder)
+def compiled_graph(part: QuantizableComponent, folder: Path, settings: QuantizationSettings) -> Iterator[Engine]:
+    """The graph in a folder as an engine on this CPU, of the backend that judges; it lasts as long as the block."""
+    compiler, component = COMPILERS[settings.judged_on], part.quantized(folder, settings.precision)
     (target,) = compiler.targets(())
     with TemporaryDirectory(dir=folder, prefix=".engine-") as compiled:
         compiler.compile(component, target, Path(compiled), None)

@@ -10,8 +10,8 @@ from latentrt.engines.bundle.kinds import VAE_DECODER
 from latentrt.engines.graphs.quantization.observe import Observations, ObservingEngine
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import OpenComponents
-from latentrt.int8.engine_overrides import EngineOverrides
-from latentrt.int8.quantization import QuantizableComponent, Quantization
+from latentrt.quantization.engine_overrides import EngineOverrides
+from latentrt.quantization.quantization import QuantizableComponent, Quantization
 from latentrt.runtime.pipeline import Pipeline
 
 _SAVED_AS = "observed"
@@ -35,7 +35,7 @@ def observe(quantization: Quantization, engines: OpenComponents[Bundle]) -> dict
         return {**observed, "pictures": np.array(done)}
 
     with (
-        progress.stage("int8: calibrate"),
+        progress.stage(f"{quantization.settings.precision}: calibrate"),
         ExitStack() as opened,
         quantization.checkpoints.autosaved(_SAVED_AS, arrays) as save_if_due,
     ):

@@ -12,7 +12,7 @@ from latentrt.engines.graphs.quantization.ranges import InputChoice, choose_inpu
 from latentrt.engines.graphs.quantization.recipe import Range
 from latentrt.engines.graphs.quantization.sensitivity import RecordedCall, sensitivities
 from latentrt.engines.spec import Array
-from latentrt.int8.quantization import QuantizableComponent, Quantization
+from latentrt.quantization.quantization import QuantizableComponent, Quantization
 
 _LEAST_ALPHA = 2.0**-24  # of schedules that end without signal, as diffusers has it
 

@@ -1,4 +1,4 @@
-"""Makes an int8 bundle of one whose U-Net is in fp32."""
+"""Makes a bundle in eight bits, int8 or fp8, of one whose U-Net is in fp32."""
 
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -18,32 +18,35 @@ from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.graphs.quantization.named_weights import weights_after_quantization
-from latentrt.engines.precision import Backend, Precision
+from latentrt.engines.precision import Backend
 from latentrt.engines.progress import StageTimer
-from latentrt.int8.quantization import quantization_of_bundle
-from latentrt.int8.quantizer import QuantizedComponent, quantized_components
-from latentrt.int8.settings import Int8Request, QuantizationSettings
-from latentrt.int8.subjects import drawn_model_of
+from latentrt.quantization.quantization import quantization_of_bundle
+from latentrt.quantization.quantizer import QuantizedComponent, quantized_components
+from latentrt.quantization.settings import QuantizationRequest, QuantizationSettings
+from latentrt.quantization.subjects import drawn_model_of
 
-_FOLDER = f"onnx/{Precision.INT8}"
+
+def _folder(settings: QuantizationSettings) -> str:
+    """Where the graphs lie in a bundle."""
+    return f"onnx/{settings.precision}"
 
 
 def quantize_bundle(
     source: Bundle,
     destination: Path,
     engines: EnginesToMake,
-    int8: Int8Request,
+    asked: QuantizationRequest,
     timer: StageTimer,
     *,
     kept_fp32: Sequence[str] = (),
 ) -> tuple[Bundle, bool]:
-    """Makes an int8 bundle of another, unless it is there already; no checkpoint and no torch are needed.
+    """Makes a bundle in eight bits of another, unless it is there already; no checkpoint and no torch are needed.
 
     Args:
         source: the other bundle, with its U-Net in fp32; the caller holds its lock.
         destination: where to write.
         engines: what is compiled of the result.
-        int8: what was asked for.
+        asked: what was asked for.
         timer: receives the stages.
         kept_fp32: components that stay in fp32, beside those that the source keeps.
 
@@ -59,17 +62,17 @@ def quantize_bundle(
             f"got {str(destination)!r} as the bundle and as the result; choose another folder for the result"
         )
     old = source.manifest
-    # Of a bundle in fp16 but for its U-Net, the U-Net is what becomes int8
+    # Of a bundle in fp16 but for its U-Net, the U-Net is what gets eight bits
     kept_fp32 = tuple(name for name in old.needed if name in kept_fp32 or (name in old.kept_fp32 and name != UNET))
-    settings = int8.settings(drawn_model_of(old))
+    settings = asked.settings(drawn_model_of(old))
     with locked(destination):
         source.check_all()
         existing = _existing(source, destination, settings, kept_fp32)
         if existing is not None:
             return existing, not compile_missing(existing, engines, timer)
         compile_missing(source, engines_to_make(Backend.ORT_CPU, (), None), timer)
-        work = work_folder(destination)
-        write_int8_bundle(source, destination, kept_fp32, engines, settings, work, timer)
+        work = work_folder(destination, settings)
+        write_quantized_bundle(source, destination, kept_fp32, engines, settings, work, timer)
         shutil.rmtree(work, ignore_errors=True)
     return open_bundle(destination), False
 
@@ -105,12 +108,12 @@ def _made_of(source: Bundle, made: BundleManifest, settings: QuantizationSetting
     )
 
 
-def work_folder(destination: Path) -> Path:
+def work_folder(destination: Path, settings: QuantizationSettings) -> Path:
     """Where that lies which outlives a killed build, until the bundle is there."""
-    return destination.with_name(f".{destination.name}.int8")
+    return destination.with_name(f".{destination.name}.{settings.precision}")
 
 
-def write_int8_bundle(
+def write_quantized_bundle(
     source: Bundle,
     destination: Path,
     kept_fp32: Sequence[str],
@@ -137,18 +140,22 @@ def write_int8_bundle(
             islands.update(_halve(folder / "model.onnx", source.manifest.family))
 
     with staged_directory(destination) as root:
-        quantized = quantized_components(quantization, root / _FOLDER, finish)
-        manifest = _with_int8(source, root, quantized, islands)
+        quantized = quantized_components(quantization, root / _folder(settings), finish)
+        manifest = _with_eight_bits(source, root, settings, quantized, islands)
         manifest = manifest.model_copy(update={"kept_fp32": tuple(kept_fp32)})
         manifest = compile_all(root, manifest, engines, timer)
         write_manifest(root / BUNDLE_FILE, manifest)
 
 
-def _with_int8(
-    source: Bundle, root: Path, quantized: Mapping[str, QuantizedComponent], islands: Mapping[str, int]
+def _with_eight_bits(
+    source: Bundle,
+    root: Path,
+    settings: QuantizationSettings,
+    quantized: Mapping[str, QuantizedComponent],
+    islands: Mapping[str, int],
 ) -> BundleManifest:
-    """Copies the source's files to ``root``, but for the graphs that became int8 there; returns the new manifest."""
-    old = source.manifest
+    """Copies the source's files to ``root``, but for the graphs that got eight bits there; returns the new manifest."""
+    old, folder = source.manifest, _folder(settings)
     replaced = _graph_files(old, quantized)
     files = {name: file for name, file in old.files.items() if name not in replaced}
     for name in files:
@@ -156,7 +163,7 @@ def _with_int8(
         shutil.copyfile(source.path(name), root / name)
     components = dict(old.components)
     for name, part in quantized.items():
-        graph, named_weights = f"{_FOLDER}/{name}/model.onnx", old.components[name].named_weights
+        graph, named_weights = f"{folder}/{name}/model.onnx", old.components[name].named_weights
         remainders = f"weights/{name}.remainders"
         weights = weights_after_quantization(
             source.weights(name),
@@ -168,19 +175,19 @@ def _with_int8(
             root / remainders,
         )
         write_named_weights(root / named_weights, weights)
-        written = {f"{_FOLDER}/{name}/{path.name}" for path in (root / _FOLDER / name).iterdir()}
+        written = {f"{folder}/{name}/{path.name}" for path in (root / folder / name).iterdir()}
         files |= record_files(root, {*written, named_weights, remainders})
         components[name] = old.components[name].model_copy(
             update={
                 "onnx": graph,
                 "weights": next(iter(written - {graph}), None),
-                "precision": Precision.INT8,
+                "precision": settings.precision,
                 "islands": dict(islands),
                 "quantization": part.record,
                 "remainders": remainders,
             }
         )
-    return old.model_copy(update={"precision": Precision.INT8, "components": components, "files": files})
+    return old.model_copy(update={"precision": settings.precision, "components": components, "files": files})
 
 
 def _graph_files(manifest: BundleManifest, components: Collection[str]) -> set[str]:

@@ -17,13 +17,13 @@ from latentrt.engines.graphs.quantization.ranges import InputChoice
 from latentrt.engines.graphs.quantization.weights_only import write_with_rounded_weights
 from latentrt.engines.precision import Backend
 from latentrt.engines.store.components import OpenComponents
-from latentrt.int8.judge import Judge, compiled_graph, reference_pictures
-from latentrt.int8.observe import observe
-from latentrt.int8.quantization import QuantizableComponent, Quantization
-from latentrt.int8.rounding import Rounding, rounding_from_observations
-from latentrt.int8.search import Search, SearchResult
-from latentrt.int8.settings import quantization_tool
-from latentrt.int8.text_encoders import text_encoder_record
+from latentrt.quantization.judge import Judge, compiled_graph, reference_pictures
+from latentrt.quantization.observe import observe
+from latentrt.quantization.quantization import QuantizableComponent, Quantization
+from latentrt.quantization.rounding import Rounding, rounding_from_observations
+from latentrt.quantization.search import Search, SearchResult
+from latentrt.quantization.settings import quantization_tool
+from latentrt.quantization.text_encoders import text_encoder_record
 
 # dB above the quality asked for: of the error that pictures may have, the decoder may make a tenth
 _DECODER_MARGIN = 10.0
@@ -31,7 +31,7 @@ _DECODER_MARGIN = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedComponent:
-    """A component that became int8: how good it is, and how the tensors of its fp32 graph were rounded, by name."""
+    """A component in eight bits: how good it is, and how the tensors of its fp32 graph were rounded, by name."""
 
     record: QuantizationRecord
     inputs: Mapping[str, InputChoice]
@@ -40,20 +40,20 @@ class QuantizedComponent:
 def quantized_components(
     quantization: Quantization, folder: Path, finish: Callable[[Path], None]
 ) -> dict[str, QuantizedComponent]:
-    """Writes int8 graphs and says, by component, how they were made and how good they are.
+    """Writes graphs in eight bits and says, by component, how they were made and how good they are.
 
-    A decoder that is not good enough stays as it is, with a warning. The U-Net's pictures are drawn with the int8
+    A decoder that is not good enough stays as it is, with a warning. The U-Net's pictures are drawn with that
     decoder where there is one.
 
     Args:
-        quantization: what becomes int8.
+        quantization: what gets eight bits.
         folder: every component gets a folder in it, for ``model.onnx`` and its weights.
         finish: what is done to every graph before it is judged.
 
     Raises:
         ParityError: the quality asked for is not reached with half of the U-Net's weights in floating point.
     """
-    judged_on = quantization.settings.judged_on
+    settings = quantization.settings
     with ExitStack() as opened:
         engines = opened.enter_context(closing(OpenComponents(quantization.base, Backend.ORT_CPU, threads=None)))
         observations = observe(quantization, engines)
@@ -68,13 +68,13 @@ def quantized_components(
             record = _round_text_encoder(quantization, part, engines, folder / part.name)
             if record is not None:
                 records[part.name] = record
-                overrides[part.name] = opened.enter_context(compiled_graph(part, folder / part.name, judged_on))
+                overrides[part.name] = opened.enter_context(compiled_graph(part, folder / part.name, settings))
         if quantization.decoder is not None:
             record = _quantize_decoder(quantization.decoder, roundings[VAE_DECODER], judge, folder, finish)
             if record is not None:
                 records[VAE_DECODER] = record
                 overrides[VAE_DECODER] = opened.enter_context(
-                    compiled_graph(quantization.decoder, folder / VAE_DECODER, judged_on)
+                    compiled_graph(quantization.decoder, folder / VAE_DECODER, settings)
                 )
         records[UNET] = _quantize_unet(
             roundings[UNET], judge, overrides, folder, finish, decoder=records.get(VAE_DECODER)
@@ -89,7 +89,7 @@ def _round_text_encoder(
     """A text encoder's record, its graph in a folder; None and a warning if it stays as it is."""
     with quantization.progress.stage(f"{part.name}: int8 weights"):
         write_with_rounded_weights(part.weights, part.nodes, folder)
-        with compiled_graph(part, folder, quantization.settings.judged_on) as engine:
+        with compiled_graph(part, folder, quantization.settings) as engine:
             record = text_encoder_record(quantization, part, engines, engine)
     if record.psnr_worst >= record.quality:
         return record
@@ -118,7 +118,7 @@ def _quantize_decoder(
         saved_as=f"judged-{VAE_DECODER}-{settings.recipe}-{settings.judged_on}",
     ).run(folder / VAE_DECODER)
     if result.floating is None:
-        warnings.warn(f"{VAE_DECODER} stays in fp32, since its int8 pictures {result}", stacklevel=3)
+        warnings.warn(f"{VAE_DECODER} stays in fp32, since its {settings.precision} pictures {result}", stacklevel=3)
         shutil.rmtree(folder / VAE_DECODER)
         return None
     return _record(judge.quantization, part, rounding, result)
@@ -141,7 +141,7 @@ def _quantize_unet(
     quantization = judge.quantization
     saved_as = f"judged-{UNET}-{quantization.settings.recipe}-{quantization.settings.judged_on}"
     if decoder is not None:
-        saved_as += f"-{sum(not node.int8 for node in decoder.nodes.values())}"
+        saved_as += f"-{sum(not node.rounded for node in decoder.nodes.values())}"
     result = Search(
         quantization=quantization,
         part=quantization.unet,
@@ -153,7 +153,10 @@ def _quantize_unet(
         saved_as=saved_as,
     ).run(folder / UNET)
     if result.floating is None:
-        raise ParityError(f"int8 pictures {result}; ask for less with --quality, or build in fp16 or fp32")
+        raise ParityError(
+            f"{quantization.settings.precision} pictures {result}; ask for less with --quality, or build in fp16 or "
+            "fp32"
+        )
     return _record(quantization, quantization.unet, rounding, result)
 
 
@@ -176,7 +179,7 @@ def _record(
         worst_prompt=result.quality.worst_prompt,
         nodes={
             node.path: QuantizedNodeRecord(
-                int8=node.name not in floating,
+                rounded=node.name not in floating,
                 score=rounding.scores[node.path],
                 error=rounding.inputs[node.input].error,
                 alpha=rounding.inputs[node.input].alpha,

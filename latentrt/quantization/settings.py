@@ -1,4 +1,4 @@
-"""What is asked of an int8 build, and how much work it may take."""
+"""What is asked of a build in eight bits, and how much work it may take."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,11 +8,11 @@ from latentrt.engines.bundle.records.component import QuantizationRecord
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.quantization.recipe import recipe_for
-from latentrt.engines.precision import Backend, Precision
-from latentrt.int8.calibration import CalibrationSet
-from latentrt.int8.psnr import EXACT
-from latentrt.int8.subjects import DrawnModel
+from latentrt.engines.precision import EIGHT_BITS, Backend, Precision
 from latentrt.prompt_files import prompts_from_file
+from latentrt.quantization.calibration import CalibrationSet
+from latentrt.quantization.psnr import EXACT
+from latentrt.quantization.subjects import DrawnModel
 
 QUALITY = 30.0  # dB
 
@@ -40,7 +40,7 @@ EFFORT = Effort(pairs=7)
 class QuantizationSettings:
     """What a quantization must reach, and what it draws.
 
-    ``quality`` is the mean PSNR in dB that int8 pictures must have against the fp32 engine's; the worst picture may be
+    ``quality`` is the mean PSNR in dB that its pictures must have against the fp32 engine's; the worst picture may be
     8 dB below. Every frame of a video is a picture. ``judged_on`` is what draws them: the backend that is built for, or
     where that needs a GPU ONNX Runtime.
     """
@@ -51,8 +51,13 @@ class QuantizationSettings:
     effort: Effort
     quality: float = QUALITY
 
+    @property
+    def precision(self) -> Precision:
+        """What the bundle is in."""
+        return self.recipe.numbers.precision
+
     def made(self, record: QuantizationRecord | None) -> bool:
-        """Whether a component became int8 by these settings and this version of the tools."""
+        """Whether a component got eight bits by these settings and this version of the tools."""
         return record is not None and (
             record.recipe,
             record.backend,
@@ -68,8 +73,8 @@ class QuantizationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int8Request:
-    """What a caller asked of int8; None stands for the defaults."""
+class QuantizationRequest:
+    """What a caller asked of int8 or fp8; None stands for the defaults."""
 
     recipe: Recipe
     judged_on: Backend = Backend.ORT_CPU
@@ -96,20 +101,20 @@ class Int8Request:
         )
 
 
-def int8_request_from_arguments(
+def quantization_request_from_arguments(
     precision: Precision | None, backend: Backend, prompts: str | Path | None, quality: float | None
-) -> Int8Request | None:
-    """What is asked of int8, checked; None for other precisions.
+) -> QuantizationRequest | None:
+    """What is asked of int8 or fp8, checked; None for other precisions.
 
     Raises:
         RequestError: prompts or a quality for another precision, a quality out of range, prompts that cannot be read,
-            or a backend without int8.
+            or a backend without such kernels.
     """
-    if precision is not Precision.INT8:
+    if precision not in EIGHT_BITS:
         given = "prompts" if prompts is not None else "quality" if quality is not None else None
         if given is not None:
             raise RequestError(
-                f"got {given} for a build that is neither int8 nor bf16; leave it out, or ask for one of these"
+                f"got {given} for a build that is none of int8, fp8 and bf16; leave it out, or ask for one of these"
             )
         return None
     if quality is not None and not 0.0 < quality < EXACT:
@@ -117,8 +122,8 @@ def int8_request_from_arguments(
             f"got quality {quality:g} dB, expected above 0 and below {EXACT:g}; ask for {QUALITY:g} or a value near it"
         )
     here = backend in (Backend.ORT_CPU, Backend.OPENVINO)
-    return Int8Request(
-        recipe=recipe_for(backend),
+    return QuantizationRequest(
+        recipe=recipe_for(backend, precision),
         judged_on=backend if here else Backend.ORT_CPU,
         prompts=None if prompts is None else prompts_from_file(Path(prompts)),
         quality=quality,

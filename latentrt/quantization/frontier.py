@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentrt.engines.bundle.records.component import FrontierPointRecord
-from latentrt.int8.judge import PictureQuality
-from latentrt.int8.timing import StepTime
+from latentrt.quantization.judge import PictureQuality
+from latentrt.quantization.timing import StepTime
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A quantization in progress: the components that become int8, the settings, and what an earlier attempt left."""
+"""A quantization in progress: the components that get eight bits, the settings, and what an earlier attempt left."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +16,16 @@ from latentrt.engines.precision import Precision
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import EngineSpec
-from latentrt.int8.calibration import check_prompts
-from latentrt.int8.checkpoints import Checkpoints
-from latentrt.int8.settings import QuantizationSettings, quantization_tool
+from latentrt.quantization.calibration import check_prompts
+from latentrt.quantization.checkpoints import Checkpoints
+from latentrt.quantization.settings import QuantizationSettings, quantization_tool
 
 _ALGORITHM = 4  # counted up when other code would come to other results
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizableComponent:
-    """A component whose fp32 graph can become int8."""
+    """A component whose fp32 graph can get eight bits."""
 
     component: Component
     weights: OnnxWeights
@@ -42,13 +42,11 @@ class QuantizableComponent:
         """Whether it runs once per sampler step, as a U-Net does, and not once per picture."""
         return "timestep" in self.spec.inputs
 
-    def quantized(self, folder: Path) -> Component:
-        """The component with the int8 graph of a folder in the place of its own; the rest is still its bundle's."""
+    def quantized(self, folder: Path, precision: Precision) -> Component:
+        """The component with the graph of a folder in the place of its own; the rest is still its bundle's."""
         graph, data = str((folder / "model.onnx").resolve()), folder / "model.onnx.data"
         weights = str(data.resolve())
-        record = self.component.record.model_copy(
-            update={"onnx": graph, "weights": weights, "precision": Precision.INT8}
-        )
+        record = self.component.record.model_copy(update={"onnx": graph, "weights": weights, "precision": precision})
         manifest = self.component.manifest
         changed = manifest.model_copy(
             update={
@@ -65,7 +63,7 @@ class QuantizableComponent:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """One bundle's U-Net, and its decoder unless that stays as it is, on their way to int8.
+    """One bundle's U-Net, and its decoder unless that stays as it is, on their way to eight bits.
 
     Of ``text_encoders`` the weights alone are rounded.
     """
@@ -80,14 +78,14 @@ class Quantization:
 
     @property
     def components(self) -> tuple[QuantizableComponent, ...]:
-        """What computes in int8."""
+        """What computes in eight bits."""
         return (self.unet,) if self.decoder is None else (self.unet, self.decoder)
 
 
 def quantization_of_bundle(
     base: Bundle, settings: QuantizationSettings, kept_fp32: Collection[str], work: Path, progress: Progress
 ) -> Quantization:
-    """Reads the graphs of a bundle that shall become int8.
+    """Reads the graphs of a bundle that shall get eight bits.
 
     Args:
         base: a bundle with its U-Net in fp32 and engines for the CPU.
@@ -102,8 +100,8 @@ def quantization_of_bundle(
     records = base.manifest.components
     if records[UNET].precision is not Precision.FP32:
         raise RequestError(
-            f"got a bundle whose U-Net is {records[UNET].precision}, expected fp32 to make int8 of; build from the "
-            "model"
+            f"got a bundle whose U-Net is {records[UNET].precision}, expected fp32 to make "
+            f"{settings.precision} of; build from the model"
         )
     check_prompts(base, settings.calibration.prompts)
     decodes = (
@@ -137,7 +135,7 @@ def _text_encoders(base: Bundle, kept_fp32: Collection[str]) -> tuple[Quantizabl
     names = [
         name
         for name, record in base.manifest.components.items()
-        if record.kind.row.int8_weights_on_cpu and record.precision is Precision.FP32 and name not in kept_fp32
+        if record.kind.row.weights_rounded_on_cpu and record.precision is Precision.FP32 and name not in kept_fp32
     ]
     return tuple(_quantizable(base, name) for name in names)
 

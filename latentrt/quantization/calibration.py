@@ -15,7 +15,7 @@ from latentrt.engines.bundle.records.conditioning import Task
 from latentrt.engines.bundle.records.manifest import Start
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import RequestError
-from latentrt.int8.subjects import DrawnBatch, draw_parts
+from latentrt.quantization.subjects import DrawnBatch, draw_parts
 from latentrt.runtime.call.keywords.options import Options
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.pipeline import Pipeline

@@ -10,11 +10,11 @@ from latentrt.engines.engine import Engine
 from latentrt.engines.graphs.quantization.insert import write_quantized
 from latentrt.engines.graphs.quantization.nodes import QuantizableNode
 from latentrt.engines.spec import Array
-from latentrt.int8.frontier import FrontierPoint, best_point
-from latentrt.int8.judge import TOLERANCE, PictureQuality, compiled_graph, quality_from_psnrs
-from latentrt.int8.quantization import QuantizableComponent, Quantization
-from latentrt.int8.rounding import Rounding
-from latentrt.int8.timing import step_time_from_ratios
+from latentrt.quantization.frontier import FrontierPoint, best_point
+from latentrt.quantization.judge import TOLERANCE, PictureQuality, compiled_graph, quality_from_psnrs
+from latentrt.quantization.quantization import QuantizableComponent, Quantization
+from latentrt.quantization.rounding import Rounding
+from latentrt.quantization.timing import step_time_from_ratios
 
 # How many nodes stay in floating point: none at first, then ever more
 FLOATING_COUNTS = (0, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -23,7 +23,7 @@ _BEYOND = 2
 # The share of the weights that may stay in floating point before large nodes have to wait: the file stays below 0.3 of
 # fp32's
 _SMALL_SHARE = 0.04
-# The largest share: beyond it the component would be int8 by name alone
+# The largest share: beyond it the component would have eight bits by name alone
 _LARGEST_SHARE = 0.5
 
 
@@ -115,10 +115,11 @@ class _Tried:
         ):
             return point
         search, progress = self._search, self._search.quantization.progress
-        stage = f"{search.part.name}: int8 with {count} of {len(self.order)} nodes in floating point"
+        settings = search.quantization.settings
+        stage = f"{search.part.name}: {settings.precision} with {count} of {len(self.order)} nodes left out"
         with progress.stage(stage):
             self.write(count)
-            with compiled_graph(search.part, self._folder, search.quantization.settings.judged_on) as engine:
+            with compiled_graph(search.part, self._folder, settings) as engine:
                 if point.time is None and pairs:
                     self._save(_times(count), search.ratios(engine))
                     point = self._known(count)

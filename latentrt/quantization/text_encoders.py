@@ -13,9 +13,9 @@ from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array, Tensor
 from latentrt.engines.store.components import OpenComponents
-from latentrt.int8.engine_overrides import EngineOverrides
-from latentrt.int8.quantization import QuantizableComponent, Quantization
-from latentrt.int8.settings import quantization_tool
+from latentrt.quantization.engine_overrides import EngineOverrides
+from latentrt.quantization.quantization import QuantizableComponent, Quantization
+from latentrt.quantization.settings import quantization_tool
 from latentrt.runtime.pipeline import Pipeline
 
 STATES = 40.0  # dB that the states of the worst prompt must have: rounding eight bits leaves some 50
@@ -78,6 +78,6 @@ def text_encoder_record(
         psnr_mean=float(np.mean(psnrs)),
         psnr_worst=psnrs[worst],
         worst_prompt=prompts[worst],
-        nodes={node.path: QuantizedNodeRecord(int8=True, score=0.0, error=0.0, alpha=None) for node in part.nodes},
+        nodes={node.path: QuantizedNodeRecord(rounded=True, score=0.0, error=0.0, alpha=None) for node in part.nodes},
         backend=quantization.settings.judged_on,
     )

@@ -1,1 +1,0 @@
-"""Makes bundles int8: calibrates, chooses and judges."""

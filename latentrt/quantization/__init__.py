@@ -1,0 +1,1 @@
+"""Makes bundles in eight bits: calibrates, chooses and judges."""
