@@ -148,11 +148,12 @@ def _optimise(program: Any, module: Any) -> None:
     import torch
 
     from latentrt.export.tracing.named_weights import GraphWeights
+    from latentrt.export.tracing.optimizer import optimize
 
     graph = program.model.graph
     weights = GraphWeights(graph, module)
     with torch.inference_mode(), weights.kept_apart():
-        program.optimize()
+        optimize(program)
     for name in module.state_dict():
         turned = graph.initializers.pop(f"{name}.T", None)
         if turned is None:

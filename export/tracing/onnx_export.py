@@ -16,6 +16,7 @@ from latentrt.engines.spec import BATCH
 from latentrt.export.quiet import quiet
 from latentrt.export.tracing.named_weights import GraphWeights
 from latentrt.export.tracing.operators import translated_operators_kept
+from latentrt.export.tracing.optimizer import optimize
 from latentrt.export.tracing.reruns import programs_run_once
 from latentrt.export.tracing.versions import OPSET
 
@@ -75,7 +76,7 @@ def export_onnx(
         program = traced(module, example, graph)
         weights = GraphWeights(program.model.graph, module)
         with weights.kept_apart():
-            program.optimize()
+            optimize(program)
         _name_dimensions(program.model, graph)
         _forget_tracing(program.model)
         kept = {} if islands is None else halve(program.model, islands)

@@ -1,7 +1,7 @@
 """What torch's exporter need not take apart before it translates a program to ONNX: half of a trace's time.
 
 Between capturing a module and translating it, ``torch.onnx.export`` runs the whole program twice more, to decompose
-operators that have no translation. Of those that diffusion models consist of, two have none under their own names.
+operators that have no translation. Of those that diffusion models consist of, three have none under their own names.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ _TRANSLATED = frozenset(
         _ATEN._assert_tensor_metadata.default,
         _ATEN._to_copy.default,
         _ATEN.add.Tensor,
+        _ATEN.arange.default,
         _ATEN.arange.start,
         _ATEN.bitwise_and.Tensor,
         _ATEN.cat.default,
@@ -27,6 +28,7 @@ _TRANSLATED = frozenset(
         _ATEN.concat.default,
         _ATEN.contiguous.default,
         _ATEN.conv2d.default,
+        _ATEN.conv3d.default,
         _ATEN.cos.default,
         _ATEN.div.Tensor,
         _ATEN.dropout.default,
@@ -53,8 +55,10 @@ _TRANSLATED = frozenset(
         _ATEN.slice.Tensor,
         _ATEN.stack.default,
         _ATEN.sym_size.int,
+        _ATEN.sub.Tensor,
         _ATEN.transpose.int,
         _ATEN.tril.default,
+        _ATEN.unflatten.int,
         _ATEN.unsqueeze.default,
         _ATEN.upsample_nearest2d.vec,
         _ATEN.view.default,
@@ -104,5 +108,7 @@ def _rename(graph: Any) -> None:
         if node.target is _ATEN.to.dtype and len(node.args) == 2 and not node.kwargs:
             source, dtype = node.args
             node.target, node.args, node.kwargs = _ATEN._to_copy.default, (source,), {"dtype": dtype}
+        elif node.target is _ATEN.rsub.Scalar and len(node.args) == 2:
+            node.target, node.args = _ATEN.sub.Tensor, node.args[::-1]
         elif node.target is _ATEN.__and__.Tensor:
             node.target = _ATEN.bitwise_and.Tensor

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def decomposed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.mark.parametrize(
     ("last", "times"),
     [
-        (torch.sigmoid, 0),
+        (lambda x: 1.0 - torch.sigmoid(x), 0),
         (lambda x: torch.special.expit(x).clone().add_(1.0), 1),
         pytest.param(lambda x: torch.logit(x, 0.1), 1, marks=pytest.mark.slow),
     ],
@@ -108,10 +109,14 @@ def test_a_program_runs_again_only_where_a_type_changes(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "seamless"), [("sd1", "xy"), ("sdxl", "none")])
+@pytest.mark.parametrize(
+    ("family", "seamless"), [("sd1", "xy"), ("sdxl", "none"), ("svd", "none"), ("zero123", "none")]
+)
 def test_no_model_needs_it(family: str, seamless: str, decomposed: list[Any], tmp_path: Path) -> None:
     """Not one part of a model, so that builds are as fast as they can be."""
     from checkpoints import save_tiny_checkpoint
+    from picture_checkpoints import SAVED
 
-    latentrt.build(save_tiny_checkpoint(tmp_path / "model", family), tmp_path / "bundle", seamless=seamless)
+    saved = SAVED.get(family, partial(save_tiny_checkpoint, family=family))
+    latentrt.build(saved(tmp_path / "model"), tmp_path / "bundle", seamless=seamless)
     assert decomposed == []
