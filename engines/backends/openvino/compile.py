@@ -1,7 +1,5 @@
 """Compiles a component for this machine: a graph for each of the shapes it is drawn with most, and for every size."""
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,7 +74,12 @@ def _edits() -> bool:
 
 
 def compile_graph(
-    component: Component, onnx: Path, shapes: InputShapes, settings: Mapping[str, Any], device: str = DEVICE
+    component: Component,
+    onnx: Path,
+    shapes: InputShapes,
+    settings: Mapping[str, Any],
+    device: str = DEVICE,
+    shown: Sequence[str] = (),
 ) -> Any:
     """OpenVINO's compiled model of a component's ONNX, or of one made of it.
 
@@ -86,6 +89,7 @@ def compile_graph(
         shapes: of its inputs; every size where they are empty.
         settings: OpenVINO's.
         device: what it is compiled for.
+        shown: tensors that are to be results, too.
 
     Raises:
         EngineError: OpenVINO refuses the graph.
@@ -95,6 +99,8 @@ def compile_graph(
         if shapes:
             model.reshape({name: list(shape) for name, shape in shapes.items()})
         _keep_sines_exact(model)
+        if shown:
+            model.add_outputs(list(shown))
         return core().compile_model(model, device, dict(settings))
     except RuntimeError as error:
         raise EngineError(
@@ -124,15 +130,13 @@ def rewritten_onnx(component: Component, work: Path, added: frozenset[AddedInput
     if not added and all(row.neutral is None for row in component.record.inputs.values()):
         yield component.onnx
         return
-    from latentrt.engines.graphs.editor import serialized
+    from latentrt.engines.graphs.linked_graph import write_linked
 
     model = rewritten(component, component.onnx, added)
     with TemporaryDirectory(dir=work) as name:
-        folder = Path(name)
-        for path in _weights_files(model):
-            _place(path, folder / path.name)
-        (folder / component.onnx.name).write_bytes(serialized(model))
-        yield folder / component.onnx.name
+        graph = Path(name) / component.onnx.name
+        write_linked(model, graph)
+        yield graph
 
 
 def rewritten(component: Component, onnx: Path, added: frozenset[AddedInputs]) -> "ir.Model":
@@ -161,22 +165,6 @@ def rewritten(component: Component, onnx: Path, added: frozenset[AddedInputs]) -
     if added:
         add_inputs(model, component.structure, added, optional=False)
     return model
-
-
-def _weights_files(model: "ir.Model") -> Sequence[Path]:
-    import onnx_ir as ir
-
-    values = model.graph.initializers.values()
-    tensors = (value.const_value for value in values)
-    return sorted({Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
-
-
-def _place(source: Path, target: Path) -> None:
-    """A file under another name: a hard link where the system has them, else a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def layers_of(compiled: Any) -> dict[str, dict[str, int]]:
