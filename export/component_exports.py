@@ -16,7 +16,7 @@ from latentrt.engines.bundle.records.named_weights import NamedWeights, WeightRe
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.bundle.unet.added_inputs import previous
 from latentrt.engines.graphs.editor import load_graph, save_graph
-from latentrt.engines.graphs.islands import Island, islands_of
+from latentrt.engines.graphs.islands import Island, asked_islands, islands_of, refuse_unmatched
 from latentrt.engines.graphs.summed_outputs import add_previous
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import Progress
@@ -79,6 +79,8 @@ class ComponentExports:
             written, kept, weights = export_onnx(
                 module, example, graph, self.root / folder, islands if precision is Precision.FP16 else None
             )
+        if precision is Precision.FP16:
+            refuse_unmatched(asked_islands(name, self.kept_fp32), kept)
         inputs = dict(graph.inputs)
         if summed:
             path = self.root / folder / MODEL_FILE
@@ -121,7 +123,7 @@ class ComponentExports:
 
     def _precision_of(self, name: str) -> tuple[Precision, Sequence[Island]]:
         """A component's precision and what of it stays in fp32."""
-        islands = islands_of(self.family, name)
+        islands = islands_of(self.family, name, Precision.FP16, self.kept_fp32)
         whole = name in self.kept_fp32 or any(island.is_whole for island in islands)
         return (Precision.FP32 if whole else self.precision), islands
 

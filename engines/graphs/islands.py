@@ -1,9 +1,14 @@
 """Where sixteen bits do not do: parts of a model that stay in fp32 when the rest is halved, as data."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Precision
+
+SCOPE_BEHIND = ":"
+"""What stands between a component and its modules where some of these are asked for: ``unet:*.mid_block.*``."""
 
 EVERYTHING = "*"
 _HALVES = (Precision.FP16, Precision.BF16)
@@ -75,9 +80,43 @@ ISLANDS = (
 )
 
 
-def islands_of(family: str, component: str, precision: Precision = Precision.FP16) -> tuple[Island, ...]:
-    """What of a component stays in fp32 when the rest is in a precision of sixteen bits."""
+def asked_islands(component: str, kept_fp32: Iterable[str]) -> tuple[Island, ...]:
+    """The modules of a component that somebody wants in fp32: what is called ``COMPONENT:SCOPE``."""
+    scopes = (name.partition(SCOPE_BEHIND) for name in kept_fp32)
     return tuple(
+        Island(precisions=_HALVES, component=component, scope=scope, reason=f"asked for: {scope}")
+        for name, _, scope in scopes
+        if name == component and scope
+    )
+
+
+def refuse_unmatched(asked: Iterable[Island], kept: Collection[str]) -> None:
+    """Refuses modules to keep in fp32 of which a graph has none.
+
+    Args:
+        asked: what was asked for.
+        kept: the reasons of all islands that hold nodes.
+
+    Raises:
+        RequestError: naming each.
+    """
+    unmatched = [island for island in asked if island.reason not in kept]
+    if unmatched:
+        named = ", ".join(f"{island.component}{SCOPE_BEHIND}{island.scope}" for island in unmatched)
+        raise RequestError(
+            f"got fp32 {named}, of which the graph has no module, expected a path such as "
+            "'unet:*.down_blocks.0.resnets.0.*'; latentrt debug names them"
+        )
+
+
+def islands_of(
+    family: str, component: str, precision: Precision = Precision.FP16, kept_fp32: Iterable[str] = ()
+) -> tuple[Island, ...]:
+    """What of a component stays in fp32 when the rest is in a precision of sixteen bits.
+
+    ``kept_fp32`` are what somebody wants in fp32: components, and ``COMPONENT:SCOPE``.
+    """
+    return asked_islands(component, kept_fp32) + tuple(
         island
         for island in ISLANDS
         if precision in island.precisions

@@ -12,7 +12,7 @@ from latentrt.engines.bundle.records.components_manifest import ComponentsManife
 from latentrt.engines.bundle.records.named_weights import write_named_weights
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.half_weights import write_halved
-from latentrt.engines.graphs.islands import islands_of
+from latentrt.engines.graphs.islands import asked_islands, islands_of, refuse_unmatched
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import Progress
 
@@ -32,12 +32,13 @@ def convert(source: BundleFolder, root: Path, kept_fp32: Collection[str], progre
     Args:
         source: the bundle in fp32.
         root: the bundle that is written; it may be the source.
-        kept_fp32: components that stay as they are, beside those that are islands as a whole.
+        kept_fp32: components that stay as they are, beside those that are islands as a whole; and modules of them,
+            ``COMPONENT:SCOPE``.
         progress: receives the stages.
 
     Raises:
         CheckpointError: weights that bf16 cannot hold.
-        RequestError: a component that is not in fp32.
+        RequestError: a component that is not in fp32, or modules that there are none of.
     """
     components: dict[str, ComponentRecord] = {}
     files: dict[str, FileRecord] = {}
@@ -50,7 +51,7 @@ def convert(source: BundleFolder, root: Path, kept_fp32: Collection[str], progre
                 f"got a bundle whose {name} is {record.precision}, expected fp32 to make bf16 of; build from the model"
             )
         with progress.stage(f"{name}: bf16"):
-            components[name], written = _convert(source, name, root)
+            components[name], written = _convert(source, name, root, kept_fp32)
         files |= written
     return Converted(components, files)
 
@@ -84,15 +85,18 @@ def graph_files(components: Mapping[str, ComponentRecord]) -> set[str]:
     return {name for record in components.values() for name in (record.onnx, record.weights) if name}
 
 
-def _convert(source: BundleFolder, name: str, root: Path) -> tuple[ComponentRecord, dict[str, FileRecord]]:
+def _convert(
+    source: BundleFolder, name: str, root: Path, kept_fp32: Collection[str]
+) -> tuple[ComponentRecord, dict[str, FileRecord]]:
     """One component's record and files."""
     old = source.manifest.components[name]
     folder = f"onnx/{Precision.BF16}/{name}"
     graph = f"{folder}/{Path(old.onnx).name}"
     (root / folder).mkdir(parents=True)
     component = Component(root=source.root, manifest=source.manifest, name=name)
-    islands = islands_of(source.manifest.family, name, Precision.BF16)
+    islands = islands_of(source.manifest.family, name, Precision.BF16, kept_fp32)
     halved = write_halved(source.weights(name), component.onnx, root / graph, root, islands, Precision.BF16)
+    refuse_unmatched(asked_islands(name, kept_fp32), halved.islands)
     (root / old.named_weights).parent.mkdir(parents=True, exist_ok=True)
     write_named_weights(root / old.named_weights, halved.weights)
     written = {f"{folder}/{path.name}" for path in (root / folder).iterdir()}

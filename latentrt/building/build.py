@@ -89,7 +89,8 @@ def build(
             an engine of its own, and a further build adds another. Other backends need none of it.
         seamless: axes along which pictures wrap around, so that copies side by side show no seam: ``"none"``,
             ``"x"``, ``"y"`` or ``"xy"``.
-        fp32: components that stay in fp32 whatever the precision, such as ``"vae_decoder"``.
+        fp32: components that stay in fp32 whatever the precision, such as ``"vae_decoder"``; for fp16 and bf16 also
+            modules of one by the paths that ``latentrt debug`` tells, such as ``"unet:*.mid_block.*"``.
         variant: which weights of a folder, ``"fp16"`` or another; None takes the plain ones, or the only ones.
         base: a model that supplies the components that ``model`` lacks.
         vae: an autoencoder in place of the model's own: a folder, a file, a hub id or address.

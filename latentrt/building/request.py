@@ -13,6 +13,7 @@ from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, ComponentsManifest
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import RequestError
+from latentrt.engines.graphs.islands import SCOPE_BEHIND
 from latentrt.engines.precision import EIGHT_BITS, Precision
 from latentrt.engines.shapes import Profile, profile_from_text
 from latentrt.export.sources.partial_model import Choices
@@ -91,14 +92,14 @@ class BuildRequest:
         return changed
 
     def kept_fp32(self, components: Sequence[str], precision: Precision | None = None) -> tuple[str, ...]:
-        """Of some components those to keep in fp32, in the order of the components.
+        """Of some components those, and modules of those, to keep in fp32, in the order of the components.
 
         ``precision`` is the bundle's, where the request leaves it open.
 
         Raises:
             RequestError: other components, or a precision that leaves no such choice.
         """
-        unknown = [name for name in self.fp32 if name not in components]
+        unknown = [name for name in self.fp32 if name.partition(SCOPE_BEHIND)[0] not in components]
         if unknown:
             raise RequestError(
                 f"got fp32 {', '.join(unknown)}, expected some of {', '.join(components)}; choose among these"
@@ -107,12 +108,21 @@ class BuildRequest:
             raise RequestError(
                 "got components to keep in fp32 for a bundle in fp32, expected one of the others; leave one out"
             )
+        modules = [name for name in self.fp32 if SCOPE_BEHIND in name]
+        if modules and (precision or self.precision) in EIGHT_BITS:
+            raise RequestError(
+                f"got fp32 {', '.join(modules)} for a bundle in {precision or self.precision}, expected whole "
+                "components, or precision fp16 or bf16; leave one of the two out"
+            )
         if UNET in self.fp32 and self.precision in EIGHT_BITS:
             raise RequestError(
                 f"got fp32 unet for a bundle in {self.precision}, which is the U-Net's precision; leave one of the two "
                 "out"
             )
-        return tuple(name for name in components if name in self.fp32)
+        asked = sorted(dict.fromkeys(self.fp32))
+        return tuple(
+            one for name in components for one in asked if one == name or one.startswith(f"{name}{SCOPE_BEHIND}")
+        )
 
 
 def profiles_from_arguments(profiles: Sequence[str | Profile]) -> tuple[Profile, ...]:

@@ -13,9 +13,10 @@ import torch
 
 from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.records.component import TensorRecord
-from latentrt.engines.errors import CheckpointError, ParityError
+from latentrt.engines.errors import CheckpointError, ParityError, RequestError
 from latentrt.engines.graphs.half import LARGEST, halve
-from latentrt.engines.graphs.islands import ISLANDS, Island, islands_of
+from latentrt.engines.graphs.islands import ISLANDS, Island, islands_of, refuse_unmatched
+from latentrt.engines.precision import Precision
 from latentrt.export.tracing.activations import ActivationRanges, extreme_inputs
 from latentrt.export.tracing.onnx_export import Graph, batch_record, export_onnx
 
@@ -280,3 +281,14 @@ def test_an_already_halved_graph_is_left(tmp_path: Path) -> None:
     assert [
         (node.op_type, tuple(v.dtype for v in node.outputs)) for node in model.graph if node.op_type == "Conv"
     ] == before
+
+
+def test_modules_that_somebody_wants_in_fp32() -> None:
+    """``COMPONENT:SCOPE`` is an island of that component; one that holds nothing is refused by name."""
+    asked = islands_of("sd1", "unet", Precision.FP16, ["vae_decoder", "unet:*.mid_block.*", "vae_decoder:decoder.*"])
+    assert [(one.scope, one.precisions) for one in asked if one.reason.startswith("asked")] == [
+        ("*.mid_block.*", (Precision.FP16, Precision.BF16))
+    ]
+    refuse_unmatched(asked, [one.reason for one in asked])
+    with pytest.raises(RequestError, match=r"got fp32 unet:\*.mid_block.\*, of which the graph has no module"):
+        refuse_unmatched(asked[:1], [])

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shared import no_preview_fitted
 
 import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Precision
 
 
@@ -119,3 +121,28 @@ def test_an_overflow_is_named_before_it_is_built(
     assert not (tmp_path / "new.bundle").exists()
     ran = command("build", model, "-o", tmp_path / "new.bundle", "--precision", "fp16", "--fp32", "vae_decoder")
     assert ran.status == 0, ran.stderr
+
+
+def test_modules_to_keep_must_be_there(tiny_checkpoint: Path, exports: None, tmp_path: Path) -> None:
+    """A scope that no module has ends the build of fp16."""
+    options = {"precision": "fp16", "profiles": ["32x32x2"]}
+    with pytest.raises(RequestError, match=r"got fp32 unet:\*.no_such, of which the graph has no module"):
+        latentrt.build(tiny_checkpoint, tmp_path / "one.bundle", fp32=["unet:*.no_such"], **options)
+    with pytest.raises(RequestError, match="got fp32 net:"):
+        latentrt.build(tiny_checkpoint, tmp_path / "one.bundle", fp32=["net:*.mid_block.*"], **options)
+
+
+@pytest.mark.slow
+def test_modules_that_are_kept(tiny_checkpoint: Path, exports: None, tmp_path: Path) -> None:
+    """What debugging suggests a build takes: the modules are islands of the new bundle."""
+    with no_preview_fitted():
+        result = latentrt.build(
+            tiny_checkpoint,
+            tmp_path / "kept.bundle",
+            precision="fp16",
+            profiles=["32x32x2"],
+            fp32=["unet:*.mid_block.*"],
+        )
+    assert not result.up_to_date
+    record = open_bundle(tmp_path / "kept.bundle").manifest.components["unet"]
+    assert record.islands["asked for: *.mid_block.*"] > 10

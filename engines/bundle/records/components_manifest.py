@@ -40,9 +40,10 @@ class SourceRecord(Record):
 class ComponentsManifest(Record):
     """What every ``bundle.json`` has. The files it lists are portable; engines are cache and not among them.
 
-    ``precision`` is what was asked for, but for the components in ``kept_fp32``; what each of them has become, its own
-    record says. ``family`` is that of the model, or of the models that an add-on is for; of an upscaler its
-    architecture. The sides of pictures must be multiples of ``pixel_multiple``.
+    ``precision`` is what was asked for, but for the components in ``kept_fp32`` and modules of components, which are
+    ``COMPONENT:SCOPE`` there; what each component has become, its own record says. ``family`` is that of the model, or
+    of the models that an add-on is for; of an upscaler its architecture. The sides of pictures must be multiples of
+    ``pixel_multiple``.
     """
 
     schema_version: int

@@ -87,7 +87,12 @@ def build(
     ] = "none",
     fp32: Annotated[
         list[str] | None,
-        typer.Option("--fp32", metavar="COMPONENT", help="Component to keep in fp32, such as vae_decoder; repeatable."),
+        typer.Option(
+            "--fp32",
+            metavar="COMPONENT",
+            help="Component to keep in fp32, such as vae_decoder, or modules of one, such as 'unet:*.mid_block.*'; "
+            "repeatable.",
+        ),
     ] = None,
     variant: Annotated[
         str | None, typer.Option("--variant", help="Variant of a folder's weights to read, such as fp16.")
