@@ -10,6 +10,7 @@ import typer
 from latentrt.cli.bench import bench
 from latentrt.cli.commands.build import build
 from latentrt.cli.commands.bundles import compare, inspect, verify
+from latentrt.cli.commands.debug import debug
 from latentrt.cli.commands.demo import demo
 from latentrt.cli.commands.draw import detail, edit, generate, img2img, inpaint, outpaint
 from latentrt.cli.commands.grid import grid
@@ -48,6 +49,7 @@ _COMMANDS = (
     inspect,
     compare,
     verify,
+    debug,
     samplers,
     demo,
     bench,

@@ -84,7 +84,7 @@ class PlanBuilder:
         typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         network = builder.create_network(0 if typed is None else 1 << int(typed))
         self._parse(component.label, graph, network, log)
-        _allow_decomposition(trt, network)
+        allow_decomposition(trt, network)
         shapes = component.static_shapes
         check_tensors(network, component.label, shapes, graph.weight_inputs)
         config = builder.create_builder_config()
@@ -144,7 +144,7 @@ class PlanBuilder:
             file.write(memoryview(serialized))
 
 
-def _allow_decomposition(trt: Any, network: Any) -> None:
+def allow_decomposition(trt: Any, network: Any) -> None:
     """Lets TensorRT compute an attention in several kernels where it has no fused one.
 
     That is the text encoder's, whose mask is an input; an attention that has a fused kernel still gets it.

@@ -1,0 +1,1 @@
+"""Where a component on one backend parts from a reference: tensor by tensor, by torch module."""
