@@ -96,27 +96,23 @@ def debug_component(root: Path, component: str, settings: DebugSettings, progres
             "computes in it; leave it out"
         )
     probes = _probes(bundle, component, settings.run)
-    timer, saved = StageTimer(progress), Saved()
+    timer, saved, answers = StageTimer(progress), Saved(), _Answers(part.component, probes)
+
+    def kept(index: int, side: str, arrays: Mapping[str, Array]) -> None:
+        answers.keep(index, side, arrays)
+        if settings.save is not None:
+            saved.keep(index, side, arrays)
+
     with TemporaryDirectory() as work, TemporaryDirectory() as other_work:
         suspect = suspect_side(backend, part, Path(work))
         reference = reference_side(against, other_part, Path(other_work))
         run = _Comparison(part, reference, [_feed(part.component, probe) for probe in probes], timer)
         wanted = _wanted(part.component, run.all_marks, settings.modules)
-        hidden = [mark for mark in wanted if mark.tensor not in suspect.tensors & reference.tensors]
-        rescaled = _rescaled(bundle, other, component, wanted) if other is not bundle else frozenset()
-        marks = [mark for mark in wanted if mark not in hidden and mark.tensor not in rescaled]
-        answers = _Answers(part.component, probes)
-
-        def kept(index: int, side: str, arrays: Mapping[str, Array]) -> None:
-            answers.keep(index, side, arrays)
-            if settings.save is not None:
-                saved.keep(index, side, arrays)
-
+        rescaled = frozenset[str]() if other is bundle else _rescaled((bundle, other), component, wanted)
+        there = [mark for mark in wanted if mark.tensor in suspect.tensors & reference.tensors]
+        marks = [mark for mark in there if mark.tensor not in rescaled]
         with timer.stage(f"{component}: {suspect.label} against {reference.label}"):
             figures = run.compared(suspect, marks, kept)
-        if settings.save is not None:
-            with timer.stage("save"):
-                saved.write(settings.save, part.component, run.feeds)
         findings = Findings(
             component=component,
             suspect=suspect.label,
@@ -124,23 +120,25 @@ def debug_component(root: Path, component: str, settings: DebugSettings, progres
             runs=len(probes),
             tolerance=GATES[part.precision].relative_error if settings.tolerance is None else settings.tolerance,
             places=places_of(run.all_marks, figures),
-            hidden=len(hidden),
-            rescaled=len(rescaled),
+            hidden=len(wanted) - len(there),
+            rescaled=len(there) - len(marks),
             torch=answers.parity(),
         )
-        if findings.apart is not None and other is not bundle:
-            weights = different_weights(findings.apart.mark, bundle.weights(component), other.weights(component))
-            findings = replace(findings, different_weights=weights)
         if settings.suggest and findings.amiss:
 
             def tried(islands: tuple[Island, ...]) -> dict[str, Figures]:
-                with timer.stage(f"{component}: {len(islands)} islands"), TemporaryDirectory() as folder:
-                    again = suspect_side(backend, replace(part, islands=islands), Path(folder))
-                    return run.compared(again, marks)
+                with timer.stage(f"{component}: {len(islands)} modules in fp32"), TemporaryDirectory() as folder:
+                    return run.compared(suspect_side(backend, replace(part, islands=islands), Path(folder)), marks)
 
             outputs, limit = tuple(part.component.record.outputs), findings.tolerance
             found = suggestion(component, part.precision, run.all_marks, figures, outputs, limit, tried)
             findings = replace(findings, suggestion=found)
+    if findings.apart is not None and other is not bundle:
+        weights = different_weights(findings.apart.mark, bundle.weights(component), other.weights(component))
+        findings = replace(findings, different_weights=weights)
+    if settings.save is not None:
+        with timer.stage("save"):
+            saved.write(settings.save, part.component, run.feeds)
     return findings
 
 
@@ -217,14 +215,14 @@ def _probes(bundle: AnyBundle, component: str, run: int | None) -> list[Probe]:
 
 def _wanted(component: Component, marks: Sequence[Mark], modules: str) -> list[Mark]:
     """The tensors of some modules, and the component's results."""
-    wanted = [mark for mark in marks if fnmatchcase(mark.module, modules)]
-    if not wanted:
+    if not any(fnmatchcase(mark.module, modules) for mark in marks):
         named = sorted({mark.module for mark in marks})
         raise RequestError(
             f"got modules {modules!r}, of which {component.name} has none, expected a pattern of paths such as "
             f"{named[len(named) // 2]!r}; choose another"
         )
-    return [mark for mark in marks if mark in wanted or mark.tensor in component.record.outputs]
+    outputs = component.record.outputs
+    return [mark for mark in marks if fnmatchcase(mark.module, modules) or mark.tensor in outputs]
 
 
 def _feed(component: Component, probe: Probe) -> dict[str, Array]:
@@ -234,6 +232,6 @@ def _feed(component: Component, probe: Probe) -> dict[str, Array]:
     return {**zeros, **probe.inputs}
 
 
-def _rescaled(bundle: AnyBundle, other: AnyBundle, component: str, marks: Sequence[Mark]) -> frozenset[str]:
-    """What SmoothQuant divides in one of two bundles."""
-    return rescaled_tensors(bundle, component, marks) ^ rescaled_tensors(other, component, marks)
+def _rescaled(bundles: Sequence[AnyBundle], component: str, marks: Sequence[Mark]) -> frozenset[str]:
+    """What SmoothQuant divides in any of some bundles."""
+    return frozenset[str]().union(*(rescaled_tensors(bundle, component, marks) for bundle in bundles))

@@ -131,7 +131,7 @@ def test_where_nothing_is_wrong(half_bundle: Path, capsys: pytest.CaptureFixture
     ("settings", "message"),
     [
         ({"backend": "openvino-npu"}, "expected one of ort-cpu, openvino"),
-        ({"backend": "ort"}, "got backend ort, expected"),
+        ({"backend": "ort"}, "got backend 'ort', expected"),
         ({"run": 99}, "got run 99, expected one from 0"),
         ({"suggest": True}, "got suggest for unet in fp32"),
         ({"backend": "tensorrt-rtx"}, "CUDA"),
