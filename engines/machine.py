@@ -12,6 +12,7 @@ _RELEVANT = (
     "AVX", "AVX2", "FMA3", "AVX512F", "AVX512_SKX", "AVX512_CLX", "AVX512_ICL", "AVX512_SPR",
     "ASIMD", "ASIMDDP", "ASIMDHP", "SVE",
 )  # fmt: skip
+_FIRST_WITH_FP8 = 89  # sm89, which is Ada
 
 
 def cpu_features() -> str:
@@ -111,3 +112,9 @@ def gpu_machine(architecture: str, model: str | None = None) -> str:
 def gpu_of_machine(machine: str) -> str:
     """The GPU's architecture in what ``gpu_machine`` wrote."""
     return machine.rpartition(" ")[2]
+
+
+def computes_fp8(gpu: str) -> bool:
+    """Whether a GPU of an architecture, such as ``sm89``, multiplies numbers of fp8: Ada and what came later."""
+    number = gpu.removeprefix("sm")
+    return number.isdigit() and int(number) >= _FIRST_WITH_FP8

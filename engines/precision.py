@@ -1,6 +1,10 @@
 """The numeric precision of a bundle's ONNX and the backends that run it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+
+from latentrt.engines.errors import RequestError
 
 
 class Precision(StrEnum):
@@ -32,11 +36,51 @@ class Backend(StrEnum):
     OPENVINO_NPU = "openvino-npu"
 
 
-COMPUTE_BF16 = (Backend.OPENVINO, Backend.TENSORRT, Backend.TENSORRT_RTX)
-"""The backends for bf16. ONNX Runtime's CPU provider has no bf16 arithmetic, its CUDA provider no norms in it."""
-
-COMPUTE_FP8 = (Backend.TENSORRT, Backend.TENSORRT_RTX)
-"""The backends for fp8, on GPUs of the architectures sm89 (Ada) and later: no CPU has products of such numbers."""
-
 EIGHT_BITS = (Precision.INT8, Precision.FP8)
 """The precisions that are made by calibration, of bundles in fp32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing:
+    """Which backends compute in a precision, where not all do; the first is what nobody has to name."""
+
+    backends: tuple[Backend, ...]
+    remedy: str
+
+
+COMPUTING: Mapping[Precision, Computing] = {
+    # ONNX Runtime's CPU provider has no bf16 arithmetic, its CUDA provider no norms in it
+    Precision.BF16: Computing(
+        backends=(Backend.OPENVINO, Backend.TENSORRT, Backend.TENSORRT_RTX),
+        remedy="build with --backend openvino for CPUs",
+    ),
+    # On GPUs from sm89 (Ada) on; no CPU has products of such numbers
+    Precision.FP8: Computing(
+        backends=(Backend.TENSORRT_RTX, Backend.TENSORRT),
+        remedy="build with --backend tensorrt-rtx --gpu sm89, or in int8 for CPUs",
+    ),
+}
+
+
+def computes(backend: Backend, precision: Precision) -> bool:
+    """Whether a backend computes in a precision; int8 has more to it (``check_recipe``)."""
+    return precision not in COMPUTING or backend in COMPUTING[precision].backends
+
+
+def check_computes(backend: Backend, precision: Precision) -> None:
+    """Refuses a precision where it is not computed.
+
+    Raises:
+        RequestError: naming the backends that do.
+    """
+    if not computes(backend, precision):
+        *others, last = COMPUTING[precision].backends
+        raise RequestError(
+            f"got precision {precision} for backend {backend}, which does not compute it, expected "
+            f"{', '.join(others)} or {last}; {COMPUTING[precision].remedy}"
+        )
+
+
+def usual_backend(precision: Precision) -> Backend:
+    """The one for a precision where nobody names one: on the CPU, and exact, wherever there is such a one."""
+    return COMPUTING[precision].backends[0] if precision in COMPUTING else Backend.ORT_CPU

@@ -5,7 +5,7 @@ from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import EngineError
-from latentrt.engines.precision import Backend, Precision
+from latentrt.engines.precision import Backend, usual_backend
 from latentrt.engines.store.store import compiled_folder, engines_in
 
 AUTO = "auto"
@@ -40,7 +40,7 @@ def best_backend(bundle: BundleFolder) -> Backend:
         told = f"no engine of {str(bundle.root)!r} runs here: {'; '.join(reasons)}"
         raise EngineError(told if command in told else f"{told}; make one for this machine with: {command}")
     # Whose refusal says how to make engines
-    return Backend.OPENVINO if bundle.manifest.precision is Precision.BF16 else Backend.ORT_CPU
+    return usual_backend(bundle.manifest.precision)
 
 
 def fastest_backend(bundle: BundleFolder) -> Backend | None:

@@ -23,7 +23,7 @@ from latentrt.engines.bundle.records.seal import Seal
 from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_text
 from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError
 from latentrt.engines.files import locked, write_file
-from latentrt.engines.precision import COMPUTE_BF16, Backend, Precision
+from latentrt.engines.precision import Backend, computes, usual_backend
 from latentrt.engines.shapes import AddedInputs
 from latentrt.engines.store.key import EngineIdentity
 
@@ -209,10 +209,11 @@ def _present(component: Component, compiler: Compiler) -> EngineIdentity | None:
 
 def _why_none_fits(component: Component, compiler: Compiler, wanted: EngineIdentity) -> str:
     backend, name = compiler.backend, component.label
-    if component.record.precision is Precision.BF16 and backend not in COMPUTE_BF16:
+    precision = component.manifest.precision  # which some of its components may not have
+    if not computes(backend, precision):
         return (
-            f"{backend} does not compute bf16, which is the precision of {name} in {str(component.root)!r}; make "
-            f"engines that do with: latentrt build {component.root} --backend openvino"
+            f"{backend} does not compute {precision}, which is the precision of {str(component.root)!r}; make engines "
+            f"that do with: latentrt build {component.root} --backend {usual_backend(precision)}"
         )
     options = ""
     if component.added:

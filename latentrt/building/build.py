@@ -6,7 +6,7 @@ from pathlib import Path
 from latentrt.arguments.loras import LoraArgument, loras_from_arguments
 from latentrt.bf16.settings import bf16_request_from_arguments
 from latentrt.building.addon import build_addon, build_engines_of_addon
-from latentrt.building.compiling import check_bf16, engines_to_make
+from latentrt.building.compiling import engines_to_make
 from latentrt.building.default_backend import backend_for
 from latentrt.building.from_bundle import build_from_bundle
 from latentrt.building.from_model import build_from_model
@@ -20,7 +20,7 @@ from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.bundle.unet.added_inputs import added_from_texts
 from latentrt.engines.choices import choice, choice_if_given
 from latentrt.engines.errors import RequestError
-from latentrt.engines.precision import Backend, Precision
+from latentrt.engines.precision import Backend, Precision, check_computes
 from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.shapes import AddedInputs, Profile
 from latentrt.export.sources.partial_model import Choices, Ema
@@ -68,10 +68,11 @@ def build(
             (``owner/name[@revision]``, with a folder or a file after a slash) or address, ``emoji`` for the embedded
             model, an upscaler's file (``.pth`` or another of weights, ``.onnx``), or a bundle.
         output: the bundle's folder; needed unless engines are added to a bundle.
-        precision: element type of weights and arithmetic: "fp32" (also None), "fp16", "bf16" or "int8". Parts that
-            overflow or lose too much in fp16 stay in fp32: SDXL's autoencoder, the timestep embedding's sines, and what
-            else ``engines/graphs/islands.py`` lists. bf16 is for openvino and TensorRT. int8 is for the U-Net and, on
-            CPUs, the VAE decoder. bf16 and int8 are judged by pictures, and ``model`` may be a bundle in fp32.
+        precision: element type of weights and arithmetic: "fp32" (also None), "fp16", "bf16", "int8" or "fp8".
+            Parts that overflow or lose too much in fp16 stay in fp32: SDXL's autoencoder, the timestep embedding's
+            sines, and what else ``engines/graphs/islands.py`` lists. bf16 is for openvino and TensorRT. int8 is for the
+            U-Net and, on CPUs, the VAE decoder; fp8 for the U-Net, with TensorRT on GPUs from sm89 on. bf16, int8 and
+            fp8 are judged by pictures, and ``model`` may be a bundle in fp32.
         fastest: tries every precision and backend that this machine has, and keeps the one that draws a picture in the
             least time, among those whose pictures reach ``quality``. What was measured is ``Build.speed``, and in the
             bundle. ``model`` may be a bundle in fp32. Takes minutes, and hours for large models on CPUs.
@@ -101,12 +102,12 @@ def build(
         loras: LoRAs to fuse into the weights: paths with weights behind colons (``"style.safetensors:0.8"``, or
             ``"style.safetensors:0.8:0.4"`` with another one for the text encoders), or tuples of a path and weights.
             ``model`` may be a bundle in fp32 or fp16, of which a new one is made.
-        prompts: int8, bf16 and fastest: a text file of calibration prompts, one a line; None takes a list of 32.
-        quality: int8, bf16 and fastest: required mean PSNR in dB of pictures against the fp32 engine's; None is 40 for
-            bf16, else 30. In int8 the nodes whose rounding costs most stay in floating point until it is reached.
+        prompts: int8, fp8, bf16 and fastest: a text file of calibration prompts, one a line; None takes a list of 32.
+        quality: int8, fp8, bf16 and fastest: required mean PSNR in dB of pictures against the fp32 engine's; None is 40
+            for bf16, else 30. In eight bits the nodes whose rounding costs most stay as they are until it is reached.
         for_bundle: the bundle of the model that ``model``, then a control net or a T2I-Adapter (a diffusers folder, a
             file, a hub id), is built for. Its family, its profiles and, unless ``precision`` says otherwise, its
-            precision are the net's; for a model in int8 nets are in fp32 for CPUs and in fp16 for GPUs.
+            precision are the net's; for a model in eight bits nets are in fp32 for CPUs and in fp16 for GPUs.
         image_encoder: of an IP-Adapter: the folder of the CLIP vision model that it was trained with, or one on the
             hub.
         progress: receives the stages.
@@ -131,8 +132,8 @@ def build(
         speed = speed_request_from_arguments(prompts, quality, besides=[name for name in answered if answered[name]])
         prompts = quality = None
     backend = choice(Backend, backend or backend_for(precision, [model, for_bundle]), "backend")
-    if precision is Precision.BF16:
-        check_bf16(backend)
+    if precision is not None:
+        check_computes(backend, precision)
     bf16 = bf16_request_from_arguments(precision, prompts, quality)
     weights = WeightsAs.INPUTS if lora_ready else WeightsAs.CONSTANTS
     request = BuildRequest(

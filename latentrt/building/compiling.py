@@ -15,16 +15,15 @@ from latentrt.engines.bundle.records.component import ParityRecord
 from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.unet.added_inputs import added_text
 from latentrt.engines.errors import RequestError
-from latentrt.engines.graphs.quantization.recipe import check_fp8, check_recipe
-from latentrt.engines.machine import gpu_of_machine
-from latentrt.engines.precision import COMPUTE_BF16, EIGHT_BITS, Backend, Precision
+from latentrt.engines.graphs.quantization.recipe import check_recipe
+from latentrt.engines.machine import computes_fp8, gpu_of_machine
+from latentrt.engines.precision import EIGHT_BITS, Backend, Precision, check_computes
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import AddedInputs
 from latentrt.engines.store.compile import compile_component
 from latentrt.engines.store.store import engine_whole
 
 _Manifest = TypeVar("_Manifest", bound=ComponentsManifest)
-_FIRST_WITH_FP8 = 89  # the compute capability, times ten: Ada's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +62,9 @@ class EnginesToMake:
             RequestError: bf16 or fp8 on a backend that does not compute it, or on such a GPU; or eight-bit weights as
                 inputs: TensorRT takes them, but not their scales, which a LoRA changes.
         """
-        if precision is Precision.BF16:
-            check_bf16(self.compiler.backend)
+        if precision is not None:
+            check_computes(self.compiler.backend, precision)
         if precision is Precision.FP8:
-            check_fp8(self.compiler.backend)
             _check_gpus_compute_fp8(self.targets)
         if precision in EIGHT_BITS and any(target.weights is WeightsAs.INPUTS for target in self.targets):
             raise RequestError(
@@ -81,30 +79,11 @@ def _check_gpus_compute_fp8(targets: Sequence[Target]) -> None:
     Raises:
         RequestError: naming them.
     """
-    older = [gpu for gpu in (gpu_of_machine(target.machine) for target in targets) if not _computes_fp8(gpu)]
+    older = [gpu for gpu in (gpu_of_machine(target.machine) for target in targets) if not computes_fp8(gpu)]
     if older:
         raise RequestError(
-            f"got precision fp8 for {', '.join(older)}, expected GPUs from sm{_FIRST_WITH_FP8} (Ada) on; build for "
+            f"got precision fp8 for {', '.join(older)}, expected GPUs from sm89 (Ada) on; build for "
             "these alone, or in fp16 or int8"
-        )
-
-
-def _computes_fp8(gpu: str) -> bool:
-    number = gpu.removeprefix("sm")
-    return not number.isdigit() or int(number) >= _FIRST_WITH_FP8
-
-
-def check_bf16(backend: Backend) -> None:
-    """Refuses bf16 where it is not computed.
-
-    Raises:
-        RequestError: naming the backends that do.
-    """
-    if backend not in COMPUTE_BF16:
-        expected = " or ".join((", ".join(COMPUTE_BF16[:-1]), COMPUTE_BF16[-1]))
-        raise RequestError(
-            f"got precision bf16 for backend {backend}, which does not compute it, expected {expected}; build with "
-            "--backend openvino for CPUs"
         )
 
 

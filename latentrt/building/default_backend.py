@@ -7,11 +7,11 @@ from pathlib import Path
 from latentrt.engines.bundle.bundle import folder_and_seal
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.errors import BundleError
-from latentrt.engines.precision import Backend, Precision
+from latentrt.engines.precision import Backend, Precision, usual_backend
 
 
 def backend_for(precision: Precision | None, bundles: Sequence[str | Path | None]) -> Backend:
-    """OpenVINO for bf16, which ONNX Runtime's CPU provider has not; else ONNX Runtime's CPU provider, which is exact.
+    """ONNX Runtime's CPU provider, which is exact; for bf16 and fp8, which it has not, what has.
 
     Args:
         precision: what was asked for; None leaves it to the first of the bundles.
@@ -21,4 +21,4 @@ def backend_for(precision: Precision | None, bundles: Sequence[str | Path | None
         folders = [Path(bundle) for bundle in bundles if bundle is not None and (Path(bundle) / BUNDLE_FILE).is_file()]
         with suppress(BundleError):  # whoever opens it says what is wrong with it
             precision = folder_and_seal(folders[0])[0].manifest.precision if folders else None
-    return Backend.OPENVINO if precision is Precision.BF16 else Backend.ORT_CPU
+    return usual_backend(precision or Precision.FP32)

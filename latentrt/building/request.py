@@ -106,7 +106,8 @@ class BuildRequest:
             )
         if self.fp32 and (precision or self.precision) in (None, Precision.FP32):
             raise RequestError(
-                "got components to keep in fp32 for a bundle in fp32, expected one of the others; leave one out"
+                "got components to keep in fp32 for a bundle in fp32, expected precision fp16, bf16, int8 or fp8; "
+                "leave one out"
             )
         modules = [name for name in self.fp32 if SCOPE_BEHIND in name]
         if modules and (precision or self.precision) in EIGHT_BITS:

@@ -176,6 +176,10 @@ def _decibels(number: float | None) -> str:
     return "slower" if number is None else f"{number:.1f}"
 
 
+def _times(number: float | None) -> str:
+    return "unknown" if number is None else f"{number:.2f}"
+
+
 def _print_quantization(component: str, kind: ComponentKind, record: dict[str, Any]) -> None:
     """How good pictures in eight bits are, and the nodes whose rounding costs most, rounded or in floating point."""
     nodes = record["nodes"]
@@ -195,15 +199,22 @@ def _print_quantization(component: str, kind: ComponentKind, record: dict[str, A
         f"{record['psnr_mean']:.1f} dB, worst {record['psnr_worst']:.1f} dB ({record['worst_prompt']!r}); required "
         f"{record['quality']:g} dB"
     )
+    if (attention := record["attention"]) is not None:
+        say(
+            f"with its {attention['attentions']} attentions in {precision}, too: mean {attention['psnr_mean']:.1f} dB, "
+            f"worst {attention['psnr_worst']:.1f} dB; they {'are' if attention['rounded'] else 'stay as they were'}"
+        )
     if record["frontier"]:
+        timed = any(point["step"] is not None for point in record["frontier"])
+        time = f"time of a call on {record['backend']} in fp32's" if timed else "time of a call on a GPU"
         print_table(
-            f"{component}: nodes in floating point, time of a call on {record['backend']} in fp32's, PSNR",
+            f"{component}: nodes in floating point, {time}, PSNR",
             ("in floating point", "time", "±", "mean dB", "worst dB", ""),
             [
                 (
                     str(point["floating"]),
-                    f"{point['step']:.2f}",
-                    f"{point['spread']:.2f}",
+                    _times(point["step"]),
+                    _times(point["spread"]),
                     _decibels(point["psnr_mean"]),
                     _decibels(point["psnr_worst"]),
                     "chosen" if point["floating"] == len(nodes) - rounded else "",

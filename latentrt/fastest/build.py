@@ -20,7 +20,7 @@ from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
-from latentrt.engines.precision import Backend, Precision
+from latentrt.engines.precision import EIGHT_BITS, Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.store.choose import fastest_backend
 from latentrt.engines.store.speed import SpeedRecord, read_speed, write_speed
@@ -112,8 +112,8 @@ class _Trial:
         """How long it takes to draw the pictures that all others are compared with, from a step of the exact engine."""
         turn = self.pictures.first(Contender(bundle=self.exact, backend=EXACT.backend))
         pictures, steps = self.pictures.count, self.pictures.calibration.steps
-        searched = any(one.precision is Precision.INT8 for one in candidates.tried)
-        search = ", and a search for int8 several times" if searched else ""
+        searched = any(one.precision in EIGHT_BITS for one in candidates.tried)
+        search = ", and a search for eight bits several times" if searched else ""
         reason = (
             f"{EXACT} draws them in about {_duration(turn.step * steps * pictures)}; each that is judged, too{search}"
         )
@@ -204,7 +204,7 @@ def _lines(candidates: Candidates, speed: SpeedRequest) -> dict[str, DecisionRec
     searched = f"{judged}; before that, what must stay in floating point is searched, which takes longest"
     lines = {}
     for one in candidates.tried:
-        reason = searched if one.precision is Precision.INT8 else judged
+        reason = searched if one.precision in EIGHT_BITS else judged
         if one == EXACT:
             reason = "exact: others are compared with its time and its pictures"
         lines[str(one)] = DecisionRecord(value="tried", reason=reason)

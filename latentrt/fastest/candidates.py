@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.errors import EngineError
+from latentrt.engines.machine import computes_fp8, gpu_of_machine
 from latentrt.engines.precision import Backend, Precision
 
 # A backend is tried in what it computes in: halved weights, which ONNX Runtime's CPU kernels widen, gain nothing there
@@ -12,14 +13,19 @@ _COMPUTES: Mapping[Backend, tuple[Precision, ...]] = {
     Backend.ORT_CPU: (Precision.FP32, Precision.INT8),
     Backend.OPENVINO: (Precision.FP32, Precision.BF16, Precision.INT8),
     Backend.ORT_CUDA: (Precision.FP32, Precision.FP16),
-    Backend.TENSORRT: (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8),
-    Backend.TENSORRT_RTX: (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8),
+    Backend.TENSORRT: (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, Precision.FP8),
+    Backend.TENSORRT_RTX: (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, Precision.FP8),
 }
 _ON_CPUS = (Backend.ORT_CPU, Backend.OPENVINO)
 # The mean PSNR in dB from which on no bundle of a precision is known to get there. The time that a try takes counts
-_OUT_OF_REACH: Mapping[Precision, float] = {Precision.FP16: 60.0, Precision.BF16: 60.0, Precision.INT8: 40.0}
+_OUT_OF_REACH: Mapping[Precision, float] = {
+    Precision.FP16: 60.0,
+    Precision.BF16: 60.0,
+    Precision.INT8: 40.0,
+    Precision.FP8: 40.0,
+}
 # Exact ones first, and what takes longest to make last
-_ORDER = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8)
+_ORDER = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.FP8, Precision.INT8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +93,12 @@ def _all() -> list[Candidate]:
 
 
 def _computes(candidate: Candidate) -> bool:
-    """Whether a backend that runs here has the arithmetic of a precision: OpenVINO takes bf16 for fp32 without it."""
+    """Whether a backend that runs here has the arithmetic of a precision here.
+
+    OpenVINO takes bf16 for fp32 without it, and GPUs before Ada have no fp8.
+    """
+    if candidate.precision is Precision.FP8:
+        return computes_fp8(gpu_of_machine(COMPILERS[candidate.backend].here()))
     if candidate != Candidate(precision=Precision.BF16, backend=Backend.OPENVINO):
         return True
     from latentrt.engines.backends.openvino.library import computes_bf16

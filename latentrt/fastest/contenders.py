@@ -16,7 +16,7 @@ from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
-from latentrt.engines.precision import Precision
+from latentrt.engines.precision import EIGHT_BITS, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.store.speed import SPEED_FILE
 from latentrt.export.sources.partial_model import Choices
@@ -124,13 +124,13 @@ class Contenders:
             bundle = open_bundle(exact)
             compile_missing(bundle, engines, self.timer)
             return Contender(bundle=bundle, backend=candidate.backend)
-        int8 = self.speed.int8_for(candidate.backend) if precision is Precision.INT8 else None
+        int8 = self.speed.rounded_for(precision, candidate.backend) if precision in EIGHT_BITS else None
         bf16 = self.speed.bf16 if precision is Precision.BF16 else None
         folder = self._folder(precision, int8)
         request = replace(
             self.request, precision=precision, quantization=int8, bf16=bf16, engines=engines, output=folder
         )
-        # What is not int8 on GPUs, and fp16, come from the model alone
+        # What has no eight bits on GPUs, and fp16, come from the model alone
         of_model = precision is Precision.FP16 or (int8 is not None and int8.recipe.symmetric)
         if of_model and not request.starts_from_bundle:
             build_from_model(request, self.timer, None)

@@ -39,13 +39,13 @@ class SpeedRequest:
         """The pictures to time and to judge by, of a bundle's model."""
         return self.int8.settings(drawn_model_of(bundle.manifest)).calibration
 
-    def int8_for(self, backend: Backend) -> QuantizationRequest:
-        """What is asked of int8 for a backend.
+    def rounded_for(self, precision: Precision, backend: Backend) -> QuantizationRequest:
+        """What is asked of int8 or fp8 for a backend.
 
         Raises:
-            RequestError: a backend without int8.
+            RequestError: a backend without it.
         """
-        request = quantization_request_from_arguments(Precision.INT8, backend, self.prompts, self.quality)
+        request = quantization_request_from_arguments(precision, backend, self.prompts, self.quality)
         assert request is not None
         return request
 

@@ -28,14 +28,12 @@ class FrontierPoint:
         """Whether it is known to take longer than another."""
         return self.time is not None and other.time is not None and self.time.slower(other.time)
 
-    def record(self) -> FrontierPointRecord | None:
-        """As the bundle keeps it; None where it was not timed."""
-        if self.time is None:
-            return None
+    def record(self) -> FrontierPointRecord:
+        """As the bundle keeps it."""
         return FrontierPointRecord(
             floating=self.floating,
-            step=self.time.median,
-            spread=self.time.spread,
+            step=self.time.median if self.time else None,
+            spread=self.time.spread if self.time else None,
             psnr_mean=self.quality.mean if self.quality else None,
             psnr_worst=self.quality.worst if self.quality else None,
         )

@@ -47,6 +47,7 @@ def observe(quantization: Quantization, engines: OpenComponents[Bundle]) -> dict
                     part.spec,
                     observations[part.name],
                     _recorded_runs(quantization, part),
+                    [tensor for attention in part.attentions for tensor in attention.inputs],
                 )
             )
             for part in quantization.components

@@ -10,7 +10,10 @@ from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
 from latentrt.engines.bundle.records.component import FileRecord
+from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import RequestError
+from latentrt.engines.graphs.islands import islands_of
+from latentrt.engines.graphs.quantization.attention import QuantizableAttention, quantizable_attentions
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import Progress
@@ -25,12 +28,13 @@ _ALGORITHM = 4  # counted up when other code would come to other results
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizableComponent:
-    """A component whose fp32 graph can get eight bits."""
+    """A component whose fp32 graph can get eight bits; ``attentions`` may, too, by the recipe."""
 
     component: Component
     weights: OnnxWeights
     nodes: tuple[QuantizableNode, ...]
     spec: EngineSpec
+    attentions: tuple[QuantizableAttention, ...] = ()
 
     @property
     def name(self) -> str:
@@ -109,13 +113,14 @@ def quantization_of_bundle(
         and VAE_DECODER not in kept_fp32
         and records[VAE_DECODER].precision is Precision.FP32
     )
-    unet, decoder = _quantizable(base, UNET), _quantizable(base, VAE_DECODER) if decodes else None
+    unet, decoder = _unet(base, settings.recipe), _quantizable(base, VAE_DECODER) if decodes else None
     encoders = () if settings.recipe.symmetric else _text_encoders(base, kept_fp32)
     fingerprint = {
         "base": base.manifest.model_dump(mode="json", include={"files", "schedule", "defaults", "conditioning"}),
         "profile": str(base.manifest.profiles[0]),
         "calibration": settings.calibration.sha256,
         "effort": str(settings.effort),
+        "attentions": len(unet.attentions),
         "components": [*(part.name for part in encoders), UNET, *([VAE_DECODER] if decodes else [])],
         "made by": [_ALGORITHM, np.__version__, quantization_tool()],
     }
@@ -138,6 +143,17 @@ def _text_encoders(base: Bundle, kept_fp32: Collection[str]) -> tuple[Quantizabl
         if record.kind.row.weights_rounded_on_cpu and record.precision is Precision.FP32 and name not in kept_fp32
     ]
     return tuple(_quantizable(base, name) for name in names)
+
+
+def _unet(base: Bundle, recipe: Recipe) -> QuantizableComponent:
+    """The U-Net, with its attentions where the recipe rounds them and float16 holds their scores."""
+    unet = _quantizable(base, UNET)
+    if not recipe.rounds_attention:
+        return unet
+    islands = islands_of(base.manifest.family, UNET)
+    attentions = quantizable_attentions(unet.weights)
+    held = (one for one in attentions if not any(island.holds(one.path, "Attention") for island in islands))
+    return replace(unet, attentions=tuple(held))
 
 
 def _quantizable(base: Bundle, name: str) -> QuantizableComponent:

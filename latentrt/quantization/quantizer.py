@@ -10,7 +10,7 @@ from pathlib import Path
 
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
-from latentrt.engines.bundle.records.component import QuantizationRecord, QuantizedNodeRecord
+from latentrt.engines.bundle.records.component import AttentionRecord, QuantizationRecord, QuantizedNodeRecord
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import ParityError
 from latentrt.engines.graphs.quantization.ranges import InputChoice
@@ -174,9 +174,9 @@ def _record(
         prompts=len(settings.calibration.prompts),
         steps=settings.calibration.steps,
         pictures=settings.pictures,
-        psnr_mean=result.quality.mean,
-        psnr_worst=result.quality.worst,
-        worst_prompt=result.quality.worst_prompt,
+        psnr_mean=result.reached.mean,
+        psnr_worst=result.reached.worst,
+        worst_prompt=result.reached.worst_prompt,
         nodes={
             node.path: QuantizedNodeRecord(
                 rounded=node.name not in floating,
@@ -187,5 +187,18 @@ def _record(
             for node in part.nodes
         },
         backend=settings.judged_on,
-        frontier=tuple(record for record in (point.record() for point in result.points) if record is not None),
+        # For GPUs no time is known, and the figures of pictures are worth keeping
+        frontier=tuple(one.record() for one in result.points if one.time is not None or settings.recipe.symmetric),
+        attention=_attention_record(part, result),
+    )
+
+
+def _attention_record(part: QuantizableComponent, result: SearchResult) -> AttentionRecord | None:
+    if result.attention is None:
+        return None
+    return AttentionRecord(
+        attentions=len(part.attentions),
+        rounded=result.rounds_attention,
+        psnr_mean=result.attention.mean,
+        psnr_worst=result.attention.worst,
     )

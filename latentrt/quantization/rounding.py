@@ -7,6 +7,7 @@ import numpy as np
 
 from latentrt.engines.bundle.noise_schedule import alpha_cumprod_at
 from latentrt.engines.bundle.records.schedule_config import PredictionType, ScheduleConfig
+from latentrt.engines.graphs.quantization.attention import RoundedAttention, rounded_attention
 from latentrt.engines.graphs.quantization.observe import Observations
 from latentrt.engines.graphs.quantization.ranges import InputChoice, choose_inputs, output_ranges
 from latentrt.engines.graphs.quantization.recipe import Range
@@ -19,11 +20,15 @@ _LEAST_ALPHA = 2.0**-24  # of schedules that end without signal, as diffusers ha
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding:
-    """How a component's tensors are rounded, by tensor name, and what each node's rounding costs, by node path."""
+    """How a component's tensors are rounded, by tensor name, and what each node's rounding costs, by node path.
+
+    ``attentions`` say how those are rounded that may be.
+    """
 
     inputs: Mapping[str, InputChoice]
     outputs: Mapping[str, Range]
     scores: Mapping[str, float]
+    attentions: Sequence[RoundedAttention] = ()
 
 
 def rounding_from_observations(
@@ -42,7 +47,12 @@ def rounding_from_observations(
         calls = _schedule_calls(quantization.base.manifest.schedule, observations.calls)
     else:
         calls = [RecordedCall(inputs=call, weight=len(observations.calls) ** -0.5) for call in observations.calls]
-    return Rounding(inputs=inputs, outputs=outputs, scores=_scores(quantization, part, inputs, outputs, calls))
+    return Rounding(
+        inputs=inputs,
+        outputs=outputs,
+        scores=_scores(quantization, part, inputs, outputs, calls),
+        attentions=[rounded_attention(attention, observations) for attention in part.attentions],
+    )
 
 
 def _schedule_calls(schedule: ScheduleConfig, calls: Sequence[Mapping[str, Array]]) -> list[RecordedCall]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from latentrt.engines.engine import Engine
+from latentrt.engines.graphs.quantization.attention import RoundedAttention
 from latentrt.engines.graphs.quantization.insert import write_quantized
 from latentrt.engines.graphs.quantization.nodes import QuantizableNode
 from latentrt.engines.spec import Array
@@ -31,13 +32,24 @@ _LARGEST_SHARE = 0.5
 class SearchResult:
     """The nodes that stay in floating point and the quality reached; no nodes and the best quality if none suffices.
 
-    ``points`` are all that was tried.
+    ``points`` are all that was tried, ``attention`` is the quality with attention rounded, too, where that was tried.
     """
 
     floating: Sequence[QuantizableNode] | None
     quality: PictureQuality
     required: float
     points: Sequence[FrontierPoint]
+    attention: PictureQuality | None = None
+
+    @property
+    def rounds_attention(self) -> bool:
+        """Whether pictures are good enough with attention rounded, too, so that it is."""
+        return self.attention is not None and self.attention.reaches(self.required)
+
+    @property
+    def reached(self) -> PictureQuality:
+        """The quality with all that is rounded in the end."""
+        return self.attention if self.attention is not None and self.rounds_attention else self.quality
 
     def __str__(self) -> str:
         return (
@@ -90,9 +102,15 @@ class Search:
         if chosen is None or chosen.quality is None:
             quality = max((point.quality for point in points if point.quality), key=lambda one: one.mean)
             return SearchResult(floating=None, quality=quality, required=self.required, points=points)
-        tried.write(chosen.floating)
-        floating = tried.order[: chosen.floating]
-        return SearchResult(floating=floating, quality=chosen.quality, required=self.required, points=points)
+        result = SearchResult(
+            floating=tried.order[: chosen.floating],
+            quality=chosen.quality,
+            required=self.required,
+            points=points,
+            attention=tried.with_attention(chosen.floating),
+        )
+        tried.write(chosen.floating, self.rounding.attentions if result.rounds_attention else ())
+        return result
 
 
 class _Tried:
@@ -101,7 +119,7 @@ class _Tried:
     def __init__(self, *, search: Search, folder: Path) -> None:
         self._search, self._folder = search, folder
         self._checkpoints = search.quantization.checkpoints
-        self._written: int | None = None
+        self._written: tuple[int, int] | None = None
         self.order = worst_first(search.part.nodes, search.rounding.scores)
         self._saved = self._checkpoints.load(search.saved_as) or {}
 
@@ -128,17 +146,32 @@ class _Tried:
                     self._save(str(count), self._judge(engine))
         return self._known(count)
 
-    def write(self, count: int) -> None:
+    def with_attention(self, count: int) -> PictureQuality | None:
+        """The quality with attention rounded, too; None where it cannot be."""
+        attentions = self._search.rounding.attentions
+        if not attentions:
+            return None
+        name, search = f"{count}.attention", self._search
+        if name not in self._saved:
+            with search.quantization.progress.stage(f"{search.part.name}: attention, too"):
+                self.write(count, attentions)
+                with compiled_graph(search.part, self._folder, search.quantization.settings) as engine:
+                    self._save(name, self._judge(engine))
+        return quality_from_psnrs(search.quantization, self._saved[name])
+
+    def write(self, count: int, attentions: Sequence[RoundedAttention] = ()) -> None:
         """Leaves the graph in the folder, unless it is there."""
-        if self._written == count:
+        if self._written == (count, len(attentions)):
             return
         search = self._search
         names = {node.name for node in self.order[:count]}
         quantized = [node for node in search.part.nodes if node.name not in names]
         recipe, rounding = search.quantization.settings.recipe, search.rounding
-        write_quantized(search.part.weights, quantized, rounding.inputs, rounding.outputs, recipe, self._folder)
+        write_quantized(
+            search.part.weights, quantized, rounding.inputs, rounding.outputs, recipe, self._folder, attentions
+        )
         search.finish(self._folder)
-        self._written = count
+        self._written = (count, len(attentions))
 
     def _known(self, count: int) -> FrontierPoint:
         ratios, psnrs = self._saved.get(_times(count)), self._saved.get(str(count))

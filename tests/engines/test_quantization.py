@@ -1,7 +1,7 @@
 """int8 from the inside: what is observed, how ranges are chosen, what each node costs, what is written."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.editor import GraphEditor, weight_of
 from latentrt.engines.graphs.group_norm import GroupNorm
 from latentrt.engines.graphs.quantization import recipe as recipes
+from latentrt.engines.graphs.quantization.attention import quantizable_attentions, rounded_attention
 from latentrt.engines.graphs.quantization.insert import write_quantized
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights
 from latentrt.engines.graphs.quantization.observe import Observations, ObservingEngine
@@ -43,11 +44,19 @@ class Unet:
         self.probes = [probe for probe in bundle.probes("unet") if probe.profile == bundle.manifest.profiles[0]]
         self.probes = [probe for probe in self.probes if bundle.manifest.chunks("unet", probe.inputs) == 1]
         self.observations = Observations()
-        with ObservingEngine(self.weights, self.nodes, self.spec, self.observations, [0, 1]) as engine:
+        self.attentions = quantizable_attentions(self.weights)
+        ranged = [name for attention in self.attentions for name in attention.inputs]
+        with ObservingEngine(self.weights, self.nodes, self.spec, self.observations, [0, 1], ranged) as engine:
             self.outputs = [engine.run(probe.inputs)["out_sample"] for probe in self.probes for _ in range(4)]
 
     def choices(self, recipe: Recipe) -> dict[str, InputChoice]:
         return dict(choose_inputs(self.weights, self.nodes, self.observations, recipe))
+
+    def write(self, recipe: Recipe, folder: Path) -> None:
+        """Writes the graph with all that the recipe rounds."""
+        choices, outputs = self.choices(recipe), output_ranges(self.nodes, self.observations, recipe)
+        attentions = [rounded_attention(one, self.observations) for one in self.attentions if recipe.rounds_attention]
+        write_quantized(self.weights, self.nodes, choices, outputs, recipe, folder, attentions)
 
     def run(self, folder: Path) -> list[Any]:
         """A written graph's answers to the probes."""
@@ -367,14 +376,17 @@ def test_smoothing_alone_changes_nothing(unet: Unet) -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [pytest.param(Recipe.U8S8, marks=pytest.mark.slow), Recipe.U8S8_REDUCED, Recipe.U8S8_INPUTS, Recipe.S8S8]
+    "recipe",
+    [
+        Recipe.U8S8_REDUCED,
+        Recipe.U8S8_INPUTS,
+        Recipe.E4M3,
+        *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in (Recipe.U8S8, Recipe.S8S8)),
+    ],
 )
 def test_the_written_graph(recipe: Recipe, unet: Unet, tmp_path: Path) -> None:
-    """Every node is int8, the weights take a quarter of the space, and the prediction is near torch's."""
-    choices = unet.choices(recipe)
-    outputs = output_ranges(unet.nodes, unet.observations, recipe)
-    assert bool(outputs) == bool(recipe.quantizes_outputs)
-    write_quantized(unet.weights, unet.nodes, choices, outputs, recipe, tmp_path)
+    """Every node has eight bits, the weights take a quarter of the space, and the prediction is near torch's."""
+    unet.write(recipe, tmp_path)
     size = (tmp_path / "model.onnx.data").stat().st_size
     whole = unet.component.record.weights
     assert whole is not None
@@ -421,7 +433,7 @@ def test_the_sum_of_what_nodes_cost_is_what_all_cost(unet: Unet, tmp_path: Path)
     assert 0.4 < float(np.linalg.norm(scores)) / moved < 2.5
 
 
-@pytest.mark.parametrize("recipe", [Recipe.U8S8, Recipe.U8S8_REDUCED, Recipe.U8S8_INPUTS, Recipe.S8S8])
+@pytest.mark.parametrize("recipe", [recipe for recipe in Recipe if recipe is not Recipe.W8])
 def test_a_channel_of_zeros_is_scored_as_it_is_written(recipe: Recipe, tmp_path: Path) -> None:
     """Its bias may be rounded to steps of the input's scale; the score says what the written graph does."""
     import onnx
@@ -506,30 +518,46 @@ FAMILIES = (
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("recipe", "gpus"), [(Recipe.E4M3, ("sm89", "sm120")), (Recipe.S8S8, ("sm89",))])
 @pytest.mark.grid(most=1)
-def test_every_family_builds_for_a_gpu(family: str, family_bundle: Callable[[str], Path], tmp_path: Path) -> None:
-    """TensorRT-RTX's own parser and builder take the symmetric graph, halved; Q/DQ stand around every node."""
+def test_every_family_builds_for_a_gpu(
+    recipe: Recipe, gpus: Sequence[str], family: str, family_bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """TensorRT-RTX's own parser and builder take the symmetric graph, halved; Q/DQ stand around every node.
+
+    In fp8 they stand around both products of attention, too.
+    """
     pytest.importorskip("tensorrt_rtx")
     from latentrt.engines.backends.compiler import Target
     from latentrt.engines.backends.tensorrt.backend import TensorRTRTX
-    from latentrt.engines.bundle.records.component import QuantizationRecord, QuantizedNodeRecord
+    from latentrt.engines.bundle.records.component import AttentionRecord, QuantizationRecord, QuantizedNodeRecord
     from latentrt.engines.graphs.half import halve_file
     from latentrt.engines.graphs.islands import islands_of
     from latentrt.engines.machine import gpu_machine
 
     unet = Unet(family_bundle(family))
-    write_quantized(unet.weights, unet.nodes, unet.choices(Recipe.S8S8), {}, Recipe.S8S8, tmp_path / "onnx")
+    unet.write(recipe, tmp_path / "onnx")
     halve_file(tmp_path / "onnx" / "model.onnx", islands_of(family, "unet"))
     manifest = unet.component.manifest
     nodes = {node.path: QuantizedNodeRecord(rounded=True, score=0.0, error=0.0, alpha=None) for node in unet.nodes}
+    attention = None
+    if recipe.rounds_attention:
+        count = len(unet.attentions)
+        attention = AttentionRecord(attentions=count, rounded=True, psnr_mean=1.0, psnr_worst=1.0)
     told = QuantizationRecord(
-        recipe=Recipe.S8S8, tool="", quality=1.0, source_sha256="", prompts_sha256="", prompts=1, steps=1, pictures=1,
+        recipe=recipe, tool="", quality=1.0, source_sha256="", prompts_sha256="", prompts=1, steps=1, pictures=1,
         psnr_mean=1.0, psnr_worst=1.0, worst_prompt="", nodes=nodes,
+        attention=attention,
     )  # fmt: skip
     from latentrt.engines.bundle.checked_files import record_files
 
     record = manifest.components["unet"].model_copy(
-        update={"onnx": "onnx/model.onnx", "weights": "onnx/model.onnx.data", "precision": "int8", "quantization": told}
+        update={
+            "onnx": "onnx/model.onnx",
+            "weights": "onnx/model.onnx.data",
+            "precision": recipe.numbers.precision,
+            "quantization": told,
+        }
     )
     files = record_files(tmp_path, ["onnx/model.onnx", "onnx/model.onnx.data"])
     component = Component(
@@ -539,9 +567,12 @@ def test_every_family_builds_for_a_gpu(family: str, family_bundle: Callable[[str
     )
     folder = tmp_path / "plan"
     folder.mkdir()
-    contents = TensorRTRTX().compile(component, Target(machine=gpu_machine("sm89")), folder, None)
-    assert contents is not None
-    assert sum(contents.quantized.values()) == len(unet.nodes)
-    assert contents.layers["DEQUANTIZE"].keys() == {"float16"}
-    assert (folder / "model.plan").stat().st_size > 0
+    for gpu in gpus:
+        contents = TensorRTRTX().compile(component, Target(machine=gpu_machine(gpu)), folder, None)
+        assert contents is not None
+        products = 2 * len(unet.attentions) if recipe.rounds_attention else 0
+        assert sum(contents.quantized.values()) == len(unet.nodes) + products
+        assert contents.layers["DEQUANTIZE"].keys() == {"float16"}
+        assert ("ATTENTION_INPUT" in contents.layers) != recipe.rounds_attention
+        assert (folder / "model.plan").stat().st_size > 0
     shutil.rmtree(folder)

@@ -232,8 +232,8 @@ def test_prompt_files_that_cannot_be_used(
     [
         (("--precision", "int8", "--quality", "0"), "got quality 0 dB"),
         (("--precision", "int8", "--quality", "120"), "got quality 120 dB"),
-        (("--precision", "fp16", "--quality", "30"), "got quality for a build that is neither int8 nor bf16"),
-        (("--prompts", "x.txt"), "got prompts for a build that is neither int8 nor bf16"),
+        (("--precision", "fp16", "--quality", "30"), "got quality for a build that is none of int8, fp8 and bf16"),
+        (("--prompts", "x.txt"), "got prompts for a build that is none of int8, fp8 and bf16"),
         (("--precision", "int8", "--backend", "ort-cuda"), "got precision int8 for backend ort-cuda"),
         (("--precision", "int8", "--profile", "64x64"), "got profiles or seamless for a bundle"),
         (("--precision", "int8"), "add -o DIR"),

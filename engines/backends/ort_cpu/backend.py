@@ -119,10 +119,10 @@ class OrtCpu:
             folder,
             _weights_to_optimise(component),
             group_norm=group_norm_of(component),
-            added_to=component.structure if component.kind.added_inputs else None,
+            added_to=component.structure if _takes_added(component) else None,
         )
         record_weights(component.onnx, folder, component.named_initializers)
-        if component.kind.added_inputs:
+        if _takes_added(component):
             write_cached_graphs(component, folder)
         return None if optimised else ContentsRecord(shapes=(), layers={}, unoptimised=True)
 
@@ -140,6 +140,14 @@ class OrtCpu:
         """Maps the weights."""
         model = OrtCpuModel.of_compiled(folder, threads=threads, halves=in_halves(component))
         return _OpenComponent(component, model)
+
+
+def _takes_added(component: Component) -> bool:
+    """Whether inputs may be added: not in fp8, which nobody draws with here; it judges pictures for GPUs.
+
+    ONNX Runtime's optimiser gives two values one name where a branch takes what fp8 was dequantized to.
+    """
+    return component.kind.added_inputs and component.record.precision is not Precision.FP8
 
 
 def in_halves(component: Component) -> bool:

@@ -17,6 +17,7 @@ from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.graphs.attention import fuse_attention
 from latentrt.engines.graphs.editor import load_graph, serialized
 from latentrt.engines.graphs.group_norm import GroupNorm, replace_group_norms
+from latentrt.engines.graphs.quantization.attention import multiply_rounded
 from latentrt.engines.graphs.rounded_results import round_results
 from latentrt.engines.graphs.variants.variant import add_inputs
 from latentrt.engines.machine import available_memory
@@ -122,7 +123,7 @@ def rewritten_graph(
         return None
     if added_to is not None:
         add_inputs(model, added_to, tuple(AddedInputs))
-    replaced = replace_group_norms(model, group_norm)
+    replaced = replace_group_norms(model, group_norm) + multiply_rounded(model)
     if fuses:
         replaced += fuse_attention(model)
     replaced += round_results(model)

@@ -52,12 +52,15 @@ def graph_for(component: Component, target: Target) -> PlanGraph:
 
 
 def _rewritten(component: Component) -> bool:
-    """Whether the bundle's graph cannot be taken as it is: inputs are added, or some have defaults."""
-    return bool(component.added) or any(row.neutral is not None for row in component.record.inputs.values())
+    """Whether the bundle's graph cannot be taken as it is: for rounded attention, added inputs, or defaults."""
+    quantization = component.record.quantization
+    rounded = quantization is not None and quantization.attention is not None and quantization.attention.rounded
+    return rounded or bool(component.added) or any(row.neutral is not None for row in component.record.inputs.values())
 
 
 def _graph(component: Component) -> "ir.Model":
-    """The component's graph with its added inputs, and without defaults."""
+    """The component's graph with its added inputs, without defaults, and with the products of rounded attention."""
+    from latentrt.engines.graphs.quantization.attention import multiply_rounded
     from latentrt.engines.graphs.summed_outputs import require_inputs
     from latentrt.engines.graphs.variants.variant import add_inputs
 
@@ -65,6 +68,7 @@ def _graph(component: Component) -> "ir.Model":
     require_inputs(model, component.record.inputs)
     if component.added:
         add_inputs(model, component.structure, component.added, optional=False)
+    multiply_rounded(model)
     return model
 
 

@@ -18,6 +18,7 @@ _WITH_WEIGHTS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _OF_OPENVINO = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _MOVES = ("SHUFFLE", "CAST", "IDENTITY", "SQUEEZE", "UNSQUEEZE")
 _HALVES = {"fp16": "float16", "bf16": "bfloat16"}
+_PRODUCTS = 2  # of an attention: queries with keys, and what comes of these with values
 # Of the layers that carry weights this share may be fp32 in an engine of sixteen bits: the declared islands
 _ISLANDS = 0.5
 # A plan holds its weights and code. Of full-size U-Nets it is 1.01 times the ONNX; widened weights are twice as large.
@@ -166,6 +167,8 @@ def check_precision(
     record = component.record.quantization
     if quantized is not None and record is not None:
         wanted = sum(node.rounded for node in record.nodes.values())
+        if record.attention is not None and record.attention.rounded:
+            wanted += _PRODUCTS * record.attention.attentions
         if sum(quantized.values()) != wanted:
             told = ", ".join(f"{count} {kind}" for kind, count in sorted(quantized.items()))
             faults.append(f"Q/DQ stand around {told or 'no layer'} instead of {wanted} layers")

@@ -61,14 +61,24 @@ class FrontierPointRecord(Record):
 
     ``floating`` counts the nodes. ``step`` is the time of a call with guidance, as the fp32 engine's multiple: the
     median of pairs of calls on the machine that built it, one of each. Half of the pairs differ by at most ``spread``
-    from it. The figures of pictures, in dB, are None where a slower one was not drawn with.
+    from it. Both are None where a machine built it that does not compute so: for GPUs. The figures of pictures, in dB,
+    are None where a slower one was not drawn with.
     """
 
     floating: int
-    step: float
-    spread: float
+    step: float | None
+    spread: float | None
     psnr_mean: float | None
     psnr_worst: float | None
+
+
+class AttentionRecord(Record):
+    """What rounding attention, too, does to the pictures: PSNR in dB with it, and whether it stayed: ``rounded``."""
+
+    attentions: int
+    rounded: bool
+    psnr_mean: float
+    psnr_worst: float
 
 
 class QuantizationRecord(Record):
@@ -79,7 +89,7 @@ class QuantizationRecord(Record):
 
     ``nodes`` are by the path of their torch module. ``prompts_sha256`` tells prompts, steps and seed, ``source_sha256``
     the graph in fp32 with its weights. ``backend`` drew the pictures. ``frontier`` tells what else was tried, by the
-    number of nodes in floating point.
+    number of nodes in floating point. ``attention`` is None where it was not tried to round it.
     """
 
     recipe: Recipe
@@ -96,6 +106,7 @@ class QuantizationRecord(Record):
     nodes: dict[str, QuantizedNodeRecord]
     backend: Backend = Backend.ORT_CPU
     frontier: tuple[FrontierPointRecord, ...] = ()
+    attention: AttentionRecord | None = None
 
 
 class ComponentRecord(Record):

@@ -36,6 +36,11 @@ class Recipe(StrEnum):
         return E4M3 if self is Recipe.E4M3 else INT8
 
     @property
+    def rounds_attention(self) -> bool:
+        """Whether attention may be rounded, too."""
+        return self is Recipe.E4M3
+
+    @property
     def largest_weight(self) -> int:
         """The number that a channel's largest weight becomes."""
         return 64 if self is Recipe.U8S8_REDUCED else self.numbers.largest

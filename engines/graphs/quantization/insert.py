@@ -8,6 +8,7 @@ import numpy as np
 
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.graphs.editor import GraphEditor, input_of, save_with_weights
+from latentrt.engines.graphs.quantization.attention import RoundedAttention
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
 from latentrt.engines.graphs.quantization.pairs import Pairs
 from latentrt.engines.graphs.quantization.ranges import InputChoice
@@ -25,6 +26,7 @@ def write_quantized(
     outputs: Mapping[str, Range],
     recipe: Recipe,
     folder: Path,
+    attentions: Sequence[RoundedAttention] = (),
 ) -> None:
     """Writes a graph in which ``nodes`` compute in eight bits, as ``model.onnx`` with its weights beside it.
 
@@ -35,12 +37,13 @@ def write_quantized(
         outputs: the ranges of results, where the recipe rounds them.
         recipe: the types.
         folder: where to write; created.
+        attentions: those that are rounded, too, where the recipe can.
     """
     smoothed = SmoothedGraph(weights, weights.quantizable(), inputs)
     chosen = {node.input for node in nodes}
     ranges = {name: choice.range for name, choice in inputs.items() if name in chosen}
     if recipe.symmetric:
-        model = _with_pairs(smoothed, nodes, ranges, recipe)
+        model = _with_pairs(smoothed, nodes, ranges, recipe, attentions)
         weights.write_into(model)
     else:
         weights.write_into(smoothed.model)
@@ -52,13 +55,19 @@ def write_quantized(
 
 
 def _with_pairs(
-    smoothed: SmoothedGraph, nodes: Sequence[QuantizableNode], ranges: Mapping[str, Range], recipe: Recipe
+    smoothed: SmoothedGraph,
+    nodes: Sequence[QuantizableNode],
+    ranges: Mapping[str, Range],
+    recipe: Recipe,
+    attentions: Sequence[RoundedAttention],
 ) -> "ir.Model":
     """Inputs and weights rounded; biases and results stay in floating point, as TensorRT wants it."""
     pairs = Pairs(smoothed.model, recipe)
     for node in nodes:
         pairs.round_input(node, ranges[node.input])
         pairs.round_weight(node)
+    for attention in attentions:
+        pairs.round_attention(attention)
     pairs.done()
     return smoothed.model
 

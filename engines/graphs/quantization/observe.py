@@ -128,6 +128,7 @@ class ObservingEngine(ClosesItself):
         spec: EngineSpec,
         observations: Observations,
         recorded: Sequence[int] = (),
+        ranged: Sequence[str] = (),
     ) -> None:
         """Opens the observed graph; goes on with what ``observations`` hold.
 
@@ -137,15 +138,18 @@ class ObservingEngine(ClosesItself):
             spec: the component's tensors.
             observations: where it is kept.
             recorded: the runs, counted from 0, whose inputs are kept.
+            ranged: tensors whose range alone is kept, over all channels.
 
         Raises:
             EngineError: ONNX Runtime refuses the graph.
         """
         self.spec = spec
         self.observations = observations
-        self._session: Any = weights.session(observed_graph(weights, nodes))
         self._outputs = list(spec.outputs)
         self._watched = observed_tensors(nodes)
+        ranged = [name for name in dict.fromkeys(ranged) if name not in self._watched]
+        self._session: Any = weights.session(observed_graph(weights, nodes, ranged))
+        self._watched |= dict.fromkeys(ranged, 0)
         # How many samples a run supplies of each
         self._sampled = {name: fresh for name, fresh in self._watched.items() if fresh}
         self._recorded = frozenset(recorded)

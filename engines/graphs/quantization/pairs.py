@@ -8,6 +8,7 @@ import numpy as np
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.bundle.rounding import channel_steps, rounded
 from latentrt.engines.graphs.editor import GraphEditor, computed_weight, input_of, weight_of
+from latentrt.engines.graphs.quantization.attention import RoundedAttention, heads_of
 from latentrt.engines.graphs.quantization.nodes import QuantizableNode
 from latentrt.engines.graphs.quantization.recipe import Range
 from latentrt.engines.spec import Array
@@ -42,7 +43,28 @@ class Pairs:
             span: the numbers that the eight bits of the tensor span.
         """
         taker = self._nodes[node.name]
-        value = input_of(taker, 0)
+        taker.replace_input_with(0, self._rounded(input_of(taker, 0), span))
+
+    def round_attention(self, rounded: RoundedAttention) -> None:
+        """Has an attention take queries, keys and values rounded, the queries scaled before: scores would overflow."""
+        import onnx_ir as ir
+
+        attention = self._nodes[rounded.attention.name]
+        for index, (split, span) in enumerate(zip(heads_of(attention), rounded.ranges, strict=True)):
+            value = input_of(split, 0)
+            if index == 0:
+                scale = self._editor.constant(np.float32(rounded.attention.scale))
+                value = self._editor.after(value).add("Mul", value, scale, name=f"{attention.name}.scaled")
+                value.dtype = ir.DataType.FLOAT
+            split.replace_input_with(0, self._rounded(value, span))
+        attention.attributes["scale"] = ir.AttrFloat32("scale", 1.0)
+
+    def done(self) -> None:
+        """Removes the weights that no node takes any more."""
+        self._editor.prune()
+
+    def _rounded(self, value: "ir.Value", span: Range) -> "ir.Value":
+        """A tensor behind a pair, for all that take it rounded."""
         if value not in self._tensors:
             scale, zero = span.scale_and_zero(self._recipe)
             parameters = self._editor.constant(scale), self._editor.constant(as_onnx(zero, self._recipe))
@@ -51,23 +73,15 @@ class Pairs:
             self._tensors[value] = behind.add(
                 "DequantizeLinear", quantized, *parameters, name=f"{value.name}.dequantized"
             )
-        taker.replace_input_with(0, self._tensors[value])
-
-    def done(self) -> None:
-        """Removes the weights that no node takes any more."""
-        self._editor.prune()
+        return self._tensors[value]
 
     def _dequantized(self, value: "ir.Value", taker: "ir.Node", axis: int) -> "ir.Value":
         import onnx_ir as ir
 
         numbers = self._recipe.numbers
         steps = channel_steps(np.asarray(weight_of(value)), axis, numbers, self._recipe.largest_weight)
-        # Two of a weight where nodes take it along different axes
-        name = (
-            str(value.name)
-            if f"{value.name}.rounded" not in self._editor.graph.initializers
-            else f"{value.name}.{axis}"
-        )
+        taken = f"{value.name}.rounded" in self._editor.graph.initializers  # by nodes that take it the other way round
+        name = f"{value.name}.{axis}" if taken else str(value.name)
         weight = computed_weight(
             f"{name}.rounded",
             value.const_value,

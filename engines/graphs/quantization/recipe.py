@@ -8,7 +8,7 @@ import numpy as np
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import RequestError
 from latentrt.engines.machine import cpu_features
-from latentrt.engines.precision import COMPUTE_FP8, Backend, Precision
+from latentrt.engines.precision import Backend, Precision, check_computes
 from latentrt.engines.spec import Array
 
 # NumPy's names of extensions whose dot products of eight-bit numbers sum up in 32 bits: VNNI, AMX, ARM's
@@ -22,7 +22,7 @@ def recipe_for(backend: Backend, precision: Precision = Precision.INT8) -> Recip
         RequestError: a backend that has no such kernels.
     """
     if precision is Precision.FP8:
-        check_fp8(backend)
+        check_computes(backend, precision)
         return Recipe.E4M3
     if backend in (Backend.TENSORRT, Backend.TENSORRT_RTX):
         return Recipe.S8S8
@@ -60,19 +60,6 @@ def check_recipe(recipe: Recipe, backend: Backend) -> None:
         raise RequestError(
             f"got a bundle in int8 by recipe {recipe}, which needs a CPU with VNNI, and this one has none; build "
             f"--precision int8 from the model or from its bundle in fp32 on a CPU like this"
-        )
-
-
-def check_fp8(backend: Backend) -> None:
-    """Refuses fp8 where nothing computes it.
-
-    Raises:
-        RequestError: naming the backends that do.
-    """
-    if backend not in COMPUTE_FP8:
-        raise RequestError(
-            f"got precision fp8 for backend {backend}, which does not compute it, expected {' or '.join(COMPUTE_FP8)}; "
-            "build with --backend tensorrt-rtx --gpu sm89, or in int8 for CPUs"
         )
 
 

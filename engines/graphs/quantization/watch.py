@@ -23,8 +23,10 @@ def observed_tensors(nodes: Sequence[QuantizableNode]) -> dict[str, int]:
     return tensors | {node.output: 0 for node in nodes if node.operator == "Conv" and node.output not in tensors}
 
 
-def observed_graph(weights: OnnxWeights, nodes: Sequence[QuantizableNode]) -> "ir.Model":
+def observed_graph(weights: OnnxWeights, nodes: Sequence[QuantizableNode], ranged: Sequence[str] = ()) -> "ir.Model":
     """A graph that also gives, of every quantizable node's input, the channels' extremes and some rows or windows.
+
+    Of tensors that are ``ranged`` it gives the extremes of all channels together.
 
     Extremes of convolutions' outputs are among them, because some recipes round these, too. What is computed of a
     tensor stands right behind the node that makes it: whole tensors would have to stay until the end of the run.
@@ -47,6 +49,11 @@ def observed_graph(weights: OnnxWeights, nodes: Sequence[QuantizableNode]) -> "i
         else:
             results = _rows(behind, tensor, takers[name], row_draws)
         for result in results:
+            editor.output(result, ir.DataType.FLOAT)
+    for name in ranged:
+        behind = editor.after(values[name])
+        numbers = behind.add("Reshape", values[name], behind.constant([-1, 1]), name=f"{name}.numbers")
+        for result in _extremes(behind, values[name], numbers, [0]):
             editor.output(result, ir.DataType.FLOAT)
     return model
 

@@ -24,7 +24,8 @@ def build(
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder to write the bundle to.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32, fp16, bf16 or int8; fp32 or the bundle's own if left out.")
+        str | None,
+        typer.Option("--precision", help="fp32, fp16, bf16, int8 or fp8; fp32 or the bundle's own if left out."),
     ] = None,
     fastest: Annotated[
         bool,
@@ -128,7 +129,7 @@ def build(
         typer.Option(
             "--prompts",
             metavar="FILE",
-            help="int8, bf16, --fastest: prompts to judge by, one a line; built-in if left out.",
+            help="int8, fp8, bf16, --fastest: prompts to judge by, one a line; built-in if left out.",
         ),
     ] = None,
     quality: Annotated[
@@ -136,7 +137,7 @@ def build(
         typer.Option(
             "--quality",
             metavar="DB",
-            help="int8, bf16, --fastest: required mean PSNR against fp32 pictures; 40 for bf16, else 30, if left out.",
+            help="int8, fp8, bf16, --fastest: required mean PSNR to fp32 pictures; 40 for bf16, else 30, if left out.",
         ),
     ] = None,
     for_bundle: Annotated[
@@ -157,7 +158,7 @@ def build(
 ) -> None:
     """Build a bundle from a model or an upscaler, or of a ControlNet or the like with --for.
 
-    Of a bundle: compile its engines for this machine, make it int8 or bf16, or fuse LoRAs. With --fastest: keep
+    Of a bundle: compile its engines for this machine, make it int8, fp8 or bf16, or fuse LoRAs. With --fastest: keep
     what this machine draws fastest with.
     """
     from latentrt.building.build import build as build_bundle
