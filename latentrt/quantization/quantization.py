@@ -150,10 +150,8 @@ def _unet(base: Bundle, recipe: Recipe) -> QuantizableComponent:
     unet = _quantizable(base, UNET)
     if not recipe.rounds_attention:
         return unet
-    islands = islands_of(base.manifest.family, UNET)
-    attentions = quantizable_attentions(unet.weights)
-    held = (one for one in attentions if not any(island.holds(one.path, "Attention") for island in islands))
-    return replace(unet, attentions=tuple(held))
+    attentions = quantizable_attentions(unet.weights, islands_of(base.manifest.family, UNET))
+    return replace(unet, attentions=attentions)
 
 
 def _quantizable(base: Bundle, name: str) -> QuantizableComponent:

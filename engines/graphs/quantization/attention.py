@@ -5,6 +5,7 @@ added to a U-Net finds the operator where it was. Engines are compiled of its tw
 kernel of these that multiplies in fp8, and one that multiplies in fp16 of the operator.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from latentrt.engines.bundle.number_format import E4M3
 from latentrt.engines.graphs.editor import GraphEditor, input_of, scope_of, weight_of
+from latentrt.engines.graphs.islands import Island
 from latentrt.engines.graphs.quantization.recipe import Range
 
 if TYPE_CHECKING:
@@ -46,11 +48,13 @@ class RoundedAttention:
     ranges: tuple[Range, ...]
 
 
-def quantizable_attentions(weights: "OnnxWeights") -> tuple[QuantizableAttention, ...]:
-    """Those of a graph that are laid out as the exporter does it, in the order of the graph."""
+def quantizable_attentions(weights: "OnnxWeights", islands: Sequence[Island] = ()) -> tuple[QuantizableAttention, ...]:
+    """Those of a graph that are laid out as the exporter does it, in the order of the graph; none of the islands'."""
     found = []
     for node in weights.model.graph:
         if node.op_type != "Attention" or len(_given(node)) != _TAKES:
+            continue
+        if any(island.holds(scope_of(node), node.op_type) for island in islands):
             continue
         makers, scale = heads_of(node), _scale(node)
         if scale is not None and len(makers) == _TAKES:
