@@ -36,6 +36,11 @@ class Backend(StrEnum):
     OPENVINO_NPU = "openvino-npu"
 
 
+NEVER_RUN = frozenset(
+    {Backend.ORT_CUDA, Backend.TENSORRT, Backend.TENSORRT_RTX, Backend.OPENVINO_GPU, Backend.OPENVINO_NPU}
+)
+"""The backends that latentrt has been tested with on stand-ins for their device alone, never on the device."""
+
 EIGHT_BITS = (Precision.INT8, Precision.FP8)
 """The precisions that are made by calibration, of bundles in fp32."""
 

@@ -13,6 +13,7 @@ from latentrt.engines.bundle.records.conditioning import PoseKind, Resizing, Tas
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.machine import gpu_of_machine
+from latentrt.engines.precision import NEVER_RUN
 
 # NumPy's names, and OpenVINO's
 _DTYPES = {
@@ -101,6 +102,9 @@ def print_description(description: dict[str, Any]) -> None:
         print_table("compiled shapes", ("component", "profiles", "inputs", "outputs", "layers"), shapes)
     if any(row["parity"] is None and row["changes"] is None for row in description["engines"]):
         say("–: not measured, as it was compiled for another machine; run latentrt verify there")
+    unseen = sorted({row["backend"] for row in description["engines"]} & NEVER_RUN)
+    if unseen:
+        say(f"{', '.join(unseen)}: this version of latentrt was tested on stand-ins for the device, never on one")
     if any(row["contents"] and row["contents"]["unoptimised"] for row in description["engines"]):
         say("not optimised: too little memory was free; run latentrt build again with more")
     if any(row["contents"] and row["contents"]["layers"] for row in description["engines"]):

@@ -221,6 +221,15 @@ def test_what_was_not_run_is_gated_by_its_onnx(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.bundle"]
 
 
+def test_inspect_says_what_never_ran_on_its_device(
+    planned_bundle: Path, tiny_bundle: Path, command: Callable[..., Any]
+) -> None:
+    """Of the backends that a bundle has engines for; of one for CPUs nothing."""
+    said = "tensorrt-rtx: this version of latentrt was tested on stand-ins for the device, never on one"
+    assert said in command("inspect", planned_bundle).stdout.splitlines()
+    assert "never on one" not in command("inspect", tiny_bundle).stdout
+
+
 def test_an_unchanged_model_keeps_its_engines_and_gets_those_it_lacks(
     tiny_copy: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
