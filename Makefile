@@ -17,7 +17,7 @@ SPANDREL := spandrel==0.4.2
 TESTS := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all check full-size bench bench-report bench-full-size bench-serving samplers clean
+.PHONY: demo test test-all check full-size bench bench-report bench-full-size bench-serving gpu samplers clean
 
 define new_venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "latentrt needs Python 3.11 or newer, got " + sys.version.split()[0] + "; set PYTHON=")'
@@ -105,6 +105,13 @@ bench-serving: $(DEV)  ## clients at a server, beside one at a time and beside p
 	@$(BIN)/python -m latentrt.benchmarks.serving load out/serving/emoji.bundle --checkpoint models/emoji \
 		--json benchmarks/results/serving/load.json --report benchmarks/results/serving/load.html --page docs/serving/load.md
 	@$(BIN)/python -m latentrt.benchmarks.serving chaos out/serving/emoji.bundle --json benchmarks/results/serving/chaos.json
+
+# What has torch for the GPU; nothing is installed but the checkout itself, so it may be offline
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+gpu:  ## on a machine with an NVIDIA GPU: what works, tests, parity, speed beside diffusers; goes on where it was (GPU_OPTIONS=--help)
+	@$(GPU_PYTHON) -P -c 'import latentrt.benchmarks' 2>/dev/null || \
+		$(GPU_PYTHON) -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	@$(GPU_PYTHON) -m latentrt.benchmarks.gpu run $(GPU_OPTIONS)
 
 samplers: $(DEV)  ## a contact sheet of all samplers, and how fast they converge (10 minutes)
 	@$(BIN)/python -m latentrt.benchmarks.studies.sampler_convergence

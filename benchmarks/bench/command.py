@@ -8,6 +8,7 @@ from pathlib import Path
 from latentrt.benchmarks.bench.benchmark import run
 from latentrt.benchmarks.bench.plan import plan_from_options
 from latentrt.benchmarks.report.changes import changes_between
+from latentrt.benchmarks.report.gpu.schema import read_gpu_result
 from latentrt.benchmarks.report.markdown import markdown_table, summary_rows
 from latentrt.benchmarks.report.schema import BenchResult, read_result, write_result
 from latentrt.cli.bench import BenchOptions
@@ -37,6 +38,7 @@ def bench(options: BenchOptions) -> None:
 def _measure(options: BenchOptions) -> None:
     plan = plan_from_options(options)
     _check_outputs(options)
+    gpu = None if options.merge is None else read_gpu_result(options.merge)
     _check_packages("a benchmark", "psutil", "skimage.metrics", "flip_evaluator")
     journal = options.json.with_name(f".{options.json.name}.journal") if options.json else None
     result = run(
@@ -46,7 +48,7 @@ def _measure(options: BenchOptions) -> None:
         told=lambda line: stderr.print(line),
         progress=BuildProgress(),
     )
-    _write(result, options)
+    _write(result if gpu is None else result.model_copy(update={"gpu": gpu}), options)
     if journal is not None:
         journal.unlink(missing_ok=True)
 
@@ -57,11 +59,13 @@ def _shown(word: str) -> str:
 
 
 def _render(options: BenchOptions) -> None:
-    """Writes report and table anew from a result."""
+    """Writes report and table anew from a result; with what a GPU's result says, the result, too."""
     assert options.render is not None
     result = read_result(options.render)
-    if options.json is not None:
-        raise RequestError("got --json with --render, expected --report or --markdown; leave it out")
+    if options.merge is not None:
+        result = result.model_copy(update={"gpu": read_gpu_result(options.merge)})
+    elif options.json is not None:
+        raise RequestError("got --json with --render, expected --report, --markdown or --merge; leave it out")
     if not _outputs(options):
         raise RequestError("got --render alone, expected what to write; add --report or --markdown")
     _check_outputs(options)
@@ -71,8 +75,8 @@ def _render(options: BenchOptions) -> None:
 def _compare(options: BenchOptions) -> None:
     """Says what changed beyond the noise."""
     assert options.compare is not None
-    if _outputs(options):
-        raise RequestError("got an output with --compare, which writes none; leave it out")
+    if _outputs(options) or options.merge is not None:
+        raise RequestError("got an output or --merge with --compare, which writes none; leave it out")
     _check_packages("--compare", "scipy.stats")
     for line in changes_between(*map(read_result, options.compare)).lines():
         say(line)

@@ -2,6 +2,8 @@
 
 import re
 
+from latentrt.benchmarks.report.gpu.schema import GpuResult
+from latentrt.benchmarks.report.gpu.tables import gpu_sentences, gpu_tables
 from latentrt.benchmarks.report.schema import BenchResult, Contender
 from latentrt.benchmarks.report.units import DASH, bytes_text, flip_text, psnr_text, seconds_text, share_text
 
@@ -90,4 +92,16 @@ def markdown_table(result: BenchResult) -> str:
         *warnings(result),
         *(_escaped(f"{row.name} was not measured: {row.absent}.") for row in result.contenders if row.absent),
     ]
-    return "\n".join([*lines, *(["", *reasons] if reasons else [])]) + "\n"
+    of_gpu = () if result.gpu is None else gpu_lines(result.gpu)
+    return "\n".join([*lines, *(["", *reasons] if reasons else []), *of_gpu]) + "\n"
+
+
+def gpu_lines(result: GpuResult) -> list[str]:
+    """What a GPU's result says, as Markdown: a table of each kind, and sentences."""
+    lines = []
+    for table in gpu_tables(result):
+        columns = (table.title, *table.columns[1:])
+        cells = [columns, *table.rows.values()]
+        shown = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in cells]
+        lines += ["", shown[0], "|" + "---|" * len(columns), *shown[1:]]
+    return [*lines, *(line for sentence in gpu_sentences(result) for line in ("", _escaped(sentence)))]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.benchmarks.peers.arithmetic.onnx_trace import PRODUCTS
+from latentrt.benchmarks.report.gpu.tables import gpu_sentences, gpu_tables
 from latentrt.benchmarks.report.markdown import quality_text, title, warnings
 from latentrt.benchmarks.report.plots import plots, series_color
 from latentrt.benchmarks.report.schema import BenchResult, Contender, Quality
@@ -37,7 +38,8 @@ FORMATS: Mapping[str, Callable[[Any], str]] = {
 def report_html(result: BenchResult) -> str:
     """The page.
 
-    Every figure in it is in an element with ``data-path``, its place in the result's JSON, and ``data-format``.
+    Every figure in it is in an element with ``data-path``, its place in the result's JSON, and ``data-format``; of a
+    GPU's tables each row has the place of its own as ``data-row``.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -72,6 +74,8 @@ def report_html(result: BenchResult) -> str:
         bytes_text=bytes_text,
         worst_at=worst_at,
         throughput_labels=throughput_labels(result),
+        gpu_tables=[] if result.gpu is None else list(gpu_tables(result.gpu)),
+        gpu_sentences=[] if result.gpu is None else gpu_sentences(result.gpu),
         raw=Markup(json.dumps(_without_pictures(data)).replace("<", "\\u003c")),
     )
     return page

@@ -4,65 +4,23 @@ Seconds, bytes and FLOP unless a name says otherwise. Every sample is kept; medi
 them. What a contender or a machine cannot tell is null.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from latentrt.benchmarks.peers.registry import OURS
+from latentrt.benchmarks.report.figures import Count as Count
+from latentrt.benchmarks.report.figures import Figure as Figure
+from latentrt.benchmarks.report.figures import Positive as Positive
+from latentrt.benchmarks.report.figures import Strict as Strict
+from latentrt.benchmarks.report.figures import Time as Time
+from latentrt.benchmarks.report.gpu.schema import GpuResult
 from latentrt.engines.documents import read_document
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import write_file
 
 SCHEMA = 1
-
-
-class Strict(BaseModel):
-    """Base of all parts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def _percentile_90(samples: Sequence[float]) -> float:
-    """The 90th percentile, interpolated between samples; of few samples it lies near the largest."""
-    return quantiles(samples, n=10, method="inclusive")[-1] if len(samples) > 1 else samples[0]
-
-
-class Figure(Strict):
-    """One measured quantity: all samples in the order in which they were taken, their median and 90th percentile."""
-
-    samples: Annotated[tuple[float, ...], Field(min_length=1)]
-    median: float
-    p90: float
-
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> "Figure":
-        """The figure of some samples."""
-        return cls(samples=tuple(samples), median=median(samples), p90=_percentile_90(samples))
-
-    @model_validator(mode="after")
-    def _agrees_with_its_samples(self) -> "Figure":
-        for name, stated, computed in (
-            ("median", self.median, median(self.samples)),
-            ("p90", self.p90, _percentile_90(self.samples)),
-        ):
-            if abs(stated - computed) > 1e-9 * max(abs(computed), 1e-12):
-                raise ValueError(f"{name} is {stated}, its samples say {computed}")
-        return self
-
-
-def _positive(figure: Figure) -> Figure:
-    if min(figure.samples) <= 0:
-        raise ValueError("a sample is not above 0")
-    return figure
-
-
-Count = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0)]
-Time = Annotated[Figure, AfterValidator(_positive)]
-"""A figure whose samples are all above 0."""
 
 
 class Latency(Strict):
@@ -168,10 +126,10 @@ class Contender(Strict):
     precision: str
     sampler: str | None = None
     arithmetic: Arithmetic | None = None
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     command: str = ""
     absent: str | None = None
-    failures: dict[str, str] = {}
+    failures: dict[str, str] = Field(default_factory=dict)
     latency: Latency | None = None
     cold_start: Time | None = None
     open: Time | None = None
@@ -250,7 +208,7 @@ class Work(Strict):
 
 
 class BenchResult(Strict):
-    """All of a benchmark."""
+    """All of a benchmark. ``gpu`` is what was measured on a machine with a GPU and merged into it."""
 
     schema_version: int
     latentrt: str
@@ -267,6 +225,7 @@ class BenchResult(Strict):
     reference: str | None
     contenders: Annotated[tuple[Contender, ...], Field(min_length=1)]
     seconds: Annotated[float, Field(ge=0)]
+    gpu: GpuResult | None = None
 
     @property
     def measured(self) -> tuple[Contender, ...]:

@@ -197,9 +197,15 @@ def part_module(row: Architecture, part: str, **settings: Any) -> Any:
 
 
 def save_checkpoint(family: str, folder: Path) -> None:
-    """Saves a family's architecture with seeded random fp16 weights, in diffusers layout, part by part.
+    """Saves a family's architecture with random weights, as ``save_architecture``."""
+    save_architecture(ARCHITECTURES[family], folder)
 
-    The vocabulary is padded to CLIP's 49408 tokens; the tokenizer is the embedded model's.
+
+def save_architecture(row: Architecture, folder: Path, *, device: str = "cpu") -> None:
+    """Saves an architecture with seeded random fp16 weights, in diffusers layout, part by part.
+
+    The vocabulary is padded to CLIP's 49408 tokens; the tokenizer is the embedded model's. The weights are drawn on the
+    ``device``, as torch calls it: on a GPU in seconds.
     """
     import gc
     import json
@@ -210,7 +216,6 @@ def save_checkpoint(family: str, folder: Path) -> None:
     import torch
     from transformers import CLIPImageProcessor, CLIPTokenizer
 
-    row = ARCHITECTURES[family]
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     listed: dict[str, Any] = {"_class_name": row.pipeline, "_diffusers_version": diffusers.__version__}
@@ -221,6 +226,7 @@ def save_checkpoint(family: str, folder: Path) -> None:
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)
+    torch.set_default_device(device)
     try:
         for part in row.text_encoders:
             number = part.removeprefix("text_encoder")
@@ -234,9 +240,12 @@ def save_checkpoint(family: str, folder: Path) -> None:
             save(part, part_module(row, part))
             gc.collect()
         if row.image_encoder:
-            save("feature_extractor", CLIPImageProcessor())
+            pixels = row.image_encoder["image_size"]
+            seen = {"size": {"shortest_edge": pixels}, "crop_size": {"height": pixels, "width": pixels}}
+            save("feature_extractor", CLIPImageProcessor(**seen))
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
     name, settings = row.scheduler
     save("scheduler", getattr(diffusers, name)(**settings))
     if row.image_encoder is None:

@@ -81,15 +81,15 @@ class _ForSpeed(QuantizationRequest):
         )
 
 
-def quantize(source: Path, output: Path, backend: Backend) -> None:
-    """Makes an int8 bundle of one with random weights, for speed and size."""
-    request = _ForSpeed(recipe=recipe_for(backend), prompts=None, quality=_ANY, effort=_ONE_PICTURE)
+def quantize(source: Path, output: Path, backend: Backend, precision: Precision = Precision.INT8) -> None:
+    """Makes a bundle in eight bits of one with random weights, for speed and size."""
+    request = _ForSpeed(recipe=recipe_for(backend, precision), prompts=None, quality=_ANY, effort=_ONE_PICTURE)
     timer = StageTimer(BuildProgress())
     with locked(source.resolve()):
         quantize_bundle(
             open_bundle(source.resolve()), output.resolve(), engines_to_make(backend, (), None), request, timer
         )
-    print_table("int8, by stage", ("stage", "s"), [(name, round(s, 1)) for name, s in timer.seconds.items()])
+    print_table(f"{precision}, by stage", ("stage", "s"), [(name, round(s, 1)) for name, s in timer.seconds.items()])
 
 
 def convert(source: Path, output: Path, backend: Backend) -> None:

@@ -68,6 +68,9 @@ class BenchOptions:
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option("--compare", metavar="OLD NEW", help="Two results: what changed.")
     ] = None
+    merge: Annotated[
+        Path | None, typer.Option("--merge", metavar="GPU.json", help="What make gpu measured: taken into the result.")
+    ] = None
     render: Annotated[
         Path | None, typer.Option("--render", metavar="RESULT.json", help="Write report and table anew from a result.")
     ] = None

@@ -1,0 +1,1 @@
+"""``make gpu``: what there is to find out on a machine with an NVIDIA GPU, stage by stage, offline."""
