@@ -114,18 +114,23 @@ def make_engines(
 
 
 def make_lora_bundle(
-    settings: Settings, stage: str, model: Model, backend: str, source: Path, bundle: Path
+    settings: Settings, stage: str, model: Model, backend: str, source: Path, bundle: Path, mark: Path
 ) -> Iterator[Row]:
-    """The bundle once more, with engines that take weights as inputs where a backend has such."""
-
-    def make() -> None:
+    """The bundle once more, with engines that take weights as inputs where a backend has such; ``mark`` as above."""
+    begin = perf_counter()
+    if not bundle.exists():
         partial = _copied(source, bundle)
         shutil.copyfile(source / BUNDLE_FILE, partial / BUNDLE_FILE)
-        ready = COMPILERS[Backend(backend)].lora_ready
-        latentrt.build(partial, backend=backend, lora_ready=ready, progress=BuildProgress())
         os.rename(partial, bundle)
-
-    yield _made(stage, model.name, f"fp16 engines for LoRAs, {backend}", bundle, make)
+    latentrt.build(bundle, backend=backend, lora_ready=COMPILERS[Backend(backend)].lora_ready, progress=BuildProgress())
+    mark.touch()
+    yield MadeRow(
+        stage=stage,
+        model=model.name,
+        what=f"fp16 engines for LoRAs, {backend}",
+        seconds=perf_counter() - begin,
+        bytes=bytes_of(bundle / "engines"),
+    )
 
 
 def _copied(source: Path, bundle: Path) -> Path:

@@ -33,6 +33,10 @@ class Places:
         """Is there once the bundle has the backend's engines of whole steps."""
         return self.folder / f"{precision}-{backend}.steps"
 
+    def lora_engines(self, backend: str) -> Path:
+        """Is there once the bundle for LoRAs has the backend's engines."""
+        return self.folder / f"fp16-{backend}-loras.engines"
+
     def lora_bundle(self, backend: str) -> Path:
         """Its bundle in fp16 with engines of its own, which take LoRAs."""
         return self.folder / f"fp16-{backend}-loras.bundle"

@@ -152,12 +152,10 @@ def _speed(model: Model, places: Places, precision: str, backend: Backend, batch
 
 
 def _loras(model: Model, places: Places, backend: Backend) -> Iterator[Stage]:
-    source, bundle = places.bundle("fp16", backend), places.lora_bundle(backend)
-    name = f"engines.{model.name}.loras.{backend}"
-    work = partial(
-        making.make_lora_bundle, stage=name, model=model, backend=backend.value, source=source, bundle=bundle
-    )
-    yield Stage(name=name, work=work, needs=(source,), makes=(bundle,))
+    source, bundle = places.bundle("fp16", backend.value), places.lora_bundle(backend.value)
+    engines, name = places.lora_engines(backend.value), f"engines.{model.name}.loras.{backend}"
+    shared: Mapping[str, Any] = {"model": model, "backend": backend.value, "bundle": bundle}
+    work = partial(making.make_lora_bundle, stage=name, source=source, mark=engines, **shared)
+    yield Stage(name=name, work=work, needs=(source,), makes=(bundle, engines))
     name = f"loras.{model.name}.{backend}"
-    work = partial(sharing.loras, stage=name, model=model, backend=backend.value, bundle=bundle)
-    yield Stage(name=name, work=work, needs=(bundle,))
+    yield Stage(name=name, work=partial(sharing.loras, stage=name, **shared), needs=(bundle, engines))

@@ -102,11 +102,11 @@ def test_clients_and_loras_on_a_stand_in(settings: Settings, planned_bundle: Pat
     assert len(two.per_second.samples) == 2
 
     ready = tmp_path / "loras.bundle"
-    (made,) = making.make_lora_bundle(
-        settings, stage="engines", model=TINY, backend=RTX.value, source=bundle, bundle=ready
-    )
-    assert made.what == "fp16 engines for LoRAs, tensorrt-rtx"  # type: ignore[union-attr]
-    assert ready.is_dir()
+    lora = {"model": TINY, "backend": RTX.value, "bundle": ready}
+    (made,) = making.make_lora_bundle(settings, stage="engines", source=bundle, mark=tmp_path / "ready", **lora)
+    assert isinstance(made, MadeRow)
+    assert made.what == "fp16 engines for LoRAs, tensorrt-rtx"
+    assert (tmp_path / "ready").exists()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("warnings.warn", _refuse)  # a plan of a set of LoRAs would be built with a warning
         (cost,) = sharing.loras(settings, stage="loras", model=TINY, backend=RTX.value, bundle=ready)
