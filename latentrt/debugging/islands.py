@@ -1,6 +1,7 @@
 """Islands that would mend a component of sixteen bits: proposed, and tried by making its graph again."""
 
 from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
 
 from latentrt.debugging.figures import Figures
 from latentrt.debugging.findings import Place, Suggestion, places_of
@@ -71,8 +72,7 @@ def _out_of_range(places: Iterable[Place], largest: float) -> set[str]:
 
 def _breaking(places: Sequence[Place]) -> set[str]:
     """The modules that make infinity or NaN of finite numbers."""
-    broken = {place.mark.tensor for place in places if place.figures.not_finite}
-    return {place.mark.module for place in places if place.mark.tensor in broken and not broken & {*place.mark.sources}}
+    return {place.mark.module for place in places if place.figures.not_finite and isfinite(place.takes)}
 
 
 def _by_own_error(places: Iterable[Place]) -> list[str]:
