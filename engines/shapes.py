@@ -53,6 +53,16 @@ class AddedInputs(StrEnum):
     FREEU = "freeu"
 
 
+class Loop(StrEnum):
+    """Where a run's state is between the calls of its U-Net: in the host's memory, or where the engine computes.
+
+    Of the device an engine makes whole steps (``engines/bundle/unet/denoise_step.py``).
+    """
+
+    HOST = "host"
+    DEVICE = "device"
+
+
 class CacheRole(StrEnum):
     """What a call of a U-Net does for DeepCache: it computes all and keeps a feature, or goes on from a kept one."""
 
@@ -79,6 +89,7 @@ class Shapes:
         image_prompts: how many image prompts there are at once.
         image_tokens: of how many tokens each of them is.
         cached: what DeepCache wants of a U-Net; None: it is the whole one, which keeps nothing.
+        loop: of a U-Net: whether it is wanted alone, or whole steps.
     """
 
     profile: Profile
@@ -87,6 +98,7 @@ class Shapes:
     image_prompts: int = 1
     image_tokens: int = 1
     cached: CachePart | None = None
+    loop: Loop = Loop.HOST
 
 
 def profile_from_text(text: str) -> Profile:

@@ -35,6 +35,41 @@ class DeviceArray(Protocol):
         """A copy in the host's memory."""
         ...
 
+    def rows(self, start: int, stop: int) -> "DeviceArray":
+        """Some of its rows, where they are."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class StackedArray:
+    """Arrays, one below the other, some of them on a device, for engines whose spec says so; a ``DeviceArray``."""
+
+    parts: "tuple[Tensor, ...]"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions."""
+        first = self.parts[0].shape
+        return (sum(part.shape[0] for part in self.parts), *first[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its numbers."""
+        return self.parts[0].dtype
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions it has."""
+        return self.parts[0].ndim
+
+    def numpy(self) -> Array:
+        """A copy in the host's memory."""
+        return np.concatenate([part if isinstance(part, np.ndarray) else part.numpy() for part in self.parts])
+
+    def rows(self, start: int, stop: int) -> "DeviceArray":
+        """Refused: what is stacked is for one run."""
+        raise ValueError("got a stack of arrays to take rows of, expected an array; take them of its parts")
+
 
 Tensor = Array | DeviceArray
 """What an engine takes: arrays, and what stayed on its device."""
@@ -68,6 +103,8 @@ class TensorSpec:
 class EngineSpec:
     """The inputs and outputs of one engine, and the batch sizes that it runs.
 
+    Where it ``stacks``, device arrays of several calls may be given as one ``StackedArray``.
+
     All dimensions are fixed but the batch, which is one of ``batches`` (ascending): every number up to the
     profile's for ONNX Runtime on the CPU, the few that were compiled for TensorRT. An engine that fills up what it is
     given takes every number, and runs one of ``filled``; where that is empty, it runs what it is given.
@@ -77,6 +114,7 @@ class EngineSpec:
     outputs: Mapping[str, TensorSpec]
     batches: tuple[int, ...]
     filled: tuple[int, ...] = ()
+    stacks: bool = False
 
     def fit(self, count: int) -> int:
         """The smallest batch that holds ``count`` samples, or the largest there is."""

@@ -10,9 +10,10 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import AddonBundle, AnyBundle, UpscalerBundle, folder_and_seal
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
-from latentrt.engines.bundle.records.engine_manifest import ADDED, CHANGES, WEIGHTS, EngineManifest
+from latentrt.engines.bundle.records.engine_manifest import ADDED, CHANGES, LOOP, WEIGHTS, EngineManifest
 from latentrt.engines.bundle.records.seal import Seal
 from latentrt.engines.errors import BundleError, LatentrtError
+from latentrt.engines.shapes import Loop
 from latentrt.engines.store.choose import best_backend
 from latentrt.engines.store.speed import speed_and_seal
 from latentrt.engines.store.store import engine_and_seal, engine_folders, identity_of
@@ -55,6 +56,7 @@ def describe(root: Path) -> dict[str, Any]:
             "profiles": list(engine.shapes),
             "lora_ready": engine.flags.get(WEIGHTS) == WeightsAs.INPUTS,
             "added": engine.flags[ADDED].split(",") if ADDED in engine.flags else [],
+            "loop": engine.flags.get(LOOP, Loop.HOST.value),
             "changes": engine.flags.get(CHANGES),
             "workspace_mb": engine.workspace_mb,
             "bytes": sum(file.size for file in engine.files.values()),

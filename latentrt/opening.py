@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from latentrt.engines.bundle.bundle import BundleSort, open_bundle, sort_of
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import BundleError
+from latentrt.engines.shapes import Loop
 from latentrt.engines.store.choose import AUTO, chosen_backend
 from latentrt.engines.store.components import CHANGED_MODELS, OpenComponents
 from latentrt.runtime.pipeline import Pipeline
@@ -25,6 +26,7 @@ def open(
     threads: int | None = None,
     lora_cache: int = CHANGED_MODELS,
     batching: str | Batching = Batching.SHARED,
+    loop: str | Loop = Loop.HOST,
 ) -> Pipeline | Any:
     """Opens a bundle: that of a model as a ``Pipeline``, that of an upscaler as an ``Upscaler``.
 
@@ -41,14 +43,18 @@ def open(
             tells their memory.
         batching: of a model: "shared" runs together what calls in several threads ask of its engines at the same time;
             "alone" runs each by itself.
+        loop: of a model: where the latents are between two model calls, "host" or "device": there an engine makes whole
+            steps, where a call's sampler and guidance allow it.
 
     Raises:
         BundleError: no bundle, an add-on's, damaged, or of a newer latentrt.
         EngineError: no engine in it fits this machine.
-        RequestError: an unknown backend or batching, a number of threads below 1, or a cache of fewer than 0 sets.
+        RequestError: an unknown backend, batching or loop, fewer than 1 thread, or a cache of fewer than 0 sets.
     """
     try:
-        return open_pipeline(path, backend=backend, threads=threads, lora_cache=lora_cache, batching=batching)
+        return open_pipeline(
+            path, backend=backend, threads=threads, lora_cache=lora_cache, batching=batching, loop=loop
+        )
     except BundleError:  # only then, so that a model opens as fast as ever
         if sort_of(path) is not BundleSort.UPSCALER:
             raise
@@ -62,6 +68,7 @@ def open_pipeline(
     threads: int | None = None,
     lora_cache: int = CHANGED_MODELS,
     batching: str | Batching = Batching.SHARED,
+    loop: str | Loop = Loop.HOST,
 ) -> Pipeline:
     """Opens a model's bundle; ``open`` takes those of upscalers, too.
 
@@ -76,22 +83,34 @@ def open_pipeline(
             memory.
         batching: "shared" runs together what calls in several threads ask of its engines at the same time; "alone" runs
             each by itself.
+        loop: where the latents are between two model calls, "host" or "device": there an engine makes whole steps,
+            where a call's sampler and guidance allow it.
 
     Raises:
         BundleError: no bundle, another sort's, damaged, or of a newer latentrt.
-        EngineError: no engine in it fits this machine.
-        RequestError: an unknown backend or batching, a number of threads below 1, or a cache of fewer than 0 sets.
+        EngineError: no engine in it fits this machine, or none makes whole steps.
+        RequestError: an unknown backend, batching or loop, fewer than 1 thread, or a cache of fewer than 0 sets.
     """
     path = _absolute(path)
-    batching = choice(Batching, batching, "batching")
+    batching, loop = choice(Batching, batching, "batching"), choice(Loop, loop, "loop")
     bundle = open_bundle(path)
-    components = OpenComponents(bundle, chosen_backend(bundle, backend), threads=threads, changed_models=lora_cache)
+    components = OpenComponents(
+        bundle, chosen_backend(bundle, backend), threads=threads, changed_models=lora_cache, loop=loop
+    )
     return Pipeline(
         bundle,
         components,
         threads=threads,
         batching=batching,
-        reopen=partial(open_pipeline, path, backend=backend, threads=threads, lora_cache=lora_cache, batching=batching),
+        reopen=partial(
+            open_pipeline,
+            path,
+            backend=backend,
+            threads=threads,
+            lora_cache=lora_cache,
+            batching=batching,
+            loop=loop,
+        ),
     )
 
 

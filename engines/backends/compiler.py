@@ -124,6 +124,11 @@ class Compiler(Protocol):
         ...
 
     @property
+    def device_loop(self) -> bool:
+        """Whether it has engines that make whole steps: ``Shapes.loop``. Of their own where added inputs are apart."""
+        ...
+
+    @property
     def largest_hashed(self) -> int | None:
         """Files of an engine up to this size are hashed when it is opened; None hashes all."""
         ...

@@ -3,7 +3,7 @@
 import ctypes
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -24,12 +24,18 @@ class Block:
 
 
 class CudaArray:
-    """A ``DeviceArray`` in a block that it keeps. Complete when it is handed out, and never written to again."""
+    """A ``DeviceArray`` in a block that it keeps, never written to again.
 
-    def __init__(self, driver: Driver, block: Block, offset: int, tensor: TensorSpec, batch: int) -> None:
+    Complete when it is handed out; or, of an engine that does not wait for its runs, once ``complete`` returns.
+    """
+
+    def __init__(
+        self, driver: Driver, block: Block, offset: int, tensor: TensorSpec, batch: int, wait: Callable[[], None]
+    ) -> None:
         self.driver = driver
         self.shape, self.dtype = tensor.sized(batch), tensor.dtype
-        self._block, self._offset = block, offset
+        self.complete = wait
+        self._block, self._offset, self._tensor = block, offset, tensor
 
     @property
     def address(self) -> int:
@@ -53,6 +59,7 @@ class CudaArray:
             EngineError: CUDA refuses it.
         """
         driver = self.driver
+        self.complete()
         with ExitStack() as meanwhile:
             pinned = driver.host_alloc(self.nbytes)
             meanwhile.callback(driver.host_free, pinned)
@@ -61,6 +68,11 @@ class CudaArray:
             driver.copy_to_host(pinned, self.address, self.nbytes, stream)
             driver.stream_synchronize(stream)
             return view(pinned, self.shape, self.dtype).copy()
+
+    def rows(self, start: int, stop: int) -> "CudaArray":
+        """Some of its rows, in the same block."""
+        offset = self._offset + start * (self.nbytes // self.shape[0])
+        return CudaArray(self.driver, self._block, offset, self._tensor, stop - start, self.complete)
 
 
 class Blocks:
@@ -87,10 +99,14 @@ class Blocks:
             self._offsets[output] = self._size
             self._size += -(-bytes_of(tensor, batch) // _ALIGNMENT) * _ALIGNMENT
         self._free: deque[int] = deque()
+        self._addresses: set[int] = set()
         self._closed = False
 
-    def arrays(self) -> Mapping[str, CudaArray]:
+    def arrays(self, wait: Callable[[], None] = lambda: None) -> Mapping[str, CudaArray]:
         """Arrays for the results of a run, to be filled.
+
+        Args:
+            wait: returns when they are; nothing where whoever fills them waits.
 
         Raises:
             EngineError: the device's memory does not hold them.
@@ -101,12 +117,17 @@ class Blocks:
             require_memory(self._driver, self._size, f"{self._name}'s results")
             address = self._driver.malloc(self._size)
             self.bytes += self._size
+            self._addresses.add(address)
         block = Block(address)
         weakref.finalize(block, self._give_back, address).atexit = False  # the process takes its memory with it
         return {
-            name: CudaArray(self._driver, block, self._offsets[name], tensor, self._batch)
+            name: CudaArray(self._driver, block, self._offsets[name], tensor, self._batch, wait)
             for name, tensor in self._outputs.items()
         }
+
+    def begins(self, array: CudaArray, output: str) -> bool:
+        """Whether an array begins where one of these blocks has an output."""
+        return array.driver is self._driver and array.address - self._offsets[output] in self._addresses
 
     def close(self) -> None:
         """Frees what nobody has; the rest is freed as its arrays go."""

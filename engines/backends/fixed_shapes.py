@@ -8,7 +8,7 @@ from latentrt.engines.bundle.kinds import Planes
 from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_text
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError, RequestError
-from latentrt.engines.shapes import AddedInputs, Shapes
+from latentrt.engines.shapes import AddedInputs, Loop, Shapes
 from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor
 
 
@@ -121,7 +121,7 @@ class ExactEngine(ClosesItself):
 
 def spec_of_call(component: Component, compiled: EngineSpec, shapes: Shapes) -> EngineSpec:
     """What a call may give: of the added inputs those that were asked for, of as many image prompts."""
-    if not component.added:
+    if not component.added and shapes.loop is Loop.HOST:
         return compiled
     return replace(compiled, inputs=component.spec_of_one_batch(shapes).inputs)
 

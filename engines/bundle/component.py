@@ -11,7 +11,8 @@ from latentrt.engines.bundle.records.component import ComponentRecord, FileRecor
 from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.records.latents_manifest import LatentsManifest
 from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_inputs, added_text
-from latentrt.engines.shapes import AddedInputs, Profile, Shapes
+from latentrt.engines.bundle.unet.denoise_step import SAMPLE, step_spec
+from latentrt.engines.shapes import AddedInputs, Loop, Profile, Shapes
 from latentrt.engines.spec import EngineSpec
 
 if TYPE_CHECKING:
@@ -31,18 +32,26 @@ class Component:
     """A component by name, in a bundle's folder that may still be under construction.
 
     ``added`` are the inputs that its engines take beside those it was exported with, for backends of fixed shapes: an
-    engine of theirs takes what it was compiled for, and each combination is an engine of its own.
+    engine of theirs takes what it was compiled for, and each combination is an engine of its own. So is one that makes
+    whole steps, by ``loop``.
     """
 
     root: Path
     manifest: ComponentsManifest
     name: str
     added: frozenset[AddedInputs] = frozenset()
+    loop: Loop = Loop.HOST
 
     @property
     def label(self) -> str:
-        """What sentences call it: ``unet``, or ``unet with control``."""
-        return f"{self.name} with {added_text(self.added)}" if self.added else self.name
+        """What sentences call it: ``unet``, or ``unet with control``, or ``unet with control in whole steps``."""
+        label = f"{self.name} with {added_text(self.added)}" if self.added else self.name
+        return f"{label} in whole steps" if self.loop is Loop.DEVICE else label
+
+    @property
+    def makes_steps(self) -> bool:
+        """Whether there are engines of it that make whole steps: of a U-Net that draws pictures."""
+        return self.kind.added_inputs and len(self.record.inputs[SAMPLE].shape) == 4
 
     @property
     def record(self) -> ComponentRecord:
@@ -113,10 +122,10 @@ class Component:
 
     def _spec(self, shapes: Shapes, batches: tuple[int, ...]) -> EngineSpec:
         spec = self.manifest.spec(self.name, shapes, batches)
-        if not shapes.added or not isinstance(self.manifest, LatentsManifest):
-            return spec
-        added = added_inputs(self.structure, shapes, self.manifest.latents.size(shapes.profile))
-        return replace(spec, inputs={**spec.inputs, **added})
+        if shapes.added and isinstance(self.manifest, LatentsManifest):
+            added = added_inputs(self.structure, shapes, self.manifest.latents.size(shapes.profile))
+            spec = replace(spec, inputs={**spec.inputs, **added})
+        return step_spec(spec) if shapes.loop is Loop.DEVICE else spec
 
     def fixed_batches(self, profile: Profile) -> tuple[int, ...]:
         """The batches that a backend of fixed shapes compiles at a profile: one, where it may be filled up."""
@@ -138,6 +147,7 @@ class Component:
                 added=self.added,
                 image_prompts=FIXED_IMAGE_PROMPTS,
                 image_tokens=FIXED_IMAGE_TOKENS,
+                loop=self.loop,
             )
             spec = self._spec(at, (batch,))
             tensors = {**spec.inputs, **spec.outputs}

@@ -9,9 +9,10 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.parity import EXACT, gate
 from latentrt.engines.bundle.probes import Probe
 from latentrt.engines.bundle.records.component import ParityRecord
+from latentrt.engines.bundle.unet.unet_of_steps import UnetOfSteps
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, ParityError
-from latentrt.engines.shapes import Shapes
+from latentrt.engines.shapes import Loop, Shapes
 from latentrt.engines.spec import BATCH, Array
 
 
@@ -39,7 +40,10 @@ def measure(
         chunks = component.manifest.chunks(component.name, probe.inputs)
         if largest_chunks is not None and chunks > largest_chunks:
             continue
-        outputs = run_any_batch(engine_at(Shapes(profile=probe.profile, chunks=chunks)), probe.inputs)
+        engine = engine_at(Shapes(profile=probe.profile, chunks=chunks, loop=component.loop))
+        if component.loop is Loop.DEVICE:
+            engine = UnetOfSteps(engine)
+        outputs = run_any_batch(engine, probe.inputs)
         worst, cases = worst.worse(probe.parity(outputs)), cases + 1
         pixels = max(pixels, probe.profile.width * probe.profile.height)
     if not cases:

@@ -18,7 +18,7 @@ from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.forks import keep_for_ever, watch_forks
 from latentrt.engines.precision import Backend
-from latentrt.engines.shapes import AddedInputs, Shapes
+from latentrt.engines.shapes import AddedInputs, Loop, Shapes
 from latentrt.engines.store.changed_models import ChangedModels
 from latentrt.engines.store.store import compiled_folder, holding, read_engine
 
@@ -35,6 +35,7 @@ class Engines(Protocol):
 
     bundle: Bundle
     backend: Backend
+    loop: Loop
 
     @property
     def changed_models(self) -> ChangedModels:
@@ -64,6 +65,7 @@ class OpenComponents(Generic[_Folder]):
         threads: int | None,
         hashed: Collection[str] = (),
         changed_models: int = CHANGED_MODELS,
+        loop: Loop = Loop.HOST,
     ) -> None:
         """Finds every component's engine, and opens all but those that only some calls need.
 
@@ -75,9 +77,10 @@ class OpenComponents(Generic[_Folder]):
             threads: threads of a call on the CPU; None takes one per core.
             hashed: keys of engines whose files were hashed just now, and are not hashed again.
             changed_models: how many models with changed weights stay open of each component.
+            loop: where runs are to be between the calls of the U-Net.
 
         Raises:
-            EngineError: no engine fits this machine.
+            EngineError: no engine fits this machine, or none makes the steps of a loop on the device.
             BundleError: an engine is damaged.
             RequestError: fewer than 1 thread, or fewer than 0 changed models.
         """
@@ -85,14 +88,17 @@ class OpenComponents(Generic[_Folder]):
             raise RequestError(f"got {threads} threads, expected at least 1; leave it out for one per core")
         self.bundle = bundle
         self.backend = backend
+        self.loop = loop
         self._threads = threads
         self._hashed = frozenset(hashed)
         self._lock = Lock()
         self._closed = False
         self._forked = False
         self._compiler = COMPILERS[backend]
+        if loop is Loop.DEVICE:
+            self._check_steps()
         self._models: dict[str, Model] = {}
-        self._labels: dict[tuple[str, frozenset[AddedInputs]], str] = {}
+        self._labels: dict[tuple[str, frozenset[AddedInputs], Loop], str] = {}
         self._weights: dict[str, ComponentWeights] = {}
         self.changed_models = ChangedModels(changed_models)
         self._components = {
@@ -130,7 +136,7 @@ class OpenComponents(Generic[_Folder]):
                 f"got deep_cache on backend {self.backend}, expected {Backend.ORT_CPU}, which does it; leave it out, "
                 f"or open the bundle with backend={Backend.ORT_CPU.value!r}"
             )
-        label, model = self._model(component, shapes.added)
+        label, model = self._model(component, shapes)
         if changes is None:
             return model.engine(shapes)
         made = partial(self._changed, component, model, changes)
@@ -142,24 +148,46 @@ class OpenComponents(Generic[_Folder]):
                 self._weights[component] = self.bundle.weights(component)
         return model.changed(self._weights[component], changes)
 
-    def _model(self, component: str, added: frozenset[AddedInputs]) -> tuple[str, Model]:
-        """The model that takes the added inputs, and what it is kept by."""
+    def _model(self, component: str, shapes: Shapes) -> tuple[str, Model]:
+        """The model that takes the added inputs, or makes whole steps, and what it is kept by."""
         with self._lock:
             if self._closed:
                 raise EngineError("the pipeline is closed; open the bundle again")
-            label = self._label(component, added) if added and self._compiler.added_apart else component
+            apart = self._compiler.added_apart and (shapes.added or shapes.loop is Loop.DEVICE)
+            label = self._label(component, shapes.added, shapes.loop) if apart else component
             if label not in self._models:
                 self._check_fork()
                 self._open(label)
             return label, self._models[label]
 
-    def _label(self, component: str, added: frozenset[AddedInputs]) -> str:
-        if (component, added) not in self._labels:
-            variant = holding(self._components[component], self.backend, added)
+    def _label(self, component: str, added: frozenset[AddedInputs], loop: Loop) -> str:
+        if (component, added, loop) not in self._labels:
+            variant = holding(self._components[component], self.backend, added, loop)
             self._folders[variant.label] = compiled_folder(variant, self.backend)
             self._components[variant.label] = variant
-            self._labels[component, added] = variant.label
-        return self._labels[component, added]
+            self._labels[component, added, loop] = variant.label
+        return self._labels[component, added, loop]
+
+    def _check_steps(self) -> None:
+        """Refuses a loop on a device that cannot be."""
+        if not self._compiler.device_loop:
+            able = ", ".join(backend for backend, compiler in COMPILERS.items() if compiler.device_loop)
+            raise EngineError(
+                f"got loop {Loop.DEVICE.value!r} on backend {self.backend}, whose engines make no whole steps, "
+                f"expected one of {able}; leave it out, or choose one of these"
+            )
+        components = (
+            Component(root=self.bundle.root, manifest=self.bundle.manifest, name=n)
+            for n in self.bundle.manifest.components
+        )
+        unet = next((part for part in components if part.makes_steps), None)
+        if unet is None:
+            raise EngineError(
+                f"got loop {Loop.DEVICE.value!r} for {str(self.bundle.root)!r}, which has no U-Net that draws "
+                "pictures; leave it out"
+            )
+        if self._compiler.added_apart:
+            holding(unet, self.backend, frozenset(), Loop.DEVICE)
 
     def _check_fork(self) -> None:
         if self._forked and not self._compiler.opens_after_fork:

@@ -15,6 +15,7 @@ from latentrt.engines.bundle.records.engine_manifest import (
     ADDED,
     ENGINE_FILE,
     IMAGE_PROMPTS,
+    LOOP,
     WEIGHTS,
     EngineManifest,
 )
@@ -24,7 +25,7 @@ from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED
 from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError
 from latentrt.engines.files import locked, write_file
 from latentrt.engines.precision import Backend, computes, usual_backend
-from latentrt.engines.shapes import AddedInputs
+from latentrt.engines.shapes import AddedInputs, Loop
 from latentrt.engines.store.key import EngineIdentity
 
 _PLAIN: Mapping[str, str] = {}
@@ -40,7 +41,7 @@ def identity_of(
         component: whose engine.
         compiler: of its backend.
         machine: as engines name it.
-        variant: flags that tell it from the component's plain engine, beside those of its added inputs.
+        variant: flags that tell it from the component's plain engine, beside those of its added inputs and its loop.
     """
     return EngineIdentity(
         component=component.name,
@@ -49,13 +50,16 @@ def identity_of(
         backend_version=compiler.version(),
         precision=component.record.precision,
         machine=machine,
-        flags=tuple(sorted({**compiler.flags, **_added_flags(component.added), **variant}.items())),
+        flags=tuple(sorted({**compiler.flags, **_variant_flags(component), **variant}.items())),
         shapes=tuple(str(profile) for profile in compiler.profiles(component)),
     )
 
 
-def _added_flags(added: frozenset[AddedInputs]) -> Mapping[str, str]:
+def _variant_flags(component: Component) -> Mapping[str, str]:
+    added = component.added
     flags = {ADDED: added_text(added)} if added else {}
+    if component.loop is Loop.DEVICE:
+        flags[LOOP] = component.loop.value
     if AddedInputs.IMAGE_PROMPT in added:
         flags[IMAGE_PROMPTS] = f"{FIXED_IMAGE_PROMPTS}x{FIXED_IMAGE_TOKENS}"
     return flags
@@ -166,13 +170,13 @@ def compiled_folder(component: Component, backend: Backend) -> Path:
     return engine_folder(component.root, identity)
 
 
-def holding(component: Component, backend: Backend, added: frozenset[AddedInputs]) -> Component:
+def holding(component: Component, backend: Backend, added: frozenset[AddedInputs], loop: Loop) -> Component:
     """The component with the fewest added inputs that hold those asked for and that it has an engine for.
 
     Raises:
         EngineError: there is none that fits this machine.
     """
-    compiler = COMPILERS[backend]
+    compiler, component = COMPILERS[backend], replace(component, loop=loop)
     for variant in _supersets(component, added):
         if _present(variant, compiler) is not None:
             return variant
@@ -181,11 +185,20 @@ def holding(component: Component, backend: Backend, added: frozenset[AddedInputs
 
 
 def variants_here(component: Component, backend: Backend) -> list[Component]:
-    """The component with each combination of added inputs that it has an engine of its own for, on this machine."""
+    """The component with each combination of added inputs that it has an engine of its own for, on this machine.
+
+    Those that make whole steps are among them.
+    """
     compiler = COMPILERS[backend]
     if not (compiler.added_apart and component.kind.added_inputs):
         return []
-    found = (variant for variant in _supersets(component, frozenset()) if variant.added)
+    loops = [replace(component, loop=loop) for loop in (Loop if component.makes_steps else (Loop.HOST,))]
+    found = (
+        variant
+        for one in loops
+        for variant in _supersets(one, frozenset())
+        if variant.added or variant.loop is Loop.DEVICE
+    )
     return [variant for variant in found if _present(variant, compiler) is not None]
 
 
@@ -220,12 +233,15 @@ def _why_none_fits(component: Component, compiler: Compiler, wanted: EngineIdent
         plain = _present(replace(component, added=frozenset()), compiler)
         ready = " --lora-ready" if plain is not None and WEIGHTS in dict(plain.flags) else ""
         options = f"{ready} --with {added_text(component.added)}"
+    if component.loop is Loop.DEVICE:
+        options += f" --loop {component.loop}"
     remedy = f"make one for this machine with: latentrt build {component.root} --backend {backend}{options}"
     others = [
         engine
         for engine in engines_in(component.root)
         if (engine.component, engine.backend) == (component.name, backend)
         and engine.flags.get(ADDED, "") == added_text(component.added)
+        and (LOOP in engine.flags) is (component.loop is Loop.DEVICE)
     ]
     foreign = sorted({e.machine for e in others if e.machine != wanted.machine})
     if foreign and all(e.machine != wanted.machine for e in others):

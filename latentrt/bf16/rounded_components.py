@@ -10,7 +10,7 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.changes import Changes
 from latentrt.engines.engine import Engine
 from latentrt.engines.precision import Backend
-from latentrt.engines.shapes import Shapes
+from latentrt.engines.shapes import Loop, Shapes
 from latentrt.engines.store.changed_models import ChangedModels
 
 
@@ -18,6 +18,7 @@ class RoundedComponents:
     """A bundle's components, each compiled when it is first asked for; satisfies ``Engines``."""
 
     backend = Backend.ORT_CPU
+    loop = Loop.HOST
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
         """Takes the bundle, and an empty folder for what is compiled."""

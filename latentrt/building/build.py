@@ -22,7 +22,7 @@ from latentrt.engines.choices import choice, choice_if_given
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Backend, Precision, check_computes
 from latentrt.engines.progress import Progress, StageTimer
-from latentrt.engines.shapes import AddedInputs, Profile
+from latentrt.engines.shapes import AddedInputs, Loop, Profile
 from latentrt.export.sources.partial_model import Choices, Ema
 from latentrt.fastest.build import build_fastest
 from latentrt.fastest.settings import speed_request_from_arguments
@@ -41,6 +41,7 @@ def build(
     workspace_mb: int | None = None,
     lora_ready: bool = False,
     added: str | Sequence[str | AddedInputs] = (),
+    loop: str | Loop = Loop.HOST,
     seamless: str | Seamless = Seamless.NONE,
     fp32: Sequence[str] = (),
     variant: str | None = None,
@@ -88,6 +89,8 @@ def build(
         added: TensorRT: inputs that a second U-Net takes, for control nets and T2I-Adapters (``"control"``), image
             prompts (``"image-prompt"``), or both. Calls that add nothing go on with the plain one. Each combination is
             an engine of its own, and a further build adds another. Other backends need none of it.
+        loop: TensorRT: ``"device"`` makes a second U-Net that makes whole steps, for ``latentrt.open(…,
+            loop="device")``; with ``added`` it takes these. Other backends need none of it.
         seamless: axes along which pictures wrap around, so that copies side by side show no seam: ``"none"``,
             ``"x"``, ``"y"`` or ``"xy"``.
         fp32: components that stay in fp32 whatever the precision, such as ``"vae_decoder"``; for fp16 and bf16 also
@@ -127,6 +130,7 @@ def build(
             "workspace": workspace_mb,
             "lora-ready": lora_ready,
             "with": added,
+            "loop": loop != Loop.HOST,
             "fp32": fp32,
         }
         speed = speed_request_from_arguments(prompts, quality, besides=[name for name in answered if answered[name]])
@@ -150,7 +154,9 @@ def build(
         if bf16 is not None
         else quantization_request_from_arguments(precision, backend, prompts, quality),
         bf16=bf16,
-        engines=engines_to_make(backend, gpus, workspace_mb, weights, added_from_texts(added)),
+        engines=engines_to_make(
+            backend, gpus, workspace_mb, weights, added_from_texts(added), choice(Loop, loop, "loop")
+        ),
         choices=Choices(
             variant=variant,
             base=None if base is None else str(base),

@@ -19,7 +19,7 @@ from latentrt.engines.graphs.quantization.recipe import check_recipe
 from latentrt.engines.machine import computes_fp8, gpu_of_machine
 from latentrt.engines.precision import EIGHT_BITS, Backend, Precision, check_computes
 from latentrt.engines.progress import StageTimer
-from latentrt.engines.shapes import AddedInputs
+from latentrt.engines.shapes import AddedInputs, Loop
 from latentrt.engines.store.compile import compile_component
 from latentrt.engines.store.store import engine_whole
 
@@ -28,11 +28,15 @@ _Manifest = TypeVar("_Manifest", bound=ComponentsManifest)
 
 @dataclass(frozen=True, kw_only=True)
 class EnginesToMake:
-    """The engines to make of every component: one per target; of U-Nets a second one, where inputs are added."""
+    """The engines to make of every component: one per target; of U-Nets a second one, where inputs are added.
+
+    So it is where the loop is on the device, for which that one makes whole steps.
+    """
 
     compiler: Compiler
     targets: tuple[Target, ...]
     added: frozenset[AddedInputs] = frozenset()
+    loop: Loop = Loop.HOST
 
     def components(self, bundle: BundleFolder) -> list[Component]:
         """All components of a bundle.
@@ -47,13 +51,19 @@ class EnginesToMake:
                 f"({', '.join(bundle.manifest.components)}) take no such inputs, expected a model's bundle; leave it "
                 "out here, and build the model's engines with it"
             )
+        if self.loop is Loop.DEVICE and not any(component.makes_steps for component in components):
+            raise RequestError(
+                f"got loop {self.loop.value!r} for {str(bundle.root)!r}, whose components "
+                f"({', '.join(bundle.manifest.components)}) make no whole steps, expected a model's bundle that draws "
+                "pictures; leave it out"
+            )
         return components
 
     def variants(self, component: Component) -> tuple[Component, ...]:
-        """The component as it is, and with the inputs that are added, if they are added to it."""
-        if not self.added or not component.kind.added_inputs:
+        """The component as it is, and with the inputs that are added, or in whole steps, if it is what has them."""
+        if not component.kind.added_inputs or not (self.added or self.loop is Loop.DEVICE):
             return (component,)
-        return component, replace(component, added=self.added)
+        return component, replace(component, added=self.added, loop=self.loop)
 
     def check_precision(self, precision: Precision | None) -> None:
         """Refuses what no bundle of a precision can have.
@@ -93,12 +103,13 @@ def engines_to_make(
     workspace_mb: int | None,
     weights: WeightsAs = WeightsAs.CONSTANTS,
     added: frozenset[AddedInputs] = frozenset(),
+    loop: Loop = Loop.HOST,
 ) -> EnginesToMake:
     """Finds out what can be compiled here, before the minutes that an export takes.
 
     Raises:
         RequestError: a workspace below 1 MB, GPUs that the backend does not compile for, weights as inputs where no
-            engine of the backend takes any, or added inputs where every engine takes them.
+            engine of the backend takes any, or added inputs or a loop where every engine takes them, or none.
         EngineError: the backend is not installed or cannot run here.
     """
     if workspace_mb is not None and workspace_mb < 1:
@@ -116,10 +127,15 @@ def engines_to_make(
             f"got added inputs {added_text(added)} for backend {backend}, whose engines take them as they are; leave "
             "--with out, or choose tensorrt or tensorrt-rtx"
         )
+    if loop is Loop.DEVICE and not (compiler.device_loop and compiler.added_apart):
+        told = "whose engines make whole steps as they are" if compiler.device_loop else "which makes no whole steps"
+        raise RequestError(
+            f"got loop {loop.value!r} for backend {backend}, {told}; leave it out, or choose tensorrt or tensorrt-rtx"
+        )
     targets = compiler.targets(gpus, workspace_mb)
     compiler.version()  # refuses where the backend is not installed
     targets = tuple(replace(target, weights=weights) for target in targets)
-    return EnginesToMake(compiler=compiler, targets=targets, added=added)
+    return EnginesToMake(compiler=compiler, targets=targets, added=added, loop=loop)
 
 
 def compile_all(root: Path, manifest: _Manifest, engines: EnginesToMake, timer: StageTimer) -> _Manifest:

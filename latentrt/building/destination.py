@@ -8,6 +8,7 @@ from latentrt.engines.bundle.bundle import BundleSort, sort_of
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.errors import OutputError, RequestError
 from latentrt.engines.precision import EIGHT_BITS, Backend, Precision
+from latentrt.engines.shapes import Loop
 from latentrt.engines.store.speed import SPEED_FILE
 
 _BUNDLE_ENTRIES = {
@@ -59,7 +60,9 @@ def check_space(destination: Path, parameters: int, precision: Precision, engine
     onnx = _BYTES[precision]
     # ONNX Runtime's CPU kernels are fp32: weights in fp16 are folded to that as they are packed
     weights = 4 if engines.compiler.backend is Backend.ORT_CPU else onnx
-    made = len(engines.targets) * (2 if engines.added else 1)  # the U-Net is nearly all of a model
+    made = len(engines.targets) * (
+        2 if engines.added or engines.loop is Loop.DEVICE else 1
+    )  # the U-Net is nearly all of a model
     needed = int((onnx + _ENGINE_SHARE * weights * made) * parameters)
     if precision in (*EIGHT_BITS, Precision.BF16):  # the fp32 bundle that it is made of, and its engines
         needed += int((4 + _ENGINE_SHARE * 4) * parameters)

@@ -15,7 +15,7 @@ from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.islands import SCOPE_BEHIND
 from latentrt.engines.precision import EIGHT_BITS, Precision
-from latentrt.engines.shapes import Profile, profile_from_text
+from latentrt.engines.shapes import Loop, Profile, profile_from_text
 from latentrt.export.sources.partial_model import Choices
 from latentrt.quantization.settings import QuantizationRequest
 
@@ -69,6 +69,7 @@ class BuildRequest:
         inputs = any(target.weights is WeightsAs.INPUTS for target in self.engines.targets)
         given += ["lora-ready"] if inputs else []
         given += ["with"] if self.engines.added else []
+        given += ["loop"] if self.engines.loop is Loop.DEVICE else []
         given += ["seamless"] if self.seamless is not Seamless.NONE else []
         given += ["prompts or quality"] if self.judges_otherwise else []
         return given

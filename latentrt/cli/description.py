@@ -256,6 +256,8 @@ def _engine_name(engine: dict[str, Any]) -> str:
     name = f"{engine['backend']} {gpu_of_machine(engine['machine'])}" if fixed else str(engine["backend"])
     if engine["added"]:
         name += f", with {' and '.join(engine['added'])}"
+    if engine["loop"] != "host":
+        name += ", whole steps"
     if engine["changes"] is not None:
         return f"{name}, with LoRAs {engine['changes'][:8]}"
     return f"{name}, LoRA-ready" if engine["lora_ready"] else name

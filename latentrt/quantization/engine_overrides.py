@@ -4,12 +4,14 @@ from collections.abc import Mapping
 
 from latentrt.engines.changes import Changes
 from latentrt.engines.engine import Engine
-from latentrt.engines.shapes import Shapes
+from latentrt.engines.shapes import Loop, Shapes
 from latentrt.engines.store.components import Engines
 
 
 class EngineOverrides:
     """Engines of a bundle, some of them overridden by component name; satisfies ``Engines``."""
+
+    loop = Loop.HOST
 
     def __init__(self, components: Engines, overrides: Mapping[str, Engine]) -> None:
         """Takes the overrides; closing closes them."""

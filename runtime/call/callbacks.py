@@ -15,7 +15,7 @@ from latentrt.runtime.call.delivery import DENOISED, GUIDANCE_SCALE, LATENTS, re
 from latentrt.runtime.call.request import Request
 from latentrt.runtime.checks import number
 from latentrt.runtime.denoiser.conditions.text import EMBEDS
-from latentrt.runtime.denoiser.denoiser import Denoiser
+from latentrt.runtime.denoiser.denoiser import AnyDenoiser
 from latentrt.runtime.sampling.run import Interrupt, Update
 
 
@@ -26,7 +26,7 @@ class StepCallbacks:
         self,
         pipeline: Any,
         request: Request,
-        denoiser: Denoiser,
+        denoiser: AnyDenoiser,
         conditioning: Conditioning,
         *,
         before: int = 0,
@@ -42,14 +42,15 @@ class StepCallbacks:
     def _total(self) -> int:
         return self._before + len(self._request.sampling.levels) + self._after
 
-    def on_step(self, update: Update) -> Array:
-        """The x to go on with.
+    def on_step(self, update: Update) -> Array | None:
+        """The x to go on with; None where nobody changed it.
 
         Raises:
             Interrupt: the callback did, or who watches.
             RequestError: what the callback returned cannot go on.
         """
-        x, delivery = update.x, self._request.delivery
+        x: Array | None = None
+        delivery = self._request.delivery
         try:
             if delivery.watcher is not None:
                 delivery.watcher(self._before + update.index + 1, self._total, self._tensor(DENOISED, update))
@@ -58,11 +59,15 @@ class StepCallbacks:
             if delivery.progress is not None:
                 delivery.progress(self._before + update.index + 1, self._total)
         except Interrupt as interrupt:
-            raise Interrupt(x if interrupt.latents is None else latents_from_callback(x, interrupt.latents)) from None
+            latents = interrupt.latents
+            raise Interrupt(x if latents is None else latents_from_callback(update.x, latents)) from None
         return x
 
-    def _called(self, update: Update) -> Array:
-        """Calls the callback; what it returned counts, and what it left in the mapping that it was given."""
+    def _called(self, update: Update) -> Array | None:
+        """Calls the callback; what it returned counts, and what it left in the mapping that it was given.
+
+        One that never asked for the latents leaves them where they are.
+        """
         delivery = self._request.delivery
         assert delivery.callback is not None  # the caller saw to it; for the type checker
         tensors = {name: self._tensor(name, update) for name in delivery.tensors}
@@ -80,7 +85,7 @@ class StepCallbacks:
                 "on a copy"
             )
         self._condition(told, update)
-        return latents_from_callback(update.x, told.get(LATENTS, update.x))
+        return latents_from_callback(update.x, told[LATENTS]) if LATENTS in told else None
 
     def _tensor(self, name: str, update: Update) -> Any:
         """What the callback is given under a name; new arrays but for the latents, which it may change in place."""

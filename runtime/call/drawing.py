@@ -1,6 +1,6 @@
 """A call that was checked, drawn: prompts encoded, latents denoised and decoded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
+from latentrt.engines.engine import Engine
 from latentrt.engines.errors import NotFiniteError
-from latentrt.engines.shapes import Profile, Shapes
+from latentrt.engines.shapes import Loop, Profile, Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.call.checked_call import CheckedCall
@@ -23,7 +24,7 @@ from latentrt.runtime.call.request import Request
 from latentrt.runtime.call.result import OutputType, Result, Timings
 from latentrt.runtime.checks import warn_caller
 from latentrt.runtime.denoiser.conditions.text import TextCondition, text_condition
-from latentrt.runtime.denoiser.denoiser import Denoiser
+from latentrt.runtime.denoiser.denoiser import AnyDenoiser, Denoiser
 from latentrt.runtime.pictures.autoencoder import pixels_from_latents
 from latentrt.runtime.pictures.image import images_from_pixels
 from latentrt.runtime.pictures.tiling import vae_engine
@@ -31,12 +32,13 @@ from latentrt.runtime.prompts.encoder import PromptEncoder
 from latentrt.runtime.prompts.text_encoder import TextEncoder, inversions_of
 from latentrt.runtime.prompts.textual_inversion import UnusedTextualInversionWarning
 from latentrt.runtime.sampling.noise import Noise
-from latentrt.runtime.sampling.run import Run
+from latentrt.runtime.sampling.run import AnyRun, Run
 
 if TYPE_CHECKING:
     from latentrt.engines.changes import Changes
     from latentrt.runtime.call.loras import CallLoras
     from latentrt.runtime.pictures.mask import InpaintInput
+    from latentrt.runtime.sampling.trace import Table
 
 
 def draw(
@@ -99,10 +101,11 @@ class Denoising:
 
     request: Request
     conditioning: Conditioning
-    denoiser: Denoiser
+    denoiser: AnyDenoiser
+    table: "Table | None" = None
 
-    def run(self, pipeline: Any, initial: InitialLatents, noise: Noise, *, before: int = 0, after: int = 0) -> Run:
-        """The run, begun.
+    def run(self, pipeline: Any, initial: InitialLatents, noise: Noise, *, before: int = 0, after: int = 0) -> AnyRun:
+        """The run, begun; where there is a table, its calls are whole steps.
 
         Args:
             pipeline: what a callback is given.
@@ -117,14 +120,27 @@ class Denoising:
 
             callbacks = StepCallbacks(pipeline, request, self.denoiser, self.conditioning, before=before, after=after)
             on_step = callbacks.on_step
+        sampling, keep = request.sampling, initial.keep
+        if self.table is not None:
+            from latentrt.runtime.sampling.step_run import StepRun  # loaded by those whose loop is on the device
+
+            return StepRun(
+                initial.x,
+                self.table,
+                sampling.schedule,
+                noise.between,
+                keep=keep,
+                on_step=on_step,
+                stop_below=sampling.stop_below,
+            )
         return Run(
             initial.x,
-            request.sampling.schedule,
-            request.sampling.solver,
+            sampling.schedule,
+            sampling.solver,
             noise.between,
-            keep=initial.keep,
+            keep=keep,
             on_step=on_step,
-            stop_below=request.sampling.stop_below,
+            stop_below=sampling.stop_below,
         )
 
 
@@ -174,13 +190,21 @@ def prepared(
     )
     for use in request.addons:
         shapes = use.opened_for(shapes)
-    denoiser = _denoiser(engines, shapes, request, conditioning)
+    opened = partial(engines.engine, UNET, changes=_changes(request.loras, UNET))
+    if engines.loop is Loop.DEVICE:
+        from latentrt.runtime.call.device_loop import device_steps  # loaded by those who use it
+
+        steps = device_steps(opened, shapes, request, conditioning)
+        if steps is not None:
+            return Denoising(request=request, conditioning=conditioning, denoiser=steps[0], table=steps[1])
+    denoiser = _denoiser(opened, shapes, request, conditioning)
     return Denoising(request=request, conditioning=conditioning, denoiser=denoiser)
 
 
-def _denoiser(engines: Engines, shapes: Shapes, request: Request, conditioning: Conditioning) -> Denoiser:
+def _denoiser(
+    opened: Callable[[Shapes], Engine], shapes: Shapes, request: Request, conditioning: Conditioning
+) -> Denoiser:
     """The U-Net under guidance, with its engines opened."""
-    opened = partial(engines.engine, UNET, changes=_changes(request.loras, UNET))
     conditions, guider, cache = conditioning.conditions, conditioning.guider, request.deep_cache
     if cache is None:
         return Denoiser(opened(shapes), conditions, guider)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,6 +15,20 @@ from latentrt.runtime.sampling.run import Answer
 from latentrt.runtime.sampling.schedule import Level
 
 _TIMESTEP, OUTPUT = "timestep", "out_sample"
+
+
+class AnyDenoiser(Protocol):
+    """What answers the calls of a run: its model's, or whole steps."""
+
+    engine_calls: int
+
+    def condition(self, conditions: Sequence[Condition], guider: Guider) -> None:
+        """Goes on with other conditions and another guider from the next call on."""
+        ...
+
+    def __call__(self, x: Any, level: Level, /) -> Any:
+        """Answers a call."""
+        ...
 
 
 class Denoiser:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,12 +32,29 @@ class Answer:
 Model = Callable[[Array, Level], Array | Answer]
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What one model call led to: x (N, C, H/f, W/f) on its way to the next level, and the clean sample predicted.
+class Update(Protocol):
+    """What one model call led to; ``index`` counts model calls, and ``next_level`` is None after the last."""
 
-    ``index`` counts model calls; ``next_level`` is None after the last.
-    """
+    @property
+    def index(self) -> int: ...
+    @property
+    def level(self) -> Level: ...
+    @property
+    def next_level(self) -> Level | None: ...
+    @property
+    def x(self) -> Array:
+        """(N, C, H/f, W/f), on its way to the next level."""
+        ...
+
+    @property
+    def denoised(self) -> Array:
+        """The clean sample predicted (N, C, H/f, W/f)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostUpdate:
+    """An ``Update`` whose arrays are there."""
 
     index: int
     level: Level
@@ -45,7 +63,8 @@ class Update:
     denoised: Array
 
 
-OnStep = Callable[[Update], Array]
+OnStep = Callable[[Update], Array | None]
+"""Told of an update; the x to go on with, or None for the one that is there."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,7 +134,7 @@ class Run:
             solver: the generator to step.
             noise: standard normal noise of x's shape, for stochastic solvers.
             keep: what inpainting keeps.
-            on_step: called after each update, with what is kept in place; the x it returns goes on.
+            on_step: called after each update, with what is kept in place.
             stop_below: the run ends before the model would be asked at a lower timestep.
         """
         self.x = x
@@ -167,7 +186,8 @@ class Run:
         self.x, self.call = x, None
         if self._on_step is not None:
             try:
-                self.x = self._on_step(Update(len(self.seconds) - 1, level, next_level, x, denoised))
+                changed = self._on_step(HostUpdate(len(self.seconds) - 1, level, next_level, x, denoised))
+                self.x = x if changed is None else changed
             except Interrupt as interrupt:
                 self.x = x if interrupt.latents is None else interrupt.latents
                 self.interrupted = True
@@ -183,7 +203,27 @@ class Run:
             self._asked = perf_counter()
 
 
-def denoise(run: Run, model: Model) -> Array:
+class AnyRun(Protocol):
+    """A run, whatever its calls are: those of a model, or whole steps. What makes them answers them."""
+
+    seconds: list[float]
+    interrupted: bool
+
+    def __iter__(self) -> Iterator[Any]:
+        """What is asked, call by call; each has an ``x`` and a ``level``."""
+        ...
+
+    def answer(self, answer: Any) -> None:
+        """Goes on."""
+        ...
+
+    @property
+    def x(self) -> Array:
+        """Where the run is."""
+        ...
+
+
+def denoise(run: AnyRun, model: Callable[[Any, Level], Any]) -> Array:
     """Drives one run to its end; returns its x."""
     for call in run:
         run.answer(model(call.x, call.level))

@@ -33,6 +33,7 @@ class OpenVino:
     lora_ready = False
     added_apart = False
     deep_cache = False
+    device_loop = False
     largest_hashed: int | None = HASHED_AT_OPEN
     opens_at_once = True
     opens_after_fork = True

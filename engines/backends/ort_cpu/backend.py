@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentrt.engines.backends.compiler import Target, refuse_workspace
-from latentrt.engines.backends.ort_cpu.model import KEEPING_FILE, OrtCpuModel, version
+from latentrt.engines.backends.ort_cpu.model import KEEPING_FILE, STEP_FILE, OrtCpuModel, version
 from latentrt.engines.backends.weights_record import WEIGHTS_FILE
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN
 from latentrt.engines.bundle.component import Component
@@ -27,7 +27,7 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.machine import cpu_features
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import Progress
-from latentrt.engines.shapes import Profile, Shapes
+from latentrt.engines.shapes import Loop, Profile, Shapes
 
 if TYPE_CHECKING:
     from latentrt.engines.bundle.probes import Probe
@@ -55,6 +55,10 @@ class _OpenComponent:
             from latentrt.engines.backends.ort_cpu.cached import cached_engine  # loaded by those who use it
 
             return cached_engine(self._component, self._model, shapes, shapes.cached)
+        if shapes.loop is Loop.DEVICE:
+            from latentrt.engines.backends.ort_cpu.steps import step_engine  # loaded by those who use it
+
+            return step_engine(self._model, self._component.spec_of_any_batch(shapes))
         return self._model.engine(self._component.spec_of_any_batch(shapes))
 
     def changed(self, weights: "ComponentWeights", changes: "Changes") -> "_OpenComponent":
@@ -80,6 +84,7 @@ class OrtCpu:
     lora_ready = False
     added_apart = False
     deep_cache = True
+    device_loop = True
     largest_hashed: int | None = HASHED_AT_OPEN
     opens_at_once = True
     opens_after_fork = True
@@ -130,7 +135,7 @@ class OrtCpu:
         """Where it was not optimised for want of memory that is there now, or lacks a file that it would have now."""
         from latentrt.engines.backends.ort_cpu.compile import memory_to_optimise
 
-        wanted = {WEIGHTS_FILE, *(KEEPING_FILE,) * component.kind.added_inputs}
+        wanted = {WEIGHTS_FILE, *(KEEPING_FILE,) * component.kind.added_inputs, *(STEP_FILE,) * component.makes_steps}
         if not wanted <= engine.files.keys() and find_spec("onnx_ir") is not None:
             return True
         unoptimised = engine.contents is not None and engine.contents.unoptimised

@@ -1,4 +1,4 @@
-"""The graphs of DeepCache, made of a compiled one: it keeps features, or goes on from one of them.
+"""The graphs that are made of a compiled one: it keeps features, goes on from one of them, or makes whole steps.
 
 They are cut from what ONNX Runtime compiled, and not compiled themselves: so they compute what the whole graph does, to
 the last bit, over the same file of packed weights. Each is a small file beside the engine's graph: of the one that
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.backends.ort_cpu.cached import shallow_file
-from latentrt.engines.backends.ort_cpu.model import KEEPING_FILE, MODEL_FILE
+from latentrt.engines.backends.ort_cpu.model import KEEPING_FILE, MODEL_FILE, STEP_FILE
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.unet.deep_cache import branch_count, deep_feature
 from latentrt.engines.errors import EngineError
 from latentrt.engines.graphs.editor import load_graph
+from latentrt.engines.graphs.variants.denoise_step import add_denoise_step
 from latentrt.engines.graphs.variants.joins import joins
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def write_cached_graphs(component: Component, folder: Path) -> None:
         onnx.save(shallow, folder / shallow_file(branch))
     keeping = onnx.ModelProto(graph=_keeping(compiled.graph, names))
     (folder / KEEPING_FILE).write_bytes(keeping.SerializeToString())
+    if component.makes_steps:
+        add_denoise_step(compiled.graph)
+        onnx.save(compiled, folder / STEP_FILE)
 
 
 def _keeping(graph: "onnx.GraphProto", names: Sequence[str]) -> "onnx.GraphProto":

@@ -20,6 +20,8 @@ MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 KEEPING_FILE = "keeping.onnx"
 """What a graph that keeps features has beside the engine's: nodes and outputs, to be put behind it."""
+STEP_FILE = "denoise-step.onnx"
+"""The graph that makes whole steps."""
 
 
 def version() -> str:
@@ -135,21 +137,26 @@ class OrtCpuModel:
         sessions = partial(Opening.sessions, replaced=values, packs=packs)
         return OrtCpuModel(sessions(self.opening), self.opening, own_bytes, sessions)
 
-    def of_graph(self, name: str) -> "OrtCpuModel":
+    def of_graph(self, name: str, *, halves: bool = True) -> "OrtCpuModel":
         """Another graph over the same weights; opened when it is first asked for, and closed with this one.
+
+        Args:
+            name: of its file.
+            halves: whether its samples may be computed apart, where the engine's are.
 
         Raises:
             EngineError: the model was closed, or was compiled without that graph.
         """
-        opening = replace(self.opening, graph=name)
+        opening = replace(self.opening, graph=name, halves=self.opening.halves and halves)
         with self._lock:
             if self._session is None or self._sessions is None:
                 raise EngineError(CLOSED)
             if name not in self._others:
                 if not (opening.folder / name).is_file():
                     raise EngineError(
-                        "got an engine that was compiled without the graphs of deep_cache, expected one with them; "
-                        "install latentrt[export] and run latentrt build on the bundle"
+                        f"got an engine that was compiled without its graph {name}, which deep_cache or the loop on "
+                        "the device takes, expected one with it; install latentrt[export] and run latentrt build on "
+                        "the bundle"
                     )
                 self._others[name] = OrtCpuModel(self._sessions(opening), opening)
             return self._others[name]

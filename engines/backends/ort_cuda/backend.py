@@ -2,7 +2,8 @@
 
 Nothing is compiled. The provider optimises the bundle's ONNX as it opens it; the result could be saved, but only where
 the provider is, and what it saves is bound to the provider's choices for that GPU. So an engine is a record: that this
-GPU architecture and version passed the gate. A U-Net's has graphs with added inputs, too, over the bundle's weights.
+GPU architecture and version passed the gate. A U-Net's has graphs with added inputs, too, over the bundle's weights,
+and some that make whole steps.
 Each is a session of its own, opened when a call needs it: in one that held them all, an If would skip what is left out,
 and such a graph cannot be recorded.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from latentrt.engines.backends.compiler import Target, refuse_workspace
 from latentrt.engines.backends.cuda import architecture, cuda_device
-from latentrt.engines.backends.ort_cuda.model import Device, OrtCudaModel, graph_file
+from latentrt.engines.backends.ort_cuda.model import STEPS_WITH, Device, OrtCudaModel, graph_file
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.engine_manifest import EngineManifest
@@ -22,7 +23,7 @@ from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress
-from latentrt.engines.shapes import AddedInputs, Profile
+from latentrt.engines.shapes import AddedInputs, Loop, Profile
 
 
 class OrtCuda:
@@ -34,6 +35,7 @@ class OrtCuda:
     lora_ready = False
     added_apart = False
     deep_cache = False
+    device_loop = True
     largest_hashed: int | None = HASHED_AT_OPEN
     opens_at_once = False
     opens_after_fork = False
@@ -75,20 +77,27 @@ class OrtCuda:
         return ()
 
     def compile(self, component: Component, target: Target, folder: Path, progress: Progress | None) -> None:
-        """Writes a U-Net's graphs with added inputs; else the bundle's ONNX is opened as it is."""
+        """Writes a U-Net's graphs with added inputs and of whole steps; else the bundle's ONNX is opened as it is."""
         if not component.kind.added_inputs or find_spec("onnx_ir") is None:
             return
         from latentrt.engines.graphs.editor import load_graph, serialized
+        from latentrt.engines.graphs.variants.denoise_step import steps_of
         from latentrt.engines.graphs.variants.variant import add_inputs
 
         for added in _combinations():
             model = load_graph(component.onnx)
             add_inputs(model, component.structure, added, optional=False)
             (folder / graph_file(added)).write_bytes(serialized(model))
+        for added in STEPS_WITH if component.makes_steps else ():
+            model = load_graph(component.onnx)
+            add_inputs(model, component.structure, added, optional=False)
+            (folder / graph_file(added, Loop.DEVICE)).write_bytes(steps_of(serialized(model)))
 
     def would_improve(self, component: Component, engine: EngineManifest) -> bool:
-        """Where a U-Net's lacks the graphs with added inputs, which can be made now."""
-        return component.kind.added_inputs and not engine.files and find_spec("onnx_ir") is not None
+        """Where a U-Net's lacks the graphs with added inputs, or of whole steps, which can be made now."""
+        lacks_steps = component.makes_steps and graph_file(frozenset(), Loop.DEVICE) not in engine.files
+        lacking = component.kind.added_inputs and (not engine.files or lacks_steps)
+        return lacking and find_spec("onnx_ir") is not None
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> "OrtCudaModel":
         """Opens the bundle's ONNX on the GPU."""

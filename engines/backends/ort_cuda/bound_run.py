@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentrt.engines.backends.cuda import Driver
+from latentrt.engines.bundle.unet.denoise_step import NEXT_STATE, STATE
 from latentrt.engines.spec import Array, EngineSpec, Tensor, TensorSpec, host_arrays
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ class OrtDeviceArray:
         """A copy in the host's memory."""
         return np.array(self.value.numpy())
 
+    def rows(self, start: int, stop: int) -> "OrtDeviceArray":
+        """All of them: ONNX Runtime's values have no parts."""
+        if (start, stop) != (0, self.shape[0]):
+            raise ValueError(f"got rows {start} to {stop} of {self.shape[0]}, expected all; take them of a copy")
+        return self
+
 
 class Copies:
     """Copies between values of ONNX Runtime that are on the device; sessions wait for their runs, and this for its own.
@@ -57,21 +64,34 @@ class BoundRun:
     """Inputs and outputs of one shape in device memory, bound to the session."""
 
     def __init__(
-        self, model: "OrtCudaModel", spec: EngineSpec, batch: int, inputs: Mapping[str, Tensor], graph: int
+        self,
+        model: "OrtCudaModel",
+        spec: EngineSpec,
+        batch: int,
+        inputs: Mapping[str, Tensor],
+        graph: int,
+        *,
+        turns: "BoundRun | None" = None,
     ) -> None:
-        """Allocates and binds."""
+        """Allocates and binds. What ``turns`` a step has its inputs, but for the state, which the two exchange."""
         self.recorded = None if graph == NO_GRAPH else False
         """Whether the graph was recorded, where there is to be one."""
         self._model, self._spec, self._batch = model, spec, batch
         self._session = model.session
         self._binding = self._session.io_binding()
-        self._inputs = {name: self._value(spec.inputs[name]) for name in inputs}
+        self._inputs: dict[str, Any] = {}
+        if turns is None:
+            self._inputs |= {name: self._value(spec.inputs[name]) for name in inputs}
+        else:
+            self._inputs |= turns._inputs
         self._left_out = {
             name: self._neutral(spec.inputs[name])
             for name in (tensor.name for tensor in self._session.get_inputs())  # others have defaults in the graph
             if name not in inputs
         }
         self._outputs = {name: self._value(tensor) for name, tensor in spec.outputs.items()}
+        if turns is not None:
+            self._inputs[STATE], self._outputs[NEXT_STATE] = turns._outputs[NEXT_STATE], turns._inputs[STATE]
         for name, tensor in (*self._inputs.items(), *self._left_out.items()):
             self._binding.bind_ortvalue_input(name, tensor)
         for name, tensor in self._outputs.items():
@@ -90,6 +110,22 @@ class BoundRun:
         self._session.run_with_iobinding(self._binding, self._options)
         self._binding.synchronize_outputs()
         self.recorded = None if self.recorded is None else True
+
+    @property
+    def written(self) -> Iterable[Any]:
+        """The values that a run writes."""
+        return self._outputs.values()
+
+    def reads(self, name: str) -> Any:
+        """The value that a run reads an input from."""
+        return self._inputs[name]
+
+    def outputs_on_device(self) -> dict[str, OrtDeviceArray]:
+        """The outputs themselves: the next run writes to them."""
+        return {
+            name: OrtDeviceArray(self._outputs[name], tensor, self._batch)
+            for name, tensor in self._spec.outputs.items()
+        }
 
     def results(self) -> dict[str, Array]:
         """Copies of the outputs in the host's memory."""

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.backends.cuda import Driver, cuda_device
 from latentrt.engines.backends.ort import CLOSED, ERRORS_ONLY, first_line, run_errors
-from latentrt.engines.backends.ort_cuda.bound_run import NO_GRAPH, BoundRun, Copies
+from latentrt.engines.backends.ort_cuda.bound_run import NO_GRAPH, BoundRun, Copies, OrtDeviceArray
+from latentrt.engines.backends.ort_cuda.bound_steps import BoundSteps
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.unet.added_inputs import added_text
 from latentrt.engines.engine import ClosesItself
 from latentrt.engines.errors import EngineError
-from latentrt.engines.shapes import AddedInputs, Shapes
+from latentrt.engines.shapes import AddedInputs, Loop, Shapes
 from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor
 
 if TYPE_CHECKING:
@@ -37,9 +38,13 @@ class Device:
     driver: Callable[[], Driver] = cuda_device
 
 
-def graph_file(added: frozenset[AddedInputs]) -> str:
-    """The name of a graph with added inputs in an engine's folder."""
-    return f"{added_text(added)}.onnx"
+STEPS_WITH = (frozenset[AddedInputs](), frozenset({AddedInputs.CONTROL}), frozenset(AddedInputs))
+"""The added inputs that there are graphs of whole steps with: a call takes the first that has those it gives."""
+
+
+def graph_file(added: frozenset[AddedInputs], loop: Loop = Loop.HOST) -> str:
+    """The name of a graph with added inputs, or of whole steps, in an engine's folder."""
+    return f"{','.join(filter(None, (added_text(added), 'steps' * (loop is Loop.DEVICE))))}.onnx"
 
 
 class OrtCudaModel:
@@ -53,6 +58,7 @@ class OrtCudaModel:
         changed: "Changed | None" = None,
         graph_refused: str | None = None,
         added: frozenset[AddedInputs] = frozenset(),
+        loop: Loop = Loop.HOST,
     ) -> None:
         """Opens the session.
 
@@ -66,6 +72,7 @@ class OrtCudaModel:
             changed: gives initializers with other numbers than the bundle's, as often as a session is opened.
             graph_refused: why CUDA graphs are not tried, if they are not.
             added: the inputs that the graph takes beside its own.
+            loop: whether it makes whole steps.
 
         Raises:
             RequestError: numbers that the component cannot take.
@@ -78,11 +85,11 @@ class OrtCudaModel:
         self.lock = RLock()
         self.graph_refused = graph_refused
         self._component = component
-        self.added = added
+        self.added, self.loop = added, loop
         self._folder = folder
-        self._variants: dict[frozenset[AddedInputs], OrtCudaModel] = {}
+        self._variants: dict[tuple[frozenset[AddedInputs], Loop], OrtCudaModel] = {}
         self._changed = changed
-        self._shapes: dict[tuple[object, ...], BoundRun] = {}
+        self._shapes: dict[tuple[object, ...], BoundRun | BoundSteps] = {}
         self._graphs = 0
         self._session: Any = None
         try:
@@ -129,21 +136,26 @@ class OrtCudaModel:
         """
         kept = shapes.profile in self._component.manifest.profiles and shapes.chunks == 1
         _ = self.session
-        model = self._with(shapes.added) if shapes.added else self
+        model = self._with(shapes.added, shapes.loop) if shapes.added or shapes.loop is Loop.DEVICE else self
         asked, taken = (
             self._component.spec_of_any_batch(each) for each in (shapes, replace(shapes, added=model.added))
         )
         return OrtCudaEngine(model, asked, taken, kept=kept)
 
-    def _with(self, added: frozenset[AddedInputs]) -> "OrtCudaModel":
-        """The session with inputs added; an open one that takes more serves, too."""
+    def _with(self, added: frozenset[AddedInputs], loop: Loop) -> "OrtCudaModel":
+        """The session with inputs added, or of whole steps; an open one that takes more serves, too."""
+        if loop is Loop.DEVICE:
+            added = next(more for more in STEPS_WITH if more >= added)
         with self.lock:
-            holding = next((model for more, model in self._variants.items() if more >= added), None)
+            open_ones = (
+                model for (more, its_loop), model in self._variants.items() if more >= added and its_loop is loop
+            )
+            holding = next(open_ones, None)
             if holding is None:
                 holding = OrtCudaModel(
-                    self._component, self.device, self._folder, self._changed, self.graph_refused, added
+                    self._component, self.device, self._folder, self._changed, self.graph_refused, added, loop
                 )
-                self._variants[added] = holding
+                self._variants[added, loop] = holding
             return holding
 
     @cached_property
@@ -151,7 +163,13 @@ class OrtCudaModel:
         """What copies on the device."""
         return Copies(self.device.driver())
 
-    def run(self, spec: EngineSpec, inputs: Mapping[str, Tensor], *, kept: bool) -> "BoundRun":
+    def copied(self, array: OrtDeviceArray) -> Any:
+        """A value of its own with an array's numbers, on the device."""
+        value = self.ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype.type, self.device.memory, 0)
+        self.copies.copy([value], [array.value])
+        return value
+
+    def run(self, spec: EngineSpec, inputs: Mapping[str, Tensor], *, kept: bool) -> BoundRun | BoundSteps:
         """One run; the lock is held, and what comes back has the results until the next one.
 
         Where its recording fails, it runs again on a session without CUDA graphs.
@@ -174,7 +192,7 @@ class OrtCudaModel:
         bound.run(inputs)
         return bound
 
-    def bound(self, spec: EngineSpec, inputs: Mapping[str, Tensor], *, kept: bool) -> "BoundRun":
+    def bound(self, spec: EngineSpec, inputs: Mapping[str, Tensor], *, kept: bool) -> BoundRun | BoundSteps:
         """The buffers for inputs of these shapes, made once if they are kept; the lock is held.
 
         Calls that leave out other inputs have buffers and CUDA graphs of their own.
@@ -185,10 +203,16 @@ class OrtCudaModel:
             return BoundRun(self, spec, batch, inputs, NO_GRAPH)
         key = tuple((name, array.shape) for name, array in sorted(inputs.items()))
         if key not in self._shapes:
-            self._graphs += 1
-            graph = self._graphs if self.graph_refused is None else NO_GRAPH
-            self._shapes[key] = BoundRun(self, spec, batch, inputs, graph)
+            if self.loop is Loop.DEVICE:
+                graphs = self._next_graph(), self._next_graph()
+                self._shapes[key] = BoundSteps(self, spec, batch, inputs, graphs)
+            else:
+                self._shapes[key] = BoundRun(self, spec, batch, inputs, self._next_graph())
         return self._shapes[key]
+
+    def _next_graph(self) -> int:
+        self._graphs += 1
+        return self._graphs if self.graph_refused is None else NO_GRAPH
 
     def close(self) -> None:
         """Releases the buffers, the graphs and the weights; may be called twice."""
@@ -227,13 +251,15 @@ class OrtCudaModel:
 
     def _graph(self) -> Path:
         """The file of the graph: the bundle's, or with added inputs one of the engine's."""
-        if not self.added:
+        if not self.added and self.loop is Loop.HOST:
             return self._component.onnx
-        path = self._folder / graph_file(self.added)
+        path = self._folder / graph_file(self.added, self.loop)
         if not path.is_file():
+            lacks = "inputs for" if self.loop is Loop.HOST else "whole steps with"
             raise EngineError(
-                f"got an engine of {self._component.name} that was made without inputs for {added_text(self.added)}, "
-                "expected one with them; install latentrt[export] and run latentrt build on the bundle"
+                f"got an engine of {self._component.name} that was made without {lacks} "
+                f"{added_text(self.added) or 'nothing added'}, expected one with them; install latentrt[export] and "
+                "run latentrt build on the bundle"
             )
         return path
 
@@ -259,7 +285,7 @@ class OrtCudaEngine(ClosesItself):
             return bound.results_on_device()
 
     @contextmanager
-    def _ran(self, inputs: Mapping[str, Tensor]) -> Iterator[BoundRun]:
+    def _ran(self, inputs: Mapping[str, Tensor]) -> Iterator[BoundRun | BoundSteps]:
         self.spec.check(inputs)
         with self._model.lock, run_errors("close what else uses the GPU or report it"):
             yield self._model.run(self._taken, inputs, kept=self._kept)

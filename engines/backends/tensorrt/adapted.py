@@ -21,6 +21,8 @@ from latentrt.engines.changes import Changes
 from latentrt.engines.errors import BundleError, EngineError
 from latentrt.engines.files import locked
 from latentrt.engines.graphs.editor import load_graph, serialized
+from latentrt.engines.graphs.variants.denoise_step import steps_of
+from latentrt.engines.shapes import Loop
 from latentrt.engines.store.compile import Seen, new_engine
 from latentrt.engines.store.key import EngineIdentity
 from latentrt.engines.store.store import engine_folder, identity_of, read_engine, stored_engine
@@ -46,16 +48,17 @@ def graph_for(component: Component, target: Target) -> PlanGraph:
         model = _graph(component)
         if takes_weights:
             inputs = _weights_as_inputs(component, model)
-        return PlanGraph(path=component.onnx, content=serialized(model), weight_inputs=inputs)
+        return PlanGraph(path=component.onnx, content=_content(component, model), weight_inputs=inputs)
     except ImportError as error:
         raise _graph_packages_missing(component, error) from error
 
 
 def _rewritten(component: Component) -> bool:
-    """Whether the bundle's graph cannot be taken as it is: for rounded attention, added inputs, or defaults."""
+    """Whether the bundle's graph cannot be taken: rounded attention, added inputs, defaults, or a step around it."""
     quantization = component.record.quantization
     rounded = quantization is not None and quantization.attention is not None and quantization.attention.rounded
-    return rounded or bool(component.added) or any(row.neutral is not None for row in component.record.inputs.values())
+    changed = rounded or bool(component.added) or component.loop is Loop.DEVICE
+    return changed or any(row.neutral is not None for row in component.record.inputs.values())
 
 
 def _graph(component: Component) -> "ir.Model":
@@ -70,6 +73,12 @@ def _graph(component: Component) -> "ir.Model":
         add_inputs(model, component.structure, component.added, optional=False)
     multiply_rounded(model)
     return model
+
+
+def _content(component: Component, model: "ir.Model") -> bytes:
+    """The graph as TensorRT parses it, with the step around it where it makes steps."""
+    content = serialized(model)
+    return steps_of(content) if component.loop is Loop.DEVICE else content
 
 
 def _weights_as_inputs(component: Component, model: "ir.Model") -> Mapping[str, StoredWeight]:
@@ -141,7 +150,7 @@ def _compile_changed(
             folder = Path(name)
             model = _graph(component)
             change_weights(model, changed_initializers(weights, changes), folder)
-            graph = PlanGraph(path=folder / component.onnx.name, content=serialized(model))
+            graph = PlanGraph(path=folder / component.onnx.name, content=_content(component, model))
             return compiler.build_plan(component, target, staging, None, graph), None
 
     try:

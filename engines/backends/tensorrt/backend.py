@@ -41,6 +41,7 @@ class TensorRT:
     lora_ready = True
     added_apart = True
     deep_cache = False
+    device_loop = True
     largest_hashed: int | None = None  # a plan is native code, and read as a whole anyway
     opens_at_once = False
     opens_after_fork = False

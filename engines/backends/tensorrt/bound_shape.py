@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -17,7 +18,7 @@ from latentrt.engines.spec import Array, Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Course:
+class Course:
     """What of a run is the same each time, so that it can be recorded.
 
     ``uploads`` are the inputs that come from the host and change with every run; ``to_host``: the results go there.
@@ -49,9 +50,10 @@ class BoundShape:
         self._ran = False
         self._batch = batch = spec.batches[0]
         self._plan = plan
-        self._graphs: dict[_Course, int] = {}
+        self._graphs: dict[object, int] = {}
         self._held: dict[str, weakref.ref[Any] | _Neutral] = {}  # what inputs' buffers are known to hold
-        self._staging: dict[str, tuple[int, Array]] = {}  # pinned memory, as an address and an array
+        self._staging: dict[tuple[str, int], tuple[int, Array]] = {}  # pinned memory, as an address and an array
+        self._side = 0  # of several sets of pinned memory the one that is staged into
         self._tensors = {**spec.inputs, **spec.outputs}
         self._sizes = {name: bytes_of(tensor, batch) for name, tensor in self._tensors.items()}
         self._places: dict[str, int] = {}  # device addresses
@@ -106,7 +108,7 @@ class BoundShape:
         """
         driver, stream = self._plan.driver, self._plan.stream
         try:
-            course = _Course(uploads=self._fed(inputs), to_host=to_host)
+            course = Course(uploads=self._fed(inputs), to_host=to_host)
             graph = self._graphs.get(course)
             if graph is None:
                 self._enqueue(course)
@@ -121,15 +123,19 @@ class BoundShape:
                 driver.stream_synchronize(stream)
             raise
         if graph is None and self.graph_refused is None:
-            self._capture(course)
-        if not self._ran:  # all kernels are compiled now
+            self._capture(course, course)
+        self._keep_kernels()
+
+    def _keep_kernels(self) -> None:
+        """Behind the first run all kernels are compiled."""
+        if not self._ran:
             self._ran = True
             self._plan.keep_kernels()
 
     def _fed(self, inputs: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Puts inputs where they are taken from; returns those whose pinned memory is still to be copied."""
         uploads = []
-        for name in self.spec.inputs:
+        for name in self._fed_names:
             tensor = inputs.get(name)
             held = self._held.pop(name, None)
             if tensor is None:
@@ -149,6 +155,7 @@ class BoundShape:
         """Copies what stays as it is."""
         driver, stream, size = self._plan.driver, self._plan.stream, self._sizes[name]
         if isinstance(tensor, CudaArray) and tensor.driver is driver and tensor.nbytes == size:
+            tensor.complete()
             driver.copy_on_device(self._places[name], tensor.address, size, stream)
             return
         self._stage(name, tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
@@ -167,30 +174,39 @@ class BoundShape:
         """Puts an array into an input's pinned memory."""
         fill(self._staged(name), array, self.spec.inputs[name].neutral)
 
+    @cached_property
+    def _fed_names(self) -> tuple[str, ...]:
+        """The inputs that a run is fed."""
+        return tuple(self.spec.inputs)
+
     def _staged(self, name: str) -> Array:
         """A tensor's pinned memory, which is taken when it first passes the host."""
-        if name not in self._staging:
+        key = name, self._side
+        if key not in self._staging:
             driver, tensor = self._plan.driver, self._tensors[name]
             pinned = driver.host_alloc(self._sizes[name])
             self._taken.callback(driver.host_free, pinned)
-            self._staging[name] = pinned, view(pinned, tensor.sized(self._batch), tensor.dtype)
-        return self._staging[name][1]
+            self._staging[key] = pinned, view(pinned, tensor.sized(self._batch), tensor.dtype)
+        return self._staging[key][1]
 
     def _upload(self, name: str) -> None:
-        pinned, _ = self._staging[name]
+        pinned, _ = self._staging[name, self._side]
         self._plan.driver.copy_to_device(self._places[name], pinned, self._sizes[name], self._plan.stream)
 
-    def _enqueue(self, course: _Course) -> None:
+    def _enqueue(self, course: Course) -> None:
         driver, stream = self._plan.driver, self._plan.stream
         for name in course.uploads:
             self._upload(name)
         self._require(self._context.execute_async_v3(stream), "run")
         for name in self.spec.outputs if course.to_host else ():
             self._staged(name)
-            driver.copy_to_host(self._staging[name][0], self._places[name], self._sizes[name], stream)
+            driver.copy_to_host(self._staging[name, self._side][0], self._places[name], self._sizes[name], stream)
 
-    def _capture(self, course: _Course) -> None:
-        """Records a run. A plan that cannot be recorded goes on without: slower by its launches, nothing else."""
+    def _capture(self, course: Course, key: object) -> None:
+        """Records a run, to be found by a key.
+
+        A plan that cannot be recorded goes on without: slower by its launches, nothing else.
+        """
         driver, stream = self._plan.driver, self._plan.stream
         try:
             driver.begin_capture(stream)
@@ -200,7 +216,7 @@ class BoundShape:
                 with suppress(EngineError):
                     driver.graph_destroy(driver.end_capture(stream))  # the stream must leave its recording
                 raise
-            self._graphs[course] = driver.end_capture(stream)
+            self._graphs[key] = driver.end_capture(stream)
         except EngineError as error:
             self.graph_refused = str(error)
 

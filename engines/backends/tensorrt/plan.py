@@ -117,6 +117,12 @@ class OpenPlan:
         """Keeps what contexts compiled for the next process; the lock is held, and a run is done."""
         self._kernels.keep()
 
+    def wait(self) -> None:
+        """Returns when all runs are done; at once where the plan was closed, which waits for them."""
+        with self.lock:
+            if self._owned:
+                self.driver.stream_synchronize(self.stream)
+
     def close(self) -> None:
         """Frees everything on the device; may be called twice."""
         self._taken.close()

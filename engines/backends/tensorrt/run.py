@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from latentrt.engines.backends.cuda import Driver
 from latentrt.engines.backends.fixed_shapes import ExactEngine, check_added, indices_of_shape, spec_of_call
 from latentrt.engines.backends.tensorrt.bound_shape import BoundShape
+from latentrt.engines.backends.tensorrt.bound_steps import BoundSteps
 from latentrt.engines.backends.tensorrt.device_weights import DeviceWeights
 from latentrt.engines.backends.tensorrt.plan import CLOSED, OpenPlan
 from latentrt.engines.backends.tensorrt.shared_weights import ON_DEVICES, SharedWeights
@@ -18,7 +19,7 @@ from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError
-from latentrt.engines.shapes import Shapes
+from latentrt.engines.shapes import Loop, Shapes
 from latentrt.engines.spec import Array, EngineSpec, Tensor
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class _Shapes:
         with self.lock:
             _ = self.plan  # refuses where it was closed
             if index not in self._bound:
-                self._bound[index] = BoundShape(self._plan, index, self._weights)
+                bound = BoundSteps if self._component.loop is Loop.DEVICE else BoundShape
+                self._bound[index] = bound(self._plan, index, self._weights)
             spec = spec_of_call(self._component, self._bound[index].spec, shapes)
             return TensorRTEngine(self, self._bound[index], spec)
 

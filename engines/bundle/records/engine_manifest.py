@@ -10,11 +10,12 @@ from latentrt.engines.precision import Backend, Precision
 ENGINE_FILE = "engine.json"
 LEFT_BY_RUNS = ".cache"
 """How files end that runs leave in an engine's folder. They are no part of it: it is whole without them."""
-WEIGHTS, CHANGES, ADDED, IMAGE_PROMPTS = "weights", "changes", "added", "image_prompts"
+WEIGHTS, CHANGES, ADDED, IMAGE_PROMPTS, LOOP = "weights", "changes", "added", "image_prompts", "loop"
 """Flags of engines beside the backend's own.
 
 They are what weights are to it, the digest of what was changed about them, the inputs that it takes beside those that
-the component was exported with, and the number of image prompts with that of their tokens.
+the component was exported with, the number of image prompts with that of their tokens, and where the loop is that it
+makes steps of.
 """
 
 

@@ -19,4 +19,7 @@ Backend = Annotated[
 Threads = Annotated[
     int | None, typer.Option("--threads", help="CPU threads of a model call; one per core if left out.")
 ]
+Loop = Annotated[
+    str, typer.Option("--loop", help="Where latents are between model calls: host or device, whose engine makes steps.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

@@ -73,6 +73,12 @@ def build(
             help="TensorRT: a second U-Net for control, image-prompt, perturbed-attention, freeu, or several of them.",
         ),
     ] = None,
+    loop: Annotated[
+        str,
+        typer.Option(
+            "--loop", help="TensorRT: device makes a second U-Net that makes whole steps, with what --with adds."
+        ),
+    ] = "host",
     profile: Annotated[
         list[str] | None,
         typer.Option(
@@ -175,6 +181,7 @@ def build(
         workspace_mb=workspace,
         lora_ready=lora_ready,
         added=added or (),
+        loop=loop,
         seamless=seamless,
         fp32=fp32 or (),
         variant=variant,

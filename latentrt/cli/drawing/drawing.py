@@ -90,6 +90,10 @@ class Drawing(ControlOptions, ImagePromptOptions, RegionOptions):
     threads: Annotated[
         int | None, typer.Option("--threads", help="CPU threads of a model call; default: one per core.")
     ] = None
+    loop: Annotated[
+        str,
+        typer.Option("--loop", help="Where latents are between model calls: host or device, whose engine makes steps."),
+    ] = "host"
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False
     keywords: Mapping[str, Any]
 
@@ -184,7 +188,7 @@ class Drawing(ControlOptions, ImagePromptOptions, RegionOptions):
         from latentrt.cli.terminal import tell
         from latentrt.opening import open_pipeline
 
-        with open_pipeline(bundle, backend=self.backend, threads=self.threads) as pipe:
+        with open_pipeline(bundle, backend=self.backend, threads=self.threads, loop=self.loop) as pipe:
             for file, token in map(_file_and_token, self.textual_inversion or ()):
                 triggers = pipe.load_textual_inversion(file, token)
                 tell(f"{file.name}: write {' and '.join(triggers)} in a prompt")

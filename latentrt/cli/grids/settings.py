@@ -12,7 +12,7 @@ from latentrt.cli.options import Option, option_from_parameter
 
 LEFT_OUT = frozenset({"count", "prompts"})
 """Options of drawing that a grid does not have: its axes do that."""
-_FIXED = frozenset({"textual_inversion", "preview", "output", "overwrite", "backend", "threads", "json"})
+_FIXED = frozenset({"textual_inversion", "preview", "output", "overwrite", "backend", "threads", "loop", "json"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentrt.cli.commands.arguments import Backend, Threads
+from latentrt.cli.commands.arguments import Backend, Loop, Threads
 from latentrt.cli.serving.catalog_options import CatalogOptions
 from latentrt.engines.errors import RequestError
 
@@ -68,6 +68,7 @@ class Serving(CatalogOptions):
     ] = None
     backend: Backend = "auto"
     threads: Threads = None
+    loop: Loop = "host"
     profile: Annotated[
         list[str] | None,
         typer.Option(
@@ -126,7 +127,7 @@ class Serving(CatalogOptions):
         settings, catalog, limits = self._settings(), self.catalog(bundles), self._limits()
         models = Models(
             catalog,
-            lambda path: open_pipeline(path, backend=self.backend, threads=self.threads),
+            lambda path: open_pipeline(path, backend=self.backend, threads=self.threads, loop=self.loop),
             byte_limit=_bytes(self.memory),
         )
         self._check(models, limits)

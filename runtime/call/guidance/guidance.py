@@ -70,6 +70,11 @@ class Guidance:
         composes = self.composition is not None and self.composition.away_from_negative
         return composes or (not self.embedding and any(self.steps.guided))
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is linear in the passes' predictions but for the rescaling, with a number for each."""
+        return all(one is None for one in (self.apg, self.thresholding, self.ramp, self.composition))
+
     def guider(self) -> Guider:
         """The passes of every step, and their combiner, for one run."""
         return Guider(

@@ -20,7 +20,7 @@ class UnetCall:
     Attributes:
         passes: of the step.
         rows: which of its rows this call holds.
-        pictures: N.
+        pictures: N, of which the first is the run's ``first``.
         level: where the model is asked.
         inputs: what the engine will be given, as far as it is known: first what is fixed and the sample, then what the
             conditions before this one gave. A fixed batch may be larger than the rows; what follows them is of no
@@ -32,11 +32,12 @@ class UnetCall:
     pictures: int
     level: Level
     inputs: Mapping[str, Tensor]
+    first: int = 0
 
     @property
     def picture_of_each(self) -> Array:
         """The picture that each row belongs to."""
-        return np.arange(self.rows.start, self.rows.stop) % self.pictures
+        return self.first + np.arange(self.rows.start, self.rows.stop) % self.pictures
 
     @property
     def pass_of_each(self) -> tuple[Pass, ...]:

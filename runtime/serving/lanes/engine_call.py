@@ -1,12 +1,15 @@
 """A run of an engine that some thread wants, and what becomes of several that run as one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
 from latentrt.engines.engine import Engine
-from latentrt.engines.spec import Array, EngineSpec, Tensor
+from latentrt.engines.spec import Array, EngineSpec, StackedArray, Tensor
+
+EngineRun = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 class EngineCall:
@@ -21,22 +24,24 @@ class EngineCall:
         most: rows that they may have together; 0: as many as the engine computes for this call anyway.
         seated: whether its thread has the device.
         wanted: whether its thread still waits for it.
+        run: makes it.
         results: of the run that took it along; its own rows begin at ``begin``.
     """
 
-    __slots__ = ("begin", "engine", "inputs", "lane", "most", "results", "rows", "seated", "wanted", "woken")
+    __slots__ = ("begin", "engine", "inputs", "lane", "most", "results", "rows", "run", "seated", "wanted", "woken")
 
-    def __init__(self, engine: Engine, inputs: Mapping[str, Tensor], lane: object, most: int) -> None:
+    def __init__(self, engine: Engine, inputs: Mapping[str, Tensor], lane: object, most: int, run: EngineRun) -> None:
         """Belongs to one thread until it is in a line."""
-        self.engine, self.inputs, self.lane, self.most = engine, inputs, lane, most
+        self.engine, self.inputs, self.lane, self.most, self.run = engine, inputs, lane, most, run
         self.seated, self.wanted = False, True
         self.rows = self.begin = 0
-        self.results: Mapping[str, Array] | None = None
+        self.results: Mapping[str, Tensor] | None = None
         self.woken: Lock | None = None
 
     def waits(self) -> None:
         """Makes ready to sleep until ``wake``."""
-        if not all(isinstance(tensor, np.ndarray) for tensor in self.inputs.values()):  # some stayed on the device
+        stayed = not all(isinstance(tensor, np.ndarray) for tensor in self.inputs.values())  # on the device
+        if stayed and not self.engine.spec.stacks:
             self.lane = None
         self.rows = row_count(self.inputs)
         self.most = self.most or self.engine.spec.fit(self.rows)
@@ -58,14 +63,18 @@ class EngineCall:
         assert self.woken is not None
         self.woken.release()
 
-    def takes(self, results: Mapping[str, Array], begin: int) -> None:
+    def takes(self, results: Mapping[str, Tensor], begin: int) -> None:
         """What it gets of a run that others took part in: the rows from ``begin`` on are its own."""
         self.begin, self.results = begin, results
 
-    def own_results(self) -> dict[str, Array]:
-        """Its own rows of what it got: copies, so that no large array stays for a small part."""
+    def own_results(self) -> dict[str, Any]:
+        """Its own rows of what it got: copies, so that no large array stays for a small part, but on a device."""
         assert self.results is not None
-        return {name: array[self.begin : self.begin + self.rows].copy() for name, array in self.results.items()}
+        start, stop = self.begin, self.begin + self.rows
+        return {
+            name: array[start:stop].copy() if isinstance(array, np.ndarray) else array.rows(start, stop)
+            for name, array in self.results.items()
+        }
 
 
 def row_count(inputs: Mapping[str, Tensor]) -> int:
@@ -73,15 +82,20 @@ def row_count(inputs: Mapping[str, Tensor]) -> int:
     return min((tensor.shape[0] for tensor in inputs.values()), default=0)
 
 
-def gathered(calls: Sequence[EngineCall]) -> dict[str, Array]:
+def gathered(calls: Sequence[EngineCall]) -> dict[str, Tensor]:
     """The inputs of several calls, one below the other. What some of them leave out has its neutral value there."""
     spec = calls[0].engine.spec
     names = dict.fromkeys(name for call in calls for name in call.inputs)
-    missing = spec.fit(rows := sum(call.rows for call in calls)) - rows
+    rows = sum(call.rows for call in calls)
+    missing = 0 if spec.stacks else spec.fit(rows) - rows
     return {
-        name: np.concatenate([*(_rows(spec, name, call) for call in calls), *_zeros(spec, name, missing)])
-        for name in names
+        name: _stacked([*(_rows(spec, name, call) for call in calls), *_zeros(spec, name, missing)]) for name in names
     }
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    arrays = [part for part in parts if isinstance(part, np.ndarray)]
+    return np.concatenate(arrays) if len(arrays) == len(parts) else StackedArray(tuple(parts))
 
 
 def filled(spec: EngineSpec, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -97,10 +111,10 @@ def _filled(spec: EngineSpec, name: str, tensor: Tensor, batch: int) -> Tensor:
     return np.concatenate([array, *_zeros(spec, name, batch - len(array))])
 
 
-def _rows(spec: EngineSpec, name: str, call: EngineCall) -> Array:
+def _rows(spec: EngineSpec, name: str, call: EngineCall) -> Tensor:
     given = call.inputs.get(name)
     if given is not None:
-        return np.asarray(given)
+        return given
     tensor = spec.inputs[name]
     return np.full(tensor.sized(call.rows), tensor.neutral, tensor.dtype)
 

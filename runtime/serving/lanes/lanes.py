@@ -25,7 +25,7 @@ class Lanes:
             components: they.
             threads: of a call on the CPU; None: one per core.
         """
-        self.bundle, self.backend = components.bundle, components.backend
+        self.bundle, self.backend, self.loop = components.bundle, components.backend, components.loop
         self._components = components
         self.line = Line(seats(components.backend, threads))
 

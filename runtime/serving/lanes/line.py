@@ -3,9 +3,9 @@
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from threading import Lock
+from typing import Any
 
 from latentrt.engines.forks import watch_forks
-from latentrt.engines.spec import Array
 from latentrt.runtime.serving.lanes.engine_call import EngineCall, gathered
 
 
@@ -57,7 +57,7 @@ class Line:
                 self._waiting.remove(call)
             call.wanted = False
 
-    def results(self, call: EngineCall) -> dict[str, Array] | None:
+    def results(self, call: EngineCall) -> dict[str, Any] | None:
         """Waits for a call that was put in the line: what comes of it, where it ran with others; None where it is its
         turn and it is alone."""
         call.sleep()
@@ -67,7 +67,7 @@ class Line:
         if not mates:
             return None
         try:
-            results = call.engine.run(gathered([call, *mates]))
+            results = call.run(gathered([call, *mates]))
         except Exception:  # too large for the device, or something is wrong with one of them: each for itself
             self._part(mates)
             return None

@@ -51,7 +51,7 @@ class SharedEngine(ClosesItself):
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Runs the engine, or has it run with the calls of others."""
-        call, line = EngineCall(self._engine, inputs, self._lane, self._most), self._line
+        call, line = EngineCall(self._engine, inputs, self._lane, self._most, self._engine.run), self._line
         try:
             if not line.enter(call) and (results := line.results(call)) is not None:
                 return results
@@ -60,14 +60,19 @@ class SharedEngine(ClosesItself):
             line.leave(call)
 
     def run_kept(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Runs the engine; alone, where results stay on a device. Those have the rows of the batch that was run."""
+        """Runs the engine; alone, where results stay on a device, unless it stacks what is there.
+
+        Results on a device have the rows of the batch that was run, where the engine runs no other.
+        """
         if not self._keeps:
             return self.run(inputs)
-        call, line = EngineCall(self._engine, inputs, None, 0), self._line
+        engine, line = self._engine, self._line
+        lane = (self._lane, "kept") if self._lane is not None and engine.spec.stacks else None
+        call = EngineCall(engine, inputs, lane, self._most, engine.run_kept)
         try:
-            if not line.enter(call):
-                call.sleep()
-            return self._engine.run_kept(filled(self._engine.spec, inputs) if self._fills else inputs)
+            if not line.enter(call) and (results := line.results(call)) is not None:
+                return results
+            return engine.run_kept(filled(engine.spec, inputs) if self._fills else inputs)
         finally:
             line.leave(call)
 

@@ -74,7 +74,7 @@ def all_wait(line: Line, holders: Sequence[EngineCall], count: int) -> bool:
 def held(pipe: latentrt.Pipeline) -> list[EngineCall]:
     """Calls that run nothing, one for each that the device has room for: they have it now, or when it is their turn."""
     line = lanes_of(pipe).line
-    holders = [EngineCall(None, {}, None, 1) for _ in range(line._seats)]  # type: ignore[arg-type]
+    holders = [EngineCall(None, {}, None, 1, dict) for _ in range(line._seats)]  # type: ignore[arg-type]
     for holder in holders:
         line.enter(holder)
     return holders

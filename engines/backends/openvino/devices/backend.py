@@ -32,6 +32,7 @@ class OpenVinoGpu:
     lora_ready = False
     added_apart = True
     deep_cache = False
+    device_loop = False
     largest_hashed: int | None = HASHED_AT_OPEN  # a graph's whole file is hashed as it is opened
     opens_at_once = False
     opens_after_fork = False

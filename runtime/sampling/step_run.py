@@ -1,0 +1,198 @@
+"""A run of a traced table, stepped from outside: each of its calls is a model call and the update after it."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+
+from latentrt.engines.bundle.records.schedule_config import PredictionType
+from latentrt.engines.bundle.unet.denoise_step import EARLIER, RESULTS, TERMS, VECTORS
+from latentrt.engines.spec import Array
+from latentrt.runtime.sampling.run import Interrupt, Keep, OnStep
+from latentrt.runtime.sampling.schedule import Level, Schedule
+from latentrt.runtime.sampling.solvers.solver import NoiseSource
+from latentrt.runtime.sampling.trace import Row, Table
+
+_X, _HELD, _GUIDED, _NOISE = 0, EARLIER, VECTORS, VECTORS + 1
+_DENOISED = VECTORS
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step:
+    """A model call and the update after it.
+
+    Attributes:
+        next_level: where the next call asks; None after the last.
+        update: the matrix of ``StepRows``, the same for all pictures.
+        noise: (N, C, h, w), where the update adds any.
+        keep: what inpainting keeps.
+        x: (N, C, h, w) to begin or to go on with; None: what the step before led to.
+    """
+
+    next_level: Level | None
+    update: Array
+    noise: Array | None
+    keep: Keep | None
+    x: Array | None
+
+    @property
+    def kept(self) -> tuple[float, float]:
+        """How much of the clean latents, and of their noise, is kept behind the update."""
+        if self.keep is None:
+            return 0.0, 0.0
+        if self.next_level is None:
+            return self.keep.data_scale, 0.0
+        return self.next_level.alpha, self.next_level.sigma
+
+
+@dataclass(frozen=True, slots=True)
+class StepCall:
+    """What a run asks: a step, and the level at which it asks the model."""
+
+    x: Step
+    level: Level
+
+
+class Stepped(Protocol):
+    """Where a step led; arrays are copied from the device as they are asked for."""
+
+    @property
+    def x(self) -> Array:
+        """(N, C, h, w)."""
+        ...
+
+    @property
+    def denoised(self) -> Array:
+        """The clean sample predicted (N, C, h, w)."""
+        ...
+
+
+@dataclass(frozen=True)
+class _StepUpdate:
+    """An ``Update`` whose arrays are copied as they are asked for."""
+
+    index: int
+    level: Level
+    next_level: Level | None
+    stepped: Stepped
+
+    @cached_property
+    def x(self) -> Array:
+        return self.stepped.x
+
+    @cached_property
+    def denoised(self) -> Array:
+        return self.stepped.denoised
+
+
+class StepRun:
+    """As ``Run``, of a solver that was traced: whoever holds it makes the steps.
+
+    Attributes:
+        call: the step that is next; None once the run has ended.
+        seconds: what each step took: from being asked for to its answer.
+        interrupted: whether ``on_step`` ended the run.
+    """
+
+    def __init__(
+        self,
+        x: Array,
+        table: Table,
+        schedule: Schedule,
+        noise: NoiseSource,
+        *,
+        keep: Keep | None = None,
+        on_step: OnStep | None = None,
+        stop_below: float = -math.inf,
+    ) -> None:
+        """Begins the run; the arguments are those of ``Run``, with the solver's table in its place."""
+        self.call: StepCall | None = None
+        self.seconds: list[float] = []
+        self.interrupted = False
+        self._x: Array | None = x
+        self._stepped: Stepped | None = None
+        self._table, self._prediction_type, self._noise = table, schedule.prediction_type, noise
+        self._keep, self._on_step, self._stop_below = keep, on_step, stop_below
+        self._ask()
+
+    def __iter__(self) -> Iterator[StepCall]:
+        """The steps; each is to be answered before the next."""
+        while self.call is not None:
+            yield self.call
+
+    @property
+    def x(self) -> Array:
+        """(N, C, H/f, W/f), where the run is; its result once it has ended. A copy from the device."""
+        if self._x is None:
+            assert self._stepped is not None  # one of the two is there; for the type checker
+            self._x = self._stepped.x
+        return self._x
+
+    def answer(self, stepped: Stepped) -> None:
+        """Goes on behind a step.
+
+        Raises:
+            ValueError: the run has ended and asks for nothing.
+        """
+        if self.call is None:
+            raise ValueError("got a step for a run that has ended, expected one that asks (run.call); begin another")
+        self.seconds.append(perf_counter() - self._asked)
+        asked, self.call = self.call, None
+        self._x, self._stepped = None, stepped
+        if self._on_step is not None:
+            update = _StepUpdate(len(self.seconds) - 1, asked.level, asked.x.next_level, stepped)
+            try:
+                self._x = self._on_step(update)
+            except Interrupt as interrupt:
+                self._x = interrupt.latents
+                self.interrupted = True
+                return
+        self._ask()
+
+    def _ask(self) -> None:
+        done, rows = len(self.seconds), self._table.rows
+        if done == len(rows) or rows[done].level.timestep < self._stop_below:
+            return
+        row, self._asked = rows[done], perf_counter()
+        # Also where it counts nothing; given then, too, so that all steps of a run are alike
+        drawn = None if row.noise_span is None else self._noise(*row.noise_span)
+        step = Step(
+            next_level=rows[done + 1].level if done + 1 < len(rows) else None,
+            update=update_matrix(row, self._prediction_type),
+            noise=drawn if self._table.stochastic else None,
+            keep=self._keep,
+            x=self._x,
+        )
+        self.call = StepCall(step, row.level)
+
+
+def fits(table: Table) -> bool:
+    """Whether the vectors that a table keeps are no more than a step has places for."""
+    return table.earlier_predictions + table.holds_x <= EARLIER
+
+
+def update_matrix(row: Row, prediction_type: PredictionType) -> Array:
+    """The matrix of a row, float64: vectors are x, then the slots of earlier predictions; an earlier x is the last."""
+    matrix = np.zeros((RESULTS, TERMS))
+    prediction = np.zeros(TERMS)
+    prediction[_X], prediction[_GUIDED] = row.from_x, row.from_output
+    matrix[_X] = row.prediction * prediction
+    matrix[_X, _X] += row.x
+    matrix[_X, _NOISE] = row.noise
+    matrix[1:VECTORS, 1:VECTORS] = np.eye(EARLIER)
+    for slot, factor in enumerate(row.earlier, 1):
+        matrix[_X, slot] = factor
+    if row.held:
+        matrix[_X, _HELD] = row.held
+    if row.hold:
+        matrix[_HELD] = 0.0
+        matrix[_HELD, _X] = 1.0
+    if row.keep is not None:
+        matrix[1 + row.keep] = prediction
+    # Each number alone, for what it is multiplied by: Level combines linearly
+    matrix[_DENOISED, [_X, _GUIDED]] = row.level.denoised(prediction_type, np.array([0.0, 1.0]), np.array([1.0, 0.0]))
+    return matrix

@@ -1,0 +1,87 @@
+"""Calls of a pipeline whose loop is on the device draw what those of the loop on the host do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import latentrt
+from latentrt.engines.backends.ort_cpu.steps import _StepEngine
+from latentrt.engines.shapes import Loop
+
+STEPS: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "latent", "seed": 3}
+PICTURE = np.random.default_rng(0).random((32, 32, 3), np.float32)
+MASK = np.zeros((32, 32), np.float32)
+MASK[8:24] = 1.0
+
+
+@pytest.fixture(scope="module")
+def pipes(tiny_bundle: Path) -> Iterator[dict[str, latentrt.Pipeline]]:
+    """The tiny model, opened both ways."""
+    opened = {loop.value: latentrt.open(tiny_bundle, loop=loop) for loop in Loop}
+    yield opened
+    for pipe in opened.values():
+        pipe.close()
+
+
+@pytest.fixture
+def steps_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The batch of each whole step."""
+    made: list[int] = []
+    run = _StepEngine.run
+
+    def counted(self: Any, inputs: Any) -> Any:
+        made.append(inputs["row"].shape[0])
+        return run(self, inputs)
+
+    monkeypatch.setattr(_StepEngine, "run", counted)
+    return made
+
+
+def assert_same(ours: Any, expected: Any) -> None:
+    """The U-Net enlarges what another order of operations rounds."""
+    scale = np.abs(expected.latents).max()
+    np.testing.assert_allclose(ours.latents / scale, expected.latents / scale, rtol=0, atol=2e-5)
+
+
+CALLS: dict[str, tuple[Any, int]] = {
+    "text": (lambda pipe: pipe(["a cat", "a dog"], sampler="euler_a", **STEPS), 3),
+    "img2img": (lambda pipe: pipe.img2img("a cat", image=PICTURE, strength=0.7, sampler="heun", **STEPS), 3),
+    "inpaint": (lambda pipe: pipe.inpaint("a cat", image=PICTURE, mask_image=MASK, sampler="unipc", **STEPS), 3),
+    "rescaled": (lambda pipe: pipe("a cat", guidance_rescale=0.7, **STEPS), 3),
+    "perturbed": (lambda pipe: pipe("a cat", pag_scale=2.0, **STEPS), 3),
+    "prompt editing": (lambda pipe: pipe("a [cat:dog:1]", prompt_syntax="a1111", **STEPS), 3),
+    "hires": (lambda pipe: pipe("a cat", hires=latentrt.Hires(scale=1.0, strength=0.7), **STEPS), 4),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_it_draws_what_the_host_does(pipes: dict[str, latentrt.Pipeline], steps_made: list[int], name: str) -> None:
+    """Every step of the run is one of the graph."""
+    call, steps = CALLS[name]
+    expected = call(pipes["host"])
+    assert not steps_made
+    assert_same(call(pipes["device"]), expected)
+    assert len(steps_made) >= steps
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"apg": {}},
+        {"cfg_plus_plus": 0.6, "sampler": "euler", "guidance_scale": None},
+        {"dynamic_thresholding": {}},
+        {"sampler": latentrt.Sampler(name="pndm", skip_prk_steps=False), "num_inference_steps": 4},
+    ],
+    ids=["apg", "cfg++", "thresholding", "prk"],
+)
+def test_what_is_not_linear_is_left_to_the_host(
+    pipes: dict[str, latentrt.Pipeline], steps_made: list[int], options: dict[str, Any]
+) -> None:
+    """Bit for bit as without it."""
+    options = {name: value for name, value in {**STEPS, **options}.items() if value is not None}
+    expected, ours = (pipes[loop]("a cat", **options) for loop in ("host", "device"))
+    np.testing.assert_array_equal(ours.latents, expected.latents)
+    assert not steps_made
