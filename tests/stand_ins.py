@@ -101,6 +101,15 @@ class StandInDriver:
         kind, buffer = self.memory[begin]
         return kind, begin + len(buffer) - address
 
+    def view(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Device memory as an array: a whole buffer, or a part of one that holds several results."""
+        begin = max(known for known in self.memory if known <= address)
+        kind, buffer = self.memory[begin]
+        size = int(np.prod(shape)) * dtype.itemsize
+        assert kind == "device"
+        assert address + size <= begin + len(buffer)
+        return np.frombuffer(buffer, np.uint8)[address - begin :][:size].view(dtype).reshape(shape)
+
     def _copy(self, target: int, source: int, size: int, stream: int) -> None:
         assert size <= min(self._at(target)[1], self._at(source)[1])
 
@@ -209,12 +218,10 @@ class StandInContext:
         driver, spec = self.engine.driver, self.engine.component.static_shapes[self.profile or 0].spec
         batch = spec.batches[0]
         assert self.shapes == {name: tensor.sized(batch) for name, tensor in spec.inputs.items()}
+        addresses = dict(self.addresses)  # those that are bound as a run is enqueued
 
         def view(name: str, tensor: TensorSpec) -> Array:
-            kind, buffer = driver.memory[self.addresses[name]]
-            assert kind == "device"
-            assert len(buffer) == np.prod(tensor.sized(batch)) * tensor.dtype.itemsize
-            return np.frombuffer(buffer, tensor.dtype).reshape(tensor.sized(batch))
+            return driver.view(addresses[name], tensor.sized(batch), tensor.dtype)
 
         def work() -> None:
             taken = {**spec.inputs, **self.engine.weights}
@@ -426,7 +433,7 @@ class _ModuleOfPlans:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        names = list(component.record.outputs)
+        names = list(component.static_shapes[0].spec.outputs)
 
         def compute(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
             return dict(zip(names, session.run(names, inputs), strict=True))
