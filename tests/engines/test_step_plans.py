@@ -14,7 +14,11 @@ from stand_ins import StandInRTX
 import latentrt
 from latentrt.describing import describe
 from latentrt.engines.backends.registry import COMPILERS
+from latentrt.engines.backends.tensorrt.backend import TensorRTRTX
+from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.component import Component
 from latentrt.engines.precision import Backend
+from latentrt.engines.shapes import AddedInputs, Loop
 from latentrt.engines.store.store import engines_in
 from latentrt.verifying import verify
 
@@ -142,3 +146,21 @@ def test_all_is_given_back(bundle: Path, rtx: StandInRTX) -> None:
     with latentrt.open(bundle, backend=BACKEND, loop="device") as opened:
         opened(["a", "b"], seed=3, sampler="euler_a", **DRAW)
     assert not rtx.driver.live
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "added", [frozenset[AddedInputs](), frozenset({AddedInputs.CONTROL})], ids=["plain", "control"]
+)
+def test_a_plan_for_sm89_is_really_built(tiny_bundle: Path, tmp_path: Path, added: frozenset[AddedInputs]) -> None:
+    """By TensorRT-RTX itself, with neither a GPU nor a driver."""
+    pytest.importorskip("tensorrt_rtx")
+    unet = Component(
+        root=tiny_bundle, manifest=open_bundle(tiny_bundle).manifest, name="unet", added=added, loop=Loop.DEVICE
+    )
+    compiler = TensorRTRTX()
+    contents = compiler.compile(unet, compiler.targets(["sm89"])[0], tmp_path, None)
+    assert contents is not None
+    assert {"state", "row"} <= contents.shapes[0].inputs.keys()
+    assert set(contents.shapes[0].outputs) == {"next_state", "denoised", "next_sample"}
+    assert (tmp_path / "model.plan").stat().st_size > 10_000
