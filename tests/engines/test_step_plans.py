@@ -65,6 +65,7 @@ def assert_same(ours: Any, expected: Any) -> None:
     np.testing.assert_allclose(ours.latents / scale, expected.latents / scale, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_is_built_beside_the_plain_one(bundle: Path, command: Callable[..., Any]) -> None:
     """It passes the U-Net's gate, is listed, verified, and not built twice."""
     plans = {
@@ -101,6 +102,7 @@ def test_latents_stay_between_steps(pipe: latentrt.Pipeline, cpu: latentrt.Pipel
         assert_same(ours, cpu("a cat", seed=3, sampler=sampler, **DRAW))
 
 
+@pytest.mark.slow
 def test_callbacks_get_latents_by_a_copy(pipe: latentrt.Pipeline, cpu: latentrt.Pipeline, rtx: StandInRTX) -> None:
     """What they change goes on; who watches progress alone has nothing copied."""
     seen: list[int] = []

@@ -57,7 +57,12 @@ CALLS: dict[str, tuple[Any, int]] = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+FAST = ("text", "inpaint")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in CALLS]
+)
 def test_it_draws_what_the_host_does(pipes: dict[str, latentrt.Pipeline], steps_made: list[int], name: str) -> None:
     """Every step of the run is one of the graph."""
     call, steps = CALLS[name]
@@ -73,7 +78,10 @@ def test_it_draws_what_the_host_does(pipes: dict[str, latentrt.Pipeline], steps_
         {"apg": {}},
         {"cfg_plus_plus": 0.6, "sampler": "euler", "guidance_scale": None},
         {"dynamic_thresholding": {}},
-        {"sampler": latentrt.Sampler(name="pndm", skip_prk_steps=False), "num_inference_steps": 4},
+        pytest.param(
+            {"sampler": latentrt.Sampler(name="pndm", skip_prk_steps=False), "num_inference_steps": 4},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["apg", "cfg++", "thresholding", "prk"],
 )
