@@ -107,12 +107,13 @@ def check_writable(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(destination: Path, writer: str = "build") -> Iterator[None]:
+def locked(destination: Path, writer: str = "build", *, patience: float = 0.0) -> Iterator[None]:
     """Holds the lock that every writer of ``destination`` takes; it goes away with the process.
 
     Args:
         destination: a file or folder, which need not be there.
         writer: what messages call the process that holds the lock.
+        patience: how long to wait for it, in seconds.
 
     Raises:
         BusyError: another process holds it.
@@ -121,7 +122,7 @@ def locked(destination: Path, writer: str = "build") -> Iterator[None]:
     path = destination.parent / f".{destination.name}.lock"
     import filelock  # not needed to draw
 
-    lock = filelock.FileLock(path, timeout=0)
+    lock = filelock.FileLock(path, timeout=patience)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()

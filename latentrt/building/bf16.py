@@ -7,9 +7,10 @@ from pathlib import Path
 from latentrt.bf16.conversion import convert, graph_files
 from latentrt.bf16.judge import judged, judging_of, source_digest
 from latentrt.bf16.settings import Bf16Request, PictureSettings
-from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing, engines_to_make
+from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing
 from latentrt.building.destination import check_space
 from latentrt.building.packages import export_packages
+from latentrt.building.source import check_unchanged, compile_for_cpu
 from latentrt.engines.backends.compiler import runs_here
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
@@ -38,7 +39,7 @@ def bf16_bundle_of(
     """Makes a bf16 bundle of another, unless it is there already; no checkpoint and no torch are needed.
 
     Args:
-        source: the other bundle, in fp32; the caller holds its lock.
+        source: the other bundle, in fp32.
         destination: where to write.
         engines: what is compiled of the result.
         bf16: what was asked for.
@@ -51,6 +52,7 @@ def bf16_bundle_of(
     Raises:
         RequestError: the destination is the source, or the source is not in fp32.
         ParityError: the quality asked for is not reached, or an engine misses its gate.
+        BundleError: the source is damaged, or was replaced meanwhile.
     """
     if destination == source.root:
         raise RequestError(
@@ -69,7 +71,7 @@ def bf16_bundle_of(
             return existing, not compile_missing(existing, engines, timer)
         # As large as in fp16; a build from a model needs room for the bundle in fp32 besides, and that is here
         check_space(destination, sum(row.parameters for row in old.components.values()), Precision.FP16, engines)
-        compile_missing(source, engines_to_make(Backend.ORT_CPU, (), None), timer)
+        compile_for_cpu(source, timer)
         work = work_folder(destination)
         write_bf16_bundle(source, destination, kept_fp32, engines, settings, work, timer)
         shutil.rmtree(work, ignore_errors=True)
@@ -105,6 +107,7 @@ def write_bf16_bundle(
         judging = judging_of(source, settings, work, timer)
         made = Bundle(root=root, manifest=manifest)
         pictures = judged(judging, made, _computing(engines, made))
+        check_unchanged(source)
         write_manifest(root / BUNDLE_FILE, manifest.model_copy(update={"pictures": pictures}))
 
 

@@ -38,14 +38,15 @@ def build_from_bundle(
             "type; build from the model with them"
         )
     root = Path(request.model).resolve()
+    source = open_bundle(root)
+    if request.loras:
+        return _build_fused(source, request, timer, decided)
+    if request.quantization is not None and source.manifest.precision is not request.precision:
+        return _build_quantized(source, request, request.quantization, timer)
+    if request.bf16 is not None and source.manifest.precision is not Precision.BF16:
+        return _build_bf16(source, request, request.bf16, timer)
     with locked(root):
         bundle = open_bundle(root)
-        if request.loras:
-            return _build_fused(bundle, request, timer, decided)
-        if request.quantization is not None and bundle.manifest.precision is not request.precision:
-            return _build_quantized(bundle, request, request.quantization, timer)
-        if request.bf16 is not None and bundle.manifest.precision is not Precision.BF16:
-            return _build_bf16(bundle, request, request.bf16, timer)
         _check_portable_files_stay(bundle.manifest, request)
         if request.output is not None and request.output.resolve() != root:
             raise RequestError(

@@ -72,10 +72,9 @@ def _export_quantized(
     plan: BundlePlan, settings: QuantizationSettings, destination: Path, engines: EnginesToMake, timer: StageTimer
 ) -> None:
     """Exports a bundle to calibrate with, and makes one in eight bits of it; the former outlives a killed build."""
-    work = work_folder(destination, settings)
-    source = _source_bundle(plan.source_for(settings), work / "source.bundle", timer)
-    write_quantized_bundle(source, destination, plan.kept_fp32, engines, settings, work, timer)
-    shutil.rmtree(work, ignore_errors=True)
+    with work_folder(destination, settings) as work:
+        source = _source_bundle(plan.source_for(settings), work / "source.bundle", timer)
+        write_quantized_bundle(source, destination, plan.kept_fp32, engines, settings, work, timer)
 
 
 def _export_bf16(

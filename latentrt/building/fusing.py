@@ -13,6 +13,7 @@ from latentrt.arguments.loras import LoraArgument
 from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing
 from latentrt.building.destination import check_space
 from latentrt.building.loras import changes_from_loras, lora_records, loras_decision
+from latentrt.building.source import check_unchanged
 from latentrt.engines.backends.ort_cpu.backend import answers_of_onnx
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.checked_files import record_files
@@ -42,7 +43,7 @@ def fuse_bundle(
     """Makes a bundle of another with LoRAs in its weights, unless it is there already.
 
     Args:
-        source: the other bundle, in fp32, fp16 or bf16; the caller holds its lock.
+        source: the other bundle, in fp32, fp16 or bf16.
         destination: where to write.
         loras: what is fused.
         engines: what is compiled of the result.
@@ -56,6 +57,7 @@ def fuse_bundle(
         RequestError: the destination is the source, the source is in eight bits, in a precision that the backend does
             not compute, or has such a LoRA already, or a LoRA that is damaged or for another model.
         ParityError: numbers that its precision cannot hold, or an engine misses its gate.
+        BundleError: the source is damaged, or was replaced meanwhile.
     """
     old = source.manifest
     if destination == source.root:
@@ -90,6 +92,7 @@ def fuse_bundle(
             made = _with_changes(source, made, root, changes, timer)
             _copy_engines(source, made, root, engines)
             made = compile_all(root, made, engines, timer)
+            check_unchanged(source)
             write_manifest(root / BUNDLE_FILE, made)
     return open_bundle(destination), False
 

@@ -1,11 +1,13 @@
 """Makes a bundle in eight bits, int8 or fp8, of one whose U-Net is in fp32."""
 
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing, engines_to_make
+from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing
 from latentrt.building.packages import export_packages
+from latentrt.building.source import check_unchanged, compile_for_cpu
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
@@ -18,7 +20,6 @@ from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.graphs.quantization.named_weights import weights_after_quantization
-from latentrt.engines.precision import Backend
 from latentrt.engines.progress import StageTimer
 from latentrt.quantization.quantization import quantization_of_bundle
 from latentrt.quantization.quantizer import QuantizedComponent, quantized_components
@@ -43,7 +44,7 @@ def quantize_bundle(
     """Makes a bundle in eight bits of another, unless it is there already; no checkpoint and no torch are needed.
 
     Args:
-        source: the other bundle, with its U-Net in fp32; the caller holds its lock.
+        source: the other bundle, with its U-Net in fp32.
         destination: where to write.
         engines: what is compiled of the result.
         asked: what was asked for.
@@ -56,6 +57,7 @@ def quantize_bundle(
     Raises:
         RequestError: the destination is the source, or the U-Net is not fp32.
         ParityError: the quality asked for is not reached.
+        BundleError: the source is damaged, or was replaced meanwhile.
     """
     if destination == source.root:
         raise RequestError(
@@ -70,10 +72,9 @@ def quantize_bundle(
         existing = _existing(source, destination, settings, kept_fp32)
         if existing is not None:
             return existing, not compile_missing(existing, engines, timer)
-        compile_missing(source, engines_to_make(Backend.ORT_CPU, (), None), timer)
-        work = work_folder(destination, settings)
-        write_quantized_bundle(source, destination, kept_fp32, engines, settings, work, timer)
-        shutil.rmtree(work, ignore_errors=True)
+        compile_for_cpu(source, timer)
+        with work_folder(destination, settings) as work:
+            write_quantized_bundle(source, destination, kept_fp32, engines, settings, work, timer)
     return open_bundle(destination), False
 
 
@@ -108,9 +109,13 @@ def _made_of(source: Bundle, made: BundleManifest, settings: QuantizationSetting
     )
 
 
-def work_folder(destination: Path, settings: QuantizationSettings) -> Path:
-    """Where that lies which outlives a killed build, until the bundle is there."""
-    return destination.with_name(f".{destination.name}.{settings.precision}")
+@contextmanager
+def work_folder(destination: Path, settings: QuantizationSettings) -> Iterator[Path]:
+    """Where that lies which outlives a killed build; if the block succeeds it is removed, unless others share it."""
+    work = settings.shared or destination.with_name(f".{destination.name}.{settings.precision}")
+    yield work
+    if settings.shared is None:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def write_quantized_bundle(
@@ -144,6 +149,7 @@ def write_quantized_bundle(
         manifest = _with_eight_bits(source, root, settings, quantized, islands)
         manifest = manifest.model_copy(update={"kept_fp32": tuple(kept_fp32)})
         manifest = compile_all(root, manifest, engines, timer)
+        check_unchanged(source)
         write_manifest(root / BUNDLE_FILE, manifest)
 
 

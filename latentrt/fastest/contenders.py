@@ -10,12 +10,13 @@ from latentrt.building.from_bundle import build_from_bundle
 from latentrt.building.from_model import build_from_model
 from latentrt.building.plan import plan_from_request
 from latentrt.building.request import BuildRequest
+from latentrt.building.source import check_unchanged
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.digests import FileDigests, json_digest
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import BundleError, RequestError
-from latentrt.engines.files import locked, staged_directory
+from latentrt.engines.files import staged_directory
 from latentrt.engines.precision import EIGHT_BITS, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.store.speed import SPEED_FILE
@@ -100,12 +101,12 @@ class Contenders:
 
     def _copy(self, source: Path, folder: Path, engines: EnginesToMake) -> None:
         """Copies a bundle, but for its engines, unless the same one was copied before."""
-        with locked(source):
-            bundle = open_bundle(source)
-            bundle.check_all()
-            if not _same(bundle, folder):
-                with self.timer.stage("copy"), staged_directory(folder) as root:
-                    shutil.copytree(source, root, dirs_exist_ok=True, ignore=_but_its_engines(source))
+        bundle = open_bundle(source)
+        bundle.check_all()
+        if not _same(bundle, folder):
+            with self.timer.stage("copy"), staged_directory(folder) as root:
+                shutil.copytree(source, root, dirs_exist_ok=True, ignore=_but_its_engines(source))
+                check_unchanged(bundle)
         compile_missing(open_bundle(folder), engines, self.timer)
 
     def make(self, candidate: Candidate) -> Contender:
@@ -127,6 +128,8 @@ class Contenders:
         int8 = self.speed.rounded_for(precision, candidate.backend) if precision in EIGHT_BITS else None
         bf16 = self.speed.bf16 if precision is Precision.BF16 else None
         folder = self._folder(precision, int8)
+        if int8 is not None:  # what is observed and drawn in fp32 is the same for all backends
+            int8 = replace(int8, shared=self.work / precision)
         request = replace(
             self.request, precision=precision, quantization=int8, bf16=bf16, engines=engines, output=folder
         )

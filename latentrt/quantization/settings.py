@@ -42,7 +42,8 @@ class QuantizationSettings:
 
     ``quality`` is the mean PSNR in dB that its pictures must have against the fp32 engine's; the worst picture may be
     8 dB below. Every frame of a video is a picture. ``judged_on`` is what draws them: the backend that is built for, or
-    where that needs a GPU ONNX Runtime.
+    where that needs a GPU ONNX Runtime. What is observed and measured lies in the folder ``shared``, where other builds
+    of the same source find it; with None it lies beside the bundle until that is there.
     """
 
     recipe: Recipe
@@ -50,6 +51,7 @@ class QuantizationSettings:
     calibration: CalibrationSet
     effort: Effort
     quality: float = QUALITY
+    shared: Path | None = None
 
     @property
     def precision(self) -> Precision:
@@ -74,13 +76,14 @@ class QuantizationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizationRequest:
-    """What a caller asked of int8 or fp8; None stands for the defaults."""
+    """What a caller asked of int8 or fp8; None stands for the defaults. ``shared`` is that of the settings."""
 
     recipe: Recipe
     judged_on: Backend = Backend.ORT_CPU
     prompts: tuple[str, ...] | None
     quality: float | None
     effort: Effort
+    shared: Path | None = None
 
     def settings(self, model: DrawnModel) -> QuantizationSettings:
         """The settings for a model.
@@ -98,6 +101,7 @@ class QuantizationRequest:
             calibration=calibration,
             effort=self.effort,
             quality=quality,
+            shared=self.shared,
         )
 
 

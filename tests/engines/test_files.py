@@ -2,6 +2,7 @@
 
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,26 @@ def test_a_lock_admits_one(tmp_path: Path) -> None:
     with locked(tmp_path / "a.bundle"):
         pass
     assert names(tmp_path) == []
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    """By whoever has patience."""
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(tmp_path / "a.bundle"):
+            held.set()
+            over.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(60)
+    with pytest.raises(BusyError), locked(tmp_path / "a.bundle", patience=0.01):
+        pass
+    threading.Timer(0.05, over.set).start()
+    with locked(tmp_path / "a.bundle", patience=60.0):
+        assert over.is_set()
+    holder.join()
 
 
 def test_write_file_replaces_whole(tmp_path: Path) -> None:

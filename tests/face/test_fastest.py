@@ -1,7 +1,7 @@
 """Builds for speed: what is tried, timed, judged and kept, what the bundle says of it, and who reads that."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from latentrt.fastest import pictures
 from latentrt.fastest.candidates import EXACT, Candidate, Candidates, candidates_here
 from latentrt.fastest.contest import Contest, Outcome
 from latentrt.fastest.timing import Rounds, Turn, pace, take_turns
+from latentrt.quantization.calibration import CalibrationSet
 from latentrt.quantization.judge import PictureQuality
 from latentrt.quantization.settings import Effort
 
@@ -249,9 +250,18 @@ def test_a_build_for_speed_from_end_to_end(
 def test_the_embedded_model_at_its_fastest(
     emoji_bundle: Path, int8_prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is the fastest here, it is good enough, it is what opens, and it draws."""
+    """Whatever is the fastest here, it is good enough, it is what opens, and it draws; backends share a calibration."""
     monkeypatch.setattr("latentrt.quantization.settings.EFFORT", Effort(steps=2, pictures=3, calls=1))
+    calibrating, drawn = CalibrationSet.calibrating, []
+
+    def counted(self: CalibrationSet, *arguments: Any, **options: Any) -> Iterator[int]:
+        for done in calibrating(self, *arguments, **options):
+            drawn.append(done)
+            yield done
+
+    monkeypatch.setattr(CalibrationSet, "calibrating", counted)
     made = latentrt.build(emoji_bundle, tmp_path / "out.bundle", fastest=True, prompts=int8_prompts, quality=24.0)
+    assert drawn == [1, 2, 3]
     assert made.speed is not None
     assert {(row.precision, row.backend) for row in made.speed.rows if row.picture} >= {("fp32", "ort-cpu")}
     (kept,) = [row for row in made.speed.rows if row.reason is None]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from adapter_files import lora_of, save, save_peft
-from shared import filled_once
+from shared import filled_once, write_sealed
 
 import latentrt
 from latentrt.arguments.loras import loras_from_arguments
@@ -27,7 +27,7 @@ from latentrt.engines.bundle.gate import run_any_batch
 from latentrt.engines.bundle.parity import Reference, parity_of, psnr
 from latentrt.engines.bundle.records.manifest import LoraRecord
 from latentrt.engines.bundle.records.seamless import Seamless
-from latentrt.engines.files import sha256_of_file
+from latentrt.engines.files import locked, sha256_of_file
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.engines.shapes import Shapes
@@ -309,8 +309,9 @@ def test_token_embeddings_are_changed_in_their_table(tiny_copy: Path, tiny_check
 
 
 def test_weight_zero_changes_nothing(tiny_copy: Path, style: Path, tmp_path: Path) -> None:
-    """The bundle says so, and its files and engines are the same."""
-    made = latentrt.build(tiny_copy, tmp_path / "fused.bundle", loras=[f"{style}:0"]).bundle
+    """The bundle says so, and its files and engines are the same; another build may be at the source."""
+    with locked(tiny_copy):
+        made = latentrt.build(tiny_copy, tmp_path / "fused.bundle", loras=[f"{style}:0"]).bundle
     assert made.manifest.files == open_bundle(tiny_copy).manifest.files
     assert [str(lora) for lora in made.manifest.loras] == ["style 0"]
     assert all(record.reference is Reference.TORCH for record in made.manifest.components.values())
@@ -323,22 +324,38 @@ def test_what_a_record_reads_like() -> None:
     assert str(lora.model_copy(update={"text_weight": 0.0})) == "a -0.5/0"
 
 
-@pytest.mark.parametrize("way", ["raises", "disk"])
+@pytest.mark.parametrize(
+    ("way", "error"),
+    [
+        ("raises", KeyboardInterrupt),
+        ("disk", latentrt.OutputError),
+        ("another source", latentrt.BundleError),
+    ],
+)
 def test_what_fails_leaves_nothing(
-    tiny_copy: Path, style: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    tiny_copy: Path,
+    style: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    error: type[BaseException],
 ) -> None:
-    """Neither half a bundle nor another one in the place of an earlier."""
+    """Neither half a bundle nor another one in the place of an earlier; nor one of two sources."""
     made = tmp_path / "fused.bundle"
-    earlier = shutil.copytree(tiny_copy, made)
+    earlier, before = shutil.copytree(tiny_copy, made), open_bundle(tiny_copy).manifest
 
-    def fail(*_: Any) -> None:
+    def fail(root: Path, manifest: Any, *_: Any) -> Any:
+        if way == "another source":
+            written = json.loads((tiny_copy / "bundle.json").read_text("utf-8"))
+            write_sealed(tiny_copy / "bundle.json", {**written, "latentrt": "0.0.1"})
+            return manifest
         raise KeyboardInterrupt if way == "raises" else OSError(28, "No space left on device")
 
     monkeypatch.setattr(fusing, "compile_all", fail)
-    with pytest.raises(KeyboardInterrupt if way == "raises" else latentrt.OutputError):
+    with pytest.raises(error, match="built anew" if way == "another source" else None):
         latentrt.build(tiny_copy, made, loras=[style])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fused.bundle", "tiny.bundle"]
-    assert open_bundle(earlier).manifest == open_bundle(tiny_copy).manifest
+    assert open_bundle(earlier).manifest == before
     open_bundle(earlier).check_all()
 
 
