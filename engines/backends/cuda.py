@@ -141,7 +141,7 @@ class CudaPython:
         if status != runtime.cudaError_t.cudaSuccess or not count:
             raise EngineError(
                 f"found no NVIDIA GPU that CUDA can use ({self._text(status)}), expected one; run on a machine that "
-                "has a GPU and its driver, or choose the backend ort-cpu"
+                "has a GPU and its driver, or choose a backend for CPUs"
             )
 
     def compute_capability(self) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from latentrt.engines.bundle.component import Component, StaticShape
 from latentrt.engines.bundle.kinds import Planes
 from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_text
+from latentrt.engines.bundle.usual_backend import or_on_cpu
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.shapes import AddedInputs, Loop, Shapes
@@ -27,16 +28,16 @@ def check_added(component: Component, shapes: Shapes) -> None:
         )
     if AddedInputs.IMAGE_PROMPT not in shapes.added:
         return
-    cpu = "or open the bundle with the backend ort-cpu"
+    cpu = or_on_cpu(component.manifest)
     if shapes.image_prompts > FIXED_IMAGE_PROMPTS:
         raise RequestError(
             f"got {shapes.image_prompts} image prompts at once, but the engine of {label} was compiled for "
-            f"{FIXED_IMAGE_PROMPTS}; give fewer, {cpu}"
+            f"{FIXED_IMAGE_PROMPTS}; give fewer{cpu}"
         )
     if FIXED_IMAGE_TOKENS % shapes.image_tokens:
         raise RequestError(
             f"got image prompts of {shapes.image_tokens} tokens, but the engine of {label} was compiled for "
-            f"{FIXED_IMAGE_TOKENS}, which 4 and 8 go into; choose adapters of so many tokens, {cpu}"
+            f"{FIXED_IMAGE_TOKENS}, which 4 and 8 go into; choose adapters of so many tokens{cpu}"
         )
 
 
@@ -52,7 +53,7 @@ def index_of_shape(component: Component, compiled: Sequence[StaticShape], shapes
     if shapes.chunks > 1:
         raise RequestError(
             f"got a prompt of {shapes.chunks} chunks, but the engine of {label} was compiled for "
-            "prompts of one; shorten the prompt, or open the bundle with the backend ort-cpu"
+            f"prompts of one; shorten the prompt{or_on_cpu(component.manifest)}"
         )
     for index, shape in enumerate(compiled):
         if profile in shape.profiles:

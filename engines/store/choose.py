@@ -3,9 +3,10 @@
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.usual_backend import usual_backend_of
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import EngineError
-from latentrt.engines.precision import Backend, usual_backend
+from latentrt.engines.precision import Backend
 from latentrt.engines.store.store import compiled_folder, engines_in
 
 AUTO = "auto"
@@ -40,7 +41,7 @@ def best_backend(bundle: BundleFolder) -> Backend:
         told = f"no engine of {str(bundle.root)!r} runs here: {'; '.join(reasons)}"
         raise EngineError(told if command in told else f"{told}; make one for this machine with: {command}")
     # Whose refusal says how to make engines
-    return usual_backend(bundle.manifest.precision)
+    return usual_backend_of(bundle.manifest)
 
 
 def fastest_backend(bundle: BundleFolder) -> Backend | None:

@@ -13,6 +13,7 @@ from latentrt.engines.bundle.bundle import Bundle, BundleFolder
 from latentrt.engines.bundle.checked_files import check_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import Opening
+from latentrt.engines.bundle.usual_backend import or_ort_cpu
 from latentrt.engines.changes import Changes
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
@@ -133,8 +134,8 @@ class OpenComponents(Generic[_Folder]):
         """
         if shapes.cached is not None and not self._compiler.deep_cache:
             raise EngineError(
-                f"got deep_cache on backend {self.backend}, expected {Backend.ORT_CPU}, which does it; leave it out, "
-                f"or open the bundle with backend={Backend.ORT_CPU.value!r}"
+                f"got deep_cache on backend {self.backend}, expected {Backend.ORT_CPU}, which does it; leave it out"
+                f"{or_ort_cpu(self.bundle.manifest, 'open the bundle with the backend')}"
             )
         label, model = self._model(component, shapes)
         if changes is None:

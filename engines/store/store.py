@@ -22,7 +22,7 @@ from latentrt.engines.bundle.records.engine_manifest import (
 from latentrt.engines.bundle.records.manifest_file import check_seal, read_manifest_and_seal, write_manifest
 from latentrt.engines.bundle.records.seal import Seal
 from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_text
-from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError
+from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError, RequestError
 from latentrt.engines.files import locked, write_file
 from latentrt.engines.precision import Backend, computes, usual_backend
 from latentrt.engines.shapes import AddedInputs, Loop
@@ -220,6 +220,19 @@ def _present(component: Component, compiler: Compiler) -> EngineIdentity | None:
     return None
 
 
+def _refused_recipe(component: Component, backend: Backend) -> str | None:
+    """Why no build gives a bundle in eight bits engines of a backend; None where one does."""
+    from latentrt.engines.graphs.quantization.recipe import check_recipe  # drawing needs none of it
+
+    for record in component.manifest.components.values():
+        if record.quantization is not None:
+            try:
+                check_recipe(record.quantization.recipe, backend)
+            except RequestError as error:
+                return str(error)
+    return None
+
+
 def _why_none_fits(component: Component, compiler: Compiler, wanted: EngineIdentity) -> str:
     backend, name = compiler.backend, component.label
     precision = component.manifest.precision  # which some of its components may not have
@@ -228,6 +241,9 @@ def _why_none_fits(component: Component, compiler: Compiler, wanted: EngineIdent
             f"{backend} does not compute {precision}, which is the precision of {str(component.root)!r}; make engines "
             f"that do with: latentrt build {component.root} --backend {usual_backend(precision)}"
         )
+    refused = _refused_recipe(component, backend)
+    if refused is not None:
+        return refused
     options = ""
     if component.added:
         plain = _present(replace(component, added=frozenset()), compiler)

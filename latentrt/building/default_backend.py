@@ -6,6 +6,7 @@ from pathlib import Path
 
 from latentrt.engines.bundle.bundle import folder_and_seal
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.usual_backend import usual_backend_of
 from latentrt.engines.errors import BundleError
 from latentrt.engines.precision import Backend, Precision, usual_backend
 
@@ -14,11 +15,11 @@ def backend_for(precision: Precision | None, bundles: Sequence[str | Path | None
     """ONNX Runtime's CPU provider, which is exact; for bf16 and fp8, which it has not, what has.
 
     Args:
-        precision: what was asked for; None leaves it to the first of the bundles.
+        precision: what was asked for; with None it is what the first of the bundles was made for.
         bundles: what may be bundles.
     """
     if precision is None:
         folders = [Path(bundle) for bundle in bundles if bundle is not None and (Path(bundle) / BUNDLE_FILE).is_file()]
         with suppress(BundleError):  # whoever opens it says what is wrong with it
-            precision = folder_and_seal(folders[0])[0].manifest.precision if folders else None
+            return usual_backend_of(folder_and_seal(folders[0])[0].manifest) if folders else Backend.ORT_CPU
     return usual_backend(precision or Precision.FP32)

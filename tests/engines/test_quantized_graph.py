@@ -99,5 +99,5 @@ def test_recipes_belong_to_backends() -> None:
         check_recipe(Recipe.S8S8, Backend.ORT_CPU)
     with pytest.raises(RequestError, match="expected openvino"):
         check_recipe(Recipe.U8S8_INPUTS, Backend.ORT_CPU)
-    with pytest.raises(RequestError, match="for which none is made"):
+    with pytest.raises(RequestError, match="expected tensorrt or tensorrt-rtx; choose among these"):
         check_recipe(Recipe.S8S8, Backend.ORT_CUDA)

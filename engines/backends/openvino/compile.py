@@ -16,6 +16,7 @@ from latentrt.engines.backends.openvino.records import BLOB_FILE, GRAPHS_FILE, G
 from latentrt.engines.backends.openvino.shapes import InputShapes, usual_shapes
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
+from latentrt.engines.bundle.usual_backend import or_ort_cpu
 from latentrt.engines.errors import EngineError
 from latentrt.engines.shapes import AddedInputs
 
@@ -104,8 +105,8 @@ def compile_graph(
         return core().compile_model(model, device, dict(settings))
     except RuntimeError as error:
         raise EngineError(
-            f"OpenVINO cannot compile {component.label} for its device {device}: {first_line(error)}; report it, or "
-            "choose backend ort-cpu"
+            f"OpenVINO cannot compile {component.label} for its device {device}: {first_line(error)}; report it"
+            f"{or_ort_cpu(component.manifest, 'choose backend')}"
         ) from error
 
 
@@ -159,7 +160,7 @@ def rewritten(component: Component, onnx: Path, added: frozenset[AddedInputs]) -
     except ImportError as error:
         raise EngineError(
             f"a graph of {component.label} must be rewritten for OpenVINO, which needs onnx and onnx_ir ({error}); "
-            "install latentrt[export], or choose backend ort-cpu"
+            f"install latentrt[export]{or_ort_cpu(component.manifest, 'choose backend')}"
         ) from error
     require_inputs(model, component.record.inputs)
     if added:

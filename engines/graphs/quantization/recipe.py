@@ -1,5 +1,6 @@
 """What eight bits are for a machine: the types of activations and weights, and how much of their range is used."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,17 @@ from latentrt.engines.spec import Array
 
 # NumPy's names of extensions whose dot products of eight-bit numbers sum up in 32 bits: VNNI, AMX, ARM's
 _WIDE_SUMS = frozenset({"AVX512_CLX", "AVX512_ICL", "AVX512_SPR", "ASIMDDP"})
+_ON_CPUS, _ON_GPUS = (Backend.ORT_CPU, Backend.OPENVINO), (Backend.TENSORRT, Backend.TENSORRT_RTX)
+_INT8 = (*_ON_CPUS, *_ON_GPUS)
+# OpenVINO takes what was quantized for ONNX Runtime; the other way round convolutions would not be in eight bits
+_TAKEN_BY: Mapping[Recipe, tuple[Backend, ...]] = {
+    Recipe.U8S8: _ON_CPUS,
+    Recipe.U8S8_REDUCED: _ON_CPUS,
+    Recipe.U8S8_INPUTS: (Backend.OPENVINO,),
+    Recipe.S8S8: _ON_GPUS,
+    Recipe.E4M3: _ON_GPUS,
+    Recipe.W8: _ON_CPUS,
+}
 
 
 def recipe_for(backend: Backend, precision: Precision = Precision.INT8) -> Recipe:
@@ -24,13 +36,13 @@ def recipe_for(backend: Backend, precision: Precision = Precision.INT8) -> Recip
     if precision is Precision.FP8:
         check_computes(backend, precision)
         return Recipe.E4M3
-    if backend in (Backend.TENSORRT, Backend.TENSORRT_RTX):
-        return Recipe.S8S8
-    if backend not in (Backend.ORT_CPU, Backend.OPENVINO):
+    if backend not in _INT8:
         raise RequestError(
-            f"got precision int8 for backend {backend}, for which none is made; choose ort-cpu, "
-            "openvino, tensorrt or tensorrt-rtx"
+            f"got precision int8 for backend {backend}, for which none is made; choose {', '.join(_INT8[:-1])} or "
+            f"{_INT8[-1]}"
         )
+    if backend in _ON_GPUS:
+        return Recipe.S8S8
     if not cpu_sums_widely():
         return Recipe.U8S8_REDUCED
     return Recipe.U8S8_INPUTS if backend is Backend.OPENVINO else Recipe.U8S8
@@ -39,22 +51,18 @@ def recipe_for(backend: Backend, precision: Precision = Precision.INT8) -> Recip
 def check_recipe(recipe: Recipe, backend: Backend) -> None:
     """Refuses to compile a graph for a backend that it was not quantized for.
 
-    OpenVINO takes what was quantized for ONNX Runtime; the other way round convolutions would not be in eight bits.
-
     Raises:
         RequestError: naming what to do.
     """
     precision = recipe.numbers.precision
-    only_openvino = recipe is Recipe.U8S8_INPUTS and backend is Backend.ORT_CPU
-    if only_openvino or recipe.symmetric != recipe_for(backend, precision).symmetric:
-        expected = "ort-cpu or openvino"
-        if recipe.symmetric:
-            expected = "tensorrt or tensorrt-rtx"
-        elif recipe is Recipe.U8S8_INPUTS:
-            expected = "openvino"
+    if precision is Precision.FP8:
+        check_computes(backend, precision)
+    expected = _TAKEN_BY[recipe]
+    if backend not in expected:
+        anew = f"; build --precision {precision} --backend {backend} from the model or from its bundle in fp32"
         raise RequestError(
-            f"got backend {backend} for a bundle in int8 by recipe {recipe}, expected {expected}; build --precision "
-            f"int8 --backend {backend} from the model or from its bundle in fp32"
+            f"got backend {backend} for a bundle in {precision} by recipe {recipe}, expected "
+            f"{' or '.join(expected)}{anew if backend in _INT8 else '; choose among these'}"
         )
     if recipe in (Recipe.U8S8, Recipe.U8S8_INPUTS) and not cpu_sums_widely():
         raise RequestError(
