@@ -21,20 +21,19 @@ def optimize(program: Any) -> None:
 @contextmanager
 def _rules_tried_where_they_end() -> Iterator[None]:
     """A context in which a rule is tried at the nodes whose operator its pattern ends in."""
-    from onnxscript.rewriter import _matcher
-    from onnxscript.rewriter._basics import MatchResult
+    from onnxscript.rewriter import _rewrite_rule
 
     with _PATCHING:
-        tried = _matcher.SimplePatternMatcher.match
+        tried = _rewrite_rule.RewriteRule.try_rewrite
 
-        def match(matcher: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
-            end = matcher.pattern.output_nodes[0].op_identifier()
+        def try_rewrite(rule: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
+            end = rule._target_pattern.output_nodes[0].op_identifier()
             if end is not None and end[:2] != (node.domain, node.op_type):
-                return MatchResult().fail("Another operator.")
-            return tried(matcher, model, graph, node, **options)
+                return None
+            return tried(rule, model, graph, node, **options)
 
-        _matcher.SimplePatternMatcher.match = match
+        _rewrite_rule.RewriteRule.try_rewrite = try_rewrite
         try:
             yield
         finally:
-            _matcher.SimplePatternMatcher.match = tried
+            _rewrite_rule.RewriteRule.try_rewrite = tried
