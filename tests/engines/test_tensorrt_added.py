@@ -53,6 +53,8 @@ def net(unet: Component) -> Component:
     sample = unet.record.inputs["sample"]
     record = ComponentRecord.model_construct(
         kind=ComponentKind.CONTROL,
+        onnx=unet.record.onnx,  # another graph's, which nobody reads
+        weights=unet.record.weights,
         inputs={"sample": sample},
         outputs={
             name: TensorRecord(shape=tensor.shape, dtype="float32")
