@@ -124,7 +124,7 @@ def test_every_page_is_linked() -> None:
         for page in PAGES
         for link in re.findall(r"\]\(([^)\s]+\.md[^)\s]*)\)", PAGES[page])
     }
-    assert set(PAGES) - linked == {"README.md"}
+    assert set(PAGES) - linked <= {"README.md"}
 
 
 def test_drawing_lists_every_keyword_and_every_sampler() -> None:
