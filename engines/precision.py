@@ -41,6 +41,9 @@ NEVER_RUN = frozenset(
 )
 """The backends that latentrt has been tested with on stand-ins for their device alone, never on the device."""
 
+SKIPS_ZEROS = (Backend.TENSORRT, Backend.TENSORRT_RTX)
+"""The backends whose kernels may leave out zeros of the pattern 2:4; all others multiply by them, too."""
+
 EIGHT_BITS = (Precision.INT8, Precision.FP8)
 """The precisions that are made by calibration, of bundles in fp32."""
 

@@ -16,6 +16,7 @@ from latentrt.engines.bundle.records.engine_manifest import (
     ENGINE_FILE,
     IMAGE_PROMPTS,
     LOOP,
+    SPARSITY,
     WEIGHTS,
     EngineManifest,
 )
@@ -50,16 +51,18 @@ def identity_of(
         backend_version=compiler.version(),
         precision=component.record.precision,
         machine=machine,
-        flags=tuple(sorted({**compiler.flags, **_variant_flags(component), **variant}.items())),
+        flags=tuple(sorted({**compiler.flags, **_flags_of(component), **variant}.items())),
         shapes=tuple(str(profile) for profile in compiler.profiles(component)),
     )
 
 
-def _variant_flags(component: Component) -> Mapping[str, str]:
-    added = component.added
+def _flags_of(component: Component) -> Mapping[str, str]:
+    added, sparsity = component.added, component.record.sparsity
     flags = {ADDED: added_text(added)} if added else {}
     if component.loop is Loop.DEVICE:
         flags[LOOP] = component.loop.value
+    if sparsity is not None:
+        flags[SPARSITY] = sparsity.pattern.value
     if AddedInputs.IMAGE_PROMPT in added:
         flags[IMAGE_PROMPTS] = f"{FIXED_IMAGE_PROMPTS}x{FIXED_IMAGE_TOKENS}"
     return flags

@@ -15,6 +15,7 @@ from latentrt.engines.backends.tensorrt.contents import (
     shapes_record,
 )
 from latentrt.engines.backends.tensorrt.logger import first_error, tensorrt_logger
+from latentrt.engines.backends.tensorrt.sparse_layers import sparse_layers
 from latentrt.engines.bundle.component import Component, StaticShape
 from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
 from latentrt.engines.bundle.records.named_weights import StoredWeight
@@ -90,6 +91,8 @@ class PlanBuilder:
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector has something to tell
+        if component.record.sparsity is not None:
+            config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)  # it looks at the weights, and may leave zeros out
         if self._workspace_mb is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self._workspace_mb * _MEGABYTE)
         if compute_capability is not None:
@@ -103,6 +106,7 @@ class PlanBuilder:
             layers=layers_of(network),
             quantized=quantized_layers(network),
             weight_inputs=tuple(graph.weight_inputs),
+            sparse={} if component.record.sparsity is None else sparse_layers(trt, network),
         )
         check_precision(
             component, contents.layers, quantized=contents.quantized

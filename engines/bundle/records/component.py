@@ -8,6 +8,7 @@ from latentrt.engines.bundle.kinds import ComponentKind
 from latentrt.engines.bundle.parity import Parity, Reference
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.bundle.records.record import Record
+from latentrt.engines.bundle.records.sparsity import SparsityRecord
 from latentrt.engines.precision import Backend, Precision
 
 
@@ -126,6 +127,7 @@ class ComponentRecord(Record):
     precision: Precision
     islands: dict[str, int] = Field(default_factory=dict)
     quantization: QuantizationRecord | None = None
+    sparsity: SparsityRecord | None = None
     inputs: dict[str, TensorRecord]
     outputs: dict[str, TensorRecord]
     probes: str

@@ -17,6 +17,8 @@ They are what weights are to it, the digest of what was changed about them, the 
 the component was exported with, the number of image prompts with that of their tokens, and where the loop is that it
 makes steps of.
 """
+SPARSITY = "sparsity"
+"""The flag of engines of a pruned component: its pattern."""
 
 
 class ShapeRecord(Record):
@@ -39,7 +41,8 @@ class ContentsRecord(Record):
 
     ``shapes`` are empty where it takes every size. ``unoptimised``: too little memory was free to optimise the graph.
     ``layers`` counts the layers of the typed network by kind and by the dtype of their first output, ``quantized``
-    those by kind that take both of their inputs dequantized from eight bits. ``kernels`` counts
+    those by kind that take both of their inputs dequantized from eight bits, ``sparse`` those of a pruned component's
+    whose weights are 2:4. ``kernels`` counts
     what the builder made of them by kind, and ``device_memory`` is the scratch memory of a run in bytes; both are
     known only where the engine could be opened. ``weight_inputs`` are the initializers of the ONNX that the engine
     takes as inputs; each was compared with the bundle's weight of that name, number by number.
@@ -48,6 +51,7 @@ class ContentsRecord(Record):
     shapes: tuple[ProfileShapesRecord, ...]
     layers: dict[str, dict[str, int]]
     quantized: dict[str, int] = Field(default_factory=dict)
+    sparse: dict[str, int] = Field(default_factory=dict)
     unoptimised: bool = False
     kernels: dict[str, int] | None = None
     device_memory: int | None = None

@@ -104,7 +104,7 @@ class _Inputs:
         energy = 0.0
         for node in self._nodes:
             weight = np.asarray(self._weights.array(node.weight), np.float32)
-            exact = _result(self._samples, weight, node)
+            exact = results_of_samples(self._samples, weight, node)
             energy += float(np.square(exact).sum())
             index = 0
             for strength, ranges in tried:
@@ -114,7 +114,7 @@ class _Inputs:
                     weight if divisor is None else scaled(weight, node, divisor), node.channels, self._recipe
                 )
                 for candidate in ranges:
-                    result = _result(candidate.rounded(samples, self._recipe), rounded, node)
+                    result = results_of_samples(candidate.rounded(samples, self._recipe), rounded, node)
                     lost[index] += float(np.square(result - exact).sum())
                     index += 1
         return [float(error) / energy if energy else 0.0 for error in lost]
@@ -148,7 +148,7 @@ def scaled(array: Array, node: QuantizableNode, divisor: Array) -> Array:
     return array * (divisor[:, None] if node.channels == 1 else divisor[None, :])
 
 
-def _result(samples: Array, array: Array, node: QuantizableNode) -> Array:
+def results_of_samples(samples: Array, array: Array, node: QuantizableNode) -> Array:
     """What a node makes of sampled rows (n, C), or of the insides of windows (n, C, …): (m, outputs)."""
     if node.operator != "Conv":
         return np.asarray(samples @ node.matrix(array))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from latentrt.engines.graphs.editor import GraphEditor, Insertion
+from latentrt.engines.graphs.editor import GraphEditor, Insertion, dtype_of
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights, QuantizableNode
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def observed_graph(weights: OnnxWeights, nodes: Sequence[QuantizableNode], range
     makers = {node.output: node for node in nodes}
     takers = {node.input: node for node in reversed(nodes)}
     for name in observed_tensors(nodes):
-        tensor, behind = values[name], editor.after(values[name])
+        behind = editor.after(values[name])
+        tensor = _in_fp32(behind, values[name])
         if name not in takers:
             results = _extremes(behind, tensor, tensor, _axes(makers[name]))
         elif takers[name].operator == "Conv":
@@ -56,6 +57,17 @@ def observed_graph(weights: OnnxWeights, nodes: Sequence[QuantizableNode], range
         for result in _extremes(behind, values[name], numbers, [0]):
             editor.output(result, ir.DataType.FLOAT)
     return model
+
+
+def _in_fp32(behind: Insertion, tensor: "ir.Value") -> "ir.Value":
+    """A tensor of a graph in fp16 in fp32. It takes over the name, after which what is computed of it is called."""
+    import onnx_ir as ir
+
+    if dtype_of(tensor) is ir.DataType.FLOAT:
+        return tensor
+    wide = behind.add("Cast", tensor, name=f"{tensor.name}.wide", to=ir.DataType.FLOAT)
+    wide.name, tensor.name = tensor.name, f"{tensor.name}.narrow"
+    return wide
 
 
 def _axes(node: QuantizableNode) -> tuple[int, ...]:
