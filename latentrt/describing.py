@@ -34,6 +34,7 @@ def describe(root: Path) -> dict[str, Any]:
             "kind": record.kind.value,
             "precision": record.precision.value,
             "islands": record.islands,
+            "sparsity": record.sparsity.model_dump(mode="json") if record.sparsity else None,
             "quantization": record.quantization.model_dump(mode="json") if record.quantization else None,
             "parameters": record.parameters,
             "onnx_bytes": sum(manifest.files[file].size for file in (record.onnx, record.weights) if file),

@@ -217,6 +217,25 @@ def int8_bundle(emoji_bundle: Path, int8_prompts: Path, shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pruned_bundle(tiny_bundle: Path, shared: Path) -> Path:
+    """The tiny model with all layers pruned that can be, judged by one picture of two steps. Do not write to it."""
+    from latentrt.quantization.settings import Effort
+
+    def build(folder: Path) -> None:
+        source = shutil.copytree(tiny_bundle, folder / "whole.bundle")
+        (folder / "prompts.txt").write_text("a cat\n", "utf-8")
+        made = folder / "pruned.bundle"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("latentrt.sparsity.settings.EFFORT", Effort(steps=2, pictures=1, calls=1))
+            # What each costs is measured in a test of its own
+            patch.setattr("latentrt.sparsity.pruner.layer_scores", lambda *those: dict.fromkeys(those[2], 0.0))
+            with pytest.warns(UserWarning, match="zeros among the weights make no call faster on ort-cpu"):
+                latentrt.build(source, made, sparsity="2:4", prompts=folder / "prompts.txt", quality=0.5)
+
+    return filled_once(shared / "pruned", build) / "pruned.bundle"
+
+
+@pytest.fixture(scope="session")
 def wide_bundle(exports: None, shared: Path) -> Path:
     """The embedded model's bundle with a second, wider profile. Do not write to it."""
     return filled_once(

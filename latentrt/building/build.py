@@ -17,16 +17,18 @@ from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.bundle.records.seamless import Seamless
+from latentrt.engines.bundle.records.sparsity import Sparsity
 from latentrt.engines.bundle.unet.added_inputs import added_from_texts
 from latentrt.engines.choices import choice, choice_if_given
 from latentrt.engines.errors import RequestError
-from latentrt.engines.precision import Backend, Precision, check_computes
+from latentrt.engines.precision import EIGHT_BITS, Backend, Precision, check_computes
 from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.shapes import AddedInputs, Loop, Profile
 from latentrt.export.sources.partial_model import Choices, Ema
 from latentrt.fastest.build import build_fastest
 from latentrt.fastest.settings import speed_request_from_arguments
 from latentrt.quantization.settings import quantization_request_from_arguments
+from latentrt.sparsity.settings import sparsity_request_from_arguments
 
 
 def build(
@@ -51,6 +53,7 @@ def build(
     family: str | None = None,
     prediction_type: str | PredictionType | None = None,
     loras: Sequence[str | Path | tuple[str | Path, *tuple[float, ...]] | LoraArgument] = (),
+    sparsity: str | Sparsity | None = None,
     prompts: str | Path | None = None,
     quality: float | None = None,
     for_bundle: str | Path | None = None,
@@ -105,9 +108,13 @@ def build(
         loras: LoRAs to fuse into the weights: paths with weights behind colons (``"style.safetensors:0.8"``, or
             ``"style.safetensors:0.8:0.4"`` with another one for the text encoders), or tuples of a path and weights.
             ``model`` may be a bundle in fp32 or fp16, of which a new one is made.
-        prompts: int8, fp8, bf16 and fastest: a text file of calibration prompts, one a line; None takes a list of 32.
-        quality: int8, fp8, bf16 and fastest: required mean PSNR in dB of pictures against the fp32 engine's; None is 40
-            for bf16, else 30. In eight bits the nodes whose rounding costs most stay as they are until it is reached.
+        sparsity: ``"2:4"`` makes two of four weights zero in as many of the U-Net's layers as pictures allow; in fp32,
+            fp16 and eight bits. TensorRT may leave zeros out; on CPUs nothing becomes faster.
+        prompts: int8, fp8, bf16, sparsity and fastest: a text file of calibration prompts, one a line; None takes a
+            list of 32.
+        quality: int8, fp8, bf16, sparsity and fastest: required mean PSNR in dB of pictures against the fp32 engine's;
+            None is 40 for bf16, else 30. In eight bits the nodes whose rounding costs most stay as they are until it
+            is reached.
         for_bundle: the bundle of the model that ``model``, then a control net or a T2I-Adapter (a diffusers folder, a
             file, a hub id), is built for. Its family, its profiles and, unless ``precision`` says otherwise, its
             precision are the net's; for a model in eight bits nets are in fp32 for CPUs and in fp16 for GPUs.
@@ -121,6 +128,7 @@ def build(
             OutputError.
     """
     precision = choice_if_given(Precision, precision, "precision")
+    pattern = choice_if_given(Sparsity, sparsity, "sparsity")
     speed = None
     if fastest:
         answered = {
@@ -132,6 +140,7 @@ def build(
             "with": added,
             "loop": loop != Loop.HOST,
             "fp32": fp32,
+            "sparsity": sparsity,
         }
         speed = speed_request_from_arguments(prompts, quality, besides=[name for name in answered if answered[name]])
         prompts = quality = None
@@ -140,6 +149,9 @@ def build(
         check_computes(backend, precision)
     bf16 = bf16_request_from_arguments(precision, prompts, quality)
     weights = WeightsAs.INPUTS if lora_ready else WeightsAs.CONSTANTS
+    pruning = sparsity_request_from_arguments(pattern, precision, prompts, quality)
+    if pruning is not None and precision not in EIGHT_BITS:
+        prompts = quality = None
     request = BuildRequest(
         model=str(model),
         output=None if output is None else Path(output),
@@ -154,6 +166,7 @@ def build(
         if bf16 is not None
         else quantization_request_from_arguments(precision, backend, prompts, quality),
         bf16=bf16,
+        sparsity=pruning,
         engines=engines_to_make(
             backend, gpus, workspace_mb, weights, added_from_texts(added), choice(Loop, loop, "loop")
         ),
@@ -167,6 +180,7 @@ def build(
         ),
     )
     request.engines.check_precision(precision)
+    request.engines.check_sparsity(pattern)
     timer = StageTimer(progress)
     if speed is not None:
         return build_fastest(request, speed, timer, decided)

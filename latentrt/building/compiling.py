@@ -13,6 +13,7 @@ from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ParityRecord
 from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
+from latentrt.engines.bundle.records.sparsity import Sparsity
 from latentrt.engines.bundle.unet.added_inputs import added_text
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.quantization.recipe import check_recipe
@@ -80,6 +81,18 @@ class EnginesToMake:
             raise RequestError(
                 f"got lora-ready for {precision}, but TensorRT takes the scales of such weights as constants alone, "
                 "and LoRAs change them; leave it out to have a plan built for each set of LoRAs, or build in fp16"
+            )
+
+    def check_sparsity(self, sparsity: Sparsity | None) -> None:
+        """Refuses what no pruned bundle can have.
+
+        Raises:
+            RequestError: weights as inputs, of which a builder cannot see the zeros.
+        """
+        if sparsity is not None and any(target.weights is WeightsAs.INPUTS for target in self.targets):
+            raise RequestError(
+                f"got lora-ready for sparsity {sparsity}, but TensorRT leaves zeros out of weights alone that it can "
+                "see; leave it out to have a plan built for each set of LoRAs, or build without sparsity"
             )
 
 
@@ -187,6 +200,8 @@ def compile_missing(bundle: BundleFolder, engines: EnginesToMake, timer: StageTi
         RequestError: engines that no bundle of its precision can have.
     """
     engines.check_precision(bundle.manifest.precision)
+    for record in bundle.manifest.components.values():
+        engines.check_sparsity(None if record.sparsity is None else record.sparsity.pattern)
     lacking = [
         component
         for plain in engines.components(bundle)

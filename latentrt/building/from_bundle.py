@@ -11,6 +11,7 @@ from latentrt.building.fusing import fuse_bundle
 from latentrt.building.quantization import quantize_bundle
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
+from latentrt.building.sparsity import prune_bundle
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.manifest import BundleManifest
@@ -21,6 +22,8 @@ from latentrt.engines.precision import Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.export.sources.partial_model import Choices
 from latentrt.quantization.settings import QuantizationRequest
+from latentrt.sparsity.pruning import check_not_pruned
+from latentrt.sparsity.settings import SparsityRequest
 
 
 def build_from_bundle(
@@ -39,11 +42,15 @@ def build_from_bundle(
         )
     root = Path(request.model).resolve()
     source = open_bundle(root)
+    if request.sparsity is not None:
+        return _build_sparse(source, request, request.sparsity, timer)
     if request.loras:
         return _build_fused(source, request, timer, decided)
     if request.quantization is not None and source.manifest.precision is not request.precision:
+        check_not_pruned(source, f"precision {request.precision}", ", with --sparsity beside it")
         return _build_quantized(source, request, request.quantization, timer)
     if request.bf16 is not None and source.manifest.precision is not Precision.BF16:
+        check_not_pruned(source, f"precision {request.precision}")
         return _build_bf16(source, request, request.bf16, timer)
     with locked(root):
         bundle = open_bundle(root)
@@ -87,9 +94,12 @@ def _build_bf16(bundle: Bundle, request: BuildRequest, bf16: Bf16Request, timer:
 def _check_shapes_stay(request: BuildRequest) -> None:
     if request.profiles or request.seamless is not Seamless.NONE:
         raise RequestError(
-            f"got profiles or seamless for a bundle, which keeps its own in {request.precision}; build from the model "
-            "with them"
+            f"got profiles or seamless for a bundle, which keeps its own {_in(request)}; build from the model with them"
         )
+
+
+def _in(request: BuildRequest) -> str:
+    return "with zeros among its weights" if request.precision is None else f"in {request.precision}"
 
 
 def _build_quantized(bundle: Bundle, request: BuildRequest, asked: QuantizationRequest, timer: StageTimer) -> Build:
@@ -97,6 +107,31 @@ def _build_quantized(bundle: Bundle, request: BuildRequest, asked: QuantizationR
     kept_fp32 = request.kept_fp32(bundle.manifest.needed)
     destination = destination_from_argument(request.output)
     made, up_to_date = quantize_bundle(bundle, destination, request.engines, asked, timer, kept_fp32=kept_fp32)
+    return Build(bundle=made, up_to_date=up_to_date, seconds=timer.seconds)
+
+
+def _build_sparse(bundle: Bundle, request: BuildRequest, sparsity: SparsityRequest, timer: StageTimer) -> Build:
+    _check_shapes_stay(request)
+    if request.loras:
+        raise RequestError(
+            "got LoRAs and sparsity for a bundle, expected one of the two; fuse the LoRAs first, and build with "
+            "--sparsity of the result"
+        )
+    if request.quantization is None and request.precision not in (None, bundle.manifest.precision):
+        raise RequestError(
+            f"got precision {request.precision} and sparsity for a bundle in {bundle.manifest.precision}, expected its "
+            "own precision, int8 or fp8; build from the model"
+        )
+    if request.fp32 and request.quantization is None:
+        raise RequestError(
+            f"got components to keep in fp32 ({', '.join(request.fp32)}) and sparsity for a bundle built in "
+            f"{bundle.manifest.precision}; build from the model with both"
+        )
+    kept_fp32 = request.kept_fp32(bundle.manifest.needed)
+    destination = destination_from_argument(request.output)
+    made, up_to_date = prune_bundle(
+        bundle, destination, request.engines, sparsity, request.quantization, timer, kept_fp32=kept_fp32
+    )
     return Build(bundle=made, up_to_date=up_to_date, seconds=timer.seconds)
 
 

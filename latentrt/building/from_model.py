@@ -14,12 +14,15 @@ from latentrt.building.plan import BundlePlan, existing_bundle, export_bundle, p
 from latentrt.building.quantization import work_folder, write_quantized_bundle
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
+from latentrt.building.sparsity import work_folder as sparsity_work_folder
+from latentrt.building.sparsity import write_sparse_bundle
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.files import locked
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import StageTimer
 from latentrt.quantization.settings import QuantizationSettings
+from latentrt.sparsity.settings import SparsitySettings
 
 
 def build_from_model(
@@ -50,7 +53,9 @@ def build_from_model(
         if bundle is not None:
             compiled = compile_missing(bundle, request.engines, timer)
             return Build(bundle=bundle, up_to_date=not compiled, seconds=timer.seconds)
-        if plan.quantization is not None:
+        if plan.sparsity is not None:
+            _export_sparse(plan, plan.sparsity, destination, request.engines, timer)
+        elif plan.quantization is not None:
             _export_quantized(plan, plan.quantization, destination, request.engines, timer)
         elif plan.pictures is not None:
             _export_bf16(plan, plan.pictures, destination, request.engines, timer)
@@ -66,6 +71,17 @@ def unread_decision(unread: Mapping[str, tuple[str, ...]]) -> dict[str, Decision
         return {}
     first = f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
     return {"unread": DecisionRecord(value=f"{len(names)} of the tensors", reason=f"no part has a place for {first}")}
+
+
+def _export_sparse(
+    plan: BundlePlan, settings: SparsitySettings, destination: Path, engines: EnginesToMake, timer: StageTimer
+) -> None:
+    """Exports a bundle with all weights, and makes one of it that has zeros; the former outlives a killed build."""
+    work, quantization = sparsity_work_folder(destination), plan.quantization
+    dense = plan.dense() if quantization is None else plan.source_for(quantization)
+    source = _source_bundle(dense, work / "source.bundle", timer)
+    write_sparse_bundle(source, destination, plan.kept_fp32, engines, settings, quantization, work, timer)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _export_quantized(

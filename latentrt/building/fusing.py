@@ -64,7 +64,7 @@ def fuse_bundle(
         raise RequestError(
             f"got {str(destination)!r} as the bundle and as the result; choose another folder for the result"
         )
-    _check_precision(source)
+    _check_weights(source)
     engines.check_precision(old.precision)
     records = (*old.loras, *lora_records(loras))
     _check_names(records)
@@ -88,8 +88,8 @@ def fuse_bundle(
         parameters = sum(record.parameters for record in old.components.values())
         check_space(destination, parameters, old.precision, engines)
         with staged_directory(destination) as root:
-            _copy_files(source, root)
-            made = _with_changes(source, made, root, changes, timer)
+            copy_files(source, root)
+            made = with_changes(source, made, root, changes, timer)
             _copy_engines(source, made, root, engines)
             made = compile_all(root, made, engines, timer)
             check_unchanged(source)
@@ -97,7 +97,17 @@ def fuse_bundle(
     return open_bundle(destination), False
 
 
-def _check_precision(source: Bundle) -> None:
+def _check_weights(source: Bundle) -> None:
+    """Refuses a bundle whose weights were rounded or pruned.
+
+    Raises:
+        RequestError: naming what to do.
+    """
+    if any(record.sparsity is not None for record in source.manifest.components.values()):
+        raise RequestError(
+            f"got LoRAs for {str(source.root)!r}, a bundle with zeros among its weights, which LoRAs would fill; fuse "
+            "them into the bundle that it was made of, and build with --sparsity of that"
+        )
     precision = source.manifest.precision
     if precision in EIGHT_BITS:
         raise RequestError(
@@ -141,13 +151,14 @@ def _existing(destination: Path, made: BundleManifest) -> Bundle | None:
     return bundle
 
 
-def _copy_files(source: Bundle, root: Path) -> None:
+def copy_files(source: Bundle, root: Path) -> None:
+    """Copies a bundle's portable files."""
     for name in source.manifest.files:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.path(name), root / name)
 
 
-def _with_changes(
+def with_changes(
     source: Bundle, manifest: BundleManifest, root: Path, changes: Mapping[str, Changes], timer: StageTimer
 ) -> BundleManifest:
     """Writes changed weights into the copied files, and runs what they changed anew; returns the new manifest.
@@ -156,7 +167,7 @@ def _with_changes(
     """
     written: set[str] = set()
     for name, change in changes.items():
-        with timer.stage(f"{name}: fuse"):
+        with timer.stage(f"{name}: new weights"):
             files = _write_weights(source, name, change, root)
         written |= files
         record = manifest.components[name]

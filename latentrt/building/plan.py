@@ -18,6 +18,7 @@ from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.bundle.records.manifest import BundleManifest, LoraRecord
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.bundle.records.seamless import Seamless
+from latentrt.engines.bundle.records.sparsity import SparsityRecord
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import staged_directory
 from latentrt.engines.precision import Precision
@@ -27,6 +28,7 @@ from latentrt.quantization.settings import QuantizationSettings
 from latentrt.quantization.subjects import DrawnModel
 from latentrt.runtime.adapters.adapter import ModelWeights
 from latentrt.runtime.adapters.formats.bases import label_of_model
+from latentrt.sparsity.settings import SparsitySettings
 
 if TYPE_CHECKING:
     from latentrt.export.sources.checkpoint import Checkpoint
@@ -47,6 +49,7 @@ class BundlePlan:
     loras: tuple[LoraRecord, ...] = ()
     quantization: QuantizationSettings | None = None
     pictures: PictureSettings | None = None
+    sparsity: SparsitySettings | None = None
 
     def made(self, manifest: BundleManifest) -> bool:
         """Whether an export would write the manifest's bundle again."""
@@ -68,7 +71,11 @@ class BundlePlan:
             and manifest.defaults == self.checkpoint.defaults
             and (self.quantization is None or self.quantization.made(manifest.components[UNET].quantization))
             and (self.pictures is None or self.pictures.made(manifest.pictures))
+            and self._pruned_alike(manifest.components[UNET].sparsity)
         )
+
+    def _pruned_alike(self, record: SparsityRecord | None) -> bool:
+        return record is None if self.sparsity is None else self.sparsity.made(record)
 
     def with_fused(self, loras: Sequence[LoraArgument]) -> "BundlePlan":
         """The plan with the weights that LoRAs leave; these are the ones in ``loras``.
@@ -88,12 +95,16 @@ class BundlePlan:
     def source_for(self, settings: QuantizationSettings) -> "BundlePlan":
         """The plan of the bundle that one in eight bits is made of: its U-Net is in fp32, the rest as in the result."""
         if settings.recipe.symmetric:  # what has no eight bits is fp16 on GPUs
-            return replace(self, precision=Precision.FP16, kept_fp32=(*self.kept_fp32, UNET), quantization=None)
+            return replace(self.dense(), precision=Precision.FP16, kept_fp32=(*self.kept_fp32, UNET), quantization=None)
         return self.in_fp32()
+
+    def dense(self) -> "BundlePlan":
+        """The plan of the same bundle with all of its weights."""
+        return replace(self, sparsity=None)
 
     def in_fp32(self) -> "BundlePlan":
         """The plan of the same bundle in fp32."""
-        return replace(self, precision=Precision.FP32, kept_fp32=(), quantization=None, pictures=None)
+        return replace(self.dense(), precision=Precision.FP32, kept_fp32=(), quantization=None, pictures=None)
 
 
 def plan_from_request(request: BuildRequest) -> BundlePlan:
@@ -121,11 +132,14 @@ def plan_from_request(request: BuildRequest) -> BundlePlan:
         reads_text=bool(checkpoint.family.text_encoders),
         frames=profiles[0].frames,
     )
-    settings = pictures = None
+    settings = pictures = pruning = None
     if request.bf16 is not None:
         pictures = request.bf16.settings(model)
     if request.quantization is not None:
         settings = request.quantization.settings(model)
+    if request.sparsity is not None:
+        pruning = request.sparsity.settings(model)
+        pruning = pruning if settings is None else pruning.leaving_room()
     return BundlePlan(
         checkpoint=checkpoint,
         versions=versions,
@@ -136,6 +150,7 @@ def plan_from_request(request: BuildRequest) -> BundlePlan:
         loras=loras,
         quantization=settings,
         pictures=pictures,
+        sparsity=pruning,
     )
 
 

@@ -96,7 +96,7 @@ def _made_of(source: Bundle, made: BundleManifest, settings: QuantizationSetting
     """Whether a bundle was made of the source by these settings."""
     old, unet = source.manifest, made.components[UNET].quantization
     quantized = {name for name, record in made.components.items() if record.quantization is not None}
-    shared = {name: file for name, file in old.files.items() if name not in _graph_files(old, quantized)}
+    shared = {name: file for name, file in old.files.items() if name not in graph_files(old, quantized)}
     return (
         settings.made(unet)
         and unet is not None
@@ -126,8 +126,20 @@ def write_quantized_bundle(
     settings: QuantizationSettings,
     work: Path,
     timer: StageTimer,
+    *,
+    judged_against: Bundle | None = None,
 ) -> None:
     """Quantizes, compiles and gates; puts the bundle at ``destination`` in one rename.
+
+    Args:
+        source: what becomes int8, with engines for the CPU.
+        destination: where to write.
+        kept_fp32: components that stay as they are.
+        engines: what is compiled of the result.
+        settings: what it must reach.
+        work: a folder for results that outlive the process.
+        timer: receives the stages.
+        judged_against: the bundle that draws what int8 pictures are compared with; None for the source.
 
     Raises:
         CheckpointError: a package is missing.
@@ -136,7 +148,7 @@ def write_quantized_bundle(
     """
     recipe = settings.recipe
     _check_packages(recipe)
-    quantization = quantization_of_bundle(source, settings, kept_fp32, work, timer)
+    quantization = quantization_of_bundle(source, settings, kept_fp32, work, timer, judged_against=judged_against)
     islands: dict[str, int] = {}
 
     def finish(folder: Path) -> None:
@@ -162,7 +174,7 @@ def _with_eight_bits(
 ) -> BundleManifest:
     """Copies the source's files to ``root``, but for the graphs that got eight bits there; returns the new manifest."""
     old, folder = source.manifest, _folder(settings)
-    replaced = _graph_files(old, quantized)
+    replaced = graph_files(old, quantized)
     files = {name: file for name, file in old.files.items() if name not in replaced}
     for name in files:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +208,7 @@ def _with_eight_bits(
     return old.model_copy(update={"precision": settings.precision, "components": components, "files": files})
 
 
-def _graph_files(manifest: BundleManifest, components: Collection[str]) -> set[str]:
+def graph_files(manifest: BundleManifest, components: Collection[str]) -> set[str]:
     """The files that hold some components' graphs, weights, and the names of the weights."""
     records = [manifest.components[name] for name in components]
     return {name for record in records for name in (record.onnx, record.weights, record.named_weights) if name}

@@ -18,6 +18,7 @@ from latentrt.engines.precision import EIGHT_BITS, Precision
 from latentrt.engines.shapes import Loop, Profile, profile_from_text
 from latentrt.export.sources.partial_model import Choices
 from latentrt.quantization.settings import QuantizationRequest
+from latentrt.sparsity.settings import SparsityRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,8 @@ class BuildRequest:
 
     ``precision`` is None where none was given, ``profiles`` are empty where the model's own size is wanted. ``fp32``
     names components, which only the model can confirm. ``loras`` are fused into the weights. ``quantization``
-    (int8, fp8) and ``bf16`` are None for other precisions. ``for_bundle`` is the model's bundle that an add-on is built
-    for, None where a model is built; ``image_encoder`` is an IP-Adapter's.
+    (int8, fp8) and ``bf16`` are None for other precisions, ``sparsity`` where all weights stay. ``for_bundle`` is the
+    model's bundle that an add-on is built for, None where a model is built; ``image_encoder`` is an IP-Adapter's.
     """
 
     model: str
@@ -43,6 +44,7 @@ class BuildRequest:
     choices: Choices
     quantization: QuantizationRequest | None
     bf16: Bf16Request | None = None
+    sparsity: SparsityRequest | None = None
 
     @property
     def starts_from_bundle(self) -> bool:
@@ -71,13 +73,14 @@ class BuildRequest:
         given += ["with"] if self.engines.added else []
         given += ["loop"] if self.engines.loop is Loop.DEVICE else []
         given += ["seamless"] if self.seamless is not Seamless.NONE else []
+        given += ["sparsity"] if self.sparsity is not None else []
         given += ["prompts or quality"] if self.judges_otherwise else []
         return given
 
     @property
     def judges_otherwise(self) -> bool:
         """Whether prompts or a quality were given, by which pictures are judged."""
-        asked = self.quantization or self.bf16
+        asked = self.quantization or self.bf16 or self.sparsity
         return asked is not None and (asked.prompts is not None or asked.quality is not None)
 
     def changes_of(self, root: Path, manifest: ComponentsManifest) -> list[str]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+from latentrt.cli.sparsity import print_sparsity
 from latentrt.cli.speed import print_speed
 from latentrt.cli.terminal import megabytes, print_table, say
 from latentrt.engines.backends.tensorrt.contents import counts_with_weights
@@ -70,11 +71,13 @@ def print_description(description: dict[str, Any]) -> None:
     untouched = [name for name, row in description["components"].items() if row["reference"] == Reference.TORCH]
     if len(untouched) < len(description["components"]):
         against = f"; those of {', '.join(untouched)} against torch" if untouched else ""
-        without = "it was built of an ONNX file" if description["upscaler"] else "LoRAs were fused without torch"
+        without = "it was built of an ONNX file" if description["upscaler"] else _changed_without_torch(description)
         say(f"figures are against {Reference.ONNX.label}, as {without}{against}")
     if description.get("pictures"):
         _print_pictures(description["pictures"], description["precision"])
     for name, row in description["components"].items():
+        if row["sparsity"] is not None:
+            print_sparsity(name, row["sparsity"], {engine["backend"] for engine in description["engines"]})
         if row["quantization"] is not None:
             _print_quantization(name, ComponentKind(row["kind"]), row["quantization"])
             say(f"{name}: {megabytes(row['remainder_bytes'])} beside its ONNX tell what rounding lost, for LoRAs")
@@ -109,6 +112,11 @@ def print_description(description: dict[str, Any]) -> None:
         say("not optimised: too little memory was free; run latentrt build again with more")
     if any(row["contents"] and row["contents"]["layers"] for row in description["engines"]):
         say("layers: convolutions and matrix products, by dtype")
+
+
+def _changed_without_torch(description: dict[str, Any]) -> str:
+    pruned = any(row["sparsity"] is not None for row in description["components"].values())
+    return "weights were pruned without torch" if pruned else "LoRAs were fused without torch"
 
 
 def _auto(description: dict[str, Any]) -> str:

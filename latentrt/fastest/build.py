@@ -33,6 +33,7 @@ from latentrt.fastest.settings import SpeedRequest
 from latentrt.quantization.calibration import check_prompts
 from latentrt.quantization.checkpoints import Checkpoints
 from latentrt.quantization.judge import PictureQuality
+from latentrt.sparsity.pruning import check_not_pruned
 
 Decided = Callable[[Mapping[str, DecisionRecord]], None]
 
@@ -85,7 +86,7 @@ def _check_is_model(request: BuildRequest) -> None:
     """Refuses what draws no pictures by itself.
 
     Raises:
-        RequestError: a net, an adapter or an upscaler.
+        RequestError: a net, an adapter, an upscaler or a pruned bundle.
         CheckpointError: the model cannot be fetched.
     """
     added = request.for_bundle is not None or request.image_encoder is not None or request.starts_from_addon
@@ -94,6 +95,8 @@ def _check_is_model(request: BuildRequest) -> None:
             "got fastest for a net, an adapter or an upscaler, which draws no pictures by itself, expected a model; "
             "leave it out, and build this for the backend that the model's bundle has"
         )
+    if request.starts_from_bundle:
+        check_not_pruned(open_bundle(request.model), "fastest")
 
 
 def _built(bundle: Bundle, timer: StageTimer, *, up_to_date: bool) -> Build:

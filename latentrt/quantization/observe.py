@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Protocol
 
 import numpy as np
 
@@ -11,13 +12,38 @@ from latentrt.engines.graphs.quantization.observe import Observations, Observing
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import OpenComponents
 from latentrt.quantization.engine_overrides import EngineOverrides
-from latentrt.quantization.quantization import QuantizableComponent, Quantization
+from latentrt.quantization.judge import Drawn, Judged
+from latentrt.quantization.quantization import QuantizableComponent
+from latentrt.quantization.settings import Effort
 from latentrt.runtime.pipeline import Pipeline
 
 _SAVED_AS = "observed"
 
 
-def observe(quantization: Quantization, engines: OpenComponents[Bundle]) -> dict[str, Observations]:
+class Calibrated(Drawn, Protocol):
+    """What is drawn to calibrate with."""
+
+    @property
+    def effort(self) -> Effort:
+        """How much work it may take."""
+        ...
+
+
+class Watched(Judged, Protocol):
+    """What is calibrated: some components of a bundle."""
+
+    @property
+    def settings(self) -> Calibrated:
+        """What is drawn."""
+        ...
+
+    @property
+    def components(self) -> tuple[QuantizableComponent, ...]:
+        """Those that are watched."""
+        ...
+
+
+def observe(quantization: Watched, engines: OpenComponents[Bundle]) -> dict[str, Observations]:
     """What every quantizable component saw, by its name; goes on where a killed calibration stopped."""
     calibration, progress = quantization.settings.calibration, quantization.progress
     saved = quantization.checkpoints.load(_SAVED_AS)
@@ -35,7 +61,7 @@ def observe(quantization: Quantization, engines: OpenComponents[Bundle]) -> dict
         return {**observed, "pictures": np.array(done)}
 
     with (
-        progress.stage(f"{quantization.settings.precision}: calibrate"),
+        progress.stage("calibrate"),
         ExitStack() as opened,
         quantization.checkpoints.autosaved(_SAVED_AS, arrays) as save_if_due,
     ):
@@ -59,7 +85,7 @@ def observe(quantization: Quantization, engines: OpenComponents[Bundle]) -> dict
     return observations
 
 
-def _recorded_runs(quantization: Quantization, part: QuantizableComponent) -> list[int]:
+def _recorded_runs(quantization: Watched, part: QuantizableComponent) -> list[int]:
     """The runs whose inputs are kept to measure sensitivity at.
 
     The U-Net's are spread over the first picture's schedule, a decoder's over the pictures.

@@ -69,10 +69,11 @@ class QuantizableComponent:
 class Quantization:
     """One bundle's U-Net, and its decoder unless that stays as it is, on their way to eight bits.
 
-    Of ``text_encoders`` the weights alone are rounded.
+    Of ``text_encoders`` the weights alone are rounded. ``reference`` draws what pictures are compared with.
     """
 
     base: Bundle
+    reference: Bundle
     settings: QuantizationSettings
     unet: QuantizableComponent
     decoder: QuantizableComponent | None
@@ -87,7 +88,13 @@ class Quantization:
 
 
 def quantization_of_bundle(
-    base: Bundle, settings: QuantizationSettings, kept_fp32: Collection[str], work: Path, progress: Progress
+    base: Bundle,
+    settings: QuantizationSettings,
+    kept_fp32: Collection[str],
+    work: Path,
+    progress: Progress,
+    *,
+    judged_against: Bundle | None = None,
 ) -> Quantization:
     """Reads the graphs of a bundle that shall get eight bits.
 
@@ -97,6 +104,7 @@ def quantization_of_bundle(
         kept_fp32: components that stay as they are.
         work: a folder for results that outlive the process.
         progress: receives the stages.
+        judged_against: the bundle that draws what pictures are compared with; None for ``base``.
 
     Raises:
         RequestError: the U-Net is not fp32, or a prompt has no tokens.
@@ -124,8 +132,11 @@ def quantization_of_bundle(
         "components": [*(part.name for part in encoders), UNET, *([VAE_DECODER] if decodes else [])],
         "made by": [_ALGORITHM, np.__version__, quantization_tool()],
     }
+    if judged_against is not None:
+        fingerprint["reference"] = judged_against.manifest.model_dump(mode="json", include={"files"})
     return Quantization(
         base=base,
+        reference=judged_against or base,
         settings=settings,
         unet=unet,
         decoder=decoder,

@@ -17,7 +17,7 @@ from latentrt.engines.graphs.quantization.ranges import InputChoice
 from latentrt.engines.graphs.quantization.weights_only import write_with_rounded_weights
 from latentrt.engines.precision import Backend
 from latentrt.engines.store.components import OpenComponents
-from latentrt.quantization.judge import Judge, compiled_graph, reference_pictures
+from latentrt.quantization.judge import Judge, References, compiled_graph, reference_pictures
 from latentrt.quantization.observe import observe
 from latentrt.quantization.quantization import QuantizableComponent, Quantization
 from latentrt.quantization.rounding import Rounding, rounding_from_observations
@@ -61,7 +61,7 @@ def quantized_components(
             part.name: rounding_from_observations(quantization, part, observations[part.name])
             for part in quantization.components
         }
-        judge = Judge(quantization=quantization, engines=engines, references=reference_pictures(quantization, engines))
+        judge = Judge(quantization=quantization, engines=engines, references=_references(quantization, engines))
         records: dict[str, QuantizationRecord] = {}
         overrides: dict[str, Engine] = {}
         for part in quantization.text_encoders:
@@ -81,6 +81,14 @@ def quantized_components(
         )
     inputs: dict[str, Mapping[str, InputChoice]] = {name: rounding.inputs for name, rounding in roundings.items()}
     return {name: QuantizedComponent(record=record, inputs=inputs.get(name, {})) for name, record in records.items()}
+
+
+def _references(quantization: Quantization, engines: OpenComponents[Bundle]) -> References:
+    """What pictures are compared with; ``engines`` are the base's, which draw it unless another bundle does."""
+    if quantization.reference is quantization.base:
+        return reference_pictures(quantization, engines)
+    with closing(OpenComponents(quantization.reference, Backend.ORT_CPU, threads=None)) as exact:
+        return reference_pictures(quantization, exact)
 
 
 def _round_text_encoder(

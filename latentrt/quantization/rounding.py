@@ -44,7 +44,7 @@ def rounding_from_observations(
             progress.phase(f"tensor {len(inputs)} of {tensors}", len(inputs), tensors)
     outputs = output_ranges(part.nodes, observations, recipe)
     if part.has_timesteps:
-        calls = _schedule_calls(quantization.base.manifest.schedule, observations.calls)
+        calls = schedule_calls(quantization.base.manifest.schedule, observations.calls)
     else:
         calls = [RecordedCall(inputs=call, weight=len(observations.calls) ** -0.5) for call in observations.calls]
     return Rounding(
@@ -55,7 +55,7 @@ def rounding_from_observations(
     )
 
 
-def _schedule_calls(schedule: ScheduleConfig, calls: Sequence[Mapping[str, Array]]) -> list[RecordedCall]:
+def schedule_calls(schedule: ScheduleConfig, calls: Sequence[Mapping[str, Array]]) -> list[RecordedCall]:
     """The U-Net's recorded calls, each weighted by the part of the schedule that it stands for.
 
     An Euler step from σᵢ to σᵢ₊₁ moves the latents by (σᵢ − σᵢ₊₁) times the predicted noise, of which a velocity counts

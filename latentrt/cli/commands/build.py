@@ -130,12 +130,20 @@ def build(
             help="LoRA to fuse into the weights, and how much of it; repeatable. MODEL may be a bundle.",
         ),
     ] = None,
+    sparsity: Annotated[
+        str | None,
+        typer.Option(
+            "--sparsity",
+            metavar="2:4",
+            help="Make two of four weights zero in as many layers as --quality allows; for TensorRT.",
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
             "--prompts",
             metavar="FILE",
-            help="int8, fp8, bf16, --fastest: prompts to judge by, one a line; built-in if left out.",
+            help="int8, fp8, bf16, --sparsity, --fastest: prompts to judge by, one a line; built-in if left out.",
         ),
     ] = None,
     quality: Annotated[
@@ -143,7 +151,8 @@ def build(
         typer.Option(
             "--quality",
             metavar="DB",
-            help="int8, fp8, bf16, --fastest: required mean PSNR to fp32 pictures; 40 for bf16, else 30, if left out.",
+            help="int8, fp8, bf16, --sparsity, --fastest: required mean PSNR to fp32 pictures; 40 for bf16, else 30, if "
+            "left out.",
         ),
     ] = None,
     for_bundle: Annotated[
@@ -191,6 +200,7 @@ def build(
         family=family,
         prediction_type=prediction_type,
         loras=lora or (),
+        sparsity=sparsity,
         prompts=prompts,
         quality=quality,
         for_bundle=for_bundle,

@@ -1,0 +1,1 @@
+"""Makes two of four weights zero: calibrates, chooses layers and judges."""
