@@ -17,6 +17,7 @@ from latentrt.benchmarks.peers.registry import OURS, PEERS, SAMPLER, Peer
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import Backend
@@ -98,14 +99,15 @@ def entrants(plan: Plan, progress: Progress | None) -> tuple[Entrant, ...]:
 
 def _ours(root: Path, backend: str, threads: Mapping[str, Any]) -> Entrant:
     bundle = open_bundle(root)
-    precision = bundle.manifest.precision.value
+    precision, sparsity = bundle.manifest.precision.value, bundle.manifest.components[UNET].sparsity
+    pruned = "" if sparsity is None else f" {sparsity.pattern}"
     absent = None
     try:
         backend = chosen_backend(bundle, backend).value
     except EngineError as error:
         absent = str(error)
     return Entrant(
-        name=f"latentrt {precision}" + ("" if backend in ("ort-cpu", AUTO) else f" {backend}"),
+        name=f"latentrt {precision}{pruned}" + ("" if backend in ("ort-cpu", AUTO) else f" {backend}"),
         adapter=OURS,
         precision=precision,
         python=OWN_PYTHON,
