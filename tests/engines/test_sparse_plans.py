@@ -78,6 +78,7 @@ def test_layers_whose_zeros_a_network_has(dtype: type, pruned: tuple[str, ...]) 
     assert sparse_layers(trt, network) == {expected[name]: 1 for name in pruned}
 
 
+@pytest.mark.slow
 def test_a_plan_of_a_pruned_unet(pruned_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is built for sm89 with the builder's eyes on zeros; the network has as many such layers as the bundle says."""
     bundle = shutil.copytree(pruned_bundle, tmp_path / "pruned.bundle")

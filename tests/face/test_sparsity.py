@@ -14,6 +14,8 @@ from shared import no_preview_fitted
 from tiny_loras import save_tiny_lora
 
 import latentrt
+from latentrt.arguments.loras import loras_from_arguments
+from latentrt.building.loras import changes_from_loras
 from latentrt.building.result import Build
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
@@ -31,6 +33,7 @@ from latentrt.quantization.judge import PictureQuality
 from latentrt.quantization.observe import observe
 from latentrt.quantization.psnr import picture_psnr
 from latentrt.quantization.settings import Effort
+from latentrt.runtime.adapters.formats.model_weights import model_weights_of
 from latentrt.sparsity.pruning import pruning_of_bundle
 from latentrt.sparsity.scores import layer_scores, pruned_layers
 from latentrt.sparsity.search import SHARES, SparsitySearch
@@ -159,10 +162,13 @@ def test_engines_of_pruned_weights_are_their_own(pruned_bundle: Path, tiny_bundl
 def test_loras_are_added_in_full(pruned_bundle: Path, tmp_path: Path) -> None:
     """Zeros that a LoRA touches are filled: the sum is what it would be of any weights."""
     lora = save_tiny_lora(tmp_path / "style.safetensors", pruned_bundle, components=("unet",))
-    with latentrt.open(pruned_bundle) as pipe:
-        plain = pipe("a cat", num_inference_steps=1, seed=1).latents
-        styled = pipe("a cat", num_inference_steps=1, seed=1, loras=[lora]).latents
-    assert not np.allclose(plain, styled)
+    weights = open_bundle(pruned_bundle).weights("unet")
+    changes = changes_from_loras(loras_from_arguments([lora]), *model_weights_of(open_bundle(pruned_bundle)))["unet"]
+    for name, change in changes.weights.items():
+        before = weights.array(name)
+        zeros = before == 0.0
+        assert np.count_nonzero(zeros) == before.size // 2
+        assert np.count_nonzero(change(before)[zeros]) > 0.99 * np.count_nonzero(zeros)
     with pytest.raises(RequestError, match="zeros among its weights, which LoRAs would fill; fuse them into the"):
         latentrt.build(pruned_bundle, tmp_path / "fused.bundle", loras=[lora])
 
