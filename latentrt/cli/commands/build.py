@@ -151,8 +151,8 @@ def build(
         typer.Option(
             "--quality",
             metavar="DB",
-            help="int8, fp8, bf16, --sparsity, --fastest: required mean PSNR to fp32 pictures; 40 for bf16, else 30, if "
-            "left out.",
+            help="int8, fp8, bf16, --sparsity, --fastest: required mean PSNR to fp32 pictures; 40 for bf16, else 30, "
+            "if left out.",
         ),
     ] = None,
     for_bundle: Annotated[
