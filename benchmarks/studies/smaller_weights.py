@@ -73,7 +73,7 @@ def main() -> None:
         rows = [_opened(opened, name) for name in arguments.bundles]
         expected = list(_pictures(rows[0], arguments.steps, arguments.pictures))
         printed = [_measured(row, rows[0], expected, arguments.steps, arguments.pairs) for row in rows]
-    columns = ("", "U-Net", "MB", "zipped MB", "time", "±", "mean dB", "worst dB")
+    columns = ("", "U-Net", "MB", "zip MB", "time", "±", "dB", "worst")
     print_table(f"{len(expected)} pictures of {arguments.steps} steps, {arguments.pairs} pairs", columns, printed)
 
 
