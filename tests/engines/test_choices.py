@@ -24,5 +24,6 @@ def test_anything_else_is_refused_with_the_choices(value: Any) -> None:
     with pytest.raises(RequestError) as caught:
         choice(Precision, value, "precision", besides=("auto",))
     assert (
-        str(caught.value) == f"got precision {shown}, expected one of auto, fp32, fp16, bf16, int8; choose one of these"
+        str(caught.value)
+        == f"got precision {shown}, expected one of auto, fp32, fp16, bf16, int8, fp8; choose one of these"
     )

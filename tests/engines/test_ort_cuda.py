@@ -17,7 +17,7 @@ from latentrt.engines.backends.ort_cpu.backend import _OpenComponent
 from latentrt.engines.backends.ort_cpu.compile import open_onnx
 from latentrt.engines.backends.ort_cuda import backend, bound_run
 from latentrt.engines.backends.ort_cuda.backend import OrtCuda
-from latentrt.engines.backends.ort_cuda.model import Device, OrtCudaModel
+from latentrt.engines.backends.ort_cuda.model import STEPS_WITH, Device, OrtCudaModel
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.checked_files import record_files
@@ -489,7 +489,7 @@ class TestAdded:
         model.engine(Shapes(profile=PAIR)).close()
         files = record_files(folder, [path.name for path in folder.iterdir()])
         assert {"control.onnx", "perturbed-attention,freeu.onnx"} < set(files)
-        assert len(files) == 2 ** len(AddedInputs) - 1
+        assert len(files) == 2 ** len(AddedInputs) - 1 + len(STEPS_WITH)
         for present, improves in (({}, True), (files, False)):
             engine = EngineManifest.model_construct(files=present)
             assert OrtCuda().would_improve(unet, engine) == improves

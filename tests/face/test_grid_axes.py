@@ -147,7 +147,8 @@ def test_every_option_about_the_picture_is_an_axis(given: Given) -> None:
     """Whatever the drawing commands get; what is about files and machines is none."""
     options = {parameter.name for parameter in commands().commands["grid"].params} - {"bundle", "prompt", "x", "y", "z"}
     axes = {option.parameter for option in axis_options()}
-    assert options - axes == {"textual_inversion", "preview", "output", "overwrite", "backend", "threads", "json"}
+    about_machines = {"backend", "loop", "threads"}
+    assert options - axes == {"textual_inversion", "preview", "output", "overwrite", "json", *about_machines}
     assert {"seed", "size", "sampler", "lora", "control", "control_start", "strength", "image"} <= axes
     (settings,) = results("control-start=0.5", given())
     assert settings.drawing.control_start == (0.5,)

@@ -17,7 +17,7 @@ import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.graphs.quantization.nodes import QuantizableNode
-from latentrt.engines.precision import Backend
+from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
 from latentrt.quantization import search
 from latentrt.quantization.checkpoints import Checkpoints
@@ -89,7 +89,7 @@ class Tried:
         monkeypatch.setattr(search, "write_quantized", lambda _, kept, *__: self.written.append(60 - len(kept)))
         monkeypatch.setattr(search, "compiled_graph", self._compiled)
         settings = SimpleNamespace(
-            recipe="u8s8", judged_on=Backend.ORT_CPU, effort=Effort(pairs=1), pictures=1,
+            precision=Precision.INT8, recipe="u8s8", judged_on=Backend.ORT_CPU, effort=Effort(pairs=1), pictures=1,
             calibration=SimpleNamespace(prompt_of=str),
         )  # fmt: skip
         self._search: Any = {
@@ -100,7 +100,7 @@ class Tried:
                 name="unet", nodes=nodes, weights=None, weight_share=lambda floating: len(floating) / 60
             ),
             "rounding": SimpleNamespace(
-                inputs={}, outputs={}, scores={node.path: -float(node.path) for node in nodes}
+                inputs={}, outputs={}, attentions=(), scores={node.path: -float(node.path) for node in nodes}
             ),
             "psnrs": lambda count: self._drew(count, means),
             "ratios": lambda count: self._took(count, steps),

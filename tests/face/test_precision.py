@@ -72,7 +72,7 @@ def test_components_can_be_kept(half_bundle: Path, tiny_checkpoint: Path, tmp_pa
 @pytest.mark.parametrize(
     ("options", "fragments"),
     [
-        (["--precision", "fp8"], ("fp8", "fp32, fp16")),
+        (["--precision", "fp4"], ("fp4", "fp32, fp16")),
         (["--precision", "fp16", "--fp32", "vea_decoder"], ("vea_decoder", "vae_decoder")),
         (["--fp32", "vae_decoder"], ("precision fp16",)),
     ],

@@ -82,11 +82,11 @@ def test_the_signal_at_a_share_of_the_levels() -> None:
 
 def test_the_weights_of_int8s_calls() -> None:
     """As of a velocity on the way from each σ to the next, in units of the data's deviation."""
-    from latentrt.quantization.rounding import _schedule_calls
+    from latentrt.quantization.rounding import schedule_calls
 
     sigmas = (40.0, 1.0, 0.1)
     calls = [{"timestep": np.array([math.log(sigma) / 4], np.float32)} for sigma in sigmas]
-    weights = [call.weight for call in _schedule_calls(ScheduleConfig(edm=LEVELS), calls)]
+    weights = [call.weight for call in schedule_calls(ScheduleConfig(edm=LEVELS), calls)]
     ways = -np.diff([*sigmas, 0.0]) / np.hypot(sigmas, 0.5)
     np.testing.assert_allclose(weights, ways, rtol=1e-5)
 
