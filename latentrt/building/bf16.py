@@ -8,7 +8,7 @@ from latentrt.bf16.conversion import convert, graph_files
 from latentrt.bf16.judge import judged, judging_of, source_digest
 from latentrt.bf16.settings import Bf16Request, PictureSettings
 from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing
-from latentrt.building.destination import check_space
+from latentrt.building.destination import check_space, existing_bundle
 from latentrt.building.packages import export_packages
 from latentrt.building.source import check_unchanged, compile_for_cpu
 from latentrt.engines.backends.compiler import runs_here
@@ -16,7 +16,7 @@ from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
 from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.manifest_file import write_manifest
-from latentrt.engines.errors import BundleError, RequestError
+from latentrt.engines.errors import RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
@@ -66,7 +66,7 @@ def bf16_bundle_of(
     settings = bf16.settings(drawn_model_of(old))
     with locked(destination):
         source.check_all()
-        existing = _existing(source, destination, settings, kept_fp32)
+        existing = existing_bundle(destination, lambda made: _made_of(source, made, settings, kept_fp32))
         if existing is not None:
             return existing, not compile_missing(existing, engines, timer)
         # As large as in fp16; a build from a model needs room for the bundle in fp32 besides, and that is here
@@ -141,18 +141,6 @@ def _computing(engines: EnginesToMake, made: Bundle) -> Backend | None:
     # OpenVINO takes a graph in bf16 on every CPU, and computes it in fp32 where the CPU has no bf16
     layers = [kinds for engine in here if engine.contents is not None for kinds in engine.contents.layers.values()]
     return compiler.backend if any(_NAMES & kinds.keys() for kinds in layers) else None
-
-
-def _existing(source: Bundle, destination: Path, settings: PictureSettings, kept_fp32: Sequence[str]) -> Bundle | None:
-    """The whole bundle at ``destination`` if the source would become the same again."""
-    try:
-        bundle = open_bundle(destination)
-        if not _made_of(source, bundle.manifest, settings, kept_fp32):
-            return None
-        bundle.check_all()
-    except BundleError:
-        return None
-    return bundle
 
 
 def _made_of(source: Bundle, made: BundleManifest, settings: PictureSettings, kept_fp32: Sequence[str]) -> bool:

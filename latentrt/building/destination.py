@@ -1,12 +1,14 @@
 """Where a bundle is written: a folder that may be replaced, on a disk with room for it."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake
-from latentrt.engines.bundle.bundle import BundleSort, sort_of
+from latentrt.engines.bundle.bundle import Bundle, BundleSort, open_bundle, sort_of
 from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
-from latentrt.engines.errors import OutputError, RequestError
+from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.errors import BundleError, OutputError, RequestError
 from latentrt.engines.precision import EIGHT_BITS, Backend, Precision
 from latentrt.engines.shapes import Loop
 from latentrt.engines.store.speed import SPEED_FILE
@@ -48,6 +50,18 @@ def destination_from_argument(output: Path | None, sort: BundleSort = BundleSort
 def _replaceable(folder: Path) -> bool:
     """Whether a folder is empty, or holds nothing but a bundle, damaged or not."""
     return folder.is_dir() and all(path.name in _BUNDLE_ENTRIES for path in folder.iterdir())
+
+
+def existing_bundle(destination: Path, same: Callable[[BundleManifest], bool]) -> Bundle | None:
+    """The whole bundle that is there already, if ``same`` says that a build would make it again."""
+    try:
+        bundle = open_bundle(destination)
+        if not same(bundle.manifest):
+            return None
+        bundle.check_all()
+    except BundleError:
+        return None
+    return bundle
 
 
 def check_space(destination: Path, parameters: int, precision: Precision, engines: EnginesToMake) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from latentrt.arguments.loras import LoraArgument
 from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing
-from latentrt.building.destination import check_space
+from latentrt.building.destination import check_space, existing_bundle
 from latentrt.building.loras import changes_from_loras, lora_records, loras_decision
 from latentrt.building.source import check_unchanged
 from latentrt.engines.backends.ort_cpu.backend import answers_of_onnx
@@ -24,7 +24,7 @@ from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, Dec
 from latentrt.engines.bundle.records.manifest import BundleManifest, LoraRecord
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.changes import Changes
-from latentrt.engines.errors import BundleError, RequestError
+from latentrt.engines.errors import RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import EIGHT_BITS
 from latentrt.engines.progress import StageTimer
@@ -78,7 +78,7 @@ def fuse_bundle(
     )
     with locked(destination):
         source.check_all()
-        existing = _existing(destination, made)
+        existing = existing_bundle(destination, lambda there: _fused_alike(there, made))
         if existing is not None:
             return existing, not compile_missing(existing, engines, timer)
         with timer.stage("LoRAs: read"):
@@ -138,17 +138,9 @@ def _digest(manifest: BundleManifest) -> str:
     return hashlib.sha256(manifest.model_dump_json(exclude=figures).encode()).hexdigest()
 
 
-def _existing(destination: Path, made: BundleManifest) -> Bundle | None:
-    """The whole bundle at ``destination`` if the same LoRAs were fused into the same files there."""
-    try:
-        bundle = open_bundle(destination)
-        there = bundle.manifest
-        if (there.fused_from, there.loras, there.latentrt) != (made.fused_from, made.loras, made.latentrt):
-            return None
-        bundle.check_all()
-    except BundleError:
-        return None
-    return bundle
+def _fused_alike(there: BundleManifest, made: BundleManifest) -> bool:
+    """Whether the same LoRAs were fused into the same files."""
+    return (there.fused_from, there.loras, there.latentrt) == (made.fused_from, made.loras, made.latentrt)
 
 
 def copy_files(source: Bundle, root: Path) -> None:

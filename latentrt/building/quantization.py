@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing
+from latentrt.building.destination import existing_bundle
 from latentrt.building.packages import export_packages
 from latentrt.building.source import check_unchanged, compile_for_cpu
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
@@ -17,7 +18,7 @@ from latentrt.engines.bundle.records.manifest import BundleManifest
 from latentrt.engines.bundle.records.manifest_file import write_manifest
 from latentrt.engines.bundle.records.named_weights import write_named_weights
 from latentrt.engines.bundle.records.recipe import Recipe
-from latentrt.engines.errors import BundleError, RequestError
+from latentrt.engines.errors import RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.graphs.quantization.named_weights import weights_after_quantization
 from latentrt.engines.progress import StageTimer
@@ -69,27 +70,13 @@ def quantize_bundle(
     settings = asked.settings(drawn_model_of(old))
     with locked(destination):
         source.check_all()
-        existing = _existing(source, destination, settings, kept_fp32)
+        existing = existing_bundle(destination, lambda made: _made_of(source, made, settings, kept_fp32))
         if existing is not None:
             return existing, not compile_missing(existing, engines, timer)
         compile_for_cpu(source, timer)
         with work_folder(destination, settings) as work:
             write_quantized_bundle(source, destination, kept_fp32, engines, settings, work, timer)
     return open_bundle(destination), False
-
-
-def _existing(
-    source: Bundle, destination: Path, settings: QuantizationSettings, kept_fp32: Sequence[str]
-) -> Bundle | None:
-    """The whole bundle at ``destination`` if the source would become the same again."""
-    try:
-        bundle = open_bundle(destination)
-        if not _made_of(source, bundle.manifest, settings, kept_fp32):
-            return None
-        bundle.check_all()
-    except BundleError:
-        return None
-    return bundle
 
 
 def _made_of(source: Bundle, made: BundleManifest, settings: QuantizationSettings, kept_fp32: Sequence[str]) -> bool:

@@ -7,9 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing, engines_to_make
+from latentrt.building.destination import existing_bundle
 from latentrt.building.fusing import copy_files, with_changes
 from latentrt.building.packages import export_packages
 from latentrt.building.quantization import graph_files, write_quantized_bundle
+from latentrt.building.source import check_unchanged, compile_for_cpu
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
@@ -40,7 +42,7 @@ def prune_bundle(
     """Makes a pruned bundle of another, in eight bits where that is asked; no checkpoint and no torch are needed.
 
     Args:
-        source: the other bundle; the caller holds its lock.
+        source: the other bundle.
         destination: where to write.
         engines: what is compiled of the result.
         sparsity: what was asked of pruning.
@@ -54,6 +56,7 @@ def prune_bundle(
     Raises:
         RequestError: the destination is the source, or the source is pruned or in a precision that is not pruned.
         ParityError: the quality asked for is not reached, or an engine misses its gate.
+        BundleError: the source is damaged, or was replaced meanwhile.
     """
     if destination == source.root:
         raise RequestError(
@@ -69,10 +72,10 @@ def prune_bundle(
         kept_fp32 = tuple(name for name in old.needed if name in kept_fp32 or (name in old.kept_fp32 and name != UNET))
     with locked(destination):
         source.check_all()
-        existing = _existing(source, destination, settings, quantization, kept_fp32)
+        existing = existing_bundle(destination, lambda made: _made_of(source, made, settings, quantization, kept_fp32))
         if existing is not None:
             return existing, not compile_missing(existing, engines, timer)
-        compile_missing(source, engines_to_make(Backend.ORT_CPU, (), None), timer)
+        compile_for_cpu(source, timer)
         work = work_folder(destination)
         write_sparse_bundle(source, destination, kept_fp32, engines, settings, quantization, work, timer)
         shutil.rmtree(work, ignore_errors=True)
@@ -129,6 +132,7 @@ def _write(source: Bundle, destination: Path, pruned: PrunedUnet, engines: Engin
         copy_files(source, root)
         made = with_changes(source, made, root, {UNET: pruned.changes}, timer)
         made = compile_all(root, made, engines, timer)
+        check_unchanged(source)
         write_manifest(root / BUNDLE_FILE, made)
 
 
@@ -143,24 +147,6 @@ def _between(source: Bundle, folder: Path, pruned: PrunedUnet, timer: StageTimer
             return bundle
     _write(source, folder, pruned, cpu, timer)
     return open_bundle(folder)
-
-
-def _existing(
-    source: Bundle,
-    destination: Path,
-    settings: SparsitySettings,
-    quantization: QuantizationSettings | None,
-    kept_fp32: Sequence[str],
-) -> Bundle | None:
-    """The whole bundle at ``destination`` if the source would become the same again."""
-    try:
-        bundle = open_bundle(destination)
-        if not _made_of(source, bundle.manifest, settings, quantization, kept_fp32):
-            return None
-        bundle.check_all()
-    except BundleError:
-        return None
-    return bundle
 
 
 def _made_of(

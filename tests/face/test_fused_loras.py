@@ -208,7 +208,7 @@ def test_built_again_it_is_up_to_date(fused: Path, style: Path) -> None:
     assert latentrt.build(source, fused, loras=[(style, 0.8, 0.5)]).up_to_date
     bundle, manifest = open_bundle(source), open_bundle(fused).manifest
     for change in ({"loras": ()}, {"fused_from": "0" * 64}, {"latentrt": "0"}):
-        assert fusing._existing(fused, manifest.model_copy(update=change)) is None
+        assert not fusing._fused_alike(manifest, manifest.model_copy(update=change))
     assert fusing._digest(bundle.manifest) == manifest.fused_from
     other = bundle.manifest.defaults.model_copy(update={"num_inference_steps": 3})
     assert fusing._digest(bundle.manifest.model_copy(update={"defaults": other})) != manifest.fused_from
