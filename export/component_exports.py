@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from latentrt.engines.bundle.checks.probes import Probe, write_probes
 from latentrt.engines.bundle.kinds import ComponentKind
-from latentrt.engines.bundle.probes import Probe, write_probes
 from latentrt.engines.bundle.records.component import ComponentRecord, ParityRecord
 from latentrt.engines.bundle.records.named_weights import NamedWeights, WeightRecord, write_named_weights
 from latentrt.engines.bundle.records.seamless import Seamless

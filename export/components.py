@@ -12,15 +12,15 @@ import torch
 
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER, ComponentKind
-from latentrt.engines.bundle.records.components_manifest import SourceRecord
 from latentrt.engines.bundle.records.conditioning import ConditioningRecord, PoseRecord, TextEncoderRecord
-from latentrt.engines.bundle.records.manifest import (
+from latentrt.engines.bundle.records.manifests.components_manifest import SourceRecord
+from latentrt.engines.bundle.records.manifests.manifest import (
     BundleManifest,
     PreviewRecord,
     TokenEmbeddingsRecord,
     TokenizerRecord,
 )
-from latentrt.engines.bundle.records.manifest_file import SCHEMA
+from latentrt.engines.bundle.records.manifests.manifest_file import SCHEMA
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.bundle.tokenizer import Tokenizer, tokenizer_from_folder
 from latentrt.engines.errors import CheckpointError

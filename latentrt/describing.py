@@ -9,9 +9,9 @@ from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import AddonBundle, AnyBundle, UpscalerBundle, folder_and_seal
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
-from latentrt.engines.bundle.records.engine_manifest import ADDED, CHANGES, LOOP, WEIGHTS, EngineManifest
-from latentrt.engines.bundle.records.seal import Seal
+from latentrt.engines.bundle.records.manifests.components_manifest import ComponentsManifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import ADDED, CHANGES, LOOP, WEIGHTS, EngineManifest
+from latentrt.engines.bundle.records.manifests.seal import Seal
 from latentrt.engines.errors import BundleError, LatentrtError
 from latentrt.engines.shapes import Loop
 from latentrt.engines.store.choose import best_backend

@@ -7,11 +7,11 @@ from pathlib import Path
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import AnyBundle, folder_and_seal
 from latentrt.engines.bundle.checked_files import file_faults, refuse_damaged
+from latentrt.engines.bundle.checks.gate import measure
+from latentrt.engines.bundle.checks.parity import Parity
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.gate import measure
-from latentrt.engines.bundle.parity import Parity
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
-from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, EngineManifest
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifests.engine_manifest import ENGINE_FILE, EngineManifest
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import BundleError
 from latentrt.engines.progress import Progress, StageTimer

@@ -9,7 +9,7 @@ from PIL import Image
 
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.records.conditioning import Task
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
@@ -240,7 +240,7 @@ class Pipeline(Loading, FromPicture):
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        from latentrt.runtime.call.from_pictures import image_call
+        from latentrt.runtime.call.sizes.from_pictures import image_call
 
         begin = perf_counter()
         call = image_call(self.manifest, prompt, image, strength, options, self._additions)
@@ -278,7 +278,7 @@ class Pipeline(Loading, FromPicture):
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        from latentrt.runtime.call.from_pictures import inpaint_call
+        from latentrt.runtime.call.sizes.from_pictures import inpaint_call
 
         begin = perf_counter()
         call = inpaint_call(
@@ -326,7 +326,7 @@ class Pipeline(Loading, FromPicture):
         Raises:
             RequestError: an argument that cannot be served, with what to do.
         """
-        from latentrt.runtime.call.from_pictures import outpaint_call
+        from latentrt.runtime.call.sizes.from_pictures import outpaint_call
 
         begin = perf_counter()
         call = outpaint_call(

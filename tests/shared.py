@@ -70,7 +70,7 @@ def linked_copy(source: Path, target: Path) -> Path:
 @contextmanager
 def no_preview_fitted() -> Iterator[None]:
     """While it lasts, builds write down a preview that is none: fitting one takes as long as the rest."""
-    from latentrt.engines.bundle.records.manifest import PreviewRecord
+    from latentrt.engines.bundle.records.manifests.manifest import PreviewRecord
     from latentrt.export import components
 
     preview = PreviewRecord(matrix=((0.1, 0.1, 0.1),) * 4, bias=(0.5, 0.5, 0.5), psnr=0.0)
@@ -81,7 +81,7 @@ def no_preview_fitted() -> Iterator[None]:
 
 def write_sealed(path: Path, manifest: Mapping[str, Any]) -> None:
     """Writes a manifest that was changed, with a new seal, so that what it says is read."""
-    from latentrt.engines.bundle.records.seal import sealed
+    from latentrt.engines.bundle.records.manifests.seal import sealed
 
     rest = {key: value for key, value in manifest.items() if key != "seal"}
     path.write_text(sealed(json.dumps(rest)), "utf-8")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.runtime.call.result import Result, Timings
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 from latentrt.runtime.serving.lanes.future import PictureFuture

@@ -21,7 +21,7 @@ from latentrt.engines.backends.tensorrt.build import PlanGraph
 from latentrt.engines.backends.tensorrt.contents import shapes_record
 from latentrt.engines.backends.tensorrt.run import TensorRTModel
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
+from latentrt.engines.bundle.records.manifests.engine_manifest import ContentsRecord
 from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import Array, TensorSpec
 

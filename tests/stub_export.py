@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 
 
 def stub_exporter(

@@ -8,7 +8,7 @@ from pathlib import Path
 from latentrt.benchmarks.peers.registry import PEERS, REFERENCE
 from latentrt.cli.bench import BenchOptions
 from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile, profile_for_size, profile_from_text
 from latentrt.engines.store.choose import AUTO

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from latentrt.benchmarks.report.schema import PictureQuality, Quality
-from latentrt.engines.bundle.parity import parity_of, psnr
+from latentrt.engines.bundle.checks.parity import parity_of, psnr
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 

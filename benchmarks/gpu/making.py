@@ -18,8 +18,8 @@ from latentrt.benchmarks.studies.full_size import convert, quantize
 from latentrt.cli.terminal import BuildProgress
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
-from latentrt.engines.bundle.records.manifest_file import write_manifest
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifests.manifest_file import write_manifest
 from latentrt.engines.precision import EIGHT_BITS, Backend, Precision
 
 _JUDGED: Mapping[Precision, Callable[[Path, Path, Backend], None]] = {

@@ -10,7 +10,7 @@ from latentrt.benchmarks.gpu.models import families
 from latentrt.benchmarks.gpu.stage import Settings
 from latentrt.benchmarks.report.gpu.schema import ParityRow, Row
 from latentrt.benchmarks.studies.architectures import save_architecture
-from latentrt.engines.bundle.parity import EXACT, psnr
+from latentrt.engines.bundle.checks.parity import EXACT, psnr
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Profile
 from latentrt.models import EMBEDDED

@@ -13,7 +13,7 @@ from latentrt.benchmarks.gpu.stage import Settings
 from latentrt.benchmarks.report.figures import Figure
 from latentrt.benchmarks.report.gpu.schema import Contender, Drawn, Row, SpeedRow
 from latentrt.benchmarks.report.gpu.schema import figure as figure_if_any
-from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.bundle.checks.photograph import photograph
 from latentrt.engines.shapes import Profile
 
 EAGER, COMPILED = "diffusers", "diffusers, torch.compile"

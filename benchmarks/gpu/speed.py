@@ -13,9 +13,9 @@ from latentrt.benchmarks.gpu.stage import Settings
 from latentrt.benchmarks.report.figures import Figure
 from latentrt.benchmarks.report.gpu.schema import Contender, Drawn, Loop, Row, SpeedRow
 from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.checks.photograph import photograph
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.photograph import photograph
 from latentrt.engines.shapes import Profile
 from latentrt.runtime.call.result import Timings
 from latentrt.runtime.pipeline import Pipeline

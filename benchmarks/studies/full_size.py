@@ -34,13 +34,13 @@ from latentrt.benchmarks.peers.registry import OURS, PEERS, REFERENCE
 from latentrt.benchmarks.studies.architectures import ARCHITECTURES, save_checkpoint
 from latentrt.benchmarks.studies.full_size_video import compare_videos
 from latentrt.bf16.settings import Bf16Request
-from latentrt.building.bf16 import bf16_bundle_of
 from latentrt.building.compiling import engines_to_make
-from latentrt.building.quantization import quantize_bundle
+from latentrt.building.conversions.bf16 import bf16_bundle_of
+from latentrt.building.conversions.quantization import quantize_bundle
 from latentrt.cli.terminal import BuildProgress, megabytes, print_table, stderr
 from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.engines.bundle.parity import parity_of, psnr
-from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.bundle.checks.parity import parity_of, psnr
+from latentrt.engines.bundle.checks.photograph import photograph
 from latentrt.engines.files import locked
 from latentrt.engines.graphs.quantization.recipe import recipe_for
 from latentrt.engines.precision import Backend, Precision

@@ -15,8 +15,8 @@ from time import perf_counter
 import numpy as np
 
 from latentrt.cli.terminal import megabytes, print_table
-from latentrt.engines.bundle.parity import parity_of, psnr
-from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.bundle.checks.parity import parity_of, psnr
+from latentrt.engines.bundle.checks.photograph import photograph
 from latentrt.engines.shapes import Profile, profile_from_text
 
 STEPS, SEED, CHUNK = 1, 7, 2

@@ -17,9 +17,9 @@ import numpy as np
 
 from latentrt.cli.terminal import print_table
 from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.bundle.checks.parity import psnr
+from latentrt.engines.bundle.checks.probes import Probe, read_probes
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.parity import psnr
-from latentrt.engines.bundle.probes import Probe, read_probes
 from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.choose import AUTO, chosen_backend

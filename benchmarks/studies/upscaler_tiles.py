@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from latentrt.cli.terminal import print_table
-from latentrt.engines.bundle.parity import psnr
-from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.bundle.checks.parity import psnr
+from latentrt.engines.bundle.checks.photograph import photograph
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import ContentsRecord, EngineManifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import ContentsRecord, EngineManifest
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.precision import Backend

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, ComponentsManifest
 from latentrt.engines.bundle.records.conditioning import TimeIds
-from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.bundle.records.manifest_file import check_seal, read_manifest_and_seal
-from latentrt.engines.bundle.records.seal import Seal
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE, ComponentsManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest_file import check_seal, read_manifest_and_seal
+from latentrt.engines.bundle.records.manifests.seal import Seal
 from latentrt.engines.errors import BundleError
 from latentrt.engines.files import recover_directory
 
 if TYPE_CHECKING:
-    from latentrt.engines.bundle.probes import Probe
-    from latentrt.engines.bundle.records.addon_manifest import AddonManifest
-    from latentrt.engines.bundle.records.upscaler_manifest import UpscalerManifest
+    from latentrt.engines.bundle.checks.probes import Probe
+    from latentrt.engines.bundle.records.manifests.addon_manifest import AddonManifest
+    from latentrt.engines.bundle.records.manifests.upscaler_manifest import UpscalerManifest
     from latentrt.engines.bundle.weights import ComponentWeights
 
 
@@ -62,7 +62,7 @@ class BundleFolder:
 
     def probes(self, component: str) -> "list[Probe]":
         """The component's recorded runs."""
-        from latentrt.engines.bundle.probes import read_probes
+        from latentrt.engines.bundle.checks.probes import read_probes
 
         return read_probes(self.path(self.manifest.components[component].probes))
 
@@ -162,7 +162,7 @@ def bundle_and_seal(root: str | Path) -> tuple[Bundle, Seal]:
     except BundleError:
         if sort_of(root) is BundleSort.UPSCALER:
             raise _upscaler_refusal(root, "that of a model") from None
-        from latentrt.engines.bundle.records.addon_manifest import AddonKind
+        from latentrt.engines.bundle.records.manifests.addon_manifest import AddonKind
 
         told = _content(root).get("addon")
         if told not in list(AddonKind):
@@ -187,7 +187,7 @@ def addon_and_seal(root: str | Path) -> tuple[AddonBundle, Seal]:
     Raises:
         BundleError: no bundle, another sort's, damaged, or written by a newer latentrt.
     """
-    from latentrt.engines.bundle.records.addon_manifest import AddonManifest  # plain drawing needs none of it
+    from latentrt.engines.bundle.records.manifests.addon_manifest import AddonManifest  # plain drawing needs none of it
 
     root = _folder(root)
     sort = sort_of(root)
@@ -208,7 +208,7 @@ def upscaler_and_seal(root: str | Path) -> tuple[UpscalerBundle, Seal]:
     Raises:
         BundleError: no bundle, another sort's, damaged, or written by a newer latentrt.
     """
-    from latentrt.engines.bundle.records.upscaler_manifest import UpscalerManifest  # drawing needs none of it
+    from latentrt.engines.bundle.records.manifests.upscaler_manifest import UpscalerManifest  # drawing needs none of it
 
     root = _folder(root)
     sort = sort_of(root)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.kinds import KindRow
 from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord
-from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
-from latentrt.engines.bundle.records.latents_manifest import LatentsManifest
+from latentrt.engines.bundle.records.manifests.components_manifest import ComponentsManifest
+from latentrt.engines.bundle.records.manifests.latents_manifest import LatentsManifest
 from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_inputs, added_text
 from latentrt.engines.bundle.unet.denoise_step import SAMPLE, step_spec
 from latentrt.engines.shapes import AddedInputs, Loop, Profile, Shapes

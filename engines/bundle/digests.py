@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, ComponentsManifest
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE, ComponentsManifest
 from latentrt.engines.files import sha256_of_file
 
 

@@ -1,6 +1,6 @@
 """The backend that a bundle was made for, where nobody names one, so that no advice leads to a refusal."""
 
-from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
+from latentrt.engines.bundle.records.manifests.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.precision import Backend, usual_backend
 

@@ -8,12 +8,17 @@ from time import perf_counter
 
 from latentrt.engines.backends.compiler import Compiler, Target, runs_here
 from latentrt.engines.bundle.checked_files import record_files
+from latentrt.engines.bundle.checks.gate import measure
+from latentrt.engines.bundle.checks.probes import Probe
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.gate import measure
-from latentrt.engines.bundle.probes import Probe
 from latentrt.engines.bundle.records.component import ParityRecord
-from latentrt.engines.bundle.records.engine_manifest import ENGINE_FILE, LEFT_BY_RUNS, ContentsRecord, EngineManifest
-from latentrt.engines.bundle.records.manifest_file import SCHEMA, write_manifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import (
+    ENGINE_FILE,
+    LEFT_BY_RUNS,
+    ContentsRecord,
+    EngineManifest,
+)
+from latentrt.engines.bundle.records.manifests.manifest_file import SCHEMA, write_manifest
 from latentrt.engines.files import output_error
 from latentrt.engines.progress import Progress
 from latentrt.engines.store.key import EngineIdentity

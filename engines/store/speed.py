@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from latentrt.engines.bundle.records.manifest_file import check_seal
+from latentrt.engines.bundle.records.manifests.manifest_file import check_seal
+from latentrt.engines.bundle.records.manifests.seal import Seal, opened, sealed
 from latentrt.engines.bundle.records.profile_text import ProfileText
 from latentrt.engines.bundle.records.record import Record
-from latentrt.engines.bundle.records.seal import Seal, opened, sealed
 from latentrt.engines.documents import document_from_content
 from latentrt.engines.errors import BundleError
 from latentrt.engines.files import write_file

@@ -11,7 +11,7 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.checked_files import check_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ParityRecord
-from latentrt.engines.bundle.records.engine_manifest import (
+from latentrt.engines.bundle.records.manifests.engine_manifest import (
     ADDED,
     ENGINE_FILE,
     IMAGE_PROMPTS,
@@ -20,8 +20,8 @@ from latentrt.engines.bundle.records.engine_manifest import (
     WEIGHTS,
     EngineManifest,
 )
-from latentrt.engines.bundle.records.manifest_file import check_seal, read_manifest_and_seal, write_manifest
-from latentrt.engines.bundle.records.seal import Seal
+from latentrt.engines.bundle.records.manifests.manifest_file import check_seal, read_manifest_and_seal, write_manifest
+from latentrt.engines.bundle.records.manifests.seal import Seal
 from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_text
 from latentrt.engines.errors import BundleError, BusyError, EngineError, OutputError, RequestError
 from latentrt.engines.files import locked, write_file

@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.checked_files import record_file
-from latentrt.engines.bundle.records.addon_manifest import AddonKind, ControlRecord, ImagePromptRecord
 from latentrt.engines.bundle.records.component import FileRecord
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.addon_manifest import AddonKind, ControlRecord, ImagePromptRecord
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.addons.base_model import BaseModel
 from latentrt.export.sources.checkpoint import tensor_refusal

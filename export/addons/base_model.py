@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from latentrt.engines.bundle.bundle import Bundle
+from latentrt.engines.bundle.checks.probes import Probe
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.probes import Probe
 from latentrt.engines.bundle.records.component import ComponentRecord, TensorRecord
 from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.bundle.weights import ComponentWeights

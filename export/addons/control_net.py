@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentrt.engines.bundle.kinds import CONTROL, HINT, ComponentKind
-from latentrt.engines.bundle.records.addon_manifest import AddonKind, ControlRecord
+from latentrt.engines.bundle.records.manifests.addon_manifest import AddonKind, ControlRecord
 from latentrt.engines.bundle.unet.net_inputs import CONDITION_SCALE, CONTROL_INDEX, CONTROL_TYPE, PICTURE, SCALES
 from latentrt.engines.errors import CheckpointError
 from latentrt.engines.spec import Array

@@ -5,9 +5,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from latentrt.engines.bundle.checked_files import record_files
-from latentrt.engines.bundle.records.addon_manifest import AddonManifest
-from latentrt.engines.bundle.records.components_manifest import SourceRecord
-from latentrt.engines.bundle.records.manifest_file import SCHEMA
+from latentrt.engines.bundle.records.manifests.addon_manifest import AddonManifest
+from latentrt.engines.bundle.records.manifests.components_manifest import SourceRecord
+from latentrt.engines.bundle.records.manifests.manifest_file import SCHEMA
 from latentrt.engines.precision import Precision
 from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Profile

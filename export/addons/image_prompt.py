@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.checked_files import record_file
 from latentrt.engines.bundle.kinds import IMAGE_ENCODER, PROJECTION, ComponentKind
-from latentrt.engines.bundle.records.addon_manifest import AddonKind, ImagePromptRecord
 from latentrt.engines.bundle.records.component import FileRecord
+from latentrt.engines.bundle.records.manifests.addon_manifest import AddonKind, ImagePromptRecord
 from latentrt.engines.bundle.unet.net_inputs import PIXELS
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.addons.addon import Addon

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.kinds import FEATURES, ComponentKind
-from latentrt.engines.bundle.records.addon_manifest import AddonKind, ControlRecord
+from latentrt.engines.bundle.records.manifests.addon_manifest import AddonKind, ControlRecord
 from latentrt.engines.bundle.unet.added_inputs import feature_planes
 from latentrt.engines.bundle.unet.net_inputs import PICTURE
 from latentrt.engines.bundle.unet.structure import Plane

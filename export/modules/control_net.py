@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from latentrt.engines.bundle.records.component import TensorRecord
-from latentrt.engines.bundle.records.latents_manifest import level_dimensions
+from latentrt.engines.bundle.records.manifests.latents_manifest import level_dimensions
 from latentrt.engines.bundle.unet.added_inputs import MID_RESIDUAL, down_residual
 from latentrt.engines.bundle.unet.net_inputs import CONDITION_SCALE, CONTROL_INDEX, CONTROL_TYPE, HINT, PICTURE, SCALES
 from latentrt.engines.bundle.unet.structure import UnetStructure

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from latentrt.engines.bundle.records.latents_manifest import level_dimensions
+from latentrt.engines.bundle.records.manifests.latents_manifest import level_dimensions
 from latentrt.engines.bundle.unet.added_inputs import feature
 from latentrt.engines.bundle.unet.net_inputs import PICTURE
 from latentrt.engines.bundle.unet.structure import Plane

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from latentrt.engines.bundle.records.manifest import TokenEmbeddingsRecord
+from latentrt.engines.bundle.records.manifests.manifest import TokenEmbeddingsRecord
 from latentrt.engines.bundle.records.named_weights import NOT_COMPUTED, WeightRecord
 from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.sources.checkpoint import Checkpoint

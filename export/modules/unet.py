@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from latentrt.engines.bundle.records.conditioning import TimeIds
-from latentrt.engines.bundle.records.latents_manifest import CONTEXT_LENGTH
+from latentrt.engines.bundle.records.manifests.latents_manifest import CONTEXT_LENGTH
 from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.modules.one_token import fold_cross_attentions
 from latentrt.export.sources.checkpoint import Checkpoint

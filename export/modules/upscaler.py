@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from latentrt.engines.bundle.records.component import TensorRecord
-from latentrt.engines.bundle.records.upscaler_manifest import ENLARGED, PICTURE, SCALED_HEIGHT, SCALED_WIDTH
+from latentrt.engines.bundle.records.manifests.upscaler_manifest import ENLARGED, PICTURE, SCALED_HEIGHT, SCALED_WIDTH
 from latentrt.engines.shapes import Profile
 from latentrt.export.modules.component_module import ComponentModule
 from latentrt.export.tracing.onnx_export import Graph

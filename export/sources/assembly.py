@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.conditioning import TimeIds
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checks.config_checks import LATENT_STATISTICS

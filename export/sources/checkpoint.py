@@ -10,10 +10,10 @@ from packaging.version import Version
 
 from latentrt.engines.bundle.checked_files import record_file
 from latentrt.engines.bundle.records.component import FileRecord
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.conditioning import ImageEncoderRecord
 from latentrt.engines.bundle.records.latent_space import LatentSpace
-from latentrt.engines.bundle.records.manifest import DefaultsRecord
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.manifest import DefaultsRecord
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.changes import Changes

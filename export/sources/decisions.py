@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.assembly import encoder_names

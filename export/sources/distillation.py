@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
-from latentrt.engines.bundle.records.manifest import Start
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.manifest import Start
 from latentrt.export.sources.checks.scheduler_settings import LISTED_CLASS
 from latentrt.export.sources.families import turbo_row
 from latentrt.export.sources.family import Family

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from latentrt.engines.bundle.records.conditioning import TimeIds
-from latentrt.engines.bundle.records.manifest import Start, TraitsRecord
+from latentrt.engines.bundle.records.manifests.manifest import Start, TraitsRecord
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.family import Family, TextEncoderRow, defaults_record
 from latentrt.export.sources.picture_families import PICTURE_FAMILIES

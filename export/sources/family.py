@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from latentrt.engines.bundle.records.conditioning import ConcatenatedRecord, PoseKind, Resizing, TimeIds
-from latentrt.engines.bundle.records.manifest import DefaultsRecord, TraitsRecord
+from latentrt.engines.bundle.records.manifests.manifest import DefaultsRecord, TraitsRecord
 
 PNDM: Mapping[str, object] = {
     "_class_name": "PNDMScheduler",

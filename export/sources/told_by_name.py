@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.conditioning import PoseKind
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
 from latentrt.export.sources.distillation import Name, last_piece
 from latentrt.export.sources.family import Family
 from latentrt.export.sources.partial_model import decision

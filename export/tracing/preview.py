@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from latentrt.engines.bundle.parity import parity_of
-from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.bundle.checks.parity import parity_of
+from latentrt.engines.bundle.checks.photograph import photograph
 from latentrt.engines.bundle.records.latent_space import LatentSpace
-from latentrt.engines.bundle.records.manifest import PreviewRecord
+from latentrt.engines.bundle.records.manifests.manifest import PreviewRecord
 from latentrt.engines.pixels import normalized
 from latentrt.engines.spec import Array
 

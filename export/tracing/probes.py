@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from latentrt.engines.bundle.checks.photograph import photograph
+from latentrt.engines.bundle.checks.probes import Probe
 from latentrt.engines.bundle.noise_schedule import alpha_cumprod_at, timestep_at
-from latentrt.engines.bundle.photograph import photograph
-from latentrt.engines.bundle.probes import Probe
 from latentrt.engines.bundle.records.conditioning import TimeIds, guidance_scale_embedding
 from latentrt.engines.bundle.records.latent_space import LatentSpace
 from latentrt.engines.bundle.tokenizer import Tokenizer

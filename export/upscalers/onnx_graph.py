@@ -11,9 +11,9 @@ import numpy as np
 
 from latentrt.engines.backends.ort_cpu.compile import open_onnx
 from latentrt.engines.backends.ort_cpu.model import onnxruntime_module
-from latentrt.engines.bundle.parity import psnr
-from latentrt.engines.bundle.photograph import picture_pixels
-from latentrt.engines.bundle.records.upscaler_manifest import ENLARGED, PICTURE, SCALED_HEIGHT, SCALED_WIDTH
+from latentrt.engines.bundle.checks.parity import psnr
+from latentrt.engines.bundle.checks.photograph import picture_pixels
+from latentrt.engines.bundle.records.manifests.upscaler_manifest import ENLARGED, PICTURE, SCALED_HEIGHT, SCALED_WIDTH
 from latentrt.engines.errors import CheckpointError, EngineError
 from latentrt.engines.graphs.editor import GraphEditor, load_graph, save_with_weights
 from latentrt.engines.shapes import Profile

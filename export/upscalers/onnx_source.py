@@ -7,14 +7,14 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latentrt.engines.bundle.checks.parity import Reference
+from latentrt.engines.bundle.checks.photograph import picture_pixels
+from latentrt.engines.bundle.checks.probes import Probe, write_probes
 from latentrt.engines.bundle.kinds import UPSCALER, ComponentKind
-from latentrt.engines.bundle.parity import Reference
-from latentrt.engines.bundle.photograph import picture_pixels
-from latentrt.engines.bundle.probes import Probe, write_probes
 from latentrt.engines.bundle.records.component import ComponentRecord, ParityRecord, TensorRecord
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.upscaler_manifest import ENLARGED, PICTURE, SCALED_HEIGHT, SCALED_WIDTH
 from latentrt.engines.bundle.records.named_weights import NamedWeights, write_named_weights
-from latentrt.engines.bundle.records.upscaler_manifest import ENLARGED, PICTURE, SCALED_HEIGHT, SCALED_WIDTH
 from latentrt.engines.errors import CheckpointError, EngineError, RequestError
 from latentrt.engines.graphs.editor import load_graph, save_with_weights
 from latentrt.engines.graphs.half import halve_file

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from latentrt.engines.bundle.checked_files import record_file
 from latentrt.engines.bundle.records.component import FileRecord
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Precision
 from latentrt.engines.shapes import Profile

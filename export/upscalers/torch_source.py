@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latentrt.engines.bundle.checks.parity import gate, parity_of
+from latentrt.engines.bundle.checks.photograph import picture_pixels
+from latentrt.engines.bundle.checks.probes import Probe
 from latentrt.engines.bundle.kinds import UPSCALER, ComponentKind
-from latentrt.engines.bundle.parity import gate, parity_of
-from latentrt.engines.bundle.photograph import picture_pixels
-from latentrt.engines.bundle.probes import Probe
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.upscaler_manifest import PICTURE
 from latentrt.engines.bundle.records.seamless import Seamless
-from latentrt.engines.bundle.records.upscaler_manifest import PICTURE
 from latentrt.engines.errors import CheckpointError, EngineError, LatentrtError, ParityError, RequestError
 from latentrt.engines.precision import EIGHT_BITS, Precision
 from latentrt.engines.progress import Progress

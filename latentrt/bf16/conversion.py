@@ -8,7 +8,7 @@ from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ComponentRecord, FileRecord
-from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
+from latentrt.engines.bundle.records.manifests.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.records.named_weights import write_named_weights
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.half_weights import write_halved

@@ -15,10 +15,10 @@ from latentrt.building.result import Build
 from latentrt.building.same_export import same_export
 from latentrt.engines.bundle.bundle import AddonBundle, BundleSort, open_addon, open_bundle
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.addon_manifest import AddonManifest
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, DecisionRecord
-from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.bundle.records.manifest_file import write_manifest
+from latentrt.engines.bundle.records.manifests.addon_manifest import AddonManifest
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE, DecisionRecord
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest_file import write_manifest
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import EIGHT_BITS, Precision

@@ -14,7 +14,7 @@ from latentrt.building.request import BuildRequest, profiles_from_arguments
 from latentrt.building.result import Build
 from latentrt.building.upscaler import build_engines_of_upscaler, build_upscaler, upscaler_of
 from latentrt.engines.backends.compiler import WeightsAs
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.bundle.records.sparsity import Sparsity

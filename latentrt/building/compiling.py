@@ -12,7 +12,7 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ParityRecord
-from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
+from latentrt.engines.bundle.records.manifests.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.records.sparsity import Sparsity
 from latentrt.engines.bundle.unet.added_inputs import added_text
 from latentrt.engines.errors import RequestError

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from latentrt.engines.bundle.bundle import folder_and_seal
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
 from latentrt.engines.bundle.usual_backend import usual_backend_of
 from latentrt.engines.errors import BundleError
 from latentrt.engines.precision import Backend, Precision, usual_backend

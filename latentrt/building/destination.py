@@ -6,8 +6,8 @@ from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake
 from latentrt.engines.bundle.bundle import Bundle, BundleSort, open_bundle, sort_of
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import BundleError, OutputError, RequestError
 from latentrt.engines.precision import EIGHT_BITS, Backend, Precision
 from latentrt.engines.shapes import Loop

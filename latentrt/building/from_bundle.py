@@ -4,17 +4,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from latentrt.bf16.settings import Bf16Request
-from latentrt.building.bf16 import bf16_bundle_of
 from latentrt.building.compiling import compile_missing
+from latentrt.building.conversions.bf16 import bf16_bundle_of
+from latentrt.building.conversions.fusing import fuse_bundle
+from latentrt.building.conversions.quantization import quantize_bundle
+from latentrt.building.conversions.sparsity import prune_bundle
 from latentrt.building.destination import destination_from_argument
-from latentrt.building.fusing import fuse_bundle
-from latentrt.building.quantization import quantize_bundle
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
-from latentrt.building.sparsity import prune_bundle
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import locked

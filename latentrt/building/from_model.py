@@ -5,19 +5,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from latentrt.bf16.settings import PictureSettings
-from latentrt.building.bf16 import work_folder as bf16_work_folder
-from latentrt.building.bf16 import write_bf16_bundle
 from latentrt.building.compiling import EnginesToMake, compile_missing, engines_to_make
+from latentrt.building.conversions.bf16 import work_folder as bf16_work_folder
+from latentrt.building.conversions.bf16 import write_bf16_bundle
+from latentrt.building.conversions.quantization import work_folder, write_quantized_bundle
+from latentrt.building.conversions.sparsity import work_folder as sparsity_work_folder
+from latentrt.building.conversions.sparsity import write_sparse_bundle
 from latentrt.building.destination import check_space, destination_from_argument
 from latentrt.building.packages import export_packages
 from latentrt.building.plan import BundlePlan, existing_bundle, export_bundle, plan_from_request
-from latentrt.building.quantization import work_folder, write_quantized_bundle
 from latentrt.building.request import BuildRequest
 from latentrt.building.result import Build
-from latentrt.building.sparsity import work_folder as sparsity_work_folder
-from latentrt.building.sparsity import write_sparse_bundle
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
 from latentrt.engines.files import locked
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import StageTimer

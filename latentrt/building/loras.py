@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from latentrt.arguments.loras import LoraArgument
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
-from latentrt.engines.bundle.records.manifest import LoraRecord
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.manifest import LoraRecord
 from latentrt.engines.changes import Changes
 from latentrt.runtime.adapters.adapter import ModelWeights
 from latentrt.runtime.adapters.formats.files import adapter_from_path

@@ -14,9 +14,9 @@ from latentrt.building.request import BuildRequest
 from latentrt.building.same_export import same_export
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
-from latentrt.engines.bundle.records.manifest import BundleManifest, LoraRecord
-from latentrt.engines.bundle.records.manifest_file import write_manifest
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest, LoraRecord
+from latentrt.engines.bundle.records.manifests.manifest_file import write_manifest
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.bundle.records.sparsity import SparsityRecord
 from latentrt.engines.errors import BundleError, RequestError

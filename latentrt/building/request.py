@@ -10,7 +10,7 @@ from latentrt.building.compiling import EnginesToMake
 from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.bundle.bundle import BundleSort, sort_of
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, ComponentsManifest
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE, ComponentsManifest
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.islands import SCOPE_BEHIND

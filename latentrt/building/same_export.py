@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 from latentrt.engines.bundle.records.component import FileRecord
-from latentrt.engines.bundle.records.components_manifest import ComponentsManifest, DecisionRecord
+from latentrt.engines.bundle.records.manifests.components_manifest import ComponentsManifest, DecisionRecord
 from latentrt.engines.precision import Precision
 from latentrt.engines.shapes import Profile
 

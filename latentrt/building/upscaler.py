@@ -16,9 +16,9 @@ from latentrt.building.same_export import same_export
 from latentrt.engines.bundle.bundle import BundleSort, UpscalerBundle, open_upscaler
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.kinds import UPSCALER
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, DecisionRecord, SourceRecord
-from latentrt.engines.bundle.records.manifest_file import SCHEMA, write_manifest
-from latentrt.engines.bundle.records.upscaler_manifest import UpscalerManifest
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE, DecisionRecord, SourceRecord
+from latentrt.engines.bundle.records.manifests.manifest_file import SCHEMA, write_manifest
+from latentrt.engines.bundle.records.manifests.upscaler_manifest import UpscalerManifest
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import Precision

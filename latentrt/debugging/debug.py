@@ -23,11 +23,11 @@ from latentrt.debugging.sides import reference_side, suspect_side
 from latentrt.debugging.weights import different_weights, rescaled_tensors
 from latentrt.engines.bundle.bundle import AnyBundle, folder_and_seal
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
+from latentrt.engines.bundle.checks.parity import EXACT, GATES, Parity, parity_of
+from latentrt.engines.bundle.checks.probes import Probe
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.parity import EXACT, GATES, Parity, parity_of
-from latentrt.engines.bundle.probes import Probe
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
-from latentrt.engines.bundle.records.manifest_file import check_seal
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifests.manifest_file import check_seal
 from latentrt.engines.bundle.unet.added_inputs import previous
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import RequestError

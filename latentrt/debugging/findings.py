@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from latentrt.debugging.figures import Figures
 from latentrt.debugging.marks import Mark
-from latentrt.engines.bundle.parity import Parity
+from latentrt.engines.bundle.checks.parity import Parity
 from latentrt.engines.graphs.islands import Island
 
 _NUMBERS = 2  # of a module's path, from its beginning, that a row of the table tells apart

@@ -17,7 +17,7 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.digests import json_digest
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import EIGHT_BITS, Backend, Precision

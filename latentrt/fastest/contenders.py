@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake, compile_missing, engines_to_make
+from latentrt.building.conversions.source import check_unchanged
 from latentrt.building.from_bundle import build_from_bundle
 from latentrt.building.from_model import build_from_model
 from latentrt.building.plan import plan_from_request
 from latentrt.building.request import BuildRequest
-from latentrt.building.source import check_unchanged
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.digests import FileDigests, json_digest
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import staged_directory

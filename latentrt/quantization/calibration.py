@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from latentrt.engines.bundle.bundle import Bundle
-from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.bundle.checks.photograph import photograph
 from latentrt.engines.bundle.records.conditioning import Task
-from latentrt.engines.bundle.records.manifest import Start
+from latentrt.engines.bundle.records.manifests.manifest import Start
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import RequestError
 from latentrt.quantization.subjects import DrawnBatch, draw_parts

@@ -1,6 +1,6 @@
 """How far apart two pictures are."""
 
-from latentrt.engines.bundle.parity import psnr
+from latentrt.engines.bundle.checks.parity import psnr
 from latentrt.engines.spec import Array
 
 EXACT = 99.0  # dB of equal pictures: JSON has no infinity

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.bundle.checks.photograph import photograph
 from latentrt.engines.bundle.records.conditioning import Task
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array

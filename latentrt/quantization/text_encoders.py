@@ -6,7 +6,7 @@ from contextlib import closing
 import numpy as np
 
 from latentrt.engines.bundle.bundle import Bundle
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.engines.bundle.records.component import QuantizationRecord, QuantizedNodeRecord
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.engine import ClosesItself, Engine

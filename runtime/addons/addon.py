@@ -7,8 +7,8 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import AddonBundle, Bundle, open_addon
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.addon_manifest import AddonKind, AddonManifest
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.addon_manifest import AddonKind, AddonManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Backend

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import CONTROL, FEATURES
 from latentrt.engines.bundle.records.component import TensorRecord
-from latentrt.engines.bundle.records.latents_manifest import level_dimensions
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.latents_manifest import level_dimensions
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.bundle.unet.added_inputs import MID_RESIDUAL, down_residual, feature, feature_planes
 from latentrt.engines.bundle.unet.structure import Plane
 from latentrt.engines.errors import RequestError

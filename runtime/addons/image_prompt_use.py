@@ -10,8 +10,8 @@ import numpy as np
 
 from latentrt.engines.batches import batch_results, in_batches
 from latentrt.engines.bundle.kinds import IMAGE_ENCODER, PROJECTION
-from latentrt.engines.bundle.records.addon_manifest import ImagePromptRecord
 from latentrt.engines.bundle.records.latent_space import LatentSpace
+from latentrt.engines.bundle.records.manifests.addon_manifest import ImagePromptRecord
 from latentrt.engines.bundle.unet.added_inputs import attended_levels, plane_size
 from latentrt.engines.bundle.unet.net_inputs import PIXELS, PROMPT_KEYS, PROMPT_VALUES
 from latentrt.engines.bundle.unet.structure import UnetStructure

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.additions import Additions
 from latentrt.runtime.call.initial_latents import InitialLatents, latents_from_noise

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.bundle.records.schedule_config import SigmaSpacing, TimestepSpacing
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.adapters.accelerators import Accelerator

@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from latentrt.engines.bundle.records.conditioning import Task
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.call.canvas import Canvas, SourceSize, canvas_from_keywords
 from latentrt.runtime.call.delivery import Delivery, delivery_from_keywords
 from latentrt.runtime.call.guidance.guidance import Guidance, guidance_from_keywords
 from latentrt.runtime.call.keywords.options import LoraKeywords, Options, set_options
 from latentrt.runtime.call.prompts.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.sampling import Sampling, sampling_from_keywords
+from latentrt.runtime.call.sizes.canvas import Canvas, SourceSize, canvas_from_keywords
 from latentrt.runtime.call.workflow import Workflow, check_workflow
 from latentrt.runtime.checks import warn_caller
 from latentrt.runtime.metadata.model_name import ModelName, model_name_from_manifest

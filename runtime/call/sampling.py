@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from latentrt.engines.bundle.records.conditioning import Task
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.bundle.records.schedule_config import PredictionType, ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array

@@ -4,7 +4,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from latentrt.engines.bundle.records.conditioning import Task
-from latentrt.engines.bundle.records.manifest import BundleManifest, Start
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest, Start
 from latentrt.engines.errors import RequestError
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _REPLACED_VAE = "replaced/vae/"  # before the name of what --vae gave

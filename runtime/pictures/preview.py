@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from latentrt.engines.bundle.records.manifest import PreviewRecord
+from latentrt.engines.bundle.records.manifests.manifest import PreviewRecord
 from latentrt.engines.spec import Array
 
 

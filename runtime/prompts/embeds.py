@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.arrays import as_array, is_array

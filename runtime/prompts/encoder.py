@@ -13,8 +13,8 @@ from latentrt.engines.spec import Array
 from latentrt.runtime.checks import warn_caller
 from latentrt.runtime.prompts.chunks import Framed, Token, framed
 from latentrt.runtime.prompts.style import STYLES, LongPrompt, PromptOptions, Style
+from latentrt.runtime.prompts.syntax.tree import EMPTY, Blend, Fragment, Prompt, Text, without_loras
 from latentrt.runtime.prompts.text_encoder import TextEncoder
-from latentrt.runtime.prompts.tree import EMPTY, Blend, Fragment, Prompt, Text, without_loras
 
 
 class PromptTruncatedWarning(UserWarning):

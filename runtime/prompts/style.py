@@ -10,7 +10,7 @@ from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.prompts.chunks import Framed, Token, near_commas, whole_sentences
 from latentrt.runtime.prompts.parts import PromptPart, StepCount, one_prompt, unchanging
-from latentrt.runtime.prompts.tree import LoraTag, Prompt, Text, plain_prompt
+from latentrt.runtime.prompts.syntax.tree import LoraTag, Prompt, Text, plain_prompt
 from latentrt.runtime.prompts.weighting import weighted_as_a1111, weighted_as_compel
 
 
@@ -63,37 +63,37 @@ class Style:
 
 
 def _prompt_from_compel(text: str) -> Prompt:
-    from latentrt.runtime.prompts.compel_syntax import prompt_from_compel  # plain prompts do without it
+    from latentrt.runtime.prompts.syntax.compel import prompt_from_compel  # plain prompts do without it
 
     return prompt_from_compel(text)
 
 
 def _prompt_from_a1111(text: str) -> Prompt:
-    from latentrt.runtime.prompts.a1111_syntax import prompt_from_a1111
+    from latentrt.runtime.prompts.syntax.a1111 import prompt_from_a1111
 
     return prompt_from_a1111(text)
 
 
 def _prompts_from_a1111(text: str) -> tuple[PromptPart, ...]:
-    from latentrt.runtime.prompts.composition import prompts_from_a1111
+    from latentrt.runtime.prompts.syntax.composition import prompts_from_a1111
 
     return prompts_from_a1111(text)
 
 
 def _texts_of_a1111(text: str, steps: StepCount) -> tuple[str, ...]:
-    from latentrt.runtime.prompts.prompt_editing import texts_at_steps
+    from latentrt.runtime.prompts.syntax.prompt_editing import texts_at_steps
 
     return texts_at_steps(text, steps)
 
 
 def _changes_in_a1111(text: str) -> bool:
-    from latentrt.runtime.prompts.prompt_editing import changes
+    from latentrt.runtime.prompts.syntax.prompt_editing import changes
 
     return changes(text)
 
 
 def _loras_of_a1111(text: str) -> tuple[LoraTag, ...]:
-    from latentrt.runtime.prompts.lora_tags import lora_tags
+    from latentrt.runtime.prompts.syntax.lora_tags import lora_tags
 
     return lora_tags(text)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentrt.engines.bundle.records.manifest import TokenEmbeddingsRecord
+from latentrt.engines.bundle.records.manifests.manifest import TokenEmbeddingsRecord
 from latentrt.engines.errors import BundleError
 from latentrt.engines.spec import Array
 from latentrt.engines.tensors.tensor_file import TensorFileError, open_tensor_file

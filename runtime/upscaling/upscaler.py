@@ -11,7 +11,7 @@ from PIL import Image
 
 from latentrt.engines.bundle.bundle import UpscalerBundle, open_upscaler
 from latentrt.engines.bundle.kinds import UPSCALER
-from latentrt.engines.bundle.records.upscaler_manifest import ENLARGED, PICTURE, UpscalerManifest
+from latentrt.engines.bundle.records.manifests.upscaler_manifest import ENLARGED, PICTURE, UpscalerManifest
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.machine import available_memory

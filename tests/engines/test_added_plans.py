@@ -17,7 +17,7 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.backends.tensorrt.backend import TensorRTRTX
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import EngineManifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import EngineManifest
 from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_TOKENS, KEYS, MID_RESIDUAL
 from latentrt.engines.changes import Changes
 from latentrt.engines.graphs.editor import load_graph

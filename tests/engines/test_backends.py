@@ -26,7 +26,7 @@ from latentrt.engines.backends.tensorrt.backend import TensorRT, TensorRTRTX
 from latentrt.engines.bundle import checked_files
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import LEFT_BY_RUNS
+from latentrt.engines.bundle.records.manifests.engine_manifest import LEFT_BY_RUNS
 from latentrt.engines.machine import gpu_machine, gpu_of_machine
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.store import store as cache

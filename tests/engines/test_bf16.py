@@ -19,7 +19,7 @@ from latentrt.engines.backends.ort_cpu.backend import measure_onnx
 from latentrt.engines.backends.tensorrt.contents import check_precision
 from latentrt.engines.bundle.bundle import Bundle, BundleFolder, folder_and_seal, open_bundle
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.manifest_file import write_manifest
+from latentrt.engines.bundle.records.manifests.manifest_file import write_manifest
 from latentrt.engines.errors import EngineError, ParityError, RequestError
 from latentrt.engines.graphs.editor import load_graph
 from latentrt.engines.graphs.half import halve
@@ -242,7 +242,7 @@ def check_gates(bundle: BundleFolder, folder: Path) -> None:
     """Measures every component, with engines where OpenVINO is installed; a miss raises."""
     pytest.importorskip("openvino")
     from latentrt.engines.backends.openvino.backend import OpenVino
-    from latentrt.engines.bundle.gate import measure
+    from latentrt.engines.bundle.checks.gate import measure
 
     compiler = OpenVino()
     (target,) = compiler.targets(())

@@ -10,7 +10,7 @@ import pytest
 
 import latentrt
 from latentrt.engines.backends.ort_cpu import backend as ort_cpu
-from latentrt.engines.bundle.records.manifest_file import SCHEMA
+from latentrt.engines.bundle.records.manifests.manifest_file import SCHEMA
 from latentrt.verifying import verify
 
 PORTABLE = {

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.engines.bundle.probes import read_probes
+from latentrt.engines.bundle.checks.probes import read_probes
 from latentrt.engines.bundle.records.named_weights import read_named_weights
 from latentrt.engines.bundle.tokenizer import tokenizer_from_folder
 from latentrt.engines.errors import BundleError

@@ -22,7 +22,7 @@ from latentrt.engines.backends.tensorrt.backend import PLAN_FILE, TensorRTRTX
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.changed_weights import ChangedInitializer, changed_initializers
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import LEFT_BY_RUNS, EngineManifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import LEFT_BY_RUNS, EngineManifest
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.changes import Changes
 from latentrt.engines.graphs.adapted_weights import change_weights, take_weights_as_inputs

@@ -22,7 +22,7 @@ from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import EngineManifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import EngineManifest
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.changes import Changes
 from latentrt.engines.errors import EngineError, RequestError

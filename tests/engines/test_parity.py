@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from latentrt.engines.backends.ort_cpu.compile import _packing_aligned
+from latentrt.engines.bundle.checks.parity import EXACT, Parity, gate, parity_of
 from latentrt.engines.bundle.kinds import ComponentKind
-from latentrt.engines.bundle.parity import EXACT, Parity, gate, parity_of
 from latentrt.engines.errors import ParityError
 from latentrt.engines.precision import Precision
 

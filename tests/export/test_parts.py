@@ -306,7 +306,7 @@ class TestUnread:
 
     def test_inspect_shows_them(self, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """The first few, and how many there are."""
-        from latentrt.cli.description import print_description
+        from latentrt.cli.tables.description import print_description
         from latentrt.describing import describe
 
         description = describe(tiny_bundle)

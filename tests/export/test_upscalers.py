@@ -16,10 +16,10 @@ import latentrt
 from latentrt.engines.backends.compiler import Target
 from latentrt.engines.backends.tensorrt.backend import TensorRTRTX
 from latentrt.engines.bundle.bundle import open_upscaler
+from latentrt.engines.bundle.checks.parity import Reference, psnr
+from latentrt.engines.bundle.checks.photograph import picture_pixels
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UPSCALER
-from latentrt.engines.bundle.parity import Reference, psnr
-from latentrt.engines.bundle.photograph import picture_pixels
 from latentrt.engines.graphs.editor import load_graph
 from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Precision

@@ -16,8 +16,8 @@ from latentrt.building.default_backend import backend_for
 from latentrt.describing import describe
 from latentrt.engines.backends.tensorrt.contents import counts_with_weights
 from latentrt.engines.bundle.bundle import open_addon, open_bundle, open_upscaler
+from latentrt.engines.bundle.checks.parity import psnr
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.parity import psnr
 from latentrt.engines.errors import LatentrtError, ParityError, RequestError
 from latentrt.engines.precision import Backend, Precision
 from latentrt.quantization.settings import Effort

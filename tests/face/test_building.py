@@ -18,9 +18,9 @@ import latentrt
 from latentrt.building.packages import export_packages
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.checked_files import record_files
-from latentrt.engines.bundle.probes import read_probes, write_probes
-from latentrt.engines.bundle.records.manifest import PreviewRecord
-from latentrt.engines.bundle.records.manifest_file import write_manifest
+from latentrt.engines.bundle.checks.probes import read_probes, write_probes
+from latentrt.engines.bundle.records.manifests.manifest import PreviewRecord
+from latentrt.engines.bundle.records.manifests.manifest_file import write_manifest
 from latentrt.engines.errors import CheckpointError
 from latentrt.verifying import verify
 

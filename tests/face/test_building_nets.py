@@ -19,7 +19,7 @@ from latentrt.building.based_nets import with_base_weights
 from latentrt.building.destination import destination_from_argument
 from latentrt.engines.bundle.bundle import AddonBundle, BundleSort, open_addon, open_bundle
 from latentrt.engines.bundle.kinds import CONTROL, FEATURES, HINT
-from latentrt.engines.bundle.records.addon_manifest import AddonKind, ControlRecord
+from latentrt.engines.bundle.records.manifests.addon_manifest import AddonKind, ControlRecord
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.store.components import OpenComponents

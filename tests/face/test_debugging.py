@@ -18,8 +18,8 @@ from latentrt.debugging.tensorrt_side import TensorRTSide
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
-from latentrt.engines.bundle.records.manifest_file import write_manifest
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifests.manifest_file import write_manifest
 from latentrt.engines.errors import EngineError, LatentrtError, RequestError
 from latentrt.engines.graphs.editor import load_graph
 from latentrt.engines.graphs.islands import Island

@@ -18,7 +18,7 @@ from tiny_loras import save_tiny_lora
 
 import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.bundle.checks.photograph import photograph
 from latentrt.engines.errors import LatentrtError, RequestError
 from latentrt.quantization.calibration import CalibrationSet
 from latentrt.runtime.serving.jobs.catalog import Catalog

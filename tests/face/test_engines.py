@@ -24,9 +24,9 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.backends.tensorrt.contents import counts_with_weights
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.checked_files import file_faults, record_files
+from latentrt.engines.bundle.checks.probes import read_probes, write_probes
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.probes import read_probes, write_probes
-from latentrt.engines.bundle.records.engine_manifest import EngineManifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import EngineManifest
 from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Shapes

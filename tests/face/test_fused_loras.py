@@ -17,15 +17,15 @@ from shared import filled_once, write_sealed
 
 import latentrt
 from latentrt.arguments.loras import loras_from_arguments
-from latentrt.building import fusing
 from latentrt.building.compiling import engines_to_make
+from latentrt.building.conversions import fusing
 from latentrt.building.loras import changes_from_loras, lora_records
 from latentrt.building.plan import BundlePlan, plan_from_request
 from latentrt.building.request import BuildRequest
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
-from latentrt.engines.bundle.gate import run_any_batch
-from latentrt.engines.bundle.parity import Reference, parity_of, psnr
-from latentrt.engines.bundle.records.manifest import LoraRecord
+from latentrt.engines.bundle.checks.gate import run_any_batch
+from latentrt.engines.bundle.checks.parity import Reference, parity_of, psnr
+from latentrt.engines.bundle.records.manifests.manifest import LoraRecord
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.files import locked, sha256_of_file
 from latentrt.engines.precision import Backend, Precision

@@ -15,8 +15,8 @@ from latentrt.engines.backends.ort_cpu.compiled_weights import CompiledWeights
 from latentrt.engines.backends.weights_record import read_weights_record
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.changed_weights import changed_initializers
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.parity import parity_of
 from latentrt.engines.bundle.records.named_weights import Layout, RoundedMatrix
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.changes import Changes

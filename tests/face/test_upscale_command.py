@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import latentrt
-from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.bundle.checks.photograph import photograph
 from latentrt.engines.shapes import Profile
 
 Command = Callable[..., Any]

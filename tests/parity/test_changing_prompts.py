@@ -12,7 +12,7 @@ from parity.reference import DiffusersReference
 from PIL import Image
 
 import latentrt
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 

@@ -13,7 +13,7 @@ from parity.test_control import drawing, psnr
 from parity.unet_variants import Variant, assert_close, library_answer, opened_variants, random_inputs, without
 
 import latentrt
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.engines.bundle.unet.deep_cache import branch_count, deep_feature
 from latentrt.engines.engine import Engine
 from latentrt.engines.shapes import AddedInputs, CachePart, CacheRole

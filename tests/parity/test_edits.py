@@ -12,7 +12,7 @@ from parity.reference import Reference, scheduler_for
 from PIL import Image
 
 import latentrt
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 
 LATENT_TOLERANCE = 1e-3
 PICTURE_PSNR = 50.0

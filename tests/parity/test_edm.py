@@ -15,7 +15,7 @@ from shared import filled_once
 from single_files import ldm_tensors, save_tensors
 
 import latentrt
-from latentrt.engines.bundle.records.manifest import PreviewRecord
+from latentrt.engines.bundle.records.manifests.manifest import PreviewRecord
 from latentrt.engines.bundle.records.schedule_config import EdmLevels, ScheduleConfig
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.noise import Noise
@@ -184,7 +184,7 @@ def test_the_bundle_says_so(
 ) -> None:
     """`inspect` names the noise levels; a bundle whose settings would be read otherwise now is not up to date."""
     from latentrt.building.plan import BundlePlan
-    from latentrt.cli.description import print_description
+    from latentrt.cli.tables.description import print_description
     from latentrt.describing import describe
     from latentrt.export.sources.source import checkpoint_from_model
 

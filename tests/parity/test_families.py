@@ -13,7 +13,7 @@ from parity.reference import DiffusersReference, Reference
 from PIL import Image, ImageDraw
 
 import latentrt
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.export.sources.families import FAMILIES
 from latentrt.export.sources.family import Family

@@ -17,7 +17,7 @@ from parity.reference import DiffusersReference, scheduler_for
 from PIL import Image
 
 import latentrt
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.models import EMOJI
 
 PICTURE_PSNR = 50.0

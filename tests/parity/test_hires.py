@@ -9,7 +9,7 @@ import torch
 from parity.reference import DiffusersReference
 
 import latentrt
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.engines.shapes import profile_from_text
 from latentrt.models import EMOJI
 

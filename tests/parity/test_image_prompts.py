@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from tiny_image_prompts import SIDE
 
 import latentrt
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.models import EMOJI
 
 LATENT_TOLERANCE = 1e-4

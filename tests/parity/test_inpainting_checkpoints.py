@@ -11,7 +11,7 @@ from checkpoints import save_tiny_checkpoint
 
 import latentrt
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.engines.shapes import Shapes
 from latentrt.export.sources.source import checkpoint_from_model
 from latentrt.verifying import verify

@@ -13,7 +13,7 @@ from parity.reference import DiffusersReference
 from parity.test_control import drawing, psnr
 
 import latentrt
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.models import EMOJI
 
 LATENT_TOLERANCE = 1e-4

@@ -9,7 +9,7 @@ from parity.reference import SCHEDULERS, DiffusersReference
 from PIL import Image
 
 import latentrt
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.models import EMOJI
 from latentrt.runtime.sampling.samplers import Sampler
 

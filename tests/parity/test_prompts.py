@@ -16,10 +16,10 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 import latentrt
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.engines.spec import Array
 from latentrt.models import EMOJI
-from latentrt.runtime.prompts.compel_syntax import prompt_from_compel
+from latentrt.runtime.prompts.syntax.compel import prompt_from_compel
 
 LONG = "a red apple. and then a long sentence, with many things; in it: more " * 8
 COMMAS = "one two three, four five six seven " * 14

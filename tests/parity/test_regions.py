@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d
 
 import latentrt
 from latentrt import Region
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.models import EMOJI
 
 LATENT_TOLERANCE = 1e-4

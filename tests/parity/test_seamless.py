@@ -16,7 +16,7 @@ from shared import filled_once, no_preview_fitted
 
 import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Shapes

@@ -11,7 +11,7 @@ from parity.reference import scheduler_for
 from PIL import Image
 
 import latentrt
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.runtime.sampling.samplers import Sampler
 
 FAMILY = "sd-image-variations"

@@ -14,7 +14,7 @@ from shared import linked_copy, write_sealed
 from watched_engines import watch
 
 import latentrt
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 

@@ -11,7 +11,7 @@ from parity.reference import DiffusersReference, scheduler_for, set_timesteps
 from PIL import Image
 
 import latentrt
-from latentrt.engines.bundle.parity import parity_of
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.grids.align_your_steps import AYS_SIGMAS, AYS_TIMESTEPS
 from latentrt.runtime.sampling.samplers import Sampler

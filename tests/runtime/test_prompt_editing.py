@@ -7,11 +7,11 @@ import pytest
 from a1111_prompts import ANSWERS, BLOCK, COUNT, Case, cases, digest
 
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.prompts.composition import prompts_from_a1111
-from latentrt.runtime.prompts.lora_tags import lora_tags
 from latentrt.runtime.prompts.parts import StepCount
-from latentrt.runtime.prompts.prompt_editing import changes, texts_at_steps
-from latentrt.runtime.prompts.tree import without_loras
+from latentrt.runtime.prompts.syntax.composition import prompts_from_a1111
+from latentrt.runtime.prompts.syntax.lora_tags import lora_tags
+from latentrt.runtime.prompts.syntax.prompt_editing import changes, texts_at_steps
+from latentrt.runtime.prompts.syntax.tree import without_loras
 
 LANDSCAPE = (
     "fantasy landscape with a [mountain:lake:0.25] and [an oak:a christmas tree:0.75][ in foreground::0.6]"

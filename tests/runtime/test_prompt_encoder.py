@@ -11,7 +11,7 @@ from prompt_encoders import Encode, assert_equal, prompt_encoder
 
 import latentrt
 from latentrt.engines.backends.ort_cpu.model import OrtCpuEngine
-from latentrt.engines.bundle.records.manifest import TokenEmbeddingsRecord
+from latentrt.engines.bundle.records.manifests.manifest import TokenEmbeddingsRecord
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.prompts.token_embeddings import TokenEmbeddings

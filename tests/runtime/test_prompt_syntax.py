@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.prompts.a1111_syntax import prompt_from_a1111
-from latentrt.runtime.prompts.compel_syntax import prompt_from_compel
-from latentrt.runtime.prompts.tree import Blend, Prompt, Text, without_loras
+from latentrt.runtime.prompts.syntax.a1111 import prompt_from_a1111
+from latentrt.runtime.prompts.syntax.compel import prompt_from_compel
+from latentrt.runtime.prompts.syntax.tree import Blend, Prompt, Text, without_loras
 
 Fragments = list[tuple[str, float]]
 

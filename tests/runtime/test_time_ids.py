@@ -10,7 +10,7 @@ import latentrt
 from latentrt.engines.bundle.records.conditioning import TimeIds
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile
-from latentrt.runtime.call.picture_size import PictureSizeKeywords, time_ids_from_keywords
+from latentrt.runtime.call.sizes.picture_size import PictureSizeKeywords, time_ids_from_keywords
 
 WIDE = Profile(width=96, height=64)
 

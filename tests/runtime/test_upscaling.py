@@ -16,8 +16,8 @@ from PIL import Image
 from tiny_upscalers import reference, require_spandrel, rrdb_state
 
 import latentrt
-from latentrt.engines.bundle.parity import psnr
-from latentrt.engines.bundle.photograph import photograph
+from latentrt.engines.bundle.checks.parity import psnr
+from latentrt.engines.bundle.checks.photograph import photograph
 from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import EngineSpec, TensorSpec
 from latentrt.runtime.upscaling.tiles import TileSource, cuts

@@ -14,7 +14,7 @@ from latentrt.engines.backends.openvino.library import this_machine, version
 from latentrt.engines.backends.weights_record import WEIGHTS_FILE
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import ContentsRecord, EngineManifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import ContentsRecord, EngineManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.precision import Backend
 from latentrt.engines.progress import Progress

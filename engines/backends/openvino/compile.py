@@ -15,7 +15,7 @@ from latentrt.engines.backends.openvino.provenance import record_weights
 from latentrt.engines.backends.openvino.records import BLOB_FILE, GRAPHS_FILE, GraphRecord, GraphsRecord
 from latentrt.engines.backends.openvino.shapes import InputShapes, usual_shapes
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
+from latentrt.engines.bundle.records.manifests.engine_manifest import ContentsRecord
 from latentrt.engines.bundle.usual_backend import or_ort_cpu
 from latentrt.engines.errors import EngineError
 from latentrt.engines.shapes import AddedInputs

@@ -21,7 +21,7 @@ from latentrt.engines.backends.weights_record import WEIGHTS_FILE
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.component import ParityRecord
-from latentrt.engines.bundle.records.engine_manifest import ContentsRecord, EngineManifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import ContentsRecord, EngineManifest
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.machine import cpu_features
@@ -30,7 +30,7 @@ from latentrt.engines.progress import Progress
 from latentrt.engines.shapes import Loop, Profile, Shapes
 
 if TYPE_CHECKING:
-    from latentrt.engines.bundle.probes import Probe
+    from latentrt.engines.bundle.checks.probes import Probe
     from latentrt.engines.bundle.weights import ComponentWeights
     from latentrt.engines.changes import Changes
 
@@ -175,7 +175,7 @@ def measure_onnx(component: Component, probes: "Iterable[Probe]") -> ParityRecor
         EngineError: ONNX Runtime refuses the graph.
         ParityError: the gate is missed.
     """
-    from latentrt.engines.bundle.gate import measure
+    from latentrt.engines.bundle.checks.gate import measure
 
     with _stored(component) as model:
         return measure(component, model.engine, probes)
@@ -188,7 +188,7 @@ def answers_of_onnx(component: Component, probes: "Iterable[Probe]") -> "list[Pr
         EngineError: ONNX Runtime refuses the graph.
         ParityError: the answers are NaN or infinite.
     """
-    from latentrt.engines.bundle.gate import answered
+    from latentrt.engines.bundle.checks.gate import answered
 
     with _stored(component) as model:
         return [answered(component, model.engine, probe) for probe in probes]

@@ -18,7 +18,7 @@ from latentrt.engines.backends.cuda import architecture, cuda_device
 from latentrt.engines.backends.ort_cuda.model import STEPS_WITH, Device, OrtCudaModel, graph_file
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import EngineManifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import EngineManifest
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Backend

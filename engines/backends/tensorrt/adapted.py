@@ -14,7 +14,7 @@ from latentrt.engines.backends.tensorrt.build import PlanGraph
 from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.changed_weights import changed_initializers
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import CHANGES, EngineManifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import CHANGES, EngineManifest
 from latentrt.engines.bundle.records.named_weights import StoredWeight
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.changes import Changes

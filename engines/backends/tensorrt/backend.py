@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from latentrt.engines.backends.compiler import Target, runs_here
 from latentrt.engines.backends.cuda import Driver, architecture, cuda_device
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import ContentsRecord, EngineManifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import ContentsRecord, EngineManifest
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine, gpu_of_machine
 from latentrt.engines.precision import Backend

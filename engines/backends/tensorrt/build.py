@@ -17,7 +17,7 @@ from latentrt.engines.backends.tensorrt.contents import (
 from latentrt.engines.backends.tensorrt.logger import first_error, tensorrt_logger
 from latentrt.engines.backends.tensorrt.sparse_layers import sparse_layers
 from latentrt.engines.bundle.component import Component, StaticShape
-from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
+from latentrt.engines.bundle.records.manifests.engine_manifest import ContentsRecord
 from latentrt.engines.bundle.records.named_weights import StoredWeight
 from latentrt.engines.errors import EngineError, OutputError
 from latentrt.engines.files import user_cache, write_file

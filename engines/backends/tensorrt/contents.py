@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.engines.bundle.component import Component, StaticShape
-from latentrt.engines.bundle.records.engine_manifest import ProfileShapesRecord, ShapeRecord
+from latentrt.engines.bundle.records.manifests.engine_manifest import ProfileShapesRecord, ShapeRecord
 from latentrt.engines.bundle.records.named_weights import StoredWeight
 from latentrt.engines.errors import EngineError
 from latentrt.engines.spec import TensorSpec

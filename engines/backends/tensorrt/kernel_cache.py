@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.engines.backends.cuda import Driver
-from latentrt.engines.bundle.records.engine_manifest import LEFT_BY_RUNS
+from latentrt.engines.bundle.records.manifests.engine_manifest import LEFT_BY_RUNS
 from latentrt.engines.errors import OutputError
 from latentrt.engines.files import user_cache, write_file
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field
 
+from latentrt.engines.bundle.checks.parity import Parity, Reference
 from latentrt.engines.bundle.kinds import ComponentKind
-from latentrt.engines.bundle.parity import Parity, Reference
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.bundle.records.sparsity import SparsityRecord

@@ -4,7 +4,7 @@ import re
 from collections.abc import Set
 from pathlib import Path
 
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.addons.files import AddonFiles
 from latentrt.export.sources.addons.place import EXPECTED

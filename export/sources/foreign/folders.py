@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.foreign.files import COREML, ONNX, kind_of, refusal
 from latentrt.export.sources.foreign.models import model_beside_unet, model_without_unet

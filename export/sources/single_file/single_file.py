@@ -4,7 +4,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.bundle.records.components_manifest import DecisionRecord
+from latentrt.engines.bundle.records.manifests.components_manifest import DecisionRecord
 from latentrt.engines.errors import CheckpointError
 from latentrt.export.sources.checks.unread import is_idle
 from latentrt.export.sources.foreign.models import model_beside_unet, model_without_unet

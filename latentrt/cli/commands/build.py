@@ -224,7 +224,7 @@ def _on_device(backend: str | None, device: str) -> str:
 
 
 def _print(made: "Build", *, json: bool) -> None:
-    from latentrt.cli.speed import print_speed
+    from latentrt.cli.tables.speed import print_speed
     from latentrt.cli.terminal import print_json, say
 
     manifest, root = made.bundle.manifest, made.bundle.root

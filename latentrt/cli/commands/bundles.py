@@ -24,7 +24,7 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Show what a bundle holds: source, profiles, components and engines, with precision and parity."""
-    from latentrt.cli.description import print_description
+    from latentrt.cli.tables.description import print_description
     from latentrt.cli.terminal import print_json
     from latentrt.describing import describe
 
@@ -117,7 +117,7 @@ def verify(bundle: Bundle, backend: Backend = "auto", threads: Threads = None, j
     """Check every file of a bundle, and compare its engines on this machine with its recorded outputs."""
     from latentrt.cli.terminal import BuildProgress, print_json, say
     from latentrt.engines.bundle.bundle import folder_and_seal
-    from latentrt.engines.bundle.parity import Reference
+    from latentrt.engines.bundle.checks.parity import Reference
     from latentrt.verifying import verify as verify_bundle
 
     figures = verify_bundle(bundle, backend=backend, threads=threads, progress=BuildProgress())

@@ -48,7 +48,7 @@ def debug(
     json: Json = False,
 ) -> None:
     """Find the first tensor of a component that is off on a backend, by torch module, and how the error grows."""
-    from latentrt.cli.debugging import findings_as_data, print_findings
+    from latentrt.cli.tables.debugging import findings_as_data, print_findings
     from latentrt.cli.terminal import BuildProgress, print_json
     from latentrt.debugging.debug import DebugSettings, debug_component
 

@@ -23,7 +23,7 @@ from latentrt.runtime.call.keywords.options import set_options
 
 if TYPE_CHECKING:
     from latentrt.cli.drawing.batches import Batch
-    from latentrt.engines.bundle.records.manifest import DefaultsRecord
+    from latentrt.engines.bundle.records.manifests.manifest import DefaultsRecord
 
 _LATENTS = ".npy"
 _MOST = 100_000  # pictures of a prompt; their names are checked before the first is drawn

@@ -7,7 +7,7 @@ from latentrt.cli.values import value_from_text
 from latentrt.engines.errors import RequestError
 
 if TYPE_CHECKING:
-    from latentrt.engines.bundle.records.manifest import DefaultsRecord
+    from latentrt.engines.bundle.records.manifests.manifest import DefaultsRecord
 
 
 def sampler_from_options(name: str | None, options: Sequence[str], defaults: "DefaultsRecord") -> Any:

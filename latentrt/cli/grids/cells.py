@@ -9,7 +9,7 @@ from latentrt.cli.grids.settings import Settings
 from latentrt.cli.grids.values import MOST_CELLS
 from latentrt.cli.outputs import slug
 from latentrt.engines.bundle.digests import FileDigests, json_digest, weights_digest
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import LatentrtError, RequestError
 from latentrt.runtime.metadata.picture_metadata import PictureMetadata
 

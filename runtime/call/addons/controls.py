@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines.bundle.records.addon_manifest import AddonKind
+from latentrt.engines.bundle.records.manifests.addon_manifest import AddonKind
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import RequestError, shown
 from latentrt.engines.shapes import Profile

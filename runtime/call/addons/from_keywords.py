@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.shapes import Profile
 from latentrt.runtime.addons.addon import OpenAddons
 from latentrt.runtime.addons.use import AddonUse

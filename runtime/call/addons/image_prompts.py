@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.addon_manifest import AddonKind, ImagePromptRecord
 from latentrt.engines.bundle.records.conditioning import TimeIds
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.addon_manifest import AddonKind, ImagePromptRecord
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError, shown
 from latentrt.runtime.addons.addon import Addon, OpenAddons
 from latentrt.runtime.addons.attention_scales import attention_scales

@@ -7,7 +7,7 @@ from typing import Any
 
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.bundle.records.latent_space import LatentSpace
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.bundle.unet.added_inputs import freeu_blocks, plane_size
 from latentrt.engines.bundle.unet.structure import UnetStructure
 from latentrt.engines.errors import RequestError, shown

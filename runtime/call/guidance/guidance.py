@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array

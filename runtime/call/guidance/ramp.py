@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.guidance.guidance import LARGEST, Guidance
 from latentrt.runtime.call.keywords.video_options import RampKeywords

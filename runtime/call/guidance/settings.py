@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError, shown
 from latentrt.runtime.call.guidance.guidance import weights_of_steps
 from latentrt.runtime.call.keywords.options import GuidanceKeywords

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError, shown
 from latentrt.engines.shapes import profile_for_size
-from latentrt.runtime.call.canvas import Canvas
 from latentrt.runtime.call.hires.hires import Hires, LatentUpscaler, PictureUpscaler
 from latentrt.runtime.call.hires.steps import second_sampling
 from latentrt.runtime.call.keywords.options import Options
-from latentrt.runtime.call.picture_size import time_ids_from_keywords
 from latentrt.runtime.call.prompts.prompt_set import PromptSet, prompt_set_from_keywords
 from latentrt.runtime.call.request import Request, request_of_parts
+from latentrt.runtime.call.sizes.canvas import Canvas
+from latentrt.runtime.call.sizes.picture_size import time_ids_from_keywords
 from latentrt.runtime.checks import number, texts_for, warn_caller
 from latentrt.runtime.denoiser.guider import CfgPlusPlusScales
 from latentrt.runtime.metadata.a1111_names import sampler_name

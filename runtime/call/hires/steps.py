@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.hires.hires import Hires
 from latentrt.runtime.call.keywords.options import SamplingKeywords

@@ -8,7 +8,7 @@ from latentrt.runtime.checks import warn_caller
 from latentrt.runtime.prompts.encoder import Prompts
 from latentrt.runtime.prompts.plan import PromptPlan, is_composed
 from latentrt.runtime.prompts.style import PromptOptions, PromptSyntax
-from latentrt.runtime.prompts.tree import LoraTag
+from latentrt.runtime.prompts.syntax.tree import LoraTag
 
 _ASKS_FOR_LORAS = {
     PromptSyntax.A1111: ("<lora:", "<lyco:"),

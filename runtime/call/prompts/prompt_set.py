@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.bundle.records.latent_space import LatentSpace
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile
 from latentrt.engines.spec import Array
@@ -27,8 +27,8 @@ from latentrt.runtime.prompts.style import (
     parsed_prompts,
     prompt_options_from_arguments,
 )
+from latentrt.runtime.prompts.syntax.tree import LoraTag, Prompt
 from latentrt.runtime.prompts.textual_inversion import TextualInversions
-from latentrt.runtime.prompts.tree import LoraTag, Prompt
 
 if TYPE_CHECKING:
     from latentrt.runtime.call.prompts.regions import CallRegions
@@ -126,7 +126,7 @@ class PromptSet:
         """
         if not self.names_loras:
             return ()
-        from latentrt.runtime.prompts.lora_tags import tags_of_prompts  # loaded by those who ask
+        from latentrt.runtime.prompts.syntax.lora_tags import tags_of_prompts  # loaded by those who ask
 
         return tags_of_prompts([self.loras_of(index) for index in range(self.count)])
 

@@ -22,7 +22,7 @@ from latentrt.runtime.pictures.soft_mask import at_latents, feathered, layer_of_
 from latentrt.runtime.prompts.encoder import Prompts
 from latentrt.runtime.prompts.plan import PromptPlan
 from latentrt.runtime.prompts.region import Region
-from latentrt.runtime.prompts.tree import LoraTag
+from latentrt.runtime.prompts.syntax.tree import LoraTag
 
 _FORM = "latentrt.Region(prompt, box=(left, top, right, bottom)), or a list of them"
 _STRETCHED = 0.05  # how far a mask's proportions may be off: sizes are rounded

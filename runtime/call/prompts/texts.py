@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.call.keywords.options import Options
 from latentrt.runtime.checks import texts, texts_for

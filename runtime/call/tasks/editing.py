@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.additions import Additions
 from latentrt.runtime.call.checked_call import CheckedCall
-from latentrt.runtime.call.from_pictures import check_count, encoder_of, source_size
 from latentrt.runtime.call.guidance.guidance import LARGEST, Guidance
 from latentrt.runtime.call.initial_latents import InitialLatents, latents_from_noise
 from latentrt.runtime.call.keywords.options import Options, set_options
 from latentrt.runtime.call.request import Request, request_from_options
+from latentrt.runtime.call.sizes.from_pictures import check_count, encoder_of, source_size
 from latentrt.runtime.call.tasks.seen_picture import concatenated_condition, image_latents
 from latentrt.runtime.call.workflow import Workflow, check_workflow
 from latentrt.runtime.checks import number, warn_caller

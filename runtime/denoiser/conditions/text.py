@@ -13,7 +13,7 @@ from latentrt.runtime.denoiser.steps import step_at
 from latentrt.runtime.prompts.encoder import Encoded, PromptEncoder
 from latentrt.runtime.prompts.plan import PromptPlan
 from latentrt.runtime.prompts.style import PromptOptions
-from latentrt.runtime.prompts.tree import Prompt
+from latentrt.runtime.prompts.syntax.tree import Prompt
 from latentrt.runtime.sampling.schedule import Level
 
 STATES, POOLED = "encoder_hidden_states", "text_embeds"  # the U-Net's inputs

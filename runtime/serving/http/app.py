@@ -7,13 +7,14 @@ from weakref import WeakSet
 
 from fastapi import FastAPI
 
-from latentrt.runtime.serving.http import health, jobs, options
+from latentrt.runtime.serving.http import health, options
 from latentrt.runtime.serving.http import metrics as measured
 from latentrt.runtime.serving.http.a1111 import routes as a1111
 from latentrt.runtime.serving.http.errors import RESPONSES, add_error_answers
 from latentrt.runtime.serving.http.guard.access import Access, SafeHeaders
 from latentrt.runtime.serving.http.guard.body import BodyLimit
 from latentrt.runtime.serving.http.guard.faults import Faults
+from latentrt.runtime.serving.http.jobs import routes as job_routes
 from latentrt.runtime.serving.http.metrics import CountedRequests, Metrics
 from latentrt.runtime.serving.http.openai import routes as openai
 from latentrt.runtime.serving.http.page import routes as page
@@ -26,7 +27,7 @@ _ROUTERS = (
     health.router,
     measured.router,
     options.router,
-    jobs.router,
+    job_routes.router,
     a1111.router,
     openai.router,
     page.router,

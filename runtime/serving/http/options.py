@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.runtime.sampling.sampler_table import SAMPLERS
 from latentrt.runtime.serving.jobs.limits import Limits
 from latentrt.runtime.serving.jobs.models import Models

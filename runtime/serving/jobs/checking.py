@@ -4,11 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 from latentrt.engines.bundle.records.conditioning import Task
-from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.runtime.call.canvas import SourceSize
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.runtime.call.hires.hires import LatentUpscaler, PictureUpscaler
 from latentrt.runtime.call.keywords.options import Options
 from latentrt.runtime.call.request import request_from_options
+from latentrt.runtime.call.sizes.canvas import SourceSize
 from latentrt.runtime.call.tasks.editing import guidance_with_picture
 from latentrt.runtime.call.workflow import Workflow, check_workflow
 from latentrt.runtime.serving.jobs.order import Order, first_of

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from latentrt.engines.bundle.records.conditioning import Task
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.additions import Additions
 from latentrt.runtime.call.checked_call import CheckedCall, text_call
@@ -55,7 +55,7 @@ def submitted_call(
         from latentrt.runtime.call.tasks.editing import edit_call
 
         return edit_call(manifest, prompt, image, image_guidance_scale, options, additions)
-    from latentrt.runtime.call.from_pictures import image_call, inpaint_call, outpaint_call
+    from latentrt.runtime.call.sizes.from_pictures import image_call, inpaint_call, outpaint_call
 
     if grows:
         return outpaint_call(manifest, prompt, image, strength, options, additions, **sides)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.engines.bundle.digests import FileDigests, json_digest, weights_digest
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.runtime.serving.jobs.catalog import Catalog
 from latentrt.runtime.serving.jobs.named_files import LORA_IN_PROMPT
 from latentrt.runtime.serving.render.pictures import Pictures, with_pictures

@@ -12,7 +12,7 @@ import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.serving.http.a1111.bodies import Img2ImgBody
-from latentrt.runtime.serving.http.a1111.orders import order_from_body
+from latentrt.runtime.serving.http.a1111.ordering.orders import order_from_body
 from latentrt.runtime.serving.http.a1111.settings import A1111Settings
 from latentrt.runtime.serving.http.openai.fields import EditRequest
 from latentrt.runtime.serving.http.openai.order import order_from_fields

@@ -12,7 +12,7 @@ from latentrt.engines.backends.compiler import Target, refuse_workspace
 from latentrt.engines.backends.openvino.library import device_name, devices, version
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import ContentsRecord, EngineManifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import ContentsRecord, EngineManifest
 from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.machine import gpu_machine
 from latentrt.engines.precision import Backend, Precision

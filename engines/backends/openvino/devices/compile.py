@@ -10,7 +10,7 @@ from latentrt.engines.backends.openvino.records import GRAPHS_FILE
 from latentrt.engines.backends.openvino.shapes import shapes_of
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.engine_manifest import ContentsRecord
+from latentrt.engines.bundle.records.manifests.engine_manifest import ContentsRecord
 
 
 def compile_shapes(component: Component, folder: Path, device: str, settings: Mapping[str, str]) -> ContentsRecord:

@@ -7,12 +7,11 @@ import numpy as np
 
 from latentrt.engines.bundle.kinds import VAE_ENCODER
 from latentrt.engines.bundle.records.conditioning import ConcatenatedRecord, ImageEncoderRecord
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import Profile, Shapes
 from latentrt.engines.spec import Array
 from latentrt.engines.store.components import Engines
-from latentrt.runtime.call.canvas import Canvas
 from latentrt.runtime.call.checked_call import CheckedCall
 from latentrt.runtime.call.delivery import delivery_from_keywords
 from latentrt.runtime.call.guidance.ramp import guidance_of_frames
@@ -21,6 +20,7 @@ from latentrt.runtime.call.keywords.video_options import video_options_set
 from latentrt.runtime.call.prompts.prompt_set import prompt_set_without_texts
 from latentrt.runtime.call.request import Request
 from latentrt.runtime.call.sampling import sampling_from_keywords
+from latentrt.runtime.call.sizes.canvas import Canvas
 from latentrt.runtime.call.tasks.seen_picture import concatenated_condition, image_embeds, image_latents, seen_condition
 from latentrt.runtime.call.tasks.video.clip import Clip, clip_from_keywords, profile_of_video
 from latentrt.runtime.call.workflow import Workflow, check_workflow

@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
-from latentrt.runtime.call.canvas import canvas_from_keywords
 from latentrt.runtime.call.delivery import delivery_from_keywords
 from latentrt.runtime.call.keywords.options import Options
 from latentrt.runtime.call.prompts.prompt_set import prompt_set_without_texts
 from latentrt.runtime.call.request import Request, request_of_parts, warn_of_guidance
 from latentrt.runtime.call.sampling import sampling_from_keywords
+from latentrt.runtime.call.sizes.canvas import canvas_from_keywords
 from latentrt.runtime.call.workflow import Workflow
 from latentrt.runtime.checks import whole
 

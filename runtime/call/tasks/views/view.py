@@ -8,7 +8,7 @@ import numpy as np
 
 from latentrt.engines.batches import batch_results
 from latentrt.engines.bundle.kinds import VAE_ENCODER
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.bundle.unet.net_inputs import IMAGE_EMBEDS, POSE
 from latentrt.engines.engine import Engine
 from latentrt.engines.pixels import normalized

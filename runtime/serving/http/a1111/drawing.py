@@ -7,8 +7,8 @@ from starlette.responses import JSONResponse
 from latentrt.runtime.serving.http.a1111.answers import DrawingAnswer, drawing_answer
 from latentrt.runtime.serving.http.a1111.bodies import DrawingBody, Img2ImgBody, Txt2ImgBody
 from latentrt.runtime.serving.http.a1111.current import Current, current
-from latentrt.runtime.serving.http.a1111.orders import order_from_body
-from latentrt.runtime.serving.http.a1111.samplers import SAMPLER
+from latentrt.runtime.serving.http.a1111.ordering.orders import order_from_body
+from latentrt.runtime.serving.http.a1111.ordering.samplers import SAMPLER
 from latentrt.runtime.serving.http.errors import A1111_RESPONSES, Refusal, RefusedError
 from latentrt.runtime.serving.http.pictures import picture_from_text
 from latentrt.runtime.serving.http.strict import StrictRoute

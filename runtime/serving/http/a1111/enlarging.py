@@ -8,7 +8,7 @@ from PIL import Image
 from latentrt.engines.errors import RequestError, shown
 from latentrt.runtime.pictures.crop import cover
 from latentrt.runtime.serving.http.a1111.bodies import ExtrasBody
-from latentrt.runtime.serving.http.a1111.hires import NO_UPSCALER
+from latentrt.runtime.serving.http.a1111.ordering.hires import NO_UPSCALER
 from latentrt.runtime.serving.jobs.catalog import Catalog
 from latentrt.runtime.serving.jobs.errors import CostError
 from latentrt.runtime.upscaling.upscaler import Tell, Upscaler, upscaler_from_path

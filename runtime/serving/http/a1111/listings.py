@@ -9,8 +9,8 @@ from latentrt.engines.machine import available_memory
 from latentrt.runtime.metadata.further_passes import UPSCALERS
 from latentrt.runtime.serving.http.a1111.checkpoints import checkpoints
 from latentrt.runtime.serving.http.a1111.enlarging import FILTERS
-from latentrt.runtime.serving.http.a1111.hires import NO_UPSCALER
-from latentrt.runtime.serving.http.a1111.samplers import SCHEDULERS, schedulers_of, titles
+from latentrt.runtime.serving.http.a1111.ordering.hires import NO_UPSCALER
+from latentrt.runtime.serving.http.a1111.ordering.samplers import SCHEDULERS, schedulers_of, titles
 from latentrt.runtime.serving.http.errors import A1111_RESPONSES
 from latentrt.runtime.serving.jobs.catalog import Catalog
 from latentrt.runtime.serving.jobs.models import Models

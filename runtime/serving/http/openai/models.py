@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
 from latentrt.runtime.serving.jobs.models import Models
 
 

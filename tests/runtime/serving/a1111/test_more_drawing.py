@@ -13,7 +13,7 @@ from tiny_loras import save_tiny_lora
 
 import latentrt
 from latentrt.runtime.pipeline import Pipeline
-from latentrt.runtime.serving.http.a1111.samplers import titles
+from latentrt.runtime.serving.http.a1111.ordering.samplers import titles
 from latentrt.runtime.serving.jobs.catalog import Catalog
 from latentrt.runtime.serving.jobs.job import JobState
 

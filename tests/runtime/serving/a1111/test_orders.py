@@ -15,10 +15,10 @@ from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.metadata.a1111_names import schedule_type
 from latentrt.runtime.serving.http.a1111.bodies import Img2ImgBody, Txt2ImgBody
-from latentrt.runtime.serving.http.a1111.inpainting import inpainting_keywords
-from latentrt.runtime.serving.http.a1111.orders import order_from_body
-from latentrt.runtime.serving.http.a1111.refusals import refuse_unserved
-from latentrt.runtime.serving.http.a1111.samplers import SCHEDULERS, SamplerChoice, schedulers_of, titles
+from latentrt.runtime.serving.http.a1111.ordering.inpainting import inpainting_keywords
+from latentrt.runtime.serving.http.a1111.ordering.orders import order_from_body
+from latentrt.runtime.serving.http.a1111.ordering.refusals import refuse_unserved
+from latentrt.runtime.serving.http.a1111.ordering.samplers import SCHEDULERS, SamplerChoice, schedulers_of, titles
 from latentrt.runtime.serving.http.a1111.settings import A1111Settings
 from latentrt.runtime.serving.jobs.catalog import Catalog
 from latentrt.runtime.serving.jobs.errors import UnknownNameError

@@ -10,7 +10,7 @@ from stand_in_pipeline import StandInPipeline
 from starlette.testclient import TestClient
 
 from latentrt.engines.bundle.bundle import open_bundle
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.runtime.serving.http.app import create_app
 from latentrt.runtime.serving.http.settings import Settings
 from latentrt.runtime.serving.jobs.catalog import Catalog

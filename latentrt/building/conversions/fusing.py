@@ -11,18 +11,18 @@ import numpy as np
 
 from latentrt.arguments.loras import LoraArgument
 from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing
+from latentrt.building.conversions.source import check_unchanged
 from latentrt.building.destination import check_space, existing_bundle
 from latentrt.building.loras import changes_from_loras, lora_records, loras_decision
-from latentrt.building.source import check_unchanged
 from latentrt.engines.backends.ort_cpu.backend import answers_of_onnx
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.checked_files import record_files
+from latentrt.engines.bundle.checks.parity import Reference
+from latentrt.engines.bundle.checks.probes import write_probes
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.parity import Reference
-from latentrt.engines.bundle.probes import write_probes
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE, DecisionRecord
-from latentrt.engines.bundle.records.manifest import BundleManifest, LoraRecord
-from latentrt.engines.bundle.records.manifest_file import write_manifest
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE, DecisionRecord
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest, LoraRecord
+from latentrt.engines.bundle.records.manifests.manifest_file import write_manifest
 from latentrt.engines.changes import Changes
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import locked, staged_directory

@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing
+from latentrt.building.conversions.source import check_unchanged, compile_for_cpu
 from latentrt.building.destination import existing_bundle
 from latentrt.building.packages import export_packages
-from latentrt.building.source import check_unchanged, compile_for_cpu
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.checked_files import record_files
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
-from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.bundle.records.manifest_file import write_manifest
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest_file import write_manifest
 from latentrt.engines.bundle.records.named_weights import write_named_weights
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import RequestError

@@ -18,9 +18,9 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.prompts.lora_tags import lora_tags
 from latentrt.runtime.prompts.parts import StepCount
-from latentrt.runtime.prompts.tree import without_loras
+from latentrt.runtime.prompts.syntax.lora_tags import lora_tags
+from latentrt.runtime.prompts.syntax.tree import without_loras
 
 _MOST_CHARACTERS = 100_000  # of all texts that one prompt becomes
 _TOKEN = re.compile(r"(?:[^\\\[\]():|]|\\.)+|[\[\]():|]")

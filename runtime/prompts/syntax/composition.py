@@ -9,9 +9,9 @@ import re
 from math import isfinite
 
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.prompts.lora_tags import lora_tags
 from latentrt.runtime.prompts.parts import PromptPart
-from latentrt.runtime.prompts.tree import without_loras
+from latentrt.runtime.prompts.syntax.lora_tags import lora_tags
+from latentrt.runtime.prompts.syntax.tree import without_loras
 
 _MOST_PROMPTS = 32  # each costs a sample of every model call
 _AND = re.compile(r"\bAND\b")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from math import isfinite
 
 from latentrt.engines.errors import RequestError
-from latentrt.runtime.prompts.tree import LoraTag, syntax_error
+from latentrt.runtime.prompts.syntax.tree import LoraTag, syntax_error
 
 _TAG = re.compile(r"<(\w+):([^>]+)>")
 _KINDS = ("lora", "lyco")

@@ -7,13 +7,13 @@ from typing import Any
 from PIL.Image import Image
 
 from latentrt.engines.bundle.records.conditioning import Task
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import RequestError
 from latentrt.runtime.serving.http.a1111.bodies import DrawingBody, Img2ImgBody
-from latentrt.runtime.serving.http.a1111.hires import hires_from_body
-from latentrt.runtime.serving.http.a1111.inpainting import inpainting_keywords
-from latentrt.runtime.serving.http.a1111.refusals import refuse_unserved
-from latentrt.runtime.serving.http.a1111.samplers import CFG_PLUS_PLUS_SCALE, DEFAULT_TITLE, SamplerChoice
+from latentrt.runtime.serving.http.a1111.ordering.hires import hires_from_body
+from latentrt.runtime.serving.http.a1111.ordering.inpainting import inpainting_keywords
+from latentrt.runtime.serving.http.a1111.ordering.refusals import refuse_unserved
+from latentrt.runtime.serving.http.a1111.ordering.samplers import CFG_PLUS_PLUS_SCALE, DEFAULT_TITLE, SamplerChoice
 from latentrt.runtime.serving.http.a1111.settings import A1111Settings
 from latentrt.runtime.serving.jobs.models import Models
 from latentrt.runtime.serving.jobs.order import Order

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.choices import choice
 from latentrt.engines.shapes import Profile, profile_for_size
 from latentrt.runtime.call.keywords.options import CanvasKeywords
-from latentrt.runtime.call.picture_size import time_ids_from_keywords
+from latentrt.runtime.call.sizes.picture_size import time_ids_from_keywords
 from latentrt.runtime.checks import whole
 from latentrt.runtime.denoiser.conditions.condition import Condition
 from latentrt.runtime.denoiser.conditions.time_ids import time_ids_condition

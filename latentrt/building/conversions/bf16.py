@@ -8,14 +8,14 @@ from latentrt.bf16.conversion import convert, graph_files
 from latentrt.bf16.judge import judged, judging_of, source_digest
 from latentrt.bf16.settings import Bf16Request, PictureSettings
 from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing
+from latentrt.building.conversions.source import check_unchanged, compile_for_cpu
 from latentrt.building.destination import check_space, existing_bundle
 from latentrt.building.packages import export_packages
-from latentrt.building.source import check_unchanged, compile_for_cpu
 from latentrt.engines.backends.compiler import runs_here
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
-from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.bundle.records.manifest_file import write_manifest
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest_file import write_manifest
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import Backend, Precision

@@ -7,17 +7,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from latentrt.building.compiling import EnginesToMake, compile_all, compile_missing, engines_to_make
+from latentrt.building.conversions.fusing import copy_files, with_changes
+from latentrt.building.conversions.quantization import graph_files, write_quantized_bundle
+from latentrt.building.conversions.source import check_unchanged, compile_for_cpu
 from latentrt.building.destination import existing_bundle
-from latentrt.building.fusing import copy_files, with_changes
 from latentrt.building.packages import export_packages
-from latentrt.building.quantization import graph_files, write_quantized_bundle
-from latentrt.building.source import check_unchanged, compile_for_cpu
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
-from latentrt.engines.bundle.records.components_manifest import BUNDLE_FILE
-from latentrt.engines.bundle.records.manifest import BundleManifest
-from latentrt.engines.bundle.records.manifest_file import write_manifest
+from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest_file import write_manifest
 from latentrt.engines.errors import BundleError, RequestError
 from latentrt.engines.files import locked, staged_directory
 from latentrt.engines.precision import SKIPS_ZEROS, Backend

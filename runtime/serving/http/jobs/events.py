@@ -6,7 +6,7 @@ from time import monotonic
 from PIL import Image
 from starlette.requests import Request
 
-from latentrt.runtime.serving.http.job_json import body_from_job
+from latentrt.runtime.serving.http.jobs.told import body_from_job
 from latentrt.runtime.serving.http.pictures import data_url
 from latentrt.runtime.serving.http.streams import COMMENT, event_text
 from latentrt.runtime.serving.http.waiting import in_thread, steps_of

@@ -8,14 +8,13 @@ import numpy as np
 from PIL import Image
 
 from latentrt.engines.bundle.kinds import VAE_ENCODER
-from latentrt.engines.bundle.records.manifest import BundleManifest
+from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.choices import choice
 from latentrt.engines.engine import Engine
 from latentrt.engines.errors import RequestError
 from latentrt.engines.shapes import profile_for_size
 from latentrt.engines.store.components import Engines
 from latentrt.runtime.additions import Additions
-from latentrt.runtime.call.canvas import SourceSize
 from latentrt.runtime.call.checked_call import CheckedCall
 from latentrt.runtime.call.initial_latents import (
     InitialLatents,
@@ -26,6 +25,7 @@ from latentrt.runtime.call.initial_latents import (
 )
 from latentrt.runtime.call.keywords.options import Options, set_options
 from latentrt.runtime.call.request import Request, request_from_options
+from latentrt.runtime.call.sizes.canvas import SourceSize
 from latentrt.runtime.call.workflow import Workflow, check_workflow
 from latentrt.runtime.pictures.arrays import pictures_from_argument, size_of
 from latentrt.runtime.pictures.masked_content import MaskedContent

@@ -3,14 +3,14 @@
 from collections import Counter
 from typing import Any
 
-from latentrt.cli.sparsity import print_sparsity
-from latentrt.cli.speed import print_speed
+from latentrt.cli.tables.sparsity import print_sparsity
+from latentrt.cli.tables.speed import print_speed
 from latentrt.cli.terminal import megabytes, print_table, say
 from latentrt.engines.backends.tensorrt.contents import counts_with_weights
+from latentrt.engines.bundle.checks.parity import Reference
 from latentrt.engines.bundle.kinds import ComponentKind
-from latentrt.engines.bundle.parity import Reference
-from latentrt.engines.bundle.records.addon_manifest import AddonKind
 from latentrt.engines.bundle.records.conditioning import PoseKind, Resizing, Task
+from latentrt.engines.bundle.records.manifests.addon_manifest import AddonKind
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.machine import gpu_of_machine

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from latentrt.engines.bundle.records.latents_manifest import LatentsManifest
+from latentrt.engines.bundle.records.manifests.latents_manifest import LatentsManifest
 from latentrt.engines.bundle.records.record import Record
 
 

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, replace
 from math import isfinite
 
-from latentrt.runtime.prompts.lora_tags import lora_tags, place_in
-from latentrt.runtime.prompts.tree import Fragment, Prompt, fused, syntax_error, without_loras
+from latentrt.runtime.prompts.syntax.lora_tags import lora_tags, place_in
+from latentrt.runtime.prompts.syntax.tree import Fragment, Prompt, fused, syntax_error, without_loras
 
 _OPENING = {")": "(", "]": "["}
 _FACTORS = {")": 1.1, "]": 1 / 1.1}

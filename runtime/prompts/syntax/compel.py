@@ -10,8 +10,17 @@ import re
 from dataclasses import dataclass, field, replace
 from math import isfinite
 
-from latentrt.runtime.prompts.lora_tags import refuse_repeated
-from latentrt.runtime.prompts.tree import Blend, Fragment, LoraTag, Prompt, Text, fused, plain_prompt, syntax_error
+from latentrt.runtime.prompts.syntax.lora_tags import refuse_repeated
+from latentrt.runtime.prompts.syntax.tree import (
+    Blend,
+    Fragment,
+    LoraTag,
+    Prompt,
+    Text,
+    fused,
+    plain_prompt,
+    syntax_error,
+)
 
 _STRONGER, _WEAKER = 1.1, 0.9
 _DEEPEST = 32  # brackets inside of brackets

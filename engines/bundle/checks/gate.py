@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from latentrt.engines.bundle.checks.parity import EXACT, gate
+from latentrt.engines.bundle.checks.probes import Probe
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.parity import EXACT, gate
-from latentrt.engines.bundle.probes import Probe
 from latentrt.engines.bundle.records.component import ParityRecord
 from latentrt.engines.bundle.unet.unet_of_steps import UnetOfSteps
 from latentrt.engines.engine import Engine

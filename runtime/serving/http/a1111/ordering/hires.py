@@ -9,7 +9,7 @@ from latentrt.runtime.call.hires.hires import Hires
 from latentrt.runtime.metadata.further_passes import UPSCALERS
 from latentrt.runtime.sampling.samplers import Sampler
 from latentrt.runtime.serving.http.a1111.bodies import DrawingBody
-from latentrt.runtime.serving.http.a1111.samplers import DEFAULT_TITLE, SamplerChoice
+from latentrt.runtime.serving.http.a1111.ordering.samplers import DEFAULT_TITLE, SamplerChoice
 
 NO_UPSCALER = "None"
 _SAME_SAMPLER, _SAME_SCHEDULER = "Use same sampler", "Use same scheduler"

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
-from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
-from latentrt.engines.bundle.records.engine_manifest import EngineManifest
-from latentrt.engines.bundle.records.seal import Seal, opened, sealed
+from latentrt.engines.bundle.records.manifests.components_manifest import ComponentsManifest
+from latentrt.engines.bundle.records.manifests.engine_manifest import EngineManifest
+from latentrt.engines.bundle.records.manifests.seal import Seal, opened, sealed
 from latentrt.engines.documents import document_from_content
 from latentrt.engines.errors import BundleError
 

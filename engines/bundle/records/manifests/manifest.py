@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER, VAE_ENCODER
 from latentrt.engines.bundle.records.conditioning import ConditioningRecord, Task
-from latentrt.engines.bundle.records.latents_manifest import LatentsManifest
+from latentrt.engines.bundle.records.manifests.latents_manifest import LatentsManifest
 from latentrt.engines.bundle.records.pictures import PicturesRecord
 from latentrt.engines.bundle.records.record import Record
 from latentrt.engines.bundle.records.schedule_config import ScheduleConfig

@@ -3,8 +3,8 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 
-from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
 from latentrt.engines.bundle.records.latent_space import LatentSpace
+from latentrt.engines.bundle.records.manifests.components_manifest import ComponentsManifest
 from latentrt.engines.shapes import Shapes
 from latentrt.engines.spec import Array
 

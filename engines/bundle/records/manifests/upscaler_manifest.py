@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from latentrt.engines.bundle.kinds import UPSCALER
-from latentrt.engines.bundle.records.components_manifest import ComponentsManifest
+from latentrt.engines.bundle.records.manifests.components_manifest import ComponentsManifest
 from latentrt.engines.shapes import Shapes
 
 PICTURE, ENLARGED = "picture", "enlarged"

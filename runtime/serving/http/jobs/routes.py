@@ -6,8 +6,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from latentrt.runtime.call.result import Result
 from latentrt.runtime.serving.http.errors import ErrorBody, Refusal, RefusedError
-from latentrt.runtime.serving.http.job_events import events_of
-from latentrt.runtime.serving.http.job_json import JobBody, JobList, body_from_job
+from latentrt.runtime.serving.http.jobs.events import events_of
+from latentrt.runtime.serving.http.jobs.told import JobBody, JobList, body_from_job
 from latentrt.runtime.serving.http.pictures import MEDIA_TYPES, PictureFormat, encoded, picture_from_text, pictures_of
 from latentrt.runtime.serving.http.streams import EventStream
 from latentrt.runtime.serving.http.strict import StrictRoute

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentrt.engines.bundle.parity import EXACT, Parity, parity_of
+from latentrt.engines.bundle.checks.parity import EXACT, Parity, parity_of
 from latentrt.engines.errors import BundleError
 from latentrt.engines.shapes import Profile, profile_from_text
 from latentrt.engines.spec import Array

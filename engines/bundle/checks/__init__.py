@@ -1,0 +1,1 @@
+"""How a bundle is compared with its model: recorded runs, a photograph, and the gates they pass."""

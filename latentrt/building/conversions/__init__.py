@@ -1,0 +1,1 @@
+"""Bundles made of other bundles: fewer bits, zeros, or LoRAs in the weights."""
