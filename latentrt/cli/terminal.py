@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,6 +27,8 @@ from rich.text import Text
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 stdout = Console(highlight=False, markup=False, emoji=False)
 _LONG_VALUE = 50
+_FIGURE = 12  # characters at most; a value as short as that is not folded
+_ENDLESS = 10_000  # columns of a line that goes to a file or to another program
 
 
 class BuildLog:
@@ -130,17 +133,32 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on stdout; columns of numbers are right-aligned. Where it is too wide, its longest values are folded."""
+    """A table on stdout; columns of numbers are right-aligned.
+
+    A terminal that is too narrow for it gets no lines, and texts are folded; a file gets every row in one line.
+    """
+    if not stdout.is_terminal:
+        plain = Console(width=_ENDLESS, highlight=False, markup=False, emoji=False)
+        plain.print(_table(title, columns, rows, narrow=False))
+        return
+    table = _table(title, columns, rows, narrow=False)
+    fits = Measurement.get(stdout, stdout.options, table).maximum < stdout.width
+    stdout.print(table if fits else _table(title, columns, rows, narrow=True))
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, narrow: bool) -> Table:
     widths = [max((len(str(row[index])) for row in rows), default=0) for index in range(len(columns))]
     longest = widths.index(max(widths)) if max(widths, default=0) > _LONG_VALUE else None
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    for index, column in enumerate(columns):
+    shape: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0)} if narrow else {}
+    table = Table(title=title or None, title_justify="left", header_style="bold", **shape)
+    for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
         numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
-        whole = index < 2 and index != longest
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
+        whole = width <= _FIGURE or (index < 2 and index != longest and not narrow)
+        header = column.replace(" ", "\n") if narrow and width < len(column) else column
+        table.add_column(header, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*(str(value) for value in row))
-    stdout.print(table)
+    return table
 
 
 def megabytes(size: int) -> str:
