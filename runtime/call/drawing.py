@@ -104,7 +104,9 @@ class Denoising:
     denoiser: AnyDenoiser
     table: "Table | None" = None
 
-    def run(self, pipeline: Any, initial: InitialLatents, noise: Noise, *, before: int = 0, after: int = 0) -> AnyRun:
+    def run(
+        self, pipeline: Any, initial: InitialLatents, noise: Noise, *, before: int = 0, after: int = 0
+    ) -> AnyRun[Any]:
         """The run, begun; where there is a table, its calls are whole steps.
 
         Args:

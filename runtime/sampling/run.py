@@ -1,10 +1,11 @@
 """One sampling run, stepped from outside: it says what it wants of the model and goes on with the answer."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -30,6 +31,8 @@ class Answer:
 
 
 Model = Callable[[Array, Level], Array | Answer]
+Asked = TypeVar("Asked")
+"""What a run asks, call by call: each has an ``x`` and a ``level``."""
 
 
 class Update(Protocol):
@@ -100,19 +103,67 @@ class Interrupt(Exception):  # noqa: N818 - control flow, as KeyboardInterrupt
         self.latents = latents
 
 
-class Run:
+class AnyRun(ABC, Generic[Asked]):
+    """A run that is stepped from outside: it asks, and goes on behind each answer, until it has no call left.
+
+    Attributes:
+        call: what is asked next; None once the run has ended.
+        seconds: what each call took: from being asked to its answer, or as its caller said.
+        interrupted: whether ``on_step`` ended the run.
+    """
+
+    def __init__(self, on_step: OnStep | None, stop_below: float) -> None:
+        """Asks nothing yet."""
+        self.call: Asked | None = None
+        self.seconds: list[float] = []
+        self.interrupted = False
+        self._on_step, self._stop_below = on_step, stop_below
+
+    def __iter__(self) -> Iterator[Asked]:
+        """What is asked, call by call; each is to be answered before the next."""
+        while self.call is not None:
+            yield self.call
+
+    @property
+    @abstractmethod
+    def x(self) -> Array:
+        """(N, C, H/f, W/f), where the run is; its result once it has ended."""
+
+    @abstractmethod
+    def answer(self, answer: Any) -> None:
+        """Goes on behind the call."""
+
+    def _asks(self, call: Asked) -> None:
+        self.call, self._since = call, perf_counter()
+
+    def _answered(self, seconds: float | None = None) -> Asked:
+        """The call that is answered; nothing is asked any more.
+
+        Raises:
+            ValueError: the run has ended and asks for nothing.
+        """
+        if self.call is None:
+            raise ValueError("got an answer for a run that has ended, expected one that asks (run.call); begin another")
+        self.seconds.append(perf_counter() - self._since if seconds is None else seconds)
+        call, self.call = self.call, None
+        return call
+
+    def _shown(self, update: Update) -> Array | None:
+        """The x that who watches wants to go on with, or to end with; None for the one that is there."""
+        try:
+            return self._on_step(update) if self._on_step is not None else None
+        except Interrupt as interrupt:
+            self.interrupted = True
+            return interrupt.latents
+
+
+class Run(AnyRun[Call]):
     """A solver on its way through a schedule. Whoever holds it calls the model, alone or for several runs at once.
 
     ::
 
         for call in run:
             run.answer(model(call.x, call.level))
-
-    Attributes:
-        call: what the model is asked next; None once the run has ended.
-        x: (N, C, H/f, W/f), where the run is; its result once it has ended.
-        seconds: what each model call took: from being asked for to its answer, or as its caller said.
-        interrupted: whether ``on_step`` ended the run.
     """
 
     def __init__(
@@ -137,20 +188,16 @@ class Run:
             on_step: called after each update, with what is kept in place.
             stop_below: the run ends before the model would be asked at a lower timestep.
         """
-        self.x = x
-        self.call: Call | None = None
-        self.seconds: list[float] = []
-        self.interrupted = False
-        self._prediction_type = schedule.prediction_type
-        self._keep, self._on_step, self._stop_below = keep, on_step, stop_below
+        super().__init__(on_step, stop_below)
+        self._x, self._prediction_type, self._keep = x, schedule.prediction_type, keep
         if len(schedule):
             self._solver = solver(x, schedule, noise)
             self._ask(next(self._solver))
 
-    def __iter__(self) -> Iterator[Call]:
-        """What the model is asked, call by call; each is to be answered before the next."""
-        while self.call is not None:
-            yield self.call
+    @property
+    def x(self) -> Array:
+        """(N, C, H/f, W/f), where the run is; its result once it has ended."""
+        return self._x
 
     def answer(self, answer: Array | Answer, seconds: float | None = None) -> None:
         """Goes on with the model's prediction for ``call``.
@@ -162,17 +209,12 @@ class Run:
         Raises:
             ValueError: the run has ended and asks for nothing.
         """
-        if self.call is None:
-            raise ValueError(
-                "got a prediction for a run that has ended, expected one that asks (run.call); begin another"
-            )
-        seconds_asked = perf_counter() - self._asked
+        level = self._answered(seconds).level
         answer = answer if isinstance(answer, Answer) else Answer(answer, answer)
-        x, level = self.x, self._wanted.level
-        denoised = level.denoised(self._prediction_type, answer.guided, x)
-        sent: tuple[Array, ...] = (x, denoised)
+        denoised = level.denoised(self._prediction_type, answer.guided, self._x)
+        sent: tuple[Array, ...] = (self._x, denoised)
         if isinstance(self._wanted, EvaluateBoth):
-            sent = (x, denoised, level.denoised(self._prediction_type, answer.unguided, x))
+            sent = (*sent, level.denoised(self._prediction_type, answer.unguided, self._x))
         wanted: Evaluate | None = None
         try:
             wanted = self._solver.send(sent)
@@ -182,48 +224,19 @@ class Run:
         next_level = None if wanted is None else wanted.level
         if self._keep is not None:
             x = self._keep.applied(x, next_level)
-        self.seconds.append(seconds_asked if seconds is None else seconds)
-        self.x, self.call = x, None
-        if self._on_step is not None:
-            try:
-                changed = self._on_step(HostUpdate(len(self.seconds) - 1, level, next_level, x, denoised))
-                self.x = x if changed is None else changed
-            except Interrupt as interrupt:
-                self.x = x if interrupt.latents is None else interrupt.latents
-                self.interrupted = True
-                return
-        if wanted is not None:
-            self._ask(replace(wanted, x=self.x))
+        changed = self._shown(HostUpdate(len(self.seconds) - 1, level, next_level, x, denoised))
+        self._x = x if changed is None else changed
+        if wanted is not None and not self.interrupted:
+            self._ask(replace(wanted, x=self._x))
 
     def _ask(self, wanted: Evaluate) -> None:
-        self.x, self._wanted = wanted.x, wanted
+        self._x, self._wanted = wanted.x, wanted
         if wanted.level.timestep >= self._stop_below:
             scale = wanted.level.input_scale
-            self.call = Call(self.x if scale == 1.0 else self.x * scale, wanted.level)
-            self._asked = perf_counter()
+            self._asks(Call(self._x if scale == 1.0 else self._x * scale, wanted.level))
 
 
-class AnyRun(Protocol):
-    """A run, whatever its calls are: those of a model, or whole steps. What makes them answers them."""
-
-    seconds: list[float]
-    interrupted: bool
-
-    def __iter__(self) -> Iterator[Any]:
-        """What is asked, call by call; each has an ``x`` and a ``level``."""
-        ...
-
-    def answer(self, answer: Any) -> None:
-        """Goes on."""
-        ...
-
-    @property
-    def x(self) -> Array:
-        """Where the run is."""
-        ...
-
-
-def denoise(run: AnyRun, model: Callable[[Any, Level], Any]) -> Array:
+def denoise(run: AnyRun[Any], model: Callable[[Any, Level], Any]) -> Array:
     """Drives one run to its end; returns its x."""
     for call in run:
         run.answer(model(call.x, call.level))

@@ -1,10 +1,8 @@
 """A run of a traced table, stepped from outside: each of its calls is a model call and the update after it."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from time import perf_counter
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +10,7 @@ import numpy as np
 from latentrt.engines.bundle.records.schedule_config import PredictionType
 from latentrt.engines.bundle.unet.denoise_step import EARLIER, RESULTS, TERMS, VECTORS
 from latentrt.engines.spec import Array
-from latentrt.runtime.sampling.run import Interrupt, Keep, OnStep
+from latentrt.runtime.sampling.run import AnyRun, Keep, OnStep
 from latentrt.runtime.sampling.schedule import Level, Schedule
 from latentrt.runtime.sampling.solvers.solver import NoiseSource
 from latentrt.runtime.sampling.trace import Row, Table
@@ -89,14 +87,8 @@ class _StepUpdate:
         return self.stepped.denoised
 
 
-class StepRun:
-    """As ``Run``, of a solver that was traced: whoever holds it makes the steps.
-
-    Attributes:
-        call: the step that is next; None once the run has ended.
-        seconds: what each step took: from being asked for to its answer.
-        interrupted: whether ``on_step`` ended the run.
-    """
+class StepRun(AnyRun[StepCall]):
+    """As ``Run``, of a solver that was traced: whoever holds it makes the steps."""
 
     def __init__(
         self,
@@ -110,19 +102,12 @@ class StepRun:
         stop_below: float = -math.inf,
     ) -> None:
         """Begins the run; the arguments are those of ``Run``, with the solver's table in its place."""
-        self.call: StepCall | None = None
-        self.seconds: list[float] = []
-        self.interrupted = False
+        super().__init__(on_step, stop_below)
         self._x: Array | None = x
         self._stepped: Stepped | None = None
         self._table, self._prediction_type, self._noise = table, schedule.prediction_type, noise
-        self._keep, self._on_step, self._stop_below = keep, on_step, stop_below
+        self._keep = keep
         self._ask()
-
-    def __iter__(self) -> Iterator[StepCall]:
-        """The steps; each is to be answered before the next."""
-        while self.call is not None:
-            yield self.call
 
     @property
     def x(self) -> Array:
@@ -138,26 +123,17 @@ class StepRun:
         Raises:
             ValueError: the run has ended and asks for nothing.
         """
-        if self.call is None:
-            raise ValueError("got a step for a run that has ended, expected one that asks (run.call); begin another")
-        self.seconds.append(perf_counter() - self._asked)
-        asked, self.call = self.call, None
-        self._x, self._stepped = None, stepped
-        if self._on_step is not None:
-            update = _StepUpdate(len(self.seconds) - 1, asked.level, asked.x.next_level, stepped)
-            try:
-                self._x = self._on_step(update)
-            except Interrupt as interrupt:
-                self._x = interrupt.latents
-                self.interrupted = True
-                return
-        self._ask()
+        asked = self._answered()
+        self._stepped = stepped
+        self._x = self._shown(_StepUpdate(len(self.seconds) - 1, asked.level, asked.x.next_level, stepped))
+        if not self.interrupted:
+            self._ask()
 
     def _ask(self) -> None:
         done, rows = len(self.seconds), self._table.rows
         if done == len(rows) or rows[done].level.timestep < self._stop_below:
             return
-        row, self._asked = rows[done], perf_counter()
+        row = rows[done]
         # Also where it counts nothing; given then, too, so that all steps of a run are alike
         drawn = None if row.noise_span is None else self._noise(*row.noise_span)
         step = Step(
@@ -167,7 +143,7 @@ class StepRun:
             keep=self._keep,
             x=self._x,
         )
-        self.call = StepCall(step, row.level)
+        self._asks(StepCall(step, row.level))
 
 
 def fits(table: Table) -> bool:
