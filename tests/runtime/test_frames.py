@@ -9,6 +9,7 @@ from watched_session import MOST, Watched
 
 import latentrt
 from latentrt.engines.backends.ort_cpu.halves import Halves
+from latentrt.engines.backends.ort_cpu.model import STEP_FILE
 
 
 @pytest.fixture
@@ -34,6 +35,19 @@ def test_a_step_passes_few_frames(opened: latentrt.Pipeline, name: str) -> None:
     setattr(halves, "_narrow" if name == "guided" else "_whole", watched)
     DRAWS[name](opened)
     assert len(watched.stacks) >= 2
+    for stack in watched.stacks:
+        assert stack[-1] == "Pipeline.__call__"
+        assert len(stack) <= MOST, stack
+
+
+def test_a_whole_step_passes_few_frames(tiny_bundle: Path) -> None:
+    """As many, with the loop on the device."""
+    with latentrt.open(tiny_bundle, threads=1, loop="device") as pipe:
+        model: Any = pipe._components._models["unet"]._model  # type: ignore[attr-defined]
+        steps = model.of_graph(STEP_FILE, halves=False)
+        steps._session = watched = Watched(steps._session)
+        DRAWS["guided"](pipe)
+    assert len(watched.stacks) == 2
     for stack in watched.stacks:
         assert stack[-1] == "Pipeline.__call__"
         assert len(stack) <= MOST, stack

@@ -247,7 +247,11 @@ class OrtCpuEngine(ClosesItself):
         """Runs the component on arrays that match ``spec``; new arrays come back."""
         self.spec.check(inputs)
         with run_errors(REMEDY):
-            return dict(zip(self._outputs, self._model.session.run(self._outputs, host_arrays(inputs)), strict=True))
+            return dict(zip(self._outputs, self._model.session.run(self._outputs, self._arrays(inputs)), strict=True))
+
+    def _arrays(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
+        """What the session is given."""
+        return host_arrays(inputs)
 
     def close(self) -> None:
         """Closes the shared model."""

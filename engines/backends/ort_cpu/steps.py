@@ -33,15 +33,12 @@ class _StepEngine(OrtCpuEngine):
         super().__init__(model, spec)
         self._neutral: dict[int, dict[str, Array]] = {}
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
-        """Makes a step; new arrays come back."""
-        given = inputs.get(STATE)
-        if given is None:
-            return super().run(inputs)  # which says what is missing
-        batch = given.shape[0]
+    def _arrays(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
+        """What the session is given: what a step may leave out is neutral."""
+        batch = inputs[STATE].shape[0]
         if batch not in self._neutral:
             tensors = {name: self.spec.inputs[name] for name in _OF_STEP}
             self._neutral[batch] = {
                 name: np.full(tensor.sized(batch), tensor.neutral, tensor.dtype) for name, tensor in tensors.items()
             }
-        return super().run({**self._neutral[batch], **inputs})
+        return {**self._neutral[batch], **super()._arrays(inputs)}

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
+from typing import Any
+
+import numpy as np
 
 from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor
-from latentrt.runtime.serving.lanes.engine_call import EngineCall, filled, row_count
+from latentrt.runtime.serving.lanes.engine_call import EngineCall, EngineRun, filled, row_count
 from latentrt.runtime.serving.lanes.line import Line
 
 
@@ -55,7 +58,7 @@ class SharedEngine(ClosesItself):
         try:
             if not line.enter(call) and (results := line.results(call)) is not None:
                 return results
-            return self._filled_up(inputs) if self._fills else self._engine.run(inputs)
+            return self._own_rows(inputs, self._engine.run(self._filled(inputs)))
         finally:
             line.leave(call)
 
@@ -64,15 +67,15 @@ class SharedEngine(ClosesItself):
 
         Results on a device have the rows of the batch that was run, where the engine runs no other.
         """
-        if not self._keeps:
-            return self.run(inputs)
-        engine, line = self._engine, self._line
-        lane = (self._lane, "kept") if self._lane is not None and engine.spec.stacks else None
-        call = EngineCall(engine, inputs, lane, self._most, engine.run_kept)
+        engine, line, lane = self._engine, self._line, self._lane
+        run: EngineRun = engine.run
+        if self._keeps:
+            run, lane = engine.run_kept, (lane, "kept") if lane is not None and engine.spec.stacks else None
+        call = EngineCall(engine, inputs, lane, self._most, run)
         try:
             if not line.enter(call) and (results := line.results(call)) is not None:
                 return results
-            return engine.run_kept(filled(engine.spec, inputs) if self._fills else inputs)
+            return self._own_rows(inputs, run(self._filled(inputs)))
         finally:
             line.leave(call)
 
@@ -80,8 +83,14 @@ class SharedEngine(ClosesItself):
         """Closes the engine."""
         self._engine.close()
 
-    def _filled_up(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
-        """Runs the engine in a batch that it has."""
-        rows, given = row_count(inputs), filled(self._engine.spec, inputs)
-        results = self._engine.run(given)
-        return {name: array if len(array) == rows else array[:rows].copy() for name, array in results.items()}
+    def _filled(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The inputs in a batch that the engine has."""
+        return filled(self._engine.spec, inputs) if self._fills else inputs
+
+    def _own_rows(self, inputs: Mapping[str, Tensor], results: Mapping[str, Any]) -> dict[str, Any]:
+        """Of arrays the rows that were asked for."""
+        if not self._fills:
+            return dict(results)
+        rows = row_count(inputs)
+        arrays = {name: array for name, array in results.items() if isinstance(array, np.ndarray)}
+        return {**results, **{name: array[:rows].copy() for name, array in arrays.items() if len(array) != rows}}
