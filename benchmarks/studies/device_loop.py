@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from latentrt.cli.terminal import print_table
+from latentrt.engines.errors import LatentrtError
 from latentrt.engines.shapes import Loop
 from latentrt.engines.spec import Array
 from latentrt.engines.store.choose import AUTO
@@ -39,12 +40,15 @@ def main() -> None:
         "output_type": "latent",
         "seed": 3,
     }
-    with ExitStack() as opened:
-        pipes = {
-            loop.value: opened.enter_context(open_pipeline(arguments.bundle, backend=arguments.backend, loop=loop))
-            for loop in Loop
-        }
-        rows = [_row(pipes, {**draw, "sampler": name}, arguments.rounds) for name in arguments.samplers]
+    try:
+        with ExitStack() as opened:
+            pipes = {
+                loop.value: opened.enter_context(open_pipeline(arguments.bundle, backend=arguments.backend, loop=loop))
+                for loop in Loop
+            }
+            rows = [_row(pipes, {**draw, "sampler": name}, arguments.rounds) for name in arguments.samplers]
+    except LatentrtError as error:  # such as a bundle that was built before there were whole steps
+        raise SystemExit(f"device_loop: {error}") from None
     columns = ("", "host s", "device s", "of the host's", "apart")
     print_table(f"{arguments.steps} steps, medians of {arguments.rounds} rounds", columns, rows)
 
