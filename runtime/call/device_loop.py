@@ -11,7 +11,8 @@ from latentrt.runtime.call.request import Request
 from latentrt.runtime.denoiser.linear_guidance import LinearGuidance
 from latentrt.runtime.denoiser.step_denoiser import StepDenoiser
 from latentrt.runtime.sampling.step_run import fits
-from latentrt.runtime.sampling.trace import Table, trace
+from latentrt.runtime.sampling.tables import table_of
+from latentrt.runtime.sampling.trace import Table
 
 
 def device_steps(
@@ -35,7 +36,7 @@ def device_steps(
     if request.deep_cache is not None or len(request.latent_shape) != 4 or not guidance.linear:
         return None
     try:
-        table = trace(sampling.schedule, sampling.solver, sampling.sampler.name)
+        table = table_of(sampling.schedule, sampling.solver, sampling.sampler.name)
     except RequestError:
         return None
     engine = opened(replace(shapes, loop=Loop.DEVICE))

@@ -10,6 +10,8 @@ import pytest
 import latentrt
 from latentrt.engines.backends.ort_cpu.steps import _StepEngine
 from latentrt.engines.shapes import Loop
+from latentrt.runtime.sampling import tables
+from latentrt.runtime.sampling.trace import Table, trace
 
 STEPS: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "latent", "seed": 3}
 PICTURE = np.random.default_rng(0).random((32, 32, 3), np.float32)
@@ -93,3 +95,17 @@ def test_what_is_not_linear_is_left_to_the_host(
     expected, ours = (pipes[loop]("a cat", **options) for loop in ("host", "device"))
     np.testing.assert_array_equal(ours.latents, expected.latents)
     assert not steps_made
+
+
+def test_a_run_is_traced_once(pipes: dict[str, latentrt.Pipeline], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next call with the same steps finds its table."""
+    traced: list[str] = []
+
+    def counting(schedule: Any, solver: Any, name: str) -> Table:
+        traced.append(name)
+        return trace(schedule, solver, name)
+
+    monkeypatch.setattr(tables, "trace", counting)
+    for strength in (0.7, 0.7, 0.4):
+        pipes["device"].img2img("a cat", image=PICTURE, strength=strength, sampler="er_sde", **STEPS)
+    assert traced == ["er_sde"] * 2

@@ -14,6 +14,7 @@ from latentrt.runtime.sampling.sampler_table import SAMPLERS
 from latentrt.runtime.sampling.samplers import Sampler
 from latentrt.runtime.sampling.schedule import Schedule
 from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Steps
+from latentrt.runtime.sampling.tables import table_of
 from latentrt.runtime.sampling.trace import PredictionKind, Table, trace
 
 CONFIG = ScheduleConfig(
@@ -100,6 +101,27 @@ def test_the_table_replays_the_run(name: str, options: dict[str, Any]) -> None:
         assert table.earlier_predictions <= (5 if sampler.skip_prk_steps is False else 4)
         if (steps, start) == (16, 0):
             assert table.stochastic is sampler.stochastic
+
+
+def test_runs_of_equal_numbers_share_a_table() -> None:
+    """Whoever asks; another number of steps, start, option, model or solver has another."""
+
+    def table(steps: int = 5, start: int = 0, config: ScheduleConfig = CONFIG, **options: Any) -> Table:
+        sampler = Sampler(**{"name": "dpmpp_2m", **options})
+        return table_of(sampler.schedule(config, steps).started_at(start), sampler.solver(config), sampler.name)
+
+    first, renoised = table(), Sampler(name="dpmpp_2m").cfg_plus_plus_solver(CONFIG)
+    assert table() is first
+    others = [
+        table(steps=6),
+        table(start=2),
+        table(config=CONFIG.model_copy(update={"beta_end": 0.013})),
+        table(solver_type="heun"),
+        table(prediction_type="v_prediction"),
+        table(name="unipc"),
+        table_of(Sampler(name="dpmpp_2m").schedule(CONFIG, 5), renoised, "dpmpp_2m"),
+    ]
+    assert len({id(one) for one in (first, *others)}) == 1 + len(others)
 
 
 @pytest.mark.parametrize(
