@@ -24,6 +24,11 @@ class Shares:
     weights: tuple[float, ...]
     rescale: float = 0.0
 
+    @property
+    def guides(self) -> bool:
+        """Whether u is a prediction of its own, and not c."""
+        return self.base not in self.others
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinearGuidance:

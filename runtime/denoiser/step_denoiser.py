@@ -30,7 +30,7 @@ from latentrt.runtime.denoiser.conditions.condition import SAMPLE, Condition, Un
 from latentrt.runtime.denoiser.guider import Guider, Pass
 from latentrt.runtime.denoiser.linear_guidance import LinearGuidance, Shares
 from latentrt.runtime.sampling.schedule import Level
-from latentrt.runtime.sampling.step_run import Step
+from latentrt.runtime.sampling.step_run import Step, as_one
 
 _TIMESTEP = "timestep"
 
@@ -203,7 +203,7 @@ def _rows(step: Step, level: Level, passes: tuple[Pass, ...], shares: Shares, co
         passes=np.repeat((places - np.arange(len(passes))[:, None]) * count, count, axis=0),
         weights=same(*weights),
         rescale=same(shares.rescale),
-        update=np.broadcast_to(step.update, (total, RESULTS, TERMS)),
+        update=np.broadcast_to(step.update if shares.guides else as_one(step.update), (total, RESULTS, TERMS)),
     ).packed()
 
 

@@ -15,7 +15,8 @@ from latentrt.runtime.sampling.schedule import Level, Schedule
 from latentrt.runtime.sampling.solvers.solver import NoiseSource
 from latentrt.runtime.sampling.trace import Row, Table
 
-_X, _HELD, _GUIDED, _NOISE = 0, EARLIER, VECTORS, VECTORS + 1
+_X, _HELD = 0, EARLIER
+_GUIDED, _UNGUIDED, _NOISE = VECTORS, VECTORS + 1, VECTORS + 2
 _DENOISED = VECTORS
 
 
@@ -154,9 +155,9 @@ def fits(table: Table) -> bool:
 def update_matrix(row: Row, prediction_type: PredictionType) -> Array:
     """The matrix of a row, float64: vectors are x, then the slots of earlier predictions; an earlier x is the last."""
     matrix = np.zeros((RESULTS, TERMS))
-    prediction = np.zeros(TERMS)
-    prediction[_X], prediction[_GUIDED] = row.from_x, row.from_output
-    matrix[_X] = row.prediction * prediction
+    guided, unguided = np.zeros((2, TERMS))
+    guided[[_X, _GUIDED]] = unguided[[_X, _UNGUIDED]] = row.from_x, row.from_output
+    matrix[_X] = row.prediction * guided + row.unguided * unguided
     matrix[_X, _X] += row.x
     matrix[_X, _NOISE] = row.noise
     matrix[1:VECTORS, 1:VECTORS] = np.eye(EARLIER)
@@ -167,8 +168,17 @@ def update_matrix(row: Row, prediction_type: PredictionType) -> Array:
     if row.hold:
         matrix[_HELD] = 0.0
         matrix[_HELD, _X] = 1.0
-    if row.keep is not None:
-        matrix[1 + row.keep] = prediction
+    for slot, prediction in ((row.keep, guided), (row.keep_unguided, unguided)):
+        if slot is not None:
+            matrix[1 + slot] = prediction
     # Each number alone, for what it is multiplied by: Level combines linearly
     matrix[_DENOISED, [_X, _GUIDED]] = row.level.denoised(prediction_type, np.array([0.0, 1.0]), np.array([1.0, 0.0]))
+    return matrix
+
+
+def as_one(update: Array) -> Array:
+    """The matrix where nothing guides: the unguided prediction is the guided one."""
+    matrix = update.copy()
+    matrix[:, _GUIDED] += matrix[:, _UNGUIDED]
+    matrix[:, _UNGUIDED] = 0.0
     return matrix

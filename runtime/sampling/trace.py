@@ -30,12 +30,12 @@ class PredictionKind(StrEnum):
 class Row:
     """One model call and the update after it.
 
-    The model is asked for x at ``level``. Its output becomes the prediction
-    p = ``from_x`` · x + ``from_output`` · output, and then
-    x ← ``x`` · x + ``held`` · h + ``prediction`` · p + Σ ``earlier[k]`` · slot k + ``noise`` · n,
+    The model is asked for x at ``level``. Its guided output becomes the prediction
+    p = ``from_x`` · x + ``from_output`` · output, its unguided one likewise u, and then
+    x ← ``x`` · x + ``held`` · h + ``prediction`` · p + ``unguided`` · u + Σ ``earlier[k]`` · slot k + ``noise`` · n,
     with h an x that an earlier row with ``hold`` put aside (before its update), slots that hold earlier predictions,
     and n fresh standard normal noise for the way between the two levels of ``noise_span``. After the update p goes
-    into slot ``keep``, if any.
+    into slot ``keep``, and u into slot ``keep_unguided``, if any.
     """
 
     level: Level
@@ -44,11 +44,13 @@ class Row:
     x: float
     held: float
     prediction: float
+    unguided: float
     earlier: tuple[float, ...]
     noise: float
     noise_span: tuple[Level, Level] | None
     hold: bool
     keep: int | None
+    keep_unguided: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,8 @@ class Table:
     @property
     def earlier_predictions(self) -> int:
         """How many predictions of earlier calls are needed at once."""
-        return max((row.keep + 1 for row in self.rows if row.keep is not None), default=0)
+        kept = (slot for row in self.rows for slot in (row.keep, row.keep_unguided))
+        return max((slot + 1 for slot in kept if slot is not None), default=0)
 
     @property
     def holds_x(self) -> bool:
@@ -85,8 +88,7 @@ def trace(schedule: Schedule, solver: Solver, name: str = "this solver") -> Tabl
         name: what to call it in an error.
 
     Raises:
-        RequestError: the solver does more to arrays than combine them linearly, needs more than one earlier x, or two
-            predictions of a call.
+        RequestError: the solver does more to arrays than combine them linearly, or needs more than one earlier x.
     """
     tables = [table for kind in PredictionKind if (table := _traced(schedule, solver, kind, name)) is not None]
     if not tables:
@@ -99,6 +101,8 @@ class _NotLinearError(Exception):
 
 
 _Symbol = tuple[str, int]
+_GUIDED, _UNGUIDED = "p", "u"
+_PREDICTIONS = (_GUIDED, _UNGUIDED)
 
 
 class _Combination:
@@ -153,16 +157,12 @@ def _traced(schedule: Schedule, solver: Solver, kind: PredictionKind, name: str)
             request = next(run)
             try:
                 while True:
-                    if isinstance(request, EvaluateBoth):
-                        raise RequestError(
-                            f"{name} combines two predictions of each call, but a table's rows have one; run it in the "
-                            "loop, or without cfg_plus_plus"
-                        )
-                    call = len(levels)
-                    levels.append(request.level)
-                    x, prediction = _Combination({("x", call): 1.0}), _Combination({("p", call): 1.0})
-                    denoised = _denoised(kind, schedule.prediction_type, request.level, x, prediction)
-                    request = run.send((x, denoised))
+                    call, level = len(levels), request.level
+                    levels.append(level)
+                    x, *both = (_Combination({(which, call): 1.0}) for which in ("x", *_PREDICTIONS))
+                    asked = both if isinstance(request, EvaluateBoth) else both[:1]
+                    told = (_denoised(kind, schedule.prediction_type, level, x, prediction) for prediction in asked)
+                    request = run.send((x, *told))
                     results.append(request.x)
             except StopIteration as finished:
                 results.append(finished.value)
@@ -192,20 +192,22 @@ def _table(
     for result in results:
         largest = max((abs(value) for value in result.terms.values()), default=0.0)
         used.append({name: value for name, value in result.terms.items() if abs(value) > _NEGLIGIBLE * largest})
-    last_x, last_prediction = _last_uses(used, "x"), _last_uses(used, "p")
-    slots: list[int] = []  # which call's prediction each slot holds
+    last_x = _last_uses(used, "x")
+    last = {(which, call): use for which in _PREDICTIONS for call, use in _last_uses(used, which).items()}
+    slots: list[_Symbol] = []  # which call's prediction each slot holds
     rows = []
     for call, (level, terms) in enumerate(zip(levels, used, strict=True)):
         alive = [index for index, last in last_x.items() if index < call <= last]
         if len(alive) > 1:
             return None
         from_x, from_output = _prediction_from_output(kind, prediction_type, level)
-        earlier = tuple(terms.get(("p", index), 0.0) for index in slots)
-        keep = None
-        if call in last_prediction:
-            free = [slot for slot, index in enumerate(slots) if last_prediction[index] <= call]
-            keep = free[0] if free else len(slots)
-            slots[keep : keep + 1] = [call]
+        earlier = tuple(terms.get(symbol, 0.0) for symbol in slots)
+        kept: dict[str, int] = {}
+        for which in _PREDICTIONS:
+            if (which, call) in last:
+                free = (slot for slot, symbol in enumerate(slots) if last[symbol] <= call)
+                kept[which] = slot = next(free, len(slots))
+                slots[slot : slot + 1] = [(which, call)]
         rows.append(
             Row(
                 level=level,
@@ -213,12 +215,14 @@ def _table(
                 from_output=from_output,
                 x=terms.get(("x", call), 0.0),
                 held=terms.get(("x", alive[0]), 0.0) if alive else 0.0,
-                prediction=terms.get(("p", call), 0.0),
+                prediction=terms.get((_GUIDED, call), 0.0),
+                unguided=terms.get((_UNGUIDED, call), 0.0),
                 earlier=earlier,
                 noise=terms.get(("noise", call), 0.0),
                 noise_span=spans.get(call),
                 hold=call in last_x,
-                keep=keep,
+                keep=kept.get(_GUIDED),
+                keep_unguided=kept.get(_UNGUIDED),
             )
         )
     return Table(kind=kind, rows=tuple(rows))

@@ -20,6 +20,7 @@ from latentrt.runtime.denoiser.guider import (
     NEGATIVE,
     PICTURE,
     Baseline,
+    CfgPlusPlusScales,
     Guider,
     Pass,
     Perturbation,
@@ -71,7 +72,12 @@ def guidance(kind: str, schedule: Schedule) -> LinearGuidance:
     plain = Guider(steps=steps)
     with_perturbed = replace(plain, combine=perturbed(classifier_free), perturbation=Perturbation(scale=2.0))
     edit = Baseline(passes=(PICTURE, NEGATIVE), scales=(1.5,))
+    renoised = CfgPlusPlusScales(
+        scales=(0.6,) * len(ratios), ratios=ratios, inside=(False, *(True,) * (len(ratios) - 1))
+    )
     guiders = {
+        "cfg++": replace(plain, steps=renoised),
+        "perturbed cfg++": replace(with_perturbed, steps=renoised),
         "rescaled": replace(plain, combine=rescaled(classifier_free, 0.7)),
         "perturbed": with_perturbed,
         "perturbed alone": with_perturbed,
@@ -113,7 +119,7 @@ class Loops:
     ) -> None:
         sampler = Sampler(name=name, **options)
         self.schedule = sampler.schedule(CONFIG, steps).started_at(start)
-        self.solver = sampler.solver(CONFIG)
+        self.solver = (sampler.cfg_plus_plus_solver if kind.endswith("cfg++") else sampler.solver)(CONFIG)
         self.guidance = guidance(kind, self.schedule)
         self.conditions: list[Condition] = [Told(), *more]
         self.x = self.begin(SHAPE)
@@ -176,6 +182,15 @@ def test_it_leads_where_the_loop_on_the_host_does(
     """Every sampler, kind of prediction and kind of guidance; two pictures."""
     loops = Loops(name, kind, prediction_type=prediction_type)
     assert_same(loops.device(steps), loops.host(unet), TOLERANCES.get(name, TOLERANCE))
+
+
+@pytest.mark.parametrize("name", [row.name for row in SAMPLERS.values() if row.cfg_plus_plus is not None])
+@pytest.mark.parametrize("kind", ["cfg++", "perturbed cfg++"])
+def test_steps_with_the_unguided_prediction(unet: OrtEngine, steps: OrtEngine, name: str, kind: str) -> None:
+    """CFG++ from the second step on; in the first, which nothing guides, it is the one that there is."""
+    for prediction_type in TYPES[: 2 if name == "edm_euler" else 3]:
+        loops = Loops(name, kind, prediction_type=prediction_type)
+        assert_same(loops.device(steps), loops.host(unet), TOLERANCES.get(name, TOLERANCE))
 
 
 def test_from_the_middle_to_a_last_level(unet: OrtEngine, steps: OrtEngine) -> None:

@@ -9,10 +9,10 @@ from latentrt.engines.bundle.records.schedule_config import ScheduleConfig
 from latentrt.engines.errors import RequestError
 from latentrt.engines.spec import Array
 from latentrt.runtime.sampling.noise import Noise
-from latentrt.runtime.sampling.run import Run, denoise
+from latentrt.runtime.sampling.run import Answer, Run, denoise
 from latentrt.runtime.sampling.sampler_table import SAMPLERS
 from latentrt.runtime.sampling.samplers import Sampler
-from latentrt.runtime.sampling.schedule import Schedule
+from latentrt.runtime.sampling.schedule import Level, Schedule
 from latentrt.runtime.sampling.solvers.solver import Evaluate, NoiseSource, Steps
 from latentrt.runtime.sampling.tables import table_of
 from latentrt.runtime.sampling.trace import PredictionKind, Table, trace
@@ -28,6 +28,7 @@ CONFIG = ScheduleConfig(
 SHAPE = (2, 4, 3, 5)
 TOLERANCE = 1e-6  # float64 on both sides: what the order of operations leaves
 V = {"prediction_type": "v_prediction"}
+RENOISED = [row.name for row in SAMPLERS.values() if row.cfg_plus_plus is not None]
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in SAMPLERS),
     *((name, V) for name in SAMPLERS),
@@ -64,20 +65,27 @@ def model(x: Array, timestep: float) -> Array:
     return np.asarray(np.tanh(0.8 * x + timestep / 1000.0))
 
 
+def answered(x: Array, level: Level) -> Answer:
+    """Both predictions of a call."""
+    guided = model(x, level.timestep)
+    return Answer(guided, 0.5 * guided - 0.3)
+
+
 def replay(table: Table, x: Array, noise: NoiseSource) -> Array:
     """Runs a table: one matrix of live vectors, one row of coefficients a step. Knows nothing of any solver."""
     held = np.zeros_like(x)
     slots = [np.zeros_like(x) for _ in range(table.earlier_predictions)]
     for row in table.rows:
-        output = model(x * row.level.input_scale, row.level.timestep)
-        prediction = row.from_x * x + row.from_output * output
+        both = answered(x * row.level.input_scale, row.level)
+        prediction, unguided = (row.from_x * x + row.from_output * one for one in (both.guided, both.unguided))
         fresh = noise(*row.noise_span) if row.noise_span else np.zeros_like(x)
         earlier = [*row.earlier, *[0.0] * (len(slots) - len(row.earlier))]
-        coefficients = np.array([row.x, row.held, row.prediction, *earlier, row.noise])
-        vectors = np.stack([x, held, prediction, *slots, fresh])
+        coefficients = np.array([row.x, row.held, row.prediction, row.unguided, *earlier, row.noise])
+        vectors = np.stack([x, held, prediction, unguided, *slots, fresh])
         held = x if row.hold else held
-        if row.keep is not None:
-            slots[row.keep] = prediction
+        for slot, one in ((row.keep, prediction), (row.keep_unguided, unguided)):
+            if slot is not None:
+                slots[slot] = one
         x = np.tensordot(coefficients, vectors, axes=1)
     return x
 
@@ -101,6 +109,24 @@ def test_the_table_replays_the_run(name: str, options: dict[str, Any]) -> None:
         assert table.earlier_predictions <= (5 if sampler.skip_prk_steps is False else 4)
         if (steps, start) == (16, 0):
             assert table.stochastic is sampler.stochastic
+
+
+@pytest.mark.parametrize("name", RENOISED)
+def test_the_table_has_both_predictions_of_cfg_plus_plus(name: str) -> None:
+    """Each call's guided and unguided one; second order keeps the unguided one of the step before."""
+    for prediction_type in ("epsilon", "v_prediction", "sample"):
+        if (name, prediction_type) == ("edm_euler", "sample"):
+            continue
+        sampler = Sampler(name=name, prediction_type=prediction_type)
+        schedule, solver = sampler.schedule(CONFIG, 7), sampler.cfg_plus_plus_solver(CONFIG)
+        table = trace(schedule, solver, name)
+        assert table.earlier_predictions == name.startswith("dpmpp_2m")
+        assert all(row.unguided for row in table.rows[:-1])
+        x = np.random.default_rng(0).standard_normal(SHAPE) * schedule.initial_scale
+        expected = denoise(Run(x, schedule, solver, Noise(4, SHAPE).between), answered)
+        ours = replay(table, x, Noise(4, SHAPE).between)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(ours / scale, expected / scale, atol=TOLERANCE, err_msg=prediction_type)
 
 
 def test_runs_of_equal_numbers_share_a_table() -> None:

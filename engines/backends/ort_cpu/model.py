@@ -20,7 +20,7 @@ MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 KEEPING_FILE = "keeping.onnx"
 """What a graph that keeps features has beside the engine's: nodes and outputs, to be put behind it."""
-STEP_FILE = "denoise-step.onnx"
+STEP_FILE = "whole-step.onnx"
 """The graph that makes whole steps."""
 
 

@@ -31,7 +31,7 @@ class OrtCuda:
 
     backend = Backend.ORT_CUDA
     maker = "ONNX Runtime"
-    flags: Mapping[str, str] = {"recipe": "3", "tf32": "off"}
+    flags: Mapping[str, str] = {"recipe": "4", "tf32": "off"}
     lora_ready = False
     added_apart = False
     deep_cache = False

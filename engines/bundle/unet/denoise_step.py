@@ -24,8 +24,9 @@ EARLIER = 4
 VECTORS = 1 + EARLIER
 OTHER_PASSES = 3
 """Passes that a pass is steered by beside the one that it is steered away from: edits with perturbed attentions."""
-RESULTS, TERMS = VECTORS + 1, VECTORS + 2
-"""The matrix of an update: the next vectors and the clean sample, of the vectors, the guided prediction and noise."""
+RESULTS, TERMS = VECTORS + 1, VECTORS + 3
+"""The matrix of an update: the next vectors and the clean sample, of the vectors, the guided prediction, the one that
+nothing guided (u of ``StepRows``), and noise."""
 
 ROW_PARTS: Mapping[str, int] = {
     "input_scale": 1,
@@ -51,7 +52,7 @@ class StepRows:
             from, then c and others (B, 4).
         weights: of the others, in u + Σ w · (o − u) (B, 3).
         rescale: how far the guided prediction is brought back to the deviation of c (B, 1).
-        update: the matrix M of (next vectors, clean sample) = M · (vectors, guided prediction, noise) (B, 6, 7).
+        update: the matrix M of (next vectors, clean sample) = M · (vectors, guided prediction, u, noise) (B, 6, 8).
     """
 
     input_scale: Array

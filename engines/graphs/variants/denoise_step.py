@@ -75,7 +75,7 @@ _GUIDANCE = """
 _UPDATE = """
     guided_term = Unsqueeze (guided, first)
     noise_term = Unsqueeze (noise, first)
-    terms = Concat <axis = 1> (state, guided_term, noise_term)
+    terms = Concat <axis = 1> (state, guided_term, base, noise_term)
     flat_terms = Reshape (terms, term_sizes)
     matrix = Reshape (update, matrix_sizes)
     results = MatMul (matrix, flat_terms)
