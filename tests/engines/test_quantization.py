@@ -14,6 +14,7 @@ from latentrt.engines.backends.ort_cpu.compile import compile_onnx
 from latentrt.engines.backends.ort_cpu.model import OrtCpuEngine, OrtCpuModel
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.bundle.records.manifests.engine_manifest import ContentsRecord
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.editor import GraphEditor, weight_of
@@ -29,7 +30,7 @@ from latentrt.engines.graphs.quantization.recipe import Range, recipe_for, round
 from latentrt.engines.graphs.quantization.sensitivity import RecordedCall, sensitivities
 from latentrt.engines.graphs.quantization.smooth import SmoothedGraph
 from latentrt.engines.precision import Backend
-from latentrt.engines.shapes import Shapes
+from latentrt.engines.shapes import Loop, Shapes
 from latentrt.engines.spec import EngineSpec, TensorSpec
 
 
@@ -518,26 +519,15 @@ FAMILIES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("recipe", "gpu"), [(Recipe.E4M3, "sm89"), (Recipe.E4M3, "sm120"), (Recipe.S8S8, "sm89")])
-@pytest.mark.grid(most=1)
-def test_every_family_builds_for_a_gpu(
-    recipe: Recipe, gpu: str, family: str, family_bundle: Callable[[str], Path], tmp_path: Path
-) -> None:
-    """TensorRT-RTX's own parser and builder take the symmetric graph, halved; Q/DQ stand around every node.
-
-    In fp8 they stand around both products of attention, too.
-    """
-    pytest.importorskip("tensorrt_rtx")
-    from latentrt.engines.backends.compiler import Target
-    from latentrt.engines.backends.tensorrt.backend import TensorRTRTX
+def halved_and_quantized(recipe: Recipe, family: str, bundle: Path, root: Path) -> tuple[Unet, Component]:
+    """A family's U-Net by a recipe for GPUs, its quantization in the record; what it was made of, too."""
+    from latentrt.engines.bundle.checked_files import record_files
     from latentrt.engines.bundle.records.component import AttentionRecord, QuantizationRecord, QuantizedNodeRecord
     from latentrt.engines.graphs.half import halve_file
-    from latentrt.engines.machine import gpu_machine
 
-    unet = Unet(family_bundle(family))
-    unet.write(recipe, tmp_path / "onnx")
-    halve_file(tmp_path / "onnx" / "model.onnx", islands_of(family, "unet"))
+    unet = Unet(bundle)
+    unet.write(recipe, root / "onnx")
+    halve_file(root / "onnx" / "model.onnx", islands_of(family, "unet"))
     manifest = unet.component.manifest
     nodes = {node.path: QuantizedNodeRecord(rounded=True, score=0.0, error=0.0, alpha=None) for node in unet.nodes}
     attention = None
@@ -549,8 +539,6 @@ def test_every_family_builds_for_a_gpu(
         psnr_mean=1.0, psnr_worst=1.0, worst_prompt="", nodes=nodes,
         attention=attention,
     )  # fmt: skip
-    from latentrt.engines.bundle.checked_files import record_files
-
     record = manifest.components["unet"].model_copy(
         update={
             "onnx": "onnx/model.onnx",
@@ -559,19 +547,51 @@ def test_every_family_builds_for_a_gpu(
             "quantization": told,
         }
     )
-    files = record_files(tmp_path, ["onnx/model.onnx", "onnx/model.onnx.data"])
-    component = Component(
-        root=tmp_path,
-        manifest=manifest.model_copy(update={"components": {**manifest.components, "unet": record}, "files": files}),
-        name="unet",
-    )
-    folder = tmp_path / "plan"
+    files = record_files(root, ["onnx/model.onnx", "onnx/model.onnx.data"])
+    manifest = manifest.model_copy(update={"components": {**manifest.components, "unet": record}, "files": files})
+    return unet, Component(root=root, manifest=manifest, name="unet")
+
+
+def plan_of(component: Component, gpu: str, folder: Path) -> ContentsRecord:
+    """What TensorRT-RTX wrote for it, without a GPU."""
+    from latentrt.engines.backends.compiler import Target
+    from latentrt.engines.backends.tensorrt.backend import TensorRTRTX
+    from latentrt.engines.machine import gpu_machine
+
     folder.mkdir()
     contents = TensorRTRTX().compile(component, Target(machine=gpu_machine(gpu)), folder, None)
     assert contents is not None
+    assert (folder / "model.plan").stat().st_size > 0
+    shutil.rmtree(folder)
+    return contents
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("recipe", "gpu"), [(Recipe.E4M3, "sm89"), (Recipe.E4M3, "sm120"), (Recipe.S8S8, "sm89")])
+@pytest.mark.grid(most=1)
+def test_every_family_builds_for_a_gpu(
+    recipe: Recipe, gpu: str, family: str, family_bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """TensorRT-RTX's own parser and builder take the symmetric graph, halved; Q/DQ stand around every node.
+
+    In fp8 they stand around both products of attention, too.
+    """
+    pytest.importorskip("tensorrt_rtx")
+    unet, component = halved_and_quantized(recipe, family, family_bundle(family), tmp_path)
+    contents = plan_of(component, gpu, tmp_path / "plan")
     products = 2 * len(unet.attentions) if recipe.rounds_attention else 0
     assert sum(contents.quantized.values()) == len(unet.nodes) + products
     assert contents.layers["DEQUANTIZE"].keys() == {"float16"}
     assert ("ATTENTION_INPUT" in contents.layers) != bool(products)
-    assert (folder / "model.plan").stat().st_size > 0
-    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [Recipe.S8S8, Recipe.E4M3])
+def test_whole_steps_build_for_a_gpu(recipe: Recipe, tiny_bundle: Path, tmp_path: Path) -> None:
+    """The step stands around the quantized U-Net, in fp32, and takes nothing of its Q/DQ."""
+    pytest.importorskip("tensorrt_rtx")
+    unet, component = halved_and_quantized(recipe, "sd1", tiny_bundle, tmp_path)
+    contents = plan_of(replace(component, loop=Loop.DEVICE), "sm89", tmp_path / "plan")
+    products = 2 * len(unet.attentions) if recipe.rounds_attention else 0
+    assert sum(contents.quantized.values()) == len(unet.nodes) + products
+    assert set(contents.shapes[0].outputs) == {"next_state", "denoised", "next_sample"}

@@ -2,14 +2,15 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Barrier, Thread
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from stand_ins import StandInRTX
+from waiting import until
 
 import latentrt
 from latentrt.describing import describe
@@ -17,9 +18,12 @@ from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.backends.tensorrt.backend import TensorRTRTX
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
+from latentrt.engines.engine import Engine
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import AddedInputs, Loop
 from latentrt.engines.store.store import engines_in
+from latentrt.runtime.serving.lanes.engine_call import EngineCall
+from latentrt.runtime.serving.lanes.lanes import Lanes
 from latentrt.verifying import verify
 
 BACKEND = "tensorrt-rtx"
@@ -143,6 +147,65 @@ def test_requests_share_steps(pipe: latentrt.Pipeline, cpu: latentrt.Pipeline, r
         assert_same(found[place], result)
 
 
+def drawn_together(pipe: latentrt.Pipeline, wishes: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Draws requests in threads of their own; no engine runs before all that still go wait for it."""
+    line, found = cast(Lanes, pipe._engines).line, dict[int, Any]()
+
+    def draw(place: int) -> None:
+        found[place] = pipe(**wishes[place])
+
+    def holding() -> EngineCall:
+        """A call that has the only seat."""
+        call = EngineCall(cast(Engine, None), {}, None, 1, dict)
+        assert line.enter(call) or line.results(call) is None
+        return call
+
+    threads, held = [Thread(target=draw, args=(place,)) for place in range(len(wishes))], holding()
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        until(lambda: len(line._waiting) >= sum(thread.is_alive() for thread in threads))
+        line.leave(held)
+        held = holding()
+    line.leave(held)
+    return [found[place] for place in range(len(wishes))]
+
+
+def test_a_shared_step_is_one_launch(pipe: latentrt.Pipeline, cpu: latentrt.Pipeline, rtx: StandInRTX) -> None:
+    """Of two requests of other samplers and guidance: their states lie one below the other, and stay there."""
+    wishes: list[dict[str, Any]] = [
+        {**pipe.encode("a cat"), **DRAW, "seed": 3, "sampler": "euler_a"},
+        {**pipe.encode("a dog"), **DRAW, "seed": 4, "sampler": "dpmpp_2m", "guidance_scale": 7.0},
+    ]
+    for _ in range(2):  # each direction once, whichever it begins with
+        drawn_together(pipe, wishes)
+    begin, shared = len(rtx.driver.log), pipe.shared_runs.get(2, 0)
+    drawn = drawn_together(pipe, wishes)
+    counts = Counter(rtx.driver.log[begin:])
+    assert pipe.shared_runs[2] - shared == counts["launch"] == DRAW["num_inference_steps"]
+    assert (counts["copy_on_device"], counts["execute_async_v3"], counts["copy_to_host"]) == (0, 0, len(wishes))
+    for result, wish in zip(drawn, wishes, strict=True):
+        assert_same(result, cpu(**wish))
+
+
+@pytest.mark.slow
+def test_a_step_goes_on_without_those_that_ended(
+    pipe: latentrt.Pipeline, cpu: latentrt.Pipeline, rtx: StandInRTX
+) -> None:
+    """Of three requests of one row each and of other lengths; the states of who goes on are put together by copies."""
+    wishes: list[dict[str, Any]] = [
+        {**pipe.encode(prompt), **DRAW, "seed": steps, "guidance_scale": 1.0, "num_inference_steps": steps}
+        for steps, prompt in ((2, "a cat"), (5, "a dog"), (4, "a fox"))
+    ]
+    begin, shared = len(rtx.driver.log), Counter(pipe.shared_runs)
+    drawn = drawn_together(pipe, wishes)
+    runs = Counter(pipe.shared_runs)
+    assert (runs[3] - shared[3], runs[2] - shared[2]) == (2, 2)
+    assert Counter(rtx.driver.log[begin:])["copy_on_device"] > 0
+    for result, wish in zip(drawn, wishes, strict=True):
+        assert_same(result, cpu(**wish))
+
+
 def test_all_is_given_back(bundle: Path, rtx: StandInRTX) -> None:
     """Whatever ran."""
     with latentrt.open(bundle, backend=BACKEND, loop="device") as opened:
@@ -152,14 +215,22 @@ def test_all_is_given_back(bundle: Path, rtx: StandInRTX) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "added", [frozenset[AddedInputs](), frozenset({AddedInputs.CONTROL})], ids=["plain", "control"]
+    ("bundle_name", "added"),
+    [
+        ("tiny_bundle", frozenset[AddedInputs]()),
+        ("tiny_bundle", frozenset({AddedInputs.CONTROL})),
+        ("half_bundle", frozenset(AddedInputs)),
+        ("masked_bundle", frozenset[AddedInputs]()),
+    ],
+    ids=["plain", "control", "fp16 with all", "nine channels"],
 )
-def test_a_plan_for_sm89_is_really_built(tiny_bundle: Path, tmp_path: Path, added: frozenset[AddedInputs]) -> None:
+def test_a_plan_for_sm89_is_really_built(
+    bundle_name: str, added: frozenset[AddedInputs], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """By TensorRT-RTX itself, with neither a GPU nor a driver."""
     pytest.importorskip("tensorrt_rtx")
-    unet = Component(
-        root=tiny_bundle, manifest=open_bundle(tiny_bundle).manifest, name="unet", added=added, loop=Loop.DEVICE
-    )
+    root = request.getfixturevalue(bundle_name)
+    unet = Component(root=root, manifest=open_bundle(root).manifest, name="unet", added=added, loop=Loop.DEVICE)
     compiler = TensorRTRTX()
     contents = compiler.compile(unet, compiler.targets(["sm89"])[0], tmp_path, None)
     assert contents is not None

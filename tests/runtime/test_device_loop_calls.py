@@ -1,11 +1,13 @@
 """Calls of a pipeline whose loop is on the device draw what those of the loop on the host do."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tiny_loras import save_tiny_lora
 
 import latentrt
 from latentrt.engines.backends.ort_cpu.steps import _StepEngine
@@ -95,6 +97,48 @@ def test_what_is_not_linear_is_left_to_the_host(
     expected, ours = (pipes[loop]("a cat", **{**STEPS, **options}) for loop in ("host", "device"))
     np.testing.assert_array_equal(ours.latents, expected.latents)
     assert not steps_made
+
+
+def moved(one: Any, other: Any) -> float:
+    """By how much latents differ."""
+    return float(np.abs(one.latents - other.latents).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["balanced", "control"])
+def test_control_nets_see_what_the_step_before_led_to(
+    pipes: dict[str, latentrt.Pipeline], tiny_net: Path, steps_made: list[int], mode: str
+) -> None:
+    """Two of them, one for a part of the run; pictures of one call, two calls a step."""
+    nets = [
+        latentrt.Control(tiny_net, PICTURE, scale=0.9, mode=mode),
+        latentrt.Control(tiny_net, PICTURE[::-1].copy(), scale=0.5, end=0.6),
+    ]
+    options = {**STEPS, "sampler": "heun"}
+    expected = pipes["host"](["a cat", "a dog"], control=nets, **options)
+    assert moved(expected, pipes["host"](["a cat", "a dog"], **options)) > 1e-3
+    assert_same(pipes["device"](["a cat", "a dog"], control=nets, **options), expected)
+    assert steps_made == [4] * 5
+
+
+@pytest.mark.slow
+def test_loras_are_loaded_and_changed(tiny_bundle: Path, tmp_path: Path, steps_made: list[int]) -> None:
+    """Each set has a graph of its own over its weights; without any it is the plain model again."""
+    calls: tuple[dict[str, float], ...] = ({}, {"a": 0.8}, {"a": -0.5, "b": 1.0}, {"a": 0.8}, {})
+    drawn: dict[Loop, list[Any]] = {}
+    with ExitStack() as opened:
+        for loop in Loop:
+            pipe = opened.enter_context(latentrt.open(tiny_bundle, threads=1, loop=loop, lora_cache=1))
+            for seed, name in enumerate("ab"):
+                pipe.load_lora(save_tiny_lora(tmp_path / f"{name}.safetensors", tiny_bundle, seed=seed))
+            drawn[loop] = [pipe("a cat", loras=loras, sampler="euler_a", **STEPS) for loras in calls]
+    for ours, expected in zip(drawn[Loop.DEVICE], drawn[Loop.HOST], strict=True):
+        assert_same(ours, expected)
+    plain, one, both, again, last = drawn[Loop.DEVICE]
+    assert min(moved(plain, one), moved(one, both)) > 1e-2
+    np.testing.assert_array_equal(one.latents, again.latents)
+    np.testing.assert_array_equal(plain.latents, last.latents)
+    assert len(steps_made) == len(calls) * 3
 
 
 def test_a_run_is_traced_once(pipes: dict[str, latentrt.Pipeline], monkeypatch: pytest.MonkeyPatch) -> None:
