@@ -1,4 +1,4 @@
-"""JSON documents that carry the number of their schema, read and checked."""
+"""JSON documents that carry the number of their schema: written, read and checked."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,20 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from latentrt.engines.errors import LatentrtError
+from latentrt.engines.files import sync_files, write_file
 
 _Document = TypeVar("_Document", bound=BaseModel)
+
+
+def write_document(path: Path, document: BaseModel) -> None:
+    """Writes a document whole or not at all, onto the disk.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    text = document.model_dump_json(indent=1) + "\n"
+    write_file(path, lambda partial: partial.write_text(text, "utf-8"))
+    sync_files([path])
 
 
 def read_document(

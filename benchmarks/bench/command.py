@@ -10,9 +10,10 @@ from latentrt.benchmarks.bench.plan import plan_from_options
 from latentrt.benchmarks.report.changes import changes_between
 from latentrt.benchmarks.report.gpu.schema import read_gpu_result
 from latentrt.benchmarks.report.markdown import markdown_table, summary_rows
-from latentrt.benchmarks.report.schema import BenchResult, read_result, write_result
+from latentrt.benchmarks.report.schema import BenchResult, read_result
 from latentrt.cli.bench import BenchOptions
 from latentrt.cli.terminal import BuildProgress, print_table, say, stderr
+from latentrt.engines.documents import write_document
 from latentrt.engines.errors import RequestError
 from latentrt.engines.files import check_writable, write_file
 
@@ -107,7 +108,7 @@ def _check_packages(purpose: str, *modules: str) -> None:
 def _write(result: BenchResult, options: BenchOptions) -> None:
     """Writes all that is wanted; the table and the places of the rest go to the terminal."""
     if options.json is not None:
-        write_result(options.json, result)
+        write_document(options.json, result)
     if options.markdown is not None:
         write_file(options.markdown, lambda path: path.write_text(markdown_table(result), "utf-8"))
     if options.report is not None:

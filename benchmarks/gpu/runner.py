@@ -17,7 +17,8 @@ from typing import IO
 from pydantic import TypeAdapter, ValidationError
 
 from latentrt.benchmarks.gpu.stage import LackingError, Settings, Stage, Told
-from latentrt.benchmarks.report.gpu.schema import GpuResult, Row, StageRecord, State, write_gpu_result
+from latentrt.benchmarks.report.gpu.schema import GpuResult, Row, StageRecord, State
+from latentrt.engines.documents import write_document
 
 _ROW: TypeAdapter[Row] = TypeAdapter(Row)
 _LAST_WORDS = 300  # characters
@@ -85,7 +86,7 @@ def run_stages(
                 break
         told(f"[{number}/{len(stages)}] {stage.name}")
         result = _run(stage, settings, result.begun(stage.name), path, seconds, launch, told)
-        write_gpu_result(path, result)
+        write_document(path, result)
     return result
 
 
@@ -99,7 +100,7 @@ def _run(
             raise LackingError(f"{', '.join(missing)} {'were' if len(missing) > 1 else 'was'} not made")
         for row in launch(stage, settings, limit):
             result = result.with_row(row)
-            write_gpu_result(path, result)
+            write_document(path, result)
     except LackingError as error:
         state, reason = State.LACKING, str(error)
     except CutOffError:

@@ -18,7 +18,6 @@ from latentrt.benchmarks.report.figures import Time as Time
 from latentrt.benchmarks.report.gpu.schema import GpuResult
 from latentrt.engines.documents import read_document
 from latentrt.engines.errors import RequestError
-from latentrt.engines.files import write_file
 
 SCHEMA = 1
 
@@ -247,13 +246,3 @@ def read_result(path: Path) -> BenchResult:
     """
     remedy = "name a file that latentrt bench --json wrote, or measure again"
     return read_document(path, BenchResult, schema=SCHEMA, error=RequestError, remedy=remedy)
-
-
-def write_result(path: Path, result: BenchResult) -> None:
-    """Writes a result whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    text = result.model_dump_json(indent=1) + "\n"
-    write_file(path, lambda partial: partial.write_text(text, "utf-8"))

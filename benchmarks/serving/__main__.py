@@ -9,8 +9,9 @@ from latentrt.benchmarks.serving.chaos.command import add_chaos
 from latentrt.benchmarks.serving.load import LoadPlan, load
 from latentrt.benchmarks.serving.markdown import COLUMNS, rows, sentences, serving_markdown, with_figures
 from latentrt.benchmarks.serving.page import serving_html
-from latentrt.benchmarks.serving.schema import ServingResult, read_serving_result, write_serving_result
+from latentrt.benchmarks.serving.schema import ServingResult, read_serving_result
 from latentrt.cli.terminal import print_table, say, stderr
+from latentrt.engines.documents import write_document
 from latentrt.engines.errors import LatentrtError
 from latentrt.engines.files import write_file
 
@@ -65,7 +66,7 @@ def _load(arguments: argparse.Namespace) -> None:
     command = shlex.join(["python", "-m", "latentrt.benchmarks.serving", *sys.argv[1:]])
     result = load(plan, command=command, told=lambda line: stderr.print(line))
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    write_serving_result(arguments.json, result)
+    write_document(arguments.json, result)
     _write(result, arguments)
     if result.pictures.wrong:
         raise SystemExit(f"{len(result.pictures.wrong)} pictures were lost or were others: see {arguments.json}")

@@ -10,7 +10,6 @@ from pydantic import Field
 from latentrt.benchmarks.report.schema import Count, Machine, Positive, Strict
 from latentrt.engines.documents import read_document
 from latentrt.engines.errors import RequestError
-from latentrt.engines.files import write_file
 
 SCHEMA = 1
 
@@ -143,13 +142,3 @@ def read_serving_result(path: Path) -> ServingResult:
     """
     remedy = "name a file that python -m latentrt.benchmarks.serving load wrote, or measure again"
     return read_document(path, ServingResult, schema=SCHEMA, error=RequestError, remedy=remedy)
-
-
-def write_serving_result(path: Path, result: ServingResult) -> None:
-    """Writes a result whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    text = result.model_dump_json(indent=1) + "\n"
-    write_file(path, lambda partial: partial.write_text(text, "utf-8"))

@@ -13,7 +13,6 @@ from pydantic import Field
 from latentrt.benchmarks.report.figures import Count, Figure, Positive, Strict, Time
 from latentrt.engines.documents import read_document
 from latentrt.engines.errors import RequestError
-from latentrt.engines.files import sync_files, write_file
 
 SCHEMA = 1
 Counted = Annotated[int, Field(ge=0)]
@@ -242,17 +241,6 @@ def read_gpu_result(path: Path) -> GpuResult:
     """
     remedy = "name a file that make gpu wrote, or measure again"
     return read_document(path, GpuResult, schema=SCHEMA, error=RequestError, remedy=remedy)
-
-
-def write_gpu_result(path: Path, result: GpuResult) -> None:
-    """Writes a result whole or not at all, onto the disk.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    text = result.model_dump_json(indent=1) + "\n"
-    write_file(path, lambda partial: partial.write_text(text, "utf-8"))
-    sync_files([path])
 
 
 def figure(samples: list[float]) -> Figure | None:

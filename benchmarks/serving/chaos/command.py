@@ -12,7 +12,7 @@ from latentrt.benchmarks.serving.chaos.schema import ChaosResult
 from latentrt.benchmarks.serving.mix import Mix, asked_pictures, prompts_of_the_model
 from latentrt.benchmarks.serving.server import Server
 from latentrt.cli.terminal import say, stderr
-from latentrt.engines.files import write_file
+from latentrt.engines.documents import write_document
 
 _OUT = Path("out/serving")
 _CLIENTS, _PICTURES, _RENDERED, _KILLS = 200, 40, 30, 3
@@ -52,9 +52,8 @@ def _chaos(arguments: argparse.Namespace) -> None:
     result = ChaosResult(
         latentrt=version("latentrt"), created=datetime.now(UTC).isoformat(timespec="seconds"), parts=tuple(parts)
     )
-    text = result.model_dump_json(indent=1) + "\n"
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    write_file(arguments.json, lambda path: path.write_text(text, "utf-8"))
+    write_document(arguments.json, result)
     for part in result.parts:
         say(part.line)
     for fault in result.faults:

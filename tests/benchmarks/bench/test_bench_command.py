@@ -19,9 +19,10 @@ from latentrt.benchmarks.bench.machine.flops import work_of
 from latentrt.benchmarks.bench.plan import Case, _peers, plan_from_options
 from latentrt.benchmarks.bench.rounds import Rounds
 from latentrt.benchmarks.bench.workers.pool import Pool
-from latentrt.benchmarks.report.schema import BenchResult, read_result, write_result
+from latentrt.benchmarks.report.schema import BenchResult, read_result
 from latentrt.cli.bench import BenchOptions
 from latentrt.engines.bundle.bundle import open_bundle
+from latentrt.engines.documents import write_document
 
 FEW = ("--runs", "2", "--cold-runs", "1", "--varied-runs", "1", "--steps", "4", "--threads", "1", "--peers")
 
@@ -154,8 +155,8 @@ def test_renders_again_from_the_json(
 
 def test_compares_two_files(command: Callable[..., Any], tmp_path: Path) -> None:
     """A line for what changed."""
-    write_result(tmp_path / "old.json", result(contender("latentrt fp32", "latentrt_bundle", 1.0)))
-    write_result(tmp_path / "new.json", result(contender("latentrt fp32", "latentrt_bundle", 0.5)))
+    write_document(tmp_path / "old.json", result(contender("latentrt fp32", "latentrt_bundle", 1.0)))
+    write_document(tmp_path / "new.json", result(contender("latentrt fp32", "latentrt_bundle", 0.5)))
     ran = command("bench", "--compare", tmp_path / "old.json", tmp_path / "new.json")
     assert ran.status == 0
     assert "latentrt fp32: picture better, 1.00 s → 500 ms (0.50×)" in ran.stdout
@@ -206,7 +207,7 @@ def test_bad_input_is_one_sentence(
 
 def test_render_wants_an_output(command: Callable[..., Any], tmp_path: Path) -> None:
     """And not the JSON that it reads."""
-    write_result(tmp_path / "r.json", result())
+    write_document(tmp_path / "r.json", result())
     assert "add --report or --markdown" in command("bench", "--render", tmp_path / "r.json").stderr
     ran = command("bench", "--render", tmp_path / "r.json", "--json", tmp_path / "n.json")
     assert "leave it out" in ran.stderr
@@ -397,7 +398,7 @@ def test_missing_packages_are_said_first(
 ) -> None:
     """In one sentence."""
     monkeypatch.setitem(sys.modules, module, None)
-    write_result(tmp_path / "r.json", result())
+    write_document(tmp_path / "r.json", result())
     more = [tmp_path / "r.json"] * 2 if arguments == ["--compare"] else []
     ran = command("bench", *(argument.format(bundle=tiny_bundle) for argument in arguments), *more)
     assert ran.status == 2

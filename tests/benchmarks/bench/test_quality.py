@@ -13,8 +13,9 @@ from latentrt.benchmarks.bench.quality import SHOWN, QualityError, clip_score, f
 from latentrt.benchmarks.peers.output import save
 from latentrt.benchmarks.report.markdown import markdown_table
 from latentrt.benchmarks.report.readme import PAGES, with_tables
-from latentrt.benchmarks.report.schema import read_result, write_result
+from latentrt.benchmarks.report.schema import read_result
 from latentrt.benchmarks.studies.own_emoji import read_icons
+from latentrt.engines.documents import write_document
 from latentrt.engines.errors import RequestError
 
 HOUSE = Path(__file__).resolve().parents[3]
@@ -119,7 +120,7 @@ def test_committed_results_are_valid_and_whole(path: Path) -> None:
 
 def test_tables_are_filled_from_the_result(tmp_path: Path) -> None:
     """Whatever stood there goes; the rest stays."""
-    write_result(tmp_path / "one.json", result(contender("latentrt fp32", "latentrt_bundle", 0.25)))
+    write_document(tmp_path / "one.json", result(contender("latentrt fp32", "latentrt_bundle", 0.25)))
     text = "before\n<!-- figures: one -->\nold\n<!-- end of figures -->\nafter\n"
     filled = with_tables(text, tmp_path)
     assert filled.startswith("before\n<!-- figures: one -->\n| emoji")

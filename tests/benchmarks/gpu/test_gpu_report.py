@@ -26,12 +26,12 @@ from latentrt.benchmarks.report.gpu.schema import (
     StageRecord,
     State,
     read_gpu_result,
-    write_gpu_result,
 )
 from latentrt.benchmarks.report.gpu.tables import gpu_sentences, gpu_tables
 from latentrt.benchmarks.report.markdown import markdown_table
 from latentrt.benchmarks.report.page import report_html
-from latentrt.benchmarks.report.schema import read_result, write_result
+from latentrt.benchmarks.report.schema import read_result
+from latentrt.engines.documents import write_document
 from latentrt.engines.errors import RequestError
 
 OURS = Contender(name="latentrt", precision="fp16", backend="tensorrt")
@@ -102,7 +102,7 @@ ALL = gpu_result(
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     """Every kind of row comes back as what it was; keys that nobody knows are refused, and so is a cut-off file."""
     path = tmp_path / "gpu.json"
-    write_gpu_result(path, ALL)
+    write_document(path, ALL)
     assert read_gpu_result(path) == ALL
     data = json.loads(path.read_text())
     data["rows"][0]["unheard"] = 1
@@ -173,8 +173,8 @@ def test_the_report_shows_it() -> None:
 
 def test_merge_takes_it_into_a_result(command: Callable[..., Any], tmp_path: Path) -> None:
     """With --render: the table and the JSON, which renders the same again."""
-    write_result(tmp_path / "r.json", benchmark())
-    write_gpu_result(tmp_path / "gpu.json", ALL)
+    write_document(tmp_path / "r.json", benchmark())
+    write_document(tmp_path / "gpu.json", ALL)
     merged = ("--render", tmp_path / "r.json", "--merge", tmp_path / "gpu.json")
     assert command("bench", *merged, "--json", tmp_path / "m.json", "--markdown", tmp_path / "m.md").status == 0
     assert read_result(tmp_path / "m.json").gpu == ALL

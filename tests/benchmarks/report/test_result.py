@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from benchmark_sample import result
 
-from latentrt.benchmarks.report.schema import SCHEMA, BenchResult, Figure, read_result, write_result
+from latentrt.benchmarks.report.schema import SCHEMA, BenchResult, Figure, read_result
+from latentrt.engines.documents import write_document
 from latentrt.engines.errors import RequestError
 
 
 def test_reads_back_what_was_written(tmp_path: Path) -> None:
     """Every field, to the last digit."""
-    write_result(tmp_path / "r.json", result())
+    write_document(tmp_path / "r.json", result())
     assert read_result(tmp_path / "r.json") == result()
 
 

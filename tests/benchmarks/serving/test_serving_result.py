@@ -20,8 +20,8 @@ from latentrt.benchmarks.serving.schema import (
     ServingResult,
     percentile,
     read_serving_result,
-    write_serving_result,
 )
+from latentrt.engines.documents import write_document
 from latentrt.engines.errors import RequestError
 
 HOUSE = Path(__file__).resolve().parents[3]
@@ -140,7 +140,7 @@ def test_the_committed_page_says_what_was_measured() -> None:
 def test_a_result_is_read_as_it_was_written(result: ServingResult, tmp_path: Path) -> None:
     """A damaged one is refused in a sentence."""
     path = tmp_path / "load.json"
-    write_serving_result(path, result)
+    write_document(path, result)
     assert read_serving_result(path) == result
     path.write_text(path.read_text("utf-8").replace('"clients": 8', '"clients": 0'), "utf-8")
     with pytest.raises(RequestError, match="measure again"):
