@@ -7,7 +7,7 @@ from latentrt.arguments.loras import LoraArgument, loras_from_arguments
 from latentrt.bf16.settings import bf16_request_from_arguments
 from latentrt.building.addon import build_addon, build_engines_of_addon
 from latentrt.building.compiling import engines_to_make
-from latentrt.building.default_backend import backend_for
+from latentrt.building.default_backend import backend_for, no_backend_for
 from latentrt.building.from_bundle import build_from_bundle
 from latentrt.building.from_model import build_from_model
 from latentrt.building.request import BuildRequest, profiles_from_arguments
@@ -20,7 +20,7 @@ from latentrt.engines.bundle.records.seamless import Seamless
 from latentrt.engines.bundle.records.sparsity import Sparsity
 from latentrt.engines.bundle.unet.added_inputs import added_from_texts
 from latentrt.engines.choices import choice, choice_if_given
-from latentrt.engines.errors import RequestError
+from latentrt.engines.errors import EngineError, RequestError
 from latentrt.engines.precision import EIGHT_BITS, Backend, Precision, check_computes
 from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.shapes import AddedInputs, Loop, Profile
@@ -144,11 +144,20 @@ def build(
         }
         speed = speed_request_from_arguments(prompts, quality, besides=[name for name in answered if answered[name]])
         prompts = quality = None
+    named = backend is not None
     backend = choice(Backend, backend or backend_for(precision, [model, for_bundle]), "backend")
     if precision is not None:
         check_computes(backend, precision)
     bf16 = bf16_request_from_arguments(precision, prompts, quality)
     weights = WeightsAs.INPUTS if lora_ready else WeightsAs.CONSTANTS
+    try:
+        engines = engines_to_make(
+            backend, gpus, workspace_mb, weights, added_from_texts(added), choice(Loop, loop, "loop")
+        )
+    except EngineError as error:
+        if named or precision is not Precision.FP8:
+            raise
+        raise no_backend_for(precision) from error
     pruning = sparsity_request_from_arguments(pattern, precision, prompts, quality)
     if pruning is not None and precision not in EIGHT_BITS:
         prompts = quality = None
@@ -167,9 +176,7 @@ def build(
         else quantization_request_from_arguments(precision, backend, prompts, quality),
         bf16=bf16,
         sparsity=pruning,
-        engines=engines_to_make(
-            backend, gpus, workspace_mb, weights, added_from_texts(added), choice(Loop, loop, "loop")
-        ),
+        engines=engines,
         choices=Choices(
             variant=variant,
             base=None if base is None else str(base),
