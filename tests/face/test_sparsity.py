@@ -2,15 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from shared import no_preview_fitted
+from shared import no_preview_fitted, write_sealed
 from tiny_loras import save_tiny_lora
 
 import latentrt
@@ -21,7 +21,7 @@ from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.sparsity import Sparsity
 from latentrt.engines.changes import Changes
-from latentrt.engines.errors import ParityError, RequestError
+from latentrt.engines.errors import BundleError, ParityError, RequestError
 from latentrt.engines.graphs.quantization.nodes import OnnxWeights
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
@@ -336,3 +336,42 @@ def test_from_a_model_in_fp16(
         assert not build(**{**asked, "quality": 0.6}).up_to_date
         assert not build().up_to_date
     assert open_bundle(made).manifest.components["unet"].sparsity is None
+
+
+class Replacing:
+    """Another bundle takes the source's place in a stage with these words in its name."""
+
+    def __init__(self, source: Path, stage: str) -> None:
+        self._source, self._stage = source, stage
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        if self._stage in name:
+            manifest = json.loads((self._source / "bundle.json").read_text("utf-8"))
+            manifest["source"]["revision"] = "another"
+            write_sealed(self._source / "bundle.json", manifest)
+        yield
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "precision"), [("layers pruned", None), ("unet: compile", None), ("unet: int8 with", "int8")]
+)
+def test_a_source_that_is_replaced_meanwhile(
+    stage: str, precision: str | None, tiny_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No bundle is made of two, also where eight bits are made of what was pruned of it."""
+    effort = Effort(steps=1, pictures=1, calls=1)
+    monkeypatch.setattr("latentrt.sparsity.settings.EFFORT", effort)
+    monkeypatch.setattr("latentrt.quantization.settings.EFFORT", effort)
+    monkeypatch.setattr("latentrt.sparsity.pruner.layer_scores", no_scores)
+    (tmp_path / "prompts.txt").write_text("a cat\n", "utf-8")
+    made, wishes = tmp_path / "made.bundle", {"prompts": tmp_path / "prompts.txt", "quality": 0.5}
+    with pytest.raises(BundleError, match="built anew while another bundle was made of it"):
+        latentrt.build(
+            tiny_copy, made, sparsity="2:4", precision=precision, progress=Replacing(tiny_copy, stage), **wishes
+        )
+    assert not made.exists()

@@ -149,6 +149,8 @@ def write_quantized_bundle(
         manifest = manifest.model_copy(update={"kept_fp32": tuple(kept_fp32)})
         manifest = compile_all(root, manifest, engines, timer)
         check_unchanged(source)
+        if judged_against is not None:
+            check_unchanged(judged_against)
         write_manifest(root / BUNDLE_FILE, manifest)
 
 

@@ -112,7 +112,7 @@ def write_sparse_bundle(
     if quantization is None:
         _write(source, destination, pruned, engines, timer)
     else:
-        between = _between(source, work / "pruned.bundle", pruned, timer)
+        between = _between(source, work / "pruned.bundle", pruned, settings, timer)
         write_quantized_bundle(
             between, destination, kept_fp32, engines, quantization, work, timer, judged_against=source
         )
@@ -136,12 +136,14 @@ def _write(source: Bundle, destination: Path, pruned: PrunedUnet, engines: Engin
         write_manifest(root / BUNDLE_FILE, made)
 
 
-def _between(source: Bundle, folder: Path, pruned: PrunedUnet, timer: StageTimer) -> Bundle:
+def _between(source: Bundle, folder: Path, pruned: PrunedUnet, settings: SparsitySettings, timer: StageTimer) -> Bundle:
     """The pruned bundle that eight bits are made of, with engines for this CPU; a killed build's is taken again."""
     cpu = engines_to_make(Backend.ORT_CPU, (), None)
     with suppress(BundleError):
         bundle = open_bundle(folder)
-        if bundle.manifest.components[UNET].sparsity == pruned.record:
+        made = bundle.manifest
+        alike = _made_of(source, made, settings, None, source.manifest.kept_fp32)
+        if alike and made.components[UNET].sparsity == pruned.record:
             bundle.check_all()
             compile_missing(bundle, cpu, timer)
             return bundle
