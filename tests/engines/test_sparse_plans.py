@@ -1,6 +1,7 @@
 """Zeros that TensorRT sees: in networks that TensorRT-RTX parses, and in a plan that it builds without a GPU."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import latentrt
 from latentrt.engines.backends.tensorrt.sparse_layers import sparse_layers
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.pruning.layers import pruned_by
+from latentrt.engines.pruning.two_of_four import is_two_of_four
 from latentrt.engines.spec import Array
 from latentrt.engines.store.store import engines_in
+from latentrt.quantization.settings import Effort
 
 trt = pytest.importorskip("tensorrt_rtx")
 onnx = pytest.importorskip("onnx")
@@ -79,7 +82,9 @@ def test_layers_whose_zeros_a_network_has(dtype: type, pruned: tuple[str, ...]) 
 
 
 @pytest.mark.slow
-def test_a_plan_of_a_pruned_unet(pruned_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_of_a_pruned_unet(
+    pruned_bundle: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is built for sm89 with the builder's eyes on zeros; the network has as many such layers as the bundle says."""
     bundle = shutil.copytree(pruned_bundle, tmp_path / "pruned.bundle")
     flags: dict[int, bool] = {}
@@ -101,4 +106,47 @@ def test_a_plan_of_a_pruned_unet(pruned_bundle: Path, tmp_path: Path, monkeypatc
     assert plans["unet"].flags["sparsity"] == "2:4"
     assert sum(flags.values()) == 1
     assert flags[max(flags)]
+    shown = " ".join(command("inspect", str(bundle)).stdout.split())
+    assert f"{sum(contents.sparse.values())} with zeros 2:4" in shown
     assert all(plan.contents is not None and not plan.contents.sparse for name, plan in plans.items() if name != "unet")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_plan_of_what_is_pruned_and_rounded(
+    precision: str, emoji_bundle: Path, int8_prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For sm89, of the embedded model: rounded weights have the zeros, and the builder is told to look for them."""
+    effort = Effort(steps=2, pictures=2, calls=1)
+    monkeypatch.setattr("latentrt.sparsity.settings.EFFORT", effort)
+    monkeypatch.setattr("latentrt.quantization.settings.EFFORT", effort)
+    made = latentrt.build(
+        shutil.copytree(emoji_bundle, tmp_path / "whole.bundle"),
+        tmp_path / "both.bundle",
+        sparsity="2:4",
+        precision=precision,
+        backend="tensorrt-rtx",
+        gpus=["sm89"],
+        prompts=int8_prompts,
+        quality=20.0,
+    ).bundle
+    unet = made.manifest.components["unet"]
+    assert unet.sparsity is not None
+    assert unet.quantization is not None
+    assert unet.quantization.psnr_mean >= 20.0
+    pruned = {path for path, layer in unet.sparsity.layers.items() if layer.pruned}
+    both = {path for path in pruned if unet.quantization.nodes[path].rounded}
+    assert len(both) > 5
+    stored = 0
+    for row in made.weights("unet").named.rounded.values():
+        numbers = np.memmap(made.root / row.file, np.uint8, "r", row.offset, row.shape)
+        bits = numbers & 0x7F if precision == "fp8" else numbers  # fp8 has a zero of either sign
+        sparse = is_two_of_four(bits, 1 - row.axis)
+        assert sparse or not any(path.endswith(row.weight.removesuffix(".weight")) for path in both)
+        stored += sparse
+    assert stored >= len(both)
+    plan = next(engine for engine in engines_in(made.root) if engine.component == "unet" and engine.contents)
+    assert plan.flags["sparsity"] == "2:4"
+    assert plan.contents is not None
+    # TensorRT's Python does not show numbers in fp8
+    assert sum(plan.contents.sparse.values()) == (len(both) if precision == "int8" else 0)

@@ -298,8 +298,10 @@ def _layers_by_dtype(contents: dict[str, Any] | None) -> str:
     for dtype, count in counts_with_weights(contents["layers"]).items():
         counts[_DTYPES.get(dtype, dtype)] += count
     layers = [f"{count} {dtype}" for dtype, count in sorted(counts.items())]
-    quantized = sum(contents["quantized"].values())
-    return ", ".join([*layers, *([f"{quantized} with Q/DQ"] if quantized else [])])
+    quantized, sparse = (sum(contents[kind].values()) for kind in ("quantized", "sparse"))
+    layers += [f"{quantized} with Q/DQ"] if quantized else []
+    layers += [f"{sparse} with zeros 2:4"] if sparse else []
+    return ", ".join(layers)
 
 
 def _precision(component: dict[str, Any]) -> str:
