@@ -9,6 +9,10 @@ together on its cached latents; "all" does one after the other (--minutes is the
 same command goes on from the last checkpoint in --work. Every stage ends by writing --out, a diffusers folder
 in fp16. `--steps 2 --limit-icons 8` tries the whole way in seconds.
 
+The weights are averages over the last steps. `--last-weights` writes those of the very last step beside them, as
+diffusers' variant non_ema, which `latentrt build --no-ema` takes. `--start models/emoji` goes on from a checkpoint's
+weights instead of random ones.
+
 Needs torch, diffusers, transformers, tokenizers and resvg-py.
 """
 
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -137,10 +143,11 @@ def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def train_vae(pictures: Pictures, recipe: Recipe, run: Run) -> AutoencoderKL:
+def train_vae(pictures: Pictures, recipe: Recipe, run: Run, start: Path | None) -> AutoencoderKL:
     """L1 + edge L1 + a small KL."""
     torch.manual_seed(run.seed)
-    vae = build_vae(recipe).to(memory_format=torch.channels_last)
+    vae = build_vae(recipe) if start is None else AutoencoderKL.from_pretrained(start / "vae")
+    vae = vae.to(memory_format=torch.channels_last)
     data = tensor_from_pictures(pictures).to(memory_format=torch.channels_last)
 
     def loss_of(indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -169,12 +176,16 @@ def latents_and_psnr(vae: AutoencoderKL, pictures: Pictures) -> tuple[torch.Tens
 
 
 def train_unet(
-    prompts: list[str], latents: torch.Tensor, tokenizer: CLIPTokenizer, recipe: Recipe, run: Run
+    prompts: list[str], latents: torch.Tensor, tokenizer: CLIPTokenizer, recipe: Recipe, run: Run, start: Path | None
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Epsilon prediction on scaled latents (N, 4, h, w), the text encoder trained along."""
     torch.manual_seed(run.seed)
-    unet = build_unet(recipe).to(memory_format=torch.channels_last)
-    text_encoder = build_text_encoder(recipe, tokenizer)
+    if start is None:
+        unet, text_encoder = build_unet(recipe), build_text_encoder(recipe, tokenizer)
+    else:
+        unet = UNet2DConditionModel.from_pretrained(start / "unet")
+        text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder")
+    unet = unet.to(memory_format=torch.channels_last)
     forward = torch.compile(unet, backend="inductor", dynamic=False) if run.backend == "inductor" else unet
     ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
     empty = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids[0]
@@ -239,6 +250,14 @@ def save_checkpoint(
     print(f"wrote {run.out}: {size / 1e6:.1f} MB", flush=True)
 
 
+def save_last_weights(run: Run) -> None:
+    """Write the U-Net's and the text encoder's weights of the last step, in fp16, beside the averaged ones."""
+    weights = torch.load(run.work / "unet.pt", weights_only=True)["modules"]
+    for part, stem in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        own = {k.removeprefix(f"{part}."): v.half().contiguous() for k, v in weights.items() if k.startswith(part)}
+        save_file(own, run.out / part / f"{stem}.non_ema.safetensors", metadata={"format": "pt"})
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train models/emoji: an emoji from its name.")
     parser.add_argument(
@@ -254,6 +273,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="the npm package's .tgz, or its icons.json")
     parser.add_argument("--work", type=Path, default=Path("emoji-train"), help="checkpoints of the training")
     parser.add_argument("--out", type=Path, default=Path("emoji-train/emoji"), help="the diffusers folder")
+    parser.add_argument("--start", type=Path, help="a diffusers folder of this kind to go on from")
+    parser.add_argument("--last-weights", action="store_true", help="write those of the last step, too")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--backend", choices=("eager", "inductor"), default="eager", help="inductor compiles first")
     given = parser.parse_args(arguments)
@@ -276,7 +297,10 @@ def main(arguments: list[str] | None = None) -> int:
     prompts = [emoji_data.prompt_from_name(name) for name in names]
     given.work.mkdir(parents=True, exist_ok=True)
     if not (given.work / "tokenizer").exists():
-        emoji_data.save_tokenizer(prompts, given.work / "tokenizer", recipe.vocab_size)
+        if given.start is None:
+            emoji_data.save_tokenizer(prompts, given.work / "tokenizer", recipe.vocab_size)
+        else:
+            shutil.copytree(given.start / "tokenizer", given.work / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(given.work / "tokenizer")
     print(f"{len(names)} icons, {recipe.size}×{recipe.size} pixels, {len(tokenizer)} tokens", flush=True)
 
@@ -296,15 +320,17 @@ def main(arguments: list[str] | None = None) -> int:
         "save": (stop, stop),
     }
     vae_run, unet_run = plans[given.stage]
-    vae = train_vae(pictures, recipe, vae_run)
+    vae = train_vae(pictures, recipe, vae_run, given.start)
     latents, psnr = latents_and_psnr(vae, pictures)
     scaling = float(1 / latents.std())
     vae.register_to_config(scaling_factor=scaling)
     print(f"vae: {psnr:.2f} dB PSNR (mean over the pictures), latent std {1 / scaling:.3f}", flush=True)
     print(f"unet: {len(kept)} icons", flush=True)
     kept_prompts = [prompts[i] for i in kept]
-    unet, text_encoder = train_unet(kept_prompts, latents[kept] * scaling, tokenizer, recipe, unet_run)
+    unet, text_encoder = train_unet(kept_prompts, latents[kept] * scaling, tokenizer, recipe, unet_run, given.start)
     save_checkpoint(vae, unet, text_encoder, given.work / "tokenizer", whole)
+    if given.last_weights:
+        save_last_weights(whole)
     counts: dict[str, Any] = {"vae": vae, "unet": unet, "text encoder": text_encoder}
     print(", ".join(f"{k} {sum(p.numel() for p in m.parameters()) / 1e6:.2f} M" for k, m in counts.items()))
     return 0

@@ -115,10 +115,12 @@ def test_averaged_weights_of_a_folder_are_a_variant(folder: Path) -> None:
     variant_of(folder, "unet", "non_ema", 4)
     found = opened(folder, ema=Ema.NON_EMA)
     assert torch.equal(weight(found), (4 * plain).half().float())
+    assert found.decisions["weights"].value == opened(folder, variant="non_ema").decisions["weights"].value == "non-ema"
     assert "chosen with --no-ema" in found.decisions["variant"].reason
     chosen = opened(folder, ema=Ema.EMA)
     assert torch.equal(weight(chosen), plain)
     assert "chosen with --ema" in chosen.decisions["variant"].reason
+    assert chosen.decisions["weights"].value == opened(folder).decisions["weights"].value == "ema"
 
 
 def test_pickles_alone_are_read(folder: Path) -> None:

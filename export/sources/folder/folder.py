@@ -116,6 +116,9 @@ def partial_model_from_folder(
         ema = Ema.EMA if choices.ema is Ema.EMA else Ema.NON_EMA
         reason = f"chosen with --{'ema' if ema is Ema.EMA else 'no-ema'}" if choices.ema else "--ema takes the others"
         decisions["weights"] = decision(ema, f"{reason}; the averaged weights are in {UNET_EMA}/")
+    elif _has_non_ema(found):
+        ema = Ema.NON_EMA if variant == NON_EMA else Ema.EMA
+        decisions["weights"] = decision(ema, said or ("--no-ema takes the others" if ema is Ema.EMA else why))
     index_file, scheduler_file = folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"
     index = read_json(index_file) if index_file.is_file() else {}
     pictures_file = folder / PICTURES_FOLDER / PICTURES
@@ -315,6 +318,11 @@ def _has_unet_ema(folder: Path) -> bool:
     return (folder / UNET_EMA / "config.json").is_file()
 
 
+def _has_non_ema(found: Mapping[str, list[WeightFiles]]) -> bool:
+    """Whether a training script of diffusers left the U-Net's last weights beside the averaged ones."""
+    return NON_EMA in {files.variant for files in found.get("unet", ())}
+
+
 def _variant(
     found: Mapping[str, list[WeightFiles]], choices: Choices, called: str, *, apart: bool
 ) -> tuple[str | None, str, str | None]:
@@ -331,7 +339,7 @@ def _wanted_variant(
         return choices.variant, None
     if apart:
         return choices.variant, None
-    if NON_EMA not in {files.variant for files in found.get("unet", ())}:
+    if not _has_non_ema(found):
         raise CheckpointError(
             f"got --{'ema' if choices.ema is Ema.EMA else 'no-ema'} for {called!r}, which does not keep averaged "
             f"weights and others apart (a variant {NON_EMA}, a folder {UNET_EMA}); leave it out"
