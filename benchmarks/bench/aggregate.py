@@ -22,12 +22,18 @@ from latentrt.benchmarks.report.schema import (
     Point,
     Quality,
     Scaling,
+    Weights,
 )
 from latentrt.engines.machine import cpu_features
 
 
 def contender(
-    entrant: Entrant, plan: Plan, journal: Journal, failures: Mapping[str, str], quality: Quality | None
+    entrant: Entrant,
+    plan: Plan,
+    journal: Journal,
+    failures: Mapping[str, str],
+    quality: Quality | None,
+    weights: Weights | None,
 ) -> Contender:
     """The row of one entrant, from what the journal holds."""
     name, options = entrant.name, plan.options
@@ -60,6 +66,7 @@ def contender(
         by_steps=_scaling(plan, journal, "steps", name),
         quality=quality,
         own_emoji=None if own_emoji is None else OwnEmoji(**own_emoji),
+        weights=weights,
     )
 
 

@@ -19,6 +19,7 @@ from latentrt.benchmarks.bench.plan import Plan
 from latentrt.benchmarks.bench.quality import clip_score
 from latentrt.benchmarks.bench.rounds import Rounds
 from latentrt.benchmarks.bench.same_checkpoint import check_same_checkpoint
+from latentrt.benchmarks.bench.weights import is_pruned, weights_of_bundle
 from latentrt.benchmarks.bench.workers.pool import Pool
 from latentrt.benchmarks.peers.registry import SAMPLER
 from latentrt.benchmarks.report.schema import SCHEMA, BenchResult, Settings
@@ -76,6 +77,8 @@ def run(
         rounds.cold(drew)
         reference, qualities = rounds.qualities(drew, clip)
     watched = [answer for entrant in drew for answer in journal.rounds(options.runs, "latency", "one", entrant.name)]
+    pruned = any(map(is_pruned, plan.bundles))  # zeros are what a zip makes something of
+    weights = {root: weights_of_bundle(root, zipped=pruned) for root in plan.bundles}
     products = [found for number in range(options.runs) if (found := journal.known("peak", number)) is not None]
     return BenchResult(
         schema_version=SCHEMA,
@@ -107,7 +110,14 @@ def run(
         work=work,
         reference=reference,
         contenders=tuple(
-            contender(entrant, plan, journal, rounds.failures.get(entrant.name, {}), qualities.get(entrant.name))
+            contender(
+                entrant,
+                plan,
+                journal,
+                rounds.failures.get(entrant.name, {}),
+                qualities.get(entrant.name),
+                weights.get(entrant.model) if entrant.ours else None,
+            )
             for entrant in everyone
         ),
         seconds=perf_counter() - begin,

@@ -1,11 +1,11 @@
 """The result as a table: for a README, and for the terminal."""
 
-import re
-
 from latentrt.benchmarks.report.gpu.schema import GpuResult
 from latentrt.benchmarks.report.gpu.tables import gpu_sentences, gpu_tables
 from latentrt.benchmarks.report.schema import BenchResult, Contender
+from latentrt.benchmarks.report.table import escaped, markdown_lines
 from latentrt.benchmarks.report.units import DASH, bytes_text, flip_text, psnr_text, seconds_text, share_text
+from latentrt.benchmarks.report.weights import weights_sentences, weights_table
 
 COLUMNS = ("", "computes in", "picture", "step", "of peak", "cold start", "open", "memory", "worst PSNR", "worst FLIP")
 _LATER = {"computes in", "worst FLIP"}  # columns that older results do not have
@@ -69,11 +69,6 @@ def _row(result: BenchResult, row: Contender) -> tuple[str, ...]:
     )
 
 
-def _escaped(text: str) -> str:
-    """Text as Markdown shows it: what would end a cell, or be markup, HTML or a comment, stands for itself."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
-
-
 def markdown_table(result: BenchResult) -> str:
     """The table with a line that says what was measured, and one for each contender that was not."""
     settings, machine = result.settings, result.machine
@@ -83,25 +78,23 @@ def markdown_table(result: BenchResult) -> str:
         f"{settings.guidance_scale:g}, {settings.sampler}; {machine.cores} cores of {machine.processor}; "
         f"medians of interleaved runs: {settings.runs}"
     )
-    lines = [
-        "| " + " | ".join((_escaped(heading), *columns[1:])) + " |",
-        "|" + "---|" * len(columns),
-        *("| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows),
-    ]
     reasons = [
         *warnings(result),
-        *(_escaped(f"{row.name} was not measured: {row.absent}.") for row in result.contenders if row.absent),
+        *(escaped(f"{row.name} was not measured: {row.absent}.") for row in result.contenders if row.absent),
     ]
-    of_gpu = () if result.gpu is None else gpu_lines(result.gpu)
-    return "\n".join([*lines, *(["", *reasons] if reasons else []), *of_gpu]) + "\n"
+    lines = [*markdown_lines(heading, columns, rows), *(["", *reasons] if reasons else [])]
+    weights = weights_table(result)
+    if weights is not None:
+        lines += ["", *markdown_lines(weights.title, weights.columns, list(weights.rows.values()))]
+        lines += ["", " ".join(weights_sentences(result))]
+    if result.gpu is not None:
+        lines += gpu_lines(result.gpu)
+    return "\n".join(lines) + "\n"
 
 
 def gpu_lines(result: GpuResult) -> list[str]:
     """What a GPU's result says, as Markdown: a table of each kind, and sentences."""
     lines = []
     for table in gpu_tables(result):
-        columns = (table.title, *table.columns[1:])
-        cells = [columns, *table.rows.values()]
-        shown = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in cells]
-        lines += ["", shown[0], "|" + "---|" * len(columns), *shown[1:]]
-    return [*lines, *(line for sentence in gpu_sentences(result) for line in ("", _escaped(sentence)))]
+        lines += ["", *markdown_lines(table.title, table.columns, list(table.rows.values()))]
+    return [*lines, *(line for sentence in gpu_sentences(result) for line in ("", escaped(sentence)))]

@@ -20,6 +20,7 @@ from latentrt.benchmarks.report.units import (
     seconds_text,
     share_text,
 )
+from latentrt.benchmarks.report.weights import weights_sentences, weights_table
 
 _SHOWN = 0.02  # of a call
 _TEMPLATE = Path(__file__).resolve().parent / "page.html.j2"
@@ -38,8 +39,8 @@ FORMATS: Mapping[str, Callable[[Any], str]] = {
 def report_html(result: BenchResult) -> str:
     """The page.
 
-    Every figure in it is in an element with ``data-path``, its place in the result's JSON, and ``data-format``; of a
-    GPU's tables each row has the place of its own as ``data-row``.
+    Every figure in it is in an element with ``data-path``, its place in the result's JSON, and ``data-format``; of the
+    table of weights and a GPU's tables each row has the place of its own as ``data-row``.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -74,6 +75,8 @@ def report_html(result: BenchResult) -> str:
         bytes_text=bytes_text,
         worst_at=worst_at,
         throughput_labels=throughput_labels(result),
+        weights=weights_table(result),
+        weights_sentences=weights_sentences(result),
         gpu_tables=[] if result.gpu is None else list(gpu_tables(result.gpu)),
         gpu_sentences=[] if result.gpu is None else gpu_sentences(result.gpu),
         raw=Markup(json.dumps(_without_pictures(data)).replace("<", "\\u003c")),

@@ -110,6 +110,43 @@ class Arithmetic(Strict):
     source: str
 
 
+class Layers(Strict):
+    """How many layers something was done to, of those that it can be done to."""
+
+    done: Annotated[int, Field(ge=0)]
+    of: Count
+
+
+class JudgedPictures(Strict):
+    """What a build drew to judge its bundle by: PSNR in dB against the bundle that it was made of."""
+
+    pictures: Count
+    steps: Count
+    psnr_mean: float
+    psnr_worst: float
+
+
+class Weights(Strict):
+    """What a bundle of ours says of its U-Net's weights.
+
+    ``pruned`` layers have the pattern 2:4, ``rounded`` ones eight bits. ``averaged`` tells whether they are averages
+    over the training, null where the model has one set of weights alone. ``bytes`` are those of graph and weights,
+    ``zipped_bytes`` what a zip makes of them, null where nobody asked.
+    """
+
+    pruned: Layers | None = None
+    rounded: Layers | None = None
+    averaged: bool | None = None
+    bytes: Count
+    zipped_bytes: Count | None = None
+    judged: JudgedPictures | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether they are not simply the model's."""
+        return self.pruned is not None or self.rounded is not None or self.averaged is not None
+
+
 class Contender(Strict):
     """One row: who it is, and what was measured; or why it was not.
 
@@ -141,6 +178,7 @@ class Contender(Strict):
     by_steps: Scaling | None = None
     quality: Quality | None = None
     own_emoji: OwnEmoji | None = None
+    weights: Weights | None = None
 
     @property
     def ours(self) -> bool:

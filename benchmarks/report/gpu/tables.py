@@ -18,18 +18,8 @@ from latentrt.benchmarks.report.gpu.schema import (
     SpeedRow,
     State,
 )
+from latentrt.benchmarks.report.table import Cells, Table
 from latentrt.benchmarks.report.units import DASH, bytes_text, flops_text, psnr_text, seconds_text, share_text
-
-Cells = tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows of one kind: a title, columns, and the cells of each row by its place in the result."""
-
-    title: str
-    columns: Cells
-    rows: Mapping[int, Cells]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,16 @@ from benchmark_sample import contender, result, scaling
 
 from latentrt.benchmarks.report.markdown import markdown_table
 from latentrt.benchmarks.report.page import FORMATS, bounds, operators, report_html, summary
-from latentrt.benchmarks.report.schema import Arithmetic, BenchResult, Figure
+from latentrt.benchmarks.report.schema import (
+    Arithmetic,
+    BenchResult,
+    Contender,
+    Figure,
+    JudgedPictures,
+    Layers,
+    Weights,
+)
+from latentrt.benchmarks.report.weights import weights_table
 
 
 class _Page(HTMLParser):
@@ -242,6 +251,57 @@ def test_does_without_what_was_not_measured(fields: dict[str, Any], said: str) -
     """Ours alone; no peak; a busy machine is said. None of it stands in a whole result."""
     assert said in report_html(result(**fields))
     assert said not in report_html(result(contender("latentrt fp32", "latentrt_bundle", 0.2)))
+
+
+def with_weights() -> BenchResult:
+    """Averaged and last weights, pruned ones, and both in fp8, which did not run here."""
+    judged = JudgedPictures(pictures=32, steps=20, psnr_mean=32.84, psnr_worst=22.21)
+    own = {"adapter": "latentrt_bundle", "seconds": 0.25}
+    of_layers = {
+        "all": Weights(averaged=True, bytes=30_100_000, zipped_bytes=17_500_000),
+        "last": Weights(averaged=False, bytes=30_100_000, zipped_bytes=17_500_000),
+        "pruned": Weights(pruned=Layers(done=39, of=133), bytes=30_100_000, zipped_bytes=14_700_000, judged=judged),
+    }
+    fp8 = Weights(pruned=Layers(done=32, of=133), rounded=Layers(done=129, of=133), bytes=8_300_000, judged=judged)
+    return result(
+        *(contender(name, weights=weights, **own) for name, weights in of_layers.items()),
+        Contender(
+            name="fp8", adapter="latentrt_bundle", model="m", precision="fp8", absent="no engine runs", weights=fp8
+        ),
+        contender("diffusers", "diffusers_eager", 0.5, psnr=None),
+    )
+
+
+def test_weights_in_one_table() -> None:
+    """A row for each bundle, also for one that did not run; what none has is no column, and what none did no table."""
+    table = weights_table(with_weights())
+    assert table is not None
+    assert table.columns == (
+        "", "layers 2:4", "layers in eight bits", "averaged", "U-Net", "zipped", "step", "mean PSNR", "worst PSNR",
+        "own emoji",
+    )  # fmt: skip
+    assert [list(row) for row in table.rows.values()] == [
+        ["all", "–", "–", "yes", "30.1 MB", "17.5 MB", "10.0 ms", "–", "–", "75 %"],
+        ["last", "–", "–", "no", "30.1 MB", "17.5 MB", "10.0 ms", "–", "–", "75 %"],
+        ["pruned", "39 of 133", "–", "–", "30.1 MB", "14.7 MB", "10.0 ms", "32.8 dB", "22.2 dB", "75 %"],
+        ["fp8", "32 of 133", "129 of 133", "–", "8.30 MB", "–", "–", "32.8 dB", "22.2 dB", "–"],
+    ]
+    page, shown = report_html(with_weights()), markdown_table(with_weights())
+    for place in range(4):
+        assert f'data-row="contenders.{place}"' in page
+    assert "PSNR: of 32 pictures of 20 steps that a build" in page
+    assert "their distance to the reference is no error" in page
+    assert "| pruned | 39 of 133 | – | – | 30.1 MB |" in shown
+    plain = contender("latentrt fp32", "latentrt_bundle", 0.25, weights=Weights(bytes=1))
+    few = result(
+        plain, contender("int8", "latentrt_bundle", 0.2, weights=Weights(rounded=Layers(done=1, of=2), bytes=1))
+    )
+    smaller = weights_table(few)
+    assert smaller is not None
+    assert smaller.columns == ("", "layers in eight bits", "U-Net", "step", "own emoji")
+    for without in (result(plain), result()):
+        assert weights_table(without) is None
+        assert 'id="weights"' not in report_html(without)
 
 
 def test_markdown_has_a_row_for_each_and_the_reasons_of_the_absent() -> None:
