@@ -168,9 +168,9 @@ def update_matrix(row: Row, prediction_type: PredictionType) -> Array:
     if row.hold:
         matrix[_HELD] = 0.0
         matrix[_HELD, _X] = 1.0
-    for slot, prediction in ((row.keep, guided), (row.keep_unguided, unguided)):
-        if slot is not None:
-            matrix[1 + slot] = prediction
+    for kept, prediction in ((row.keep, guided), (row.keep_unguided, unguided)):
+        if kept is not None:
+            matrix[1 + kept] = prediction
     # Each number alone, for what it is multiplied by: Level combines linearly
     matrix[_DENOISED, [_X, _GUIDED]] = row.level.denoised(prediction_type, np.array([0.0, 1.0]), np.array([1.0, 0.0]))
     return matrix
