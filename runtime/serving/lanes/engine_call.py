@@ -25,14 +25,31 @@ class EngineCall:
         seated: whether its thread has the device.
         wanted: whether its thread still waits for it.
         run: makes it.
+        place: where its rows are among those of others: a run's are always on the same side of another's.
         results: of the run that took it along; its own rows begin at ``begin``.
     """
 
-    __slots__ = ("begin", "engine", "inputs", "lane", "most", "results", "rows", "run", "seated", "wanted", "woken")
+    __slots__ = (
+        "begin",
+        "engine",
+        "inputs",
+        "lane",
+        "most",
+        "place",
+        "results",
+        "rows",
+        "run",
+        "seated",
+        "wanted",
+        "woken",
+    )
 
-    def __init__(self, engine: Engine, inputs: Mapping[str, Tensor], lane: object, most: int, run: EngineRun) -> None:
+    def __init__(
+        self, engine: Engine, inputs: Mapping[str, Tensor], lane: object, most: int, run: EngineRun, place: int = 0
+    ) -> None:
         """Belongs to one thread until it is in a line."""
         self.engine, self.inputs, self.lane, self.most, self.run = engine, inputs, lane, most, run
+        self.place = place
         self.seated, self.wanted = False, True
         self.rows = self.begin = 0
         self.results: Mapping[str, Tensor] | None = None

@@ -66,8 +66,10 @@ class Line:
         mates = self._mates(call)
         if not mates:
             return None
+        # What stayed on a device of a run before lies in this order already, where the same calls meet again
+        together = sorted((call, *mates), key=lambda one: one.place)
         try:
-            results = call.run(gathered([call, *mates]))
+            results = call.run(gathered(together))
         except Exception:  # too large for the device, or something is wrong with one of them: each for itself
             self._part(mates)
             return None
@@ -76,15 +78,15 @@ class Line:
             raise
         try:
             self.leave(call)  # the next ones run while these are handed out
-            begin = call.rows
-            for mate in mates:
-                mate.takes(results, begin)
-                mate.wake()
-                begin += mate.rows
+            begin = 0
+            for one in together:
+                one.takes(results, begin)
+                begin += one.rows
+                if one is not call:
+                    one.wake()
         except BaseException:
             self._part(mates)
             raise
-        call.takes(results, 0)
         return call.own_results()
 
     def _mates(self, call: EngineCall) -> list[EngineCall]:

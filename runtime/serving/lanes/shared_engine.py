@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor
 from latentrt.runtime.serving.lanes.engine_call import EngineCall, EngineRun, filled, row_count
 from latentrt.runtime.serving.lanes.line import Line
+
+_PLACES = count()
 
 
 class Sharing(StrEnum):
@@ -46,7 +49,7 @@ class SharedEngine(ClosesItself):
         exact = sharing is Sharing.EXACT
         self._fills = spec.batches != every and not exact
         self.spec: EngineSpec = replace(spec, batches=every, filled=spec.batches) if self._fills else spec
-        self._engine, self._line = engine, line
+        self._engine, self._line, self._place = engine, line, next(_PLACES)
         batched = all(tensor.shape[:1] == (BATCH,) for tensor in spec.inputs.values())
         self._lane = lane if batched and not exact else None
         self._most = spec.batches[-1] if sharing is Sharing.GATHERS else 0
@@ -54,11 +57,12 @@ class SharedEngine(ClosesItself):
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Runs the engine, or has it run with the calls of others."""
-        call, line = EngineCall(self._engine, inputs, self._lane, self._most, self._engine.run), self._line
+        engine, line = self._engine, self._line
+        call = EngineCall(engine, inputs, self._lane, self._most, engine.run, self._place)
         try:
             if not line.enter(call) and (results := line.results(call)) is not None:
                 return results
-            return self._own_rows(inputs, self._engine.run(self._filled(inputs)))
+            return self._own_rows(inputs, engine.run(self._filled(inputs)))
         finally:
             line.leave(call)
 
@@ -71,7 +75,7 @@ class SharedEngine(ClosesItself):
         run: EngineRun = engine.run
         if self._keeps:
             run, lane = engine.run_kept, (lane, "kept") if lane is not None and engine.spec.stacks else None
-        call = EngineCall(engine, inputs, lane, self._most, run)
+        call = EngineCall(engine, inputs, lane, self._most, run, self._place)
         try:
             if not line.enter(call) and (results := line.results(call)) is not None:
                 return results
