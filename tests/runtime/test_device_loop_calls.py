@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,21 @@ def test_loras_are_loaded_and_changed(tiny_bundle: Path, tmp_path: Path, steps_m
     np.testing.assert_array_equal(one.latents, again.latents)
     np.testing.assert_array_equal(plain.latents, last.latents)
     assert len(steps_made) == len(calls) * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "bound"), [("half_bundle", 1e-9), ("int8_bundle", 1e-2), ("masked_bundle", 2e-5)])
+def test_bundles_of_other_kinds(name: str, bound: float, steps_made: list[int], request: pytest.FixtureRequest) -> None:
+    """What float32 rounds otherwise may fall on another number of fewer bits, and U-Nets enlarge that."""
+    drawn: dict[Loop, Any] = {}
+    for loop in Loop:
+        with latentrt.open(request.getfixturevalue(name), threads=1, loop=loop) as pipe:
+            keywords = {"image": np.zeros((*np.shape(MASK), 3), np.float32), "mask_image": MASK}
+            draw = partial(pipe.inpaint, **keywords) if name == "masked_bundle" else pipe
+            drawn[loop] = draw("a red apple", sampler="dpmpp_2m", **STEPS)
+    assert len(steps_made) == 3
+    scale = np.abs(drawn[Loop.HOST].latents).max()
+    assert moved(*drawn.values()) / scale < bound
 
 
 def test_a_run_is_traced_once(pipes: dict[str, latentrt.Pipeline], monkeypatch: pytest.MonkeyPatch) -> None:
