@@ -12,9 +12,11 @@ import pytest
 import latentrt
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.records.conditioning import Task
+from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import ParityError, RequestError
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.shapes import profile_from_text
+from latentrt.engines.store.store import engines_in
 from latentrt.quantization.calibration import CalibrationSet
 from latentrt.quantization.settings import Effort, quantization_request_from_arguments
 from latentrt.quantization.subjects import DrawnModel, part_of_photograph
@@ -147,6 +149,44 @@ def test_a_video_model_becomes_int8(tiny_svd_bundle: Path, tmp_path: Path, comma
     assert "of the photograph, frame" in command("inspect", output).stdout
     assert json.loads(command("build", tiny_svd_bundle, "-o", output, "--precision", "int8", "--quality", "20",
                               "--json").stdout)["up_to_date"]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few")
+def test_a_video_model_becomes_int8_on_openvino(tiny_svd_bundle: Path, tmp_path: Path) -> None:
+    """Its own engines draw what is judged, and draw the same clip again."""
+    pytest.importorskip("openvino")
+    output = tmp_path / "int8.bundle"
+    latentrt.build(tiny_svd_bundle, output, precision="int8", backend="openvino", quality=20.0)
+    told = open_bundle(output).manifest.components["unet"].quantization
+    assert told is not None
+    assert (told.backend, told.prompts, told.pictures) == (Backend.OPENVINO, 2, 8)
+    assert told.recipe in (Recipe.U8S8_INPUTS, Recipe.U8S8_REDUCED)
+    assert all(node.rounded for path, node in told.nodes.items() if ".temporal_res_block.conv" in path)
+    drawn = CalibrationSet(prompts=("part 1 of the photograph", "part 2 of the photograph"), steps=2, frames=4)
+    frames = []
+    for path, backend in ((tiny_svd_bundle, "ort-cpu"), (output, "openvino")):
+        with latentrt.open(path, backend=backend) as pipe:
+            frames.append(np.concatenate([batch.images for batch in drawn.judging(pipe, 0, 8)]))
+    errors = ((frames[0].astype(np.float64) - frames[1]) ** 2).mean((1, 2, 3))
+    assert np.mean(-10 * np.log10(errors)) == pytest.approx(told.psnr_mean, abs=0.5)  # of float16 references
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few")
+def test_a_video_models_plan_in_int8(tiny_svd_bundle: Path, tmp_path: Path) -> None:
+    """Built for a GPU that is not here: as many layers are quantized as the bundle tells, those over frames too."""
+    pytest.importorskip("tensorrt_rtx")
+    output = tmp_path / "int8.bundle"
+    latentrt.build(tiny_svd_bundle, output, precision="int8", backend="tensorrt-rtx", gpus=["sm89"], quality=20.0)
+    told = open_bundle(output).manifest.components["unet"].quantization
+    assert told is not None
+    assert told.recipe is Recipe.S8S8
+    rounded = [path for path, node in told.nodes.items() if node.rounded]
+    assert any(".temporal_res_block.conv" in path for path in rounded)
+    (plan,) = (engine.contents for engine in engines_in(output) if engine.component == "unet")
+    assert plan is not None
+    assert sum(plan.quantized.values()) == len(rounded)
 
 
 @pytest.mark.slow
