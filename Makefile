@@ -50,7 +50,7 @@ test: $(DEV)  ## the tests that a change is tried with: every workflow, family, 
 	@$(TESTS)
 
 test-all: $(RAY)  ## these and the slow ones: every combination, and searches that run to their end
-	@$(TESTS) -m 'not heavy and not gpu'
+	@$(TESTS) -m 'not gpu'
 
 check: $(DEV)  ## what must be clean before a commit
 	@$(BIN)/ruff format --check .
