@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from latentrt.cli.terminal import print_table
+from latentrt.engines.store.choose import AUTO
 from latentrt.opening import open_pipeline
 from latentrt.prompt_files import prompts_from_file
 from latentrt.quantization.psnr import picture_psnr
@@ -30,6 +31,7 @@ def main() -> None:
     """Reads the arguments, draws, prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, help="a model's; its first profile is drawn")
+    parser.add_argument("--backend", default=AUTO)
     parser.add_argument("--samplers", nargs="+", default=("dpmpp_2m",))
     parser.add_argument("--steps", type=int, nargs="+", default=(20, 50))
     parser.add_argument("--intervals", type=int, nargs="+", default=(2, 3, 5))
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="where to put full runs, cached ones and what differs, six each")
     arguments = parser.parse_args()
     caches = [DeepCache(interval=n, branch=b) for n, b in product(arguments.intervals, arguments.branches)]
-    with open_pipeline(arguments.bundle) as pipe:
+    with open_pipeline(arguments.bundle, backend=arguments.backend) as pipe:
         given, model = arguments.prompts, pipe.manifest.source.name
         prompts = default_prompts(model) if given is None else prompts_from_file(given)
         if arguments.picture is not None:

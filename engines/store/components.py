@@ -133,8 +133,9 @@ class OpenComponents(Generic[_Folder]):
             EngineError: closed, the device's memory does not hold it, or an engine that does not know its weights.
         """
         if shapes.cached is not None and not self._compiler.deep_cache:
+            able = ", ".join(backend for backend, compiler in COMPILERS.items() if compiler.deep_cache)
             raise EngineError(
-                f"got deep_cache on backend {self.backend}, expected {Backend.ORT_CPU}, which does it; leave it out"
+                f"got deep_cache on backend {self.backend}, expected one of {able}, which do it; leave it out"
                 f"{or_ort_cpu(self.bundle.manifest, 'open the bundle with the backend')}"
             )
         label, model = self._model(component, shapes)

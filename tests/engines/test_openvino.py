@@ -341,9 +341,9 @@ def test_what_fails_leaves_no_request_busy(error: BaseException, which: int) -> 
 
     graph = OpenGraph(Compiled(), 2)
     with pytest.raises(type(error)):
-        graph.run([{}, {}])
+        graph.run([{}, {}], ())
     assert not any(request.busy for request in requests)
-    assert graph.run([{}, {}]) == [{}, {}]
+    assert graph.run([{}, {}], ()) == [{}, {}]
 
 
 def test_a_changed_graph_goes_with_its_model(

@@ -163,12 +163,12 @@ def test_what_was_written_for_another_key_is_refused(copied: Path) -> None:
 def test_the_header_outlives_the_pages_that_are_given_back(tmp_path: Path) -> None:
     """Also where OpenVINO comes to read it long after the first pages were released."""
     path, page = tmp_path / "pages", mmap.PAGESIZE
-    path.write_bytes(b"." * 3 * page)
+    path.write_bytes(b"." * 4 * page)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
-        mapped[10], mapped[2 * page] = ord("h"), ord("c")
-        with _released(mapped, page - 1):
+        mapped[10], mapped[2 * page], mapped[3 * page + 2] = b"hcg"
+        with _released(mapped, page - 1, 3 * page + 1):
             pass
-        assert (mapped[10], mapped[2 * page]) == (ord("h"), ord("."))
-        with _released(mapped, 3 * page):  # nothing but a header
+        assert bytes(mapped[place] for place in (10, 2 * page, 3 * page + 2)) == b"h.g"
+        with _released(mapped, 3 * page, 3 * page + 1):  # no whole page of constants
             pass
         assert mapped[10] == ord("h")

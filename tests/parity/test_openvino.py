@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from parity.lora_files import saved_by_diffusers
 from parity.reference import DiffusersReference
+from parity.test_control import psnr
 from parity.test_families import FROM_TEXT, LCM, MASKED, ROWS, SIZE, STEPS, Both, assert_equal, mask, picture
 from parity.test_pipelines import check
 from shared import filled_once
 
 import latentrt
+from latentrt.engines.bundle.checks.parity import parity_of
 from latentrt.models import EMOJI
 
 pytest.importorskip("openvino")
@@ -101,3 +103,30 @@ def test_a_loras_pictures_are_diffusers(
         pipe.unload_lora()
         theirs.text.unload_lora_weights()
         np.testing.assert_array_equal(sides.compare().latents, plain.latents)
+
+
+@pytest.mark.parametrize("name", ["tiny_bundle", "emoji_bundle"])
+@pytest.mark.parametrize("branch", [0, 1])
+def test_deep_caches_pictures_are_those_of_ort_cpu(
+    name: str, branch: int, on_openvino: Callable[[Path], Path], request: pytest.FixtureRequest
+) -> None:
+    """From text and from a picture; one that goes on without it is the picture without."""
+    bundle = on_openvino(request.getfixturevalue(name))
+    wishes: dict[str, Any] = {"sampler": "dpmpp_2m", "guidance_scale": 4.0, "num_inference_steps": 12}
+    wishes |= {"seed": 5, "output_type": "np"}
+    cache = latentrt.DeepCache(interval=3, branch=branch)
+    drawn = []
+    for backend in ("openvino", "ort-cpu"):
+        with latentrt.open(bundle, backend=backend, threads=2) as pipe:
+            profile = pipe.manifest.profiles[0]
+            start = picture().resize((profile.width, profile.height))
+            plain = pipe("a red apple", **wishes)
+            cached = pipe("a red apple", **wishes, deep_cache=cache)
+            changed = pipe.img2img("a red apple", image=start, strength=0.9, **wishes, deep_cache=cache)
+            drawn.append([plain, cached, changed])
+            np.testing.assert_array_equal(pipe("a red apple", **wishes).latents, plain.latents)
+    for ours, theirs in zip(*drawn, strict=True):
+        assert parity_of(ours.latents, theirs.latents).relative_error <= 1e-4
+        assert psnr(np.stack(ours.images), np.stack(theirs.images)) >= 50.0
+    plain, cached, _ = drawn[0]
+    assert parity_of(cached.latents, plain.latents).relative_error >= 1e-3

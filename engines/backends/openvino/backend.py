@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from latentrt.engines.backends.compiler import Target, refuse_workspace
 from latentrt.engines.backends.openvino.library import this_machine, version
+from latentrt.engines.backends.openvino.records import JOINS_FILE
 from latentrt.engines.backends.weights_record import WEIGHTS_FILE
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN
 from latentrt.engines.bundle.component import Component
@@ -32,7 +33,7 @@ class OpenVino:
     flags: Mapping[str, str] = {"recipe": "4"}
     lora_ready = False
     added_apart = False
-    deep_cache = False
+    deep_cache = True
     device_loop = False
     largest_hashed: int | None = HASHED_AT_OPEN
     opens_at_once = True
@@ -69,8 +70,9 @@ class OpenVino:
         return compile_component(component, folder)
 
     def would_improve(self, component: Component, engine: EngineManifest) -> bool:
-        """Where it was not told where its weights are, and can be now."""
-        return WEIGHTS_FILE not in engine.files and find_spec("onnx_ir") is not None
+        """Where it was not told where its weights are or its planes are joined, and can be now."""
+        wanted = {WEIGHTS_FILE, *(JOINS_FILE,) * component.kind.added_inputs}
+        return not wanted <= engine.files.keys() and find_spec("onnx_ir") is not None
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> "OpenVinoModel":
         """Maps the weights, and opens the graph that is drawn with most."""

@@ -14,7 +14,7 @@ import mmap
 import re
 import struct
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -183,7 +183,13 @@ def _digest(head: bytes | memoryview, header: int) -> str:
     return sha256(b"%d " % header + head).hexdigest()
 
 
-def mapped_graph(path: Path, places: BlobPlaces, place: GraphPlace, changed: Mapping[int, Array]) -> mmap.mmap:
+def mapped_graph(
+    path: Path,
+    places: BlobPlaces,
+    place: GraphPlace,
+    changed: Mapping[int, Array],
+    made_of: Callable[[bytes], bytes] | None = None,
+) -> mmap.mmap:
     """The file as the model of one of its graphs: mapped, with the pages that differ from the file as copies.
 
     Args:
@@ -191,6 +197,7 @@ def mapped_graph(path: Path, places: BlobPlaces, place: GraphPlace, changed: Map
         places: of what its graphs share.
         place: of the graph.
         changed: other numbers for some constants, by their offsets.
+        made_of: makes another graph of its XML, which is no longer; None: it stays as it is.
 
     Raises:
         OSError: it cannot be mapped.
@@ -202,6 +209,8 @@ def mapped_graph(path: Path, places: BlobPlaces, place: GraphPlace, changed: Map
     with memoryview(mapped) as whole, whole[: places.constants] as head, whole[place.start :] as graph:
         if (_digest(head, places.header), sha256(graph).hexdigest()) != (places.sha256, place.sha256):
             raise ValueError("its graph was altered")
+    if made_of is not None:  # OpenVINO reads to the end, and behind XML white space is nothing
+        mapped[place.start :] = made_of(mapped[place.start :]).ljust(place.size)
     first, last = places.constants - places.header, place.start - places.header
     _HEADER.pack_into(mapped, places.header, _HEADER.size, first - _HEADER.size, first, last - first, last, place.size)
     for offset, content in changed.items():

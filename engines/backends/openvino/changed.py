@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
+from latentrt.engines.backends.openvino.blob import BlobWriter
 from latentrt.engines.backends.openvino.compiled_weights import CompiledWeights
-from latentrt.engines.backends.openvino.open_graph import OpenGraph
-from latentrt.engines.backends.openvino.records import GraphRecord
+from latentrt.engines.backends.openvino.open_graph import OpenGraph, open_graph
+from latentrt.engines.backends.openvino.records import GraphRecord, GraphsRecord
 from latentrt.engines.backends.openvino.shapes import InputShapes
 from latentrt.engines.backends.weights_record import read_weights_record
 from latentrt.engines.bundle.changed_weights import changed_initializers
@@ -23,6 +24,9 @@ from latentrt.engines.files import output_error
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import AddedInputs
 from latentrt.engines.spec import Array
+
+if TYPE_CHECKING:
+    from latentrt.engines.backends.openvino.cached import Cut
 
 
 def compiled_changes(
@@ -93,6 +97,7 @@ class ChangedOnnx:
         )
         self._component = component
         self._lock = Lock()
+        self._blobs: dict[int, GraphsRecord] = {}
         model = rewritten(component, component.onnx, component.added)
         try:
             folder = Path(mkdtemp(prefix="latentrt-openvino-"))
@@ -103,13 +108,16 @@ class ChangedOnnx:
         except OSError as error:
             raise output_error(Path(gettempdir()), error) from error
 
-    def open_graph(self, graph: GraphRecord, settings: Mapping[str, Any], streams: int) -> OpenGraph:
+    def open_graph(
+        self, graph: GraphRecord, settings: Mapping[str, Any], streams: int, cut: "Cut | None" = None
+    ) -> OpenGraph:
         """Compiles a graph like one of the engine's.
 
         Args:
             graph: the engine's.
             settings: OpenVINO's.
             streams: how many runs go on at once.
+            cut: what DeepCache makes of it; None: it stays whole.
 
         Raises:
             EngineError: OpenVINO refuses it.
@@ -123,8 +131,16 @@ class ChangedOnnx:
             with self._lock:
                 if not onnx.exists():
                     onnx.write_bytes(serialized(rewritten(self._component, self._onnx, frozenset(AddedInputs))))
-        compiled = compile_graph(self._component, onnx, graph.shapes, {**settings, "NUM_STREAMS": streams})
-        return OpenGraph(compiled, streams)
+        if cut is None:
+            compiled = compile_graph(self._component, onnx, graph.shapes, {**settings, "NUM_STREAMS": streams})
+            return OpenGraph(compiled, streams)
+        blob = onnx.with_name(f"{graph.start}.blob")
+        with self._lock:
+            if graph.start not in self._blobs:
+                compiled = compile_graph(self._component, onnx, graph.shapes, settings)
+                self._blobs[graph.start] = _written(blob, compiled)
+            record = self._blobs[graph.start]
+        return open_graph(blob, record, record.graphs[0], changes={}, settings=settings, streams=streams, cut=cut)
 
     def open_shape(self, shapes: InputShapes, settings: Mapping[str, Any], device: str) -> OpenGraph:
         """Compiles the graph with the component's own inputs for one shape on a device.
@@ -135,6 +151,13 @@ class ChangedOnnx:
         from latentrt.engines.backends.openvino.compile import compile_graph
 
         return OpenGraph(compile_graph(self._component, self._onnx, shapes, settings, device), streams=1)
+
+
+def _written(blob: Path, compiled: Any) -> GraphsRecord:
+    """Writes a file with one graph."""
+    with BlobWriter(blob, ()) as writer:
+        place = writer.add(compiled.export_model().getbuffer())
+    return GraphsRecord(**writer.places._asdict(), graphs=(GraphRecord(**place._asdict()),))
 
 
 def _remove(folder: Path, process: int) -> None:

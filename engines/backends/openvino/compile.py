@@ -10,9 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from latentrt.engines.backends.openvino.blob import BlobWriter
+from latentrt.engines.backends.openvino.cached import record_joins
 from latentrt.engines.backends.openvino.library import DEVICE, core, first_line, settings
 from latentrt.engines.backends.openvino.provenance import record_weights
-from latentrt.engines.backends.openvino.records import BLOB_FILE, GRAPHS_FILE, GraphRecord, GraphsRecord
+from latentrt.engines.backends.openvino.records import BLOB_FILE, GRAPHS_FILE, GraphRecord, GraphsRecord, read_xml
 from latentrt.engines.backends.openvino.shapes import InputShapes, usual_shapes
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.records.manifests.engine_manifest import ContentsRecord
@@ -59,6 +60,8 @@ def compile_component(component: Component, folder: Path) -> ContentsRecord:
     (folder / GRAPHS_FILE).write_text(record.model_dump_json(exclude_defaults=True), "utf-8")
     names, first = component.named_initializers, blob.places.constants
     record_weights(component.onnx, names, blob.constants, folder / BLOB_FILE, first, folder)
+    if component.kind.added_inputs:
+        record_joins(component, read_xml(folder / BLOB_FILE, graphs), folder)
     return ContentsRecord(shapes=(), layers=layers)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,15 +18,24 @@ from latentrt.engines.engine import ClosesItself, Engine
 from latentrt.engines.errors import EngineError
 from latentrt.engines.forks import keep_for_ever, watch_forks
 from latentrt.engines.machine import physical_cores
-from latentrt.engines.shapes import AddedInputs, Shapes
+from latentrt.engines.shapes import AddedInputs, CachePart, CacheRole, Shapes
 from latentrt.engines.spec import BATCH, Array, EngineSpec, Tensor, host_arrays
 
 if TYPE_CHECKING:
+    from latentrt.engines.backends.openvino.cached import Cut
     from latentrt.engines.backends.openvino.changed import ChangedOnnx
     from latentrt.engines.bundle.weights import ComponentWeights
     from latentrt.engines.changes import Changes
 
 _REMEDY = "close other programs or report it"
+
+
+class _Key(NamedTuple):
+    """An open graph: where its file has it, its streams, and what DeepCache made of it."""
+
+    start: int
+    streams: int
+    cut: CachePart | None
 
 
 class OpenVinoModel:
@@ -55,17 +64,21 @@ class OpenVinoModel:
         self._halves = in_halves(component) and (threads or physical_cores()) > 1
         self._changes: Mapping[int, Array] | ChangedOnnx = changes or {}
         self._record = read_graphs(folder)
-        self._graphs: dict[tuple[int, int], OpenGraph] = {}
+        self._graphs: dict[_Key, OpenGraph] = {}
         self._lock = Lock()
         self._closed = False
         watch_forks(self)
 
     @property
     def own_bytes(self) -> int:
-        """A changed model packs all of its weights anew, and keeps a copy of the pages that differ."""
+        """A changed model packs all of its weights anew, and keeps a copy of the pages that differ.
+
+        Shallow graphs have few of them.
+        """
         if not self._changes:
             return 0
-        size = len(self._graphs) * (self._folder / BLOB_FILE).stat().st_size
+        whole = [key for key in self._graphs if key.cut is None or key.cut.role is CacheRole.KEEPS]
+        size = len(whole) * (self._folder / BLOB_FILE).stat().st_size
         if isinstance(self._changes, Mapping):
             size += sum(content.nbytes for content in self._changes.values())
         return size
@@ -99,7 +112,12 @@ class OpenVinoModel:
         self._check_open()
         if shapes.added:
             self._record.for_any_size(added=True)
-        return OpenVinoEngine(self, self._component.spec_of_any_batch(shapes))
+        if shapes.cached is None:
+            return OpenVinoEngine(self, self._component.spec_of_any_batch(shapes))
+        from latentrt.engines.backends.openvino.cached import Cut, read_joins  # loaded by those who use it
+
+        cut = Cut(shapes.cached, read_joins(self._folder))
+        return OpenVinoEngine(self, cut.spec(self._component, shapes), cut)
 
     def changed(self, weights: "ComponentWeights", changes: "Changes") -> "OpenVinoModel":
         """The same graphs over weights of which some pages are copies; or compiled anew, where that does not do."""
@@ -112,7 +130,7 @@ class OpenVinoModel:
             replaced = ChangedOnnx(self._component, weights, changes)
         return OpenVinoModel(self._component, self._folder, threads=self._threads, changes=replaced)
 
-    def run(self, spec: EngineSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, spec: EngineSpec, inputs: Mapping[str, Array], cut: "Cut | None" = None) -> dict[str, Array]:
         """Runs the graph for the inputs' shapes; what was left out gets its neutral value.
 
         Raises:
@@ -121,10 +139,11 @@ class OpenVinoModel:
         batched = {name for name, tensor in spec.inputs.items() if BATCH in tensor.shape}
         batch = next((len(array) for name, array in inputs.items() if name in batched), 1)
         own = self._component.record.inputs
-        added = not inputs.keys() <= own.keys()
+        added = not inputs.keys() <= {*own, *((cut.feature,) if cut else ())}
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         for name, tensor in self._neutral(spec, arrays, batch, added=added).items():
-            arrays[name] = tensor
+            if cut is None or cut.takes(name):
+                arrays[name] = tensor
         streams = 2 if self._halves and batch % 2 == 0 else 1
         size = batch // streams
         parts = [
@@ -134,44 +153,51 @@ class OpenVinoModel:
             }
             for part in range(streams)
         ]
-        graph = self._graph({name: array.shape for name, array in parts[0].items()}, streams, added=added)
+        shapes = {name: array.shape for name, array in parts[0].items() if name in own}
+        graph = self._graph(shapes, streams, added=added, cut=cut)
         try:
-            results = graph.run(parts)
+            results = graph.run(parts, spec.outputs)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed: {first_line(error)}; {_REMEDY}") from error
         if streams == 1:
-            return {name: results[0][name] for name in spec.outputs}
+            return results[0]
         return {name: np.concatenate([result[name] for result in results]) for name in spec.outputs}
 
     def _neutral(self, spec: EngineSpec, inputs: Mapping[str, Array], batch: int, *, added: bool) -> dict[str, Array]:
-        """What the graph takes and the call does not give: of the added inputs all, or none."""
-        wanted = dict(spec.inputs) if added else {name: spec.inputs[name] for name in self._component.record.inputs}
+        """What the whole graph takes and the call does not give: of the added inputs all, or none."""
+        wanted = {name: tensor for name, tensor in spec.inputs.items() if name in self._component.record.inputs}
         if added:
             shapes = Shapes(profile=self._component.manifest.profiles[0], added=frozenset(AddedInputs))
             height, width = inputs["sample"].shape[2:]
-            wanted = {**added_inputs(self._component.structure, shapes, (height, width)), **wanted}
+            wanted = {**added_inputs(self._component.structure, shapes, (height, width)), **spec.inputs}
         return {
             name: np.full(tensor.sized(batch), tensor.neutral, tensor.dtype)
             for name, tensor in wanted.items()
             if name not in inputs
         }
 
-    def _graph(self, shapes: InputShapes, streams: int, *, added: bool = False) -> OpenGraph:
+    def _graph(self, shapes: InputShapes, streams: int, *, added: bool = False, cut: "Cut | None" = None) -> OpenGraph:
         record = self._record
         graph = record.for_any_size(added=True) if added else record.of(shapes)
+        key = _Key(graph.start, streams, cut.graph if cut else None)
+        keeping = key._replace(cut=CachePart(role=CacheRole.KEEPS))
         with self._lock:
             self._check_open()
-            key = graph.start, streams
+            # One that keeps computes what the plain one does, whose packed weights are not wanted twice
+            if cut is None and keeping in self._graphs:
+                key = keeping
+            if key == keeping:
+                self._graphs.pop(key._replace(cut=None), None)
             if key not in self._graphs:
-                self._graphs[key] = self._opened(graph, streams)
+                self._graphs[key] = self._opened(graph, streams, cut)
             return self._graphs[key]
 
-    def _opened(self, graph: GraphRecord, streams: int) -> OpenGraph:
+    def _opened(self, graph: GraphRecord, streams: int, cut: "Cut | None") -> OpenGraph:
         chosen = settings(self._component.record.precision, self._threads)
         if not isinstance(self._changes, Mapping):
-            return self._changes.open_graph(graph, chosen, streams)
+            return self._changes.open_graph(graph, chosen, streams, cut)
         blob = self._folder / BLOB_FILE
-        return open_graph(blob, self._record, graph, changes=self._changes, settings=chosen, streams=streams)
+        return open_graph(blob, self._record, graph, changes=self._changes, settings=chosen, streams=streams, cut=cut)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -192,14 +218,14 @@ class OpenVinoModel:
 class OpenVinoEngine(ClosesItself):
     """An ``Engine`` at one profile over a shared ``OpenVinoModel``."""
 
-    def __init__(self, model: OpenVinoModel, spec: EngineSpec) -> None:
+    def __init__(self, model: OpenVinoModel, spec: EngineSpec, cut: "Cut | None" = None) -> None:
         self.spec = spec
-        self._model = model
+        self._model, self._cut = model, cut
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Runs the component on arrays that match ``spec``; new arrays come back. Thread-safe."""
         self.spec.check(inputs)
-        return self._model.run(self.spec, host_arrays(inputs))
+        return self._model.run(self.spec, host_arrays(inputs), self._cut)
 
     def close(self) -> None:
         """Closes the shared model."""

@@ -1,5 +1,6 @@
 """What lies beside a component's graphs: where each of them is, and for which shapes."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -9,6 +10,7 @@ from latentrt.engines.errors import EngineError
 
 BLOB_FILE = "model.blob"
 GRAPHS_FILE = "graphs.json"
+JOINS_FILE = "joins.json"
 
 
 class GraphRecord(Record):
@@ -39,11 +41,13 @@ class GraphsRecord(Record):
     def of(self, shapes: dict[str, tuple[int, ...]]) -> GraphRecord:
         """The graph for inputs of these shapes: one that was made for them, or one that takes every size.
 
+        Where the call gives some of a graph's inputs alone, these count.
+
         Raises:
             EngineError: there is none.
         """
         for graph in self.graphs:
-            if graph.shapes == shapes:
+            if graph.shapes and shapes.items() <= graph.shapes.items():
                 return graph
         return self.for_any_size(added=False)
 
@@ -75,3 +79,11 @@ def read_graphs(folder: Path) -> GraphsRecord:
     except (OSError, ValidationError) as error:
         reason = str(error).splitlines()[0][:200]
         raise EngineError(f"cannot read {str(path)!r} ({reason}); build the bundle again") from error
+
+
+def read_xml(blob: Path, graphs: Iterable[GraphRecord]) -> Iterator[bytes]:
+    """Of each graph in a file the XML."""
+    with blob.open("rb") as file:
+        for graph in graphs:
+            file.seek(graph.start)
+            yield file.read(graph.size)

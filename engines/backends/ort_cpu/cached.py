@@ -8,11 +8,9 @@ import numpy as np
 
 from latentrt.engines.backends.ort_cpu.model import KEEPING_FILE, OrtCpuModel
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.unet.added_inputs import plane_size
-from latentrt.engines.bundle.unet.deep_cache import deep_feature, kept_plane
+from latentrt.engines.bundle.unet.deep_cache import deep_feature, kept_feature
 from latentrt.engines.engine import Engine
 from latentrt.engines.shapes import CachePart, CacheRole, Shapes
-from latentrt.engines.spec import BATCH, TensorSpec
 
 _DTYPES: Mapping[str, np.dtype[Any]] = {"tensor(float)": np.dtype("float32"), "tensor(float16)": np.dtype("float16")}
 
@@ -36,11 +34,9 @@ def cached_engine(component: Component, model: OrtCpuModel, shapes: Shapes, part
     """
     keeps, name = part.role is CacheRole.KEEPS, deep_feature(part.branch)
     graph = model.of_graph(KEEPING_FILE if keeps else shallow_file(part.branch))
-    spec, plane = component.spec_of_any_batch(shapes), kept_plane(component.structure, part.branch)
-    height, width = spec.inputs["sample"].sized(1)[2:]
-    size = plane_size((height, width), plane.level)
+    spec = component.spec_of_any_batch(shapes)
     dtype = _DTYPES[(graph.given if keeps else graph.taken)[name]]
-    feature = {name: TensorSpec(shape=(BATCH, plane.channels, *size), dtype=dtype)}
+    feature = kept_feature(component.structure, part.branch, spec, dtype)
     if keeps:
         return graph.engine(replace(spec, outputs={**spec.outputs, **feature}))
     taken = {name: tensor for name, tensor in spec.inputs.items() if name in graph.taken}

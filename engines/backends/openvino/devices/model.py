@@ -133,12 +133,12 @@ class DeviceModel:
                 fill(arrays[name], given, tensor.neutral)
         graph = self._graph(index)
         try:
-            (results,) = graph.run([arrays])
+            (results,) = graph.run([arrays], spec.outputs)
         except RuntimeError as error:
             raise EngineError(
                 f"OpenVINO failed on its device {self._device}: {first_line(error)}; close other programs or report it"
             ) from error
-        return {name: results[name] for name in spec.outputs}
+        return results
 
     def _graph(self, index: int) -> OpenGraph:
         with self._lock:
