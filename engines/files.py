@@ -14,6 +14,9 @@ from pathlib import Path
 
 from latentrt.engines.errors import BusyError, LatentrtError, OutputError
 
+STAGED = (".building", ".retired")
+"""How the names of folders end that lie beside a destination only while it is replaced: the new one, and the old."""
+
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full; free some space and try again",
     errno.EDQUOT: "the disk quota is used up; free some space and try again",
@@ -150,8 +153,7 @@ def staged_directory(destination: Path) -> Iterator[Path]:
     Raises:
         OutputError: the disk is full, read-only or out of reach.
     """
-    staging = destination.parent / f".{destination.name}.building"
-    retired = destination.parent / f".{destination.name}.retired"
+    staging, retired = (destination.parent / f".{destination.name}{suffix}" for suffix in STAGED)
     try:
         _restore(destination, retired)
         for leftover in (staging, retired):
@@ -179,7 +181,7 @@ def recover_directory(destination: Path) -> None:
 
     Does nothing while a writer is at work: its second rename is about to come.
     """
-    retired = destination.parent / f".{destination.name}.retired"
+    retired = destination.parent / f".{destination.name}{STAGED[1]}"
     if retired.exists() and not destination.exists():
         with contextlib.suppress(BusyError, OSError), locked(destination):
             _restore(destination, retired)

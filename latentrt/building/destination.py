@@ -9,6 +9,7 @@ from latentrt.engines.bundle.bundle import Bundle, BundleSort, open_bundle, sort
 from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
 from latentrt.engines.bundle.records.manifests.manifest import BundleManifest
 from latentrt.engines.errors import BundleError, OutputError, RequestError
+from latentrt.engines.files import STAGED
 from latentrt.engines.precision import EIGHT_BITS, Backend, Precision
 from latentrt.engines.shapes import Loop
 from latentrt.engines.store.speed import SPEED_FILE
@@ -50,6 +51,14 @@ def destination_from_argument(output: Path | None, sort: BundleSort = BundleSort
 def _replaceable(folder: Path) -> bool:
     """Whether a folder is empty, or holds nothing but a bundle, damaged or not."""
     return folder.is_dir() and all(path.name in _BUNDLE_ENTRIES for path in folder.iterdir())
+
+
+def begun_beside(destination: Path) -> tuple[Path, ...]:
+    """The folders in which a build that was ended early has left what the next one of the destination goes on with."""
+    if not destination.parent.is_dir():
+        return ()
+    hidden = (path for path in sorted(destination.parent.iterdir()) if path.name.startswith(f".{destination.name}."))
+    return tuple(path for path in hidden if path.is_dir() and path.suffix not in STAGED)
 
 
 def existing_bundle(destination: Path, same: Callable[[BundleManifest], bool]) -> Bundle | None:

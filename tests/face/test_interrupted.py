@@ -93,18 +93,20 @@ main(sys.argv[1:])
 
 
 @pytest.mark.slow
-def test_at_any_moment(tiny_copy: Path, int8_prompts: Path, tmp_path: Path) -> None:
-    """SIGINT in the middle of whatever it is: status 130, and no traceback."""
+@pytest.mark.parametrize("what", BUILDS)
+def test_at_any_moment(what: str, tiny_copy: Path, int8_prompts: Path, tmp_path: Path) -> None:
+    """SIGINT in the middle of whatever it is: status 130, one sentence, no traceback; the next one makes it whole."""
     pytest.importorskip("openvino")
     output = tmp_path / "made.bundle"
-    arguments = ["build", tiny_copy, "-o", output, "--precision=bf16", "--prompts", int8_prompts, "--quality", QUALITY]
+    wish = [f"--{name}" if value is True else f"--{name}={value}" for name, value in BUILDS[what].items()]
+    arguments = ["build", tiny_copy, "-o", output, *wish, "--prompts", int8_prompts, "--quality", QUALITY]
     command = [sys.executable, "-c", CODE, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     begin = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, env=environment)
     length = time.perf_counter() - begin
+    shutil.rmtree(output)
     for share in (0.5, 0.65, 0.8, 0.9):
-        shutil.rmtree(output, ignore_errors=True)
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -112,11 +114,45 @@ def test_at_any_moment(tiny_copy: Path, int8_prompts: Path, tmp_path: Path) -> N
         time.sleep(share * length)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate()
-        if process.returncode == 0:  # it was faster than the first
+        if process.returncode == 0:  # it was faster than the first, or went on from where the last one was stopped
+            shutil.rmtree(output)
             continue
         assert process.returncode == 130, told
         assert "Traceback" not in told
+        (said,) = [line for line in told.splitlines() if "interrupted" in line]
+        assert said.startswith(f"latentrt: interrupted; {str(output)!r} is not written")
+        begun = [repr(str(tmp_path / name)) for name in sorted(hidden(tmp_path)) if (tmp_path / name).is_dir()]
+        assert said.endswith("the same command goes on" if begun else "the same command begins anew")
+        assert all(folder in said for folder in begun)
         assert not output.exists()
     subprocess.run(command, check=True, capture_output=True, env=environment)
     open_bundle(output).check_all()
     assert hidden(tmp_path) == set()
+
+
+def test_what_is_told(tiny_bundle: Path, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept, and what the same command does."""
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("latentrt.building.build.build", stopped)
+    output = tmp_path / "made.bundle"
+
+    def told(*arguments: Any) -> str:
+        ran = command("build", tiny_bundle, *arguments)
+        assert ran.status == 130
+        return str(ran.stderr)
+
+    assert told().endswith("engines that are finished are kept in the bundle, and the same command makes the others\n")
+    anew = f"latentrt: interrupted; {str(output)!r} is not written, and the same command begins anew\n"
+    assert told("-o", output) == anew
+    for name in ("building", "fastest"):
+        (tmp_path / f".made.bundle.{name}").mkdir()
+    (tmp_path / ".made.bundle.lock").touch()
+    output.mkdir()
+    folder = str(tmp_path / ".made.bundle.fastest")
+    assert told("-o", output) == (
+        f"latentrt: interrupted; {str(output)!r} is as it was; what was made for it is kept in {folder!r}, and the "
+        "same command goes on\n"
+    )

@@ -177,38 +177,57 @@ def build(
     what this machine draws fastest with.
     """
     from latentrt.building.build import build as build_bundle
-    from latentrt.cli.terminal import BuildLog, BuildProgress, print_decisions
+    from latentrt.cli.terminal import BuildLog, BuildProgress, print_decisions, tell
 
-    made = build_bundle(
-        model,
-        output,
-        precision=precision,
-        fastest=fastest,
-        profiles=profile or (),
-        backend=backend if device is None else _on_device(backend, device),
-        gpus=gpu or (),
-        workspace_mb=workspace,
-        lora_ready=lora_ready,
-        added=added or (),
-        loop=loop,
-        seamless=seamless,
-        fp32=fp32 or (),
-        variant=variant,
-        base=base,
-        vae=vae,
-        ema=None if ema is None else "ema" if ema else "non-ema",
-        family=family,
-        prediction_type=prediction_type,
-        loras=lora or (),
-        sparsity=sparsity,
-        prompts=prompts,
-        quality=quality,
-        for_bundle=for_bundle,
-        image_encoder=image_encoder,
-        progress=BuildLog() if json else BuildProgress(),
-        decided=print_decisions,
-    )
+    try:
+        made = build_bundle(
+            model,
+            output,
+            precision=precision,
+            fastest=fastest,
+            profiles=profile or (),
+            backend=backend if device is None else _on_device(backend, device),
+            gpus=gpu or (),
+            workspace_mb=workspace,
+            lora_ready=lora_ready,
+            added=added or (),
+            loop=loop,
+            seamless=seamless,
+            fp32=fp32 or (),
+            variant=variant,
+            base=base,
+            vae=vae,
+            ema=None if ema is None else "ema" if ema else "non-ema",
+            family=family,
+            prediction_type=prediction_type,
+            loras=lora or (),
+            sparsity=sparsity,
+            prompts=prompts,
+            quality=quality,
+            for_bundle=for_bundle,
+            image_encoder=image_encoder,
+            progress=BuildLog() if json else BuildProgress(),
+            decided=print_decisions,
+        )
+    except KeyboardInterrupt:
+        tell(f"interrupted; {_kept(output)}")
+        raise
     _print(made, json=json)
+
+
+def _kept(output: Path | None) -> str:
+    """What there is of a build that ends here."""
+    from latentrt.building.destination import begun_beside
+
+    if output is None:
+        return "engines that are finished are kept in the bundle, and the same command makes the others"
+    destination = output.resolve()
+    before = "is as it was" if destination.exists() else "is not written"
+    begun = begun_beside(destination)
+    if not begun:
+        return f"{str(output)!r} {before}, and the same command begins anew"
+    folders = " and ".join(repr(str(path)) for path in begun)
+    return f"{str(output)!r} {before}; what was made for it is kept in {folders}, and the same command goes on"
 
 
 def _on_device(backend: str | None, device: str) -> str:
