@@ -149,7 +149,7 @@ def spatio_temporal_unet(still: UNet2DConditionModel, sizes: Sizes) -> UNetSpati
     config = still.config
     channels = (*config.block_out_channels[:-1], sizes.deepest)
     unet = UNetSpatioTemporalConditionModel(
-        sample_size=config.sample_size,
+        sample_size=[config.sample_size] * 2,  # one number would mean that clips are wide, as in SVD
         in_channels=2 * config.in_channels,
         out_channels=config.out_channels,
         down_block_types=tuple(f"{'CrossAttn' * attends}DownBlockSpatioTemporal" for attends in sizes.attends),

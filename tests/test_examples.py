@@ -25,6 +25,7 @@ MODEL = EXAMPLES.parent / "models" / "emoji"
 SCRIPTS = sorted(EXAMPLES.glob("[0-8][0-9]_*.py"))
 # The others draw with the same functions, or build first
 OFTEN = {"00_draw"}
+PICTURES = (".png", ".webp")
 LORAS, CONTROL = EXAMPLES / "loras", EXAMPLES / "control"
 COLOURS = ("red", "orange", "gold", "green", "teal", "blue", "purple", "black")
 
@@ -68,11 +69,11 @@ def folder(
     ],
 )
 def test_example_runs(script: Path, folder: Path) -> None:
-    """It prints something and leaves a new picture."""
-    before = set(folder.glob("*.png"))
+    """It prints something and leaves a new picture or clip."""
+    before = {path for path in folder.iterdir() if path.suffix in PICTURES}
     files = ("emoji.bundle", "lcm-lora.safetensors", "style.safetensors") if script.stem == "12_four_steps" else ()
     assert run(script, folder, folder, *files)
-    assert set(folder.glob("*.png")) - before
+    assert {path for path in folder.iterdir() if path.suffix in PICTURES} - before
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from latentrt.export.sources.partial_model import Choices, PartialModel
 from latentrt.export.sources.parts import Part
 from latentrt.export.sources.place import Place, place_of_model
 from latentrt.export.sources.single_file.single_file import partial_model_from_file, vae_from_file
-from latentrt.models import EMBEDDED, EMOJI
+from latentrt.models import EMBEDDED_MODELS
 
 
 def partial_model_from_model(model: str, choices: Choices, wanted: Set[str], *, recorded: str = "") -> PartialModel:
@@ -18,8 +18,8 @@ def partial_model_from_model(model: str, choices: Choices, wanted: Set[str], *, 
     Raises:
         CheckpointError: it is not found, or is no model; a choice that does not concern it.
     """
-    if model == EMBEDDED:
-        return partial_model_from_folder(EMOJI, choices, name=EMBEDDED, recorded=recorded, wanted=wanted)
+    if model in EMBEDDED_MODELS:
+        return partial_model_from_folder(EMBEDDED_MODELS[model], choices, name=model, recorded=recorded, wanted=wanted)
     place = _place(model, choices, wanted, "--base: " if recorded else "")
     path = place.path
     if path.is_dir():

@@ -12,7 +12,7 @@ from latentrt.export.sources.hub.cache import cached_snapshot, repositories_in, 
 from latentrt.export.sources.hub.reference import HubReference, reference_from_text
 from latentrt.export.sources.hub.repository import Repository, repository_of_reference
 from latentrt.export.sources.partial_model import Choices
-from latentrt.models import EMBEDDED
+from latentrt.models import EMBEDDED, EMBEDDED_VIDEO
 
 # Of a repository's files those that say how to read the others, all of them small
 _SETTINGS = (".json", ".txt")
@@ -48,7 +48,7 @@ def place_of_model(model: str, choices: Choices, parts: Set[str]) -> Place:
     place = place_from_text(
         model,
         lambda repository: _fetched(repository, choices, parts),
-        expected=f"a diffusers folder, a checkpoint file, a hub id such as owner/name, or {EMBEDDED}",
+        expected=f"a diffusers folder, a checkpoint file, a hub id such as owner/name, {EMBEDDED} or {EMBEDDED_VIDEO}",
     )
     return _alone(place) if place.published is None else place
 

@@ -55,8 +55,9 @@ def checkpoint_from_headers(model: str, choices: Choices | None = None) -> Check
     """Finds and checks a model by its configs and the headers of its files. torch is not needed.
 
     Args:
-        model: a diffusers folder, a single file, a folder with a U-Net alone, ``emoji`` for the embedded model
-            (``./emoji`` for a folder of that name), or what ``place_of_model`` finds on the hub or in its cache.
+        model: a diffusers folder, a single file, a folder with a U-Net alone, ``emoji`` or ``emoji-video`` for the
+            embedded models (``./emoji`` for a folder of that name), or what ``place_of_model`` finds on the hub or in
+            its cache.
         choices: what the user says about it.
 
     Raises:

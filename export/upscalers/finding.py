@@ -13,7 +13,7 @@ from latentrt.export.sources.place import Place, name_of, place_from_text
 from latentrt.export.sources.single_file.unet_structure import DIFFUSERS, LDM
 from latentrt.export.sources.weights_file import SHARD, WeightsFile, open_weights_file
 from latentrt.export.upscalers.source import UpscalerSource
-from latentrt.models import EMBEDDED
+from latentrt.models import EMBEDDED_MODELS
 
 UPSCALER = "an upscaler (ESRGAN or a relative)"
 """What files are called that hold one of the known names of tensors (``export/sources/foreign/models.py``)."""
@@ -49,7 +49,7 @@ def upscaler_from_headers(model: str) -> UpscalerSource | None:
 def _place(model: str) -> Place | None:
     if Path(model).is_file():
         return place_from_text(model, _no_place, expected="a file")
-    if model == EMBEDDED or Path(model).exists() or not model.lower().endswith(_ON_HUB):
+    if model in EMBEDDED_MODELS or Path(model).exists() or not model.lower().endswith(_ON_HUB):
         return None
     reference = reference_from_text(model)
     return None if reference is None else place_from_text(model, _fetched, expected="a file of an upscaler")

@@ -69,8 +69,8 @@ def build(
 
     Args:
         model: a diffusers folder, a single file (``.safetensors``, ``.ckpt``), a folder with a U-Net alone, a hub id
-            (``owner/name[@revision]``, with a folder or a file after a slash) or address, ``emoji`` for the embedded
-            model, an upscaler's file (``.pth`` or another of weights, ``.onnx``), or a bundle.
+            (``owner/name[@revision]``, with a folder or a file after a slash) or address, ``emoji`` or ``emoji-video``
+            for the embedded models, an upscaler's file (``.pth`` or another of weights, ``.onnx``), or a bundle.
         output: the bundle's folder; needed unless engines are added to a bundle.
         precision: element type of weights and arithmetic: "fp32" (also None), "fp16", "bf16", "int8" or "fp8".
             Parts that overflow or lose too much in fp16 stay in fp32: SDXL's autoencoder, the timestep embedding's

@@ -10,7 +10,7 @@ from latentrt.export.sources.addons.files import AddonFiles
 from latentrt.export.sources.addons.place import EXPECTED
 from latentrt.export.sources.foreign.models import ForeignModel, model_without_unet
 from latentrt.export.sources.single_file.unet_structure import DIFFUSERS, LDM
-from latentrt.models import EMBEDDED
+from latentrt.models import EMBEDDED_MODELS
 
 _MODEL = "leave --for out to build a model"
 _LORA = "give it to a call with loras=…, or fuse it into a model with --lora"
@@ -81,8 +81,8 @@ def check_name(net: str) -> None:
         CheckpointError: a way of drawing that needs no net, the embedded model, or a model's bundle.
     """
     bundle = (Path(net) / BUNDLE_FILE).is_file()
-    if bundle or (net == EMBEDDED and not Path(net).exists()):
-        kind = "the bundle of a model" if bundle else "the embedded model"
+    if bundle or (net in EMBEDDED_MODELS and not Path(net).exists()):
+        kind = "the bundle of a model" if bundle else "an embedded model"
         raise CheckpointError(f"got {net!r}, {kind}, expected {EXPECTED}; give a net, or leave --for out")
     if _REFERENCE.fullmatch(net.strip()):
         raise CheckpointError(

@@ -16,8 +16,8 @@ def build(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A diffusers folder, a checkpoint file, a hub id or address, emoji (the embedded model), the "
-            "file of an upscaler (.pth, .onnx, …), or a bundle.",
+            help="A diffusers folder, a checkpoint file, a hub id or address, emoji or emoji-video (the embedded "
+            "models), the file of an upscaler (.pth, .onnx, …), or a bundle.",
         ),
     ],
     output: Annotated[
