@@ -13,8 +13,8 @@ CLIP_VOCABULARY := open-clip-torch==3.3.0
 # Reads upscalers' weights. The torchvision that it asks for is for networks of other kinds, and breaks transformers where
 # it is not of the build that torch is.
 SPANDREL := spandrel==0.4.2
-# A process per core, four at most: each takes up to 2 GB
-TESTS := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+# A process per core, four at most: each takes up to 2 GB. What they compile is kept, as half of a start is compiling.
+TESTS := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-all check full-size bench bench-report bench-full-size bench-serving gpu samplers clean
