@@ -143,7 +143,7 @@ def test_loras_are_loaded_and_changed(tiny_bundle: Path, tmp_path: Path, steps_m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "bound"), [("half_bundle", 1e-9), ("int8_bundle", 1e-2), ("masked_bundle", 2e-5)])
+@pytest.mark.parametrize(("name", "bound"), [("half_bundle", 5e-3), ("int8_bundle", 1e-2), ("masked_bundle", 2e-5)])
 def test_bundles_of_other_kinds(name: str, bound: float, steps_made: list[int], request: pytest.FixtureRequest) -> None:
     """What float32 rounds otherwise may fall on another number of fewer bits, and U-Nets enlarge that."""
     drawn: dict[Loop, Any] = {}
