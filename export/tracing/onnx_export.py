@@ -18,6 +18,7 @@ from latentrt.export.tracing.named_weights import GraphWeights
 from latentrt.export.tracing.operators import translated_operators_kept
 from latentrt.export.tracing.optimizer import optimize
 from latentrt.export.tracing.reruns import programs_run_once
+from latentrt.export.tracing.shapes import shapes_told
 from latentrt.export.tracing.versions import OPSET
 
 MODEL_FILE = "model.onnx"
@@ -102,7 +103,7 @@ def traced(module: torch.nn.Module, example: Mapping[str, torch.Tensor], graph: 
                 axes[axis] = multiple * base if multiple > 1 else base
         return axes or None
 
-    with translated_operators_kept(), programs_run_once():
+    with translated_operators_kept(), programs_run_once(), shapes_told():
         return torch.onnx.export(
             module,
             tuple(example[name] for name in graph.inputs),
