@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +148,10 @@ def test_bundles_of_other_kinds(name: str, bound: float, steps_made: list[int], 
     drawn: dict[Loop, Any] = {}
     for loop in Loop:
         with latentrt.open(request.getfixturevalue(name), threads=1, loop=loop) as pipe:
-            keywords = {"image": np.zeros((*np.shape(MASK), 3), np.float32), "mask_image": MASK}
-            draw = partial(pipe.inpaint, **keywords) if name == "masked_bundle" else pipe
-            drawn[loop] = draw("a red apple", sampler="dpmpp_2m", **STEPS)
+            masked = name == "masked_bundle"
+            pictures: dict[str, Any] = {"image": PICTURE, "mask_image": MASK} if masked else {}
+            draw: Any = pipe.inpaint if masked else pipe
+            drawn[loop] = draw("a red apple", sampler="dpmpp_2m", **pictures, **STEPS)
     assert len(steps_made) == 3
     scale = np.abs(drawn[Loop.HOST].latents).max()
     assert moved(*drawn.values()) / scale < bound
