@@ -12,6 +12,7 @@ from latentrt.engines.bundle.records.manifests.components_manifest import Compon
 from latentrt.engines.bundle.records.manifests.latents_manifest import LatentsManifest
 from latentrt.engines.bundle.unet.added_inputs import FIXED_IMAGE_PROMPTS, FIXED_IMAGE_TOKENS, added_inputs, added_text
 from latentrt.engines.bundle.unet.denoise_step import SAMPLE, step_spec
+from latentrt.engines.precision import Precision
 from latentrt.engines.shapes import AddedInputs, Loop, Profile, Shapes
 from latentrt.engines.spec import EngineSpec
 
@@ -73,6 +74,27 @@ class Component:
         """Names below ``root`` and records of graph and weights."""
         names = [name for name in (self.record.onnx, self.record.weights) if name]
         return {name: self.manifest.files[name] for name in names}
+
+    def of_graph(self, graph: Path, precision: Precision) -> "Component":
+        """The component with another graph, and the weights beside that, in the place of its own.
+
+        Args:
+            graph: anywhere; its weights are in ``<name>.data``, if any are outside of it.
+            precision: of the graph.
+        """
+        data = graph.with_name(f"{graph.name}.data").resolve()
+        weights = str(data) if data.exists() else None
+        sizes = {} if weights is None else {weights: FileRecord(size=data.stat().st_size, sha256="")}
+        record = self.record.model_copy(
+            update={"onnx": str(graph.resolve()), "weights": weights, "precision": precision}
+        )
+        changed = self.manifest.model_copy(
+            update={
+                "components": {**self.manifest.components, self.name: record},
+                "files": {**self.manifest.files, **sizes},
+            }
+        )
+        return replace(self, manifest=changed)
 
     @property
     def named_initializers(self) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ import numpy as np
 from latentrt.engines.bundle.bundle import Bundle
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
-from latentrt.engines.bundle.records.component import FileRecord
 from latentrt.engines.bundle.records.recipe import Recipe
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.islands import islands_of
@@ -48,17 +47,7 @@ class QuantizableComponent:
 
     def quantized(self, folder: Path, precision: Precision) -> Component:
         """The component with the graph of a folder in the place of its own; the rest is still its bundle's."""
-        graph, data = str((folder / "model.onnx").resolve()), folder / "model.onnx.data"
-        weights = str(data.resolve())
-        record = self.component.record.model_copy(update={"onnx": graph, "weights": weights, "precision": precision})
-        manifest = self.component.manifest
-        changed = manifest.model_copy(
-            update={
-                "components": {**manifest.components, self.name: record},
-                "files": {**manifest.files, weights: FileRecord(size=data.stat().st_size, sha256="")},
-            }
-        )
-        return replace(self.component, manifest=changed)
+        return self.component.of_graph(folder / "model.onnx", precision)
 
     def weight_share(self, nodes: Sequence[QuantizableNode]) -> float:
         """The share of the quantizable weights that belongs to some of the nodes."""
