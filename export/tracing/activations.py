@@ -85,7 +85,8 @@ class ActivationRanges:
             )
             raise ParityError(
                 f"{component} cannot be fp16: {name or 'its output'}{told} reaches {largest:.3g}, expected at most "
-                f"{LARGEST:.0f}; keep it in fp32 with --fp32 {component}"
+                f"{LARGEST:.0f}; keep it in fp32 with --fp32 {component}, or build it in fp32 and find which of its "
+                f"modules have to be with latentrt debug --component {component} --precision fp16 --suggest"
             )
 
 

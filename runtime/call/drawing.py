@@ -224,7 +224,7 @@ def check_finite(latents: Array) -> None:
     if not np.isfinite(latents).all():
         raise NotFiniteError(
             "the U-Net led to NaN or infinity, expected finite latents; lower guidance_scale, build an fp16 bundle "
-            "again with --fp32 unet, or check it with latentrt verify"
+            "again with --fp32 unet, or find what overflows with latentrt debug"
         )
 
 

@@ -49,7 +49,7 @@ def pixels_from_output(pixels: Array) -> Array:
     """
     if not np.isfinite(pixels).all():
         raise EngineError(
-            "the VAE decoder returned NaN or infinity, expected finite pixels; "
-            "lower guidance_scale, build an fp16 bundle again with --fp32 vae_decoder, or check it with latentrt verify"
+            "the VAE decoder returned NaN or infinity, expected finite pixels; lower guidance_scale, build an fp16 "
+            "bundle again with --fp32 vae_decoder, or find what overflows with latentrt debug --component vae_decoder"
         )
     return np.clip(pixels / 2 + np.float32(0.5), 0.0, 1.0).transpose(0, 2, 3, 1)

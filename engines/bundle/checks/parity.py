@@ -125,8 +125,11 @@ def gate(
     bound = gate_at(kind, precision, pixels)
     if parity.relative_error <= bound.relative_error and parity.psnr >= bound.psnr:
         return
+    remedy = "check the versions of the libraries that built and run it"
+    if precision in (Precision.FP16, Precision.BF16):
+        command = f"latentrt debug --component {component} --precision {precision}"
+        remedy = f"find where it begins with {command} on the model's bundle in fp32"
     raise ParityError(
         f"{component} ({precision}) differs from {reference.label}: got {parity}, expected a relative error of at "
-        f"most {bound.relative_error:.1g} and a PSNR of at least {bound.psnr:.0f} dB; "
-        "check the versions of the libraries that built and run it"
+        f"most {bound.relative_error:.1g} and a PSNR of at least {bound.psnr:.0f} dB; {remedy}"
     )
