@@ -1,5 +1,6 @@
 """fp32 graphs to fp16 or bf16: every floating-point node and weight but those of the declared islands."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ HALF_TYPES = {
     # float32's exponent with eight bits of mantissa; float32's own largest number would round to infinity
     Precision.BF16: HalfType(dtype="BFLOAT16", largest=float.fromhex("0x1.fep+127"), suffix=".bf16"),
 }
+
+
+def largest_number(precision: Precision | None) -> float:
+    """The largest number of a precision of sixteen bits; infinity for others, whose range nothing leaves."""
+    return HALF_TYPES[precision].largest if precision in HALF_TYPES else math.inf
+
+
 # Nodes that move values without computing: what comes in as fp32 from outside stays so until something computes
 _MOVES = frozenset({"Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 # Inputs that ONNX wants in fp32 whatever the data's type: scales of Resize, and of its predecessor

@@ -7,7 +7,8 @@ from latentrt.debugging.figures import Figures, figures_of
 from latentrt.debugging.library import quiet
 from latentrt.debugging.marks import Mark, count_elements
 from latentrt.debugging.ort_sides import OrtSide
-from latentrt.debugging.side import Feed, Side
+from latentrt.debugging.parts import Feed
+from latentrt.debugging.side import Side
 from latentrt.engines.spec import Array
 
 _AT_ONCE = 2**28  # numbers of a side: one gigabyte of float32

@@ -11,30 +11,28 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from latentrt.debugging.comparing import Kept, compare, groups, sizes
+from latentrt.debugging.drawn_runs import Drawing, drawn_runs
 from latentrt.debugging.figures import Figures
 from latentrt.debugging.findings import Findings, places_of
 from latentrt.debugging.islands import suggestion
 from latentrt.debugging.library import require_packages
 from latentrt.debugging.marks import Mark, marks_of
 from latentrt.debugging.ort_sides import exact
-from latentrt.debugging.saving import Saved
-from latentrt.debugging.side import HALVES, Feed, Part, Side
-from latentrt.debugging.sides import reference_side, suspect_side
+from latentrt.debugging.parts import HALVES, Feed, Part, halved, part_of, reference_part
+from latentrt.debugging.saving import Saved, make_folder
+from latentrt.debugging.side import Side, reference_side, suspect_side
 from latentrt.debugging.weights import different_weights, rescaled_tensors
-from latentrt.engines.bundle.bundle import AnyBundle, folder_and_seal
-from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN, check_files
+from latentrt.engines.bundle.bundle import AnyBundle
 from latentrt.engines.bundle.checks.parity import EXACT, GATES, Parity, parity_of
 from latentrt.engines.bundle.checks.probes import Probe
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
-from latentrt.engines.bundle.records.manifests.manifest_file import check_seal
 from latentrt.engines.bundle.unet.added_inputs import previous
 from latentrt.engines.choices import choice
 from latentrt.engines.errors import RequestError
 from latentrt.engines.graphs.editor import load_graph
-from latentrt.engines.graphs.half import HALF_TYPES
+from latentrt.engines.graphs.half import largest_number
 from latentrt.engines.graphs.islands import EVERYTHING, Island
-from latentrt.engines.precision import Backend
+from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import Progress, StageTimer
 from latentrt.engines.spec import Array
 
@@ -50,9 +48,11 @@ class DebugSettings:
     Attributes:
         backend: the one in question.
         against: the backend of the reference.
+        precision: what to debug a component in fp32 as: fp16 or bf16; None takes it as it is.
         reference: the folder of another bundle of the model, which the reference runs; None is the bundle itself.
         modules: a pattern of the modules whose tensors are compared; all others may be fused as in an engine.
-        run: which of the recorded runs to repeat, from 0 on; None repeats all.
+        drawing: a picture, the runs of which are repeated in the place of the recorded ones; None takes these.
+        run: which of the runs to repeat, from 0 on; None repeats all.
         tolerance: the relative error from which on two sides are apart; None is that of the precision's gate.
         suggest: whether islands are looked for.
         save: a folder for what both sides took and made; None keeps nothing.
@@ -61,8 +61,10 @@ class DebugSettings:
 
     backend: str
     against: str = Backend.ORT_CPU
+    precision: str | None = None
     reference: Path | None = None
     modules: str = EVERYTHING
+    drawing: Drawing | None = None
     run: int | None = None
     tolerance: float | None = None
     suggest: bool = False
@@ -81,31 +83,41 @@ def debug_component(root: Path, component: str, settings: DebugSettings, progres
 
     Raises:
         BundleError: files are missing or altered.
-        RequestError: an unknown component, backend or run, a bundle of something else as the reference, or islands for
-            what is not in sixteen bits.
+        RequestError: an unknown component, backend or run, a negative tolerance, no threads, a precision that the
+            component has not or is not built in, a bundle of something else as the reference, a picture that cannot be
+            drawn, or islands for what is not in sixteen bits.
+        CheckpointError: weights beyond the range of the precision that a component in fp32 is debugged as.
         EngineError: a backend cannot run here or refuses the graph, or Polygraphy or onnx_ir is missing.
         OutputError: ``save`` cannot be written.
     """
     backend, against = (choice(Backend, name, "backend") for name in (settings.backend, settings.against))
+    precision = None if settings.precision is None else choice(Precision, settings.precision, "precision")
+    if settings.tolerance is not None and not 0.0 <= settings.tolerance < inf:  # NaN among the rest
+        raise RequestError(f"got tolerance {settings.tolerance:g}, expected 0 or more, such as 1e-2; choose another")
+    if settings.threads is not None and settings.threads < 1:
+        raise RequestError(f"got {settings.threads} threads, expected at least 1; leave it out for one per core")
     require_packages()
-    bundle, part = _part(root, component, settings.threads)
-    other, other_part = (bundle, part) if settings.reference is None else _reference(settings, part)
-    if settings.suggest and (part.precision not in HALVES or backend is Backend.OPENVINO):
-        raise RequestError(
-            f"got suggest for {component} in {part.precision} on {backend}, expected fp16 or bf16 on a backend that "
-            "computes in it; leave it out"
-        )
-    probes = _probes(bundle, component, settings.run)
-    timer, saved, answers = StageTimer(progress), Saved(), _Answers(part.component, probes)
-
-    def kept(index: int, side: str, arrays: Mapping[str, Array]) -> None:
-        answers.keep(index, side, arrays)
-        if settings.save is not None:
-            saved.keep(index, side, arrays)
-
-    with TemporaryDirectory() as work, TemporaryDirectory() as other_work:
+    if settings.save is not None:
+        make_folder(settings.save)
+    bundle, stored = part_of(root, component, settings.threads)
+    timer, saved = StageTimer(progress), Saved()
+    with TemporaryDirectory() as work, TemporaryDirectory() as other_work, TemporaryDirectory() as graph:
+        part = stored if precision is None else halved(stored, precision, Path(graph))
+        other, other_part = (bundle, stored)
+        if settings.reference is not None:
+            other, other_part = reference_part(settings.reference, part)
+        if settings.suggest:
+            _check_islands(part, backend)
         suspect = suspect_side(backend, part, Path(work))
         reference = reference_side(against, other_part, Path(other_work))
+        probes = _probes(bundle, component, settings, timer)
+        answers = _Answers(part.component, probes if settings.drawing is None else ())
+
+        def kept(index: int, side: str, arrays: Mapping[str, Array]) -> None:
+            answers.keep(index, side, arrays)
+            if settings.save is not None:
+                saved.keep(index, side, arrays)
+
         run = _Comparison(part, reference, [_feed(part.component, probe) for probe in probes], timer)
         wanted = _wanted(part.component, run.all_marks, settings.modules)
         rescaled = frozenset[str]() if other is bundle else _rescaled((bundle, other), component, wanted)
@@ -113,32 +125,39 @@ def debug_component(root: Path, component: str, settings: DebugSettings, progres
         marks = [mark for mark in there if mark.tensor not in rescaled]
         with timer.stage(f"{component}: {suspect.label} against {reference.label}"):
             figures = run.compared(suspect, marks, kept)
+        gate = GATES[part.precision]
         findings = Findings(
             component=component,
             suspect=suspect.label,
             reference=reference.label if other is bundle else f"{reference.label} of {other.root}",
             runs=len(probes),
-            tolerance=GATES[part.precision].relative_error if settings.tolerance is None else settings.tolerance,
+            drawing=settings.drawing,
+            tolerance=gate.relative_error if settings.tolerance is None else settings.tolerance,
+            gate=gate,
+            end=run.end,
             places=places_of(run.all_marks, figures),
             hidden=len(wanted) - len(there),
             rescaled=len(there) - len(marks),
             torch=answers.parity(),
         )
-        if settings.suggest and findings.amiss:
+        if settings.suggest:
 
             def tried(islands: tuple[Island, ...]) -> dict[str, Figures]:
                 with timer.stage(f"{component}: {len(islands)} modules in fp32"), TemporaryDirectory() as folder:
                     return run.compared(suspect_side(backend, replace(part, islands=islands), Path(folder)), marks)
 
             outputs, limit = tuple(part.component.record.outputs), findings.tolerance
-            found = suggestion(component, part.precision, run.all_marks, figures, outputs, limit, tried)
+            whole = Island(
+                precisions=(part.precision,), families=(bundle.manifest.family,), component=component, reason="all"
+            )
+            found = suggestion(whole, run.all_marks, figures, outputs, limit, tried)
             findings = replace(findings, suggestion=found)
-    if findings.apart is not None and other is not bundle:
-        weights = different_weights(findings.apart.mark, bundle.weights(component), other.weights(component))
-        findings = replace(findings, different_weights=weights)
-    if settings.save is not None:
-        with timer.stage("save"):
-            saved.write(settings.save, part.component, run.feeds)
+        if findings.apart is not None and other is not bundle:
+            weights = different_weights(findings.apart.mark, bundle.weights(component), other.weights(component))
+            findings = replace(findings, different_weights=weights)
+        if settings.save is not None:
+            with timer.stage("save"):
+                saved.write(settings.save, part.component, run.feeds)
     return findings
 
 
@@ -149,19 +168,18 @@ class _Comparison:
         self.all_marks = marks_of(load_graph(part.component.onnx))
         self.feeds = feeds
         self._reference, self._progress = reference, progress
-        half = HALF_TYPES.get(part.precision)
-        self._end = inf if half is None else half.largest
+        self.end = largest_number(part.sixteen_bits)
         self._sizes = sizes(exact(part), [mark.tensor for mark in self.all_marks], feeds)
 
     def compared(self, suspect: Side, marks: Sequence[Mark], kept: Kept = _drop) -> dict[str, Figures]:
         """The figures of every tensor."""
         turns = list(groups([mark.tensor for mark in marks], self._sizes))
         done = partial(self._progress.phase, "runs")
-        return compare(suspect, self._reference, marks, turns, self.feeds, end=self._end, done=done, kept=kept)
+        return compare(suspect, self._reference, marks, turns, self.feeds, end=self.end, done=done, kept=kept)
 
 
 class _Answers:
-    """How near to the recorded outputs each side comes."""
+    """How near to the recorded outputs each side comes; of a picture that was drawn there are none."""
 
     def __init__(self, component: Component, probes: Sequence[Probe]) -> None:
         self._outputs, self._probes = component.record.outputs, probes
@@ -169,7 +187,7 @@ class _Answers:
 
     def keep(self, index: int, side: str, arrays: Mapping[str, Array]) -> None:
         """Takes what a side made in a run."""
-        for name in self._outputs:
+        for name in self._outputs if self._probes else ():
             if name in arrays:
                 now = parity_of(arrays[name], self._probes[index].outputs[name])
                 self._parity[side] = self._parity.get(side, EXACT).worse(now)
@@ -179,38 +197,37 @@ class _Answers:
         return self._parity
 
 
-def _part(root: Path, name: str, threads: int | None) -> tuple[AnyBundle, Part]:
-    bundle, seal = folder_and_seal(root)
-    check_seal(seal, bundle.root / BUNDLE_FILE)
-    if name not in bundle.manifest.components:
-        raise RequestError(
-            f"got component {name!r}, expected one of {', '.join(bundle.manifest.components)}; choose among these"
-        )
-    component = Component(root=bundle.root, manifest=bundle.manifest, name=name)
-    check_files(bundle.root, component.onnx_files, largest_hashed=HASHED_AT_OPEN)
-    return bundle, Part(component=component, threads=threads)
+def _check_islands(part: Part, backend: Backend) -> None:
+    """Refuses to look for islands where nothing is rounded to sixteen bits, or a build takes none.
+
+    Raises:
+        RequestError: with what to do.
+    """
+    if part.precision in HALVES and backend is not Backend.OPENVINO:
+        return
+    if backend is Backend.OPENVINO:
+        remedy = "choose another backend"
+    elif part.sixteen_bits is not None:
+        remedy = f"name the bundle in fp32 that this was made of, with --precision {part.sixteen_bits}"
+    else:
+        remedy = "leave it out, or name a --precision to debug it as"
+    raise RequestError(
+        f"got suggest for {part.component.name} in {part.precision} on {backend}, expected fp16 or bf16 on a backend "
+        f"that shows what it rounds; {remedy}"
+    )
 
 
-def _reference(settings: DebugSettings, part: Part) -> tuple[AnyBundle, Part]:
-    """Another bundle and the component that it has of the same name, if it takes and gives the same."""
-    root = settings.reference or part.component.root
-    bundle, reference = _part(root, part.component.name, settings.threads)
-    ours, theirs = part.component.record, reference.component.record
-    if (ours.inputs, ours.outputs) != (theirs.inputs, theirs.outputs):
-        raise RequestError(
-            f"got {str(root)!r} as the reference, whose {part.component.name} takes or gives something else, expected "
-            "a bundle of the same model; name another"
-        )
-    return bundle, reference
-
-
-def _probes(bundle: AnyBundle, component: str, run: int | None) -> list[Probe]:
-    probes = bundle.probes(component)
-    if run is None:
+def _probes(bundle: AnyBundle, component: str, settings: DebugSettings, progress: Progress) -> list[Probe]:
+    """The runs to repeat."""
+    if settings.drawing is None:
+        probes = bundle.probes(component)
+    else:
+        probes = drawn_runs(bundle, component, settings.drawing, settings.threads, progress)
+    if settings.run is None:
         return probes
-    if not 0 <= run < len(probes):
-        raise RequestError(f"got run {run}, expected one from 0 to {len(probes) - 1}; choose one of these")
-    return [probes[run]]
+    if not 0 <= settings.run < len(probes):
+        raise RequestError(f"got run {settings.run}, expected one from 0 to {len(probes) - 1}; choose one of these")
+    return [probes[settings.run]]
 
 
 def _wanted(component: Component, marks: Sequence[Mark], modules: str) -> list[Mark]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from latentrt.debugging.drawn_runs import Drawing
 from latentrt.debugging.figures import Figures
 from latentrt.debugging.marks import Mark
 from latentrt.engines.bundle.checks.parity import Parity
@@ -67,8 +68,11 @@ class Findings:
         component: its name.
         suspect: what the side in question is called.
         reference: what it was held against.
-        runs: recorded runs that were repeated.
+        runs: how many were repeated.
+        drawing: the picture that they are of; None: they were recorded as the bundle was built.
         tolerance: the relative error from which on two sides are apart.
+        gate: what the component must reach in its precision.
+        end: the largest number of the suspect's precision; infinity of one with fp32's range.
         places: every tensor that was compared, in the order in which it is computed.
         hidden: tensors that a side cannot show.
         rescaled: tensors that SmoothQuant divides, which were left out.
@@ -81,7 +85,10 @@ class Findings:
     suspect: str
     reference: str
     runs: int
+    drawing: Drawing | None
     tolerance: float
+    gate: Parity
+    end: float
     places: tuple[Place, ...]
     hidden: int
     rescaled: int
@@ -100,9 +107,10 @@ class Findings:
         return next((place for place in self.places if place.figures.not_finite), None)
 
     @property
-    def amiss(self) -> bool:
-        """Whether anything is wrong: two sides part, or there is infinity or NaN."""
-        return self.apart is not None or self.not_finite is not None
+    def furthest(self) -> Place | None:
+        """The tensor in sixteen bits with the largest numbers; masks are full of those at the range's very end."""
+        among = (place for place in self.places if place.mark.narrow and place.figures.expected != self.end)
+        return max(among, key=lambda place: place.figures.expected, default=None)
 
     @property
     def reference_off(self) -> bool:

@@ -24,6 +24,7 @@ class Mark:
         module: the dotted path of the torch module that the node came from.
         sources: the node's inputs that are such results themselves, or inputs of the graph.
         weights: the node's initializers.
+        narrow: whether it is in sixteen bits.
     """
 
     tensor: str
@@ -32,6 +33,7 @@ class Mark:
     module: str
     sources: tuple[str, ...]
     weights: tuple[str, ...]
+    narrow: bool
 
 
 def marks_of(model: "ir.Model") -> list[Mark]:
@@ -39,6 +41,8 @@ def marks_of(model: "ir.Model") -> list[Mark]:
 
     A node that the graph names no module of, such as a cast between two precisions, has that of what it takes.
     """
+    import onnx_ir as ir
+
     graph = model.graph
     modules: dict[str, str] = {}
     marks = []
@@ -58,6 +62,7 @@ def marks_of(model: "ir.Model") -> list[Mark]:
                         module=module,
                         sources=sources,
                         weights=weights,
+                        narrow=value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16),
                     )
                 )
     return marks

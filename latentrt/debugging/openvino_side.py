@@ -8,18 +8,19 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from latentrt.debugging.side import Feed, Part, Shown
+import numpy as np
+
+from latentrt.debugging.parts import Feed, Part
+from latentrt.debugging.side import Shown
 from latentrt.engines.backends.openvino.compile import compile_graph, rewritten_onnx
 from latentrt.engines.backends.openvino.library import core, settings
+from latentrt.engines.spec import Array
+from latentrt.engines.tensors.dtypes import stored_dtype
 
 
 @dataclass(frozen=True)
 class OpenVinoSide:
-    """A ``Side`` of a component's ONNX, compiled for every size as the engine is.
-
-    What is shown OpenVINO leaves in float32, also where it computes in bfloat16: layers with weights still round what
-    they take, what lies between them does not.
-    """
+    """A ``Side`` of a component's ONNX, compiled for every size as the engine is."""
 
     part: Part
     work: Path
@@ -68,7 +69,7 @@ def _runner(compiled: Any, label: str) -> Any:
             request = compiled.create_infer_request()
             request.infer(dict(feed_dict))
             results = OrderedDict(
-                (name, request.get_output_tensor(index).data.copy())
+                (name, _numbers(request.get_output_tensor(index)))
                 for index, port in enumerate(compiled.outputs)
                 for name in port.names
             )
@@ -76,3 +77,10 @@ def _runner(compiled: Any, label: str) -> Any:
             return results
 
     return OpenVinoRunner(name=label)
+
+
+def _numbers(tensor: Any) -> Array:
+    """A tensor's; NumPy has no bfloat16, whose bits OpenVINO calls float16."""
+    if tensor.element_type.get_type_name() == "bf16":
+        return stored_dtype("bfloat16").values(tensor.data.view(np.uint16))
+    return np.array(tensor.data)

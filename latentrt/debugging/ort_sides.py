@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.debugging.marks import marks_of, show
-from latentrt.debugging.side import HALVES, Feed, Part, Shown
+from latentrt.debugging.parts import Feed, Part
+from latentrt.debugging.side import Shown
 from latentrt.engines.backends.ort import ERRORS_ONLY, first_line
 from latentrt.engines.backends.ort_cpu.compile import group_norm_of
 from latentrt.engines.backends.ort_cpu.model import MODEL_FILE, onnxruntime_module, open_session, session_options
@@ -18,6 +19,7 @@ from latentrt.engines.graphs.group_norm import replace_group_norms
 from latentrt.engines.graphs.islands import Island
 from latentrt.engines.graphs.rounded_results import ROUNDED, round_results
 from latentrt.engines.graphs.widened import widen
+from latentrt.engines.precision import Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -66,27 +68,27 @@ def exact(part: Part) -> OrtSide:
     def graph() -> "ir.Model":
         model = load_graph(part.component.onnx)
         replace_group_norms(model, group_norm_of(part.component))
-        if part.precision in HALVES:
-            widen(model, [Island(component=part.component.name, reason="all")], part.precision)
+        if part.sixteen_bits is not None:
+            widen(model, [Island(component=part.component.name, reason="all")], part.sixteen_bits)
         return model
 
-    computed = "computed in fp32, " if part.precision in HALVES else ""
+    computed = "" if part.sixteen_bits is None else "computed in fp32, "
     return OrtSide(f"ort-cpu ({computed}not optimised)", part, graph, _opens(part))
 
 
-def rounded(part: Part) -> OrtSide:
-    """A component of sixteen bits with each result rounded to these, scores of attention as well: as a GPU has them."""
+def rounded(part: Part, precision: Precision) -> OrtSide:
+    """A component with each result rounded to sixteen bits, scores of attention as well: as a GPU has them."""
 
     def graph() -> "ir.Model":
         model = load_graph(part.component.onnx)
         if part.islands:
-            widen(model, part.islands, part.precision)
+            widen(model, part.islands, precision)
         expand_attention(model)
         replace_group_norms(model, group_norm_of(part.component))
-        round_results(model, part.precision)
+        round_results(model, precision)
         return model
 
-    return OrtSide(f"ort-cpu (every result rounded to {part.precision})", part, graph, _opens(part), ROUNDED)
+    return OrtSide(f"ort-cpu (every result rounded to {precision})", part, graph, _opens(part), ROUNDED)
 
 
 def on_cuda(part: Part) -> OrtSide:

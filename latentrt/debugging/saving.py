@@ -4,13 +4,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from latentrt.debugging.library import quiet
-from latentrt.debugging.side import Feed
+from latentrt.debugging.parts import Feed
 from latentrt.engines.bundle.component import Component
 from latentrt.engines.errors import OutputError
 from latentrt.engines.graphs.editor import load_graph, save_with_weights
 from latentrt.engines.spec import Array
 
 INPUTS_FILE, GRAPH_FILE = "inputs.json", "model.onnx"
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder to save in, before minutes are spent on what goes there.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refusal(folder, error) from error
+
+
+def _refusal(folder: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write {str(folder)!r} ({error}); name another folder in --save")
 
 
 class Saved:
@@ -33,7 +49,6 @@ class Saved:
         from polygraphy.json import save_json
 
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             with quiet():
                 save_json([dict(feed) for feed in feeds], str(folder / INPUTS_FILE))
                 for side, runs in self._made.items():
@@ -41,4 +56,4 @@ class Saved:
                     RunResults([(side, results)]).save(str(folder / f"{side}.json"))
             save_with_weights(load_graph(component.onnx), folder / GRAPH_FILE)
         except OSError as error:
-            raise OutputError(f"cannot write {str(folder)!r} ({error}); name another folder in --save") from error
+            raise _refusal(folder, error) from error

@@ -9,7 +9,8 @@ from typing import Any
 
 from latentrt.debugging.library import choose_tensorrt, quiet
 from latentrt.debugging.marks import marks_of, show
-from latentrt.debugging.side import Feed, Part, Shown
+from latentrt.debugging.parts import Feed, Part
+from latentrt.debugging.side import Shown
 from latentrt.engines.backends.tensorrt.build import allow_decomposition
 from latentrt.engines.graphs.editor import load_graph
 from latentrt.engines.graphs.linked_graph import write_linked

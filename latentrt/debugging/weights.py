@@ -8,6 +8,7 @@ from latentrt.debugging.marks import Mark
 from latentrt.engines.bundle.bundle import BundleFolder
 from latentrt.engines.bundle.weights import ComponentWeights
 from latentrt.engines.errors import RequestError
+from latentrt.engines.graphs.half import HALF_TYPES
 from latentrt.engines.spec import Array
 
 _ROUNDING = 2.0**-7  # bf16's, twice
@@ -20,7 +21,7 @@ def different_weights(mark: Mark, suspect: ComponentWeights, reference: Componen
     }
     far = {}
     for initializer in mark.weights:
-        name = names.get(initializer)
+        name = names.get(initializer) or names.get(_before_halving(initializer))
         if name is None:
             continue
         try:
@@ -42,6 +43,12 @@ def rescaled_tensors(bundle: BundleFolder, component: str, marks: Sequence[Mark]
         if place.smoothing is not None and place.smoothing.divides
     }
     return frozenset(mark.tensor for mark in marks if divided & {*mark.weights})
+
+
+def _before_halving(initializer: str) -> str:
+    """What a weight was called in the graph in fp32, where it was halved to be debugged."""
+    suffix = next((one.suffix for one in HALF_TYPES.values() if initializer.endswith(one.suffix)), "")
+    return initializer.removesuffix(suffix)
 
 
 def _relative_error(suspect: Array, reference: Array) -> float:

@@ -1,10 +1,12 @@
 """What two sides' tensors tell: figures, turns, the table of modules, and what is proposed to mend them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from latentrt.cli.tables.debugging import row
 from latentrt.debugging.comparing import groups
 from latentrt.debugging.figures import Figures, figures_of
 from latentrt.debugging.findings import module_rows, places_of, short
@@ -16,7 +18,9 @@ from latentrt.engines.precision import Precision
 
 def mark(tensor: str, module: str, *sources: str) -> Mark:
     """A tensor of a module."""
-    return Mark(tensor=tensor, node=f"node_{tensor}", operator="Mul", module=module, sources=sources, weights=())
+    return Mark(
+        tensor=tensor, node=f"node_{tensor}", operator="Mul", module=module, sources=sources, weights=(), narrow=True
+    )
 
 
 def figures(error: float = 0.0, expected: float = 1.0, not_finite: int = 0) -> Figures:
@@ -69,6 +73,7 @@ def test_growth_by_module() -> None:
     ]
 
 
+WHOLE = Island(families=("sd1",), component="net", reason="all")
 CHAIN = [mark("a", "in"), mark("b", "grow", "a"), mark("c", "norm", "b"), mark("d", "out", "c")]
 
 
@@ -86,12 +91,18 @@ def test_what_overflows_is_proposed_with_what_takes_it() -> None:
         "c": figures(math.inf, 1, 3),
         "d": figures(math.inf, 1, 3),
     }
-    found = suggestion("net", Precision.FP16, CHAIN, seen, ["d"], 1e-2, compared)
+    found = suggestion(WHOLE, CHAIN, seen, ["d"], 1e-2, compared)
     del seen["c"]  # which is not compared, and what it was made of counts in its place
-    suggestion("net", Precision.FP16, CHAIN, seen, ["d"], 1e-2, compared)
+    suggestion(WHOLE, CHAIN, seen, ["d"], 1e-2, compared)
     assert tried == [{"grow", "norm"}, {"grow"}]
+    assert found is not None
     assert found.mends
     assert found.error == 1e-3
+    rows = [row(island) for island in found.islands]
+    assert rows == [
+        'Island(families=("sd1",), component="net", scope="grow", reason="numbers up to 1e+05"),',
+        'Island(families=("sd1",), component="net", scope="norm", reason="numbers up to 1e+05"),',
+    ]
 
 
 def test_rounding_is_mended_by_those_that_add_most() -> None:
@@ -103,14 +114,31 @@ def test_rounding_is_mended_by_those_that_add_most() -> None:
         return {one.tensor: figures(0.1 if len(islands) < 3 else 1e-3) for one in CHAIN}
 
     seen = {"a": figures(0.01), "b": figures(0.5), "c": figures(0.6), "d": figures(0.61)}
-    found = suggestion("net", Precision.FP16, CHAIN, seen, ["d"], 1e-2, compared)
+    found = suggestion(WHOLE, CHAIN, seen, ["d"], 1e-2, compared)
     assert tried == [["grow"], ["grow", "norm", "out"]]
+    assert found is not None
     assert found.mends
+
+
+def test_what_needs_no_islands() -> None:
+    """Nothing is tried where all is near enough and far from the range's end; near to it, that is kept in fp32."""
+    seen = {one.tensor: figures(1e-3) for one in CHAIN}
+    assert suggestion(WHOLE, CHAIN, seen, ["d"], 1e-2, lambda islands: pytest.fail("tried")) is None
+    seen["d"] = figures(1e-3, 4e4)
+    found = suggestion(WHOLE, CHAIN, seen, ["d"], 1e-2, lambda islands: seen)
+    assert found is not None
+    assert [(island.scope, island.reason) for island in found.islands] == [("out", "numbers up to 4e+04")]
+    wide = [replace(one, narrow=False) for one in CHAIN]  # as it is already
+    assert suggestion(WHOLE, wide, seen, ["d"], 1e-2, lambda islands: pytest.fail("tried")) is None
+    in_bf16 = replace(WHOLE, precisions=(Precision.BF16,))
+    assert suggestion(in_bf16, CHAIN, seen, ["d"], 1e-2, lambda islands: seen) is None
+    assert row(in_bf16) == 'Island(precisions=(Precision.BF16,), families=("sd1",), component="net", reason="all"),'
 
 
 def test_what_is_not_mended() -> None:
     """It ends, and says so."""
     broken = {one.tensor: figures(math.inf, 1, 1) for one in CHAIN}
-    found = suggestion("net", Precision.FP16, CHAIN, broken, ["d"], 1e-2, lambda islands: broken)
+    found = suggestion(WHOLE, CHAIN, broken, ["d"], 1e-2, lambda islands: broken)
+    assert found is not None
     assert not found.mends
     assert found.not_finite == 4

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from latentrt.cli.commands.arguments import Bundle, Json, Threads
+from latentrt.cli.commands.arguments import Bundle, Json, Steps, Threads
+from latentrt.engines.errors import RequestError
 
 
 def debug(
@@ -15,6 +16,10 @@ def debug(
         str, typer.Option("--backend", help="In question: ort-cpu, openvino, ort-cuda, tensorrt or tensorrt-rtx.")
     ] = "ort-cpu",
     against: Annotated[str, typer.Option("--against", help="The reference's backend, of the same ones.")] = "ort-cpu",
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", help="Debug a component in fp32 as a build in fp16 or bf16 would have it."),
+    ] = None,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -27,9 +32,18 @@ def debug(
             "--modules", metavar="PATTERN", help="Compare tensors of these modules alone; others are fused as ever."
         ),
     ] = "*",
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", metavar="TEXT", help="Draw this, and repeat its runs in place of the recorded ones."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="--prompt: the seed.")] = 0,
+    steps: Steps = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", help="--prompt: guidance scale; the bundle's default if left out.")
+    ] = None,
     run: Annotated[
         int | None,
-        typer.Option("--run", metavar="N", help="Which recorded run to repeat, from 0 on; all if left out."),
+        typer.Option("--run", metavar="N", help="Which run to repeat, from 0 on; all if left out."),
     ] = None,
     tolerance: Annotated[
         float | None,
@@ -51,12 +65,18 @@ def debug(
     from latentrt.cli.tables.debugging import findings_as_data, print_findings
     from latentrt.cli.terminal import BuildProgress, print_json
     from latentrt.debugging.debug import DebugSettings, debug_component
+    from latentrt.debugging.drawn_runs import Drawing
 
+    drawing = None if prompt is None else Drawing(prompt=prompt, seed=seed, steps=steps, guidance=guidance)
+    if drawing is None and (seed, steps, guidance) != (0, None, None):
+        raise RequestError("got seed, steps or guidance without a prompt, expected one to draw; add --prompt")
     settings = DebugSettings(
         backend=backend,
         against=against,
+        precision=precision,
         reference=reference,
         modules=modules,
+        drawing=drawing,
         run=run,
         tolerance=tolerance,
         suggest=suggest,
@@ -67,4 +87,4 @@ def debug(
     if json:
         print_json({"bundle": str(bundle), **findings_as_data(findings)})
     else:
-        print_findings(findings, save)
+        print_findings(findings, settings)
