@@ -150,6 +150,12 @@ def build(
         check_computes(backend, precision)
     bf16 = bf16_request_from_arguments(precision, prompts, quality)
     weights = WeightsAs.INPUTS if lora_ready else WeightsAs.CONSTANTS
+    pruning = sparsity_request_from_arguments(pattern, precision, prompts, quality)
+    if pruning is not None and precision not in EIGHT_BITS:
+        prompts = quality = None
+    quantization = (
+        None if bf16 is not None else quantization_request_from_arguments(precision, backend, prompts, quality)
+    )
     try:
         engines = engines_to_make(
             backend, gpus, workspace_mb, weights, added_from_texts(added), choice(Loop, loop, "loop")
@@ -158,9 +164,6 @@ def build(
         if named or precision is not Precision.FP8:
             raise
         raise no_backend_for(precision) from error
-    pruning = sparsity_request_from_arguments(pattern, precision, prompts, quality)
-    if pruning is not None and precision not in EIGHT_BITS:
-        prompts = quality = None
     request = BuildRequest(
         model=str(model),
         output=None if output is None else Path(output),
@@ -171,9 +174,7 @@ def build(
         seamless=choice(Seamless, seamless, "seamless"),
         fp32=tuple(fp32),
         loras=loras_from_arguments(loras),
-        quantization=None
-        if bf16 is not None
-        else quantization_request_from_arguments(precision, backend, prompts, quality),
+        quantization=quantization,
         bf16=bf16,
         sparsity=pruning,
         engines=engines,

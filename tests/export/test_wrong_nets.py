@@ -89,10 +89,10 @@ def test_other_folders(config: Mapping[str, object], said: str, base: BaseModel,
 def test_models_and_what_is_no_file(
     base: BaseModel, tiny_checkpoint: Path, tiny_bundle: Path, net_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """A net is expected: a model's folder, its bundle and the embedded model are refused, as is a way of drawing."""
+    """A net is expected: a model's folder, its bundle and an embedded model are refused, as is a way of drawing."""
     assert "leave --for out" in refusal(tiny_checkpoint, base)
     assert "the bundle of a model" in refusal(tiny_bundle, base)
-    assert "the embedded model" in refusal("emoji", base)
+    assert "an embedded model" in refusal("emoji", base)
     assert "without weights of its own" in refusal("reference-only", base)
     assert "check the path" in refusal(tmp_path / "nowhere.safetensors", base)
     pipeline = tmp_path / "pipeline"

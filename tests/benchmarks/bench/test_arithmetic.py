@@ -108,7 +108,7 @@ def test_a_row_has_what_was_told(answer: dict[str, Any] | None, tmp_path: Path) 
     journal.add(("latency", "one", 0, "one"), {"seconds": {"total": 1.0}, "peak_bytes": 1, "versions": {}})
     if answer is not None:
         journal.add(("arithmetic", "one"), answer)
-    row = contender(entrant, plan, journal, {}, None)
+    row = contender(entrant, plan, journal, {}, None, None)
     told = (answer or {}).get("arithmetic")
     assert row.computes == (None if told is None else "bf16")
     assert row.precision == "fp32"
