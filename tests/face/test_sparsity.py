@@ -369,7 +369,8 @@ def test_a_source_that_is_replaced_meanwhile(
     monkeypatch.setattr("latentrt.quantization.settings.EFFORT", effort)
     monkeypatch.setattr("latentrt.sparsity.pruner.layer_scores", no_scores)
     (tmp_path / "prompts.txt").write_text("a cat\n", "utf-8")
-    made, wishes = tmp_path / "made.bundle", {"prompts": tmp_path / "prompts.txt", "quality": 0.5}
+    made, kept = tmp_path / "made.bundle", ["vae_decoder"] if precision else []
+    wishes: dict[str, Any] = {"prompts": tmp_path / "prompts.txt", "quality": 0.5, "fp32": kept}
     with pytest.raises(BundleError, match="built anew while another bundle was made of it"):
         latentrt.build(
             tiny_copy, made, sparsity="2:4", precision=precision, progress=Replacing(tiny_copy, stage), **wishes
