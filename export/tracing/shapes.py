@@ -19,7 +19,7 @@ _PATCHING = Lock()  # the table is the whole process's
 
 @contextmanager
 def shapes_told() -> Iterator[None]:
-    """A context in which torch's tracer computes nothing for norms, linear layers and attention."""
+    """A context in which torch's tracer computes nothing for norms, linear layers, attention and what is between."""
     with _PATCHING:
         table = get_fast_op_impls()
         own = dict(table)
@@ -40,6 +40,12 @@ def _normed(mode: Any, given: Any, *_: Any, **__: Any) -> FakeTensor:
     return _empty(mode, given.shape, given)
 
 
+def _alike(mode: Any, given: Any, *_: Any, **__: Any) -> FakeTensor:
+    """Number by number, in the layout that was given."""
+    empty = torch.empty_strided(given.shape, given.stride(), dtype=given.dtype, device="meta")
+    return FakeTensor(mode, empty, device=given.device)
+
+
 def _linear(mode: Any, given: Any, weight: Any, bias: Any = None) -> FakeTensor:
     return _empty(mode, (*given.shape[:-1], weight.shape[0]), given)
 
@@ -49,8 +55,11 @@ def _attended(mode: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -
 
 
 _TOLD: Mapping[Any, Callable[..., FakeTensor]] = {
+    _ATEN.dropout.default: _alike,
+    _ATEN.gelu.default: _alike,
     _ATEN.group_norm.default: _normed,
     _ATEN.layer_norm.default: _normed,
     _ATEN.linear.default: _linear,
     _ATEN.scaled_dot_product_attention.default: _attended,
+    _ATEN.silu.default: _alike,
 }
