@@ -187,7 +187,7 @@ class Compiler(Protocol):
         ...
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> Model:
-        """Opens what ``compile`` made for this machine.
+        """Opens what ``compile`` made for this machine; of a component in whole steps the graph that makes them first.
 
         Raises:
             EngineError: it cannot run here.

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -70,6 +71,8 @@ class OpenComponents(Generic[_Folder]):
     ) -> None:
         """Finds every component's engine, and opens all but those that only some calls need.
 
+        With a loop on the device the U-Net that makes whole steps is one of these, and the plain one is not.
+
         An engine's files are compared with their sizes here, and hashed as the engine is opened.
 
         Args:
@@ -109,7 +112,9 @@ class OpenComponents(Generic[_Folder]):
         self._folders = {name: compiled_folder(part, backend) for name, part in self._components.items()}
         watch_forks(self)
         try:
-            at_once = (name for name, part in self._components.items() if part.kind.opening is Opening.WITH_BUNDLE)
+            at_once = [name for name, part in self._components.items() if part.kind.opening is Opening.WITH_BUNDLE]
+            if self._compiler.added_apart:
+                at_once = [self._label(name, frozenset(), loop) if self._in_steps(name) else name for name in at_once]
             self._open_all(sorted(at_once))
         except BaseException:
             self.close()
@@ -170,6 +175,10 @@ class OpenComponents(Generic[_Folder]):
             self._labels[component, added, loop] = variant.label
         return self._labels[component, added, loop]
 
+    def _in_steps(self, name: str) -> bool:
+        """Whether the loop asks a component for whole steps."""
+        return self.loop is Loop.DEVICE and self._components[name].makes_steps
+
     def _check_steps(self) -> None:
         """Refuses a loop on a device that cannot be."""
         if not self._compiler.device_loop:
@@ -220,6 +229,8 @@ class OpenComponents(Generic[_Folder]):
 
     def _open(self, name: str) -> None:
         part, folder = self._components[name], self._folders[name]
+        if self._in_steps(name) and not self._compiler.added_apart:  # where they are apart, the name says it
+            part = replace(part, loop=self.loop)
         if folder.name not in self._hashed:
             check_files(folder, read_engine(folder).files, largest_hashed=self._compiler.largest_hashed)
         self._models[name] = self._compiler.open(part, folder, threads=self._threads)

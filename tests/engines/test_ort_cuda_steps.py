@@ -1,6 +1,7 @@
 """Whole steps in ONNX Runtime's CUDA provider, with the CPU as the device: what is copied there, and what stays."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,35 @@ def test_a_run_alternates_between_two_bindings(model: OrtCudaModel, driver: Copy
     for _ in range(4):
         expected = engine.run({**given, STATE: expected})[NEXT_STATE]
     np.testing.assert_array_equal(found, expected)
+
+
+def test_the_plain_session_is_opened_by_who_needs_it(
+    tiny_bundle: Path, graphs: Path, driver: CopyingDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that begins with whole steps has but these weights on the device; it computes what the other does."""
+    opened: list[str] = []
+    opens = OrtCudaModel._open
+
+    def counted(self: OrtCudaModel, options: dict[str, str]) -> Any:
+        opened.append(self._graph().name)
+        return opens(self, options)
+
+    monkeypatch.setattr(OrtCudaModel, "_open", counted)
+    device = Device(provider="CPUExecutionProvider", memory="cpu", driver=lambda: driver)
+    unet = unet_of(tiny_bundle)
+    plain = replace(STEPS, loop=Loop.HOST)
+    model = OrtCudaModel(unet, device, graphs, loop=Loop.DEVICE)
+    engine = model.engine(STEPS)
+    engine.run(inputs_of(engine.spec, 0))
+    assert set(opened) == {"steps.onnx"}
+    expected = OrtCudaModel(unet, device, graphs)
+    opened.clear()
+    given = inputs_of(model.engine(plain).spec, 0)
+    ours, theirs = model.engine(plain).run(given), expected.engine(plain).run(given)
+    np.testing.assert_array_equal(ours["out_sample"], theirs["out_sample"])
+    assert opened == ["model.onnx"]
+    model.close()
+    expected.close()
 
 
 def test_what_somebody_has_is_copied_before_it_is_written(model: OrtCudaModel, driver: CopyingDriver) -> None:

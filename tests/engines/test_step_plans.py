@@ -206,6 +206,26 @@ def test_a_step_goes_on_without_those_that_ended(
         assert_same(result, cpu(**wish))
 
 
+def test_the_plain_plan_is_opened_by_who_needs_it(
+    bundle: Path, rtx: StandInRTX, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are not on the device beside those of whole steps before."""
+    opened: list[str] = []
+    opens = StandInRTX.open
+
+    def counted(self: StandInRTX, component: Component, folder: Path, *, threads: int | None) -> Any:
+        opened.append(component.label)
+        return opens(self, component, folder, threads=threads)
+
+    monkeypatch.setattr(StandInRTX, "open", counted)
+    with latentrt.open(bundle, backend=BACKEND, loop="device") as pipe:
+        pipe("a cat", seed=3, sampler="euler", **DRAW)
+        assert "unet in whole steps" in opened
+        assert "unet" not in opened
+        pipe("a cat", seed=3, apg={}, **DRAW)
+        assert "unet" in opened
+
+
 def test_all_is_given_back(bundle: Path, rtx: StandInRTX) -> None:
     """Whatever ran."""
     with latentrt.open(bundle, backend=BACKEND, loop="device") as opened:

@@ -10,6 +10,7 @@ import pytest
 from tiny_loras import save_tiny_lora
 
 import latentrt
+from latentrt.engines.backends.ort_cpu.model import MODEL_FILE, STEP_FILE, Opening
 from latentrt.engines.backends.ort_cpu.steps import _StepEngine
 from latentrt.engines.shapes import Loop
 from latentrt.runtime.sampling import tables
@@ -76,6 +77,25 @@ def test_it_draws_what_the_host_does(pipes: dict[str, latentrt.Pipeline], steps_
     assert not steps_made
     assert_same(call(pipes["device"]), expected)
     assert len(steps_made) >= steps
+
+
+def test_what_no_call_needs_is_not_opened(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph of whole steps alone, until a call goes through the loop on the host."""
+    opened: list[str] = []
+    session = Opening._session
+
+    def counted(self: Opening, *rest: Any) -> Any:
+        opened.append(f"{self.folder.name}/{self.graph}")
+        return session(self, *rest)
+
+    monkeypatch.setattr(Opening, "_session", counted)
+    with latentrt.open(tiny_bundle, loop="device") as pipe:
+        pipe("a cat", **STEPS)
+        (steps,) = {name for name in opened if name.endswith(STEP_FILE)}
+        plain = f"{steps.partition('/')[0]}/{MODEL_FILE}"
+        assert plain not in opened
+        pipe("a cat", apg={}, **STEPS)
+        assert plain in opened
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentrt.engines.backends.compiler import Target, refuse_workspace
-from latentrt.engines.backends.ort_cpu.model import KEEPING_FILE, STEP_FILE, OrtCpuModel, version
+from latentrt.engines.backends.ort_cpu.model import KEEPING_FILE, MODEL_FILE, STEP_FILE, OrtCpuModel, version
 from latentrt.engines.backends.weights_record import WEIGHTS_FILE
 from latentrt.engines.bundle.checked_files import HASHED_AT_OPEN
 from latentrt.engines.bundle.component import Component
@@ -59,7 +59,7 @@ class _OpenComponent:
             from latentrt.engines.backends.ort_cpu.steps import step_engine  # loaded by those who use it
 
             return step_engine(self._model, self._component.spec_of_any_batch(shapes))
-        return self._model.engine(self._component.spec_of_any_batch(shapes))
+        return self._model.of_graph(MODEL_FILE).engine(self._component.spec_of_any_batch(shapes))
 
     def changed(self, weights: "ComponentWeights", changes: "Changes") -> "_OpenComponent":
         """A session of its own over the same file, with the changed weights in the place of its own."""
@@ -143,7 +143,9 @@ class OrtCpu:
 
     def open(self, component: Component, folder: Path, *, threads: int | None) -> _OpenComponent:
         """Maps the weights."""
-        model = OrtCpuModel.of_compiled(folder, threads=threads, halves=in_halves(component))
+        makes_steps = component.loop is Loop.DEVICE and (folder / STEP_FILE).is_file()
+        graph = STEP_FILE if makes_steps else MODEL_FILE
+        model = OrtCpuModel.of_compiled(folder, threads=threads, halves=in_halves(component), graph=graph)
         return _OpenComponent(component, model)
 
 

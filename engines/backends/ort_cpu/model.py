@@ -41,7 +41,7 @@ class Opening:
         folder: what ``compile_onnx`` filled.
         threads: of a call, its halves' together; None takes ONNX Runtime's choice, one per core.
         trace: how the file begins in which ONNX Runtime's profiler tells every operator's time; None: no profiler.
-        halves: run the halves of a batch at once, where there are cores for both.
+        halves: run the halves of a batch at once, where there are cores for both; whole steps combine them.
         graph: the name of its file: another one of the folder is over the same weights.
     """
 
@@ -62,7 +62,7 @@ class Opening:
             EngineError: a session cannot be created.
         """
         cores = self.threads or physical_cores()
-        if self.halves and cores > 1:
+        if self.halves and self.graph != STEP_FILE and cores > 1:
             return Halves(
                 self._session(cores - 1, replaced, packs), lambda: self._session(self.threads, replaced, packs)
             )
@@ -110,13 +110,21 @@ class OrtCpuModel:
         watch_forks(self)
 
     @classmethod
-    def of_compiled(cls, folder: Path, *, threads: int | None, trace: Path | None = None, halves: bool = False) -> Self:
+    def of_compiled(
+        cls,
+        folder: Path,
+        *,
+        threads: int | None,
+        trace: Path | None = None,
+        halves: bool = False,
+        graph: str = MODEL_FILE,
+    ) -> Self:
         """Opens what was compiled: its weights are mapped. The arguments are those of ``Opening``.
 
         Raises:
             EngineError: the session cannot be created.
         """
-        opening = Opening(folder=folder, threads=threads, trace=trace, halves=halves)
+        opening = Opening(folder=folder, threads=threads, trace=trace, halves=halves, graph=graph)
         packs = 2 * (folder / DATA_FILE).stat().st_size < available_memory()
         sessions = partial(Opening.sessions, replaced={}, packs=packs)
         return cls(sessions(opening), opening, sessions=sessions)
@@ -137,17 +145,18 @@ class OrtCpuModel:
         sessions = partial(Opening.sessions, replaced=values, packs=packs)
         return OrtCpuModel(sessions(self.opening), self.opening, own_bytes, sessions)
 
-    def of_graph(self, name: str, *, halves: bool = True) -> "OrtCpuModel":
+    def of_graph(self, name: str) -> "OrtCpuModel":
         """Another graph over the same weights; opened when it is first asked for, and closed with this one.
 
         Args:
-            name: of its file.
-            halves: whether its samples may be computed apart, where the engine's are.
+            name: of its file; that of this one's graph gives this one.
 
         Raises:
             EngineError: the model was closed, or was compiled without that graph.
         """
-        opening = replace(self.opening, graph=name, halves=self.opening.halves and halves)
+        if name == (MODEL_FILE if self._opening is None else self._opening.graph):
+            return self
+        opening = replace(self.opening, graph=name)
         with self._lock:
             if self._session is None or self._sessions is None:
                 raise EngineError(CLOSED)

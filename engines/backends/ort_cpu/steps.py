@@ -23,7 +23,7 @@ def step_engine(model: OrtCpuModel, spec: EngineSpec) -> Engine:
     Raises:
         EngineError: the model was closed, or was compiled without this graph.
     """
-    return _StepEngine(model.of_graph(STEP_FILE, halves=False), spec)
+    return _StepEngine(model.of_graph(STEP_FILE), spec)
 
 
 class _StepEngine(OrtCpuEngine):

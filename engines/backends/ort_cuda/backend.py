@@ -102,7 +102,7 @@ class OrtCuda:
     def open(self, component: Component, folder: Path, *, threads: int | None) -> "OrtCudaModel":
         """Opens the bundle's ONNX on the GPU."""
         check_files(component.root, component.onnx_files, largest_hashed=self.largest_hashed)
-        return OrtCudaModel(component, Device(), folder)
+        return OrtCudaModel(component, Device(), folder, loop=component.loop)
 
 
 def _combinations() -> Iterator[frozenset[AddedInputs]]:

@@ -48,7 +48,11 @@ def graph_file(added: frozenset[AddedInputs], loop: Loop = Loop.HOST) -> str:
 
 
 class OrtCudaModel:
-    """A component's ONNX on a device: one session for all shapes, and one for each combination of added inputs."""
+    """A component's ONNX on a device: one session for all shapes, and one for each combination of added inputs.
+
+    So there is one for whole steps; in a model that begins with that one, the plain session is opened when it is asked
+    for.
+    """
 
     def __init__(
         self,
@@ -126,7 +130,9 @@ class OrtCudaModel:
 
         _ = self.session
         changed = partial(changed_initializers, weights, changes)
-        return OrtCudaModel(self._component, self.device, self._folder, changed, self.graph_refused)
+        return OrtCudaModel(
+            self._component, self.device, self._folder, changed, self.graph_refused, self.added, self.loop
+        )
 
     def engine(self, shapes: Shapes) -> "OrtCudaEngine":
         """The component at these shapes; the bundle's profiles keep buffers and are recorded as CUDA graphs.
@@ -136,7 +142,7 @@ class OrtCudaModel:
         """
         kept = shapes.profile in self._component.manifest.profiles and shapes.chunks == 1
         _ = self.session
-        model = self._with(shapes.added, shapes.loop) if shapes.added or shapes.loop is Loop.DEVICE else self
+        model = self._with(shapes.added, shapes.loop)
         asked, taken = (
             self._component.spec_of_any_batch(each) for each in (shapes, replace(shapes, added=model.added))
         )
@@ -146,6 +152,8 @@ class OrtCudaModel:
         """The session with inputs added, or of whole steps; an open one that takes more serves, too."""
         if loop is Loop.DEVICE:
             added = next(more for more in STEPS_WITH if more >= added)
+        if (added, loop) == (self.added, self.loop):
+            return self
         with self.lock:
             open_ones = (
                 model for (more, its_loop), model in self._variants.items() if more >= added and its_loop is loop
