@@ -8,6 +8,7 @@ was; stages that failed are tried again. ``--scale small --backend ort-cpu --dev
 import argparse
 import hashlib
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -17,9 +18,9 @@ from time import monotonic
 from latentrt.benchmarks.gpu.environment import machine
 from latentrt.benchmarks.gpu.models import Scale
 from latentrt.benchmarks.gpu.plan import BACKENDS, all_stages, first_stages, working_backends
-from latentrt.benchmarks.gpu.runner import Limits, in_a_process, print_rows, run_stages
+from latentrt.benchmarks.gpu.runner import Limits, in_a_process, in_process, print_rows, run_stages
 from latentrt.benchmarks.gpu.stage import Settings, Stage
-from latentrt.benchmarks.report.gpu.schema import SCHEMA, GpuResult, read_gpu_result
+from latentrt.benchmarks.report.gpu.schema import SCHEMA, GpuResult, Row, read_gpu_result
 from latentrt.benchmarks.report.gpu.tables import gpu_sentences, gpu_tables
 from latentrt.cli.terminal import print_table, say, stderr
 from latentrt.engines.errors import LatentrtError, RequestError
@@ -82,12 +83,17 @@ def _run(arguments: argparse.Namespace) -> None:
     for stages in (first_stages(settings), None):
         if stages is None:
             stages = _chosen(all_stages(settings, working_backends(result), keep=arguments.keep), arguments.only)
-        result = run_stages(stages, settings, result, path, limits, in_a_process, stderr.print)
+        result = run_stages(stages, settings, result, path, limits, _launched, stderr.print)
     for table in gpu_tables(result):
         print_table(table.title, table.columns, list(table.rows.values()))
     for line in gpu_sentences(result):
         say(line)
     say(str(path))
+
+
+def _launched(stage: Stage, settings: Settings, limit: float) -> Iterator[Row]:
+    """Runs a stage in a process of its own, but one that removes files here."""
+    return (in_process if stage.removes else in_a_process)(stage, settings, limit)
 
 
 def _begun(settings: Settings, path: Path) -> GpuResult:

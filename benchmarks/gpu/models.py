@@ -11,6 +11,8 @@ from latentrt.engines.shapes import Profile
 _CHANNELS = (32, 64)
 _WIDER = (64, 128)  # heads of 64 channels
 _SMALL_SIZE, _SMALL_FRAMES = 32, 4
+_SMALL_EXPORT = 16
+_EXPORTED_FRAMES = 4
 
 
 class Scale(StrEnum):
@@ -34,7 +36,7 @@ class Model:
 
     ``guidance`` is None where a call names none; ``sampler`` likewise, where the model's own is meant. ``precisions``
     are those that it is timed in, as far as a backend has them. ``lanes`` are numbers of clients, ``loras`` says that
-    it is drawn with a set of LoRAs.
+    it is drawn with a set of LoRAs. Graphs are made and gated at ``export_size`` pixels, which a CPU computes soon.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Model:
     precisions: tuple[str, ...] = ("fp16",)
     lanes: tuple[int, ...] = ()
     loras: bool = False
+    export_size: int = 256
 
     @property
     def width(self) -> int:
@@ -62,6 +65,12 @@ class Model:
         """What the engines of a bundle are made for."""
         row = self.architecture
         return Profile(width=self.width, height=row.size, batch=batch, frames=row.frames)
+
+    @property
+    def exported(self) -> Profile:
+        """What graphs are made and gated at: they take any size."""
+        frames = min(self.architecture.frames, _EXPORTED_FRAMES)
+        return Profile(width=self.export_size, height=self.export_size, frames=frames)
 
 
 _SVD_XT = replace(
@@ -109,7 +118,7 @@ def models(scale: Scale) -> tuple[Model, ...]:
     """What is timed."""
     if scale is Scale.FULL:
         return _MODELS
-    return tuple(replace(model, architecture=small(model.architecture)) for model in _MODELS)
+    return tuple(replace(model, architecture=small(model.architecture), export_size=_SMALL_EXPORT) for model in _MODELS)
 
 
 def families() -> Mapping[str, Architecture]:

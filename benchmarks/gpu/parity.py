@@ -8,9 +8,9 @@ import numpy as np
 import latentrt
 from latentrt.benchmarks.gpu.models import families
 from latentrt.benchmarks.gpu.stage import Settings
-from latentrt.benchmarks.report.gpu.schema import ParityRow, Row
+from latentrt.benchmarks.report.gpu.schema import ParityRow, Row, decibels
 from latentrt.benchmarks.studies.architectures import save_architecture
-from latentrt.engines.bundle.checks.parity import EXACT, psnr
+from latentrt.engines.bundle.checks.parity import psnr
 from latentrt.engines.precision import Backend
 from latentrt.engines.shapes import Profile
 from latentrt.models import EMBEDDED
@@ -45,7 +45,7 @@ def embedded_parity(settings: Settings, stage: str, backend: str, precision: str
         backend=backend,
         component="picture",
         relative_error=None,
-        psnr=_decibels(worst),
+        psnr=decibels(worst),
     )
 
 
@@ -83,10 +83,5 @@ def _components(stage: str, model: str, backend: str, precision: str, bundle: Pa
             backend=backend,
             component=component,
             relative_error=parity.relative_error,
-            psnr=_decibels(parity.psnr),
+            psnr=decibels(parity.psnr),
         )
-
-
-def _decibels(figure: float) -> float | None:
-    """A PSNR; None where nothing differs."""
-    return figure if figure < EXACT.psnr else None

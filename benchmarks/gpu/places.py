@@ -20,28 +20,32 @@ class Places:
         """Its random weights, in a folder that is called after the family."""
         return self.folder / family
 
+    def graphs(self, name: str) -> Path:
+        """A bundle without engines: of a precision, and for one backend where it is made for that."""
+        return self.folder / "graphs" / f"{name}.bundle"
+
+    def drawn(self, peer: str) -> Path:
+        """A picture that a peer drew."""
+        return self.folder / f"{peer}.npy"
+
+    def group(self, precision: str, backend: str) -> Path:
+        """What one backend draws with in a precision; removed when all of that is measured."""
+        return self.folder / f"{precision}-{backend}"
+
     def bundle(self, precision: str, backend: str, batch: int = 1) -> Path:
-        """Its bundle in a precision: one for all backends in floating point, one for each where it is judged there."""
-        own = "" if precision in ("fp32", "fp16") else f"-{backend}"
-        return self.folder / f"{labelled(precision, batch)}{own}.bundle"
-
-    def engines(self, precision: str, backend: str, batch: int = 1) -> Path:
-        """Is there once the bundle has the backend's engines."""
-        return self.folder / f"{labelled(precision, batch)}-{backend}.engines"
-
-    def steps(self, precision: str, backend: str) -> Path:
-        """Is there once the bundle has the backend's engines of whole steps."""
-        return self.folder / f"{precision}-{backend}.steps"
-
-    def lora_engines(self, backend: str) -> Path:
-        """Is there once the bundle for LoRAs has the backend's engines."""
-        return self.folder / f"fp16-{backend}-loras.engines"
+        """A bundle for so many pictures at the size that is drawn."""
+        return self.group(precision, backend) / f"x{batch}.bundle"
 
     def lora_bundle(self, backend: str) -> Path:
         """Its bundle in fp16 with engines of its own, which take LoRAs."""
-        return self.folder / f"fp16-{backend}-loras.bundle"
+        return self.group("fp16", backend) / "loras.bundle"
+
+    @staticmethod
+    def engines(bundle: Path, part: str) -> Path:
+        """Is there once a bundle has the engines of a part."""
+        return bundle.with_name(f"{bundle.stem}-{part}.engines")
 
 
-def labelled(precision: str, batch: int) -> str:
-    """A precision with the batch of its engines, where that is more than one picture."""
-    return precision if batch == 1 else f"{precision}-x{batch}"
+def labelled(name: str, batch: int) -> str:
+    """A name with the batch of its pictures, where that is more than one."""
+    return name if batch == 1 else f"{name}-x{batch}"

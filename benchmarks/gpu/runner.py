@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISFIFO
 from threading import Thread
 from time import monotonic
 from typing import IO
@@ -47,7 +48,7 @@ class Limits:
 
 
 def pending(stages: Sequence[Stage], result: GpuResult) -> list[Stage]:
-    """The stages that are left: those not done, and those that make what these lack."""
+    """The stages that are left: those not done, those that make what these lack, and those with something to remove."""
     needed: set[Path] = set()
     left = []
     for stage in reversed(stages):
@@ -55,7 +56,18 @@ def pending(stages: Sequence[Stage], result: GpuResult) -> list[Stage]:
         if lost or stage.removes or not result.done(stage.name):
             left.append(stage)
             needed.update(stage.needs)
-    return left[::-1]
+    return list(_with_something_to_remove(left[::-1]))
+
+
+def _with_something_to_remove(stages: Sequence[Stage]) -> Iterator[Stage]:
+    """The stages but those that would remove nothing."""
+    made: set[Path] = set()
+    for stage in stages:
+        made.update(stage.makes)
+        if not stage.removes or any(
+            folder.exists() or any(folder in path.parents for path in made) for folder in stage.removes
+        ):
+            yield stage
 
 
 def run_stages(
@@ -75,16 +87,18 @@ def run_stages(
         OutputError: the result cannot be written.
     """
     left = pending(stages, result)
-    if len(left) < len(stages):
-        told(f"going on: {len(stages) - len(left)} of {len(stages)} stages are done")
-    for number, stage in enumerate(left, len(stages) - len(left) + 1):
+    done = sum(stage not in left for stage in stages if not stage.removes)
+    total = done + len(left)
+    if done:
+        told(f"going on: {done} of {total} stages are done")
+    for number, stage in enumerate(left, done + 1):
         seconds = limits.stage
         if limits.end is not None:
             seconds = min(seconds, limits.end - monotonic())
             if seconds < _LEAST_SECONDS:
                 told("the time is over: run it again to go on")
                 break
-        told(f"[{number}/{len(stages)}] {stage.name}")
+        told(f"[{number}/{total}] {stage.name}")
         result = _run(stage, settings, result.begun(stage.name), path, seconds, launch, told)
         write_document(path, result)
     return result
@@ -192,11 +206,12 @@ def _last_words(log: IO[bytes], status: int) -> str:
 def print_rows(stage: Stage, settings: Settings) -> None:
     """The far side of ``in_a_process``: rows go to standard output, and all else that is printed to standard error.
 
-    It ends when standard input does: with the process that runs it, however that came to its end.
+    Begun by another process it ends when standard input does: with that process, however that came to its end.
     """
     rows = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    Thread(target=_end_with_parent, daemon=True).start()
+    if os.getpgrp() == os.getpid() and S_ISFIFO(os.fstat(0).st_mode):  # and not by hand
+        Thread(target=_end_with_parent, daemon=True).start()
     for row in stage.work(settings):
         print(json.dumps(row.model_dump(mode="json")), file=rows, flush=True)
 

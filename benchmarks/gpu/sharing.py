@@ -56,10 +56,10 @@ def loras(settings: Settings, stage: str, model: Model, backend: str, bundle: Pa
     with latentrt.open(bundle, backend=backend) as pipe:
 
         def plain(seed: int) -> Timings:
-            return draw(pipe, asked, seed)
+            return draw(pipe, asked, seed).timings
 
         def adapted(seed: int) -> Timings:
-            return draw(pipe, asked, seed, loras={"one": 0.8})
+            return draw(pipe, asked, seed, loras={"one": 0.8}).timings
 
         plain(0)
         without = [plain(seed) for seed in range(settings.runs)]

@@ -4,7 +4,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from latentrt.benchmarks.report.units import DASH, psnr_text
+
 Cells = tuple[str, ...]
+_NO_WORDS = (DASH, psnr_text(None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +17,19 @@ class Table:
     title: str
     columns: Cells
     rows: Mapping[int, Cells]
+
+    @property
+    def words(self) -> frozenset[int]:
+        """The columns that hold words in some row, and not figures."""
+        return frozenset(
+            column
+            for column in range(len(self.columns))
+            if any(
+                not cells[column].lstrip("-")[:1].isdigit()
+                for cells in self.rows.values()
+                if cells[column] not in _NO_WORDS
+            )
+        )
 
 
 def markdown_lines(heading: str, columns: Cells, rows: list[Cells]) -> list[str]:

@@ -34,7 +34,7 @@ from latentrt.benchmarks.peers.registry import OURS, PEERS, REFERENCE
 from latentrt.benchmarks.studies.architectures import ARCHITECTURES, save_checkpoint
 from latentrt.benchmarks.studies.full_size_video import compare_videos
 from latentrt.bf16.settings import Bf16Request
-from latentrt.building.compiling import engines_to_make
+from latentrt.building.compiling import EnginesToMake, engines_to_make
 from latentrt.building.conversions.bf16 import bf16_bundle_of
 from latentrt.building.conversions.quantization import quantize_bundle
 from latentrt.cli.terminal import BuildProgress, megabytes, print_table, stderr
@@ -81,25 +81,22 @@ class _ForSpeed(QuantizationRequest):
         )
 
 
-def quantize(source: Path, output: Path, backend: Backend, precision: Precision = Precision.INT8) -> None:
+def quantize(source: Path, output: Path, engines: EnginesToMake, precision: Precision = Precision.INT8) -> None:
     """Makes a bundle in eight bits of one with random weights, for speed and size."""
-    request = _ForSpeed(recipe=recipe_for(backend, precision), prompts=None, quality=_ANY, effort=_ONE_PICTURE)
+    recipe = recipe_for(engines.compiler.backend, precision)
+    request = _ForSpeed(recipe=recipe, prompts=None, quality=_ANY, effort=_ONE_PICTURE)
     timer = StageTimer(BuildProgress())
     with locked(source.resolve()):
-        quantize_bundle(
-            open_bundle(source.resolve()), output.resolve(), engines_to_make(backend, (), None), request, timer
-        )
+        quantize_bundle(open_bundle(source.resolve()), output.resolve(), engines, request, timer)
     print_table(f"{precision}, by stage", ("stage", "s"), [(name, round(s, 1)) for name, s in timer.seconds.items()])
 
 
-def convert(source: Path, output: Path, backend: Backend) -> None:
+def convert(source: Path, output: Path, engines: EnginesToMake) -> None:
     """Makes a bf16 bundle of one with random weights, for speed and size."""
     request = Bf16Request(prompts=(PROMPT,), quality=_ANY, effort=_ONE_PICTURE)
     timer = StageTimer(BuildProgress())
     with locked(source.resolve()):
-        made, _ = bf16_bundle_of(
-            open_bundle(source.resolve()), output.resolve(), engines_to_make(backend, (), None), request, timer
-        )
+        made, _ = bf16_bundle_of(open_bundle(source.resolve()), output.resolve(), engines, request, timer)
     print_table("bf16, by stage", ("stage", "s"), [(name, round(s, 1)) for name, s in timer.seconds.items()])
     stderr.print(str(made.manifest.pictures))
 
@@ -185,7 +182,8 @@ def main() -> None:
         return save_checkpoint(sys.argv[2], Path(sys.argv[3]))
     if sys.argv[1:2] in (["int8"], ["bf16"]):
         made, usual = (quantize, "ort-cpu") if sys.argv[1] == "int8" else (convert, "openvino")
-        return made(Path(sys.argv[2]), Path(sys.argv[3]), Backend(sys.argv[4] if sys.argv[4:] else usual))
+        engines = engines_to_make(Backend(sys.argv[4] if sys.argv[4:] else usual), (), None)
+        return made(Path(sys.argv[2]), Path(sys.argv[3]), engines)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--family", choices=sorted(ARCHITECTURES), default="sd1")
     parser.add_argument("--precision", help="fp32 if left out; of svd fp16")

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from latentrt.benchmarks.report.figures import Count, Figure, Positive, Strict, Time
+from latentrt.engines.bundle.checks.parity import EXACT
 from latentrt.engines.documents import read_document
 from latentrt.engines.errors import RequestError
 
@@ -18,6 +19,10 @@ SCHEMA = 1
 Counted = Annotated[int, Field(ge=0)]
 Loop = Literal["host", "device"]
 """Where the arithmetic between two calls of the U-Net runs."""
+
+
+WORTH = 1.02
+"""How much faster a U-Net's call has to be for layers to be rounded to eight bits."""
 
 
 class State(StrEnum):
@@ -72,7 +77,8 @@ class GpuTestRow(_Row):
 
 
 class ParityRow(_Row):
-    """How far a component's runs are from the recorded ones; ``component`` is "picture" for pictures beside a CPU's.
+    """How far a component's runs are from the recorded ones. ``component`` is "picture", or text that begins so, for
+    pictures: beside a CPU's, or beside whose the text says.
 
     ``psnr`` in dB is null where nothing differs.
     """
@@ -167,6 +173,25 @@ class LanesRow(_Row):
     per_second: Time
 
 
+class PairsRow(_Row):
+    """What rounding some layers of a U-Net to eight bits is worth: seconds of its call with them in floating point,
+    over those with all in eight bits, one ratio a pair of calls. They stay in eight bits where that is 1.02.
+    """
+
+    kind: Literal["pairs"] = "pairs"
+    model: str
+    precision: str
+    backend: str
+    layers: str
+    count: Count
+    ratio: Time
+
+    @property
+    def worth(self) -> bool:
+        """Whether they should stay in eight bits."""
+        return self.ratio.median >= WORTH
+
+
 class LoraRow(_Row):
     """What a set of LoRAs costs: ``first`` is what a call with it takes longer than one without when it is new,
     ``again`` when it was used before; ``plain`` and ``adapted`` are steps without and with it.
@@ -181,7 +206,7 @@ class LoraRow(_Row):
     adapted: Time
 
 
-Row = BackendRow | PeakRow | GpuTestRow | ParityRow | MadeRow | SpeedRow | LanesRow | LoraRow
+Row = BackendRow | PeakRow | GpuTestRow | ParityRow | MadeRow | SpeedRow | LanesRow | LoraRow | PairsRow
 
 
 class GpuMachine(Strict):
@@ -241,6 +266,11 @@ def read_gpu_result(path: Path) -> GpuResult:
     """
     remedy = "name a file that make gpu wrote, or measure again"
     return read_document(path, GpuResult, schema=SCHEMA, error=RequestError, remedy=remedy)
+
+
+def decibels(psnr: float) -> float | None:
+    """A PSNR; None where nothing differs."""
+    return psnr if psnr < EXACT.psnr else None
 
 
 def figure(samples: list[float]) -> Figure | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latentrt.benchmarks.report.gpu.schema import (
+    WORTH,
     BackendRow,
     Contender,
     Drawn,
@@ -13,6 +14,7 @@ from latentrt.benchmarks.report.gpu.schema import (
     LanesRow,
     LoraRow,
     MadeRow,
+    PairsRow,
     ParityRow,
     PeakRow,
     SpeedRow,
@@ -22,11 +24,16 @@ from latentrt.benchmarks.report.table import Cells, Table
 from latentrt.benchmarks.report.units import DASH, bytes_text, flops_text, psnr_text, seconds_text, share_text
 
 
+def _fine_share(share: float) -> str:
+    """A share in tenths of a percent: most are a few percent."""
+    return f"{100 * share:.1f} %"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """What a GPU should reach: a figure of a model's calls of so many steps and pictures, at most or at least so much.
 
-    ``precisions`` are those that count, ``unit`` is that of the limit.
+    ``precisions`` are those that count, ``shown`` writes a figure as text.
     """
 
     text: str
@@ -34,6 +41,7 @@ class Target:
     steps: int
     precisions: tuple[str, ...]
     figure: Callable[[SpeedRow], float | None]
+    shown: Callable[[float], str] = seconds_text
     most: float | None = None
     least: float | None = None
 
@@ -63,6 +71,7 @@ _TARGETS: Mapping[str, tuple[Target, ...]] = {
             steps=20,
             precisions=_EIGHT,
             figure=lambda row: row.per_second,
+            shown="{:.3g} a second".format,
             least=2.5,
         ),
         Target(
@@ -71,6 +80,7 @@ _TARGETS: Mapping[str, tuple[Target, ...]] = {
             steps=30,
             precisions=("fp16", "bf16", *_EIGHT),
             figure=lambda row: row.host_share if row.drawn.batch == 1 else None,
+            shown=_fine_share,
             most=0.01,
         ),
     )
@@ -119,10 +129,10 @@ def _targets(result: GpuResult) -> Iterator[tuple[str, str, bool]]:
             continue
         if target.most is not None:
             best = min(figures)
-            yield target.text, f"{best:.3g}", best <= target.most
+            yield target.text, target.shown(best), best <= target.most
         elif target.least is not None:
             best = max(figures)
-            yield target.text, f"{best:.3g}", best >= target.least
+            yield target.text, target.shown(best), best >= target.least
 
 
 def contender_text(contender: Contender) -> str:
@@ -155,7 +165,7 @@ def _speed(row: SpeedRow) -> Cells:
         seconds_text(row.step.median if row.step else None),
         f"{row.per_second:.3g}",
         share_text(row.share_of_peak),
-        DASH if row.host_share is None else f"{100 * row.host_share:.1f} %",
+        DASH if row.host_share is None else _fine_share(row.host_share),
         bytes_text(row.gpu_bytes),
     )
 
@@ -172,6 +182,16 @@ def _lanes(row: LanesRow) -> Cells:
 def _lora(row: LoraRow) -> Cells:
     times = (row.first, row.again, row.plain.median, row.adapted.median)
     return _who(row.model, row.contender), *map(seconds_text, times)
+
+
+def _pairs(row: PairsRow) -> Cells:
+    return (
+        f"{row.model} {row.precision}, {row.backend}",
+        row.layers,
+        str(row.count),
+        f"{row.ratio.median:.3f}",
+        "eight bits" if row.worth else "floating point",
+    )
 
 
 def _peak(row: PeakRow) -> Cells:
@@ -205,6 +225,11 @@ _TABLES: Mapping[type[Any], tuple[str, Cells, Callable[[Any], Cells]]] = {
     ),
     LanesRow: ("Clients of one pipeline", ("", "drawn", "clients", "pictures/s"), _lanes),
     LoraRow: ("A set of LoRAs", ("", "new", "used before", "step without", "step with"), _lora),
+    PairsRow: (
+        "What layers are worth in eight bits",
+        ("", "layers", "how many", "time without them in eight bits", f"from {WORTH} on"),
+        _pairs,
+    ),
     PeakRow: ("Large matrix products, and a copy", ("", "median"), _peak),
     ParityRow: ("Parity", ("", "component", "relative error", "PSNR"), _parity),
     GpuTestRow: ("Tests that need a GPU", ("", "", "why"), _test),

@@ -20,6 +20,7 @@ from latentrt.benchmarks.report.gpu.schema import (
     LanesRow,
     LoraRow,
     MadeRow,
+    PairsRow,
     ParityRow,
     PeakRow,
     SpeedRow,
@@ -87,6 +88,15 @@ ALL = gpu_result(
     MadeRow(stage="m", model="sdxl", what="checkpoint", seconds=4.0, bytes=7_000_000_000),
     speed(),
     LanesRow(stage="l", model="sdxl", contender=OURS, drawn=ONE, clients=8, per_second=Figure.of([2.5])),
+    PairsRow(
+        stage="w",
+        model="sdxl",
+        precision="fp8",
+        backend="tensorrt",
+        layers="convolutions",
+        count=52,
+        ratio=Figure.of([1.03, 1.01, 1.019]),
+    ),
     LoraRow(
         stage="a",
         model="sdxl",
@@ -129,6 +139,11 @@ def test_tables_show_every_row_by_its_place() -> None:
         "3.3 %",
         "9.00 GB",
     )
+    assert tables["What layers are worth in eight bits"].rows == {
+        8: ("sdxl fp8, tensorrt", "convolutions", "52", "1.019", "floating point")
+    }
+    assert tables["What layers are worth in eight bits"].words == {0, 1, 4}
+    assert tables["Parity"].words == {0, 1}
     assert tables["Large matrix products, and a copy"].rows == {
         1: ("float16", "800 TFLOP/s"),
         2: ("copy", "4000 GB/s"),
@@ -138,11 +153,11 @@ def test_tables_show_every_row_by_its_place() -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (speed(), ["Reached (0.9): SDXL", "Missed (0.0333): SDXL, 30 steps, host overhead"]),
-        (speed(seconds=1.0, step=0.2), ["Missed (1): SDXL", "Reached (0.005): SDXL, 30 steps, host"]),
+        (speed(), ["Reached (900 ms): SDXL", "Missed (3.3 %): SDXL, 30 steps, host overhead"]),
+        (speed(seconds=1.0, step=0.2), ["Missed (1.00 s): SDXL", "Reached (0.5 %): SDXL, 30 steps, host"]),
         (
             speed(EIGHT, 1.5, drawn=FOUR),
-            ["Reached (2.67): SDXL in eight bits"],
+            ["Reached (2.67 a second): SDXL in eight bits"],
         ),
         (speed(Contender(name="diffusers", precision="fp16"), 0.1), []),
     ],

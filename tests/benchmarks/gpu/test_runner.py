@@ -137,6 +137,27 @@ def test_what_others_need_is_made_again_where_it_was_lost(
     assert result.done("use")
 
 
+def test_nothing_is_removed_where_nothing_is(
+    workshop: Workshop, run: Callable[..., tuple[GpuResult, list[str]]]
+) -> None:
+    """A stage that removes files is left out where there are none and no stage is left that makes some."""
+    made = workshop.folder / "models" / "product"
+    made.parent.mkdir()
+    stages = [
+        workshop.stage("make", makes=(made,)),
+        workshop.stage("clean", removes=(made.parent,)),
+        workshop.stage("clean other", removes=(workshop.folder / "other",)),
+    ]
+    _, told = run(stages)
+    assert workshop.ran == ["make", "clean"]
+    assert told[0] == "[1/2] make"
+    made.unlink()
+    made.parent.rmdir()
+    _, told = run(stages)
+    assert workshop.ran == ["make", "clean"]
+    assert told == ["going on: 1 of 1 stages are done"]
+
+
 def test_a_stage_whose_parts_were_not_made(workshop: Workshop, run: Callable[..., tuple[GpuResult, list[str]]]) -> None:
     """It says what it lacks, and does not begin."""
     stages = [workshop.stage("make", makes=(workshop.product,)), workshop.stage("use", needs=(workshop.product,))]

@@ -2,29 +2,41 @@
 
 import shutil
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from stand_ins import StandInRTX
 
+from latentrt.benchmarks.gpu import __main__ as command
 from latentrt.benchmarks.gpu import environment, gpu_tests, making, peers, sharing, speed
-from latentrt.benchmarks.gpu.__main__ import main
+from latentrt.benchmarks.gpu.model_stages import model_stages
 from latentrt.benchmarks.gpu.models import Case, Model, Scale, families, models, small
+from latentrt.benchmarks.gpu.pairs import Layers
 from latentrt.benchmarks.gpu.places import Places
 from latentrt.benchmarks.gpu.plan import BACKENDS, all_stages
-from latentrt.benchmarks.gpu.stage import Settings
+from latentrt.benchmarks.gpu.runner import Limits, in_a_process, in_process, run_stages
+from latentrt.benchmarks.gpu.stage import Settings, Stage
 from latentrt.benchmarks.report.gpu.schema import (
+    SCHEMA,
     BackendRow,
+    GpuResult,
     GpuTestRow,
     LanesRow,
     LoraRow,
     MadeRow,
+    PairsRow,
     ParityRow,
     PeakRow,
+    Row,
     SpeedRow,
+    State,
     read_gpu_result,
 )
 from latentrt.benchmarks.studies.architectures import ARCHITECTURES
+from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.precision import Backend
@@ -63,11 +75,15 @@ def test_backends_that_work_and_why_others_do_not(settings: Settings) -> None:
     assert rows["ort-cuda"].reason
 
 
-def test_calls_on_a_stand_in(settings: Settings, planned_bundle: Path) -> None:
+def test_calls_on_a_stand_in(settings: Settings, planned_bundle: Path, tmp_path: Path) -> None:
     """Each case is drawn as on a GPU; step, share of the peak and memory follow from what was measured."""
     chosen = {"model": TINY, "precision": "fp16", "backend": RTX.value, "bundle": planned_bundle}
-    (first,) = speed.own_speed(settings, stage="speed", **chosen)
-    (second,) = speed.own_speed(settings, stage="speed", batch=2, **chosen)
+    np.save(tmp_path / "diffusers.npy", np.zeros((1, 32, 32, 3)))
+    beside, first = speed.own_speed(settings, stage="speed", beside=tmp_path / "diffusers.npy", **chosen)
+    (second,) = speed.own_speed(settings, stage="speed", beside=tmp_path / "diffusers.npy", batch=2, **chosen)
+    assert isinstance(beside, ParityRow)
+    assert beside.component == "picture beside diffusers"
+    assert beside.psnr is not None
     assert isinstance(first, SpeedRow)
     assert isinstance(second, SpeedRow)
     assert (first.drawn.batch, second.drawn.batch) == (1, 2)
@@ -89,8 +105,8 @@ def test_clients_and_loras_on_a_stand_in(settings: Settings, planned_bundle: Pat
     bundle = Path(shutil.copytree(planned_bundle, tmp_path / "fp16.bundle"))
     chosen = {"model": TINY, "precision": "fp16", "backend": RTX.value, "bundle": bundle}
     mark = tmp_path / "mark"
-    built = {"model": TINY, "backend": RTX.value, "bundle": bundle}
-    (made,) = making.make_engines(settings, stage="engines", mark=mark, **built)
+    built = {"model": TINY, "backend": RTX.value, "graphs": bundle, "batch": 1, "bundle": bundle}
+    (made,) = making.make_engines(settings, stage="engines.tiny.fp16", mark=mark, **built)
     assert isinstance(made, MadeRow)
     assert made.bytes > 0
     assert mark.exists()
@@ -102,11 +118,12 @@ def test_clients_and_loras_on_a_stand_in(settings: Settings, planned_bundle: Pat
     assert len(two.per_second.samples) == 2
 
     ready = tmp_path / "loras.bundle"
-    lora = {"model": TINY, "backend": RTX.value, "bundle": ready}
-    (made,) = making.make_lora_bundle(settings, stage="engines", source=bundle, mark=tmp_path / "ready", **lora)
-    assert isinstance(made, MadeRow)
-    assert made.what == "fp16 engines for LoRAs, tensorrt-rtx"
-    assert (tmp_path / "ready").exists()
+    for part in making.parts_of(RTX.value):
+        lora = {**built, "bundle": ready, "mark": tmp_path / part, "part": part}
+        (made,) = making.make_engines(settings, stage=f"engines.tiny.loras.{part}", weights=WeightsAs.INPUTS, **lora)
+        assert isinstance(made, MadeRow)
+        assert made.what == f"engines, loras.{part}"
+        assert (tmp_path / part).exists()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("warnings.warn", _refuse)  # a plan of a set of LoRAs would be built with a warning
         (cost,) = sharing.loras(settings, stage="loras", model=TINY, backend=RTX.value, bundle=ready)
@@ -115,10 +132,36 @@ def test_clients_and_loras_on_a_stand_in(settings: Settings, planned_bundle: Pat
     assert len(cost.plain.samples) == 4
 
 
-def test_a_bundle_for_more_pictures_at_once(settings: Settings, tiny_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_every_stage_of_a_model_on_a_stand_in(settings: Settings, exports: None) -> None:
+    """In every precision, with plans of a fixed size, the U-Net's apart: they fit together, and all is removed."""
+    model = replace(TINY, precisions=("fp16", "bf16", "int8", "fp8"), export_size=16)
+    places = Places(work=settings.work, model=model.name)
+    stages = [stage for stage in model_stages(model, places, [RTX]) if not stage.name.endswith(peers.COMPILED)]
+    empty = GpuResult(
+        schema_version=SCHEMA, latentrt="0", created="now", scale="small", made_of="x", machine=environment.machine()
+    )
+    told: list[str] = []
+    limits = Limits(stage=600.0)
+    result = run_stages(stages, settings, empty, settings.work / "gpu.json", limits, in_process, told.append)
+    assert [record for record in result.stages if record.state is not State.DONE] == []
+    assert {(row.precision, row.layers) for row in result.rows if isinstance(row, PairsRow)} == {
+        (precision, layers.value) for precision in ("int8", "fp8") for layers in Layers
+    }
+    beside = {
+        row.precision: row.psnr
+        for row in result.rows
+        if isinstance(row, ParityRow) and row.component == "picture beside diffusers"
+    }
+    assert beside.keys() == {"fp16", "bf16", "int8", "fp8"}
+    assert min(psnr or 99.0 for psnr in beside.values()) > 20
+    assert not any(places.group(precision, RTX.value).exists() for precision in model.precisions)
+
+
+def test_a_bundle_of_the_size_that_is_drawn(settings: Settings, tiny_bundle: Path, tmp_path: Path) -> None:
     """The same files, but for the manifest; it is sealed anew, and its engines are its own."""
     wide = tmp_path / "wide.bundle"
-    list(making.make_wider_bundle(settings, stage="wide", model=TINY, batch=4, source=tiny_bundle, bundle=wide))
+    making.make_bundle(TINY, 4, tiny_bundle, wide)
     manifest, before = open_bundle(wide).manifest, open_bundle(tiny_bundle).manifest
     assert [str(profile) for profile in manifest.profiles] == ["32x32x4"]
     assert manifest.files == before.files
@@ -185,17 +228,15 @@ def test_every_stage_has_what_it_needs_from_an_earlier_one(tmp_path: Path) -> No
     assert not any("tensorrt" in stage.name for stage in all_stages(settings, [Backend.ORT_CUDA]))
 
 
-def test_the_loop_on_the_device_is_measured_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the one on the host, of pictures; a version without it has no such stages, and is told nothing of it."""
+def test_the_loop_on_the_device_is_measured_beside_the_one_on_the_host(tmp_path: Path) -> None:
+    """Of pictures; with a plan of its own where backends compile that apart."""
     settings = Settings(work=tmp_path, scale=Scale.FULL, backends=(), device="cpu")
-    monkeypatch.setattr(making, "has_device_loop", lambda: False)
-    without = {stage.name for stage in all_stages(settings, [Backend.TENSORRT])}
-    monkeypatch.setattr(making, "has_device_loop", lambda: True)
-    added = {stage.name for stage in all_stages(settings, [Backend.TENSORRT])} - without
+    names = {stage.name for stage in all_stages(settings, [Backend.TENSORRT, Backend.ORT_CUDA])}
     models_of = ("sd15", "sdxl", "sdxl-turbo")
-    assert added == {f"{kind}.{model}.fp16.tensorrt.loop" for kind in ("engines", "speed") for model in models_of}
-    assert making.loop_options("host") == {}
-    assert making.loop_options("device") == {"loop": "device"}
+    assert {name for name in names if name.endswith(".loop")} == {
+        *(f"{kind}.{model}.fp16.tensorrt.loop" for kind in ("engines", "speed") for model in models_of),
+        *(f"speed.{model}.fp16.ort-cuda.loop" for model in models_of),
+    }
 
 
 def test_models_in_small_differ_in_numbers_alone() -> None:
@@ -211,17 +252,19 @@ def test_models_in_small_differ_in_numbers_alone() -> None:
 
 
 def test_places_are_a_model_s_own(tmp_path: Path) -> None:
-    """One bundle in floating point; one for each backend where pictures of that backend judge it."""
+    """Of each backend a folder for a precision, with bundles by the number of pictures and marks of their engines."""
     places = Places(work=tmp_path, model="sdxl")
-    assert places.bundle("fp16", "tensorrt") == places.bundle("fp16", "ort-cuda")
-    assert places.bundle("int8", "tensorrt") != places.bundle("int8", "ort-cuda")
-    assert places.folder in places.lora_bundle("tensorrt").parents
+    assert places.bundle("fp16", "tensorrt") != places.bundle("fp16", "ort-cuda")
+    assert places.group("fp16", "tensorrt") in places.lora_bundle("tensorrt").parents
+    assert places.folder in places.group("fp16", "tensorrt").parents
+    bundles = places.bundle("fp16", "tensorrt"), places.bundle("fp16", "tensorrt", 4), places.lora_bundle("tensorrt")
+    assert len({places.engines(bundle, part) for bundle in bundles for part in making.Part}) == 9
 
 
 def run(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command, in this process."""
     monkeypatch.setattr(sys, "argv", ["gpu", *map(str, arguments)])
-    main()
+    command.main()
 
 
 def test_the_command_names_stages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,9 +272,10 @@ def test_the_command_names_stages(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     run("list", "--only", "speed.sdxl.int8.tensorrt", monkeypatch=monkeypatch)
     assert capsys.readouterr().out.split() == [
         "checkpoint.sdxl",
-        "bundle.sdxl.fp32",
-        "bundle.sdxl.int8-tensorrt",
-        "engines.sdxl.int8.tensorrt",
+        "graphs.sdxl.fp32-unet",
+        "graphs.sdxl.int8-tensorrt",
+        "engines.sdxl.int8.tensorrt.unet",
+        "engines.sdxl.int8.tensorrt.others",
         "speed.sdxl.int8.tensorrt",
     ]
     with pytest.raises(SystemExit):
@@ -240,26 +284,34 @@ def test_the_command_names_stages(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 @pytest.mark.slow
-def test_a_rehearsal_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All stages but those of torch.compile and some families, in processes of their own, on the CPU; then merged."""
+def test_a_rehearsal_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exports: None) -> None:
+    """All stages of two models, without torch.compile, and some others on the CPU; then nothing is left to do.
+
+    All but the first are run in this process: starting a hundred takes longer than what they do.
+    """
     monkeypatch.chdir(tmp_path)
-    only = ["*emoji.fp32*", "tests.others", "*.sd15.*", "*.svd-xt.fp16*", "*.svd-xt.diffusers", "parity.sdxl.*"]
+    launched: list[str] = []
+
+    def launch(stage: Stage, settings: Settings, limit: float) -> Iterator[Row]:
+        launched.append(stage.name)
+        return (in_a_process if stage.name == "backends" else in_process)(stage, settings, limit)
+
+    monkeypatch.setattr(command, "_launched", launch)
+    monkeypatch.setattr(peers, "PEERS", {peers.EAGER: peers.PEERS[peers.EAGER]})
+    only = ["*emoji.fp32*", "*.sd15.*", "*.svd-xt.*", "clean.*", "parity.sdxl.*"]
     words = [word for pattern in only for word in ("--only", pattern)]
     rehearsed = ("--scale", "small", "--backend", "ort-cpu", "--device", "cpu", "--runs", 1, "--work", tmp_path / "gpu")
     run("run", *rehearsed, *words, monkeypatch=monkeypatch)
     result = read_gpu_result(tmp_path / "gpu" / "gpu.json")
-    faults = [record for record in result.stages if record.state != "done" and ".compiled" not in record.name]
-    assert not faults
-    assert {type(row) for row in result.rows} == {
-        BackendRow,
-        PeakRow,
-        ParityRow,
-        GpuTestRow,
-        MadeRow,
-        SpeedRow,
-        LanesRow,
-        LoraRow,
-    }
+    assert [record for record in result.stages if record.state is not State.DONE] == []
+    kinds = {BackendRow, PeakRow, ParityRow, MadeRow, SpeedRow, LanesRow, LoraRow, PairsRow}
+    assert {type(row) for row in result.rows} == kinds
     drawn = {(row.model, row.contender.name) for row in result.rows if isinstance(row, SpeedRow)}
-    assert {("sd15", "latentrt"), ("sd15", "diffusers"), ("svd-xt", "latentrt"), ("svd-xt", "diffusers")} <= drawn
-    assert not (tmp_path / "gpu" / "models" / "sd15").exists()
+    assert drawn == {(model, name) for model in ("sd15", "svd-xt") for name in ("latentrt", "diffusers")}
+    beside = [row for row in result.rows if isinstance(row, ParityRow) and row.component.startswith("picture beside")]
+    assert len(beside) == 4  # fp16 by both loops and int8, and the video
+    assert min(row.psnr or 99.0 for row in beside) > 20
+    assert not any((tmp_path / "gpu" / "models").iterdir())
+    launched.clear()
+    run("run", *rehearsed, *words, monkeypatch=monkeypatch)
+    assert not launched
