@@ -242,7 +242,8 @@ def test_the_loop_on_the_device_is_measured_beside_the_one_on_the_host(tmp_path:
 def test_models_in_small_differ_in_numbers_alone() -> None:
     """The same models and cases, of the same pipelines; every family there is."""
     for large, little in zip(models(Scale.FULL), models(Scale.SMALL), strict=True):
-        assert large.cases == little.cases
+        assert [case.batch for case in large.cases] == [case.batch for case in little.cases]
+        assert len(set(little.cases)) == len(large.cases)
         assert large.architecture.pipeline == little.architecture.pipeline
         assert large.architecture.unet.keys() <= little.architecture.unet.keys()
         assert large.batches == little.batches
