@@ -116,7 +116,7 @@ def _engines(
     name: str, model: Model, graphs: Path, backend: Backend, bundle: Path, batch: int, **options: Any
 ) -> tuple[Stage, ...]:
     """The engines of a bundle; two stages where they take minutes. The first makes the bundle of graphs."""
-    stages = []
+    stages: list[Stage] = []
     for part in making.parts_of(backend):
         stage, mark = name if part is making.Part.ALL else f"{name}.{part}", Places.engines(bundle, part)
         chosen: Mapping[str, Any] = {

@@ -21,6 +21,7 @@ from latentrt.engines.bundle.component import Component
 from latentrt.engines.bundle.kinds import UNET
 from latentrt.engines.shapes import Profile
 from latentrt.runtime.call.result import Result
+from latentrt.runtime.call.tasks.video.result import VideoResult
 from latentrt.runtime.pipeline import Pipeline
 
 PROMPT = "a photograph of an astronaut riding a horse"
@@ -42,7 +43,7 @@ def drawn(model: Model, case: Case) -> Drawn:
     )
 
 
-def draw(pipe: Pipeline, asked: Drawn, seed: int, **options: object) -> Result:
+def draw(pipe: Pipeline, asked: Drawn, seed: int, **options: object) -> Result | VideoResult:
     """Draws, with latentrt."""
     steps = {"num_inference_steps": asked.steps, "width": asked.width, "height": asked.height, "output_type": "np"}
     if asked.frames > 1:
@@ -79,7 +80,8 @@ def own_speed(
             timings = [draw(pipe, asked, seed).timings for seed in range(settings.runs)]
             after = free_memory()
             if case is model.cases[0] and beside.is_file():
-                apart = psnr(np.asarray(first.images, np.float32), np.load(beside), peak=1.0)
+                pictures = first.frames[0] if isinstance(first, VideoResult) else first.images
+                apart = psnr(np.asarray(pictures, np.float32), np.load(beside), peak=1.0)
                 yield ParityRow(
                     stage=stage,
                     model=model.name,
