@@ -41,7 +41,6 @@ from latentrt.cli.terminal import BuildProgress, megabytes, print_table, stderr
 from latentrt.engines.bundle.bundle import open_bundle
 from latentrt.engines.bundle.checks.parity import parity_of, psnr
 from latentrt.engines.bundle.checks.photograph import photograph
-from latentrt.engines.files import locked
 from latentrt.engines.graphs.quantization.recipe import recipe_for
 from latentrt.engines.precision import Backend, Precision
 from latentrt.engines.progress import StageTimer
@@ -86,8 +85,7 @@ def quantize(source: Path, output: Path, engines: EnginesToMake, precision: Prec
     recipe = recipe_for(engines.compiler.backend, precision)
     request = _ForSpeed(recipe=recipe, prompts=None, quality=_ANY, effort=_ONE_PICTURE)
     timer = StageTimer(BuildProgress())
-    with locked(source.resolve()):
-        quantize_bundle(open_bundle(source.resolve()), output.resolve(), engines, request, timer)
+    quantize_bundle(open_bundle(source.resolve()), output.resolve(), engines, request, timer)
     print_table(f"{precision}, by stage", ("stage", "s"), [(name, round(s, 1)) for name, s in timer.seconds.items()])
 
 
@@ -95,8 +93,7 @@ def convert(source: Path, output: Path, engines: EnginesToMake) -> None:
     """Makes a bf16 bundle of one with random weights, for speed and size."""
     request = Bf16Request(prompts=(PROMPT,), quality=_ANY, effort=_ONE_PICTURE)
     timer = StageTimer(BuildProgress())
-    with locked(source.resolve()):
-        made, _ = bf16_bundle_of(open_bundle(source.resolve()), output.resolve(), engines, request, timer)
+    made, _ = bf16_bundle_of(open_bundle(source.resolve()), output.resolve(), engines, request, timer)
     print_table("bf16, by stage", ("stage", "s"), [(name, round(s, 1)) for name, s in timer.seconds.items()])
     stderr.print(str(made.manifest.pictures))
 
