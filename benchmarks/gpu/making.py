@@ -21,7 +21,7 @@ from latentrt.engines.backends.compiler import Compiler, Target, WeightsAs
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.bundle import Bundle, open_bundle
 from latentrt.engines.bundle.component import Component
-from latentrt.engines.bundle.kinds import UNET
+from latentrt.engines.bundle.kinds import UNET, VAE_DECODER
 from latentrt.engines.bundle.records.manifests.components_manifest import BUNDLE_FILE
 from latentrt.engines.bundle.records.manifests.manifest_file import write_manifest
 from latentrt.engines.bundle.records.seamless import Seamless
@@ -35,7 +35,8 @@ from latentrt.export.sources.partial_model import Choices
 
 _JUDGED: Mapping[Precision, Callable[[Path, Path, EnginesToMake], None]] = {
     Precision.BF16: convert,
-    **{precision: partial(quantize, precision=precision) for precision in EIGHT_BITS},
+    # The decoder stays as it is, as on GPUs: with random weights it misses the gate of eight bits
+    **{precision: partial(quantize, precision=precision, kept_fp32=(VAE_DECODER,)) for precision in EIGHT_BITS},
 }
 """What makes a bundle in a precision of another, for speed alone."""
 

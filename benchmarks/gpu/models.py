@@ -219,8 +219,8 @@ def _small_vision(config: Mapping[str, Any]) -> Mapping[str, Any]:
         "num_hidden_layers": 2,
         "num_attention_heads": 1,
         "projection_dim": 32,
-        "image_size": 32,
-        "patch_size": 8,
+        "image_size": 224,
+        "patch_size": 32,
     }
 
 

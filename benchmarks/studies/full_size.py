@@ -80,12 +80,18 @@ class _ForSpeed(QuantizationRequest):
         )
 
 
-def quantize(source: Path, output: Path, engines: EnginesToMake, precision: Precision = Precision.INT8) -> None:
+def quantize(
+    source: Path,
+    output: Path,
+    engines: EnginesToMake,
+    precision: Precision = Precision.INT8,
+    kept_fp32: Sequence[str] = (),
+) -> None:
     """Makes a bundle in eight bits of one with random weights, for speed and size."""
     recipe = recipe_for(engines.compiler.backend, precision)
     request = _ForSpeed(recipe=recipe, prompts=None, quality=_ANY, effort=_ONE_PICTURE)
     timer = StageTimer(BuildProgress())
-    quantize_bundle(open_bundle(source.resolve()), output.resolve(), engines, request, timer)
+    quantize_bundle(open_bundle(source.resolve()), output.resolve(), engines, request, timer, kept_fp32=kept_fp32)
     print_table(f"{precision}, by stage", ("stage", "s"), [(name, round(s, 1)) for name, s in timer.seconds.items()])
 
 

@@ -137,7 +137,13 @@ def test_every_stage_of_a_model_on_a_stand_in(settings: Settings, exports: None)
     """In every precision, with plans of a fixed size, the U-Net's apart: they fit together, and all is removed."""
     model = replace(TINY, precisions=("fp16", "bf16", "int8", "fp8"), export_size=16)
     places = Places(work=settings.work, model=model.name)
-    stages = [stage for stage in model_stages(model, places, [RTX]) if not stage.name.endswith(peers.COMPILED)]
+    # The stand-in draws with ONNX Runtime, which has no bfloat16 on CPUs: plans are made of it, and not drawn with
+    left_out = (peers.COMPILED, "bf16.tensorrt-rtx", "bf16-x2.tensorrt-rtx")
+    stages = [
+        stage
+        for stage in model_stages(model, places, [RTX])
+        if not (stage.name.startswith("speed.") and stage.name.endswith(left_out))
+    ]
     empty = GpuResult(
         schema_version=SCHEMA, latentrt="0", created="now", scale="small", made_of="x", machine=environment.machine()
     )
@@ -153,7 +159,7 @@ def test_every_stage_of_a_model_on_a_stand_in(settings: Settings, exports: None)
         for row in result.rows
         if isinstance(row, ParityRow) and row.component == "picture beside diffusers"
     }
-    assert beside.keys() == {"fp16", "bf16", "int8", "fp8"}
+    assert beside.keys() == {"fp16", "int8", "fp8"}
     assert min(psnr or 99.0 for psnr in beside.values()) > 20
     assert not any(places.group(precision, RTX.value).exists() for precision in model.precisions)
 
