@@ -119,6 +119,15 @@ def prompt_from_name(name: str) -> str:
 
 def picture_from_icon(icon: dict[str, Any], collection: dict[str, Any], size: int) -> npt.NDArray[np.uint8]:
     """Draw one icon on white: (size, size, 3) uint8 RGB, its aspect kept and the rest left white."""
+    return _drawn(icon, collection, size, "RGB")
+
+
+def cutout_from_icon(icon: dict[str, Any], collection: dict[str, Any], size: int) -> npt.NDArray[np.uint8]:
+    """Draw one icon on nothing: (size, size, 4) uint8 RGBA."""
+    return _drawn(icon, collection, size, "RGBA")
+
+
+def _drawn(icon: dict[str, Any], collection: dict[str, Any], size: int, mode: str) -> npt.NDArray[np.uint8]:
     import resvg_py
     from PIL import Image
 
@@ -130,10 +139,11 @@ def picture_from_icon(icon: dict[str, Any], collection: dict[str, Any], size: in
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'width="{size}" height="{size}" viewBox="{box}">{icon["body"]}</svg>'
     )
+    background = "white" if mode == "RGB" else None
     png = bytes(
-        resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="white", skip_system_fonts=True)
+        resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background=background, skip_system_fonts=True)
     )
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=np.uint8)
+    return np.asarray(Image.open(io.BytesIO(png)).convert(mode), dtype=np.uint8)
 
 
 def pictures_from_collection(collection: dict[str, Any], names: Sequence[str], size: int) -> npt.NDArray[np.uint8]:
