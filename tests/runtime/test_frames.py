@@ -44,7 +44,7 @@ def test_a_whole_step_passes_few_frames(tiny_bundle: Path) -> None:
     """As many, with the loop on the device."""
     with latentrt.open(tiny_bundle, threads=1, loop="device") as pipe:
         model: Any = pipe._components._models["unet"]._model  # type: ignore[attr-defined]
-        steps = model.of_graph(STEP_FILE, halves=False)
+        steps = model.of_graph(STEP_FILE)
         steps._session = watched = Watched(steps._session)
         DRAWS["guided"](pipe)
     assert len(watched.stacks) == 2
