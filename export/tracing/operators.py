@@ -32,6 +32,7 @@ _TRANSLATED = frozenset(
         _ATEN.cos.default,
         _ATEN.div.Tensor,
         _ATEN.dropout.default,
+        _ATEN.embedding.default,
         _ATEN.exp.default,
         _ATEN.expand.default,
         _ATEN.flatten.using_ints,
@@ -103,8 +104,11 @@ def translated_operators_kept() -> Iterator[None]:
 
 
 def _rename(graph: Any) -> None:
-    """Writes operators without a translation as their equivalents that have one."""
-    for node in graph.nodes:
+    """Writes operators without a translation as their equivalents that have one; assertions say nothing of results."""
+    for node in list(graph.nodes):
+        if node.target is _ATEN._assert_tensor_metadata.default:
+            graph.erase_node(node)
+            continue
         if node.target is _ATEN.to.dtype and len(node.args) == 2 and not node.kwargs:
             source, dtype = node.args
             node.target, node.args, node.kwargs = _ATEN._to_copy.default, (source,), {"dtype": dtype}
