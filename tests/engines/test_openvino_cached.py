@@ -190,7 +190,7 @@ def test_changed_weights_change_both_graphs(name: str, bound: float, cached: Cal
             whole = keeps.run(before)
             assert decibels({"out_sample": whole.pop("out_sample")}, expected) > bound
             assert decibels(shallow.run({**taken(shallow, before), **whole}), expected) > bound
-        assert decibels(expected, alone) < bound - 5
+        assert decibels(expected, alone) < 50
         changed.close()
 
 
