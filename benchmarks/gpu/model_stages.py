@@ -6,10 +6,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from latentrt.benchmarks.gpu import making, pairs, peers, sharing, speed
 from latentrt.benchmarks.gpu.models import Model
 from latentrt.benchmarks.gpu.places import Places, labelled
 from latentrt.benchmarks.gpu.stage import Stage
+from latentrt.benchmarks.gpu.work import making, pairs, peers, sharing, speed
 from latentrt.engines.backends.compiler import WeightsAs
 from latentrt.engines.backends.registry import COMPILERS
 from latentrt.engines.bundle.kinds import UNET

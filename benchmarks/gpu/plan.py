@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 
-from latentrt.benchmarks.gpu import environment, gpu_tests, parity
+from latentrt.benchmarks.gpu import environment
 from latentrt.benchmarks.gpu.model_stages import cleaning, model_stages
 from latentrt.benchmarks.gpu.models import families, models
 from latentrt.benchmarks.gpu.places import Places
 from latentrt.benchmarks.gpu.stage import Settings, Stage
+from latentrt.benchmarks.gpu.work import gpu_tests, parity
 from latentrt.benchmarks.report.gpu.schema import BackendRow, GpuResult
 from latentrt.engines.precision import Backend
 from latentrt.models import EMBEDDED

@@ -11,14 +11,15 @@ import pytest
 from stand_ins import StandInRTX
 
 from latentrt.benchmarks.gpu import __main__ as command
-from latentrt.benchmarks.gpu import environment, gpu_tests, making, peers, sharing, speed
+from latentrt.benchmarks.gpu import environment
 from latentrt.benchmarks.gpu.model_stages import model_stages
 from latentrt.benchmarks.gpu.models import Case, Model, Scale, families, models, small
-from latentrt.benchmarks.gpu.pairs import Layers
 from latentrt.benchmarks.gpu.places import Places
 from latentrt.benchmarks.gpu.plan import BACKENDS, all_stages
 from latentrt.benchmarks.gpu.runner import Limits, in_a_process, in_process, run_stages
 from latentrt.benchmarks.gpu.stage import Settings, Stage
+from latentrt.benchmarks.gpu.work import gpu_tests, making, peers, sharing, speed
+from latentrt.benchmarks.gpu.work.pairs import Layers
 from latentrt.benchmarks.report.gpu.schema import (
     SCHEMA,
     BackendRow,

@@ -8,8 +8,8 @@ from time import perf_counter
 
 import latentrt
 from latentrt.benchmarks.gpu.models import Case, Model
-from latentrt.benchmarks.gpu.speed import draw, drawn
 from latentrt.benchmarks.gpu.stage import Settings
+from latentrt.benchmarks.gpu.work.speed import draw, drawn
 from latentrt.benchmarks.report.figures import Figure
 from latentrt.benchmarks.report.gpu.schema import Contender, LanesRow, LoraRow, Row
 from latentrt.benchmarks.studies.loras import save_random_lora

@@ -12,7 +12,7 @@ from latentrt.benchmarks.gpu.stage import Settings
 from latentrt.benchmarks.report.gpu.schema import GpuTestRow, Row
 from latentrt.engines.json_lines import JsonLines
 
-_HOUSE = Path(__file__).resolve().parents[2]
+_HOUSE = Path(__file__).resolve().parents[3]
 _FINE = (0, 1, 5)  # pytest's statuses: all passed, some failed, none collected
 _MARK = "pytest.mark.gpu"
 _LOOKS = 0.5  # seconds between two

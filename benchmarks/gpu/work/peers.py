@@ -11,8 +11,8 @@ import numpy as np
 
 from latentrt.benchmarks.gpu.environment import free_memory, peak_of, synchronize
 from latentrt.benchmarks.gpu.models import Model
-from latentrt.benchmarks.gpu.speed import DECODED, PROMPT, drawn
 from latentrt.benchmarks.gpu.stage import Settings
+from latentrt.benchmarks.gpu.work.speed import DECODED, PROMPT, drawn
 from latentrt.benchmarks.report.figures import Figure
 from latentrt.benchmarks.report.gpu.schema import Contender, Drawn, Row, SpeedRow
 from latentrt.benchmarks.report.gpu.schema import figure as figure_if_any
